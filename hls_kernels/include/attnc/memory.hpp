@@ -1,0 +1,113 @@
+#pragma once
+// Between memory and streams: a walk of four nested loops over vectors, the innermost one contiguous.
+//
+// Memory is an array of words of L bytes. A vector is L signed elements of `bytes` bytes, so one word, or two: all low bytes, then all
+// high bytes. Vector i of a tensor at word `offset` starts at word offset + i * bytes. II = 1 per word; bursts are count[3] * bytes words long.
+
+#include "attnc/types.hpp"
+
+#include <hls_stream.h>
+
+#ifndef __SYNTHESIS__
+#include <cstdio>
+#include <cstdlib>
+#endif
+
+namespace attnc {
+
+struct Walk {
+  int offset;
+  int count[4];
+  int stride[3];
+  int bytes;
+};
+
+template <class T, int L>
+void load(const Word<L>* memory, Walk walk, hls::stream<Vec<T, L>>& out) {
+  static_assert(width<T>::value >= 8, "load: stream elements must have at least 8 bits");
+LOAD_0:
+  for (int i0 = 0; i0 < walk.count[0]; ++i0) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
+  LOAD_1:
+    for (int i1 = 0; i1 < walk.count[1]; ++i1) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
+    LOAD_2:
+      for (int i2 = 0; i2 < walk.count[2]; ++i2) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
+        const int vectors = i0 * walk.stride[0] + i1 * walk.stride[1] + i2 * walk.stride[2];
+        const int base = walk.offset + vectors * walk.bytes;
+        Word<L> first;
+      LOAD_3:
+        for (int i = 0; i < walk.count[3] * walk.bytes; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 256
+          const Word<L> word = memory[base + i];
+          if (walk.bytes == 1 || i % 2 == 1) {
+            Vec<T, L> vec;
+            for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+              if (walk.bytes == 1) {
+                vec.v[l] = T(Int<8>(word.v[l]));
+              } else {
+                vec.v[l] = T(Int<16>(UInt<16>((UInt<16>(word.v[l]) << 8) | first.v[l])));
+              }
+            }
+            out.write(vec);
+          }
+          first = word;
+        }
+      }
+    }
+  }
+}
+
+// Words as they lie in memory (packed weights and parameters).
+template <int L> void load_words(const Word<L>* memory, Walk walk, hls::stream<Word<L>>& out) {
+LOAD_WORDS:
+  for (int i = 0; i < walk.count[3]; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
+    out.write(memory[walk.offset + i]);
+  }
+}
+
+template <class T, int L>
+void store(hls::stream<Vec<T, L>>& in, Walk walk, Word<L>* memory) {
+  static_assert(width<T>::value >= 16, "store: stream elements must have at least 16 bits");
+STORE_0:
+  for (int i0 = 0; i0 < walk.count[0]; ++i0) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
+  STORE_1:
+    for (int i1 = 0; i1 < walk.count[1]; ++i1) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
+    STORE_2:
+      for (int i2 = 0; i2 < walk.count[2]; ++i2) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
+        const int vectors = i0 * walk.stride[0] + i1 * walk.stride[1] + i2 * walk.stride[2];
+        const int base = walk.offset + vectors * walk.bytes;
+        Vec<T, L> vec;
+      STORE_3:
+        for (int i = 0; i < walk.count[3] * walk.bytes; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 256
+          const bool high = walk.bytes == 2 && i % 2 == 1;
+          if (!high) vec = in.read();
+          Word<L> word;
+          for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+#ifndef __SYNTHESIS__
+            if (walk.bytes == 1 && T(Int<8>(vec.v[l])) != vec.v[l]) {
+              std::fprintf(stderr, "store: a value does not fit 8 bits\n");
+              std::abort();
+            }
+#endif
+            word.v[l] = high ? UInt<8>(UInt<16>(vec.v[l]) >> 8) : UInt<8>(vec.v[l]);
+          }
+          memory[base + i] = word;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace attnc

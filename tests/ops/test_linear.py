@@ -1,0 +1,93 @@
+"""linear: golden against float, C++ against golden."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from harness import assert_exact, quantized, random_feeds, simulate, tensor_type
+
+from attnc.fixedpoint import bits_for
+from attnc.golden import run_golden
+from attnc.ir import Graph, Node
+from attnc.ops.base import Design
+
+
+def linear_graph(shapes: list[tuple[int, int, int]], seed: int = 0, extreme: bool = False, bits: int = 8) -> Graph:
+    """Independent linear nodes of (rows, K, N); `extreme` uses weights of one magnitude so that accumulators reach their bound."""
+    rng = np.random.default_rng(seed)
+    graph, types = Graph("linear"), {}
+    for i, (rows, k, n) in enumerate(shapes):
+        x, y = f"x{i}", f"y{i}"
+        graph.add_value(x, (rows, k))
+        graph.add_value(y, (rows, n))
+        graph.inputs.append(x)
+        graph.outputs.append(y)
+        weight = np.sign(rng.normal(size=(n, k))) if extreme else rng.normal(size=(n, k))
+        graph.nodes.append(Node(f"n{i}", "linear", [x], y, params={"weight": weight, "bias": rng.normal(size=n) * (100 if extreme else 1)}))
+        types[x] = tensor_type(8, 0.02)
+        types[y] = tensor_type(bits, 0.05 if bits == 8 else 3e-4)
+    return quantized(graph, types)
+
+
+SHAPES = [(1, 1, 1), (3, 16, 16), (17, 64, 192), (5, 33, 47), (70, 20, 10), (64, 100, 64)]
+
+
+@pytest.mark.parametrize("design", [Design(16, 16, 64, 4), Design(8, 32, 16, 4), Design(4, 4, 3, 4)], ids=str)
+def test_cpp_equals_golden(design: Design) -> None:
+    graph = linear_graph(SHAPES)
+    assert_exact(graph, random_feeds(graph, 4), design)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_extremes(bits: int) -> None:
+    graph = linear_graph([(3, 64, 32), (2, 300, 16)], extreme=True, bits=bits)
+    assert_exact(graph, random_feeds(graph, 3), Design(16, 32, 4))
+
+
+def test_ap_types_equal_golden() -> None:
+    graph = linear_graph([(3, 20, 19), (5, 33, 8)])
+    assert_exact(graph, random_feeds(graph, 3), Design(8, 16, 4), types="ap")
+
+
+def test_golden_is_near_float() -> None:
+    rng = np.random.default_rng(1)
+    weight, bias = rng.normal(size=(24, 64)), rng.normal(size=24)
+    graph = linear_graph([(9, 64, 24)], bits=16)
+    node = graph.nodes[0]
+    node.params, node.attrs = {"weight": weight, "bias": bias}, {}
+    graph.value("x0").type, graph.value("y0").type = tensor_type(8, 0.02), tensor_type(16, 0.01)
+    from attnc.ops import operator
+
+    operator(node).quantize(node, [graph.type("x0")], graph.type("y0"))
+    feeds = random_feeds(graph, 5)
+    real = feeds["x0"] * 0.02 @ weight.T + bias
+    found = run_golden(graph, feeds)["y0"] * 0.01
+    # Half a step of each weight (times the sum of |x|), half a step of the output and of the multiplier.
+    bound = np.abs(feeds["x0"] * 0.02).sum(-1, keepdims=True) * np.abs(weight).max(1) / 254 + 0.006 + np.abs(real) * 2**-16
+    assert (np.abs(found - real) <= bound).all()
+
+
+def test_zero_channels_and_zero_inputs() -> None:
+    graph = Graph("zeros", inputs=["x"], outputs=["y"])
+    graph.add_value("x", (2, 8))
+    graph.add_value("y", (2, 4))
+    weight = np.zeros((4, 8))
+    weight[1] = 1
+    graph.nodes.append(Node("n", "linear", ["x"], "y", params={"weight": weight, "bias": np.array([0.0, 0.0, 1.0, -1e6])}))
+    quantized(graph, {"x": tensor_type(8, 0.1), "y": tensor_type(8, 0.1)})
+    feeds = {"x": np.zeros((1, 2, 8), np.int8)}
+    np.testing.assert_array_equal(run_golden(graph, feeds)["y"][0, 0], [0, 0, 10, -128])
+    assert_exact(graph, random_feeds(graph, 3), Design(4, 4, 2))
+
+
+def test_accumulator_width_holds_the_bound() -> None:
+    node = linear_graph([(1, 300, 4)], extreme=True).nodes[0]
+    bound = (np.abs(node.params["weight"]).astype(np.int64).sum(1) * 128 + np.abs(node.params["bias"])).max()
+    assert node.attrs["acc_bits"] >= bits_for(int(bound))
+
+
+def test_a_planted_bug_is_caught() -> None:
+    graph = linear_graph([(5, 33, 47)])
+    feeds = random_feeds(graph, 2)
+    found = simulate(graph, feeds, patch={"linear.hpp": ("k == 0 ? AccT(0) : acc[pe]", "acc[pe]")})
+    assert (found["y0"] != run_golden(graph, feeds)["y0"]).any()

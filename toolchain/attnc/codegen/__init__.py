@@ -1,0 +1,1 @@
+"""From a program to C++, scripts and binary files."""

@@ -1,0 +1,43 @@
+"""Errors a user can act on.
+
+Every error says what was needed, what was found and where. The command line prints the message on stderr and exits with 2;
+anything that is not an `AttncError` is a bug in attnc and is reported as one.
+"""
+
+from __future__ import annotations
+
+
+class AttncError(Exception):
+    """Base of all errors whose cause lies in the input, the settings or the machine."""
+
+
+class ModelError(AttncError):
+    """The ONNX model is broken, hostile or incomplete."""
+
+
+class UnsupportedError(AttncError):
+    """The model is valid, but something in it cannot be compiled."""
+
+    def __init__(self, node: str, operator: str, reason: str) -> None:
+        self.node, self.operator, self.reason = node, operator, reason
+        super().__init__(f"node {node!r} ({operator}): {reason}")
+
+
+class ConfigError(AttncError):
+    """A setting, a board description or a command-line value is wrong."""
+
+
+class DataError(AttncError):
+    """Calibration, evaluation or run-time data do not fit the model."""
+
+
+class BuildError(AttncError):
+    """A build folder is damaged, or a tool that it needs failed."""
+
+
+class FitError(AttncError):
+    """The design does not fit the board."""
+
+
+class OverflowRiskError(AttncError):
+    """An accumulator could overflow for inputs that the types allow."""

@@ -1,0 +1,212 @@
+"""Read an ONNX file and refuse everything that is broken, hostile or not ONNX, before anything else looks at it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import google.protobuf.message
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, checker
+from onnx.external_data_helper import load_external_data_for_model
+
+from attnc.errors import ModelError
+
+MIN_OPSET = 13
+ONNX_DOMAINS = ("", "ai.onnx")
+MAX_ELEMENTS = 1 << 31
+"""More elements than that in one tensor are taken for a mistake (or an attack on the memory of the machine)."""
+
+_BITS = {
+    TensorProto.FLOAT: 32, TensorProto.DOUBLE: 64, TensorProto.FLOAT16: 16, TensorProto.BFLOAT16: 16,
+    TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.INT16: 16, TensorProto.UINT16: 16, TensorProto.INT32: 32,
+    TensorProto.UINT32: 32, TensorProto.INT64: 64, TensorProto.UINT64: 64, TensorProto.BOOL: 8,
+    TensorProto.COMPLEX64: 64, TensorProto.COMPLEX128: 128, TensorProto.INT4: 4, TensorProto.UINT4: 4,
+    TensorProto.FLOAT8E4M3FN: 8, TensorProto.FLOAT8E4M3FNUZ: 8, TensorProto.FLOAT8E5M2: 8, TensorProto.FLOAT8E5M2FNUZ: 8,
+}  # fmt: skip
+
+
+def load_model(path: Path) -> ModelProto:
+    """The checked model with all its data in memory; raises `ModelError`."""
+    path = Path(path)
+    model = _parse(path)
+    _check_opset(path, model)
+    for tensor in tensors_of_model(model):
+        _check_tensor(path, tensor)
+    _run_checker(path)
+    _check_domains(path, model)
+    try:
+        load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValueError, checker.ValidationError) as error:
+        raise ModelError(f"{path}: the external data cannot be read: {_first_line(error)}") from error
+    return model
+
+
+def _parse(path: Path) -> ModelProto:
+    """The file as a protobuf, without its external data."""
+    if not path.exists():
+        raise ModelError(f"{path}: no such file")
+    if not path.is_file():
+        raise ModelError(f"{path}: is a folder or a device, an ONNX file is needed")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    if not data:
+        raise ModelError(f"{path}: the file is empty")
+    model = ModelProto()
+    try:
+        model.ParseFromString(data)
+    except google.protobuf.message.DecodeError as error:
+        raise ModelError(f"{path}: not an ONNX file, or one that is cut off ({_first_line(error)})") from error
+    if not model.HasField("graph"):
+        raise ModelError(f"{path}: not an ONNX model: it has no graph")
+    return model
+
+
+def _check_opset(path: Path, model: ModelProto) -> None:
+    versions = [entry.version for entry in model.opset_import if entry.domain in ONNX_DOMAINS]
+    if not versions:
+        raise ModelError(f"{path}: declares no opset of ONNX (opset_import is missing)")
+    if min(versions) < MIN_OPSET:
+        raise ModelError(f"{path}: opset {min(versions)} is too old, {MIN_OPSET} or later is needed; export the model again")
+    newest = onnx.defs.onnx_opset_version()
+    if max(versions) > newest:
+        raise ModelError(f"{path}: opset {max(versions)} is unknown, the installed onnx {onnx.__version__} knows up to {newest}")
+
+
+def _run_checker(path: Path) -> None:
+    """ONNX's own checker; by path, so that models above 2 GiB work."""
+    try:
+        checker.check_model(str(path))
+    except (checker.ValidationError, ValueError, RuntimeError, OSError) as error:
+        raise ModelError(f"{path}: not a valid ONNX model: {_first_line(error)}") from error
+
+
+def _check_domains(path: Path, model: ModelProto) -> None:
+    """Every operator is ONNX's own or a function that the model defines."""
+    functions = {(function.domain, function.name) for function in model.functions}
+    bodies = [model.graph.node, *(function.node for function in model.functions)]
+    for body in bodies:
+        for node in all_nodes(body):
+            if node.domain not in ONNX_DOMAINS and (node.domain, node.op_type) not in functions:
+                raise ModelError(
+                    f"{path}: node {node.name or node.op_type!r} is operator {node.op_type!r} of domain {node.domain!r}; "
+                    "only operators of ONNX itself are supported"
+                )
+
+
+def _check_tensor(path: Path, tensor: TensorProto) -> None:
+    """Dimensions, type and amount of data of a constant agree."""
+    where = f"{path}: tensor {tensor.name!r}"
+    if tensor.data_type not in _BITS and tensor.data_type != TensorProto.STRING:
+        raise ModelError(f"{where} has the unsupported type {_type_name(tensor.data_type)}")
+    if any(dim < 0 for dim in tensor.dims):
+        raise ModelError(f"{where} has a negative dimension: {list(tensor.dims)}")
+    count = math.prod(tensor.dims)
+    if count > MAX_ELEMENTS:
+        raise ModelError(f"{where} has {count} elements, at most {MAX_ELEMENTS} are supported")
+    if tensor.data_type == TensorProto.STRING:
+        return
+    size = -(-count * _BITS[tensor.data_type] // 8)
+    if tensor.data_location == TensorProto.EXTERNAL:
+        _check_external(path, tensor, size)
+    elif tensor.HasField("raw_data"):
+        if len(tensor.raw_data) != size:
+            raise ModelError(f"{where} of shape {list(tensor.dims)} needs {size} bytes, found {len(tensor.raw_data)}")
+    else:
+        _check_typed_data(where, tensor, count)
+
+
+def _check_typed_data(where: str, tensor: TensorProto, count: int) -> None:
+    """The typed fields: one entry for each element, two for complex numbers, packed for 4 bits."""
+    found = sum(
+        len(data) for data in (tensor.float_data, tensor.double_data, tensor.int32_data, tensor.int64_data, tensor.uint64_data)
+    )
+    needed = count
+    if tensor.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128):
+        needed = 2 * count
+    elif _BITS[tensor.data_type] == 4:
+        needed = -(-count // 2)
+    if found != needed:
+        raise ModelError(f"{where} of shape {list(tensor.dims)} needs {needed} numbers, found {found}")
+
+
+def _check_external(path: Path, tensor: TensorProto, size: int) -> None:
+    """External data: a regular file inside the model's folder that holds the bytes that the tensor needs."""
+    where = f"{path}: external data of tensor {tensor.name!r}"
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    if not location:
+        raise ModelError(f"{where}: no location given")
+    relative = Path(location)
+    if relative.is_absolute() or "\\" in location or ".." in relative.parts or "\0" in location:
+        raise ModelError(f"{where}: location {location!r} must be relative and stay inside the folder of the model")
+    folder = Path(os.path.realpath(path.parent))
+    file = Path(os.path.realpath(path.parent / relative))
+    if not file.is_relative_to(folder):
+        raise ModelError(f"{where}: location {location!r} is a link that leaves the folder of the model")
+    if not file.is_file():
+        raise ModelError(f"{where}: file {location!r} is missing beside the model")
+    try:
+        offset, length = int(entries.get("offset", 0)), int(entries.get("length", size))
+    except ValueError as error:
+        raise ModelError(f"{where}: offset and length must be whole numbers, found {entries}") from error
+    available = file.stat().st_size
+    if offset < 0 or length < 0 or offset + length > available:
+        raise ModelError(f"{where}: bytes {offset} to {offset + length} of {location!r} are needed, the file has {available}")
+    if length != size:
+        raise ModelError(f"{where}: shape {list(tensor.dims)} needs {size} bytes, the entry gives {length}")
+
+
+def tensors_of_model(model: ModelProto) -> Iterator[TensorProto]:
+    """Every constant of the model, wherever it hides."""
+    yield from _tensors_of_graph(model.graph)
+    for function in model.functions:
+        for node in all_nodes(function.node):
+            for attribute in node.attribute:
+                yield from _tensors_of_attribute(attribute)
+
+
+def _tensors_of_graph(graph: GraphProto) -> Iterator[TensorProto]:
+    stack = [graph]
+    while stack:
+        current = stack.pop()
+        yield from current.initializer
+        for sparse in current.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+        for node in current.node:
+            for attribute in node.attribute:
+                yield from _tensors_of_attribute(attribute)
+                stack += [attribute.g] if attribute.type == AttributeProto.GRAPH else list(attribute.graphs)
+
+
+def _tensors_of_attribute(attribute: AttributeProto) -> Iterator[TensorProto]:
+    if attribute.type == AttributeProto.TENSOR:
+        yield attribute.t
+    elif attribute.type == AttributeProto.SPARSE_TENSOR:
+        yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+    yield from attribute.tensors
+
+
+def all_nodes(nodes: object) -> Iterator[NodeProto]:
+    """The nodes and those of their subgraphs."""
+    stack: list[NodeProto] = list(nodes)  # type: ignore[call-overload]
+    while stack:
+        node = stack.pop()
+        yield node
+        for attribute in node.attribute:
+            for graph in [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs:
+                stack += list(graph.node)
+
+
+def _type_name(data_type: int) -> str:
+    names = {value: name for name, value in TensorProto.DataType.items()}
+    return names.get(data_type, str(data_type))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,178 @@
+"""The graph that everything shares: first in float, then quantized in place.
+
+Every tensor on the device is a matrix `[rows, channels]` of one sample (a token per row). Golden and reference
+arrays carry the samples in front: `[samples, rows, channels]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from attnc.errors import AttncError
+from attnc.fixedpoint import int_dtype, int_range, quantize_half_even
+
+
+class GraphError(AttncError):
+    """A graph breaks an invariant: always a bug in a pass or in the frontend."""
+
+
+@dataclass(frozen=True, eq=False)
+class TensorType:
+    """Integers and what they mean: real = scale * (q - zero_point).
+
+    `scale` is a float64 array of shape () for one scale per tensor, or [channels] for one per channel.
+    """
+
+    bits: int
+    signed: bool
+    scale: npt.NDArray[np.float64]
+    zero_point: int = 0
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Smallest and largest integer."""
+        return int_range(self.bits, self.signed)
+
+    @property
+    def magnitude(self) -> int:
+        """Largest absolute value."""
+        return max(abs(bound) for bound in self.range)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """NumPy type that holds the integers."""
+        return int_dtype(self.bits, self.signed)
+
+    @property
+    def short(self) -> str:
+        """s8, u8, s16 ..."""
+        return f"{'s' if self.signed else 'u'}{self.bits}"
+
+    def quantize(self, real: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Float to integers: nearest, ties to even, saturated; NaN becomes 0."""
+        low, high = self.range
+        q = quantize_half_even(real, self.scale, low - self.zero_point, high - self.zero_point)
+        return (q + self.zero_point).astype(self.dtype)
+
+    def dequantize(self, q: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Integers to float64."""
+        return (q.astype(np.float64) - self.zero_point) * self.scale
+
+
+@dataclass
+class Value:
+    """A tensor that a node makes, an input of the graph, or a constant."""
+
+    name: str
+    shape: tuple[int, int]
+    type: TensorType | None = None
+
+
+@dataclass
+class Node:
+    """One operator. `params` are its constant arrays: float before quantization, integers after.
+
+    `source` names the nodes of the ONNX model that it stands for.
+    """
+
+    name: str
+    op: str
+    inputs: list[str]
+    output: str
+    attrs: dict[str, Any] = field(default_factory=dict)
+    params: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    source: tuple[str, ...] = ()
+
+
+@dataclass
+class Graph:
+    """Nodes in topological order; `constants` are operands that are tensors of their own (a position embedding)."""
+
+    name: str
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    values: dict[str, Value] = field(default_factory=dict)
+    constants: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+    def value(self, name: str) -> Value:
+        """The value called `name`."""
+        return self.values[name]
+
+    def type(self, name: str) -> TensorType:
+        """The integer type of `name`, which must be quantized."""
+        found = self.values[name].type
+        if found is None:
+            raise GraphError(f"value {name!r} has no type: the graph is not quantized yet")
+        return found
+
+    def add_value(self, name: str, shape: tuple[int, int]) -> Value:
+        """Declare a value under a name that is free."""
+        if name in self.values:
+            raise GraphError(f"value {name!r} is declared twice")
+        value = Value(name, (int(shape[0]), int(shape[1])))
+        self.values[name] = value
+        return value
+
+    def fresh(self, stem: str) -> str:
+        """A free value name that starts with `stem`."""
+        name, n = stem, 1
+        while name in self.values:
+            name, n = f"{stem}_{n}", n + 1
+        return name
+
+    def producer(self, name: str) -> Node | None:
+        """The node that makes `name`; None for inputs and constants."""
+        return next((node for node in self.nodes if node.output == name), None)
+
+    def consumers(self, name: str) -> list[Node]:
+        """The nodes that read `name`."""
+        return [node for node in self.nodes if name in node.inputs]
+
+    def uses(self) -> Iterator[tuple[Node, int, str]]:
+        """Every (node, operand index, value name)."""
+        for node in self.nodes:
+            for index, name in enumerate(node.inputs):
+                yield node, index, name
+
+    def verify(self) -> None:
+        """Check that names are defined once and before use, and that constants fit their types."""
+        defined = set(self.inputs) | set(self.constants)
+        if len(defined) != len(self.inputs) + len(self.constants):
+            raise GraphError(f"graph {self.name!r}: an input or constant is declared twice")
+        for node in self.nodes:
+            for name in node.inputs:
+                if name not in defined:
+                    raise GraphError(f"node {node.name!r} reads {name!r} before it is defined")
+            if node.output in defined:
+                raise GraphError(f"node {node.name!r} defines {node.output!r} again")
+            defined.add(node.output)
+        for name in [*defined, *self.outputs]:
+            if name not in self.values or name not in defined:
+                raise GraphError(f"value {name!r} is used but not declared")
+        for name, array in self.constants.items():
+            value = self.values[name]
+            if array.shape != value.shape:
+                raise GraphError(f"constant {name!r} has shape {array.shape}, declared {value.shape}")
+            if value.type is not None and (array.min() < value.type.range[0] or array.max() > value.type.range[1]):
+                raise GraphError(f"constant {name!r} does not fit {value.type.short}")
+
+    def dump(self) -> str:
+        """The graph as text, a line per node."""
+
+        def show(name: str) -> str:
+            value = self.values[name]
+            kind = "f" if value.type is None else value.type.short
+            return f"{name}:{kind}[{value.shape[0]}x{value.shape[1]}]"
+
+        lines = [f"graph {self.name}({', '.join(map(show, self.inputs))})"]
+        lines += [f"  constant {show(name)}" for name in self.constants]
+        for node in self.nodes:
+            attrs = "".join(f" {key}={value}" for key, value in node.attrs.items())
+            lines.append(f"  {show(node.output)} = {node.op}({', '.join(node.inputs)}){attrs}")
+        return "\n".join([*lines, f"  return {', '.join(self.outputs)}", ""])

@@ -1,0 +1,264 @@
+"""What an operator is: pure functions that give it meaning, and its kernel as a value.
+
+An operator has a float meaning (`reference`), a quantization rule, an integer meaning (`golden`) and a lowering to calls of
+one HLS kernel, with cycles and resources of that kernel. It renders no code and knows no other operator.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from attnc.fixedpoint import check_bits
+from attnc.ir import Graph, GraphError, Node, TensorType
+
+Array = npt.NDArray[Any]
+Shape = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class IntType:
+    """An integer type of C++: `Int<bits>` or `UInt<bits>`."""
+
+    bits: int
+    signed: bool = True
+
+    def cpp(self) -> str:
+        """Its spelling in the emitted code."""
+        return f"attnc::{'Int' if self.signed else 'UInt'}<{self.bits}>"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small ROM of the emitted code: `name` is a C++ identifier, `values` are integers of `type`."""
+
+    name: str
+    type: IntType
+    values: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Port:
+    """A stream between memory and a kernel.
+
+    `kind` is "load" or "store" (vectors of `type`, activations in memory) or "words" (packed words from the weight memory).
+    """
+
+    name: str
+    kind: str
+    type: IntType = IntType(16)
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """A kernel as a value: header, function, template arguments in order, ports in order, then run-time scalars.
+
+    Calls of one function share an engine. Their ports and `fixed` arguments must agree; of each other template argument (an
+    `IntType`'s width or a number) the engine takes the largest.
+    """
+
+    header: str
+    function: str
+    template_args: tuple[tuple[str, IntType | int | Table], ...]
+    ports: tuple[Port, ...]
+    scalars: tuple[str, ...]
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Calls with equal keys share an engine."""
+        tables = tuple(arg.name for _, arg in self.template_args if isinstance(arg, Table))
+        return self.function, self.ports, tables
+
+    def arg(self, name: str) -> int:
+        """The number, or the width of the type, given for template argument `name`."""
+        value = dict(self.template_args)[name]
+        if isinstance(value, Table):
+            raise GraphError(f"template argument {name!r} of {self.function} is a table")
+        return value.bits if isinstance(value, IntType) else value
+
+    def merge(self, other: KernelCall) -> KernelCall:
+        """The kernel that serves both calls."""
+
+        def largest(a: IntType | int | Table, b: IntType | int | Table) -> IntType | int | Table:
+            if isinstance(a, IntType) and isinstance(b, IntType):
+                return IntType(max(a.bits, b.bits), a.signed)
+            if isinstance(a, int) and isinstance(b, int):
+                return max(a, b)
+            return a
+
+        pairs = zip(self.template_args, other.template_args, strict=True)
+        return replace(self, template_args=tuple((name, largest(a, b)) for (name, a), (_, b) in pairs))
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How a port goes through memory: vector i0*stride[0] + i1*stride[1] + i2*stride[2] + i3 of a tensor, the innermost
+    contiguous. `offset` is in words, `bytes` per element (1 or 2); for packed words, `counts[3]` words from `offset`."""
+
+    offset: int
+    counts: tuple[int, int, int, int]
+    strides: tuple[int, int, int]
+    bytes: int = 1
+
+    @property
+    def vectors(self) -> int:
+        """Vectors that pass."""
+        return math.prod(self.counts)
+
+    def encode(self) -> list[int]:
+        """As integers of an instruction."""
+        return [self.offset, *self.counts, *self.strides, self.bytes]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One instruction: a kernel with its walks (a per port, in order) and scalars (in order). `cycles` maps the processes of
+    the kernel to the cycles that each is busy; they overlap, so the call takes the longest plus `latency`."""
+
+    node: str
+    kernel: KernelCall
+    walks: tuple[Walk, ...]
+    scalars: tuple[int, ...]
+    cycles: dict[str, int]
+    macs: int = 0
+
+
+@dataclass(frozen=True)
+class Resources:
+    """An estimate of what a kernel takes on the device; `bram36` in units of 36 Kbit, `uram` of 288 Kbit."""
+
+    lut: float = 0
+    ff: float = 0
+    dsp: float = 0
+    bram36: float = 0
+    uram: float = 0
+
+    def __add__(self, other: Resources) -> Resources:
+        return Resources(*(a + b for a, b in zip(self.astuple(), other.astuple(), strict=True)))
+
+    def astuple(self) -> tuple[float, float, float, float, float]:
+        """lut, ff, dsp, bram36, uram."""
+        return self.lut, self.ff, self.dsp, self.bram36, self.uram
+
+
+@dataclass(frozen=True)
+class Design:
+    """The parallelism of the hardware: lanes per word, output channels of the linear engine, rows buffered on chip,
+    query rows of the attention engine."""
+
+    lanes: int = 16
+    pe: int = 16
+    rows: int = 64
+    queries: int = 4
+
+
+@dataclass
+class Lowering:
+    """What `lower` may use: the design, where each value lies (word offsets), and where packed weights go.
+
+    `payload(key, make)` returns the word offset of a packed array in the weight memory, and asks `make` for its bytes when the
+    key is new.
+    """
+
+    graph: Graph
+    design: Design
+    offsets: dict[str, int]
+    payload: Callable[[str, Callable[[], bytes]], int]
+    _tiles: dict[str, int] = field(default_factory=dict)
+
+    def tiles(self, name: str) -> int:
+        """Tiles of `lanes` channels of a value."""
+        return math.ceil(self.graph.value(name).shape[1] / self.design.lanes)
+
+    def bytes(self, name: str) -> int:
+        """Bytes per element of a value in memory."""
+        return 1 if self.graph.type(name).bits <= 8 else 2
+
+    def words(self, name: str) -> int:
+        """Words that a value takes."""
+        return self.graph.value(name).shape[0] * self.tiles(name) * self.bytes(name)
+
+    def walk(self, name: str, row: int = 0, rows: int | None = None, tile: int = 0, tiles: int | None = None) -> Walk:
+        """Rows [row, row+rows) of tiles [tile, tile+tiles) of a value, in (tile, row) order; the whole by default."""
+        height = self.graph.value(name).shape[0]
+        rows = height - row if rows is None else rows
+        tiles = self.tiles(name) - tile if tiles is None else tiles
+        size = self.bytes(name)
+        offset = self.offsets[name] + (tile * height + row) * size
+        if rows == height:  # one long burst
+            return Walk(offset, (1, 1, 1, tiles * rows), (0, 0, 0), size)
+        return Walk(offset, (1, 1, tiles, rows), (0, 0, height), size)
+
+    def row_blocks(self, name: str) -> list[tuple[int, int]]:
+        """(first row, rows) of the blocks of at most `design.rows` rows that a value is cut into."""
+        height, step = self.graph.value(name).shape[0], self.design.rows
+        return [(row, min(step, height - row)) for row in range(0, height, step)]
+
+
+class Operator(ABC):
+    """Base of all operators. Arrays are `[samples, rows, channels]`."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def shape(self, node: Node, inputs: Sequence[Shape]) -> Shape:
+        """Shape of the output; raises `GraphError` when the operands do not fit."""
+
+    @abstractmethod
+    def reference(self, node: Node, inputs: Sequence[Array]) -> Array:
+        """The operator in float64."""
+
+    def operand_bits(self, node: Node, index: int) -> int:
+        """Widest type that operand `index` may have: 8 or 16."""
+        return 16
+
+    def output_bits(self, node: Node) -> int:
+        """Widest type that the output may have: 8 or 16."""
+        return 16
+
+    def fixed_output_type(self, node: Node, inputs: Sequence[TensorType]) -> TensorType | None:
+        """The type of the output where the operator dictates it, whatever was calibrated."""
+        return None
+
+    def fixed_operand_type(self, node: Node, index: int) -> TensorType | None:
+        """The type of operand `index` where the operator dictates it, whatever was calibrated."""
+        return None
+
+    @abstractmethod
+    def quantize(self, node: Node, inputs: Sequence[TensorType], output: TensorType) -> None:
+        """Replace the float parameters of `node` by integers, and derive and check the widths."""
+
+    @abstractmethod
+    def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:
+        """The operator in integers, bit for bit as the kernel computes it. `types` belong to `inputs`."""
+
+    @abstractmethod
+    def lower(self, node: Node, ctx: Lowering) -> list[Call]:
+        """The calls of its kernel."""
+
+    @abstractmethod
+    def resources(self, kernel: KernelCall) -> Resources:
+        """Estimate of one engine, all of it: no figure is left at zero that hardware would need."""
+
+
+def scalar_scale(type_: TensorType, where: str) -> float:
+    """The scale of a tensor that must have one scale and no zero point."""
+    if type_.scale.ndim or type_.zero_point:
+        raise GraphError(f"{where}: needs one scale per tensor and no zero point")
+    return float(type_.scale)
+
+
+def product_bits(node: Node, acc_bits: int, multiplier_bits: int = 18) -> int:
+    """Width of acc * multiplier plus rounding, checked to fit 64 bits."""
+    return check_bits(acc_bits + multiplier_bits + 1, f"node {node.name!r} ({node.op}): rescaled accumulator")
+
+
+def samples_first(inputs: Sequence[Array]) -> list[Array]:
+    """Constants `[rows, channels]` get a sample axis, so that they broadcast."""
+    return [x[np.newaxis] if x.ndim == 2 else x for x in inputs]

@@ -1,0 +1,77 @@
+"""Where every value lies in the memory that host and accelerator share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attnc.ir import Graph
+
+
+@dataclass(frozen=True)
+class Region:
+    """Words [offset, offset + words)."""
+
+    offset: int
+    words: int
+
+    @property
+    def end(self) -> int:
+        """First word after it."""
+        return self.offset + self.words
+
+
+@dataclass(frozen=True)
+class MemoryMap:
+    """Regions of the memory, in words, and the place of each value. Inputs, constants and outputs are contiguous, so that the
+    host writes and reads each in one transfer; activations reuse what is free."""
+
+    inputs: Region
+    constants: Region
+    outputs: Region
+    activations: Region
+    values: dict[str, Region]
+
+    @property
+    def words(self) -> int:
+        """Size of the whole."""
+        return max(self.inputs.end, self.constants.end, self.outputs.end, self.activations.end)
+
+
+def plan_memory(graph: Graph, words: dict[str, int]) -> MemoryMap:
+    """First fit in order of the nodes; a node's operands are live while it runs, so it never writes over them."""
+    values: dict[str, Region] = {}
+    cursor = 0
+
+    def contiguous(names: list[str]) -> Region:
+        nonlocal cursor
+        start = cursor
+        for name in names:
+            values[name] = Region(cursor, words[name])
+            cursor += words[name]
+        return Region(start, cursor - start)
+
+    inputs = contiguous(graph.inputs)
+    constants = contiguous(list(graph.constants))
+    outputs = contiguous([name for name in graph.outputs if name not in values])
+    base = cursor
+    last_use = {name: step for step, node in enumerate(graph.nodes) for name in node.inputs}
+    live: dict[str, Region] = {}
+    high = base
+    for step, node in enumerate(graph.nodes):
+        if node.output not in values:
+            place = _first_fit(list(live.values()), base, words[node.output])
+            values[node.output] = live[node.output] = place
+            high = max(high, place.end)
+        for name in [name for name in live if last_use.get(name, step) <= step]:
+            del live[name]
+    return MemoryMap(inputs, constants, outputs, Region(base, high - base), values)
+
+
+def _first_fit(taken: list[Region], base: int, words: int) -> Region:
+    """Lowest gap of `words` words at or above `base`."""
+    cursor = base
+    for region in sorted(taken, key=lambda r: r.offset):
+        if region.offset - cursor >= words:
+            break
+        cursor = max(cursor, region.end)
+    return Region(cursor, words)

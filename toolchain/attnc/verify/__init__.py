@@ -1,0 +1,1 @@
+"""Simulation of the emitted code, and its comparison with golden."""
