@@ -75,9 +75,7 @@ def randomize(model: nn.Module, seed: int) -> None:
             if "norm" in name and name.endswith("weight"):
                 noise = torch.exp(0.25 * noise)
                 noise[torch.randperm(len(noise), generator=generator)[: max(1, len(noise) // 128)]] *= 3.0
-            elif name.endswith("bias"):
-                noise *= 0.05
-            elif name.startswith(("token", "position", "kind")):
+            elif name.endswith("bias") or name.startswith(("token", "position", "kind")):
                 noise *= 0.05
             else:
                 # Queries and keys get more, so that the softmax is neither uniform nor one-hot.

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import torch
-from model import VisionTransformer, export
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch.nn import functional
+
+from model import VisionTransformer, export
 
 HERE = Path(__file__).resolve().parent
 SEED = 0
@@ -33,9 +34,7 @@ def load_split() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.
     digits = load_digits()
     images = (digits.images / PIXEL_MAX).astype(np.float32)[:, None]
     labels = digits.target.astype(np.int64)
-    train, heldout, train_label, heldout_label = train_test_split(
-        images, labels, test_size=1 / 3, random_state=SPLIT_SEED, stratify=labels
-    )
+    train, heldout, train_label, heldout_label = train_test_split(images, labels, test_size=1 / 3, random_state=SPLIT_SEED, stratify=labels)
     return train, heldout, train_label, heldout_label
 
 
@@ -84,7 +83,7 @@ def accuracy(path: Path, images: npt.NDArray[np.float32], labels: npt.NDArray[np
 
 def main() -> None:
     """Train, export, write the data, report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--epochs", type=int, default=120, help="passes over the training images")
     parser.add_argument("--output", type=Path, default=HERE, help="folder of the three files written")
     args = parser.parse_args()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from harness import assert_exact, quantized, random_feeds, simulate, tensor_type
 
 from attnc.fixedpoint import bits_for
 from attnc.golden import run_golden
 from attnc.ir import Graph, Node
 from attnc.ops.base import Design
+from harness import assert_exact, quantized, random_feeds, simulate, tensor_type
 
 
 def linear_graph(shapes: list[tuple[int, int, int]], seed: int = 0, extreme: bool = False, bits: int = 8) -> Graph:
@@ -91,3 +91,15 @@ def test_a_planted_bug_is_caught() -> None:
     feeds = random_feeds(graph, 2)
     found = simulate(graph, feeds, patch={"linear.hpp": ("k == 0 ? AccT(0) : acc[pe]", "acc[pe]")})
     assert (found["y0"] != run_golden(graph, feeds)["y0"]).any()
+
+
+@pytest.mark.parametrize("types", ["native", "ap"])
+def test_shifts_beyond_the_width_of_the_product(types: str) -> None:
+    graph = Graph("tiny", inputs=["x"], outputs=["y"])
+    graph.add_value("x", (2, 8))
+    graph.add_value("y", (2, 4))
+    weight = np.ones((4, 8)) * np.array([[2e-9], [3e-11], [4e-12], [1.0]])
+    graph.nodes.append(Node("n", "linear", ["x"], "y", params={"weight": weight, "bias": np.zeros(4)}))
+    quantized(graph, {"x": tensor_type(8, 0.1), "y": tensor_type(8, 0.1)})
+    assert graph.nodes[0].params["shift"].max() > 57
+    assert_exact(graph, random_feeds(graph, 4), Design(4, 4, 2), types=types)

@@ -12,7 +12,9 @@ from attnc.ops.base import Array, samples_first
 Visit = Callable[[str, Array], None]
 
 
-def _walk(graph: Graph, feeds: Mapping[str, Array], step: Callable[[Node, Sequence[Array]], Array], visit: Visit | None) -> dict[str, Array]:
+def _walk(
+    graph: Graph, feeds: Mapping[str, Array], step: Callable[[Node, Sequence[Array]], Array], visit: Visit | None
+) -> dict[str, Array]:
     """Run every node; a value is dropped after its last use, so memory follows the widest cut and not the depth."""
     uses = Counter(name for node in graph.nodes for name in set(node.inputs))
     uses.update(graph.outputs)

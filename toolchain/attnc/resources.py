@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from attnc.errors import BuildError
 
 
-def data_path(kind: str) -> Path:
-    """Folder of "templates" or "hls_kernels"."""
+def data_path(kind: Literal["templates", "hls_kernels"]) -> Path:
+    """The folder of the templates or of the kernels."""
     package = Path(__file__).resolve().parent
-    for folder in (package / "_data" / kind, package.parents[1] / kind):
+    candidates = (package / "_data" / kind, package.parents[1] / kind)
+    for folder in candidates:
         if folder.is_dir():
             return folder
-    raise BuildError(f"the folder {kind!r} is missing: reinstall attnc (looked beside {package})")
+    raise BuildError(
+        f"attnc needs its folder {kind!r}, found neither {candidates[0]} (installed) nor {candidates[1]} (checkout): reinstall attnc"
+    )

@@ -14,11 +14,15 @@ template <class T> T clamp(T x, T low, T high) {
   return x < low ? low : (high < x ? high : x);
 }
 
-// x / 2**shift, rounded to nearest, ties towards plus infinity. T must have one bit more than x needs.
+// x / 2**shift, rounded to nearest, ties towards plus infinity: floor, plus the highest bit that falls off. Right for shifts beyond the
+// width of T too, where every bit is the sign.
 template <class T> T shift_round_half_up(T x, shift_t shift) {
 #pragma HLS INLINE
-  const T half = shift == 0 ? T(0) : T(T(1) << int(shift_t(shift - 1)));
-  return T(T(x + half) >> int(shift));
+  const int last = width<T>::value - 1;
+  const int down = int(shift);
+  const T floored = T(x >> (down < last ? down : last));
+  const T dropped = T(x >> (down == 0 ? 0 : down - 1 < last ? down - 1 : last));
+  return down == 0 ? x : T(floored + T(dropped & T(1)));
 }
 
 // clamp(acc * multiplier / 2**shift), rounded half up.

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from attnc_host import layout
 
 from attnc.ir import Graph
 from attnc.ops.base import Array
 from attnc.schedule.memory import Region
 from attnc.schedule.program import Program
+from attnc_host import layout
 
 
 def element_bytes(graph: Graph, name: str) -> int:

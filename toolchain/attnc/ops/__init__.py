@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 from attnc.ir import Graph, Node
+from attnc.ops.add import Add
+from attnc.ops.attention import Attention
 from attnc.ops.base import Operator
+from attnc.ops.concat_rows import ConcatRows
+from attnc.ops.gather_rows import GatherRows
+from attnc.ops.layer_normalization import LayerNormalization
 from attnc.ops.linear import Linear
+from attnc.ops.mean_rows import MeanRows
+from attnc.ops.mul import Mul
+from attnc.ops.requantize import Requantize
+from attnc.ops.softmax import Softmax
+from attnc.ops.unary import Unary
 
 OPERATORS: dict[str, Operator] = {
     op.name: op
     for op in (
+        Add(),
+        Attention(),
+        ConcatRows(),
+        GatherRows(),
+        LayerNormalization(),
         Linear(),
+        MeanRows(),
+        Mul(),
+        Requantize(),
+        Softmax(),
+        Unary(),
     )
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -205,6 +205,8 @@ class Operator(ABC):
     """Base of all operators. Arrays are `[samples, rows, channels]`."""
 
     name: ClassVar[str]
+    per_channel_output: ClassVar[bool] = False
+    """Whether the output may have one scale per channel."""
 
     @abstractmethod
     def shape(self, node: Node, inputs: Sequence[Shape]) -> Shape:
@@ -228,6 +230,27 @@ class Operator(ABC):
 
     def fixed_operand_type(self, node: Node, index: int) -> TensorType | None:
         """The type of operand `index` where the operator dictates it, whatever was calibrated."""
+        return None
+
+    def quantize_operand(self, node: Node, index: int, real: Array, type_: TensorType) -> Array:
+        """Integers of a constant operand; a feed from the host follows the same rule."""
+        return type_.quantize(real)
+
+    def prepare(self, node: Node, constants: Mapping[int, Array]) -> None:
+        """Set attributes that depend on constant operands (float, by operand index), before types are planned."""
+        return
+
+    def lane_divisor(self, node: Node, inputs: Sequence[Shape]) -> int:
+        """Number that the lanes must divide, so that no tile straddles a boundary inside the channels; 0 if there is none."""
+        return 0
+
+    def excludes(self, node: Node, index: int) -> bool:
+        """Whether very negative numbers of operand `index` mean "left out" and become the most negative integer."""
+        return False
+
+    def channel_weights(self, node: Node, index: int) -> Array | None:
+        """Largest magnitude [channels] of the constants that multiply each channel of operand `index`, where the operator can
+        absorb a scale per channel into them; else None."""
         return None
 
     @abstractmethod
@@ -257,6 +280,17 @@ def scalar_scale(type_: TensorType, where: str) -> float:
 def product_bits(node: Node, acc_bits: int, multiplier_bits: int = 18) -> int:
     """Width of acc * multiplier plus rounding, checked to fit 64 bits."""
     return check_bits(acc_bits + multiplier_bits + 1, f"node {node.name!r} ({node.op}): rescaled accumulator")
+
+
+def memory_blocks(depth: int, width: int) -> float:
+    """36-Kbit blocks for a memory of `depth` words of `width` bits; distributed RAM (none) up to 64 words deep.
+
+    A block is 512 words of 72 bits and 1024 of 36 (UG573); halves (18 Kbit) are counted.
+    """
+    if depth <= 64:
+        return 0.0
+    by_width = [math.ceil(depth / words) * math.ceil(width / bits) for words, bits in ((512, 36), (1024, 18), (2048, 9))]
+    return min(by_width) / 2
 
 
 def samples_first(inputs: Sequence[Array]) -> list[Array]:

@@ -17,6 +17,7 @@ import numpy as np
 from attnc.fixedpoint import bits_for, check_bits, matmul, quantize_half_even, quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
 from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, Walk, product_bits
+from attnc.ops.storage import storage
 
 WEIGHT_BITS = 8
 RECORD_BYTES = 8
@@ -26,6 +27,7 @@ class Linear(Operator):
     """Matrix product with constant weights."""
 
     name = "linear"
+    per_channel_output = True
 
     def shape(self, node: Node, inputs: Sequence[Shape]) -> Shape:
         """[rows, N]."""
@@ -42,6 +44,10 @@ class Linear(Operator):
     def operand_bits(self, node: Node, index: int) -> int:
         """The multipliers take bytes."""
         return 8
+
+    def channel_weights(self, node: Node, index: int) -> Array:
+        """Largest weight per input channel."""
+        return np.abs(node.params["weight"]).max(axis=0)
 
     def quantize(self, node: Node, inputs: Sequence[TensorType], output: TensorType) -> None:
         """Weights symmetric per output channel; bias in units of the accumulator."""
@@ -119,30 +125,19 @@ class Linear(Operator):
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
-        DSP: two int8 multiply-adds that share an operand per DSP48E2 (WP486), one per rescaled lane and another where
-        the accumulator is wider than the 27-bit port. BRAM: x buffer, weight double buffer (a bank per PE), reordering buffer. LUT:
-        about 8 per multiply-add for packing correction and adder tree, 40 per rescaled lane, control.
+        DSP: two int8 multiply-adds that share an operand per DSP48E2 (WP486), one per rescaled lane and another where the
+        accumulator is wider than the 27-bit port. Memories: x buffer, weight double buffer (a bank per PE), reordering buffer.
+        LUT: about 8 per multiply-add for packing correction and adder tree, 40 per rescaled lane, records, control.
         """
         lanes, pe, rows, k_tiles, acc = (kernel.arg(name) for name in ("L", "PE", "ROWS_MAX", "K_TILES_MAX", "AccT"))
         macs = lanes * pe
-        rescale = lanes * (1 if acc <= 27 else 2)
-        return Resources(
-            lut=8 * macs + pe * acc + 40 * lanes * 2 + 1500,
-            ff=10 * macs + 2 * pe * acc + 80 * lanes + 2000,
-            dsp=math.ceil(macs / 2) + rescale,
-            bram36=memory_blocks(k_tiles * rows, 8 * lanes) + pe * memory_blocks(2 * k_tiles, 8 * lanes) + memory_blocks(rows * pe // lanes, 16 * lanes),
+        logic = Resources(
+            lut=8 * macs + pe * acc + 80 * lanes + 56 * pe + 1500,
+            ff=10 * macs + 2 * pe * acc + 80 * lanes + 56 * pe + 2000,
+            dsp=math.ceil(macs / 2) + lanes * (1 if acc <= 27 else 2),
         )
-
-
-def memory_blocks(depth: int, width: int) -> float:
-    """36-Kbit blocks for a memory of `depth` words of `width` bits; distributed RAM (none) up to 64 words deep.
-
-    A block is 512 words of 72 bits and 1024 of 36 (UG573); halves (18 Kbit) are counted.
-    """
-    if depth <= 64:
-        return 0.0
-    by_width = [math.ceil(depth / words) * math.ceil(width / bits) for words, bits in ((512, 36), (1024, 18), (2048, 9))]
-    return min(by_width) / 2
+        buffers = (storage(k_tiles * rows, 8 * lanes), storage(2 * k_tiles, 8 * lanes, banks=pe), storage(rows * pe // lanes, 16 * lanes))
+        return sum(buffers, logic)
 
 
 def pack(node: Node, lanes: int, pe: int) -> bytes:

@@ -61,15 +61,20 @@ class Program:
 
 
 class WeightMemory:
-    """Packed weights in the order of their first use; `write` takes their bytes as they come, so none is kept."""
+    """Packed weights in the order of their first use; `write` takes their bytes as they come, so none is kept.
 
-    def __init__(self, lanes: int, write: Callable[[bytes], object]) -> None:
+    Without `write` nothing is packed and offsets mean nothing: enough for an estimate.
+    """
+
+    def __init__(self, lanes: int, write: Callable[[bytes], object] | None) -> None:
         self.lanes, self.write = lanes, write
         self.words = 0
         self.offsets: dict[str, int] = {}
 
     def place(self, key: str, make: Callable[[], bytes]) -> int:
         """Word offset of the packed array `key`."""
+        if self.write is None:
+            return 0
         if key not in self.offsets:
             data = make()
             words = math.ceil(len(data) / self.lanes)
@@ -79,7 +84,7 @@ class WeightMemory:
         return self.offsets[key]
 
 
-def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes], object]) -> Program:
+def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes], object] | None) -> Program:
     """Lower every node, merge calls of one kernel into engines, place all values."""
     weights = WeightMemory(design.lanes, write_weights)
     offsets: dict[str, int] = {}

@@ -1,0 +1,62 @@
+# Every target makes what it needs: a virtual environment in .venv, with no more packages than the target uses.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CXX ?= g++
+WORKERS ?= 2
+PYTEST_ARGS ?=
+SOURCES := toolchain host models tests
+
+.PHONY: help demo test lint format train clean tools
+
+help:
+	@echo "make demo    compile the shipped vision transformer, simulate it on every held-out image, print the results"
+	@echo "make test    lint, then all tests but the slow ones"
+	@echo "make lint    ruff and mypy"
+	@echo "make format  let ruff rewrite the sources"
+	@echo "make train   train models/vit_digits again"
+	@echo "make clean   remove the virtual environment, caches and build folders"
+
+demo: tools $(VENV)/.demo
+	$(BIN)/python models/vit_digits/demo.py
+
+test: tools lint
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(PYTEST_ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+train: $(VENV)/.train
+	$(BIN)/python models/vit_digits/train.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The emitted C++ is compiled and run on this machine.
+tools:
+	@command -v $(firstword $(CXX)) >/dev/null || { echo "error: needed the C++ compiler '$(firstword $(CXX))', not found on PATH; install g++ (Debian, Ubuntu: apt-get install g++) or set CXX" >&2; exit 2; }
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' || { echo "error: needed Python 3.10 or newer with venv (Debian, Ubuntu: apt-get install python3-venv), found $$($(PYTHON) --version 2>&1); set PYTHON" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# A stamp for each set of packages; .test and .train add to what .demo installs.
+$(VENV)/.demo: $(VENV)/.python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,ap]'
+	@touch $@
+
+$(VENV)/.train: $(VENV)/.python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train]'
+	@touch $@

@@ -1,0 +1,44 @@
+#pragma once
+// mean_rows: y = requantize(sum of `rows` consecutive rows); the division by `rows` lies in the multiplier.
+//
+// Shapes   x `groups` runs of `rows` vectors, y one vector per run. In (tile, row) order every tile of a tensor gives runs alike, so
+//          `groups` counts those of all tiles.
+// Types    XT, YT signed integers; AccT holds rows * max|x|; YT holds [low, high].
+// Rounding requantize: half up, then saturation to [low, high]. Zeros give zero, so padding lanes stay 0.
+// Speed    L values per cycle (II = 1).
+
+#include "attnc/fixedpoint.hpp"
+#include "attnc/types.hpp"
+
+#include <hls_stream.h>
+
+namespace attnc {
+
+template <class XT, class AccT, class YT, int L>
+void mean_rows(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int groups, int rows, int multiplier, int shift, int low,
+               int high) {
+  static_assert(width<YT>::value >= 16, "mean_rows: outputs have at least 16 bits");
+  static_assert(width<AccT>::value >= width<XT>::value, "mean_rows: the accumulator must hold an input");
+  const int vectors = groups * rows;
+  int row = 0;
+  AccT acc[L];
+#pragma HLS ARRAY_PARTITION variable = acc complete
+MEAN_ROWS:
+  for (int i = 0; i < vectors; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
+    const Vec<XT, L> in = x.read();
+    Vec<YT, L> out;
+    for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+      const AccT sum = (row == 0 ? AccT(0) : acc[l]) + AccT(in.v[l]);
+      acc[l] = sum;
+      out.v[l] = YT(requantize<AccT>(sum, multiplier_t(multiplier), shift_t(shift), low, high));
+    }
+    const bool last = row + 1 == rows;
+    if (last) y.write(out);
+    row = last ? 0 : row + 1;
+  }
+}
+
+}  // namespace attnc

@@ -1,0 +1,162 @@
+#pragma once
+// softmax: y = softmax(x) over channels.
+//
+// Shapes   x, y [rows, channels] in tiles of L channels, both streams in (tile, row) order; lanes past `channels` count for nothing
+//          and come out as 0.
+// Types    XT signed; SumT holds a sum of `channels` probabilities; YT holds [low, high].
+// Numbers  base 2, see exponential.hpp; one requantize to scores, one to outputs, both half up.
+// Speed    L channels per cycle (II = 1); 2 * rows * tiles cycles, as rows are turned from (tile, row) to (row, tile) order and back.
+// Source   two-pass cascade with a row buffer as in FuseMax.
+
+#include "attnc/exponential.hpp"
+#include "attnc/fixedpoint.hpp"
+#include "attnc/types.hpp"
+
+#include <hls_stream.h>
+
+namespace attnc {
+
+typedef Int<SCORE_BITS> softmax_score_t;
+
+// Scores row by row and, after the last tile of a row, their maximum.
+template <class XT, int TILES_MAX, int ROWS_MAX, int L>
+void softmax_scores(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<softmax_score_t, L>>& scores, hls::stream<softmax_score_t>& maxima, int rows,
+                    int channels, int tiles, int multiplier, int shift) {
+  static Vec<XT, L> x_buffer[TILES_MAX][ROWS_MAX];
+#pragma HLS AGGREGATE variable = x_buffer
+  int tile = 0, row = 0;
+READ_X:
+  for (int i = 0; i < tiles * rows; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = TILES_MAX * ROWS_MAX
+    x_buffer[tile][row] = x.read();
+    tile = row + 1 == rows ? tile + 1 : tile;
+    row = row + 1 == rows ? 0 : row + 1;
+  }
+  softmax_score_t maximum = -SCORE_LIMIT;
+  tile = 0;
+  row = 0;
+SCORES:
+  for (int i = 0; i < tiles * rows; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = TILES_MAX * ROWS_MAX
+    const Vec<XT, L> xs = x_buffer[tile][row];
+    Vec<softmax_score_t, L> out;
+    softmax_score_t largest = -SCORE_LIMIT;
+    for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+      const softmax_score_t score =
+          softmax_score_t(requantize<XT>(xs.v[l], multiplier_t(multiplier), shift_t(shift), -SCORE_LIMIT, SCORE_LIMIT));
+      out.v[l] = score;
+      if (tile * L + l < channels && largest < score) largest = score;
+    }
+    maximum = tile == 0 || maximum < largest ? largest : maximum;
+    scores.write(out);
+    if (tile + 1 == tiles) maxima.write(maximum);
+    row = tile + 1 == tiles ? row + 1 : row;
+    tile = tile + 1 == tiles ? 0 : tile + 1;
+  }
+}
+
+// Probabilities relative to the maximum and, after the last tile of a row, their sum.
+template <class SumT, class Exp2, int TILES_MAX, int ROWS_MAX, int L>
+void softmax_exponential(hls::stream<Vec<softmax_score_t, L>>& scores, hls::stream<softmax_score_t>& maxima,
+                         hls::stream<Vec<probability_t, L>>& probabilities, hls::stream<SumT>& sums, int rows, int channels, int tiles) {
+  typedef Int<SCORE_BITS + 1> difference_t;
+  softmax_score_t maximum = 0;
+  SumT sum = 0;
+  int tile = 0;
+EXPONENTIAL:
+  for (int i = 0; i < tiles * rows; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = TILES_MAX * ROWS_MAX
+    if (tile == 0) maximum = maxima.read();
+    const Vec<softmax_score_t, L> score = scores.read();
+    Vec<probability_t, L> probability;
+    SumT partial = 0;
+    for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+      // Clamped at 0 for the lanes past `channels`, which may exceed the maximum.
+      const difference_t difference = difference_t(maximum) - difference_t(score.v[l]);
+      const probability_t value = exp2_negative<Exp2, difference_t>(difference < 0 ? difference_t(0) : difference);
+      probability.v[l] = tile * L + l < channels ? value : probability_t(0);
+      partial += SumT(probability.v[l]);
+    }
+    sum = tile == 0 ? partial : SumT(sum + partial);
+    probabilities.write(probability);
+    if (tile + 1 == tiles) sums.write(sum);
+    tile = tile + 1 == tiles ? 0 : tile + 1;
+  }
+}
+
+// A factor per row: reciprocal of its sum times the scale of the output.
+template <class SumT, int ROWS_MAX>
+void softmax_reciprocal(hls::stream<SumT>& sums, hls::stream<SoftmaxScale>& scales, int rows, int multiplier, int shift) {
+RECIPROCAL:
+  for (int row = 0; row < rows; ++row) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
+    scales.write(softmax_scale<SumT>(sums.read(), multiplier_t(multiplier), shift_t(shift)));
+  }
+}
+
+template <class YT, int TILES_MAX, int ROWS_MAX, int L>
+void softmax_normalise(hls::stream<Vec<probability_t, L>>& probabilities, hls::stream<SoftmaxScale>& scales, hls::stream<Vec<YT, L>>& y,
+                       int rows, int tiles, int low, int high) {
+  typedef Int<PROBABILITY_BITS + 2> factor_t;
+  static Vec<YT, L> y_buffer[TILES_MAX][ROWS_MAX];
+#pragma HLS AGGREGATE variable = y_buffer
+  SoftmaxScale scale = {0, 0};
+  int tile = 0, row = 0;
+NORMALISE:
+  for (int i = 0; i < tiles * rows; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = TILES_MAX * ROWS_MAX
+    if (tile == 0) scale = scales.read();
+    const Vec<probability_t, L> probability = probabilities.read();
+    Vec<YT, L> out;
+    for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+      out.v[l] = YT(requantize<factor_t>(factor_t(probability.v[l]), scale.multiplier, scale.shift, low, high));
+    }
+    y_buffer[tile][row] = out;
+    row = tile + 1 == tiles ? row + 1 : row;
+    tile = tile + 1 == tiles ? 0 : tile + 1;
+  }
+  tile = 0;
+  row = 0;
+WRITE_Y:
+  for (int i = 0; i < tiles * rows; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = TILES_MAX * ROWS_MAX
+    y.write(y_buffer[tile][row]);
+    tile = row + 1 == rows ? tile + 1 : tile;
+    row = row + 1 == rows ? 0 : row + 1;
+  }
+}
+
+template <class XT, class SumT, class YT, class Exp2, int TILES_MAX, int ROWS_MAX, int L>
+void softmax(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int rows, int channels, int tiles, int score_multiplier,
+             int score_shift, int output_multiplier, int output_shift, int low, int high) {
+  static_assert(width<XT>::value <= 32, "softmax: inputs have at most 32 bits");
+  static_assert(width<YT>::value >= 16, "softmax: outputs have at least 16 bits");
+  static_assert(TILES_MAX * L <= 65536, "softmax: at most 65536 channels, so that a sum of probabilities has 32 bits");
+#pragma HLS DATAFLOW
+  hls::stream<Vec<softmax_score_t, L>> scores("softmax.scores");
+#pragma HLS STREAM variable = scores depth = TILES_MAX + 2
+  hls::stream<softmax_score_t> maxima("softmax.maxima");
+#pragma HLS STREAM variable = maxima depth = 2
+  hls::stream<Vec<probability_t, L>> probabilities("softmax.probabilities");
+  // A row, and what arrives while the pipelined division is under way.
+#pragma HLS STREAM variable = probabilities depth = TILES_MAX + 48
+  hls::stream<SumT> sums("softmax.sums");
+#pragma HLS STREAM variable = sums depth = 4
+  hls::stream<SoftmaxScale> scales("softmax.scales");
+#pragma HLS STREAM variable = scales depth = 4
+  softmax_scores<XT, TILES_MAX, ROWS_MAX, L>(x, scores, maxima, rows, channels, tiles, score_multiplier, score_shift);
+  softmax_exponential<SumT, Exp2, TILES_MAX, ROWS_MAX, L>(scores, maxima, probabilities, sums, rows, channels, tiles);
+  softmax_reciprocal<SumT, ROWS_MAX>(sums, scales, rows, output_multiplier, output_shift);
+  softmax_normalise<YT, TILES_MAX, ROWS_MAX, L>(probabilities, scales, y, rows, tiles, low, high);
+}
+
+}  // namespace attnc

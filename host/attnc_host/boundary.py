@@ -1,0 +1,244 @@
+"""Between the arrays of a user and the integers in the accelerator's memory.
+
+    inputs -> (leading graph) -> gather -> quantize -> pack -> accelerator -> unpack -> dequantize -> gather -> (trailing graph) -> outputs
+
+The accelerator and the host's graphs see one sample at a time; arrays here carry the samples in front: `[samples, *shape]`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from attnc_host import layout
+from attnc_host.errors import AcceleratorError
+from attnc_host.manifest import Feed, Fetch, Manifest, NumberType, Port
+
+Array = npt.NDArray[Any]
+Image = npt.NDArray[np.uint8]
+
+EXCLUDED_BELOW = -1e4
+"""Values of an attention bias up to here mean that a key is excluded."""
+
+
+def quantize(real: Array, number_type: NumberType) -> Array:
+    """Float to integers: nearest, ties to even, saturated; NaN becomes 0 before the zero point is added."""
+    low, high = (bound - number_type.zero_point for bound in number_type.range)
+    with np.errstate(over="ignore"):
+        q = np.rint(np.nan_to_num(np.asarray(real, np.float64) / number_type.scale, nan=0.0, posinf=high, neginf=low))
+    return np.asarray((np.clip(q, low, high).astype(np.int64) + number_type.zero_point).astype(number_type.dtype))
+
+
+def quantize_excluded(real: Array, number_type: NumberType) -> Array:
+    """As `quantize`, but the smallest integer is kept for excluded keys: all values at or below -1e4, and only those."""
+    low = number_type.range[0]
+    q = np.maximum(quantize(real, number_type), low + 1)
+    return np.asarray(np.where(real <= EXCLUDED_BELOW, low, q).astype(number_type.dtype))
+
+
+def dequantize(q: Array, number_type: NumberType) -> npt.NDArray[np.float64]:
+    """Integers [..., channels] to float64."""
+    return np.asarray((q.astype(np.float64) - number_type.zero_point) * number_type.scale)
+
+
+class HostGraphs:
+    """The ONNX graphs that run on the host before and after the accelerator; onnxruntime is loaded on first use."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.leading = _session(manifest.leading) if manifest.leading else None
+        self.trailing = _session(manifest.trailing) if manifest.trailing else None
+
+
+def _session(path: Path) -> Any:
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise AcceleratorError(f"{path} runs on the host and needs onnxruntime, which is not installed: pip install onnxruntime") from error
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no base class
+        raise AcceleratorError(f"{path}: onnxruntime cannot load it: {error}") from error
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What goes to the device, and what `finish` needs again: `values` integers [S, R, C] by device value, `tensors`
+    [S, *shape] by ONNX tensor."""
+
+    values: dict[str, Array]
+    tensors: dict[str, Array]
+    samples: int
+
+
+def check_inputs(manifest: Manifest, inputs: Mapping[str, Any]) -> tuple[dict[str, Array], int]:
+    """Inputs as `[samples, *shape of one sample]` in the model's types, and the number of samples."""
+    if not isinstance(inputs, Mapping):
+        raise AcceleratorError(f"inputs: needed a dictionary from input name to array, found {type(inputs).__name__}")
+    needed = [port.name for port in manifest.inputs]
+    names = ", ".join(map(repr, needed))
+    missing = [name for name in needed if name not in inputs]
+    unknown = [name for name in inputs if name not in needed]
+    if missing or unknown:
+        parts = [f"{what} {', '.join(map(repr, found))}" for what, found in (("missing", missing), ("unknown", unknown)) if found]
+        raise AcceleratorError(f"inputs: {'; '.join(parts)}; the model takes {names}")
+    arrays = {port.name: _stack(port, _cast(port, inputs[port.name])) for port in manifest.inputs}
+    counts = {port.name: arrays[port.name].shape[0] for port in manifest.inputs}
+    samples = max(counts.values())
+    for port in manifest.inputs:
+        if counts[port.name] != samples and (port.batched or counts[port.name] != 1):
+            raise AcceleratorError(f"inputs: all need the same number of samples along axis 0, found {counts}")
+    return {name: np.broadcast_to(array, (samples, *array.shape[1:])) for name, array in arrays.items()}, samples
+
+
+def _cast(port: Port, given: Any) -> Array:
+    """The array in the model's type, if no value changes its meaning on the way."""
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise AcceleratorError(f"input {port.name!r}: not an array: {error}") from error
+    kind, needed = array.dtype.kind, port.dtype.kind
+    allowed = {"f": "fiub", "i": "iub", "u": "iub", "b": "b"}[needed]
+    if kind not in allowed:
+        raise AcceleratorError(f"input {port.name!r}: needed {port.dtype}, found {array.dtype}, which does not convert safely")
+    if needed in "iu" and kind in "iu" and array.size:
+        limits = np.iinfo(port.dtype)
+        if int(array.min()) < limits.min or int(array.max()) > limits.max:
+            raise AcceleratorError(f"input {port.name!r}: needed values of {port.dtype}, found {array.min()} to {array.max()}")
+    with np.errstate(over="ignore"):
+        return np.asarray(array.astype(port.dtype))
+
+
+def _stack(port: Port, array: Array) -> Array:
+    """[samples, *shape]. A model of fixed batch 1 takes several samples too: they run one after the other anyway."""
+    shape = port.shape
+    stackable = bool(shape) and shape[0] == 1
+    if array.ndim != len(shape) or array.shape[1:] != shape[1:] or not (stackable or array.shape == shape):
+        wanted = ["samples", *map(str, shape[1:])] if stackable else list(map(str, shape))
+        raise AcceleratorError(f"input {port.name!r}: needed shape [{', '.join(wanted)}], found {list(array.shape)}")
+    if array.size == 0:
+        raise AcceleratorError(f"input {port.name!r}: needed at least one sample, found shape {list(array.shape)}")
+    return array[:, np.newaxis] if stackable else array[np.newaxis]
+
+
+def prepare(manifest: Manifest, inputs: Mapping[str, Any], host: HostGraphs | None = None) -> Prepared:
+    """Check the inputs, run the leading graph, gather and quantize."""
+    tensors, samples = check_inputs(manifest, inputs)
+    leading = (host or HostGraphs(manifest)).leading
+    if leading is not None:
+        tensors.update(_run(leading, tensors, samples, manifest.leading))
+    values = {}
+    for feed in manifest.feeds:
+        if feed.tensor not in tensors:
+            raise AcceleratorError(f"{manifest.folder}: feed {feed.value!r} reads tensor {feed.tensor!r}, which nothing makes")
+        real = _gather(tensors[feed.tensor], feed, (feed.rows, feed.channels))
+        values[feed.value] = (quantize_excluded if feed.excluded else quantize)(real, feed.type)
+    return Prepared(values, tensors, samples)
+
+
+def _gather(stacked: Array, link: Feed | Fetch, shape: tuple[int, ...]) -> Array:
+    """Elements of `stacked` [samples, ...] in the order of the link, as [samples, *shape]."""
+    flat, index = stacked.reshape(stacked.shape[0], -1), link.source.index()
+    if index.size and (int(index.min()) < 0 or int(index.max()) >= flat.shape[1]):
+        raise AcceleratorError(f"{link.value!r} reads element {index.max()} of {link.tensor!r}, which has {flat.shape[1]} a sample")
+    whole = index.size == flat.shape[1] and np.array_equal(index, np.arange(index.size))
+    return np.asarray((flat if whole else flat[:, index]).reshape(stacked.shape[0], *shape))
+
+
+def _run(session: Any, tensors: Mapping[str, Array], samples: int, path: Path | None) -> dict[str, Array]:
+    """Every output of an ONNX graph, sample by sample."""
+    names = [output.name for output in session.get_outputs()]
+    feeds = [found.name for found in session.get_inputs()]
+    absent = [name for name in feeds if name not in tensors]
+    if absent:
+        raise AcceleratorError(f"{path}: reads {', '.join(map(repr, absent))}, which nothing makes; the build folder is damaged")
+    results = []
+    for sample in range(samples):
+        try:
+            results.append(session.run(names, {name: np.ascontiguousarray(tensors[name][sample]) for name in feeds}))
+        except Exception as error:  # onnxruntime's errors share no base class
+            raise AcceleratorError(f"{path}: failed on sample {sample}: {error}") from error
+    return {name: np.stack([result[i] for result in results]) for i, name in enumerate(names)}
+
+
+def finish(manifest: Manifest, values: Mapping[str, Array], prepared: Prepared, host: HostGraphs | None = None) -> dict[str, Array]:
+    """Dequantize what the device made, run the trailing graph, and join the samples: the outputs of the model."""
+    trailing = (host or HostGraphs(manifest)).trailing
+    types = {port.name: port.dtype for port in manifest.outputs}
+    if trailing is not None:
+        types.update({found.name: _ort_dtype(found.type) for found in trailing.get_inputs()})
+    tensors = dict(prepared.tensors)
+    for fetch in manifest.fetches:
+        real = dequantize(values[fetch.value], fetch.type).astype(types.get(fetch.tensor, np.dtype(np.float32)))
+        tensors[fetch.tensor] = _gather(real, fetch, fetch.shape)
+    if trailing is not None:
+        tensors.update(_run(trailing, tensors, prepared.samples, manifest.trailing))
+    return {port.name: _join(manifest, port, tensors) for port in manifest.outputs}
+
+
+def _ort_dtype(text: str) -> np.dtype[Any]:
+    """ "tensor(float)" to float32."""
+    names = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"}
+    inner = text[len("tensor(") : -1]
+    return np.dtype(names.get(inner, inner))
+
+
+def _join(manifest: Manifest, port: Port, tensors: Mapping[str, Array]) -> Array:
+    """Samples along axis 0, as the model itself would return them."""
+    if port.name not in tensors:
+        raise AcceleratorError(f"{manifest.folder}: nothing makes the output {port.name!r}; the build folder is damaged")
+    stacked = tensors[port.name].astype(port.dtype)
+    if stacked.shape[0] == 1:
+        return np.asarray(stacked[0])
+    if port.batched or (stacked.ndim > 1 and stacked.shape[1] == 1):
+        return np.asarray(stacked.reshape(-1, *stacked.shape[2:]))
+    if not np.array_equal(stacked, np.broadcast_to(stacked[:1], stacked.shape), equal_nan=stacked.dtype.kind == "f"):
+        raise AcceleratorError(f"output {port.name!r} has no axis for the samples, but differs between them: run one sample at a time")
+    return np.asarray(stacked[0])
+
+
+def to_image(manifest: Manifest, values: Mapping[str, Array]) -> Image:
+    """Integers of the feeds to the input region, uint8 [samples, input_bytes]."""
+    return _pack(manifest.feeds, manifest.memory.input_offset, manifest.input_bytes, manifest.lanes, values)
+
+
+def from_image(manifest: Manifest, image: Image) -> dict[str, Array]:
+    """The output region to integers of the fetches, [samples, rows, channels]."""
+    return _unpack(manifest.fetches, manifest.memory.output_offset, manifest.output_bytes, manifest.lanes, image)
+
+
+def read_inputs(manifest: Manifest, image: Image) -> dict[str, Array]:
+    """The input region to integers of the feeds: what the device sees."""
+    return _unpack(manifest.feeds, manifest.memory.input_offset, manifest.input_bytes, manifest.lanes, image)
+
+
+def write_outputs(manifest: Manifest, values: Mapping[str, Array]) -> Image:
+    """Integers of the fetches to the output region: what the device writes."""
+    return _pack(manifest.fetches, manifest.memory.output_offset, manifest.output_bytes, manifest.lanes, values)
+
+
+def _pack(links: Sequence[Feed | Fetch], start: int, size: int, lanes: int, values: Mapping[str, Array]) -> Image:
+    samples = values[links[0].value].shape[0]
+    image = np.zeros((samples, size), np.uint8)
+    for link in links:
+        at = (link.offset - start) * lanes
+        image[:, at : at + link.words * lanes] = layout.pack(values[link.value], lanes, link.type.size)
+    return image
+
+
+def _unpack(links: Sequence[Feed | Fetch], start: int, size: int, lanes: int, image: Image) -> dict[str, Array]:
+    if image.ndim != 2 or image.shape[1] != size:
+        raise AcceleratorError(f"memory image: needed [samples, {size}] bytes, found {list(image.shape)}")
+    values = {}
+    for link in links:
+        at = (link.offset - start) * lanes
+        data = image[:, at : at + link.words * lanes]
+        values[link.value] = layout.unpack(data, link.rows, link.channels, lanes, link.type.size).astype(link.type.dtype)
+    return values

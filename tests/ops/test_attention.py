@@ -1,0 +1,303 @@
+"""attention: golden against float, C++ against golden."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attnc.errors import OverflowRiskError
+from attnc.fixedpoint import bits_for
+from attnc.golden import run_golden, run_reference
+from attnc.ir import Graph, GraphError, Node
+from attnc.ops import operator
+from attnc.ops.attention import BIAS_EXCLUDED, BIAS_UNIT, Attention, bias_shift, bias_type, quantize_bias, query_blocks
+from attnc.ops.base import Array, Design
+from harness import assert_exact, quantized, random_feeds, simulate, tensor_type
+
+
+@dataclass(frozen=True)
+class Case:
+    """One attention node."""
+
+    queries: int
+    keys: int
+    heads: int = 1
+    kv_heads: int = 1
+    head: int = 16
+    value: int = 16
+    groups: int = 1
+    bias_heads: int = 0
+    bias_rows: int = 0
+    shift: int = 0
+    bits: int = 8
+    qk_scale: float = 0.05
+    v_scale: float = 0.02
+    y_scale: float = 0.01
+    scale: float = 0.25
+
+
+def build(cases: list[Case]) -> Graph:
+    """A graph of independent attention nodes; biases are inputs."""
+    graph, types = Graph("attention"), {}
+    for i, c in enumerate(cases):
+        names = [f"{name}{i}" for name in "qkv"]
+        shapes = [
+            (c.groups * c.queries, c.heads * c.head),
+            (c.groups * c.keys, c.kv_heads * c.head),
+            (c.groups * c.keys, c.kv_heads * c.value),
+        ]
+        attrs = {"num_heads": c.heads, "num_kv_heads": c.kv_heads, "groups": c.groups, "scale": c.scale}
+        scales = [c.qk_scale, c.qk_scale, c.v_scale]
+        types |= {name: tensor_type(8, scale) for name, scale in zip(names, scales, strict=True)}
+        if c.bias_heads:
+            names.append(f"b{i}")
+            shapes.append((c.bias_heads * c.bias_rows, c.keys))
+            attrs |= {"bias_heads": c.bias_heads, "bias_rows": c.bias_rows, "bias_shift": c.shift}
+            types[f"b{i}"] = bias_type(c.shift)
+        for name, shape in zip(names, shapes, strict=True):
+            graph.add_value(name, shape)
+        graph.inputs += names
+        graph.add_value(f"y{i}", (c.groups * c.queries, c.heads * c.value))
+        graph.outputs.append(f"y{i}")
+        types[f"y{i}"] = tensor_type(c.bits, c.y_scale)
+        graph.nodes.append(Node(f"n{i}", "attention", names, f"y{i}", attrs=attrs))
+    return quantized(graph, types)
+
+
+def feeds_of(graph: Graph, samples: int, seed: int = 0) -> dict[str, Array]:
+    """Random integers with corners; biases moderate, with excluded keys, whole rows of them, and saturated values."""
+    feeds = random_feeds(graph, samples, seed)
+    rng = np.random.default_rng(seed + 1)
+    for name in graph.inputs:
+        if name.startswith("b"):
+            shape = feeds[name].shape
+            bias = rng.integers(-8000, 8001, shape)
+            bias = np.where(rng.random(shape) < 0.3, BIAS_EXCLUDED, bias)
+            bias = np.where(rng.random(shape) < 0.05, rng.choice([-32767, 32767], shape), bias)
+            bias[rng.random(shape[:2]) < 0.2] = BIAS_EXCLUDED
+            bias[-1, 0] = BIAS_EXCLUDED
+            feeds[name] = bias.astype(np.int16)
+    return feeds
+
+
+def float_attention(graph: Graph, feeds: dict[str, Array]) -> dict[str, Array]:
+    """The float operators on what the integers stand for."""
+    real = {name: graph.type(name).dequantize(feeds[name]) for name in graph.inputs}
+    for name in real:
+        if name.startswith("b"):
+            real[name][feeds[name] == BIAS_EXCLUDED] = -np.inf
+    return run_reference(graph, real)
+
+
+MANY = [
+    Case(1, 1),
+    Case(5, 7, 2, 2),
+    Case(17, 17, 4, 4, bits=16, y_scale=1e-4),
+    Case(9, 13, 4, 2, 32, 16),
+    Case(6, 4, 6, 1, 16, 48, groups=3),
+    Case(23, 20, 2, 2, bias_heads=1, bias_rows=1, shift=3),
+    Case(23, 20, 4, 2, bias_heads=1, bias_rows=23),
+    Case(7, 33, 2, 1, bias_heads=2, bias_rows=1, shift=1),
+    Case(21, 18, 3, 3, groups=2, bias_heads=3, bias_rows=21, shift=2),
+    Case(4, 9, 2, 2, groups=3, bias_heads=1, bias_rows=4),
+    Case(3, 5, scale=-0.25),
+    Case(3, 5, scale=50.0),
+]
+
+
+@pytest.mark.parametrize(
+    "design",
+    [Design(16, 16, 64, 4), Design(8, 8, 8, 2), Design(4, 4, 6, 4), Design(16, 16, 5, 8), Design(8, 8, 16, 1)],
+    ids=lambda d: f"L{d.lanes}-rows{d.rows}-P{d.queries}",
+)
+def test_cpp_equals_golden(design: Design) -> None:
+    graph = build(MANY)
+    assert_exact(graph, feeds_of(graph, 4), design)
+
+
+def test_extremes() -> None:
+    graph = build([Case(5, 40, 2, 2, 64, 32), Case(3, 600, bits=16, y_scale=1e-4), Case(5, 9, bias_heads=1, bias_rows=5, shift=7)])
+    feeds = feeds_of(graph, 8)
+    for name in graph.inputs:  # every combination of extremes of q, k and v
+        if name[0] in "qkv":
+            bit = "qkv".index(name[0])
+            for sample in range(8):
+                feeds[name][sample] = 127 if sample >> bit & 1 else -128
+    feeds["b2"][0] = 32767
+    feeds["b2"][1] = -32767
+    assert_exact(graph, feeds, Design(16, 16, 64, 4))
+
+
+def test_ap_types_equal_golden() -> None:
+    cases = [
+        Case(5, 7, 2, 1, 8, 16),
+        Case(3, 9, 2, 2, 8, 8, 2, 2, 3, shift=2, bits=16, y_scale=1e-4),
+        Case(2, 4, 1, 1, 8, 8, bias_heads=1, bias_rows=1),
+    ]
+    graph = build(cases)
+    feeds = feeds_of(graph, 4)
+    graph.inputs.remove("b2")  # a constant bias
+    graph.constants["b2"] = feeds.pop("b2")[0]
+    assert_exact(graph, feeds, Design(8, 8, 4, 2), types="ap")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 12),
+    st.integers(1, 12),
+    st.sampled_from([(1, 1), (2, 1), (4, 2), (3, 3)]),
+    st.integers(1, 3),
+    st.sampled_from([(0, 0), (1, 1), (1, 0), (0, 1)]),
+    st.floats(1e-4, 10),
+    st.integers(0, 99),
+)
+def test_golden_is_a_mean_of_values(
+    queries: int, keys: int, heads: tuple[int, int], groups: int, bias: tuple[int, int], scale: float, seed: int
+) -> None:
+    """Every output lies between the smallest and the largest value of its head, and equals them where they are equal."""
+    bias_heads, bias_rows = (heads[0] if bias[0] else 1, queries if bias[1] else 1) if any(bias) else (0, 0)
+    case = Case(queries, keys, *heads, 4, 4, groups, bias_heads, bias_rows, scale=scale, y_scale=0.02)
+    graph = build([case])
+    feeds = feeds_of(graph, 3, seed)
+    y = run_golden(graph, feeds)["y0"].reshape(3, groups, queries, heads[0], 4)
+    v = feeds["v0"].reshape(3, groups, keys, heads[1], 4).repeat(heads[0] // heads[1], axis=3)
+    assert (y <= np.maximum(v.max(2, keepdims=True), 0)).all()
+    assert (y >= np.minimum(v.min(2, keepdims=True), 0)).all()
+    if not bias_heads:
+        np.testing.assert_array_equal(y[0], -128)
+        np.testing.assert_array_equal(y[1], 127)
+
+
+def test_golden_is_near_float() -> None:
+    cases = [
+        Case(64, 197, 2, 2, 64, 64, bits=16, y_scale=1e-4, qk_scale=0.04, scale=0.125),  # scores of sd 2.5
+        Case(64, 197, 2, 2, 64, 64, y_scale=0.02, qk_scale=0.02, scale=0.125),
+        Case(40, 50, 4, 2, 32, 32, bits=16, y_scale=1e-4, qk_scale=0.01),
+        Case(40, 50, 2, 2, 32, 32, bias_heads=2, bias_rows=40, shift=1, bits=16, y_scale=1e-4, qk_scale=0.01),
+        Case(10, 20, scale=1e-3, bits=16, y_scale=1e-4),
+    ]
+    graph = build(cases)
+    feeds = feeds_of(graph, 3)
+    for name in feeds:
+        if name[0] in "qk":
+            feeds[name] = np.clip(np.random.default_rng(3).normal(0, 40, feeds[name].shape), -128, 127).astype(np.int8)
+    exact, found = float_attention(graph, feeds), run_golden(graph, feeds)
+    for i, case in enumerate(cases):
+        error = np.abs(found[f"y{i}"] * case.y_scale - exact[f"y{i}"])
+        largest = 128 * case.v_scale
+        worst = (error.max() - case.y_scale / 2) / largest
+        print(f"case {i}: {worst:.2e} of the largest value")
+        # The docstring's bound, with a sum of at least 1.
+        assert error.max() <= largest * (2 * (6e-4 + case.keys * 2**-16) + 2**-15) + case.y_scale / 2
+        assert worst <= 5e-4
+
+
+def test_a_query_without_allowed_keys_gives_zeros() -> None:
+    graph = build([Case(4, 6, bias_heads=1, bias_rows=4)])
+    feeds = feeds_of(graph, 2)
+    feeds["b0"][:] = 0
+    feeds["b0"][:, 1] = BIAS_EXCLUDED
+    feeds["b0"][:, 2, :5] = BIAS_EXCLUDED
+    found = run_golden(graph, feeds)["y0"]
+    np.testing.assert_array_equal(found[:, 1], 0)
+    np.testing.assert_array_equal(float_attention(graph, feeds)["y0"][:, 1], 0)
+    # One allowed key: its value, rescaled (0.02 / 0.01).
+    np.testing.assert_array_equal(found[:, 2], np.clip(2 * feeds["v0"][:, 5].astype(int), -128, 127))
+
+
+def test_an_excluded_key_is_never_the_maximum() -> None:
+    graph = build([Case(1, 2, head=16, qk_scale=1.0, scale=-1.0, bias_heads=1, bias_rows=1, shift=3)])
+    feeds = feeds_of(graph, 1)
+    feeds["q0"][:], feeds["k0"][:] = 127, 127  # scores at the saturated smallest
+    feeds["k0"][0, 1] = -127  # and the largest, which is excluded
+    feeds["b0"][:] = [-32767, BIAS_EXCLUDED]
+    np.testing.assert_array_equal(run_golden(graph, feeds)["y0"][0, 0], np.clip(2 * feeds["v0"][0, 0].astype(int), -128, 127))
+
+
+def test_float_bias_to_integers() -> None:
+    real = np.array([0.0, -1e4, -np.inf, -9999.0, -3.4e38, 1e30, np.nan, BIAS_UNIT * 8, -BIAS_UNIT * 16])
+    expected = [0, BIAS_EXCLUDED, BIAS_EXCLUDED, -32767, BIAS_EXCLUDED, 32767, 0, 1, -2]
+    np.testing.assert_array_equal(quantize_bias(real, bias_type(3)), expected)
+    node = build([Case(2, 2, bias_heads=1, bias_rows=2)]).nodes[0]
+    attention = Attention()
+    np.testing.assert_array_equal(attention.quantize_operand(node, 3, real, bias_type(3)), expected)
+    np.testing.assert_array_equal(attention.quantize_operand(node, 0, np.array([0.3, -9.0]), tensor_type(8, 0.05)), [6, -128])
+
+
+def test_bias_shift_follows_the_range() -> None:
+    shifts = {0.0: 0, 22.0: 0, 23.0: 1, 80.0: 2, 100.0: 3, 9000.0: 3}
+    for peak, shift in shifts.items():
+        assert bias_shift(np.array([peak / 2, -peak, -np.inf, -1e4])) == shift
+    node = Node("n", "attention", [], "y", attrs={"bias_shift": 1})
+    found = Attention().fixed_operand_type(node, 3)
+    assert found is not None and float(found.scale) == 2 * BIAS_UNIT
+    assert Attention().fixed_operand_type(node, 0) is None
+
+
+def test_wrong_operands_are_refused() -> None:
+    graph = build([Case(4, 6, 4, 2, bias_heads=4, bias_rows=4)])
+    node = graph.nodes[0]
+    shapes = [graph.value(name).shape for name in node.inputs]
+    op = operator(node)
+    assert op.shape(node, shapes) == (4, 64)
+    assert op.lane_divisor(node, [(4, 96), (6, 48), (6, 32)]) == 8
+    assert [op.excludes(node, index) for index in range(4)] == [False, False, False, True]
+    for attrs in ({"num_kv_heads": 3}, {"num_heads": 8}, {"bias_heads": 2}, {"bias_rows": 3}, {"groups": 5}):
+        with pytest.raises(GraphError, match="do not fit"):
+            op.shape(replace(node, attrs=node.attrs | attrs), shapes)
+    for bad in (tensor_type(16, 0.1), tensor_type(8, BIAS_UNIT)):
+        with pytest.raises(GraphError, match="needs a bias in s16"):
+            op.quantize(node, [*(graph.type(name) for name in node.inputs[:3]), bad], graph.type("y0"))
+    with pytest.raises(GraphError, match="needs q, k and v in s8, found s16"):
+        op.quantize(node, [tensor_type(16)] * 3, graph.type("y0"))
+    with pytest.raises(GraphError, match="3 lanes must divide"):
+        simulate(graph, feeds_of(graph, 1), Design(lanes=3))
+    with pytest.raises(OverflowRiskError, match="at most 65536 are supported"):
+        simulate(build([Case(1, 70_000, head=4, value=4)]), {}, Design(4, 4))
+
+
+def test_query_blocks_are_even() -> None:
+    assert query_blocks(197, Design(rows=64, queries=4)) == [(0, 52), (52, 52), (104, 52), (156, 41)]
+    assert query_blocks(17, Design(rows=64, queries=4)) == [(0, 17)]
+    assert query_blocks(7, Design(rows=3, queries=4)) == [(0, 3), (3, 3), (6, 1)]
+
+
+def test_widths_hold_the_extremes() -> None:
+    from attnc.ops.attention import Sizes, widths
+
+    node = Node("n", "attention", [], "y")
+    score, total, acc = widths(node, Sizes(1, 1, 197, 1, 1, 64, 64, 0, 0))
+    assert score >= bits_for(64 * 128 * 128)
+    assert 1 << total > 197 * 32768
+    assert acc >= bits_for(197 * 32768 * 128)
+
+
+def test_estimates_grow_with_the_work() -> None:
+    from attnc.ops.attention import Sizes, cycles_of, kernel_of
+
+    node, sizes = Node("n", "attention", [], "y"), Sizes(1, 64, 197, 3, 3, 64, 64, 0, 0)
+    slow, fast = Design(16, queries=4), Design(16, queries=8)
+    assert max(cycles_of(sizes, fast, 64).values()) < max(cycles_of(sizes, slow, 64).values())
+    # No fewer cycles than multiply-adds of either product over the multipliers.
+    assert max(cycles_of(sizes, slow, 64).values()) >= 3 * 64 * 197 * 64 / (16 * 4)
+    small, large = (Attention().resources(kernel_of(node, sizes, design, 64)) for design in (slow, fast))
+    assert all(a > 0 for a in small.astuple()[:4])
+    assert all(a <= b for a, b in zip(small.astuple(), large.astuple(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("bias.v[p] == BIAS_EXCLUDED", "bias.v[p] < -32767 && p == 0"),
+        ("key == 0 || maximum.v[p] < score.v[p]", "maximum.v[p] < score.v[p]"),
+    ],
+)
+def test_a_planted_bug_is_caught(old: str, new: str) -> None:
+    graph = build([Case(9, 12, 2, 1, bias_heads=1, bias_rows=9)])
+    feeds = feeds_of(graph, 4)
+    found = simulate(graph, feeds, patch={"attention.hpp": (old, new)})
+    assert (found["y0"] != run_golden(graph, feeds)["y0"]).any()

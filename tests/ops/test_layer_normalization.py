@@ -1,0 +1,141 @@
+"""layer_normalization: golden against float, C++ against golden."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from attnc.golden import run_golden
+from attnc.ir import Graph, GraphError, TensorType
+from attnc.ops import operator
+from attnc.ops.base import Array, Design, Lowering
+from builder import Builder, real
+from harness import assert_exact, quantized, random_feeds, simulate, tensor_type
+
+SHAPES = [(1, 1), (3, 16), (17, 64), (5, 33), (70, 20), (2, 300)]
+
+
+def norm_graph(cases: list[tuple[tuple[int, int], TensorType, TensorType]], seed: int = 0, epsilon: float = 1e-5) -> Graph:
+    """Independent nodes of (shape, x type, y type)."""
+    rng, builder = np.random.default_rng(seed), Builder("norm")
+    for shape, x, y in cases:
+        gamma, beta = rng.normal(1, 0.5, shape[1]), rng.normal(0, 0.5, shape[1])
+        builder.add("layer_normalization", [(shape, x)], y, {"epsilon": epsilon}, {"gamma": gamma, "beta": beta})
+    return builder.quantized()
+
+
+def per_channel(channels: int, bits: int = 8) -> TensorType:
+    """A smoothed type: scales that differ up to tenfold."""
+    return tensor_type(bits, 0.03 * 10 ** np.random.default_rng(channels).uniform(-0.5, 0.5, channels))
+
+
+def mixed(shapes: list[tuple[int, int]]) -> list[tuple[tuple[int, int], TensorType, TensorType]]:
+    """All input and output types in turn."""
+    kinds = [(tensor_type(16, 1e-3), 8), (tensor_type(16, 1e-3), 16), (tensor_type(8, 0.05), 8), (tensor_type(16, 0.1), 16)]
+    outputs = [lambda c: per_channel(c), lambda c: tensor_type(16, 2e-4), lambda c: tensor_type(8, 0.04), lambda c: per_channel(c, 16)]
+    return [(shape, kinds[i % 4][0], outputs[i % 4](shape[1])) for i, shape in enumerate(shapes)]
+
+
+def hard_feeds(graph: Graph, samples: int = 6) -> dict[str, Array]:
+    """Random rows, and rows that reach the bounds: constant, a single outlier, half smallest and half largest, one step apart."""
+    feeds = random_feeds(graph, samples, seed=3)
+    for name, feed in feeds.items():
+        low, high = graph.type(name).range
+        feed[2], feed[2, :, 0] = low, high
+        feed[3], feed[3, :, ::2] = high, low
+        feed[4], feed[4, :, -1] = 0, 1
+    return feeds
+
+
+def bound(graph: Graph, index: int, x: Array) -> Array:
+    """Steps of y that golden may differ from float, as in the docstring of the operator."""
+    node = graph.nodes[index]
+    types, shift = (graph.type(node.inputs[0]), graph.type(node.output)), node.attrs["shift"]
+    x, channels = x.astype(np.int64), x.shape[-1]
+    centred = channels * x - x.sum(-1, keepdims=True)
+    spread = channels * np.square(x).sum(-1, keepdims=True) - np.square(x.sum(-1, keepdims=True))
+    z, gain = np.abs(centred) / np.sqrt(spread + node.attrs["epsilon_int"]), np.abs(node.params["gamma"]) * 2.0 ** (16 - shift)
+    assert (z <= np.sqrt(max(channels - 1, 1))).all() and types[0].scale.ndim == 0
+    result: Array = (
+        0.5 + gain * (z * (2**-16 + 1 / (2 * np.maximum(spread, 1))) + 2**-17) * 1.0001 + z * 2.0 ** (15 - shift) + 2.0 ** -(shift + 1)
+    )
+    return result
+
+
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-12, 0.5])
+def test_golden_is_near_float(epsilon: float) -> None:
+    shapes = [(4, 16), (9, 64), (3, 192), (2, 1), (3, 1000), (3, 33), (2, 2), (3, 384)]
+    cases = mixed(shapes)
+    floats = Builder("float")
+    rng = np.random.default_rng(0)
+    for shape, x, y in cases:
+        gamma, beta = rng.normal(1, 0.5, shape[1]), rng.normal(0, 0.5, shape[1])
+        floats.add("layer_normalization", [(shape, x)], y, {"epsilon": epsilon}, {"gamma": gamma, "beta": beta})
+    params = [node.params for node in floats.graph.nodes]
+    graph = floats.quantized()
+    feeds = hard_feeds(graph, 8)
+    found = run_golden(graph, feeds)
+    for i, node in enumerate(graph.nodes):
+        integers, y = node.params, graph.type(node.output)
+        x = real(graph, node.inputs[0], feeds[node.inputs[0]])
+        node.params = params[i]
+        expected = operator(node).reference(node, [x])
+        node.params = integers
+        steps = np.clip(expected / y.scale, *y.range)
+        assert (np.abs(found[node.output] - steps) <= bound(graph, i, feeds[node.inputs[0]])).all(), node.name
+
+
+@pytest.mark.parametrize("design", [Design(16, 16, 64), Design(4, 4, 3)], ids=str)
+def test_cpp_equals_golden(design: Design) -> None:
+    graph = norm_graph(mixed(SHAPES))
+    assert_exact(graph, hard_feeds(graph), design)
+
+
+def test_ap_types_equal_golden_at_the_extremes() -> None:
+    graph = norm_graph(mixed([(1, 1), (9, 20), (3, 37), (2, 130)]))
+    assert_exact(graph, hard_feeds(graph), Design(8, 8, 4), types="ap")
+
+
+def test_ap_types_hold_a_large_epsilon() -> None:
+    graph = norm_graph(
+        [((2, 4), tensor_type(8, 1e-6), tensor_type(8, 0.01)), ((2, 4), tensor_type(8, 1e-11), tensor_type(8, 0.01))], epsilon=1.0
+    )
+    assert_exact(graph, hard_feeds(graph), Design(4, 4, 4), types="ap")
+
+
+def test_padding_stays_zero_and_does_not_disturb() -> None:
+    """The same rows give the same result, whatever the number of lanes that the last tile leaves empty."""
+    graph = norm_graph([((3, 17), tensor_type(16, 1e-3), tensor_type(16, 1e-3))])
+    feeds = hard_feeds(graph)
+    assert_exact(graph, feeds, Design(32, 32, 8))
+
+
+def test_impossible_parameters_are_refused() -> None:
+    builder = Builder("bad")
+    x = ((2, 4), tensor_type(16))
+    with pytest.raises(GraphError, match="gamma"):
+        builder.add("layer_normalization", [x], tensor_type(8), {"epsilon": 1e-5}, {"gamma": np.ones(3), "beta": np.ones(4)})
+    builder = Builder("large")
+    builder.add("layer_normalization", [x], tensor_type(8, 1e-12), {"epsilon": 1e-5}, {"gamma": np.ones(4), "beta": np.ones(4)})
+    with pytest.raises(GraphError, match="too large"):
+        quantized(builder.graph, builder.types)
+
+
+def test_a_planted_bug_is_caught() -> None:
+    graph = norm_graph(mixed(SHAPES[1:4]))
+    feeds = hard_feeds(graph)
+    found = simulate(
+        graph, feeds, patch={"layer_normalization.hpp": ("- VT(sum * sum) + epsilon", "- VT(sum * sum)")}, design=Design(16, 16, 64)
+    )
+    assert any((found[name] != array).any() for name, array in run_golden(graph, feeds).items())
+
+
+def test_resources_and_cycles_follow_the_structure() -> None:
+    graph = norm_graph([((70, 64), tensor_type(16, 1e-3), tensor_type(8, 0.03))])
+    node = graph.nodes[0]
+    ctx = Lowering(graph, Design(16, 16, 64), dict.fromkeys(graph.values, 0), lambda key, make: 0)
+    calls = operator(node).lower(node, ctx)
+    assert [call.scalars[0] for call in calls] == [64, 6]
+    assert [call.cycles["normalize"] for call in calls] == [2 * 4 * 64 + 64 + 48, 2 * 4 * 8 + 6 + 48]
+    found = operator(node).resources(calls[0].kernel)
+    assert found.bram36 == 4 and found.dsp == 77 and min(found.lut, found.ff) > 0

@@ -1,0 +1,50 @@
+"""The memory plan: regions that are live together never overlap."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from attnc.ir import Graph, Node
+from attnc.schedule.memory import plan_memory
+
+
+def random_graph(seed: int, nodes: int = 40) -> Graph:
+    rng = np.random.default_rng(seed)
+    graph = Graph("random", inputs=["in"])
+    graph.add_value("in", (4, 4))
+    graph.add_value("const", (4, 4))
+    graph.constants["const"] = np.zeros((4, 4))
+    known = ["in", "const"]
+    for i in range(nodes):
+        operands = [known[int(k)] for k in rng.integers(max(0, len(known) - 6), len(known), 2)]
+        name = f"v{i}"
+        graph.add_value(name, (4, 4))
+        graph.nodes.append(Node(name, "add", operands, name))
+        known.append(name)
+    graph.outputs = [known[-1], known[nodes // 2]]
+    return graph
+
+
+def test_live_values_do_not_overlap() -> None:
+    for seed in range(20):
+        graph = random_graph(seed)
+        rng = np.random.default_rng(seed)
+        words = {name: int(rng.integers(1, 50)) for name in graph.values}
+        plan = plan_memory(graph, words)
+        last = {name: step for step, node in enumerate(graph.nodes) for name in node.inputs}
+        born = {node.output: step for step, node in enumerate(graph.nodes)}
+        always = {*graph.inputs, *graph.constants, *graph.outputs}
+        for a, region_a in plan.values.items():
+            assert region_a.words == words[a] and region_a.end <= plan.words
+            for b, region_b in plan.values.items():
+                if a >= b or region_a.end <= region_b.offset or region_b.end <= region_a.offset:
+                    continue
+                assert a not in always and b not in always
+                # They share words: one must be dead before the other is written.
+                assert last.get(a, born[a]) < born[b] or last.get(b, born[b]) < born[a]
+
+
+def test_memory_is_reused() -> None:
+    graph = random_graph(3, nodes=200)
+    plan = plan_memory(graph, dict.fromkeys(graph.values, 10))
+    assert plan.words < 10 * len(graph.values) / 3

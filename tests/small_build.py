@@ -1,0 +1,78 @@
+"""A small build folder, made by hand: one linear layer from input "x" [batch, 4, 6] to output "y" [batch, 4, 5]."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from attnc.codegen.project import write_project
+from attnc.ir import Graph, Node
+from attnc.model import Feed, Fetch, Model, TensorSpec
+from attnc.ops.base import Array, Design
+from attnc.schedule.devices import BOARDS
+from harness import quantized, tensor_type
+
+ROWS, K, N = 4, 6, 5
+
+
+def weights() -> tuple[Array, Array]:
+    """Weight [N, K] and bias [N] in float."""
+    rng = np.random.default_rng(7)
+    return rng.normal(size=(N, K)), rng.normal(size=N)
+
+
+def linear_graph() -> Graph:
+    weight, bias = weights()
+    graph = Graph("small", inputs=["x"], outputs=["y"])
+    graph.add_value("x", (ROWS, K))
+    graph.add_value("y", (ROWS, N))
+    graph.nodes.append(Node("layer", "linear", ["x"], "y", params={"weight": weight, "bias": bias}))
+    return quantized(graph, {"x": tensor_type(8, 0.03), "y": tensor_type(8, 0.08)})
+
+
+def affine(name: str, out: str, factor: float, shape: tuple[int, ...]) -> onnx.ModelProto:
+    """out = name * factor."""
+    value = helper.make_tensor("factor", TensorProto.FLOAT, [], [factor])
+    graph = helper.make_graph(
+        [helper.make_node("Mul", [name, "factor"], [out])],
+        "affine",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(out, TensorProto.FLOAT, shape)],
+        [value],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def write_small_build(folder: Path, host: bool = False, batched: bool = True, transposed: bool = False, samples: int = 3) -> Path:
+    """Write it. `host` doubles x before the device and halves y after it; `transposed` feeds the device from "x" [batch, 6, 4]."""
+    order = np.arange(ROWS * K, dtype=np.int64).reshape(K, ROWS).T if transposed else np.arange(ROWS * K, dtype=np.int64).reshape(ROWS, K)
+    shape = (1, K, ROWS) if transposed else (1, ROWS, K)
+    f32 = np.dtype(np.float32)
+    model = Model(
+        graph=linear_graph(),
+        inputs=[TensorSpec("x", f32, shape, batched)],
+        outputs=[TensorSpec("y", f32, (1, ROWS, N), batched)],
+        feeds=[Feed("x", "x2" if host else "x", order)],
+        fetches=[Fetch("half" if host else "y", "y", (1, ROWS, N), np.arange(ROWS * N, dtype=np.int64))],
+        leading=affine("x", "x2", 2.0, shape) if host else None,
+        trailing=affine("half", "y", 0.5, (1, ROWS, N)) if host else None,
+    )
+    rng = np.random.default_rng(0)
+    vectors = {"x": rng.integers(-128, 128, (samples, ROWS, K)).astype(np.int8)}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_project(folder, model, Design(4, 4, 4), BOARDS["kv260"], 200.0, {"file": "small.onnx", "sha256": "0" * 64}, vectors)
+    return folder
+
+
+def random_inputs(samples: int, seed: int = 1) -> dict[str, Array]:
+    """Inputs of the model, some of them outside the range of the device's type."""
+    return {"x": np.random.default_rng(seed).normal(0, 1.5, (samples, ROWS, K)).astype(np.float32)}
+
+
+def expected_outputs(x: Array) -> Array:
+    """What the float layer gives for clipped inputs."""
+    weight, bias = weights()
+    return np.asarray(np.clip(x, -128 * 0.03, 127 * 0.03).astype(np.float64) @ weight.T + bias)

@@ -1,0 +1,3 @@
+"""attnc compiles ONNX transformers to FPGA accelerators."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,85 @@
+"""The quantized graph as files: `graph.json` for structure, `params.npz` for arrays. Golden reads it back from a build."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attnc.errors import BuildError
+from attnc.ir import Graph, Node, TensorType, Value
+
+
+def type_to_json(type_: TensorType) -> dict[str, Any]:
+    """bits, signed, scale (a number, or a list per channel), zero_point."""
+    return {"bits": type_.bits, "signed": type_.signed, "scale": type_.scale.tolist(), "zero_point": type_.zero_point}
+
+
+def type_from_json(data: dict[str, Any]) -> TensorType:
+    """The inverse of `type_to_json`."""
+    return TensorType(int(data["bits"]), bool(data["signed"]), np.asarray(data["scale"], np.float64), int(data["zero_point"]))
+
+
+def save_graph(graph: Graph, folder: Path) -> None:
+    """Write graph.json and params.npz. Equal graphs give equal bytes."""
+    arrays: dict[str, np.ndarray] = {}
+
+    def keep(array: np.ndarray) -> str:
+        key = f"a{len(arrays)}"
+        arrays[key] = array
+        return key
+
+    data = {
+        "name": graph.name,
+        "inputs": graph.inputs,
+        "outputs": graph.outputs,
+        "values": [
+            {"name": v.name, "shape": list(v.shape), "type": None if v.type is None else type_to_json(v.type)}
+            for v in graph.values.values()
+        ],
+        "constants": {name: keep(array) for name, array in graph.constants.items()},
+        "nodes": [
+            {
+                "name": node.name,
+                "op": node.op,
+                "inputs": node.inputs,
+                "output": node.output,
+                "attrs": node.attrs,
+                "params": {name: keep(np.asarray(array)) for name, array in node.params.items()},
+                "source": list(node.source),
+            }
+            for node in graph.nodes
+        ],
+    }
+    (folder / "graph.json").write_text(json.dumps(data, indent=1))
+    np.savez(folder / "params.npz", **arrays)  # type: ignore[arg-type]
+
+
+def load_graph(folder: Path) -> Graph:
+    """Read what `save_graph` wrote."""
+    try:
+        data = json.loads((folder / "graph.json").read_text())
+        with np.load(folder / "params.npz", allow_pickle=False) as arrays:
+            values = {
+                v["name"]: Value(v["name"], (v["shape"][0], v["shape"][1]), None if v["type"] is None else type_from_json(v["type"]))
+                for v in data["values"]
+            }
+            nodes = [
+                Node(
+                    name=n["name"],
+                    op=n["op"],
+                    inputs=n["inputs"],
+                    output=n["output"],
+                    attrs={key: tuple(value) if isinstance(value, list) else value for key, value in n["attrs"].items()},
+                    params={name: arrays[key] for name, key in n["params"].items()},
+                    source=tuple(n["source"]),
+                )
+                for n in data["nodes"]
+            ]
+            constants = {name: arrays[key] for name, key in data["constants"].items()}
+    except (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
+        raise BuildError(f"{folder}: the quantized graph (graph.json, params.npz) is missing or damaged: {error}") from error
+    return Graph(data["name"], data["inputs"], data["outputs"], nodes, values, constants)

@@ -1,0 +1,226 @@
+"""Writes the build folder: beside its final place first, then renamed, so that none is ever half written."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import attnc
+from attnc.codegen.data import pack_region, write_run_data
+from attnc.codegen.graph_file import save_graph, type_to_json
+from attnc.codegen.nest import affine_nest
+from attnc.codegen.render import TOP, write_sources
+from attnc.errors import BuildError, ConfigError
+from attnc.ir import Graph
+from attnc.model import Feed, Fetch, Model, TensorSpec
+from attnc.ops import operator
+from attnc.ops.base import Array, Design
+from attnc.schedule.devices import Board
+from attnc.schedule.program import Program, build_program
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+
+
+@contextlib.contextmanager
+def staged(output: Path, force: bool) -> Iterator[Path]:
+    """A fresh folder that takes the place of `output` when the block ends well, and vanishes when it does not.
+
+    An `output` that exists must be an attnc build, an empty folder, or `force` must be given.
+    """
+    output = output.absolute()
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        raise ConfigError(f"output {output}: needed a folder, found something else")
+    if output.is_dir() and any(output.iterdir()) and not (output / MANIFEST).is_file() and not force:
+        raise ConfigError(f"output {output}: the folder is not empty and attnc did not make it; choose another with -o, or give --force")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    except OSError as error:
+        raise BuildError(f"output {output}: cannot be written ({error})") from error
+    try:
+        stage.chmod(0o777 & ~_umask())
+        yield stage
+        _replace(stage, output)
+    except OSError as error:
+        raise BuildError(f"output {output}: writing failed ({error})") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _replace(stage: Path, output: Path) -> None:
+    """Rename `stage` to `output`; the old folder goes only after the new one is in place."""
+    if not output.exists():
+        os.rename(stage, output)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old.", dir=output.parent))
+    os.rename(output, old / "build")
+    try:
+        os.rename(stage, output)
+    except OSError:
+        os.rename(old / "build", output)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_project(
+    folder: Path, model: Model, design: Design, board: Board, clock_mhz: float, source: dict[str, str], vectors: dict[str, Array]
+) -> Program:
+    """Everything but the report. `vectors` are inputs of the device, integers [samples, rows, channels], for the test bench;
+    golden's answer to them is computed here."""
+    from attnc.golden import run_golden
+
+    for sub in ("hls/data", "weights", "golden", "host"):
+        (folder / sub).mkdir(parents=True, exist_ok=True)
+    graph = model.graph
+    with open(folder / "weights" / "weights.bin", "wb") as weights:
+        program = build_program(graph, design, weights.write)
+    write_sources(program, folder / "hls", board.part, clock_mhz)
+    write_run_data(graph, program, folder / "weights")
+    (folder / "weights" / "run.txt").rename(folder / "hls" / "data" / "run.txt")
+    save_graph(graph, folder / "golden")
+    regions = program.memory
+    pack_region(graph, program, regions.inputs, graph.inputs, vectors).tofile(folder / "golden" / "inputs.bin")
+    expected = run_golden(graph, vectors)
+    pack_region(graph, program, regions.outputs, graph.outputs, expected).tofile(folder / "golden" / "expected.bin")
+    for path in ("weights/weights.bin", "weights/program.bin", "weights/constants.bin", "golden/inputs.bin", "golden/expected.bin"):
+        _link(folder / path, folder / "hls" / "data" / Path(path).name)
+    for name, proto in (("leading", model.leading), ("trailing", model.trailing)):
+        if proto is not None:
+            (folder / "host" / f"{name}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
+    manifest = _manifest(folder, model, program, board, clock_mhz, source)
+    write_json(folder / MANIFEST, manifest)
+    return program
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name for a file, so that `hls` is complete in itself and nothing is stored twice; a copy where links fail."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Equal data gives equal bytes; written beside and renamed."""
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_text(json.dumps(data, indent=1) + "\n")
+    os.replace(beside, path)
+
+
+def _spec(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "dtype": spec.dtype.name, "shape": list(spec.shape), "batched": spec.batched}
+
+
+def _source(folder: Path, index: Array, stem: str) -> dict[str, Any]:
+    nest = affine_nest(index)
+    if nest is not None:
+        return {"offset": nest.offset, "counts": list(nest.counts), "strides": list(nest.strides)}
+    np.save(folder / "host" / f"{stem}.npy", index.astype(np.int64))
+    return {"file": f"host/{stem}.npy"}
+
+
+def _edge(folder: Path, graph: Graph, program: Program, link: Feed | Fetch, stem: str) -> dict[str, Any]:
+    """What the host must know of one input or output of the device."""
+    rows, channels = graph.value(link.value).shape
+    place = program.memory.values[link.value]
+    entry = {
+        "value": link.value,
+        "tensor": link.tensor,
+        "rows": rows,
+        "channels": channels,
+        "type": type_to_json(graph.type(link.value)),
+        "offset": place.offset,
+        "words": place.words,
+        "source": _source(folder, link.index, stem),
+    }
+    if isinstance(link, Fetch):
+        entry["shape"] = list(link.shape)
+    else:
+        entry["excluded"] = any(operator(node).excludes(node, i) for node, i, name in graph.uses() if name == link.value)
+    return entry
+
+
+def _kind(graph: Graph, name: str) -> str:
+    for kind, names in (("input", graph.inputs), ("constant", graph.constants), ("output", graph.outputs)):
+        if name in names:
+            return kind
+    return "activation"
+
+
+def _manifest(folder: Path, model: Model, program: Program, board: Board, clock_mhz: float, source: dict[str, str]) -> dict[str, Any]:
+    graph, memory = model.graph, program.memory
+    host = {name: f"host/{name}.onnx" if getattr(model, name) is not None else None for name in ("leading", "trailing")}
+    feeds = [_edge(folder, graph, program, feed, f"feed_{i}") for i, feed in enumerate(model.feeds)]
+    fetches = [_edge(folder, graph, program, fetch, f"fetch_{i}") for i, fetch in enumerate(model.fetches)]
+    regions = {"words": memory.words}
+    for name, region in (("input", memory.inputs), ("constant", memory.constants), ("output", memory.outputs)):
+        regions[f"{name}_offset"], regions[f"{name}_words"] = region.offset, region.words
+    values = [
+        {
+            "name": name,
+            "rows": graph.value(name).shape[0],
+            "channels": graph.value(name).shape[1],
+            "type": type_to_json(graph.type(name)),
+            "offset": place.offset,
+            "words": place.words,
+            "kind": _kind(graph, name),
+        }
+        for name, place in memory.values.items()
+    ]
+    return {
+        "schema": SCHEMA,
+        "attnc": attnc.__version__,
+        "name": graph.name,
+        "model": source,
+        "target": {"name": board.name, "part": board.part, "clock_mhz": clock_mhz},
+        "design": asdict(program.design),
+        "top": TOP,
+        "inputs": [_spec(spec) for spec in model.inputs],
+        "outputs": [_spec(spec) for spec in model.outputs],
+        "host": host,
+        "feeds": feeds,
+        "fetches": fetches,
+        "memory": regions,
+        "program": {"instructions": len(program.calls), "instruction_ints": program.instruction_ints},
+        "engines": [{"name": e.name, "op": e.op, "kernel": e.kernel.function} for e in program.engines],
+        "values": values,
+        "files": checksums(folder),
+    }
+
+
+def checksums(folder: Path) -> dict[str, dict[str, Any]]:
+    """SHA-256 and size of every file, by relative path; the report may change later and is left out."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.parent != folder:
+            with open(path, "rb") as file:
+                digest = (
+                    hashlib.file_digest(file, "sha256").hexdigest()
+                    if hasattr(hashlib, "file_digest")
+                    else hashlib.sha256(file.read()).hexdigest()
+                )
+            found[path.relative_to(folder).as_posix()] = {"sha256": digest, "bytes": path.stat().st_size}
+    return found
+
+
+def vectors_npz(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Model-level vectors."""
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]

@@ -1,0 +1,126 @@
+"""ONNX in: load, check, simplify, and split a model between the host and the device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from attnc.errors import AttncError, ModelError, UnsupportedError
+from attnc.frontend.cleanup import drop_unused, fold_constants, unique_names
+from attnc.frontend.columns import ColumnSelections
+from attnc.frontend.hostside import Ending, host_models, place, trace_outputs
+from attnc.frontend.interpreter import Interpreter
+from attnc.frontend.load import load_model
+from attnc.frontend.precision import to_float32
+from attnc.frontend.shapes import Pins, pin_shapes
+from attnc.frontend.simplify import Simplified, inline_functions, name_nodes, simplify
+from attnc.frontend.values import Const, Opaque
+from attnc.model import Feed, Model, Placement, TensorSpec
+
+__all__ = ["import_model", "inspect_model"]
+
+
+def import_model(path: Path, shapes: Pins | None = None, strict: bool = False) -> Model:
+    """Read an ONNX model and split it between host and device.
+
+    `shapes` fixes dynamic dimensions by input name. With `strict`, a model of which anything would run on the host is refused.
+    Raises `ModelError`, `ConfigError` or `UnsupportedError`.
+    """
+    path = Path(path)
+    simplified, specs, declared = _prepare(path, shapes or {})
+    interpreter = Interpreter(simplified, path.stem)
+    interpreter.run()
+    ending = trace_outputs(interpreter)
+    graph = interpreter.ctx.builder.graph
+    feeds = _finish_graph(interpreter, ending)
+    if not graph.nodes:
+        raise ModelError(f"{path}: nothing of this model would run on the device: it has no product with constant weights, "
+                         "attention or layer normalization that its outputs depend on")  # fmt: skip
+    leading, trailing, before = host_models(interpreter, ending, [feed.tensor for feed in feeds])
+    if strict:
+        _refuse_host(interpreter, before, ending)
+    graph.verify()
+    outputs = _outputs(interpreter, specs, declared)
+    placements = place(interpreter, before, ending)
+    return Model(graph, specs, outputs, feeds, ending.fetches, leading, trailing, placements)
+
+
+def inspect_model(path: Path, shapes: Pins | None = None) -> list[Placement]:
+    """Where each node would run; what cannot be compiled has `where` "unsupported" and the reason.
+
+    Raises for models that are broken or whose shapes are not known, and not for unsupported nodes.
+    """
+    simplified, _, _ = _prepare(Path(path), shapes or {})
+    interpreter = Interpreter(simplified, Path(path).stem, collect=True)
+    interpreter.run()
+    ending = trace_outputs(interpreter)
+    try:
+        feeds = _finish_graph(interpreter, ending)
+    except UnsupportedError as error:
+        interpreter.unsupported.setdefault(error.node, error)
+        feeds = interpreter.ctx.builder.feeds
+    try:
+        _, _, before = host_models(interpreter, ending, [feed.tensor for feed in feeds])
+    except (AttncError, KeyError):
+        before = {}
+    return place(interpreter, before, ending)
+
+
+def _prepare(path: Path, pins: Pins) -> tuple[Simplified, list[TensorSpec], dict[str, bool]]:
+    """Load, make static, simplify; also whether each output declares a fixed first dimension."""
+    model = inline_functions(load_model(path), str(path))
+    name_nodes(model)
+    declared = {output.name: _fixed_first(output) for output in model.graph.output}
+    to_float32(model)
+    specs = pin_shapes(model, pins, str(path))
+    return simplify(model, str(path)), specs, declared
+
+
+def _fixed_first(output: onnx.ValueInfoProto) -> bool:
+    if output.type.WhichOneof("value") != "tensor_type":
+        return False
+    tensor = output.type.tensor_type
+    return tensor.HasField("shape") and len(tensor.shape.dim) > 0 and tensor.shape.dim[0].WhichOneof("value") == "dim_value"
+
+
+def _finish_graph(interpreter: Interpreter, ending: Ending) -> list[Feed]:
+    """Outputs, channel selections, folding; returns the feeds that are left."""
+    graph, builder = interpreter.ctx.builder.graph, interpreter.ctx.builder
+    graph.outputs = list(dict.fromkeys(fetch.value for fetch in ending.fetches))
+    drop_unused(graph)
+    feeds = ColumnSelections(graph, [feed for feed in builder.feeds if feed.value in graph.inputs]).run()
+    drop_unused(graph)
+    fold_constants(graph)
+    drop_unused(graph)
+    unique_names(graph)
+    return [feed for feed in feeds if feed.value in graph.inputs]
+
+
+def _refuse_host(interpreter: Interpreter, before: dict[str, onnx.NodeProto], ending: Ending) -> None:
+    """--strict."""
+    operators = {node.name: node.op_type for node in interpreter.nodes}
+    for name, node in before.items():
+        raise UnsupportedError(name, node.op_type, "it would run on the host before the device, which --strict refuses")
+    for name, reason in ending.trailing.items():
+        raise UnsupportedError(name, operators[name], f"it would run on the host after the device, which --strict refuses: {reason}")
+
+
+def _outputs(interpreter: Interpreter, specs: list[TensorSpec], declared: dict[str, bool]) -> list[TensorSpec]:
+    """The outputs of the model, for one sample."""
+    batched = any(spec.batched for spec in specs)
+    outputs = []
+    for name in interpreter.simplified.outputs:
+        value, info = interpreter.values[name], interpreter.ctx.info.get(name)
+        shape = info.shape if info is not None and info.shape is not None else None
+        if shape is None and not isinstance(value, (Opaque,)):
+            shape = value.shape
+        if shape is None:
+            raise ModelError(f"the shape of output {name!r} depends on data, or cannot be inferred")
+        elem_type = info.elem_type if info is not None and info.elem_type else onnx.TensorProto.FLOAT
+        if isinstance(value, Const):
+            raise ModelError(f"output {name!r} of the model is constant: it does not depend on the inputs")
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(elem_type)
+        is_batched = batched and not declared[name] and len(shape) > 0 and shape[0] == 1
+        outputs.append(TensorSpec(name, dtype, tuple(shape), is_batched))
+    return outputs

@@ -1,0 +1,331 @@
+"""Attention in any spelling: a product of two activations, scaled, biased, normalised, and multiplied with the values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from onnx import NodeProto
+
+from attnc.errors import ModelError
+from attnc.frontend.builder import TRANSPOSED, LayoutError, scalar
+from attnc.frontend.context import MASKED, Context
+from attnc.frontend.layout import Grid, identity, sort_into_grid
+from attnc.frontend.values import Const, Index, Scores, Shape, Sources, Test, Unary, Value, View, merge, on_host, reindex
+
+LOWEST = float(np.finfo(np.float32).min)
+
+
+def make_scores(ctx: Context, node: NodeProto, a: Value, b: Value) -> Scores:
+    """The product a @ b of two activations [..., T, D] and [..., D, Tk]."""
+    (q, gain_q), (k, gain_k) = _scaled(ctx, node, a), _scaled(ctx, node, b)
+    if len(q.shape) < 2 or len(k.shape) < 2 or q.shape[-1] != k.shape[-2]:
+        raise ModelError(f"node {node.name!r} ({node.op_type}): shapes {list(q.shape)} and {list(k.shape)} do not fit")
+    lead = tuple(np.broadcast_shapes(q.shape[:-2], k.shape[:-2]))
+    src = merge(q.src, k.src, (node.name,))
+    return Scores(
+        View(q.base, spread(q.idx, lead), q.src), View(k.base, spread(k.idx.swapaxes(-1, -2), lead), k.src),
+        identity(lead), gain_q * gain_k, src, node.name, node.op_type,
+    )  # fmt: skip
+
+
+def spread(idx: Index, lead: Shape) -> Index:
+    """[..., R, C] with leading axes broadcast to `lead` and flattened: [L, R, C]."""
+    return np.broadcast_to(idx, (*lead, *idx.shape[-2:])).reshape(-1, *idx.shape[-2:])
+
+
+def _scaled(ctx: Context, node: NodeProto, value: Value) -> tuple[View, float]:
+    """A view and the factor in front of it."""
+    if isinstance(value, Unary):
+        found = ctx.affine(value)
+        if found is not None and found[2] == 0:
+            return found[0], found[1]
+    return ctx.view(value), 1.0
+
+
+def softmax(ctx: Context, node: NodeProto, scores: Scores) -> Scores:
+    """Scores become probabilities."""
+    axis = int(ctx.attributes(node).get("axis", -1))
+    if axis not in (-1, len(scores.shape) - 1):
+        ctx.fail(node, f"softmax of attention scores over axis {axis}; only the last axis, that of the keys, is supported")
+    if scores.normalized:
+        ctx.fail(node, "a second softmax of attention probabilities is not supported")
+    return replace(scores, normalized=True, host=None, src=merge(scores.src, (node.name,)))
+
+
+def canonical(scores: Scores) -> Scores:
+    """The same scores with one item for every leading position, in the order of the ONNX tensor."""
+    flat = scores.lead.ravel()
+    if np.array_equal(flat, np.arange(scores.q.shape[0])):
+        return scores
+    bias = scores.bias
+    if bias is not None and bias.shape[0] > 1:
+        bias = reindex(bias, lambda x: x[flat])
+    q, k = reindex(scores.q, lambda x: x[flat]), reindex(scores.k, lambda x: x[flat])
+    assert isinstance(q, View) and isinstance(k, View)
+    return replace(scores, q=q, k=k, bias=bias, lead=identity(scores.lead.shape))
+
+
+# ---- scale, bias, mask ----
+
+
+def pointwise_scores(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> Value | None:
+    """A pointwise operator on scores, probabilities, or tests of them; None if it is none of those around an attention."""
+    op = node.op_type
+    first, second = ([*args, None, None])[:2]
+    if op == "Where":
+        return _where(ctx, node, args)
+    if op in ("IsNaN", "IsInf", "Equal", "Not", "And", "Or", "Greater", "Less", "LessOrEqual", "GreaterOrEqual"):
+        return make_test(node, args)
+    scores, other = (first, second) if isinstance(first, Scores) else (second, first)
+    if not isinstance(scores, Scores) or scores.normalized or other is None or isinstance(other, (Scores, Test)):
+        return None
+    number = scalar(other)
+    if op == "Mul" and number is not None:
+        return _multiplied(ctx, node, scores, number)
+    if op == "Div" and number and scores is first:
+        return _multiplied(ctx, node, scores, 1 / number)
+    if op == "Max" and number is not None and number <= MASKED and len(args) == 2:
+        return replace(scores, src=merge(scores.src, (node.name,)))
+    if op == "Add" or (op == "Sub" and scores is first):
+        bias = other if isinstance(other, Const) else ctx.concrete(other)
+        if op == "Sub":
+            bias = Const(-bias.array) if isinstance(bias, Const) else ctx.host_node("Neg", [bias], bias.shape, (node.name,))
+        return add_bias(ctx, node, scores, bias)
+    return None
+
+
+def make_test(node: NodeProto, args: Sequence[Value | None]) -> Value | None:
+    """IsNaN(p), p == -inf and what is made of them: their only use is to repair rows that are all masked."""
+    found = next((value for value in args if isinstance(value, (Scores, Test))), None)
+    if found is None:
+        return None
+    of = found if isinstance(found, Scores) else found.of
+    if isinstance(found, Scores) and node.op_type in ("Not", "And", "Or"):
+        return None
+    return Test(of, found.shape, False, merge(found.src, (node.name,)))
+
+
+def _multiplied(ctx: Context, node: NodeProto, scores: Scores, factor: float) -> Scores:
+    bias = scores.bias
+    if isinstance(bias, Const):
+        bias = Const(np.maximum(bias.array * factor, LOWEST))
+    elif bias is not None:
+        bias = ctx.host_node("Mul", [bias, Const(np.array(factor, np.float32))], bias.shape, (node.name,))
+    return replace(scores, scale=scores.scale * factor, bias=bias, src=merge(scores.src, (node.name,)), host=None, fallback=None)
+
+
+def add_bias(ctx: Context, node: NodeProto, scores: Scores, bias: View | Const) -> Scores:
+    """`bias` broadcasts to the scores; it is constant or on the host."""
+    if isinstance(bias, View) and bias.base.device:
+        ctx.fail(node, "a bias of attention scores must be constant or come from the host, this one is computed on the device")
+    shape = tuple(np.broadcast_shapes(scores.shape, bias.shape))
+    if shape[-2:] != scores.shape[-2:]:
+        ctx.fail(node, f"a bias of shape {list(bias.shape)} makes attention scores of shape {list(scores.shape)} larger")
+    scores = canonical(replace(scores, lead=np.broadcast_to(scores.lead, shape[:-2])))
+    padded = reindex(bias, lambda x: x.reshape((1,) * (len(shape) - x.ndim) + x.shape))
+    lead = shape[:-2] if any(size != 1 for size in padded.shape[:-2]) else ()
+    item = reindex(padded, lambda x: spread(x if lead else x.reshape(x.shape[-2:]), lead))
+    if isinstance(item, Const):
+        item = Const(np.maximum(item.array.astype(np.float64), LOWEST), item.src)
+    total = item if scores.bias is None else _sum(ctx, node, scores.bias, item)
+    return replace(scores, bias=total, src=merge(scores.src, bias.src, (node.name,)), host=None, fallback=None)
+
+
+def _sum(ctx: Context, node: NodeProto, a: View | Const, b: View | Const) -> View | Const:
+    if isinstance(a, Const) and isinstance(b, Const):
+        return Const(np.maximum(a.array + b.array, LOWEST))
+    return ctx.host_node("Add", [a, b], np.broadcast_shapes(a.shape, b.shape), (node.name,))
+
+
+def _where(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> Value | None:
+    """Where(mask, scores, -inf), either way round; Where(isnan(p), 0, p)."""
+    condition, chosen, other = args
+    if isinstance(condition, Test):
+        scores = next((value for value in (chosen, other) if isinstance(value, Scores)), None)
+        return None if scores is None else replace(scores, src=merge(scores.src, condition.src, (node.name,)))
+    scores, value, keeps = (chosen, other, True) if isinstance(chosen, Scores) else (other, chosen, False)
+    number = scalar(value)
+    if not isinstance(scores, Scores) or scores.normalized or number is None or condition is None or not on_host(condition):
+        return None
+    if number > MASKED:
+        ctx.fail(node, f"masked attention scores are set to {number:g}; {MASKED:g} or less is needed to leave a key out")
+    return add_bias(ctx, node, scores, mask_bias(ctx, node, condition, max(number, LOWEST), keeps))
+
+
+def mask_bias(ctx: Context, node: NodeProto, condition: Value, low: float, keeps: bool) -> View | Const:
+    """A boolean mask as something to add: 0 where a key is kept, `low` where it is not."""
+    kept, masked = (0.0, low) if keeps else (low, 0.0)
+    concrete = ctx.concrete(condition)
+    if isinstance(concrete, Const):
+        return Const(np.where(concrete.array.astype(bool), kept, masked))
+    operands = [concrete, Const(np.array(kept, np.float32)), Const(np.array(masked, np.float32))]
+    return ctx.host_node("Where", operands, concrete.shape, (node.name,))
+
+
+# ---- the node ----
+
+
+def attend(ctx: Context, node: NodeProto, scores: Scores, value: Value) -> View:
+    """Probabilities times values [..., Tk, DV]."""
+    v = ctx.view(value)
+    if len(v.shape) < 2 or v.shape[-2] != scores.shape[-1]:
+        raise ModelError(f"node {node.name!r} ({node.op_type}): shapes {list(scores.shape)} and {list(v.shape)} do not fit")
+    lead = tuple(np.broadcast_shapes(scores.lead.shape, v.shape[:-2]))
+    scores = canonical(replace(scores, lead=np.broadcast_to(scores.lead, lead)))
+    items = View(v.base, spread(v.idx, lead), v.src)
+    src = merge(scores.src, v.src, (node.name,))
+    try:
+        flat = _emit(ctx, node, scores, items, src)
+    except LayoutError as error:
+        ctx.fail(node, f"the operands of this attention do not lie in memory as heads side by side along channels: {error}")
+    return View(flat.base, flat.idx.reshape(*lead, *flat.shape[-2:]), flat.src)
+
+
+def _emit(ctx: Context, node: NodeProto, scores: Scores, v: View, src: Sources) -> View:
+    """The attention node; the result has shape [L, T, DV]."""
+    q, k = scores.q, scores.k
+    grid = _grid(q, k, v)
+    groups, heads = grid.groups, grid.heads
+    kv_heads = _kv_heads(grid, k, v)
+    shared = Grid(grid.item[:, :: heads // kv_heads])
+    names = [_merged(ctx, view, which, src) for view, which in ((q, grid), (k, shared), (v, shared))]
+    attrs = {"num_heads": heads, "num_kv_heads": kv_heads, "groups": groups, "scale": float(scores.scale)}
+    if scores.bias is not None:
+        name, extra = _bias(ctx, node, scores, grid)
+        if name:
+            names.append(name)
+            attrs.update(extra)
+    t, dv = q.shape[1], v.shape[2]
+    base = ctx.builder.node("attention", names, (groups * t, heads * dv), node.output[0], src, attrs)
+    idx = np.empty((q.shape[0], t, dv), np.int64)
+    idx[grid.item] = identity((groups, t, heads, dv)).transpose(0, 2, 1, 3)
+    return View(base, idx)
+
+
+def _merged(ctx: Context, view: View, grid: Grid, src: Sources) -> str:
+    """Items [L, T, D] as a matrix [G*T, heads*D]."""
+    target = view.idx[grid.item].transpose(0, 2, 1, 3)
+    g, t, h, d = target.shape
+    return ctx.builder.matrix(view.base, target.reshape(g * t, h * d), merge(view.src, src))
+
+
+def _keys(view: View) -> tuple[Index, Index] | None:
+    """Rows [L, T] and channels [L, D] that the items of a view show; None for a tensor of the host, which may lie in any way."""
+    if not view.base.device:
+        return None
+    rows, columns = view.idx // view.base.channels, view.idx % view.base.channels
+    if np.any(rows != rows[:, :, :1]) or np.any(columns != columns[:, :1]):
+        raise LayoutError(TRANSPOSED)
+    return rows[:, :, 0], columns[:, 0]
+
+
+def _grid(q: View, k: View, v: View) -> Grid:
+    """Which items are groups (other rows) and which are heads (other channels)."""
+    keys = [found for found in map(_keys, (k, v, q)) if found is not None]
+    items = q.shape[0]
+    if not keys:
+        return Grid(np.arange(items)[None, :])
+    grid = sort_into_grid(np.hstack([rows for rows, _ in keys]), np.hstack([columns for _, columns in keys]))
+    if grid is None:
+        if len(keys) == 3 or items == 0:
+            raise LayoutError(TRANSPOSED)
+        return Grid(np.arange(items)[None, :])
+    return grid
+
+
+def _kv_heads(grid: Grid, k: View, v: View) -> int:
+    """How many heads keys and values really have: consecutive query heads may share them."""
+    heads = grid.heads
+    first = np.hstack([k.idx[grid.item[0]].reshape(heads, -1), v.idx[grid.item[0]].reshape(heads, -1)])
+    _, which = np.unique(first, axis=0, return_inverse=True)
+    which = which.reshape(-1)
+    count = int(which.max()) + 1
+    if heads % count or k.base.device != v.base.device:
+        return heads
+    runs = which.reshape(count, heads // count)
+    return count if np.array_equal(runs, np.broadcast_to(runs[:, :1], runs.shape)) else heads
+
+
+def _bias(ctx: Context, node: NodeProto, scores: Scores, grid: Grid) -> tuple[str, dict[str, int]]:
+    """The bias as [BH*BT, Tk]; no name if it is zero everywhere."""
+    bias, tk = scores.bias, scores.k.shape[1]
+    assert bias is not None
+    array = bias.array if isinstance(bias, Const) else bias.idx
+    array = array[grid.item] if array.shape[0] > 1 else np.broadcast_to(array, (1, 1, *array.shape[1:]))
+    if np.any(array != array[:1]):
+        ctx.fail(node, f"the bias or mask differs between the {grid.groups} groups (samples, windows) that attend separately")
+    array = array[0]
+    array = array[:1] if not np.any(array != array[:1]) else array
+    array = array[:, :1] if not np.any(array != array[:, :1]) else array
+    bh, bt = array.shape[:2]
+    matrix = np.broadcast_to(array, (bh, bt, tk)).reshape(bh * bt, tk)
+    attrs = {"bias_heads": int(bh), "bias_rows": int(bt)}
+    if isinstance(bias, Const):
+        return ("", {}) if not np.any(matrix) else (ctx.builder.constant(matrix, f"{node.output[0]}_bias"), attrs)
+    return ctx.builder.feed(bias.base.name, matrix), attrs
+
+
+# ---- the operator ----
+
+
+def attention_operator(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:
+    """`Attention` of opset 23 and later."""
+    attributes = ctx.attributes(node)
+    given = [*args, *[None] * 7][:7]
+    for index, what in ((4, "a past key"), (5, "a past value"), (6, "a number of keys that are not padding")):
+        if given[index] is not None:
+            ctx.fail(node, f"it has {what}; caches are not supported")
+    if any(node.output[1:]):
+        ctx.fail(node, "outputs other than the first (caches, scores) are not supported")
+    if attributes.get("softcap", 0.0):
+        ctx.fail(node, "softcap is not supported")
+    if any(attributes.get(side, -1) not in (-1, 0) for side in ("left_window_size", "right_window_size")):
+        ctx.fail(node, "windows of attention are not supported")
+    q, k, v = (_heads(ctx, node, value, attributes, index) for index, value in enumerate(given[:3]))
+    repeats = q.shape[1] // k.shape[1]
+    swapped = reindex(k, lambda x: np.repeat(x, repeats, 1).swapaxes(-1, -2))
+    scores = make_scores(ctx, node, q, swapped)
+    scores.scale *= float(attributes.get("scale") or 1 / math.sqrt(q.shape[-1]))
+    if given[3] is not None:
+        scores = add_bias(ctx, node, scores, _mask(ctx, node, given[3], scores))
+    if attributes.get("is_causal", 0):
+        t, tk = scores.shape[-2:]
+        scores = add_bias(ctx, node, scores, Const(np.where(np.tri(t, tk, dtype=bool), 0.0, LOWEST)))
+    out = attend(ctx, node, replace(scores, normalized=True), reindex(v, lambda x: np.repeat(x, repeats, 1)))
+    b, h, t, d = out.shape
+    return [reindex(out, lambda x: x.transpose(0, 2, 1, 3).reshape(b, t, h * d)) if given[0] is not None and _rank(given[0]) == 3 else out]
+
+
+def _rank(value: Value) -> int:
+    return len(getattr(value, "shape", ()))
+
+
+def _heads(ctx: Context, node: NodeProto, value: Value | None, attributes: dict[str, int], index: int) -> View:
+    """An operand as [B, heads, T, D]."""
+    if value is None:
+        raise ModelError(f"node {node.name!r} (Attention): query, key and value are needed")
+    view = ctx.view(value)
+    if len(view.shape) == 4:
+        return view
+    heads = int(attributes.get("q_num_heads" if index == 0 else "kv_num_heads", 0))
+    if len(view.shape) != 3 or not heads or view.shape[2] % heads:
+        raise ModelError(f"node {node.name!r} (Attention): operand {index} of shape {list(view.shape)} does not split into {heads} heads")
+    b, t, c = view.shape
+    split = reindex(view, lambda x: x.reshape(b, t, heads, c // heads).transpose(0, 2, 1, 3))
+    assert isinstance(split, View)
+    return split
+
+
+def _mask(ctx: Context, node: NodeProto, mask: Value, scores: Scores) -> View | Const:
+    """attn_mask, boolean (true keeps) or added."""
+    if not on_host(mask):
+        ctx.fail(node, "its mask is computed on the device; it must be constant or come from the host")
+    concrete = ctx.concrete(mask)
+    if concrete.shape and concrete.shape[-1] not in (1, scores.shape[-1]):
+        ctx.fail(node, f"its mask covers {concrete.shape[-1]} of {scores.shape[-1]} keys")
+    elem = ctx.info.get(node.input[3])
+    boolean = concrete.array.dtype == bool if isinstance(concrete, Const) else elem is not None and elem.elem_type == 9
+    return mask_bias(ctx, node, concrete, LOWEST, True) if boolean else concrete

@@ -1,0 +1,233 @@
+"""Put nodes, constants and inputs into the device's graph; find a matrix for every view that a node wants to read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from attnc.errors import UnsupportedError
+from attnc.frontend.layout import Axes, axes_of, covers, identity, last_axis, separate
+from attnc.frontend.values import Array, Base, Const, Index, Shape, Sources, View, merge
+from attnc.ir import Graph, Node
+from attnc.model import Feed
+
+TRANSPOSED = "it needs rows and channels of a tensor on the device transposed, which the device cannot do"
+
+
+class LayoutError(Exception):
+    """A view cannot be had in the layout that its reader wants; the reader says who it is."""
+
+
+class Builder:
+    """The graph under construction.
+
+    `gather_columns` (attr columns) and `concat_columns` are operators of its own, which `columns.py` removes at the end.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.graph = Graph(name)
+        self.feeds: list[Feed] = []
+        self._cache: dict[tuple[Any, ...], str] = {}
+        self._names: set[str] = set()
+
+    def node(
+        self, op: str, inputs: Sequence[str], shape: tuple[int, int], stem: str, src: Sources,
+        attrs: dict[str, Any] | None = None, params: dict[str, Array] | None = None,
+    ) -> Base:  # fmt: skip
+        """Append a node; its value is named after `stem`, its name after the last ONNX node."""
+        output = self.graph.fresh(stem)
+        self.graph.add_value(output, shape)
+        name = self._fresh_name(src[-1] if src else op)
+        self.graph.nodes.append(Node(name, op, list(inputs), output, attrs or {}, params or {}, src))
+        return Base(output, shape[0], shape[1], True)
+
+    def _fresh_name(self, stem: str) -> str:
+        name, n = stem, 1
+        while name in self._names:
+            name, n = f"{stem}_{n}", n + 1
+        self._names.add(name)
+        return name
+
+    def whole(self, base: Base, shape: Shape | None = None) -> View:
+        """The whole of a value, as ONNX shape `shape`."""
+        return View(base, identity(shape or (base.rows, base.channels)))
+
+    def constant(self, matrix: Array, stem: str = "constant") -> str:
+        """A constant operand of the graph."""
+        matrix = np.ascontiguousarray(matrix, dtype=np.float64)
+        key = ("constant", matrix.shape, matrix.tobytes())
+        if key not in self._cache:
+            name = self.graph.fresh(stem)
+            self.graph.add_value(name, (matrix.shape[0], matrix.shape[1]))
+            self.graph.constants[name] = matrix
+            self._cache[key] = name
+        return self._cache[key]
+
+    def feed(self, tensor: str, index: Index) -> str:
+        """An input of the graph: `index` [rows, channels] into a tensor of the host."""
+        index = np.ascontiguousarray(index, dtype=np.int64)
+        key = ("feed", tensor, index.shape, index.tobytes())
+        if key not in self._cache:
+            name = self.graph.fresh(tensor)
+            self.graph.add_value(name, (index.shape[0], index.shape[1]))
+            self.graph.inputs.append(name)
+            self.feeds.append(Feed(name, tensor, index))
+            self._cache[key] = name
+        return self._cache[key]
+
+    def matrix(self, base: Base, target: Index, src: Sources) -> str:
+        """A value of the graph that holds the elements `target` [R, C] of the base; raises `LayoutError`."""
+        if not base.device:
+            return self.feed(base.name, target)
+        parts = separate(target, base.channels)
+        if parts is None:
+            raise LayoutError(TRANSPOSED)
+        rows, columns = parts
+        name, height = base.name, base.rows
+        if not np.array_equal(rows, np.arange(base.rows)):
+            name, height = self._select("gather_rows", "rows", name, rows, (len(rows), base.channels), src), len(rows)
+        if not np.array_equal(columns, np.arange(base.channels)):
+            name = self._select("gather_columns", "columns", name, columns, (height, len(columns)), src)
+        return name
+
+    def _select(self, op: str, attr: str, name: str, which: Index, shape: tuple[int, int], src: Sources) -> str:
+        key = (op, name, which.tobytes())
+        if key not in self._cache:
+            picked = tuple(int(i) for i in which)
+            self._cache[key] = self.node(op, [name], shape, f"{name}_{attr}", src, {attr: picked}).name
+        return self._cache[key]
+
+    def as_matrix(self, view: View, axes: Axes | None = None) -> tuple[str, Axes]:
+        """A view as a matrix: the last axis (or the axes that run along channels) become channels; raises `LayoutError`."""
+        axes = axes or self.natural_axes(view)
+        if axes is None:
+            raise LayoutError(TRANSPOSED)
+        return self.matrix(view.base, axes.matrix(view.idx), view.src), axes
+
+    def natural_axes(self, view: View) -> Axes | None:
+        """The axes as the base lies in memory; free for a tensor of the host, where the last axis becomes channels."""
+        if view.base.device:
+            return axes_of(view.idx, view.base.channels)
+        return last_axis(view.idx.ndim) if view.idx.ndim else Axes((), ())
+
+    def last_axis_matrix(self, view: View) -> str:
+        """A view of shape [..., C] as [prod(...), C]; raises `LayoutError`."""
+        if not view.shape:
+            raise LayoutError("a scalar has no channels")
+        return self.matrix(view.base, view.idx.reshape(-1, view.shape[-1]), view.src)
+
+    def compact(self, view: View) -> View:
+        """The same tensor over a value of the device that holds little else: for functions of single elements."""
+        base = view.base
+        if base.device and covers(view.idx, base.rows * base.channels):
+            return view
+        try:
+            name, axes = self.as_matrix(view)
+        except LayoutError:
+            return view  # the function is applied to the whole base, and the view stays
+        rows, columns = self.graph.value(name).shape
+        matrix = identity((rows, columns))
+        return View(Base(name, rows, columns, True), axes.restore(matrix, view.shape), view.src)
+
+
+def concrete_shape(*shapes: Shape) -> Shape:
+    """Broadcast shape."""
+    return tuple(np.broadcast_shapes(*shapes))
+
+
+def unsupported(node: str, operator: str, reason: str) -> UnsupportedError:
+    """An `UnsupportedError`; one place so that the texts look alike."""
+    return UnsupportedError(node, operator, reason)
+
+
+class Elementwise:
+    """add and mul of a view with a view or a constant, in whatever layout both can be had."""
+
+    def __init__(self, builder: Builder) -> None:
+        self.builder = builder
+
+    def apply(self, op: str, a: View, b: View | Const, stem: str, src: Sources) -> View:
+        """`op` is "add" or "mul"; at least one operand is on the device. Raises `LayoutError`."""
+        shape = concrete_shape(a.shape, b.shape)
+        src = merge(a.src, b.src, src)
+        leaders = [value for value in (a, b) if isinstance(value, View) and value.base.device]
+        leaders += [value for value in (a, b) if isinstance(value, View) and not value.base.device]
+        leaders.sort(key=lambda value: -value.idx.size)
+        problem = LayoutError(TRANSPOSED)
+        for leader in leaders:
+            other = b if leader is a else a
+            try:
+                return self._led(op, leader, other, shape, stem, src)
+            except LayoutError as error:
+                problem = error
+        raise problem
+
+    def _led(self, op: str, leader: View, other: View | Const, shape: Shape, stem: str, src: Sources) -> View:
+        """The layout of the leader decides."""
+        idx = np.broadcast_to(leader.idx, shape)
+        base = leader.base
+        size = base.rows * base.channels
+        if base.device and covers(idx, size):
+            order = np.argsort(idx.ravel(), kind="stable")
+            target = idx.ravel()[order].reshape(base.rows, base.channels)
+            second = self._operand(other, shape, lambda x: x.ravel()[order].reshape(base.rows, base.channels), src)
+            made = idx
+        else:
+            axes = self.builder.natural_axes(View(base, idx))
+            if axes is None:
+                return self._scattered(op, leader, other, shape, stem, src)
+            target = axes.matrix(idx)
+            second = self._operand(other, shape, axes.matrix, src)
+            made = axes.restore(identity(target.shape), shape)
+        first = self._read(base, target, src)
+        rows, channels = target.shape
+        if self.builder.graph.value(first).shape[0] < self.builder.graph.value(second).shape[0]:
+            first, second = second, first
+        if self.builder.graph.value(first).shape[0] != rows:
+            raise LayoutError("both operands repeat one row")
+        return View(self.builder.node(op, [first, second], (rows, channels), stem, src), made)
+
+    def _operand(self, value: View | Const, shape: Shape, arrange: Any, src: Sources) -> str:
+        """The second operand in the leader's layout; one row if all its rows are equal."""
+        if isinstance(value, Const):
+            matrix = arrange(np.broadcast_to(value.array, shape))
+            return self.builder.constant(matrix[:1] if np.array_equal(matrix, np.broadcast_to(matrix[:1], matrix.shape)) else matrix)
+        target = arrange(np.broadcast_to(value.idx, shape))
+        return self._read(value.base, target, src)
+
+    def _read(self, base: Base, target: Index, src: Sources) -> str:
+        """A matrix; a single row where a row is repeated."""
+        if target.shape[0] > 1 and bool(np.all(target == target[:1])):
+            target = target[:1]
+        return self.builder.matrix(base, target, src)
+
+    def _scattered(self, op: str, leader: View, other: View | Const, shape: Shape, stem: str, src: Sources) -> View:
+        """A constant spread over the leader's whole base, for a view that is no matrix; elements not shown are left alone."""
+        base = leader.base
+        if not isinstance(other, Const) or leader.shape != shape or not base.device:
+            raise LayoutError(TRANSPOSED)
+        flat = leader.idx.ravel()
+        if np.unique(flat).size != flat.size:
+            raise LayoutError(TRANSPOSED)
+        matrix = np.full(base.rows * base.channels, 0.0 if op == "add" else 1.0)
+        matrix[flat] = np.broadcast_to(other.array, shape).ravel()
+        second = self.builder.constant(matrix.reshape(base.rows, base.channels))
+        return View(self.builder.node(op, [base.name, second], (base.rows, base.channels), stem, src), leader.idx)
+
+
+def scalar(value: object) -> float | None:
+    """The number that a constant holds in all its elements, or None."""
+    if not isinstance(value, Const) or value.array.size == 0 or value.array.dtype.kind not in "fiub":
+        return None
+    first = value.array.reshape(-1)[0]
+    if value.array.size > 1 and not bool(np.all(value.array == first)):
+        return None
+    return float(first)
+
+
+def elements(shape: Shape) -> int:
+    """Number of elements."""
+    return math.prod(shape)

@@ -1,0 +1,192 @@
+"""Remove `gather_columns` and `concat_columns`: selecting channels is done by whoever makes or reads them.
+
+Going up, a selection of the channels of a linear is a linear with fewer rows of its weight: this is how a fused query-key-value
+product becomes three. Going down, a linear reads selected channels by spreading the columns of its weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from attnc.errors import UnsupportedError
+from attnc.frontend.values import merge
+from attnc.ir import Graph, Node
+from attnc.model import Feed
+
+MAX_UP = 12
+"""How many nodes a selection may climb: each is computed again for the selected channels."""
+_POINTWISE = {"unary", "add", "mul"}
+_ROWWISE = {"gather_rows", "mean_rows"}
+Columns = tuple[int, ...]
+
+
+class ColumnSelections:
+    """The two operators, removed from a graph in place."""
+
+    def __init__(self, graph: Graph, feeds: list[Feed]) -> None:
+        self.graph = graph
+        self.feeds = {feed.value: feed for feed in feeds}
+        self.nodes: list[Node] = []
+        self.by_output: dict[str, Node] = {}
+        self.made: dict[tuple[str, Columns], str] = {}
+        self.renamed: dict[str, str] = {}
+        self.readers: dict[str, list[Node]] = {}
+
+    def run(self) -> list[Feed]:
+        """Rewrite the nodes in order; returns the feeds, of which there may be new ones."""
+        for node in self.graph.nodes:
+            for name in node.inputs:
+                self.readers.setdefault(name, []).append(node)
+        for node in self.graph.nodes:
+            node.inputs = [self.renamed.get(name, name) for name in node.inputs]
+            if node.op == "gather_columns":
+                self._gather(node)
+            elif node.op == "concat_columns":
+                self._concat(node)
+            elif node.op == "linear" and (producer := self.by_output.get(node.inputs[0])) is not None and producer.op in (
+                "gather_columns", "concat_columns",
+            ):  # fmt: skip
+                self._absorb(node, producer)
+            else:
+                self._append(node)
+        self.graph.nodes = [node for node in self.nodes if node.op not in ("gather_columns", "concat_columns")]
+        return list(self.feeds.values())
+
+    def _append(self, node: Node) -> str:
+        self.nodes.append(node)
+        self.by_output[node.output] = node
+        return node.output
+
+    def _only_linears(self, node: Node) -> bool:
+        readers = self.readers.get(node.output, [])
+        return bool(readers) and all(reader.op == "linear" for reader in readers) and node.output not in self.graph.outputs
+
+    def _gather(self, node: Node) -> None:
+        columns = node.attrs["columns"]
+        found = self._climb(node.inputs[0], columns, node.source, MAX_UP)
+        if found is not None:
+            self.renamed[node.output] = found
+        elif self._only_linears(node):
+            self._append(node)
+        else:
+            reason = "it needs some channels of a tensor on the device in another order or alone, which only a linear can provide"
+            raise UnsupportedError(node.source[-1] if node.source else node.name, "selection of channels", reason)
+
+    def _concat(self, node: Node) -> None:
+        merged = self._merge_linears(node)
+        if merged is not None:
+            self.renamed[node.output] = merged
+        elif self._only_linears(node):
+            self._append(node)
+        else:
+            reason = "tensors are concatenated along channels; the device can do so only right before a linear"
+            raise UnsupportedError(node.source[-1] if node.source else node.name, "Concat", reason)
+
+    # ---- going up ----
+
+    def _climb(self, name: str, columns: Columns, src: tuple[str, ...], budget: int) -> str | None:
+        """A value that holds only `columns` of `name`, made further up; None if that is not possible."""
+        key = (name, columns)
+        if key not in self.made:
+            found = self._climb_new(name, columns, src, budget)
+            if found is None:
+                return None
+            self.made[key] = found
+        return self.made[key]
+
+    def _climb_new(self, name: str, columns: Columns, src: tuple[str, ...], budget: int) -> str | None:
+        pick = list(columns)
+        if name in self.graph.constants:
+            return self._constant(name, pick)
+        if name in self.feeds:
+            return self._feed(name, pick)
+        node = self.by_output.get(name)
+        if node is None or budget == 0:
+            return None
+        if node.op == "linear":
+            params = {"weight": node.params["weight"][pick], "bias": node.params["bias"][pick]}
+            return self._copy(node, node.inputs, len(pick), src, params=params)
+        if node.op == "gather_columns":
+            return self._climb(node.inputs[0], tuple(node.attrs["columns"][i] for i in pick), src, budget - 1)
+        if node.op in _POINTWISE or node.op in _ROWWISE or node.op == "concat_rows":
+            inputs = [self._climb(operand, columns, src, budget - 1) for operand in node.inputs]
+            known = [operand for operand in inputs if operand is not None]
+            return self._copy(node, known, len(pick), src) if len(known) == len(inputs) else None
+        if node.op == "layer_normalization" and sorted(pick) == list(range(self.graph.value(name).shape[1])):
+            operand = self._climb(node.inputs[0], columns, src, budget - 1)
+            params = {key: value[pick] for key, value in node.params.items()}
+            return None if operand is None else self._copy(node, [operand], len(pick), src, params=params)
+        return None
+
+    def _copy(self, node: Node, inputs: list[str], channels: int, src: tuple[str, ...], params: dict[str, np.ndarray] | None = None) -> str:
+        output = self.graph.fresh(f"{node.output}_part")
+        self.graph.add_value(output, (self.graph.value(node.output).shape[0], channels))
+        name = f"{node.name}:{len(self.nodes)}"
+        return self._append(replace(
+            node, name=name, inputs=list(inputs), output=output, attrs=dict(node.attrs), params=params or {}, source=merge(node.source, src)
+        ))  # fmt: skip
+
+    def _constant(self, name: str, pick: list[int]) -> str:
+        fresh = self.graph.fresh(name)
+        array = self.graph.constants[name][:, pick]
+        self.graph.add_value(fresh, array.shape)
+        self.graph.constants[fresh] = array
+        return fresh
+
+    def _feed(self, name: str, pick: list[int]) -> str:
+        fresh = self.graph.fresh(name)
+        index = np.ascontiguousarray(self.feeds[name].index[:, pick])
+        self.graph.add_value(fresh, index.shape)
+        self.graph.inputs.append(fresh)
+        self.feeds[fresh] = Feed(fresh, self.feeds[name].tensor, index)
+        return fresh
+
+    # ---- going down ----
+
+    def _absorb(self, node: Node, producer: Node) -> None:
+        """A linear that reads selected or concatenated channels."""
+        weight = node.params["weight"]
+        if producer.op == "gather_columns":
+            source = producer.inputs[0]
+            wide = np.zeros((weight.shape[0], self.graph.value(source).shape[1]))
+            np.add.at(wide, (slice(None), list(producer.attrs["columns"])), weight)
+            self._append_linear(replace(node, inputs=[source], params={**node.params, "weight": wide}, source=merge(producer.source, node.source)))
+            return
+        start, total = 0, ""
+        for index, source in enumerate(producer.inputs):
+            width = self.graph.value(source).shape[1]
+            last = index == len(producer.inputs) - 1
+            part = replace(node, name=f"{node.name}:{index}", inputs=[source], params={"weight": weight[:, start : start + width], "bias": node.params["bias"] * last})
+            part.output = self.graph.fresh(f"{node.output}_part")
+            part.source = merge(producer.source, node.source)
+            self.graph.add_value(part.output, self.graph.value(node.output).shape)
+            self._append_linear(part)
+            start += width
+            if total:
+                output = node.output if last else self.graph.fresh(f"{node.output}_sum")
+                if not last:
+                    self.graph.add_value(output, self.graph.value(node.output).shape)
+                self._append(Node(f"{node.name}:sum{index}", "add", [total, part.output], output, source=node.source))
+                total = output
+            else:
+                total = part.output
+
+    def _append_linear(self, node: Node) -> None:
+        """Its own input may again be a selection."""
+        producer = self.by_output.get(node.inputs[0])
+        if producer is not None and producer.op in ("gather_columns", "concat_columns"):
+            self._absorb(node, producer)
+        else:
+            self._append(node)
+
+    def _merge_linears(self, node: Node) -> str | None:
+        """Linears of one input side by side are one linear."""
+        parts = [self.by_output.get(name) for name in node.inputs]
+        linears = [part for part in parts if part is not None and part.op == "linear"]
+        if len(linears) != len(parts) or len({part.inputs[0] for part in linears}) != 1:
+            return None
+        params = {key: np.concatenate([part.params[key] for part in linears]) for key in ("weight", "bias")}
+        source = merge(*(part.source for part in linears), node.source)
+        return self._append(Node(node.name, "linear", [linears[0].inputs[0]], node.output, params=params, source=source))

@@ -1,0 +1,223 @@
+"""What the handlers of operators share: attributes, messages, nodes added on the host, and views made out of lazy values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NoReturn
+
+import numpy as np
+from onnx import AttributeProto, NodeProto, TensorProto, helper
+
+from attnc.errors import UnsupportedError
+from attnc.frontend import functions
+from attnc.frontend.builder import Builder, Elementwise, LayoutError
+from attnc.frontend.layout import identity
+from attnc.frontend.simplify import Simplified, TensorInfo
+from attnc.frontend.values import (
+    Array, Base, Const, Failed, Index, Opaque, Poly, Scores, Sources, Unary, Value, View, merge, same_view,
+)  # fmt: skip
+
+MASKED = -1e4
+"""Scores of this much and less are as good as minus infinity."""
+MAX_INDEX = 1 << 28
+"""Elements of the largest tensor that is followed element by element."""
+
+
+class Context:
+    """State of one interpretation."""
+
+    def __init__(self, simplified: Simplified, name: str) -> None:
+        self.simplified = simplified
+        self.opset = simplified.opset
+        self.info: dict[str, TensorInfo] = simplified.info
+        self.builder = Builder(name)
+        self.elementwise = Elementwise(self.builder)
+        self.added: list[NodeProto] = []
+        self.added_constants: dict[str, Array] = {}
+
+    # ---- reading nodes ----
+
+    def attributes(self, node: NodeProto) -> dict[str, Any]:
+        """Attributes by name, as Python values; bytes become text."""
+        found = {}
+        for attribute in node.attribute:
+            value = helper.get_attribute_value(attribute)
+            found[attribute.name] = value.decode() if attribute.type == AttributeProto.STRING else value
+        return found
+
+    def fail(self, node: NodeProto, reason: str) -> NoReturn:
+        """The node cannot be on the device."""
+        raise UnsupportedError(node.name, node.op_type, reason)
+
+    # ---- lazy values ----
+
+    def view(self, value: Value) -> View:
+        """A view of a value, which may put nodes into the graph; raises `UnsupportedError` if the device cannot hold it."""
+        found = self.concrete(value)
+        if isinstance(found, Const):
+            return self.constant_view(found)
+        return found
+
+    def constant_view(self, value: Const) -> View:
+        """A constant as a tensor of the graph."""
+        shape = value.array.shape
+        matrix = value.array.reshape(-1, shape[-1]) if value.array.ndim else value.array.reshape(1, 1)
+        name = self.builder.constant(matrix)
+        return View(Base(name, matrix.shape[0], matrix.shape[1], True), identity(shape), value.src)
+
+    def concrete(self, value: Value) -> View | Const:
+        """A view or constant; raises `UnsupportedError` for what exists only between two operators."""
+        if isinstance(value, (View, Const)):
+            return value
+        if isinstance(value, Unary):
+            return self._make_unary(value)
+        if isinstance(value, (Poly, Scores)) and value.host is not None:
+            return value.host
+        if isinstance(value, Scores) and value.fallback is not None:
+            return value.fallback()
+        if isinstance(value, Failed):
+            raise value.error
+        if isinstance(value, Poly):
+            reason = "means and deviations over channels are supported as parts of a layer normalisation only"
+            raise UnsupportedError(value.node, value.operator, reason)
+        if isinstance(value, Scores):
+            raise UnsupportedError(value.node, value.operator, self.why_no_attention(value))
+        if isinstance(value, Opaque):
+            raise UnsupportedError(value.name, "tensor", "its shape depends on data")
+        raise UnsupportedError(value.of.node, value.of.operator, "a test of attention scores is used other than around their softmax")
+
+    @staticmethod
+    def why_no_attention(value: Scores) -> str:
+        """What is wrong with a product of two activations that was not used as attention."""
+        if value.normalized:
+            return "attention probabilities are supported as a factor of the values only"
+        return "a product of two activations is supported as part of attention (scale, bias, softmax, product with values) only"
+
+    def _make_unary(self, value: Unary) -> View | Const:
+        """Put the function into the graph, once."""
+        if value.made is None:
+            value.made = self._build_unary(value)
+            value.cuts = ()
+        return value.made
+
+    def _build_unary(self, value: Unary) -> View | Const:
+        known = functions.recognise(value.y)
+        view, src = value.view, value.src
+        if known is None:
+            for earlier, rest in reversed(value.cuts):
+                known = functions.recognise(rest)
+                if known is not None and (earlier.made is not None or recognised_chain(earlier)):
+                    made = self.concrete(earlier)
+                    if isinstance(made, Const):
+                        continue
+                    view, src = made, tuple(name for name in value.src if name not in earlier.src)
+                    break
+            else:
+                reason = f"this pointwise function is not one of those known: {functions.names()}"
+                raise UnsupportedError(value.node, value.operator, reason)
+        assert known is not None
+        stem = value.node
+        if known.gain == 0:
+            return Const(np.full(value.shape, known.offset), src)
+        result = View(view.base, view.idx, merge(view.src, src))
+        if known.function is not None:
+            compact = self.on_device(self.builder.compact(result))
+            base = compact.base
+            node = self.builder.node("unary", [base.name], (base.rows, base.channels), stem, result.src, {"function": known.function})
+            result = View(node, compact.idx)
+        for op, amount, neutral in (("mul", known.gain, 1.0), ("add", known.offset, 0.0)):
+            if amount != neutral:
+                result = self.elementwise.apply(op, result, Const(np.array(amount)), f"{stem}_{op}", src)
+        return result
+
+    def on_device(self, view: View) -> View:
+        """The view itself, or a tensor of the host brought to the device."""
+        if view.base.device:
+            return view
+        name, axes = self.builder.as_matrix(view)
+        rows, channels = self.builder.graph.value(name).shape
+        return View(Base(name, rows, channels, True), axes.restore(identity((rows, channels)), view.shape), view.src)
+
+    def affine(self, value: Value) -> tuple[View, float, float] | None:
+        """A view with gain and offset, if the value is that."""
+        if isinstance(value, View):
+            return value, 1.0, 0.0
+        if isinstance(value, Unary):
+            if isinstance(value.made, View):
+                return value.made, 1.0, 0.0
+            known = functions.recognise(value.y)
+            if known is not None and known.function is None and known.gain != 0:
+                return replace(value.view, src=merge(value.view.src, value.src)), known.gain, known.offset
+        return None
+
+    def same(self, a: View, b: View) -> bool:
+        """Whether two views show the same."""
+        return same_view(a, b)
+
+    # ---- the host's side ----
+
+    def host_view(self, name: str, shape: Sequence[int], src: Sources = ()) -> View:
+        """The whole of a tensor on the host."""
+        return View(Base(name, 1, int(np.prod(shape, dtype=np.int64)), False), identity(tuple(shape)), src)
+
+    def host_node(self, op: str, inputs: Sequence[View | Const], shape: Sequence[int], src: Sources, **attrs: Any) -> View:
+        """Add a node on the host's side."""
+        names = [self.host_tensor(value) for value in inputs]
+        return self._host(op, names, shape, TensorProto.FLOAT, src, **attrs)
+
+    def _host(self, op: str, names: Sequence[str], shape: Sequence[int], elem_type: int, src: Sources, **attrs: Any) -> View:
+        output = self._host_name(op)
+        label = src[-1] if src else op
+        self.added.append(helper.make_node(op, list(names), [output], name=f"{label}:{op}:{len(self.added)}", **attrs))
+        self.info[output] = TensorInfo(elem_type, tuple(int(n) for n in shape))
+        return self.host_view(output, shape, src)
+
+    def _host_name(self, stem: str) -> str:
+        return f"attnc::{stem}_{len(self.added) + len(self.added_constants)}"
+
+    def host_constant(self, array: Array) -> str:
+        """A constant for nodes on the host."""
+        name = self._host_name("constant")
+        self.added_constants[name] = array
+        return name
+
+    def host_tensor(self, value: View | Const) -> str:
+        """The name of an ONNX tensor on the host that holds exactly the view."""
+        if isinstance(value, Const):
+            array = value.array
+            return self.host_constant(array.astype(np.float32) if array.dtype.kind == "f" else array)
+        info = self.info[value.base.name]
+        name, count = value.base.name, value.base.channels
+        if not np.array_equal(value.idx.ravel(), np.arange(count)):
+            flat = self._host("Reshape", [name, self.host_constant(np.array([-1]))], [count], info.elem_type, value.src)
+            picked = self.host_constant(np.ascontiguousarray(value.idx))
+            return self._host("Gather", [flat.base.name, picked], value.shape, info.elem_type, value.src).base.name
+        if info.shape != value.shape:
+            shape = self.host_constant(np.array(value.shape, np.int64))
+            return self._host("Reshape", [name, shape], value.shape, info.elem_type, value.src).base.name
+        return name
+
+    # ---- the device's side ----
+
+    def linear(self, x: View, target: Index, weight: Array, stem: str, src: Sources) -> Base:
+        """x at `target` [R, K] times weight [N, K] transposed."""
+        source = self.builder.matrix(x.base, target, merge(x.src, src))
+        n = weight.shape[0]
+        params = {"weight": np.ascontiguousarray(weight, np.float64), "bias": np.zeros(n)}
+        return self.builder.node("linear", [source], (target.shape[0], n), stem, merge(x.src, src), params=params)
+
+
+def recognised_chain(value: Unary) -> bool:
+    """Whether a value can be put into the graph: it is known itself, or an earlier cut and the rest are."""
+    stack, seen = [value], set()
+    while stack:
+        current = stack.pop()
+        if current.made is not None or functions.recognise(current.y) is not None:
+            return True
+        seen.add(id(current))
+        stack += [u for u, rest in current.cuts if id(u) not in seen and functions.recognise(rest) is not None]
+    return False
+
+
+__all__ = ["MASKED", "MAX_INDEX", "Context", "LayoutError"]

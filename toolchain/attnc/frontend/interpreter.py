@@ -1,0 +1,233 @@
+"""Walk the ONNX graph in order and give every tensor an abstract value; nodes of the device's graph appear on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from onnx import AttributeProto, NodeProto
+
+from attnc.errors import ModelError, UnsupportedError
+from attnc.frontend import attention, normalization, pointwise, products, reindexing, tokens
+from attnc.frontend.builder import elements
+from attnc.frontend.context import MAX_INDEX, Context
+from attnc.frontend.folding import evaluate
+from attnc.frontend.layout import identity
+from attnc.frontend.simplify import Simplified, infer_node
+from attnc.frontend.values import Base, Const, Failed, Opaque, Poly, Scores, Value, View, merge, on_host
+
+Handler = Callable[[Context, NodeProto, Sequence[Value | None]], list[Value]]
+
+HANDLERS: dict[str, Handler] = {
+    "MatMul": products.matmul, "Gemm": products.gemm, "Conv": products.conv, "Einsum": products.einsum,
+    "LayerNormalization": normalization.layer_normalization, "Attention": attention.attention_operator,
+    "Concat": tokens.concat, "ReduceMean": tokens.reduce_mean, "ReduceSum": tokens.reduce_mean,
+    "GlobalAveragePool": tokens.global_average, "Softmax": tokens.softmax, "BatchNormalization": tokens.batch_normalization,
+    **dict.fromkeys(reindexing.PLANS, reindexing.rearrange), **dict.fromkeys(pointwise.OPERATORS, pointwise.pointwise),
+}  # fmt: skip
+HEAVY = {
+    "MatMul", "Gemm", "Conv", "Einsum", "LayerNormalization", "Attention", "ConvTranspose", "GroupNormalization",
+    "InstanceNormalization", "RMSNormalization", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "DeformConv",
+}  # fmt: skip
+"""Operators that are worth a device: they never run on the host."""
+REASONS = {
+    "RMSNormalization": "root-mean-square normalisation is not supported (layer normalisation is)",
+    "RotaryEmbedding": "rotary embeddings as an operator are not supported",
+    "ConvTranspose": "transposed convolutions are not supported",
+}
+
+
+def subgraphs(node: NodeProto) -> list[AttributeProto]:
+    """Attributes that hold graphs."""
+    return [a for a in node.attribute if a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS)]
+
+
+class Interpreter:
+    """`values` maps ONNX tensors to abstract values, `producer` to the node that makes them.
+
+    With `collect`, nodes that cannot be compiled are noted in `unsupported` and the walk goes on as if they could.
+    """
+
+    def __init__(self, simplified: Simplified, name: str, collect: bool = False) -> None:
+        self.ctx = Context(simplified, name)
+        self.simplified = simplified
+        self.collect = collect
+        self.unsupported: dict[str, UnsupportedError] = {}
+        self.values: dict[str, Value] = {name: Const(array) for name, array in simplified.constants.items()}
+        self.producer: dict[str, NodeProto] = {}
+        self.nodes = live_nodes(simplified)
+        for value in simplified.model.graph.input:
+            shape = simplified.info[value.name].shape
+            assert shape is not None
+            self.values[value.name] = self.ctx.host_view(value.name, shape)
+
+    def run(self) -> None:
+        """Interpret every node that the outputs need."""
+        for node in self.nodes:
+            args = [self._operand(name, node) for name in node.input]
+            results = self._interpret(node, args)
+            for index, name in enumerate(node.output):
+                if name:
+                    self.producer[name] = node
+                    if index < len(results):
+                        self.values[name] = results[index]
+                    else:
+                        error = UnsupportedError(node.name, node.op_type, f"its output {index} is not supported")
+                        self.values[name] = Failed(error)
+
+    def _operand(self, name: str, node: NodeProto) -> Value | None:
+        if not name:
+            return None
+        if name not in self.values:
+            raise ModelError(f"node {node.name!r} ({node.op_type}) reads {name!r}, which nothing defines before it")
+        return self.values[name]
+
+    def heavy(self, node: NodeProto) -> bool:
+        """Whether the node must be on the device."""
+        if subgraphs(node):
+            return True
+        info = self.ctx.info.get(node.output[0])
+        return node.op_type in HEAVY and (info is None or info.is_float)
+
+    def _interpret(self, node: NodeProto, args: list[Value | None]) -> list[Value]:
+        try:
+            return self._attempt(node, args)
+        except UnsupportedError as error:
+            return self._failed(node, error)
+        except (ValueError, IndexError, ZeroDivisionError) as error:
+            raise ModelError(f"node {node.name!r} ({node.op_type}): its operands do not fit together: {error}") from error
+
+    def _attempt(self, node: NodeProto, args: list[Value | None]) -> list[Value]:
+        given = [value for value in args if value is not None]
+        if subgraphs(node):
+            self.ctx.fail(node, "control flow that depends on data is not supported")
+        if any(isinstance(value, Failed) for value in given):
+            args = self._repaired(node, args)
+            given = [value for value in args if value is not None]
+        found = self._shape_of(node, args)
+        if found is not None:
+            return found
+        if all(isinstance(value, Const) for value in given):
+            return self._folded(node, args)
+        if all(on_host(value) for value in given) and not self.heavy(node):
+            return self._on_host(node, args)
+        handler = HANDLERS.get(node.op_type)
+        if handler is None:
+            self.ctx.fail(node, REASONS.get(node.op_type, "this operator is not supported on the device"))
+        return handler(self.ctx, node, args)
+
+    def _failed(self, node: NodeProto, error: UnsupportedError) -> list[Value]:
+        """An error for a heavy node, a note for one that may run on the host after the device."""
+        if not self.heavy(node):
+            return [Failed(error) for _ in node.output]
+        if not self.collect:
+            raise error
+        self.unsupported.setdefault(error.node, error)
+        return [self._assumed(name) or Failed(error) for name in node.output]
+
+    def _repaired(self, node: NodeProto, args: list[Value | None]) -> list[Value | None]:
+        """Operands that failed: an error, except that a collecting walk goes on with made-up values before heavy nodes."""
+        first = next(value for value in args if isinstance(value, Failed))
+        if not (self.collect and self.heavy(node)):
+            raise first.error
+        repaired: list[Value | None] = []
+        for name, value in zip(node.input, args, strict=True):
+            if isinstance(value, Failed):
+                self.unsupported.setdefault(value.error.node, value.error)
+                assumed = self._assumed(name)
+                if assumed is None:
+                    raise value.error
+                self.values[name] = assumed
+                repaired.append(assumed)
+            else:
+                repaired.append(value)
+        return repaired
+
+    def _assumed(self, name: str) -> View | None:
+        """A made-up value of the device for a tensor that could not be computed."""
+        info = self.ctx.info.get(name)
+        if info is None or not info.shape or 0 in info.shape:
+            return None
+        rows, channels = elements(info.shape[:-1]), info.shape[-1]
+        base = self.ctx.builder.node("unsupported", [], (rows, channels), name, ())
+        return View(base, identity(info.shape))
+
+    def _shape_of(self, node: NodeProto, args: list[Value | None]) -> list[Value] | None:
+        """Shape and Size of anything whose shape is known."""
+        if node.op_type not in ("Shape", "Size") or args[0] is None or isinstance(args[0], (Opaque, Failed)):
+            return None
+        shape = args[0].shape
+        if shape is None:
+            return None
+        if node.op_type == "Size":
+            return [Const(np.array(elements(shape), np.int64))]
+        attributes = self.ctx.attributes(node)
+        return [Const(np.array(shape[attributes.get("start", 0) : attributes.get("end", len(shape))], np.int64).reshape(-1))]
+
+    def _folded(self, node: NodeProto, args: list[Value | None]) -> list[Value]:
+        arrays = [value.array if isinstance(value, Const) else None for value in args]
+        src = merge(*(value.src for value in args if value is not None))
+        return [Const(array, src) for array in evaluate(self.ctx, node, arrays)]
+
+    # ---- nodes that the host can run ----
+
+    def _on_host(self, node: NodeProto, args: list[Value | None]) -> list[Value]:
+        """A leading node; rearrangements of one tensor stay views, and steps of a normalisation are remembered."""
+        results = [self._host_result(node, name) for name in node.output]
+        if node.op_type in reindexing.PLANS and isinstance(args[0], (View, Poly, Scores)):
+            try:
+                return list(reindexing.rearrange(self.ctx, node, args))
+            except UnsupportedError:
+                return results
+        first = results[0]
+        if not isinstance(first, View) or not self.ctx.info[node.output[0]].is_float:
+            return results
+        step = self._step(node, args, first)
+        return results if step is None else [step]
+
+    def _step(self, node: NodeProto, args: list[Value | None], host: View) -> Value | None:
+        """A step of a normalisation, if the node is one."""
+        given = [value for value in args if value is not None]
+        if node.op_type in ("ReduceMean", "ReduceSum") and isinstance(args[0], (View, Poly)):
+            rank = len(args[0].shape)
+            if tokens.reduced_axes(self.ctx, node, args, rank) != [rank - 1]:
+                return None
+            keepdims = bool(self.ctx.attributes(node).get("keepdims", 1))
+            return normalization.reduce_mean(node, args[0], keepdims, node.op_type == "ReduceSum", host)
+        return normalization.combine(self.ctx, node, given, host)
+
+    def _host_result(self, node: NodeProto, name: str) -> Value:
+        info = self.ctx.info.get(name)
+        if name and (info is None or info.shape is None):
+            known = {key: value.array for key in node.input if isinstance(value := self.values.get(key), Const)}
+            for output, found in infer_node(node, self.ctx.opset, self.ctx.info, known):
+                if found.elem_type or output not in self.ctx.info:
+                    self.ctx.info[output] = found
+            info = self.ctx.info.get(name)
+        if info is None or info.shape is None:
+            return Opaque(name)
+        if elements(info.shape) > MAX_INDEX:
+            raise ModelError(f"node {node.name!r} ({node.op_type}): a result of shape {list(info.shape)} is too large")
+        return View(Base(name, 1, elements(info.shape), False), identity(info.shape))
+
+
+def live_nodes(simplified: Simplified) -> list[NodeProto]:
+    """The nodes that the outputs depend on, in order."""
+    needed = set(simplified.outputs)
+    live = []
+    for node in reversed(simplified.model.graph.node):
+        if needed.isdisjoint(node.output):
+            continue
+        live.append(node)
+        needed.update(node.input)
+        stack = [graph for a in subgraphs(node) for graph in ([a.g] if a.type == AttributeProto.GRAPH else list(a.graphs))]
+        while stack:
+            graph = stack.pop()
+            needed.update(output.name for output in graph.output)
+            for inner in graph.node:
+                needed.update(inner.input)
+                for a in subgraphs(inner):
+                    stack += [a.g] if a.type == AttributeProto.GRAPH else list(a.graphs)
+    return live[::-1]
+
+

@@ -1,0 +1,276 @@
+"""Layer normalisation in any spelling, by algebra.
+
+With m = mean(x), w = mean(x^2) and r = 1/sqrt(f*(w - m^2) + e), every step between x and its normalisation is a sum of
+monomials x^i m^j w^k r^l with constant coefficients. A sum g*x*r - g*m*r + b is a layer normalisation with gamma g / sqrt(f),
+beta b and epsilon e / f.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from onnx import NodeProto
+
+from attnc.frontend.builder import LayoutError, scalar
+from attnc.frontend.context import Context
+from attnc.frontend.functions import GRID
+from attnc.frontend.layout import identity
+from attnc.frontend.values import Array, Const, Monomial, Poly, Shape, Sources, Unary, Value, View, merge, same_view
+
+ONE: Monomial = (0, 0, 0, 0)
+X: Monomial = (1, 0, 0, 0)
+MEAN: Monomial = (0, 1, 0, 0)
+SQUARE: Monomial = (0, 2, 0, 0)
+POWER: Monomial = (0, 0, 1, 0)
+R: Monomial = (0, 0, 0, 1)
+DEVIATION: Monomial = (0, 0, 0, -1)
+SCALED: Monomial = (1, 0, 0, 1)
+SHIFTED: Monomial = (0, 1, 0, 1)
+SMALL_EPSILON = 1e-4
+"""An epsilon added to the deviation, and not to the variance, is accepted up to here: (s + e) is then taken as sqrt(s^2 + e^2)."""
+OPERATORS = {"Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Reciprocal", "Neg", "Abs", "Max", "Clip", "Sum", "Relu"}
+RMS = "a root-mean-square normalisation, which is not supported (layer normalisation is)"
+
+Terms = dict[Monomial, Array]
+
+
+def _times(a: Terms, b: Terms) -> Terms:
+    result: Terms = {}
+    for left, p in a.items():
+        for right, q in b.items():
+            key = (left[0] + right[0], left[1] + right[1], left[2] + right[2], left[3] + right[3])
+            result[key] = result[key] + p * q if key in result else p * q
+    return _clean(result)
+
+
+def _plus(a: Terms, b: Terms, sign: float = 1.0) -> Terms:
+    result = dict(a)
+    for key, q in b.items():
+        result[key] = result[key] + sign * q if key in result else sign * q
+    return _clean(result)
+
+
+def _clean(terms: Terms) -> Terms:
+    return {key: value for key, value in terms.items() if np.any(np.abs(value) > 1e-12)}
+
+
+def _number(terms: Terms, key: Monomial) -> float | None:
+    """A coefficient that is one number; 0 if there is none."""
+    value = terms.get(key, np.zeros(()))
+    return float(value.reshape(-1)[0]) if value.size == 1 else None
+
+
+def lift(value: Value, x: View) -> Poly | None:
+    """A value as a step of the normalisation of `x`, if it is one."""
+    if isinstance(value, Poly):
+        return value if same_view(value.x, x) else None
+    if isinstance(value, View):
+        return Poly(x, {X: np.ones(())}, x.shape, value.src, "", "", host=None if x.base.device else value) if same_view(value, x) else None
+    if isinstance(value, Const) and value.array.dtype.kind in "fiu":
+        return Poly(x, _clean({ONE: value.array.astype(np.float64)}), value.shape, value.src, "", "")
+    if isinstance(value, Unary):
+        if isinstance(value.made, View):
+            return lift(value.made, x)
+        terms = _quadratic(value.y)
+        if terms is not None and same_view(value.view, x):
+            return Poly(x, terms, x.shape, merge(value.view.src, value.src), value.node, value.operator)
+    return None
+
+
+def _quadratic(y: Array) -> Terms | None:
+    """Samples of a*x^2 + b*x + c."""
+    if y.dtype.kind != "f" or not np.all(np.isfinite(y)):
+        return None
+    a, b, c = np.polyfit(GRID, y, 2)
+    if np.abs(np.polyval((a, b, c), GRID) - y).max() > 1e-9 * max(1.0, np.abs(y).max()):
+        return None
+    tidy = [round(float(k), 12) for k in (a, b, c)]
+    return _clean({(2, 0, 0, 0): np.array(tidy[0]), X: np.array(tidy[1]), ONE: np.array(tidy[2])})
+
+
+def _mean_terms(terms: Terms) -> Terms | None:
+    """The mean over channels."""
+    result: Terms = {}
+    for (i, j, k, power), value in terms.items():
+        if i > 2 or (value.ndim and value.shape[-1] > 1):
+            return None
+        key = (0, j + (i == 1), k + (i == 2), power)
+        result[key] = result[key] + value if key in result else value
+    return _clean(result)
+
+
+def reduce_mean(node: NodeProto, value: Value, keepdims: bool, total: bool, host: View | None) -> Poly | None:
+    """Mean (or sum, if `total`) over the last axis."""
+    if isinstance(value, Poly):
+        lifted: Poly | None = value
+    elif isinstance(value, Unary) and value.made is None:
+        lifted = lift(value, value.view)
+    else:
+        lifted = lift(value, value) if isinstance(value, View) else None
+    if lifted is None or not lifted.shape or lifted.shape != lifted.x.shape:
+        return None
+    terms = _mean_terms(lifted.terms)
+    if terms is None:
+        return None
+    channels = lifted.x.shape[-1]
+    terms = {key: value * channels for key, value in terms.items()} if total else terms
+    shape = (*lifted.shape[:-1], 1) if keepdims else lifted.shape[:-1]
+    return Poly(lifted.x, terms, shape, merge(lifted.src, (node.name,)), node.name, node.op_type, lifted.r, host)
+
+
+def combine(ctx: Context, node: NodeProto, args: Sequence[Value], host: View | None) -> Value | None:
+    """A pointwise operator on steps of one normalisation; None if they are not, or if the result leads nowhere."""
+    polys = [value for value in args if isinstance(value, Poly)]
+    if not polys or node.op_type not in OPERATORS:
+        return None
+    x = polys[0].x
+    lifted = [lift(value, x) for value in args]
+    if any(value is None for value in lifted):
+        return None
+    operands = [value for value in lifted if value is not None]
+    rs = {value.r for value in operands if value.r is not None}
+    shape = _shape(operands, x)
+    if len(rs) > 1 or shape is None:
+        return None
+    r = next(iter(rs), None)
+    found = _compute(ctx, node, operands, r)
+    if found is None:
+        return None
+    terms, r = found
+    src = merge(*(value.src for value in operands), (node.name,))
+    result = Poly(x, terms, shape, src, node.name, node.op_type, r, host)
+    return _finish(ctx, node, result)
+
+
+def _shape(operands: Sequence[Poly], x: View) -> Shape | None:
+    """Shape of the result; None where a mean without its axis would be spread along the wrong one."""
+    shapes = {value.shape for value in operands}
+    if len(shapes) > 1:
+        column = (*x.shape[:-1], 1)
+        for value in operands:
+            lone = not any(key[0] for key in value.terms) and any(key != ONE for key in value.terms)
+            if lone and value.shape != column:
+                return None
+    return tuple(np.broadcast_shapes(*shapes))
+
+
+def _compute(ctx: Context, node: NodeProto, operands: Sequence[Poly], r: tuple[float, float] | None) -> tuple[Terms, tuple[float, float] | None] | None:
+    """Terms of the result and its r."""
+    op, first = node.op_type, operands[0].terms
+    second = operands[1].terms if len(operands) > 1 else {}
+    if op in ("Add", "Sum"):
+        return (_plus(first, second), r) if len(operands) == 2 else None
+    if op == "Sub":
+        return _plus(first, second, -1.0), r
+    if op == "Neg":
+        return {key: -value for key, value in first.items()}, r
+    if op == "Mul":
+        return _times(first, second), r
+    if op == "Div":
+        inverse = _inverse(second, r)
+        return None if inverse is None else (_times(first, inverse[0]), inverse[1])
+    if op == "Reciprocal":
+        return _inverse(first, r)
+    if op in ("Abs", "Max", "Clip", "Relu"):
+        return (first, r) if _is_variance(first) else None
+    return _power(ctx, node, first, 0.5 if op == "Sqrt" else _number(second, ONE), r)
+
+
+def _is_variance(terms: Terms) -> bool:
+    """f*(w - m^2) + e, f > 0: never negative, so that clamping at 0 does nothing."""
+    f = _number(terms, POWER)
+    return f is not None and f > 0 and set(terms) <= {POWER, SQUARE, ONE}
+
+
+def _inverse(terms: Terms, r: tuple[float, float] | None) -> tuple[Terms, tuple[float, float] | None] | None:
+    """1 / terms."""
+    if len(terms) == 1:
+        (key, value), = terms.items()
+        if key[0] == 0 and np.all(value != 0):
+            return {(-key[0], -key[1], -key[2], -key[3]): 1 / value}, r
+        return None
+    scale, epsilon = _number(terms, DEVIATION), _number(terms, ONE)
+    if set(terms) == {DEVIATION, ONE} and r is not None and scale and epsilon is not None and 0 <= epsilon / scale <= SMALL_EPSILON:
+        return {R: np.array(1 / scale)}, (r[0], r[1] + (epsilon / scale) ** 2)
+    return None
+
+
+def _power(ctx: Context, node: NodeProto, terms: Terms, exponent: float | None, r: tuple[float, float] | None) -> tuple[Terms, tuple[float, float] | None] | None:
+    """terms ** exponent: squares, inverses, and roots of a variance."""
+    if exponent == 1:
+        return terms, r
+    if exponent == 2:
+        return _times(terms, terms), r
+    if exponent == -1:
+        return _inverse(terms, r)
+    if exponent not in (0.5, -0.5):
+        return None
+    f, e, square = _number(terms, POWER), _number(terms, ONE), _number(terms, SQUARE)
+    if r is not None or f is None or e is None or f <= 0 or e < 0 or not set(terms) <= {POWER, SQUARE, ONE}:
+        return None
+    if square is None or abs(square + f) > 1e-6 * f:
+        return None
+    return {DEVIATION if exponent > 0 else R: np.ones(())}, (f, e)
+
+
+def _finish(ctx: Context, node: NodeProto, poly: Poly) -> Value:
+    """The layer normalisation, if the sum is complete."""
+    gamma, shift = poly.terms.get(SCALED), poly.terms.get(SHIFTED)
+    if poly.r is None or gamma is None or shift is None or not set(poly.terms) <= {SCALED, SHIFTED, ONE}:
+        return poly
+    if poly.shape != poly.x.shape or not np.allclose(*np.broadcast_arrays(gamma, -shift), rtol=1e-6, atol=0):
+        return poly
+    factor, epsilon = poly.r
+    beta = poly.terms.get(ONE, np.zeros(()))
+    return emit(ctx, node, poly.x, gamma / np.sqrt(factor), beta, epsilon / factor, poly.src)
+
+
+def emit(ctx: Context, node: NodeProto, x: View, gamma: Array, beta: Array, epsilon: float, src: Sources) -> View:
+    """A layer normalisation over the last axis; factors that differ between rows follow as operators of their own."""
+    src = merge(x.src, src)
+    try:
+        source = ctx.builder.matrix(x.base, x.idx.reshape(-1, x.shape[-1]), src)
+    except LayoutError as error:
+        ctx.fail(node, f"it normalises over an axis that does not lie along channels: {error}")
+    rows, channels = ctx.builder.graph.value(source).shape
+    params = {"gamma": np.ones(channels), "beta": np.zeros(channels)}
+    base = ctx.builder.node(
+        "layer_normalization", [source], (rows, channels), node.output[0], src, {"epsilon": float(epsilon)}, params
+    )
+    result = View(base, identity(x.shape))
+    for op, amount, neutral in (("mul", gamma, 1.0), ("add", beta, 0.0)):
+        constant = Const(np.asarray(amount, np.float64))
+        if scalar(constant) != neutral:
+            result = ctx.elementwise.apply(op, result, constant, f"{node.output[0]}_{op}", (node.name,))
+    return result
+
+
+def layer_normalization(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:
+    """The operator."""
+    attributes = ctx.attributes(node)
+    if any(node.output[1:]):
+        ctx.fail(node, "its mean and deviation are used, which the device does not keep")
+    assert args[0] is not None
+    x = ctx.view(args[0])
+    axis = int(attributes.get("axis", -1))
+    axis = axis + len(x.shape) if axis < 0 else axis
+    if any(size != 1 for size in x.shape[axis:-1]):
+        ctx.fail(node, f"it normalises over axes {axis} to {len(x.shape) - 1}, only the last one is supported")
+    parameters = []
+    for index, default in ((1, 1.0), (2, 0.0)):
+        given = args[index] if index < len(args) else None
+        if given is not None and not isinstance(given, Const):
+            ctx.fail(node, f"operand {index} must be constant")
+        parameters.append(np.full((), default) if given is None else np.asarray(given.array, np.float64))
+    return [emit(ctx, node, x, parameters[0], parameters[1], float(attributes.get("epsilon", 1e-5)), (node.name,))]
+
+
+def why(poly: Poly) -> str | None:
+    """A reason better than the general one, if the steps look like a root-mean-square normalisation."""
+    if set(poly.terms) <= {POWER, ONE} and POWER in poly.terms:
+        return RMS
+    return None
+
+
+__all__ = ["combine", "emit", "layer_normalization", "lift", "reduce_mean", "why"]

@@ -1,0 +1,336 @@
+"""Products: MatMul, Gemm, Conv and Einsum become linear, or attention where both operands are activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from onnx import NodeProto
+
+from attnc.errors import ModelError
+from attnc.frontend.attention import attend, make_scores
+from attnc.frontend.builder import LayoutError, elements
+from attnc.frontend.context import Context
+from attnc.frontend.pointwise import pointwise
+from attnc.frontend.reindexing import apply
+from attnc.frontend.values import Array, Const, Index, Scores, Shape, Test, Unary, Value, View, merge, on_host, reindex
+
+MAX_DENSE = 1 << 24
+"""Largest weight that a grouped convolution or per-head product may be blown up to."""
+MAX_PIECES = 256
+"""Most tokens that a flattened tensor may have before a linear (each becomes a product of its own)."""
+
+
+def matmul(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:
+    """MatMul."""
+    a, b = args[0], args[1]
+    assert a is not None and b is not None
+    return [product(ctx, node, a, b)]
+
+
+def product(ctx: Context, node: NodeProto, a: Value, b: Value) -> Value:
+    """a @ b for every kind of operands."""
+    if isinstance(a, Const) and isinstance(b, Const):
+        return Const(a.array @ b.array, merge(a.src, b.src, (node.name,)))
+    if isinstance(a, Scores) and a.normalized:
+        return attend(ctx, node, a, b)
+    if isinstance(b, Scores) and b.normalized:
+        ctx.fail(node, "attention probabilities are supported as the left factor of a product only")
+    if isinstance(a, Test) or isinstance(b, Test):
+        ctx.fail(node, "a test of attention scores is multiplied")
+    if isinstance(b, Const):
+        return _vectors(ctx, node, ctx.view(a), b)
+    if isinstance(a, Const):
+        return _constant_left(ctx, node, a, b)
+    scores = make_scores(ctx, node, a, b)
+    if on_host(a) and on_host(b) and scores.q.shape[-1] == 1:
+        scores.host = ctx.host_view(node.output[0], scores.shape, (node.name,))
+    return scores
+
+
+def _vectors(ctx: Context, node: NodeProto, x: View, weight: Const) -> View:
+    """x @ W, with NumPy's rules for vectors."""
+    array = weight.array.astype(np.float64)
+    if not x.shape or not array.shape:
+        raise ModelError(f"node {node.name!r} ({node.op_type}): a scalar operand")
+    column = array.ndim == 1
+    array = array[:, None] if column else array
+    row = len(x.shape) == 1
+    lifted = reindex(x, lambda i: i[None]) if row else x
+    assert isinstance(lifted, View)
+    result = linear(ctx, node, lifted, array)
+    moved = reindex(result, lambda i: i[..., 0] if column else i)
+    moved = reindex(moved, lambda i: i.reshape(i.shape[1:] if column else (*i.shape[:-2], i.shape[-1]))) if row else moved
+    assert isinstance(moved, View)
+    return moved
+
+
+def _constant_left(ctx: Context, node: NodeProto, a: Const, b: Value) -> Value:
+    """W @ x is (x^T W^T)^T; it may also be constant queries of an attention."""
+    view = ctx.view(b)
+    if len(view.shape) == 1:
+        return _vectors(ctx, node, view, Const(a.array.swapaxes(-1, -2), a.src))
+
+    def transposed() -> View:
+        weight = a.array if a.array.ndim > 1 else a.array[None]
+        flipped = reindex(view, lambda i: i.swapaxes(-1, -2))
+        assert isinstance(flipped, View)
+        result = linear(ctx, node, flipped, weight.astype(np.float64).swapaxes(-1, -2))
+        back = reindex(result, lambda i: i.swapaxes(-1, -2) if a.array.ndim > 1 else i[..., 0])
+        assert isinstance(back, View)
+        return back
+
+    if a.array.ndim < 2:
+        return transposed()
+    scores = make_scores(ctx, node, a, b)
+    scores.fallback = _once(transposed)
+    if on_host(b) and scores.q.shape[-1] == 1:
+        scores.host = ctx.host_view(node.output[0], scores.shape, (node.name,))
+    return scores
+
+
+class _once:
+    """Calls a function the first time only."""
+
+    def __init__(self, function: object) -> None:
+        self._function, self._result = function, None
+
+    def __call__(self) -> View:
+        if self._result is None:
+            self._result = self._function()  # type: ignore[operator]
+        return self._result
+
+
+def linear(ctx: Context, node: NodeProto, x: View, weight: Array) -> View:
+    """x [..., T, K] @ weight [..., K, N]: leading axes of the weight become channels."""
+    if x.shape[-1] != weight.shape[-2]:
+        raise ModelError(f"node {node.name!r} ({node.op_type}): shapes {list(x.shape)} and {list(weight.shape)} do not fit")
+    lead = tuple(np.broadcast_shapes(x.shape[:-2], weight.shape[:-2]))
+    weight = weight.reshape((1,) * (len(lead) + 2 - weight.ndim) + weight.shape)
+    stacked = tuple(axis for axis in range(len(lead)) if weight.shape[axis] > 1)
+    plain = tuple(axis for axis in range(len(lead)) if axis not in stacked)
+    idx = np.broadcast_to(x.idx, (*lead, *x.shape[-2:]))
+    n, (t, k) = weight.shape[-1], x.shape[-2:]
+    copies = elements(tuple(lead[axis] for axis in stacked))
+    rows = elements(tuple(lead[axis] for axis in plain)) * t
+    arranged = idx.transpose(*plain, len(lead), *stacked, len(lead) + 1).reshape(rows, copies, k)
+    matrices = weight.reshape(copies, k, n) if copies > 1 else weight.reshape(1, k, n)
+    if copies == 1 or not np.any(arranged != arranged[:, :1]):
+        dense = matrices.transpose(0, 2, 1).reshape(copies * n, k)
+        target = arranged[:, 0]
+    else:
+        dense, target = _block_diagonal(ctx, node, matrices), arranged.reshape(rows, copies * k)
+    base_view = _linear(ctx, node, View(x.base, target, x.src), dense)
+    moved = base_view.idx.reshape(*(lead[axis] for axis in plain), t, *(lead[axis] for axis in stacked), n)
+    order = np.argsort([*plain, len(lead), *stacked, len(lead) + 1])
+    return View(base_view.base, moved.transpose(order))
+
+
+def _block_diagonal(ctx: Context, node: NodeProto, matrices: Array) -> Array:
+    """Weights [S, K, N] of S products side by side as one [S*N, S*K]."""
+    s, k, n = matrices.shape
+    if s * k * s * n > MAX_DENSE:
+        ctx.fail(node, f"{s} different products of {k} x {n} at once would need a weight of {s * n} x {s * k}")
+    dense = np.zeros((s, n, s, k))
+    dense[np.arange(s), :, np.arange(s), :] = matrices.transpose(0, 2, 1)
+    return dense.reshape(s * n, s * k)
+
+
+def _linear(ctx: Context, node: NodeProto, x: View, weight: Array) -> View:
+    """x [R, K] times weight [N, K]; a flattened tensor is taken token by token."""
+    src = (node.name,)
+    try:
+        return ctx.builder.whole(ctx.linear(x, x.idx, weight, node.output[0], src))
+    except LayoutError as error:
+        pieces = _pieces(x.idx, x.base.channels)
+        if pieces is None:
+            ctx.fail(node, str(error))
+    total: View | None = None
+    for start, stop in pieces:
+        part = ctx.builder.whole(ctx.linear(x, x.idx[:, start:stop], weight[:, start:stop], node.output[0], src))
+        total = part if total is None else ctx.elementwise.apply("add", total, part, node.output[0], src)
+    assert total is not None
+    return total
+
+
+def _pieces(idx: Index, channels: int) -> list[tuple[int, int]] | None:
+    """Ranges of columns [K] in which each row of `idx` stays within one row of the base; None if that is no help."""
+    rows, columns = idx // channels, idx % channels
+    cuts = np.flatnonzero(np.any(rows[:, 1:] != rows[:, :-1], axis=0)) + 1
+    bounds = [0, *cuts.tolist(), idx.shape[1]]
+    if len(bounds) - 1 > MAX_PIECES or len(bounds) - 1 >= idx.shape[1] > 1 or np.any(columns != columns[:1]):
+        return None
+    return list(zip(bounds[:-1], bounds[1:], strict=True))
+
+
+def gemm(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:
+    """Gemm: alpha * A' @ B' + beta * C."""
+    attributes = ctx.attributes(node)
+    a, b = args[0], args[1]
+    assert a is not None and b is not None
+    a = _flip(ctx, node, a) if attributes.get("transA", 0) else a
+    b = _flip(ctx, node, b) if attributes.get("transB", 0) else b
+    alpha, beta = float(attributes.get("alpha", 1.0)), float(attributes.get("beta", 1.0))
+    if alpha != 1.0 and isinstance(b, Const):
+        b = Const(b.array.astype(np.float64) * alpha, b.src)
+        alpha = 1.0
+    result = product(ctx, node, a, b)
+    if alpha != 1.0:
+        result = _pointwise(ctx, node, "Mul", result, Const(np.array(alpha)))
+    bias = args[2] if len(args) > 2 else None
+    if bias is None or beta == 0:
+        return [result]
+    if beta != 1.0:
+        bias = Const(bias.array * beta) if isinstance(bias, Const) else _pointwise(ctx, node, "Mul", bias, Const(np.array(beta)))
+    return [_pointwise(ctx, node, "Add", result, bias)]
+
+
+def _flip(ctx: Context, node: NodeProto, value: Value) -> Value:
+    if not isinstance(value, (View, Const, Unary, Scores)):
+        value = ctx.concrete(value)
+    return apply(ctx, node, value, lambda x: x.swapaxes(-1, -2))
+
+
+def _pointwise(ctx: Context, node: NodeProto, op: str, a: Value, b: Value) -> Value:
+    """A pointwise operator inside another one."""
+    inner = NodeProto()
+    inner.CopyFrom(node)
+    inner.op_type = op
+    del inner.attribute[:]
+    return pointwise(ctx, inner, [a, b])[0]
+
+
+def conv(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:
+    """Convolution: patches become rows, their elements channels."""
+    attributes = ctx.attributes(node)
+    assert args[0] is not None
+    if not isinstance(args[1], Const):
+        ctx.fail(node, "its weight must be constant")
+    x, weight = ctx.view(args[0]), args[1].array.astype(np.float64)
+    rank = weight.ndim - 2
+    if len(x.shape) != rank + 2 or rank < 1:
+        raise ModelError(f"node {node.name!r} (Conv): input {list(x.shape)} and weight {list(weight.shape)} do not fit")
+    strides = list(attributes.get("strides", [1] * rank))
+    dilations = list(attributes.get("dilations", [1] * rank))
+    x = _padded(ctx, node, x, attributes, weight.shape[2:], strides, dilations)
+    weight = _dense_groups(ctx, node, weight, int(attributes.get("group", 1)), x.shape[1])
+    target, lead = _patches(x.idx, weight.shape, strides, dilations)
+    flat = _linear(ctx, node, View(x.base, target, x.src), weight.reshape(weight.shape[0], -1))
+    out = np.moveaxis(flat.idx.reshape(*lead, weight.shape[0]), -1, 1)
+    result: Value = View(flat.base, out)
+    bias = args[2] if len(args) > 2 else None
+    if bias is not None:
+        if not isinstance(bias, Const):
+            ctx.fail(node, "its bias must be constant")
+        result = _pointwise(ctx, node, "Add", result, Const(bias.array.reshape(-1, *[1] * rank)))
+    return [result]
+
+
+def _padded(
+    ctx: Context, node: NodeProto, x: View, attributes: dict[str, object], kernel: Shape, strides: list[int], dilations: list[int]
+) -> View:
+    """The input with zeros around it, which only the host can put there."""
+    rank = len(kernel)
+    pads = list(attributes.get("pads", [0] * (2 * rank)))  # type: ignore[call-overload]
+    auto = attributes.get("auto_pad", "NOTSET")
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        for axis in range(rank):
+            size, reach = x.shape[axis + 2], (kernel[axis] - 1) * dilations[axis] + 1
+            missing = max(0, (-(-size // strides[axis]) - 1) * strides[axis] + reach - size)
+            low, high = missing // 2, missing - missing // 2
+            pads[axis], pads[axis + rank] = (low, high) if auto == "SAME_UPPER" else (high, low)
+    elif auto == "VALID":
+        pads = [0] * (2 * rank)
+    if not any(pads):
+        return x
+    if x.base.device or any(pad < 0 for pad in pads):
+        ctx.fail(node, f"a convolution with padding {pads} is supported on an input of the model only")
+    shape = [*x.shape[:2], *(size + pads[axis] + pads[axis + rank] for axis, size in enumerate(x.shape[2:]))]
+    amounts = Const(np.array([0, 0, *pads[:rank], 0, 0, *pads[rank:]], np.int64))
+    return ctx.host_node("Pad", [x, amounts], shape, (node.name,))
+
+
+def _dense_groups(ctx: Context, node: NodeProto, weight: Array, groups: int, channels: int) -> Array:
+    """A grouped weight [O, I/g, ...] as [O, I, ...] with zeros."""
+    out, inner = weight.shape[:2]
+    if inner * groups != channels or out % groups:
+        raise ModelError(f"node {node.name!r} (Conv): {channels} channels, weight {list(weight.shape)} and {groups} groups do not fit")
+    if groups == 1:
+        return weight
+    if weight.size * groups > MAX_DENSE:
+        ctx.fail(node, f"a convolution in {groups} groups would need a weight of {weight.size * groups} elements")
+    dense = np.zeros((groups, out // groups, groups, *weight.shape[1:]))
+    dense[np.arange(groups), :, np.arange(groups)] = weight.reshape(groups, out // groups, *weight.shape[1:])
+    return dense.reshape(out, channels, *weight.shape[2:])
+
+
+def _patches(idx: Index, weight: Shape, strides: list[int], dilations: list[int]) -> tuple[Index, Shape]:
+    """Index of all patches [B * prod(out), I * prod(kernel)], and (B, *out)."""
+    kernel = weight[2:]
+    reach = tuple((size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True))
+    axes = tuple(range(2, idx.ndim))
+    windows = np.lib.stride_tricks.sliding_window_view(idx, reach, axes)
+    windows = windows[(slice(None), slice(None), *(slice(None, None, s) for s in strides), *(slice(None, None, d) for d in dilations))]
+    rank = len(kernel)
+    moved = windows.transpose(0, *range(2, 2 + rank), 1, *range(2 + rank, 2 + 2 * rank))
+    lead = tuple(moved.shape[: 1 + rank])
+    return moved.reshape(elements(lead), -1), lead
+
+
+def einsum(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:
+    """Einsum of one operand (a transposition) or two (a product)."""
+    equation = str(ctx.attributes(node)["equation"]).replace(" ", "")
+    terms, arrow, result = equation.partition("->")
+    labels = terms.split(",")
+    if "." in equation or len(labels) > 2 or any(len(set(term)) != len(term) for term in labels):
+        ctx.fail(node, f"equation {equation!r}: only products of two operands with distinct letters are supported")
+    if not arrow:
+        joined = "".join(labels)
+        result = "".join(sorted(letter for letter in set(joined) if joined.count(letter) == 1))
+    values = [value for value in args if value is not None]
+    if len(labels) == 1:
+        if set(result) != set(labels[0]):
+            ctx.fail(node, f"equation {equation!r}: sums over one operand are not supported")
+        return [_moved(ctx, node, values[0], labels[0], result)]
+    return [_einsum_pair(ctx, node, values, labels, result)]
+
+
+def _einsum_pair(ctx: Context, node: NodeProto, values: Sequence[Value], labels: Sequence[str], result: str) -> Value:
+    """Two operands: batch letters, letters of either side, and summed ones, brought into the order of MatMul."""
+    left, right = labels
+    batch = [c for c in result if c in left and c in right]
+    summed = [c for c in left if c in right and c not in result]
+    rows, columns = [c for c in result if c in left and c not in right], [c for c in result if c in right and c not in left]
+    if set(left) - set(batch) - set(summed) - set(rows) or set(right) - set(batch) - set(summed) - set(columns):
+        ctx.fail(node, f"equation {left},{right}->{result}: sums over letters of one operand are not supported")
+    a, b = values
+    if isinstance(b, Scores) and b.normalized:
+        a, b, left, right, rows, columns = b, a, right, left, columns, rows
+    sizes = dict(zip(left, a.shape, strict=True)) | dict(zip(right, b.shape, strict=True))  # type: ignore[union-attr]
+
+    def size(letters: Sequence[str]) -> int:
+        return elements(tuple(sizes[c] for c in letters))
+
+    lead = [sizes[c] for c in batch]
+    a = _moved(ctx, node, a, left, [*batch, *rows, *summed], (*lead, size(rows), size(summed)))
+    b = _moved(ctx, node, b, right, [*batch, *summed, *columns], (*lead, size(summed), size(columns)))
+    found = product(ctx, node, a, b)
+    order = [*batch, *rows, *columns]
+    return apply(ctx, node, found, lambda x: _back(x, order, sizes, result))
+
+
+def _back(x: Array, order: Sequence[str], sizes: dict[str, int], result: str) -> Array:
+    return x.reshape([sizes[c] for c in order]).transpose([order.index(c) for c in result])
+
+
+def _moved(ctx: Context, node: NodeProto, value: Value, labels: str, wanted: Sequence[str], shape: Shape | None = None) -> Value:
+    """An operand with its letters in another order, then in another shape."""
+    if not isinstance(value, (View, Const, Unary, Scores)):
+        value = ctx.concrete(value)
+
+    def move(x: Array) -> Array:
+        y = x.transpose([labels.index(c) for c in wanted])
+        return y if shape is None else y.reshape(shape)
+
+    return apply(ctx, node, value, move)
+

@@ -1,0 +1,182 @@
+"""Fold constants, inline functions, infer shapes; every node gets a name that is unique and stays."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxscript.optimizer
+from onnx import ModelProto, NodeProto, TensorProto, inliner, numpy_helper, shape_inference
+
+from attnc.errors import ModelError
+from attnc.frontend.load import MAX_ELEMENTS
+
+log = logging.getLogger(__name__)
+
+GROWING = {
+    "ConstantOfShape", "Expand", "Tile", "Range", "Pad", "Resize", "Upsample", "OneHot", "EyeLike",
+    "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "CenterCropPad", "Loop", "Scan",
+}  # fmt: skip
+"""Operators whose result may be far larger than what they read: folded by the interpreter, which looks at the size first."""
+_SMALL = 1024
+
+
+@dataclass
+class TensorInfo:
+    """What inference knows about a tensor: ONNX element type (0 if unknown) and static shape (None if unknown)."""
+
+    elem_type: int
+    shape: tuple[int, ...] | None
+
+    @property
+    def is_float(self) -> bool:
+        """Floating point (an unknown type counts)."""
+        return self.elem_type in (0, TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+
+
+@dataclass
+class Simplified:
+    """The folded graph and what is known about it; `original` are (name, operator) of all nodes before folding."""
+
+    model: ModelProto
+    original: list[tuple[str, str]]
+    constants: dict[str, np.ndarray]
+    info: dict[str, TensorInfo]
+    opset: int
+    outputs: list[str] = field(default_factory=list)
+
+
+def name_nodes(model: ModelProto) -> None:
+    """Give every node of the main graph a name of its own."""
+    taken: set[str] = {node.name for node in model.graph.node}
+    seen: set[str] = set()
+    counts: dict[str, int] = {}
+    for node in model.graph.node:
+        if node.name and node.name not in seen:
+            seen.add(node.name)
+            continue
+        stem = node.name or node.op_type
+        while True:
+            name = f"{stem}_{counts.get(stem, 0)}"
+            counts[stem] = counts.get(stem, 0) + 1
+            if name not in taken:
+                break
+        node.name = name
+        taken.add(name)
+        seen.add(name)
+
+
+def inline_functions(model: ModelProto, path: str) -> ModelProto:
+    """Replace calls of the model's own functions by their bodies."""
+    if not model.functions:
+        return model
+    try:
+        return inliner.inline_local_functions(model)
+    except Exception as error:  # the inliner raises whatever C++ throws
+        raise ModelError(f"{path}: the functions of the model cannot be inlined: {error}") from error
+
+
+def simplify(model: ModelProto, path: str) -> Simplified:
+    """`model` has static inputs, no functions, and named nodes."""
+    original = [(node.name, node.op_type) for node in model.graph.node]
+    outputs = [output.name for output in model.graph.output]
+    before = infer(model, path)
+    check_sizes(before, path)
+    model = _optimize(model, outputs)
+    name_nodes(model)
+    info = infer(model, path)
+    check_sizes(info, path)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return Simplified(model, original, constants, info, opset, outputs)
+
+
+def _optimize(model: ModelProto, outputs: list[str]) -> ModelProto:
+    """onnxscript's folding and rewriting; the model itself if that fails, since the interpreter folds on its own too."""
+
+    def should_fold(node: ir.Node) -> bool | None:
+        return False if node.op_type in GROWING else None
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            intermediate = ir.from_proto(model)
+            onnxscript.optimizer.optimize_ir(
+                intermediate, num_iterations=4, input_size_limit=MAX_ELEMENTS, output_size_limit=MAX_ELEMENTS, should_fold=should_fold
+            )
+            optimized: ModelProto = ir.to_proto(intermediate)
+    except Exception as error:  # a third-party optimizer must not decide what can be compiled
+        log.debug("the optimizer failed (%s); going on with the model as it is", error)
+        return model
+    if [output.name for output in optimized.graph.output] != outputs:
+        log.debug("the optimizer renamed outputs; going on with the model as it is")
+        return model
+    return optimized
+
+
+def infer(model: ModelProto, path: str) -> dict[str, TensorInfo]:
+    """Types and static shapes of all tensors; large constants are left out of the copy that inference reads."""
+    skeleton = ModelProto()
+    skeleton.ir_version = model.ir_version
+    skeleton.opset_import.extend(model.opset_import)
+    graph = skeleton.graph
+    graph.name = "shapes"
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) <= _SMALL:
+            graph.initializer.append(tensor)
+        else:
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    try:
+        inferred = shape_inference.infer_shapes(skeleton, check_type=False, strict_mode=False, data_prop=True)
+    except Exception as error:  # raised from C++ with several types
+        raise ModelError(f"{path}: shapes and types of the model contradict each other: {str(error).strip().splitlines()[0]}") from error
+    values = [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]
+    info = {value.name: read_info(value) for value in values}
+    for tensor in model.graph.initializer:
+        info[tensor.name] = TensorInfo(tensor.data_type, tuple(tensor.dims))
+    return info
+
+
+def read_info(value: onnx.ValueInfoProto) -> TensorInfo:
+    """Element type and shape of a value, where both are known."""
+    tensor = value.type.tensor_type
+    if value.type.WhichOneof("value") != "tensor_type" or not tensor.HasField("shape"):
+        return TensorInfo(tensor.elem_type, None)
+    dims = [dim.dim_value if dim.WhichOneof("value") == "dim_value" else None for dim in tensor.shape.dim]
+    known = None if any(dim is None for dim in dims) else tuple(int(dim or 0) for dim in dims)
+    return TensorInfo(tensor.elem_type, known)
+
+
+def check_sizes(info: dict[str, TensorInfo], path: str) -> None:
+    """Refuse tensors that no machine holds, before something tries to build them."""
+    for name, found in info.items():
+        if found.shape is not None and math.prod(found.shape) > MAX_ELEMENTS:
+            raise ModelError(f"{path}: tensor {name!r} has shape {list(found.shape)}, at most {MAX_ELEMENTS} elements are supported")
+
+
+def infer_node(node: NodeProto, opset: int, info: dict[str, TensorInfo], known: dict[str, np.ndarray]) -> Iterable[tuple[str, TensorInfo]]:
+    """Inference of one node, given what is known about its operands; nothing where it fails."""
+    graph = onnx.GraphProto(name="node")
+    graph.node.append(node)
+    for name in dict.fromkeys(filter(None, node.input)):
+        found = info.get(name)
+        if name in known and known[name].size <= _SMALL:
+            graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(known[name]), name))
+        elif found is not None and found.elem_type:
+            graph.input.append(onnx.helper.make_tensor_value_info(name, found.elem_type, found.shape))
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in node.output if name)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    try:
+        inferred = shape_inference.infer_shapes(model, strict_mode=False, data_prop=True)
+    except Exception:  # a node that inference does not know: its shape stays open
+        return []
+    return [(value.name, read_info(value)) for value in inferred.graph.output]

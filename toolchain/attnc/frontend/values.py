@@ -1,0 +1,183 @@
+"""What the interpreter knows about an ONNX tensor: abstract values.
+
+Every value has `shape`, the shape of its ONNX tensor, and `src`, the ONNX nodes that it stands for and that no node of the
+device's graph has taken over yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from attnc.errors import UnsupportedError
+
+Array = npt.NDArray[Any]
+Index = npt.NDArray[np.int64]
+Shape = tuple[int, ...]
+Sources = tuple[str, ...]
+
+
+def merge(*sources: Sources) -> Sources:
+    """All names once, in order."""
+    return tuple(dict.fromkeys(name for names in sources for name in names))
+
+
+@dataclass(frozen=True)
+class Base:
+    """A tensor that exists: on the device a matrix [rows, channels], on the host an ONNX tensor (rows = 1)."""
+
+    name: str
+    rows: int
+    channels: int
+    device: bool
+
+
+@dataclass(eq=False)
+class Const:
+    """A constant."""
+
+    array: Array
+    src: Sources = ()
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of the ONNX tensor."""
+        return tuple(self.array.shape)
+
+
+@dataclass(eq=False)
+class View:
+    """Element e of the ONNX tensor is flat element `idx[e]` of the base."""
+
+    base: Base
+    idx: Index
+    src: Sources = ()
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of the ONNX tensor."""
+        return tuple(self.idx.shape)
+
+
+@dataclass(eq=False)
+class Opaque:
+    """A tensor on the host whose shape is unknown."""
+
+    name: str
+    src: Sources = ()
+
+
+@dataclass(eq=False)
+class Unary:
+    """A function of one real number applied to every element of a view; `y` are its samples on `GRID`.
+
+    `cuts` are earlier values on the way, with the samples of the rest of the way, newest last: a chain of two known
+    functions is cut there. `made` is the view once the function has been put into the graph.
+    """
+
+    view: View
+    y: Array
+    src: Sources
+    node: str
+    operator: str
+    cuts: tuple[tuple[Unary, Array], ...] = ()
+    made: View | Const | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of the ONNX tensor."""
+        return self.view.shape
+
+
+Monomial = tuple[int, int, int, int]
+"""Exponents of x, mean(x), mean(x^2) and r, where r = 1 / sqrt(factor * var(x) + epsilon)."""
+
+
+@dataclass(eq=False)
+class Poly:
+    """A step of a normalisation of `x` over its last axis: a sum of monomials with constant coefficients.
+
+    `r` = (factor, epsilon) defines the reciprocal deviation. `host` is the same tensor on the host, if the host can compute it.
+    """
+
+    x: View
+    terms: dict[Monomial, Array]
+    shape: Shape
+    src: Sources
+    node: str
+    operator: str
+    r: tuple[float, float] | None = None
+    host: View | None = None
+
+
+@dataclass(eq=False)
+class Scores:
+    """softmax-to-be: scale * q . k^T + bias.
+
+    `q`, `k` are views of shape [L, T, D] and [L, Tk, D], L the flattened leading axes; `lead` holds, in the ONNX shape of the
+    leading axes, which l is meant. `bias` is a view or constant of shape [L or 1, T or 1, Tk or 1]. After softmax `normalized` is set.
+    `host` is the same tensor on the host, where that is cheap (outer products); `fallback` makes it another way on the device.
+    """
+
+    q: View
+    k: View
+    lead: Index
+    scale: float
+    src: Sources
+    node: str
+    operator: str
+    bias: View | Const | None = None
+    normalized: bool = False
+    host: View | None = None
+    fallback: Callable[[], View] | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of the ONNX tensor."""
+        return (*self.lead.shape, self.q.shape[1], self.k.shape[1])
+
+
+@dataclass(eq=False)
+class Test:
+    """IsNaN or IsInf of attention probabilities or scores, as exporters put around a softmax, possibly negated or reduced."""
+
+    of: Scores
+    shape: Shape
+    negated: bool
+    src: Sources
+
+
+@dataclass(eq=False)
+class Failed:
+    """A value that the device cannot compute, and why."""
+
+    error: UnsupportedError
+    src: Sources = ()
+    shape: Shape | None = None
+
+
+Value = Const | View | Opaque | Unary | Poly | Scores | Test | Failed
+Concrete = Const | View
+
+
+def on_host(value: Value) -> bool:
+    """Whether the host can compute the value before the device runs."""
+    if isinstance(value, View):
+        return not value.base.device
+    return isinstance(value, (Const, Opaque)) or (isinstance(value, (Poly, Scores)) and value.host is not None)
+
+
+def same_view(a: View, b: View) -> bool:
+    """Whether both show the same elements in the same order."""
+    return a is b or (a.base == b.base and (a.idx is b.idx or (a.idx.shape == b.idx.shape and bool(np.array_equal(a.idx, b.idx)))))
+
+
+def reindex(value: View | Const, function: Callable[[Array], Array], src: Sources = ()) -> View | Const:
+    """Apply a rearrangement to the index of a view, or to a constant itself."""
+    if isinstance(value, Const):
+        return Const(function(value.array), merge(value.src, src))
+    return View(value.base, function(value.idx), merge(value.src, src))

@@ -1,0 +1,81 @@
+"""Archives of arrays (.npz): read without trusting them, written at once and always with the same bytes."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from attnc.errors import DataError
+
+
+def load_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Every array of an .npz file by name; no pickles."""
+    if not path.is_file():
+        raise DataError(f"{path}: is no file; an .npz archive is needed" if path.exists() else f"{path}: no such file")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise DataError(f"{path}: needed an .npz archive of named arrays (numpy.savez), found a single array")
+            arrays = {name: file[name] for name in file.files}
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        MemoryError,
+        NotImplementedError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise DataError(f"{path}: not an .npz archive of numbers, or a damaged one ({str(error) or type(error).__name__})") from error
+    strange = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+    if strange:
+        raise DataError(f"{path}: {', '.join(map(repr, strange))} is no array; an .npz archive of arrays is needed")
+    if not arrays:
+        raise DataError(f"{path}: the archive is empty")
+    return arrays
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that cannot be written, before the work that fills it."""
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; the name of a file is needed")
+    if not path.parent.is_dir():
+        raise DataError(f"{path}: the folder {path.parent} does not exist")
+    if not os.access(path.parent, os.W_OK):
+        raise DataError(f"{path}: the folder {path.parent} cannot be written")
+
+
+def save_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write an .npz file whole or not at all; equal arrays give equal bytes, and every name is allowed."""
+    check_writable(path)
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}") from error
+    try:
+        with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name, array in arrays.items():
+                data = io.BytesIO()
+                np.lib.format.write_array(data, np.asanyarray(array), allow_pickle=False)
+                archive.writestr(zipfile.ZipInfo(f"{name}.npy"), data.getvalue())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise DataError(f"{path}: cannot be written: {error.strerror}") from error
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

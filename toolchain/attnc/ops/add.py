@@ -1,0 +1,92 @@
+"""add: y = a + b, brought to the scale of the output with one rounding.
+
+Shapes   a, b [R, C], or either [1, C], which is then added to every row; y [R, C].
+Scales   one per tensor each. Factors s_a/s_y and s_b/s_y share the shift for which the larger one has 17 bits.
+Rounding half up once, saturation to the range of y.
+Error    0.5 + (|a| + |b|) * 2**-(shift + 1) steps of y before saturation; with s16 operands at the scale of y, below 1.
+         Operands at the scale of y are added exactly.
+Widths   two products of 16 by 17 bits, their sum and a rounding bit: 36.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from attnc.fixedpoint import clamp, quantize_multiplier, shift_round_half_up
+from attnc.ir import GraphError, Node, TensorType
+from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, scalar_scale
+from attnc.ops.requantize import activation
+
+
+def broadcast_shape(node: Node, inputs: Sequence[Shape]) -> Shape:
+    """Shape of an elementwise result; one operand may have a single row."""
+    (rows_a, channels_a), (rows_b, channels_b) = inputs
+    if channels_a != channels_b or (rows_a != rows_b and 1 not in (rows_a, rows_b)):
+        raise GraphError(f"node {node.name!r} ({node.op}): needs equal shapes, or one row, found {inputs[0]} and {inputs[1]}")
+    return max(rows_a, rows_b), channels_a
+
+
+def elementwise_call(node: Node, ctx: Lowering, function: str, factors: Sequence[int]) -> Call:
+    """A call of `attnc::<function>` for two operands; an operand of a single row comes second. `factors` are the scalars that
+    belong to the operands; where there are two multipliers in front they follow the operands."""
+    a, b = node.inputs
+    height = {name: ctx.graph.value(name).shape[0] for name in (a, b)}
+    scalars = list(factors)
+    if height[a] < height[b]:
+        a, b = b, a
+        if function == "add":
+            scalars[0], scalars[1] = scalars[1], scalars[0]
+    rows, tiles = height[a], ctx.tiles(a)
+    names = ("multiplier_a", "multiplier_b", "shift") if function == "add" else ("multiplier", "shift")
+    kernel = KernelCall(
+        header=f"attnc/{function}.hpp",
+        function=f"attnc::{function}",
+        template_args=(("AT", IntType(16)), ("BT", IntType(16)), ("YT", IntType(16)), ("L", ctx.design.lanes)),
+        ports=(Port("a", "load"), Port("b", "load"), Port("y", "store")),
+        scalars=("rows", "tiles", "broadcast", *names, "low", "high"),
+    )
+    values = (rows, tiles, int(height[b] < rows), *scalars, *ctx.graph.type(node.output).range)
+    return Call(node.name, kernel, (ctx.walk(a), ctx.walk(b), ctx.walk(node.output)), values, {function: rows * tiles})
+
+
+class Add(Operator):
+    """Elementwise sum."""
+
+    name = "add"
+
+    def shape(self, node: Node, inputs: Sequence[Shape]) -> Shape:
+        """The taller operand's."""
+        return broadcast_shape(node, inputs)
+
+    def reference(self, node: Node, inputs: Sequence[Array]) -> Array:
+        """a + b."""
+        result: Array = inputs[0] + inputs[1]
+        return result
+
+    def quantize(self, node: Node, inputs: Sequence[TensorType], output: TensorType) -> None:
+        """Two multipliers and their shift."""
+        where = f"node {node.name!r} (add)"
+        unit = scalar_scale(activation(output, where), where)
+        reals = np.array([scalar_scale(activation(x, where), where) / unit for x in inputs])
+        largest, shift = quantize_multiplier(reals.max())
+        multiplier = np.rint(np.ldexp(reals, int(shift))).astype(np.int64)
+        node.params = {"multiplier": multiplier if largest else np.zeros(2, np.int64), "shift": shift}
+
+    def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:
+        """Both products, one rounding."""
+        a, b = (x.astype(np.int64) * m for x, m in zip(inputs, node.params["multiplier"], strict=True))
+        return clamp(shift_round_half_up(a + b, node.params["shift"]), *output.range).astype(output.dtype)
+
+    def lower(self, node: Node, ctx: Lowering) -> list[Call]:
+        """One call: the kernel buffers no rows."""
+        return [elementwise_call(node, ctx, "add", [*map(int, node.params["multiplier"]), int(node.params["shift"])])]
+
+    def resources(self, kernel: KernelCall) -> Resources:
+        """Estimate, derived from the structure of the kernel and not from a synthesis run.
+
+        Per lane two DSPs (the second adds its product to the first's), and a shifter, adder and clamp of 36 bits.
+        """
+        lanes = kernel.arg("L")
+        return Resources(lut=190 * lanes + 250, ff=150 * lanes + 350, dsp=2 * lanes)

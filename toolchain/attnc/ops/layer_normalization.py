@@ -1,0 +1,172 @@
+"""layer_normalization: y = (x - mean) / sqrt(variance + epsilon) * gamma + beta over the channels of each row.
+
+Shapes   x, y [R, C], gamma, beta [C].
+Scales   x one per tensor; y one per tensor or per channel (a smoothed output): gamma and beta are divided by it.
+Method   S = sum x, Q = sum x^2 exactly; V = C*Q - S^2 + max(1, rint(epsilon * C^2 / s_x^2));
+         z = (C*x - S) * rsqrt(V) with 16 fraction bits; y = (z*gamma_q + beta_q) / 2**shift. gamma_q has 18 bits with sign, beta_q
+         up to 40; the shift is shared, the largest for which all of them fit.
+Rounding z and y half up, y saturated to its range.
+Error    in steps of y of channel c, before saturation, with g = |gamma[c]| / s_y[c] and |z| <= sqrt(C - 1):
+         0.5 + g * (|z| * 2**-16 + 2**-17) + |z| * 2**(15 - shift) + 2**-(shift + 1) against float arithmetic on the same integers x;
+         epsilon as an integer moves z by at most |z| / (2 * (C*Q - S^2)) more, and a row that is not constant has C*Q - S^2 >= C - 1.
+Widths   V below 2**62; all others from C, the type of x, gamma_q and beta_q.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from attnc.fixedpoint import bits_for, check_bits, clamp, shift_round_half_up
+from attnc.ir import GraphError, Node, TensorType
+from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, Walk, memory_blocks, scalar_scale
+from attnc.ops.requantize import activation, byte_planes
+from attnc.ops.rsqrt import MANTISSA_BITS, RSQRT_TABLE, rsqrt
+
+Z_BITS = 16
+GAMMA_BYTES = 3
+BETA_BYTES = 5
+RECORD_PLANES = GAMMA_BYTES + BETA_BYTES
+SLOTS = 8
+"""Cycles that a tile takes at least: the sums of a row are touched no more often."""
+MAX_SHIFT = 40
+GAMMA_LIMIT = (1 << 17) - 1
+BETA_LIMIT = (1 << 39) - 1
+V_LIMIT = (1 << 62) - 1
+
+
+class LayerNormalization(Operator):
+    """Normalization over channels."""
+
+    name = "layer_normalization"
+    per_channel_output = True
+
+    def shape(self, node: Node, inputs: Sequence[Shape]) -> Shape:
+        """That of the input."""
+        channels = inputs[0][1]
+        for name in ("gamma", "beta"):
+            if node.params[name].shape != (channels,):
+                raise GraphError(f"node {node.name!r}: {name} {node.params[name].shape} on input {inputs[0]}")
+        return inputs[0]
+
+    def reference(self, node: Node, inputs: Sequence[Array]) -> Array:
+        """Population variance over the channels."""
+        x = inputs[0]
+        centred = x - x.mean(axis=-1, keepdims=True)
+        variance = np.square(centred).mean(axis=-1, keepdims=True)
+        result: Array = centred / np.sqrt(variance + node.attrs["epsilon"]) * node.params["gamma"] + node.params["beta"]
+        return result
+
+    def quantize(self, node: Node, inputs: Sequence[TensorType], output: TensorType) -> None:
+        """Integer epsilon, gamma, beta and their shift; all widths."""
+        where = f"node {node.name!r} (layer_normalization)"
+        x = activation(inputs[0], where)
+        activation(output, where)
+        channels, peak = node.params["gamma"].size, x.magnitude
+        spread = (channels * peak) ** 2
+        check_bits(bits_for(spread), f"{where}: {channels} channels: variance", 61)
+        epsilon = node.attrs["epsilon"] * (channels / scalar_scale(x, where)) ** 2
+        node.attrs["epsilon_int"] = int(min(max(1, round(min(epsilon, 2.0**62))), V_LIMIT - spread))
+        gamma, beta, shift = affine(
+            np.asarray(node.params["gamma"], np.float64), np.asarray(node.params["beta"], np.float64), output, where
+        )
+        # |C*x - S| <= sqrt(C-1) * sqrt(V); the mantissa of rsqrt is off by less than 2**-15.
+        z_peak = math.ceil(math.sqrt(max(channels - 1, 1)) * (1 + 2**-15) * (1 << Z_BITS)) + 1
+        acc = z_peak * int(np.abs(gamma).max()) + int(np.abs(beta).max()) + (1 << shift)
+        node.attrs["shift"] = shift
+        node.attrs["widths"] = {
+            "SumT": bits_for(channels * peak),
+            "SquareT": bits_for(channels * peak**2),
+            "VT": check_bits(bits_for(spread + node.attrs["epsilon_int"]), f"{where}: variance", 62),
+            "DT": check_bits(bits_for(2 * channels * peak), f"{where}: centred input", 43),
+            "ZT": bits_for(z_peak),
+            "AccT": check_bits(max(bits_for(acc), 42), f"{where}: affine sum"),
+        }
+        node.params = {"gamma": gamma, "beta": beta}
+
+    def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:
+        """As the kernel: exact sums, integer rsqrt, two roundings."""
+        x = inputs[0].astype(np.int64)
+        channels = x.shape[-1]
+        total, squares = x.sum(axis=-1, keepdims=True), np.square(x).sum(axis=-1, keepdims=True)
+        mantissa, exponent = rsqrt(channels * squares - total * total + node.attrs["epsilon_int"])
+        z = shift_round_half_up((channels * x - total) * mantissa, MANTISSA_BITS - Z_BITS + exponent)
+        acc = z * node.params["gamma"] + node.params["beta"]
+        return clamp(shift_round_half_up(acc, node.attrs["shift"]), *output.range).astype(output.dtype)
+
+    def lower(self, node: Node, ctx: Lowering) -> list[Call]:
+        """A call per block of rows."""
+        x, y = node.inputs[0], node.output
+        lanes, tiles, widths = ctx.design.lanes, ctx.tiles(x), node.attrs["widths"]
+
+        def pack() -> bytes:
+            p = node.params
+            planes = [byte_planes(p["gamma"], GAMMA_BYTES, lanes), byte_planes(p["beta"], BETA_BYTES, lanes)]
+            return np.concatenate(planes, axis=1).tobytes()
+
+        words = Walk(ctx.payload(node.name, pack), (1, 1, 1, tiles * RECORD_PLANES), (0, 0, 0))
+        kernel = KernelCall(
+            header="attnc/layer_normalization.hpp",
+            function="attnc::layer_normalization",
+            template_args=(
+                ("XT", IntType(16)),
+                *((name, IntType(bits)) for name, bits in widths.items()),
+                ("YT", IntType(16)),
+                ("Rom", RSQRT_TABLE),
+                ("L", lanes),
+                ("TILES_MAX", tiles),
+                ("ROWS_MAX", ctx.design.rows),
+            ),
+            ports=(Port("x", "load"), Port("w", "words"), Port("y", "store")),
+            scalars=("rows", "tiles", "channels", "epsilon_low", "epsilon_high", "shift", "low", "high"),
+        )
+        epsilon, channels = node.attrs["epsilon_int"], ctx.graph.value(x).shape[1]
+        tail = (tiles, channels, epsilon & 0x7FFFFFFF, epsilon >> 31, node.attrs["shift"], *ctx.graph.type(y).range)
+        return [
+            Call(
+                node=node.name,
+                kernel=kernel,
+                walks=(ctx.walk(x, row, rows), words, ctx.walk(y, row, rows)),
+                scalars=(rows, *tail),
+                # One process: a pass in, the statistics (about 40 stages deep), a pass out.
+                cycles={"normalize": 2 * tiles * max(rows, SLOTS) + rows + SLOTS + 40},
+            )
+            for row, rows in ctx.row_blocks(x)
+        ]
+
+    def resources(self, kernel: KernelCall) -> Resources:
+        """Estimate, derived from the structure of the kernel and not from a synthesis run.
+
+        DSP: per lane a square, C*x, the product with the factor (two where C*x - S is wider than 27 bits) and with gamma; once
+        C*Q and S*S (six) and the rsqrt (seven). BRAM: the block of rows; sums, squares and factors lie in distributed RAM.
+        LUT: per lane two shifters, adders and clamps of the widths of the products, the adder trees, the records; 4600 for
+        the ROM, the priority encoder and the control. A block of up to 64 vectors lies in distributed RAM too.
+        """
+        lanes, tiles, rows = (kernel.arg(name) for name in ("L", "TILES_MAX", "ROWS_MAX"))
+        sums, squares, centred, acc = (kernel.arg(name) for name in ("SumT", "SquareT", "DT", "AccT"))
+        record = 2 * 8 * RECORD_PLANES
+        product = centred + MANTISSA_BITS + 2
+        stored = (2 * sums + squares + 24) * math.ceil(rows / 64) + (16 * lanes if tiles * rows <= 64 else 0)
+        return Resources(
+            lut=lanes * (6 * product + 6 * acc + sums + squares) + stored + 4600,
+            ff=lanes * (record + 3 * product + 3 * acc) + 3500,
+            dsp=lanes * (4 if centred <= 27 else 5) + 13,
+            bram36=memory_blocks(tiles * rows, 16 * lanes),
+        )
+
+
+def affine(gamma: Array, beta: Array, output: TensorType, where: str) -> tuple[Array, Array, int]:
+    """gamma and beta in steps of the output as integers, and the shift: gamma_q has shift - 16 fraction bits, beta_q `shift`."""
+    gain, offset = gamma / output.scale, beta / output.scale
+    if not (np.isfinite(gain).all() and np.isfinite(offset).all()):
+        raise GraphError(f"{where}: gamma and beta must be finite and in range of the output's scale")
+    shift = MAX_SHIFT
+    while shift >= Z_BITS and (
+        np.rint(np.abs(gain) * 2.0 ** (shift - Z_BITS)).max() > GAMMA_LIMIT or np.rint(np.abs(offset) * 2.0**shift).max() > BETA_LIMIT
+    ):
+        shift -= 1
+    if shift < Z_BITS:
+        raise GraphError(f"{where}: gamma up to {np.abs(gain).max():g} and beta up to {np.abs(offset).max():g} output steps are too large")
+    return np.rint(gain * 2.0 ** (shift - Z_BITS)).astype(np.int64), np.rint(offset * 2.0**shift).astype(np.int64), shift

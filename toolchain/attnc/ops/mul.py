@@ -1,0 +1,60 @@
+"""mul: y = requantize(a * b), elementwise.
+
+Shapes   a, b [R, C], or either [1, C], which then multiplies every row; y [R, C].
+Scales   one per tensor each; the factor is s_a * s_b / s_y.
+Rounding the product is exact; requantize half up, saturation to the range of y.
+Error    0.5 + |y| * 2**-17 steps of y before saturation.
+Widths   32 bits for a product, 51 with its multiplier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from attnc.fixedpoint import quantize_multiplier, requantize
+from attnc.ir import Node, TensorType
+from attnc.ops.add import broadcast_shape, elementwise_call
+from attnc.ops.base import Array, Call, KernelCall, Lowering, Operator, Resources, Shape, product_bits, scalar_scale
+from attnc.ops.requantize import ACTIVATION_BITS, activation
+
+
+class Mul(Operator):
+    """Elementwise product."""
+
+    name = "mul"
+
+    def shape(self, node: Node, inputs: Sequence[Shape]) -> Shape:
+        """The taller operand's."""
+        return broadcast_shape(node, inputs)
+
+    def reference(self, node: Node, inputs: Sequence[Array]) -> Array:
+        """a * b."""
+        result: Array = inputs[0] * inputs[1]
+        return result
+
+    def quantize(self, node: Node, inputs: Sequence[TensorType], output: TensorType) -> None:
+        """One multiplier."""
+        where = f"node {node.name!r} (mul)"
+        a, b, y = (scalar_scale(activation(type_, where), where) for type_ in (*inputs, output))
+        multiplier, shift = quantize_multiplier(a * b / y)
+        product_bits(node, 2 * ACTIVATION_BITS)
+        node.params = {"multiplier": multiplier, "shift": shift}
+
+    def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:
+        """Exact product, then requantize."""
+        product = inputs[0].astype(np.int64) * inputs[1].astype(np.int64)
+        return requantize(product, node.params["multiplier"], node.params["shift"], *output.range).astype(output.dtype)
+
+    def lower(self, node: Node, ctx: Lowering) -> list[Call]:
+        """One call: the kernel buffers no rows."""
+        return [elementwise_call(node, ctx, "mul", [int(node.params["multiplier"]), int(node.params["shift"])])]
+
+    def resources(self, kernel: KernelCall) -> Resources:
+        """Estimate, derived from the structure of the kernel and not from a synthesis run.
+
+        Per lane one DSP for the product, two for the multiplier of 18 by 32 bits, and a shifter, adder and clamp of 51 bits.
+        """
+        lanes = kernel.arg("L")
+        return Resources(lut=270 * lanes + 250, ff=220 * lanes + 350, dsp=3 * lanes)

@@ -1,0 +1,120 @@
+"""requantize: the same values as another integer type, y = requantize(x), with a factor per channel.
+
+Shapes   x, y [rows, C].
+Scales   x and y one per tensor or one per channel each; the factor of channel c is s_x[c] / s_y[c].
+Rounding half up, saturation to the range of y.
+Error    0.5 + |y| * 2**-17 steps of y before saturation; none where the scales are equal (the factor is then exactly 2**16 / 2**16).
+Widths   16 bits times a multiplier of 17 bits: 35 bits with sign and rounding.
+
+Its kernel, `attnc::rescale`, moves rows as well: operators that copy rows between tensors share it through `rescale_call`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from attnc.fixedpoint import quantize_multiplier, requantize
+from attnc.ir import GraphError, Node, TensorType
+from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, Walk
+
+RECORD_PLANES = 4
+ACTIVATION_BITS = 16
+
+
+def activation(type_: TensorType, where: str) -> TensorType:
+    """The type, which must be signed, of at most 16 bits and without zero point: what the streams of the kernels carry."""
+    if not type_.signed or type_.zero_point or type_.bits > ACTIVATION_BITS:
+        raise GraphError(f"{where}: needs s8 or s16 without zero point, found {type_.short} with zero point {type_.zero_point}")
+    return type_
+
+
+def byte_planes(values: Array, size: int, lanes: int) -> Array:
+    """Integers [C] as bytes [tiles, size, lanes]: plane k holds byte k (little endian, two's complement) of every lane; 0 beyond C."""
+    tiles = -(-values.size // lanes)
+    padded = np.zeros(tiles * lanes, np.int64)
+    padded[: values.size] = values
+    split = (padded[:, None] >> (8 * np.arange(size))) & 0xFF
+    planes: Array = split.astype(np.uint8).reshape(tiles, lanes, size).transpose(0, 2, 1)
+    return planes
+
+
+def rescale_factors(x: TensorType, y: TensorType, where: str) -> tuple[Array, Array]:
+    """Multiplier and shift, scalars or per channel, that bring `x` to the scale of `y`."""
+    activation(x, where), activation(y, where)
+    return quantize_multiplier(np.asarray(x.scale / y.scale))
+
+
+def rescale_kernel(lanes: int) -> KernelCall:
+    """The kernel, the same for every operator that uses it."""
+    return KernelCall(
+        header="attnc/rescale.hpp",
+        function="attnc::rescale",
+        template_args=(("XT", IntType(16)), ("YT", IntType(16)), ("L", lanes)),
+        ports=(Port("x", "load"), Port("w", "words"), Port("y", "store")),
+        scalars=("rows", "tiles", "low", "high"),
+    )
+
+
+def rescale_call(node: Node, ctx: Lowering, walks: tuple[Walk, Walk], rows: int, suffix: str = "", low: int | None = None) -> Call:
+    """One call that moves `rows` rows along `walks` (source, target) with the factors `multiplier<suffix>` and `shift<suffix>` of
+    `node`, saturating to the type of its output (from `low` on, where given)."""
+    lanes, tiles = ctx.design.lanes, ctx.tiles(node.output)
+    channels = ctx.graph.value(node.output).shape[1]
+
+    def pack() -> bytes:
+        record = node.params["multiplier" + suffix] + (node.params["shift" + suffix] << 24)
+        return byte_planes(np.broadcast_to(record, channels), RECORD_PLANES, lanes).tobytes()
+
+    words = Walk(ctx.payload(node.name + suffix, pack), (1, 1, 1, tiles * RECORD_PLANES), (0, 0, 0))
+    type_low, high = ctx.graph.type(node.output).range
+    return Call(
+        node=node.name,
+        kernel=rescale_kernel(lanes),
+        walks=(walks[0], words, walks[1]),
+        scalars=(rows, tiles, type_low if low is None else low, high),
+        cycles={"rescale": RECORD_PLANES + tiles * max(rows, RECORD_PLANES)},
+    )
+
+
+def rescale_resources(kernel: KernelCall) -> Resources:
+    """Estimate, derived from the structure of the kernel and not from a synthesis run.
+
+    Per lane one DSP (16 x 18 bits) and a shifter, adder and clamp of 35 bits (about 180 LUT); two records of 32 bits in registers.
+    """
+    lanes = kernel.arg("L")
+    return Resources(lut=180 * lanes + 300, ff=(64 + 110) * lanes + 400, dsp=lanes)
+
+
+class Requantize(Operator):
+    """A change of type."""
+
+    name = "requantize"
+    per_channel_output = True
+
+    def shape(self, node: Node, inputs: Sequence[Shape]) -> Shape:
+        """That of the input."""
+        return inputs[0]
+
+    def reference(self, node: Node, inputs: Sequence[Array]) -> Array:
+        """The input."""
+        return inputs[0]
+
+    def quantize(self, node: Node, inputs: Sequence[TensorType], output: TensorType) -> None:
+        """Factors per channel or one for all."""
+        multiplier, shift = rescale_factors(inputs[0], output, f"node {node.name!r} (requantize)")
+        node.params = {"multiplier": multiplier, "shift": shift}
+
+    def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:
+        """requantize per channel."""
+        return requantize(inputs[0], node.params["multiplier"], node.params["shift"], *output.range).astype(output.dtype)
+
+    def lower(self, node: Node, ctx: Lowering) -> list[Call]:
+        """One call: the kernel buffers no rows."""
+        x = node.inputs[0]
+        return [rescale_call(node, ctx, (ctx.walk(x), ctx.walk(node.output)), ctx.graph.value(x).shape[0])]
+
+    def resources(self, kernel: KernelCall) -> Resources:
+        """Those of the shared kernel."""
+        return rescale_resources(kernel)

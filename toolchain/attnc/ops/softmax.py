@@ -1,0 +1,166 @@
+"""softmax: probabilities over the channels of every row.
+
+Shapes   x [rows, C], y [rows, C].
+Types    x one scale (a zero point cancels); y s16 with scale 2**-15, dictated, so that 1.0 saturates to 32767.
+Numbers  t = x rescaled to the log2 domain with 10 fractional bits, saturated to 24 bits (inputs beyond +-5678 tie);
+         p = exp2_negative(max t - t), y = p / sum p: see exponential.py.
+Rounding requantize (half up) to t and to y, saturation to the range of y.
+Error    against float, of a probability P in a row of sum >= 1 (relative to its largest p):
+         P * (6.8e-4 + 2**-17 * |t| / 2**10) from rounding t and its multiplier, 1.1e-4 * P from chord and reciprocal,
+         (1 + C * P) * 2**-16 / sum from rounding every p, and 2**-16 from rounding y (2**-15 where 1.0 saturates).
+         Measured by the tests (uniform inputs, 197 channels): see test_softmax.py, at most 6e-5.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from attnc.fixedpoint import bits_for, check_bits
+from attnc.ir import GraphError, Node, TensorType
+from attnc.ops.base import (
+    Array,
+    Call,
+    IntType,
+    KernelCall,
+    Lowering,
+    Operator,
+    Port,
+    Resources,
+    Shape,
+    memory_blocks,
+    product_bits,
+)
+from attnc.ops.exponential import (
+    EXP2_ROM,
+    PROBABILITY_BITS,
+    SCORE_BITS,
+    exp2_negative,
+    normalise,
+    output_multiplier,
+    score_multiplier,
+    scores,
+    sum_bits,
+)
+
+CHUNK = 1 << 22
+"""Elements that golden works on at a time: bounds its memory, changes nothing else."""
+DIVISION_LATENCY = 40
+
+
+class Softmax(Operator):
+    """Softmax over channels."""
+
+    name = "softmax"
+
+    def shape(self, node: Node, inputs: Sequence[Shape]) -> Shape:
+        """As the input."""
+        return inputs[0]
+
+    def reference(self, node: Node, inputs: Sequence[Array]) -> Array:
+        """exp(x - max) / sum."""
+        p = np.exp(inputs[0] - inputs[0].max(axis=-1, keepdims=True))
+        result: Array = p / p.sum(axis=-1, keepdims=True)
+        return result
+
+    def fixed_output_type(self, node: Node, inputs: Sequence[TensorType]) -> TensorType:
+        """s16 of 2**-15."""
+        return TensorType(16, True, np.asarray(2.0**-PROBABILITY_BITS))
+
+    def quantize(self, node: Node, inputs: Sequence[TensorType], output: TensorType) -> None:
+        """Multipliers to the log2 domain and to the output."""
+        x = inputs[0]
+        if x.scale.ndim or output.scale.ndim or output.zero_point:
+            raise GraphError(f"node {node.name!r} (softmax): needs one scale per tensor, and no zero point of the output")
+        multiplier, shift = score_multiplier(float(x.scale))
+        node.attrs["score_multiplier"], node.attrs["score_shift"] = multiplier, shift
+        node.attrs["output_multiplier"], node.attrs["output_shift"] = output_multiplier(1 / float(output.scale))
+        product_bits(node, check_bits(bits_for(x.magnitude), f"node {node.name!r}: input", 31))
+
+    def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:
+        """Mirrors attnc/softmax.hpp."""
+        x, a = inputs[0], node.attrs
+        sum_bits(x.shape[-1], f"node {node.name!r}")
+        result = np.empty(x.shape, output.dtype)
+        step = max(1, CHUNK // (x.shape[1] * x.shape[2]))
+        for at in range(0, x.shape[0], step):
+            t = scores(x[at : at + step], a["score_multiplier"], a["score_shift"])
+            p = exp2_negative(t.max(axis=-1, keepdims=True) - t)
+            total = p.sum(axis=-1, keepdims=True)
+            result[at : at + step] = normalise(p, total, a["output_multiplier"], a["output_shift"], *output.range)
+        return result
+
+    def lower(self, node: Node, ctx: Lowering) -> list[Call]:
+        """A call per block of rows."""
+        x, y, a = node.inputs[0], node.output, node.attrs
+        channels, tiles = ctx.graph.value(x).shape[1], ctx.tiles(x)
+        low, high = ctx.graph.type(y).range
+        blocks = ctx.row_blocks(x)
+        kernel = KernelCall(
+            header="attnc/softmax.hpp",
+            function="attnc::softmax",
+            template_args=(
+                ("XT", IntType(16)),
+                ("SumT", IntType(sum_bits(channels, f"node {node.name!r}"), signed=False)),
+                ("YT", IntType(16)),
+                ("Exp2", EXP2_ROM),
+                ("TILES_MAX", tiles),
+                ("ROWS_MAX", max(rows for _, rows in blocks)),
+                ("L", ctx.design.lanes),
+            ),
+            ports=(Port("x", "load"), Port("y", "store")),
+            scalars=(
+                "rows",
+                "channels",
+                "tiles",
+                "score_multiplier",
+                "score_shift",
+                "output_multiplier",
+                "output_shift",
+                "low",
+                "high",
+            ),
+        )
+        factors = (a["score_multiplier"], a["score_shift"], a["output_multiplier"], a["output_shift"])
+        return [
+            Call(
+                node=node.name,
+                kernel=kernel,
+                walks=(ctx.walk(x, row, rows), ctx.walk(y, row, rows)),
+                scalars=(rows, channels, tiles, *factors, low, high),
+                cycles={
+                    "scores": 2 * rows * tiles,
+                    "exponential": rows * tiles,
+                    "reciprocal": rows + DIVISION_LATENCY,
+                    # Starts once the rows are in and the first is summed.
+                    "normalise": rows * tiles + 2 * tiles + DIVISION_LATENCY + 2 * rows * tiles,
+                },
+            )
+            for row, rows in blocks
+        ]
+
+    def resources(self, kernel: KernelCall) -> Resources:
+        """Estimate, derived from the structure of the kernel and not from a synthesis run.
+
+        DSP: per lane one multiplier to scores and one to outputs. LUT per lane: two ROM reads of 16 bits (33 entries: 16 LUT6 each), the
+        chord's 10x5-bit multiplier (40), shifter (60), comparator and difference (50), rescale shifter and clamp (80 twice); the pipelined
+        divider one row of its dividend per quotient bit. BRAM: x and y buffers, score and probability FIFOs.
+        """
+        lanes, tiles, rows, total = (kernel.arg(name) for name in ("L", "TILES_MAX", "ROWS_MAX", "SumT"))
+        divider = divider_luts(total)
+        return Resources(
+            lut=lanes * (32 + 40 + 60 + 50 + 160) + lanes * total + divider + 1200,
+            ff=lanes * (16 + 4 * SCORE_BITS + 4 * PROBABILITY_BITS) + 2 * divider + 1500,
+            dsp=2 * lanes,
+            bram36=2 * memory_blocks(tiles * rows, 16 * lanes)
+            + memory_blocks(tiles + 2, SCORE_BITS * lanes)
+            + memory_blocks(tiles + 48, 16 * lanes),
+        )
+
+
+def divider_luts(total_bits: int) -> float:
+    """LUTs of `softmax_scale`: a pipelined 33-by-17-bit divider (a subtraction of 18 bits per quotient bit), the priority encoder and the
+    normalising shifter of a sum of `total_bits` bits."""
+    return 33 * 18 + total_bits * (2 + math.ceil(math.log2(max(total_bits, 2))))

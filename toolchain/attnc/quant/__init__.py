@@ -1,0 +1,1 @@
+"""Calibration data, statistics of activations, and the choice of scales."""

@@ -1,0 +1,161 @@
+"""Inputs of a model: read from a file or made up, and brought to the edge of the device."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from attnc.errors import DataError, ModelError
+from attnc.model import Model, TensorSpec
+from attnc.ops.base import Array
+
+SYNTHETIC_SAMPLES = 16
+
+
+def load_samples(path: Path, specs: list[TensorSpec]) -> dict[str, Array]:
+    """Arrays of an `.npz` keyed by the model's inputs, samples along axis 0; other keys (labels) are ignored."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not hasattr(file, "files"):
+                raise DataError(f"{path}: needed an .npz archive keyed by the model's inputs, found a single array")
+            arrays = {spec.name: file[spec.name] for spec in specs if spec.name in file.files}
+            names = list(file.files)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: needed an .npz archive keyed by the model's inputs ({error})") from error
+    absent = [spec.name for spec in specs if spec.name not in arrays]
+    if absent:
+        raise DataError(f"{path}: input {', '.join(map(repr, absent))} is missing; the file has {', '.join(map(repr, names)) or 'nothing'}")
+    return check_samples(arrays, specs, str(path))
+
+
+def check_samples(arrays: Mapping[str, Array], specs: list[TensorSpec], where: str) -> dict[str, Array]:
+    """Shapes, kinds and values fit the model; every input has as many samples."""
+    checked, counts = {}, {}
+    for spec in specs:
+        array = arrays[spec.name]
+        wanted = f"[{', '.join(['samples', *map(str, spec.shape[1:])])}]" if spec.shape else "a scalar"
+        if array.dtype.kind not in "biuf":
+            raise DataError(f"{where}: input {spec.name!r}: needed numbers ({spec.dtype}), found {array.dtype}")
+        if array.dtype.kind == "f" and spec.dtype.kind != "f":
+            raise DataError(f"{where}: input {spec.name!r}: needed {spec.dtype}, found {array.dtype}")
+        if array.ndim != len(spec.shape) or array.shape[1:] != spec.shape[1:] or 0 in array.shape:
+            raise DataError(f"{where}: input {spec.name!r}: needed shape {wanted}, found {list(array.shape)}")
+        if spec.shape and spec.shape[0] != 1 and array.shape[0] != spec.shape[0]:
+            raise DataError(f"{where}: input {spec.name!r}: needed shape {list(spec.shape)}, found {list(array.shape)}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise DataError(f"{where}: input {spec.name!r}: contains NaN or infinity")
+        checked[spec.name] = array.astype(spec.dtype)
+        counts[spec.name] = array.shape[0] if spec.shape and spec.shape[0] == 1 else 1
+    samples = max(counts.values(), default=1)
+    odd = {name: count for name, count in counts.items() if count not in (1, samples)}
+    if odd:
+        raise DataError(f"{where}: inputs differ in their number of samples: {counts}")
+    return checked
+
+
+def count_samples(arrays: Mapping[str, Array], specs: list[TensorSpec]) -> int:
+    """Samples along axis 0."""
+    return max((arrays[spec.name].shape[0] for spec in specs if spec.shape and spec.shape[0] == 1), default=1)
+
+
+def one_sample(arrays: Mapping[str, Array], specs: list[TensorSpec], index: int) -> dict[str, Array]:
+    """Sample `index` in the model's own shapes."""
+    result = {}
+    for spec in specs:
+        array = arrays[spec.name]
+        result[spec.name] = array[index : index + 1] if spec.shape and spec.shape[0] == 1 and array.shape[0] > 1 else array
+    return result
+
+
+def synthetic_samples(proto: onnx.ModelProto, specs: list[TensorSpec], seed: int, samples: int = SYNTHETIC_SAMPLES) -> dict[str, Array]:
+    """Inputs in the domain of each input: token ids below the size of their table, masks of ones with a tail of zeros, floats
+    from a standard normal distribution."""
+    rng = np.random.default_rng(seed)
+    made: dict[str, Array] = {}
+    for spec in specs:
+        shape = (samples, *spec.shape[1:]) if spec.shape and spec.shape[0] == 1 else spec.shape
+        if spec.dtype.kind == "f":
+            made[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
+            continue
+        table = _table_rows(proto, spec.name)
+        if table and spec.dtype.kind in "iu":
+            made[spec.name] = rng.integers(0, table, shape).astype(spec.dtype)
+        else:
+            kept = rng.integers(max(1, shape[-1] // 2), shape[-1] + 1, (*shape[:-1], 1)) if shape else np.array(1)
+            made[spec.name] = (np.arange(shape[-1] if shape else 1) < kept).reshape(shape).astype(spec.dtype)
+    return made
+
+
+def _table_rows(proto: onnx.ModelProto, name: str) -> int:
+    """Rows of the smallest constant table that `name` indexes; 0 if it indexes none."""
+    sizes = {init.name: init.dims[0] for init in proto.graph.initializer if init.dims}
+    reached, rows = {name}, []
+    for node in proto.graph.node:
+        if node.op_type in ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze") and node.input and node.input[0] in reached:
+            reached.update(node.output)
+        elif node.op_type == "Gather" and len(node.input) == 2 and node.input[1] in reached and node.input[0] in sizes:
+            rows.append(sizes[node.input[0]])
+    return min(rows, default=0)
+
+
+def session(proto: onnx.ModelProto | Path, what: str) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    source = str(proto) if isinstance(proto, Path) else proto.SerializeToString()
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has no common base class for its errors
+        raise ModelError(f"onnxruntime cannot load {what}: {error}") from error
+
+
+class Edge:
+    """Brings inputs of the model to the device: runs the leading host graph and gathers the device's matrices."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._leading = session(model.leading, "the leading host graph") if model.leading else None
+        self._trailing = session(model.trailing, "the trailing host graph") if model.trailing else None
+
+    def tensors(self, sample: Mapping[str, Array]) -> dict[str, Array]:
+        """Inputs of one sample and what the leading graph computes from them."""
+        found = dict(sample)
+        if self._leading:
+            names = [output.name for output in self._leading.get_outputs()]
+            feeds = {i.name: sample[i.name] for i in self._leading.get_inputs()}
+            found.update(zip(names, self._leading.run(names, feeds), strict=True))
+        return found
+
+    def feeds(self, arrays: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
+        """For each sample, the device's inputs in float64 [1, rows, channels]."""
+        for index in range(count_samples(arrays, self.model.inputs)):
+            tensors = self.tensors(one_sample(arrays, self.model.inputs, index))
+            yield {feed.value: tensors[feed.tensor].reshape(-1)[feed.index][np.newaxis].astype(np.float64) for feed in self.model.feeds}
+
+    def finish(self, sample: Mapping[str, Array], outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs of the model for one sample, from the device's outputs in float [1, rows, channels]."""
+        tensors = self.tensors(sample)
+        for fetch in self.model.fetches:
+            tensors[fetch.tensor] = outputs[fetch.value].reshape(-1)[fetch.index].reshape(fetch.shape).astype(np.float32)
+        if self._trailing:
+            names = [output.name for output in self._trailing.get_outputs()]
+            feeds = {i.name: tensors[i.name] for i in self._trailing.get_inputs()}
+            tensors.update(zip(names, self._trailing.run(names, feeds), strict=True))
+        return {spec.name: tensors[spec.name] for spec in self.model.outputs}
+
+
+def chunks(feeds: Iterator[dict[str, Array]], size: int) -> Iterator[dict[str, Array]]:
+    """Join feeds of single samples along the sample axis, `size` at a time."""
+    held: list[dict[str, Array]] = []
+    for feed in feeds:
+        held.append(feed)
+        if len(held) == size:
+            yield {name: np.concatenate([f[name] for f in held]) for name in feed}
+            held = []
+    if held:
+        yield {name: np.concatenate([f[name] for f in held]) for name in held[0]}

@@ -1,0 +1,112 @@
+"""Compare the emitted C++ with golden, element by element."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attnc.errors import BuildError
+from attnc.npz import load_npz
+from attnc.verify.golden_backend import GoldenBackend
+from attnc_host import boundary
+from attnc_host import manifest as manifests
+from attnc_host.boundary import Image
+from attnc_host.csim import CsimBackend
+from attnc_host.manifest import Manifest
+from attnc_host.progress import Progress
+
+
+@dataclass(frozen=True)
+class CsimResult:
+    """What a comparison found. `first_mismatch` has output (the device's value), sample, index [row, channel], expected, found;
+    `seconds` is the time of the simulation alone; `depths` is the depth that each stream reached."""
+
+    bit_exact: bool
+    elements: int
+    mismatches: int
+    first_mismatch: dict[str, Any] | None
+    samples: int
+    seconds: float
+    types: str
+    depths: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+def compare_build(
+    build: Path, inputs: Mapping[str, Any] | None = None, types: str = "native", progress: Progress | None = None
+) -> CsimResult:
+    """Simulate a build folder and compare every element of the device's outputs with golden.
+
+    Without `inputs` (arrays by input name) the folder's own vectors are used, and both golden computed now and the vectors that
+    were stored with the build must agree with the C++.
+    """
+    manifest = manifests.load(build)
+    images, stored = _stored(manifest) if inputs is None else (boundary.to_image(manifest, boundary.prepare(manifest, inputs).values), None)
+    golden = GoldenBackend(manifest, progress=progress).execute(images)
+    backend = CsimBackend(manifest, types, progress=progress)
+    started = time.perf_counter()
+    try:
+        found = backend.execute(images)
+    finally:
+        backend.close()
+    seconds = time.perf_counter() - started
+    return compare_images(manifest, [golden] if stored is None else [golden, stored], found, seconds, types, backend.depths)
+
+
+def compare_images(
+    manifest: Manifest,
+    expected: list[Image],
+    found: Image,
+    seconds: float = 0.0,
+    types: str = "native",
+    depths: dict[str, int] | None = None,
+) -> CsimResult:
+    """Output regions of the C++ against those of every reference; an element that differs from any of them counts once."""
+    ours = boundary.from_image(manifest, found)
+    theirs = [boundary.from_image(manifest, image) for image in expected]
+    elements = mismatches = 0
+    first: dict[str, Any] | None = None
+    for name, array in ours.items():
+        wrong = np.zeros(array.shape, bool)
+        for reference in theirs:
+            wrong |= reference[name] != array
+        elements += array.size
+        mismatches += int(wrong.sum())
+        if first is None and wrong.any():
+            sample, row, channel = (int(i[0]) for i in np.nonzero(wrong))
+            at = sample, row, channel
+            value = next(reference[name][at] for reference in theirs if reference[name][at] != array[at])
+            first = {"output": name, "sample": sample, "index": [row, channel], "expected": int(value), "found": int(array[at])}
+    return CsimResult(mismatches == 0, elements, mismatches, first, found.shape[0], seconds, types, depths or {})
+
+
+def _stored(manifest: Manifest) -> tuple[Image, Image | None]:
+    """The vectors of the build folder: memory images of the inputs and, where they are there, of the expected outputs.
+
+    The images and not the float inputs, because a host graph in front may round differently on another machine.
+    """
+    folder = manifest.folder / "golden"
+    if not (folder / "inputs.bin").is_file():
+        return boundary.to_image(manifest, boundary.prepare(manifest, load_npz(folder / "inputs.npz")).values), None
+    images = _read_image(folder / "inputs.bin", manifest.input_bytes)
+    if not (folder / "expected.bin").is_file():
+        return images, None
+    expected = _read_image(folder / "expected.bin", manifest.output_bytes)
+    if expected.shape[0] != images.shape[0]:
+        raise BuildError(f"{folder}: inputs.bin holds {images.shape[0]} samples, expected.bin {expected.shape[0]}; compile the model again")
+    return images, expected
+
+
+def _read_image(path: Path, size: int) -> Image:
+    data = np.fromfile(path, np.uint8)
+    if data.size == 0 or data.size % size:
+        raise BuildError(f"{path}: needed a multiple of {size} bytes (a sample), found {data.size}; compile the model again")
+    return data.reshape(-1, size)

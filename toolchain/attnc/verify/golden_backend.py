@@ -1,0 +1,55 @@
+"""Backend "golden": the integer model in NumPy, behind the interface of the hardware."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from attnc.codegen.graph_file import load_graph
+from attnc.errors import BuildError
+from attnc.golden import run_golden
+from attnc_host import boundary, register_backend
+from attnc_host import manifest as manifests
+from attnc_host.boundary import Image
+from attnc_host.manifest import Manifest
+from attnc_host.progress import Progress
+
+CHUNK_ELEMENTS = 1 << 23
+"""Elements of the largest tensor, over all samples of one walk through the graph."""
+MAX_CHUNK = 64
+
+
+class GoldenBackend:
+    """Runs the quantized graph of a build folder; a few samples at a time, so that memory stays bounded. `types` has no meaning here."""
+
+    def __init__(self, build: Manifest | Path, types: str = "native", progress: Progress | None = None) -> None:
+        manifest = build if isinstance(build, Manifest) else manifests.load(build)
+        self.manifest = manifest
+        self.graph = load_graph(manifest.folder / "golden")
+        self.progress = progress or Progress()
+        needed = {fetch.value for fetch in manifest.fetches} - set(self.graph.outputs)
+        absent = needed | (set(self.graph.inputs) - {feed.value for feed in manifest.feeds})
+        if absent:
+            raise BuildError(f"{manifest.folder}: graph.json and manifest.json disagree about {', '.join(map(repr, sorted(absent)))}")
+        largest = max(shape[0] * shape[1] for shape in (value.shape for value in self.graph.values.values()))
+        self.chunk = min(MAX_CHUNK, max(1, CHUNK_ELEMENTS // largest))
+
+    def execute(self, images: Image) -> Image:
+        """Input regions [samples, input_bytes] to output regions [samples, output_bytes]."""
+        samples, parts = images.shape[0], []
+        self.progress.stage(f"golden: {samples} sample{'s' if samples > 1 else ''}")
+        try:
+            for start in range(0, samples, self.chunk):
+                self.progress.update(start, samples)
+                feeds = boundary.read_inputs(self.manifest, images[start : start + self.chunk])
+                parts.append(boundary.write_outputs(self.manifest, run_golden(self.graph, feeds)))
+        finally:
+            self.progress.finish()
+        return np.concatenate(parts)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+register_backend("golden", GoldenBackend)
