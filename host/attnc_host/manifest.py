@@ -7,7 +7,7 @@ import json
 import math
 import os
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,9 @@ import numpy.typing as npt
 
 from attnc_host import layout
 from attnc_host.errors import AcceleratorError
+from attnc_host.fields import MAX_ELEMENTS, Fields
 
 SCHEMA = 1
-MAX_ELEMENTS = 1 << 31
-"""Elements of one tensor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,123 +166,123 @@ def load(folder: str | os.PathLike[str], verify: bool = False) -> Manifest:
         raise AcceleratorError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise AcceleratorError(f"{path}: not valid JSON, the build folder is damaged: {error}") from error
-    reader = _Reader(data, root, str(path), "")
-    schema = reader.integer("schema", 0)
+    fields = Fields(data, root, str(path), "")
+    schema = fields.integer("schema", 0)
     if schema != SCHEMA:
         raise AcceleratorError(f"{path}: field 'schema': this runtime reads version {SCHEMA}, found {schema}; compile the model again")
-    manifest = _manifest(reader, root)
-    check_files(reader, root, verify)
+    manifest = _manifest(fields, root)
+    check_files(fields, root, verify)
     return manifest
 
 
-def _manifest(reader: _Reader, root: Path) -> Manifest:
-    lanes = reader.child("design").integer("lanes", 1, 4096)
+def _manifest(fields: Fields, root: Path) -> Manifest:
+    lanes = fields.child("design").integer("lanes", 1, 4096)
     if lanes & (lanes - 1):
-        reader.fail("design.lanes", "a power of two", lanes)
-    memory = _memory(reader.child("memory"))
-    host = reader.child("host")
+        fields.fail("design.lanes", "a power of two", lanes)
+    memory = _memory(fields.child("memory"))
+    host = fields.child("host")
     manifest = Manifest(
         folder=root,
-        name=reader.text("name"),
+        name=fields.text("name"),
         lanes=lanes,
-        inputs=tuple(_port(entry) for entry in reader.children("inputs")),
-        outputs=tuple(_port(entry) for entry in reader.children("outputs")),
+        inputs=tuple(_port(entry) for entry in fields.children("inputs")),
+        outputs=tuple(_port(entry) for entry in fields.children("outputs")),
         leading=host.path("leading", optional=True),
         trailing=host.path("trailing", optional=True),
-        feeds=tuple(_feed(entry, lanes, memory) for entry in reader.children("feeds")),
-        fetches=tuple(_fetch(entry, lanes, memory) for entry in reader.children("fetches")),
+        feeds=tuple(_feed(entry, lanes, memory) for entry in fields.children("feeds")),
+        fetches=tuple(_fetch(entry, lanes, memory) for entry in fields.children("fetches")),
         memory=memory,
-        data=reader.data,
+        data=fields.data,
     )
     for what, ports in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
         if len({port.name for port in ports}) != len(ports):
-            reader.fail(what, "different names", [port.name for port in ports])
+            fields.fail(what, "different names", [port.name for port in ports])
     return manifest
 
 
-def _memory(reader: _Reader) -> Memory:
+def _memory(fields: Fields) -> Memory:
     names = ("words", "input_offset", "input_words", "constant_offset", "constant_words", "output_offset", "output_words")
-    memory = Memory(**{name: reader.integer(name, 0) for name in names})
+    memory = Memory(**{name: fields.integer(name, 0) for name in names})
     for region in ("input", "constant", "output"):
         end = getattr(memory, f"{region}_offset") + getattr(memory, f"{region}_words")
         if end > memory.words:
-            reader.fail(f"{region}_words", f"a region that ends at word {memory.words} or before", end)
+            fields.fail(f"{region}_words", f"a region that ends at word {memory.words} or before", end)
     return memory
 
 
-def _port(reader: _Reader) -> Port:
-    shape = reader.shape("shape")
-    batched = reader.flag("batched")
+def _port(fields: Fields) -> Port:
+    shape = fields.shape("shape")
+    batched = fields.flag("batched")
     if batched and not shape:
-        reader.fail("shape", "an axis for the samples", list(shape))
-    return Port(reader.text("name"), reader.dtype("dtype"), shape, batched)
+        fields.fail("shape", "an axis for the samples", list(shape))
+    return Port(fields.text("name"), fields.dtype("dtype"), shape, batched)
 
 
-def _type(reader: _Reader, channels: int) -> NumberType:
-    bits, signed = reader.integer("bits", 1, 16), reader.flag("signed")
+def _type(fields: Fields, channels: int) -> NumberType:
+    bits, signed = fields.integer("bits", 1, 16), fields.flag("signed")
     try:
-        scale = np.asarray(reader.get("scale"), np.float64)
+        scale = np.asarray(fields.get("scale"), np.float64)
     except (TypeError, ValueError):
-        reader.fail("scale", "a number, or a number per channel", reader.get("scale"))
+        fields.fail("scale", "a number, or a number per channel", fields.get("scale"))
     if scale.shape not in ((), (channels,)) or not np.all(np.isfinite(scale)) or not np.all(scale > 0):
-        reader.fail("scale", f"a positive number, or one for each of {channels} channels", reader.get("scale"))
+        fields.fail("scale", f"a positive number, or one for each of {channels} channels", fields.get("scale"))
     number_type = NumberType(bits, signed, scale, 0)
-    return NumberType(bits, signed, scale, reader.integer("zero_point", *number_type.range))
+    return NumberType(bits, signed, scale, fields.integer("zero_point", *number_type.range))
 
 
-def _matrix(reader: _Reader, lanes: int, start: int, words: int) -> dict[str, Any]:
+def _matrix(fields: Fields, lanes: int, start: int, words: int) -> dict[str, Any]:
     """The fields that a feed and a fetch share; the matrix must lie in the region of `words` words at `start`."""
-    rows, channels = reader.integer("rows", 1), reader.integer("channels", 1)
+    rows, channels = fields.integer("rows", 1), fields.integer("channels", 1)
     if rows * channels > MAX_ELEMENTS:
-        reader.fail("rows", f"at most {MAX_ELEMENTS} elements", rows * channels)
-    number_type = _type(reader.child("type"), channels)
-    offset, size = reader.integer("offset", 0), reader.integer("words", 1)
+        fields.fail("rows", f"at most {MAX_ELEMENTS} elements", rows * channels)
+    number_type = _type(fields.child("type"), channels)
+    offset, size = fields.integer("offset", 0), fields.integer("words", 1)
     needed = layout.words(rows, channels, lanes, number_type.size)
     if size != needed:
-        reader.fail("words", f"{needed} words for {rows} x {channels} elements of {number_type.bits} bits", size)
+        fields.fail("words", f"{needed} words for {rows} x {channels} elements of {number_type.bits} bits", size)
     if offset < start or offset + size > start + words:
-        reader.fail("offset", f"a place inside the region of {words} words at {start}", offset)
-    names = {"value": reader.text("value"), "tensor": reader.text("tensor")}
+        fields.fail("offset", f"a place inside the region of {words} words at {start}", offset)
+    names = {"value": fields.text("value"), "tensor": fields.text("tensor")}
     return {**names, "rows": rows, "channels": channels, "type": number_type, "offset": offset, "words": size}
 
 
-def _feed(reader: _Reader, lanes: int, memory: Memory) -> Feed:
-    fields = _matrix(reader, lanes, memory.input_offset, memory.input_words)
-    source = _source(reader.child("source"), fields["rows"] * fields["channels"], None)
-    return Feed(**fields, source=source, excluded=reader.flag("excluded"))
+def _feed(fields: Fields, lanes: int, memory: Memory) -> Feed:
+    matrix = _matrix(fields, lanes, memory.input_offset, memory.input_words)
+    source = _source(fields.child("source"), matrix["rows"] * matrix["channels"], None)
+    return Feed(**matrix, source=source, excluded=fields.flag("excluded"))
 
 
-def _fetch(reader: _Reader, lanes: int, memory: Memory) -> Fetch:
-    fields = _matrix(reader, lanes, memory.output_offset, memory.output_words)
-    shape = reader.shape("shape")
-    return Fetch(**fields, shape=shape, source=_source(reader.child("source"), math.prod(shape), fields["rows"] * fields["channels"]))
+def _fetch(fields: Fields, lanes: int, memory: Memory) -> Fetch:
+    matrix = _matrix(fields, lanes, memory.output_offset, memory.output_words)
+    shape = fields.shape("shape")
+    return Fetch(**matrix, shape=shape, source=_source(fields.child("source"), math.prod(shape), matrix["rows"] * matrix["channels"]))
 
 
-def _source(reader: _Reader, elements: int, size: int | None) -> Source:
+def _source(fields: Fields, elements: int, size: int | None) -> Source:
     """A source of `elements` positions, all of them below `size` where that is known."""
-    if "file" in reader.data:
-        return Source(elements, file=reader.path("file"))
-    offset, counts, strides = reader.integer("offset", 0), reader.integers("counts", 1), reader.integers("strides", None)
+    if "file" in fields.data:
+        return Source(elements, file=fields.path("file"))
+    offset, counts, strides = fields.integer("offset", 0), fields.integers("counts", 1), fields.integers("strides", None)
     if len(counts) != len(strides):
-        reader.fail("strides", f"{len(counts)} numbers, one for each count", list(strides))
+        fields.fail("strides", f"{len(counts)} numbers, one for each count", list(strides))
     if math.prod(counts) != elements:
-        reader.fail("counts", f"counts whose product is {elements}", list(counts))
+        fields.fail("counts", f"counts whose product is {elements}", list(counts))
     ends = [(count - 1) * stride for count, stride in zip(counts, strides, strict=True)]
     low, high = offset + sum(min(end, 0) for end in ends), offset + sum(max(end, 0) for end in ends)
     if low < 0 or (size is not None and high >= size):
-        reader.fail("strides", f"positions from 0 to below {size if size is not None else 'the size of the tensor'}", f"{low} to {high}")
+        fields.fail("strides", f"positions from 0 to below {size if size is not None else 'the size of the tensor'}", f"{low} to {high}")
     return Source(elements, offset, counts, strides)
 
 
-def check_files(reader: _Reader, root: Path, verify: bool) -> None:
+def check_files(fields: Fields, root: Path, verify: bool) -> None:
     """Every file that the manifest lists is there, has its size and, with `verify`, its checksum.
 
     The sources in `hls` may be edited: whether they still compute the same is for the simulation to say.
     """
-    files = reader.child("files")
+    files = fields.child("files")
     for name in files.data:
         entry = files.child(name)
-        path = reader.inside(name, f"files[{name!r}]")
+        path = fields.inside(name, f"files[{name!r}]")
         size, checksum = entry.integer("bytes", 0), entry.text("sha256")
         if not path.is_file():
             raise AcceleratorError(f"{root}: the file {name!r} is missing, the build folder is damaged; compile the model again")
@@ -304,99 +303,3 @@ def sha256(path: Path) -> str:
             if not block:
                 return digest.hexdigest()
             digest.update(block)
-
-
-class _Reader:
-    """An object of the manifest, with getters that name file and field when they fail."""
-
-    def __init__(self, data: Any, root: Path, file: str, where: str) -> None:
-        if not isinstance(data, dict):
-            raise AcceleratorError(f"{file}: field {where or '(top)'!r}: needed an object, found {type(data).__name__}")
-        self.data: dict[str, Any] = data
-        self.root, self.file, self.where = root, file, where
-
-    def name(self, key: str) -> str:
-        return f"{self.where}.{key}" if self.where else key
-
-    def fail(self, key: str, needed: str, found: object) -> Any:
-        text = repr(found)
-        raise AcceleratorError(
-            f"{self.file}: field {self.name(key)!r}: needed {needed}, found {text if len(text) < 80 else text[:77] + '...'}"
-        )
-
-    def get(self, key: str) -> Any:
-        if key not in self.data:
-            raise AcceleratorError(f"{self.file}: field {self.name(key)!r} is missing")
-        return self.data[key]
-
-    def integer(self, key: str, low: int | None = None, high: int = (1 << 62)) -> int:
-        found = self.get(key)
-        if isinstance(found, bool) or not isinstance(found, int):
-            self.fail(key, "a whole number", found)
-        if (low is not None and found < low) or found > high:
-            self.fail(key, f"a whole number from {low} to {high}" if high < 1 << 62 else f"a whole number of {low} or more", found)
-        return int(found)
-
-    def integers(self, key: str, low: int | None) -> tuple[int, ...]:
-        found = self.get(key)
-        valid = isinstance(found, list) and all(isinstance(i, int) and not isinstance(i, bool) and abs(i) <= 1 << 40 for i in found)
-        if not valid or (low is not None and any(i < low for i in found)):
-            self.fail(key, "a list of whole numbers" + ("" if low is None else f" of {low} or more"), found)
-        return tuple(found)
-
-    def shape(self, key: str) -> tuple[int, ...]:
-        found = self.integers(key, 1)
-        if math.prod(found) > MAX_ELEMENTS:
-            self.fail(key, f"at most {MAX_ELEMENTS} elements", list(found))
-        return found
-
-    def flag(self, key: str) -> bool:
-        found = self.get(key)
-        if not isinstance(found, bool):
-            self.fail(key, "true or false", found)
-        return bool(found)
-
-    def text(self, key: str) -> str:
-        found = self.get(key)
-        if not isinstance(found, str) or not found:
-            self.fail(key, "a text", found)
-        return str(found)
-
-    def dtype(self, key: str) -> np.dtype[Any]:
-        found = self.text(key)
-        try:
-            dtype = np.dtype(found)
-        except (TypeError, ValueError):
-            dtype = np.dtype(object)
-        if dtype.kind not in "fiub":
-            self.fail(key, "the name of a NumPy type of numbers", found)
-        return dtype
-
-    def path(self, key: str, optional: bool = False) -> Any:
-        found = self.get(key)
-        if found is None and optional:
-            return None
-        path = self.inside(self.text(key), self.name(key))
-        if not path.is_file():
-            raise AcceleratorError(f"{self.file}: field {self.name(key)!r}: the file {found!r} is missing from the build folder")
-        return path
-
-    def inside(self, name: str, where: str) -> Path:
-        """The path of `name`, which must stay inside the build folder, links included."""
-        pure = PurePosixPath(name)
-        escapes = pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name or not pure.parts
-        if not escapes:
-            base, real = os.path.realpath(self.root), os.path.realpath(self.root / name)
-            escapes = os.path.commonpath([base, real]) != base
-        if escapes:
-            raise AcceleratorError(f"{self.file}: field {where!r}: needed a path inside the build folder, found {name!r}")
-        return self.root / name
-
-    def child(self, key: str) -> _Reader:
-        return _Reader(self.get(key), self.root, self.file, self.name(key))
-
-    def children(self, key: str) -> list[_Reader]:
-        found = self.get(key)
-        if not isinstance(found, list) or not found:
-            self.fail(key, "a list that is not empty", found)
-        return [_Reader(entry, self.root, self.file, f"{self.name(key)}[{i}]") for i, entry in enumerate(found)]

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from small_build import write_small_build
 
 

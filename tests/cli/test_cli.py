@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_build import random_inputs
 
 import attnc
 from attnc import cli
 from attnc.cli import main
 from attnc.errors import ConfigError, DataError
 from attnc.npz import load_npz, save_npz
+from small_build import random_inputs
 
 COMMANDS = ("compile", "csim", "run", "eval", "inspect", "targets")
 Capture = pytest.CaptureFixture[str]
@@ -79,7 +79,9 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-@pytest.mark.parametrize("args", [["frobnicate"], ["csim"], ["csim", "build", "--typos", "x"], ["run", "b", "--backend", "fpga"], ["compile", "--seed", "x"]])
+@pytest.mark.parametrize(
+    "args", [["frobnicate"], ["csim"], ["csim", "build", "--typos", "x"], ["run", "b", "--backend", "fpga"], ["compile", "--seed", "x"]]
+)
 def test_usage_errors(capsys: Capture, args: list[str]) -> None:
     assert main(args) == 2
     out, err = capsys.readouterr()
@@ -196,10 +198,10 @@ def test_verbose_shows_the_traceback_of_an_error(capsys: Capture, tmp_path: Path
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("error", "code", "message"), [(KeyboardInterrupt(), 130, "attnc: interrupted\n"), (MemoryError(), 2, "attnc: error: out of memory\n")])
-def test_interruption(
-    capsys: Capture, build: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, message: str
-) -> None:
+@pytest.mark.parametrize(
+    ("error", "code", "message"), [(KeyboardInterrupt(), 130, "attnc: interrupted\n"), (MemoryError(), 2, "attnc: error: out of memory\n")]
+)
+def test_interruption(capsys: Capture, build: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, message: str) -> None:
     def stop(*_: object) -> None:
         raise error
 

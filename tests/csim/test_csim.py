@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from attnc_host import AcceleratorError, boundary, manifest
-from attnc_host.csim import CsimBackend, build_simulator
-from small_build import random_inputs
 
 from attnc.errors import BuildError, ConfigError, DataError
 from attnc.verify.csim import compare_build, compare_images
 from attnc.verify.simulator import build_simulator as checked_simulator
+from attnc_host import AcceleratorError, boundary, manifest
+from attnc_host.csim import CsimBackend, build_simulator
+from small_build import random_inputs
 
 
 @pytest.fixture(autouse=True)

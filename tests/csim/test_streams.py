@@ -30,7 +30,9 @@ def execute(tmp_path: Path, body: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_first_in_first_out(tmp_path: Path) -> None:
-    body = "s.write(1); s << 2; s.write(3); int a = s.read(), b, c; s.read(b); s >> c; if (a != 1 || b != 2 || c != 3 || !s.empty()) return 9;"
+    body = (
+        "s.write(1); s << 2; s.write(3); int a = s.read(), b, c; s.read(b); s >> c; if (a != 1 || b != 2 || c != 3 || !s.empty()) return 9;"
+    )
     done = execute(tmp_path, body)
     assert (done.returncode, done.stdout, done.stderr) == (0, "demo.s 3\n", "")
 
@@ -51,5 +53,5 @@ def test_data_left_over(tmp_path: Path) -> None:
 def test_depth_is_the_largest_reached(tmp_path: Path) -> None:
     body = "for (int i = 0; i < 5; ++i) s.write(i); for (int i = 0; i < 5; ++i) s.read(); s.write(1); int a; return s.read_nb(a) && !s.read_nb(a) ? 0 : 9;"
     assert execute(tmp_path, body).returncode == 0
-    done = execute(tmp_path, body.split("return")[0] + "s.read_nb(a); }{ hls::stream<int> t(\"demo.t\"); t.write(1); t.read();")
+    done = execute(tmp_path, body.split("return")[0] + 's.read_nb(a); }{ hls::stream<int> t("demo.t"); t.write(1); t.read();')
     assert done.stdout == "demo.s 5\ndemo.t 1\n"

@@ -6,15 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import attnc_host
 import numpy as np
 import pytest
+
+import attnc_host
+from attnc.ops.base import Array
+from attnc.verify.golden_backend import GoldenBackend
 from attnc_host import Accelerator, AcceleratorError, accelerator
 from attnc_host import manifest as manifests
 from small_build import expected_outputs, random_inputs, weights, write_small_build
-
-from attnc.ops.base import Array
-from attnc.verify.golden_backend import GoldenBackend
 
 
 def bound(x: Array) -> Array:
@@ -83,7 +83,9 @@ def test_outputs_without_an_axis_for_samples(shared_build: Path) -> None:
 
     description = manifests.load(shared_build)
     description = replace(
-        description, outputs=(manifests.Port("y", np.dtype(np.float32), (4, 5), False),), fetches=(replace(description.fetches[0], shape=(4, 5)),)
+        description,
+        outputs=(manifests.Port("y", np.dtype(np.float32), (4, 5), False),),
+        fetches=(replace(description.fetches[0], shape=(4, 5)),),
     )
     assert Accelerator(description, Echo(description)).run(random_inputs(3))["y"].shape == (4, 5)
     with pytest.raises(AcceleratorError, match="has no axis for the samples"):

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from attnc_host import AcceleratorError, boundary, layout, manifest
-from attnc_host.manifest import NumberType, Source
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_build import K, ROWS, random_inputs, write_small_build
 
 from attnc.fixedpoint import quantize_half_even
 from attnc.ops.attention import quantize_bias
 from attnc.ops.base import Array
+from attnc_host import AcceleratorError, boundary, layout, manifest
+from attnc_host.manifest import NumberType, Source
+from small_build import ROWS, K, random_inputs, write_small_build
 
 S16 = NumberType(16, True, np.float64(0.01), 0)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from attnc_host import AcceleratorError, manifest
 
 
@@ -27,10 +28,24 @@ def change(build: Path, edit: Callable[[dict[str, Any]], object]) -> None:
 def test_every_field_is_needed(build: Path) -> None:
     """Taking away any field that the runtime reads is noticed, and the message names it."""
     original = (build / "manifest.json").read_text()
-    paths = ["schema", "name", "inputs", "outputs", "host", "host.leading", "feeds", "fetches", "memory", "memory.words", "memory.output_words"]
+    paths = [
+        "schema",
+        "name",
+        "inputs",
+        "outputs",
+        "host",
+        "host.leading",
+        "feeds",
+        "fetches",
+        "memory",
+        "memory.words",
+        "memory.output_words",
+    ]
     paths += ["design", "design.lanes", "files"]
     paths += [f"inputs.0.{key}" for key in ("name", "dtype", "shape", "batched")]
-    paths += [f"feeds.0.{key}" for key in ("value", "tensor", "rows", "channels", "type", "type.scale", "offset", "words", "source", "excluded")]
+    paths += [
+        f"feeds.0.{key}" for key in ("value", "tensor", "rows", "channels", "type", "type.scale", "offset", "words", "source", "excluded")
+    ]
     paths += [f"fetches.0.{key}" for key in ("value", "tensor", "shape", "type.zero_point", "source.counts")]
     for path in paths:
         data = json.loads(original)

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console, RenderableType
-from rich.markup import escape
-from rich.table import Table
 
 import attnc
+from attnc import tables
 from attnc.config import Calibration, CompileOptions
-from attnc.errors import AttncError, ConfigError, DataError
+from attnc.errors import AttncError, ConfigError
+from attnc.tables import clean
+from attnc.verify.data import find_model, load_inputs, load_labelled
 from attnc_host import Accelerator, AcceleratorError
 from attnc_host import manifest as manifests
 from attnc_host.progress import Progress
-
-if TYPE_CHECKING:
-    from attnc.model import Placement
-    from attnc.verify.csim import CsimResult
 
 EXIT_DIFFERENT = 1
 EXIT_ERROR = 2
@@ -145,7 +141,7 @@ def compile_command(
         _print_json({"build": str(folder), **report})
     elif not quiet:
         _print(render(report))
-        print(f"build folder: {_clean(str(folder))}")
+        print(f"build folder: {clean(str(folder))}")
 
 
 @app.command(
@@ -165,35 +161,17 @@ def csim(
     verbose: Verbose = False,
 ) -> None:
     """Compile the emitted C++ with g++, run it, and compare it with golden bit for bit."""
-    arrays = None if inputs is None else _inputs(build, inputs)
+    arrays = None if inputs is None else load_inputs(build, inputs, _note)
     with Progress() as progress:
-        from attnc.verify.csim import compare_build
+        from attnc.verify import csim as comparison
 
-        result = compare_build(build, arrays, types, progress)
+        result = comparison.compare_build(build, arrays, types, progress)
     if as_json:
         _print_json(result.to_json())
     else:
-        _print(_comparison(result))
+        _print(tables.comparison(result, _State.verbose))
     if not result.bit_exact:
         raise typer.Exit(EXIT_DIFFERENT)
-
-
-def _comparison(result: CsimResult) -> RenderableType:
-    table = Table(show_header=False, title="C++ against golden", title_justify="left")
-    table.add_row("samples", f"{result.samples:,}")
-    table.add_row("elements compared", f"{result.elements:,}")
-    table.add_row("mismatches", f"{result.mismatches:,}")
-    table.add_row("types", result.types)
-    table.add_row("simulation", f"{result.seconds:.2f} s")
-    first = result.first_mismatch
-    if first:
-        where = f"output {_clean(first['output'])!r}, sample {first['sample']}, row {first['index'][0]}, channel {first['index'][1]}"
-        table.add_row("first mismatch", escape(f"{where}: expected {first['expected']}, found {first['found']}"))
-    if _State.verbose:
-        for name, depth in sorted(result.depths.items()):
-            table.add_row(f"depth of {escape(name)}", f"{depth:,}")
-    table.add_row("result", "equal, bit for bit" if result.bit_exact else "DIFFERENT")
-    return table
 
 
 @app.command(
@@ -219,7 +197,7 @@ def run(
 
     assert golden_backend
     check_writable(output)
-    arrays = _inputs(build, inputs)
+    arrays = load_inputs(build, inputs, _note)
     with Progress() as progress, Accelerator.open(build, backend, types, verify, progress=progress) as accelerator:
         outputs = accelerator.run(arrays)
     save_npz(output, outputs)
@@ -228,7 +206,7 @@ def run(
         _print_json({"output": str(output), "backend": backend, "outputs": shapes})
     else:
         found = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
-        print(f"{_clean(str(output))}: {_clean(found)}")
+        print(f"{clean(str(output))}: {clean(found)}")
 
 
 @app.command(
@@ -251,8 +229,8 @@ def eval_command(
 ) -> None:
     """Measure a build on data: accuracy of float, golden and C++, and every mismatch. Updates its report."""
     manifest = manifests.load(build)
-    arrays, truth = _labelled(build, inputs, labels)
-    original = _original(manifest, model, inputs)
+    arrays, truth = load_labelled(build, inputs, labels, _note)
+    original = find_model(manifest, model, inputs, _note)
     with Progress(delay=0) as progress:
         progress.stage("starting")
         from attnc import report
@@ -264,45 +242,6 @@ def eval_command(
         _print(report.render(facts))
     if facts["evaluation"]["mismatches"]:
         raise typer.Exit(EXIT_DIFFERENT)
-
-
-def _labelled(build: Path, path: Path, name: str | None) -> tuple[dict[str, Any], Any]:
-    """Inputs and labels from one archive; without labels there, none, unless they were asked for by name."""
-    from attnc.npz import load_npz
-
-    arrays = load_npz(path)
-    wanted = name or "label"
-    if name is not None and name not in arrays:
-        raise DataError(f"{path}: needed the labels {name!r}, found {', '.join(map(repr, arrays))}")
-    is_input = wanted in {port.name for port in manifests.load(build).inputs}
-    truth = arrays.get(wanted) if name is not None or not is_input else None
-    return _only_inputs(build, path, arrays, silent=(wanted,)), truth
-
-
-def _original(manifest: manifests.Manifest, model: Path | None, inputs: Path) -> Path | None:
-    """The model that was compiled: the one given, which must be it, or one of its name nearby that is it."""
-    source = manifest.data.get("model", {})
-    if not isinstance(source, dict) or not isinstance(source.get("file"), str):
-        return model
-    if model is not None:
-        if not model.is_file():
-            raise DataError(f"--model {model}: no such file")
-        if _sha256(model) != source.get("sha256"):
-            raise DataError(
-                f"--model {model}: is not the model that {manifest.folder} was compiled from ({source['file']}); compile it again"
-            )
-        return model
-    for folder in (Path(), manifest.folder, manifest.folder.parent, inputs.parent):
-        path = folder / Path(source["file"]).name
-        if path.is_file() and _sha256(path) == source.get("sha256"):
-            return path
-    _note(f"the model {source['file']} was not found: no accuracy in float; give it with --model")
-    return None
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
 
 
 @app.command(
@@ -326,27 +265,11 @@ def inspect(model: ModelFile, shape: Shapes = None, as_json: Json = False, verbo
         nodes = [{"node": p.node, "operator": p.operator, "where": p.where, "reason": p.reason} for p in placements]
         _print_json({"model": str(model), "compilable": not counts["unsupported"], "counts": counts, "nodes": nodes})
     else:
-        _print(_placements(placements))
+        _print(tables.placements(placements, _State.verbose))
         print(", ".join(f"{where} {count}" for where, count in counts.items()))
         print("can be compiled" if not counts["unsupported"] else "cannot be compiled as it is")
     if counts["unsupported"]:
         raise typer.Exit(EXIT_DIFFERENT)
-
-
-def _placements(placements: Sequence[Placement]) -> RenderableType:
-    """Nodes on the host and unsupported ones one by one; others counted by operator, unless all are asked for."""
-    table = Table()
-    for title in ("where", "operator", "node", "reason"):
-        table.add_column(title, overflow="fold")
-    grouped: dict[tuple[str, str, str], list[str]] = {}
-    for p in placements:
-        alone = _State.verbose or p.where in ("host", "unsupported")
-        grouped.setdefault((p.where, p.operator, p.reason if not alone else f"{p.reason}\0{p.node}"), []).append(p.node)
-    order = {"unsupported": 0, "host": 1, "device": 2, "folded": 3}
-    for (where, operator, reason), nodes in sorted(grouped.items(), key=lambda item: order.get(item[0][0], 4)):
-        name = nodes[0] if len(nodes) == 1 else f"{len(nodes)} nodes"
-        table.add_row(where, *(escape(_clean(text)) for text in (operator, name, reason.split("\0")[0])))
-    return table
 
 
 @app.command(epilog="\b\nExamples:\n  attnc targets\n  attnc targets --json")
@@ -357,16 +280,7 @@ def targets(as_json: Json = False, verbose: Verbose = False) -> None:
     if as_json:
         _print_json([board.model_dump() for board in BOARDS.values()])
         return
-    table = Table(caption="BRAM in blocks of 36 Kbit, URAM of 288 Kbit", caption_justify="left")
-    for title in ("target", "part"):
-        table.add_column(title, no_wrap=True)
-    for title in ("LUT", "FF", "DSP", "BRAM", "URAM", "DDR GB/s", "MHz"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("note", overflow="fold")
-    for b in BOARDS.values():
-        numbers = (b.lut, b.ff, b.dsp, b.bram36, b.uram)
-        table.add_row(b.name, b.part, *(f"{n:,}" for n in numbers), f"{b.ddr_gb_s:g}", f"{b.clock_mhz:g}", escape(b.note))
-    _print(table)
+    _print(tables.boards(BOARDS.values()))
 
 
 def _options(**fields: Any) -> CompileOptions:
@@ -397,32 +311,8 @@ def _shapes(given: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _inputs(build: Path, path: Path) -> dict[str, Any]:
-    """The arrays of an archive that the model takes."""
-    from attnc.npz import load_npz
-
-    return _only_inputs(build, path, load_npz(path))
-
-
-def _only_inputs(build: Path, path: Path, arrays: Mapping[str, Any], silent: Sequence[str] = ()) -> dict[str, Any]:
-    """Leave out what is no input, such as labels, and say so; an input that is missing is an error."""
-    names = [port.name for port in manifests.load(build).inputs]
-    missing = [name for name in names if name not in arrays]
-    if missing:
-        raise DataError(f"{path}: input {', '.join(map(repr, missing))} is missing, the file has {', '.join(map(repr, arrays))}")
-    extra = [name for name in arrays if name not in names and name not in silent]
-    if extra:
-        _note(f"{path}: {', '.join(map(repr, extra))} is left out, as the model has no such input")
-    return {name: arrays[name] for name in names}
-
-
-def _clean(text: str) -> str:
-    """Without control characters: names come from files, and a terminal obeys what is printed."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
 def _note(text: str) -> None:
-    print(f"attnc: note: {_clean(text)}", file=sys.stderr)
+    print(f"attnc: note: {clean(text)}", file=sys.stderr)
 
 
 def _print(content: RenderableType) -> None:
@@ -438,7 +328,7 @@ def _fail(label: str, text: str, code: int) -> int:
     sys.stdout.flush()
     if _State.verbose:
         traceback.print_exc()
-    print(f"attnc: {label}: {_clean(text)}", file=sys.stderr)
+    print(f"attnc: {label}: {clean(text)}", file=sys.stderr)
     return code
 
 

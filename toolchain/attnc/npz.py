@@ -22,9 +22,10 @@ def load_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
     if not path.is_file():
         raise DataError(f"{path}: is no file; an .npz archive is needed" if path.exists() else f"{path}: no such file")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: needed an .npz archive of named arrays (numpy.savez), found a single array")
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise DataError(f"{path}: needed an .npz archive of named arrays (numpy.savez), found a single array")
+        with file:
             arrays = {name: file[name] for name in file.files}
     except (
         OSError,

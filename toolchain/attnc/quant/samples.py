@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import onnxruntime
 
 from attnc.errors import DataError, ModelError
 from attnc.model import Model, TensorSpec
+from attnc.npz import load_npz
 from attnc.ops.base import Array
 
 SYNTHETIC_SAMPLES = 16
@@ -19,14 +19,8 @@ SYNTHETIC_SAMPLES = 16
 
 def load_samples(path: Path, specs: list[TensorSpec]) -> dict[str, Array]:
     """Arrays of an `.npz` keyed by the model's inputs, samples along axis 0; other keys (labels) are ignored."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not hasattr(file, "files"):
-                raise DataError(f"{path}: needed an .npz archive keyed by the model's inputs, found a single array")
-            arrays = {spec.name: file[spec.name] for spec in specs if spec.name in file.files}
-            names = list(file.files)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: needed an .npz archive keyed by the model's inputs ({error})") from error
+    found = load_npz(path)
+    arrays, names = {spec.name: found[spec.name] for spec in specs if spec.name in found}, list(found)
     absent = [spec.name for spec in specs if spec.name not in arrays]
     if absent:
         raise DataError(f"{path}: input {', '.join(map(repr, absent))} is missing; the file has {', '.join(map(repr, names)) or 'nothing'}")

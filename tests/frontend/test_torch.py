@@ -1,0 +1,86 @@
+"""Models of torch, exported with both exporters, against onnxruntime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+import torch_models as models  # noqa: E402
+from running import check  # noqa: E402
+
+D, T = models.D, models.TOKENS
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("torch")
+
+
+def ops(model: object) -> list[str]:
+    return [node.op for node in model.graph.nodes]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("dynamo", "opset"), [(False, 13), (False, 17), (False, 20), (True, 18), (True, 20)])
+def test_vit(folder: Path, dynamo: bool, opset: int) -> None:
+    model = models.Vit()
+    if opset < 14:
+        model.blocks[0].attention.style = "timm_manual"
+    path = models.export(model, (torch.randn(2, 1, 8, 8),), folder / f"vit{dynamo}{opset}.onnx", dynamo, opset, {"x": {0: "batch"}})
+    found = check(path, strict=True)
+    assert found.inputs[0].batched and found.outputs[0].batched and found.outputs[0].shape == (1, 10)
+    assert ops(found).count("attention") == 2 and ops(found).count("layer_normalization") == 5 and ops(found).count("unary") == 2
+    assert ops(found).count("linear") == 1 + 2 * 6 + 1 and not found.leading and not found.trailing
+
+
+@pytest.mark.parametrize(("dynamo", "opset"), [(False, 13), (False, 18), (True, 18), (True, 23)])
+def test_bert(folder: Path, dynamo: bool, opset: int) -> None:
+    inputs = tuple(torch.ones(2, 6, dtype=torch.int64) for _ in range(3))
+    axes = {0: "batch", 1: "seq"}
+    names = ["ids", "attention_mask", "token_type"]
+    path = models.export(models.Bert(), inputs, folder / f"bert{dynamo}{opset}.onnx", dynamo, opset, dict.fromkeys(names, axes), names)
+    found = check(path, {"ids": (1, 7)})
+    assert ops(found).count("attention") == 2 and ops(found).count("layer_normalization") == 5
+    assert found.leading is not None and not found.trailing
+    assert len(found.outputs) == 2
+
+
+@pytest.mark.parametrize("style", models.STYLES)
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_attention_spellings(folder: Path, style: str, dynamo: bool) -> None:
+    if dynamo and style in ("timm", "separate", "single"):
+        pytest.skip("covered by the other models")
+    path = models.export(models.SelfAttention(style), (torch.randn(1, T, D),), folder / f"{style}{dynamo}.onnx", dynamo, 18, {"x": {0: "batch"}})
+    found = check(path, strict=True)
+    assert ops(found).count("attention") == 1
+    assert set(ops(found)) == {"attention", "linear"}
+    attention = next(node for node in found.graph.nodes if node.op == "attention")
+    assert attention.attrs["num_kv_heads"] == {"grouped": 2, "grouped_expand": 1, "single": 1}.get(style, 4)
+
+
+@pytest.mark.parametrize("boolean", [True, False])
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_mask_input(folder: Path, dynamo: bool, boolean: bool) -> None:
+    mask = torch.ones(2, T, dtype=torch.bool if boolean else torch.float32)
+    dynamic = {"x": {0: "batch"}, "mask": {0: "batch"}}
+    path = models.export(models.MaskedAttention(), (torch.randn(2, T, D), mask), folder / f"mask{dynamo}{boolean}.onnx", dynamo, 18, dynamic)
+    found = check(path)
+    assert len(next(node for node in found.graph.nodes if node.op == "attention").inputs) == 4
+
+
+@pytest.mark.parametrize("weights", [True, False])
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_multihead_attention(folder: Path, dynamo: bool, weights: bool) -> None:
+    path = models.export(models.TorchMha(weights), (torch.randn(1, T, D),), folder / f"mha{dynamo}{weights}.onnx", dynamo, 18, {"x": {0: "batch"}})
+    assert ops(check(path, strict=True)) == ["linear"] * 3 + ["attention", "linear"]
+
+
+@pytest.mark.parametrize("dynamo", [True, False])
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_encoder_layer(folder: Path, dynamo: bool, norm_first: bool) -> None:
+    layer = torch.nn.TransformerEncoderLayer(D, HEADS := 4, 32, batch_first=not norm_first, norm_first=norm_first, activation="gelu")
+    assert HEADS
+    x = torch.randn(1, T, D) if not norm_first else torch.randn(T, 1, D)
+    path = models.export(layer, (x,), folder / f"encoder{dynamo}{norm_first}.onnx", dynamo, 17 if not dynamo else 18)
+    assert ops(check(path, strict=True)).count("layer_normalization") == 2
