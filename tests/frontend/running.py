@@ -60,7 +60,9 @@ def random_inputs(model: Model, seed: int = 0, high: int = 30) -> dict[str, np.n
     return made
 
 
-def check(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None, strict: bool = False, tolerance: float = 1e-4, **inputs: np.ndarray) -> Model:
+def check(
+    path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None, strict: bool = False, tolerance: float = 1e-4, **inputs: np.ndarray
+) -> Model:
     """Import, run, compare; returns the model for more assertions."""
     model = import_model(path, dict(shapes or {}), strict)
     feeds = random_inputs(model)

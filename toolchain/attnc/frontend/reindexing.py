@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from onnx import NodeProto, TensorProto
@@ -231,7 +230,7 @@ def move_scores(ctx: Context, node: NodeProto, scores: Scores, move: Move) -> Va
     t, tk = scores.shape[-2:]
     moved = move(identity_scores(scores))
     src = merge(scores.src, (node.name,))
-    host = None if scores.host is None else reindex(scores.host, move)
+    host = _host(scores.host, move)
     inner = identity((t, tk))
     if moved.ndim >= 2:
         first = moved[..., :1, :1]
@@ -248,7 +247,12 @@ def move_scores(ctx: Context, node: NodeProto, scores: Scores, move: Move) -> Va
     ctx.fail(node, "attention scores are rearranged in a way that the device cannot follow")
 
 
-def _moved(scores: Scores, move: Move) -> Any:
+def _host(host: View | None, move: Move) -> View | None:
+    """The same rearrangement of the tensor on the host."""
+    return None if host is None else View(host.base, move(host.idx), host.src)
+
+
+def _moved(scores: Scores, move: Move) -> Callable[[], View] | None:
     if scores.fallback is None:
         return None
     inner = scores.fallback
@@ -271,7 +275,7 @@ def identity_scores(scores: Scores) -> Array:
 def _move_poly(ctx: Context, node: NodeProto, poly: Poly, move: Move) -> Value:
     """Means and deviations may gain and lose axes of size 1, and be repeated along channels."""
     moved = move(identity(poly.shape))
-    host = None if poly.host is None else reindex(poly.host, move)
+    host = _host(poly.host, move)
     src = merge(poly.src, (node.name,))
     plain = not any(monomial[0] for monomial in poly.terms) and all(c.size == 1 for c in poly.terms.values())
     if moved.shape == poly.shape and np.array_equal(moved, identity(poly.shape)):
