@@ -123,7 +123,7 @@ def linear(ctx: Context, node: NodeProto, x: View, weight: Array) -> View:
         dense, target = _block_diagonal(ctx, node, matrices), arranged.reshape(rows, copies * k)
     base_view = _linear(ctx, node, View(x.base, target, x.src), dense)
     moved = base_view.idx.reshape(*(lead[axis] for axis in plain), t, *(lead[axis] for axis in stacked), n)
-    order = np.argsort([*plain, len(lead), *stacked, len(lead) + 1])
+    order = np.argsort(np.array([*plain, len(lead), *stacked, len(lead) + 1]))
     return View(base_view.base, moved.transpose(order))
 
 
