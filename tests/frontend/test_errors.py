@@ -192,14 +192,19 @@ def unsupported(tmp_path: Path, build: Callable[[Builder, str], str], operator: 
     assert sum(place.where == "device" for place in inspect_model(path)) >= 2
 
 
+def turn(b: Builder, x: str) -> str:
+    return str(b("Transpose", x, perm=[0, 2, 1]))
+
+
 UNSUPPORTED: dict[str, tuple[Callable[[Builder, str], str], str, str]] = {
     "operator": (lambda b, y: b("CumSum", y, np.array(1)), "CumSum", "not supported on the device"),
     "function": (lambda b, y: b("Sin", y), "Sin", "gelu_tanh"),
-    "mixer": (lambda b, y: b("Transpose", b("MatMul", b("Transpose", y, perm=[0, 2, 1]), b.random(T, T)), perm=[0, 2, 1]), "MatMul", "transposed"),
+    "mixer": (lambda b, y: turn(b, b("MatMul", turn(b, y), b.random(T, T))), "MatMul", "transposed"),
+    "padding": (lambda b, y: b("Pad", y, np.array([0, 1, 0, 0, 1, 0])), "Pad", "padded"),
     "division": (lambda b, y: b("Div", y, b.linear(y, C, C)), "Div", "cannot divide"),
-    "rms": (lambda b, y: b("Div", y, b("Sqrt", b("Add", b("ReduceMean", b("Mul", y, y), np.array([-1])), 1e-5))), "Add", "root-mean-square"),
+    "rms": (lambda b, y: b("Div", y, b("Sqrt", b("Add", b("ReduceMean", b("Mul", y, y), np.array([-1])), 1.0))), "Add", "root-mean"),
     "maximum": (lambda b, y: b("ReduceMax", y, np.array([1])), "ReduceMax", "not supported"),
-    "linear attention": (lambda b, y: b("MatMul", b("MatMul", y, b("Transpose", b.linear(y, C, C), perm=[0, 2, 1])), y), "MatMul", "part of attention"),
+    "linear attention": (lambda b, y: b("MatMul", b("MatMul", y, turn(b, b.linear(y, C, C))), y), "MatMul", "part of attention"),
     "gather": (lambda b, y: b("Gather", y, b.input("which", [2], TensorProto.INT64), axis=1), "Gather", "depend on an input"),
     "cast": (lambda b, y: b("Cast", b("Cast", y, to=TensorProto.INT32), to=1), "Cast", "integers"),
 }  # fmt: skip

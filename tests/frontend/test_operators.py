@@ -131,10 +131,12 @@ FUNCTION_SPELLINGS: dict[str, tuple[str, Callable[[Builder, str], str]]] = {
     "sigmoid_exp": ("sigmoid", lambda b, x: b("Reciprocal", b("Add", b("Exp", b("Neg", x)), 1.0))),
     "relu_max": ("relu", lambda b, x: b("Max", x, 0.0)), "relu_clip": ("relu", lambda b, x: b("Clip", x, 0.0)),
     "relu_where": ("relu", lambda b, x: b("Where", b("Greater", x, 0.0), x, 0.0)),
-    "softplus": ("softplus", lambda b, x: b("Softplus", x)), "softplus_log": ("softplus", lambda b, x: b("Log", b("Add", b("Exp", x), 1.0))),
+    "softplus": ("softplus", lambda b, x: b("Softplus", x)),
+    "softplus_log": ("softplus", lambda b, x: b("Log", b("Add", b("Exp", x), 1.0))),
     "hard_swish": ("hard_swish", lambda b, x: b("HardSwish", x)),
     "hard_swish2": ("hard_swish", lambda b, x: b("Div", b("Mul", x, b("Clip", b("Add", x, 3.0), 0.0, 6.0)), 6.0)),
-    "hard_sigmoid": ("hard_sigmoid", lambda b, x: b("HardSigmoid", x, alpha=1 / 6, beta=0.5)), "tanh_op": ("tanh", lambda b, x: b("Tanh", x)),
+    "hard_sigmoid": ("hard_sigmoid", lambda b, x: b("HardSigmoid", x, alpha=1 / 6, beta=0.5)),
+    "tanh_op": ("tanh", lambda b, x: b("Tanh", x)),
     "gelu_op": ("gelu", lambda b, x: b("Gelu", x)), "gelu_op_tanh": ("gelu_tanh", lambda b, x: b("Gelu", x, approximate="tanh")),
 }  # fmt: skip
 

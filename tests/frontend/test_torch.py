@@ -93,7 +93,9 @@ def test_encoder_layer(folder: Path, dynamo: bool, norm_first: bool) -> None:
 HUGGING_FACE = {
     "bert": ("BertConfig", "BertModel", {"vocab_size": 30, "max_position_embeddings": 16, "type_vocab_size": 2}),
     "roberta": ("RobertaConfig", "RobertaModel", {"vocab_size": 30, "max_position_embeddings": 16, "type_vocab_size": 1}),
-    "distilbert": ("DistilBertConfig", "DistilBertForSequenceClassification", {"vocab_size": 30, "max_position_embeddings": 16, "dim": D, "hidden_dim": 32, "n_layers": 2, "n_heads": 4}),
+    "distilbert": ("DistilBertConfig", "DistilBertForSequenceClassification", {
+        "vocab_size": 30, "max_position_embeddings": 16, "dim": D, "hidden_dim": 32, "n_layers": 2, "n_heads": 4,
+    }),
     "vit": ("ViTConfig", "ViTForImageClassification", {"image_size": 8, "patch_size": 4, "num_channels": 1}),
     "deit": ("DeiTConfig", "DeiTForImageClassificationWithTeacher", {"image_size": 8, "patch_size": 4, "num_channels": 1}),
 }  # fmt: skip

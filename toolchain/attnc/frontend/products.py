@@ -107,7 +107,7 @@ def linear(ctx: Context, node: NodeProto, x: View, weight: Array) -> View:
     if x.shape[-1] != weight.shape[-2]:
         raise ModelError(f"node {node.name!r} ({node.op_type}): shapes {list(x.shape)} and {list(weight.shape)} do not fit")
     lead = tuple(np.broadcast_shapes(x.shape[:-2], weight.shape[:-2]))
-    weight = weight.reshape((1,) * (len(lead) + 2 - weight.ndim) + weight.shape)
+    weight = np.expand_dims(weight, tuple(range(len(lead) + 2 - weight.ndim)))
     stacked = tuple(axis for axis in range(len(lead)) if weight.shape[axis] > 1)
     plain = tuple(axis for axis in range(len(lead)) if axis not in stacked)
     idx = np.broadcast_to(x.idx, (*lead, *x.shape[-2:]))

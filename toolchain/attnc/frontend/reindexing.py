@@ -167,11 +167,23 @@ def _space_to_depth(ctx: Context, node: NodeProto, shape: Shape, args: Sequence[
     return [lambda x: x.reshape(split).transpose(0, 3, 5, 1, 2, 4).reshape(b, c * block**2, h // block, w // block)]
 
 
+def _pad(ctx: Context, node: NodeProto, shape: Shape, args: Sequence[Value | None]) -> list[Move]:
+    """Padding by nothing, as exporters leave it behind, or by less than nothing (a crop)."""
+    pads, axes = integers(ctx, node, args, 1) or [], integers(ctx, node, args, 3)
+    axes = list(range(len(shape))) if axes is None else [axis % len(shape) for axis in axes]
+    if any(pad > 0 for pad in pads):
+        ctx.fail(node, f"a tensor on the device cannot be padded (by {pads})")
+    slices: list[slice] = [slice(None)] * len(shape)
+    for axis, low, high in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
+        slices[axis] = slice(-low, shape[axis] + high)
+    return [lambda x: x[tuple(slices)]]
+
+
 PLANS: dict[str, Callable[[Context, NodeProto, Shape, Sequence[Value | None]], list[Move]]] = {
     "Identity": _identity, "Dropout": _identity, "Cast": _identity, "CastLike": _identity, "Reshape": _reshape,
     "Transpose": _transpose, "Squeeze": _squeeze, "Unsqueeze": _unsqueeze, "Flatten": _flatten, "Split": _split,
     "Slice": _slice, "Gather": _gather, "GatherND": _gather_nd, "Expand": _expand, "Tile": _tile,
-    "DepthToSpace": _depth_to_space, "SpaceToDepth": _space_to_depth,
+    "Pad": _pad, "DepthToSpace": _depth_to_space, "SpaceToDepth": _space_to_depth,
 }  # fmt: skip
 
 
