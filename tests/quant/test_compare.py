@@ -6,7 +6,6 @@ import json
 import sys
 
 import pytest
-
 from models import compare_quantizers
 
 

@@ -1,8 +1,7 @@
 """absmean: the ternary weights of BitNet b1.58 (arXiv 2402.17764): scale = mean|W|, q = clip(round(W / scale), -1, 1).
 
-In the paper one scale serves the whole tensor (`absmean_tensor`); `absmean` gives every group of the format its own, which is
-never further from weights that were not trained this way. For weights trained with BitLinear, in full precision, the paper's is
-the one that training saw.
+In the paper one scale serves the whole tensor (`absmean_tensor`): the right one for the full-precision weights of a BitLinear layer,
+because training saw it. `absmean` gives every group of the format a scale of its own, for weights that were not trained this way.
 """
 
 from __future__ import annotations
