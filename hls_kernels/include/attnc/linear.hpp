@@ -222,12 +222,11 @@ GROUPS:
   }
 }
 
-// The sums of `steps` times PE channels, row after row, become outputs; then the next steps * PE channels.
+// The sums of `steps` times PE channels, row after row, become outputs; then the next steps * PE channels, or what is left.
 template <class AccT, class YT, int L, int PE, int ROWS_MAX, int STEPS_MAX>
 void linear_rescale(hls::stream<Word<L>>& records, hls::stream<Vec<AccT, PE>>& sums, hls::stream<Vec<YT, L>>& y, int rows,
                     int n_tiles, int steps, int low, int high) {
   static const int TILES = PE / L;
-  const int block_tiles = steps * TILES;
   static Vec<YT, L> y_buffer[STEPS_MAX * TILES][ROWS_MAX];
 #pragma HLS AGGREGATE variable = y_buffer
   UInt<8> bytes[PE * 8];
@@ -236,10 +235,13 @@ void linear_rescale(hls::stream<Word<L>>& records, hls::stream<Vec<AccT, PE>>& s
 #pragma HLS ARRAY_PARTITION variable = record dim = 2 complete
 
 RESCALE_BLOCKS:
-  for (int first = 0; first < n_tiles; first += block_tiles) {
+  for (int first = 0; first < n_tiles; first += steps * TILES) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
+    const int left = (n_tiles - first + TILES - 1) / TILES;
+    const int block_steps = steps < left ? steps : left;
+    const int block_tiles = block_steps * TILES;
   RECORD_STEPS:
-    for (int step = 0; step < steps; ++step) {
+    for (int step = 0; step < block_steps; ++step) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = STEPS_MAX
     READ_RECORDS:
       for (int i = 0; i < PE * 8 / L; ++i) {

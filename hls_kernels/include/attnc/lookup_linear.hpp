@@ -9,7 +9,7 @@
 //          They are rebuilt for every row and chunk of T/L*G tiles, while the tables before are looked up. Where a chunk reaches over
 //          the end of a group of weights, it is visited once per group, with the activations of the other group as zeros.
 // Columns  Q at a time, each with a copy of all tables (distributed RAM has one read port). A column takes `planes` cycles.
-// Weights  blocks of steps*Q channels, two of them on chip: steps*Q records (see linear.hpp), for each step `scales` times Q
+// Weights  blocks of steps*Q channels (the last may have fewer), two of them on chip: steps*Q records (see linear.hpp), for each step `scales` times Q
 //          multipliers u8 (for each group of group_tiles tiles; times planes for binary), then for each step, plane (highest first),
 //          G tiles and 8 channels: the words of their codes, word i with bit i of every code as in linear.hpp.
 // Sums     part[plane] = sum of look-ups over a group; acc += factor * part, factor = multiplier times 2^plane, the sign plane's
@@ -78,11 +78,9 @@ void lookup_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls:
 #pragma HLS ARRAY_PARTITION variable = codes complete
   const int chunks = (k_tiles + G - 1) / G, wide_chunks = (chunks + SETS - 1) / SETS;
   const int tail_bits = Table::code_bits(k_tiles - G * (chunks - 1));
-  const int columns = steps * planes, block_tiles = steps * (Q / L);
-  const int record_words = steps * (Q * 8 / L), scale_words = steps * scales * (Q / L);
-  const int load_words = record_words + scale_words + columns * OCTETS * ((chunks - 1) * Table::CODE_BITS + tail_bits);
-  const int visit_slots = columns > BUILD ? columns : BUILD;
-  const int blocks = (n_tiles + block_tiles - 1) / block_tiles;
+  const int step_records = Q * 8 / L, step_scales = scales * (Q / L);
+  const int step_codes = planes * OCTETS * ((chunks - 1) * Table::CODE_BITS + tail_bits);
+  const int all_steps = (n_tiles + Q / L - 1) / (Q / L);
 
 READ_X_TILES:
   for (int tile = 0; tile < k_tiles; ++tile) {
@@ -95,14 +93,19 @@ READ_X_TILES:
     }
   }
 
-  // Block -1 computes nothing: it loads block 0.
+  // The first round computes nothing: it loads the first block.
+  int fill = 0, use_steps = 0;
 BLOCKS:
-  for (int block = -1; block < blocks; ++block) {
+  for (int first = -steps; first < all_steps; first += steps) {
 #pragma HLS LOOP_TRIPCOUNT min = 2 max = 16
-    const bool loading = block + 1 < blocks;
-    const int busy = block >= 0 ? (rows * visits + 1) * visit_slots : 0;
-    const int trips = loading && load_words > busy ? load_words : busy;
-    const int fill = (block + 1) & 1, use = block & 1;
+    const int left = all_steps - first - steps;
+    const int load_steps = left <= 0 ? 0 : left < steps ? left : steps;
+    const int record_words = load_steps * step_records, scale_words = load_steps * step_scales;
+    const int load_words = record_words + scale_words + load_steps * step_codes;
+    const int columns = use_steps * planes, visit_slots = columns > BUILD ? columns : BUILD;
+    const int busy = use_steps > 0 ? (rows * visits + 1) * visit_slots : 0;
+    const int trips = load_words > busy ? load_words : busy;
+    const int use = 1 - fill;
     // Where the next word goes.
     int scale = 0, scale_tile = 0, load_column = 0, load_chunk = 0, load_set = 0, load_wide = 0, octet = 0, bit = 0;
     // The visit whose tables are built, tiles [begin, end) of a wide chunk from tile `base`; and the visit that is looked up.
@@ -120,7 +123,7 @@ BLOCKS:
 #pragma HLS DEPENDENCE variable = parts inter distance = BUILD true
 #pragma HLS DEPENDENCE variable = accs inter distance = BUILD true
 #pragma HLS DEPENDENCE variable = table inter false
-      if (loading && i < load_words) {
+      if (i < load_words) {
         const Word<L> word = w.read();
         if (i < record_words) {
           records.write(word);
@@ -237,6 +240,8 @@ BLOCKS:
         }
       }
     }
+    fill = use;
+    use_steps = load_steps;
   }
 }
 

@@ -160,7 +160,7 @@ class Design:
     tables: int = 16
     columns: int = 16
     group: int = 3
-    depth: int = 1024
+    depth: int = 2048
     uram: bool = False
 
 

@@ -14,7 +14,7 @@ Widths   |acc| <= sum_k |w[n,k]| * |x|max + |bias[n]|, from the weights themselv
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from attnc.ir import GraphError, Node, TensorType
 from attnc.ops import lookup
 from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, Walk, product_bits
 from attnc.ops.linear_weights import effective_weight, input_unit, integer_weight, magnitude_bound, weight_format, weight_shape
-from attnc.ops.packing import RECORD_BYTES, Layout, pack, records
+from attnc.ops.packing import RECORD_BYTES, Layout, payload
 from attnc.ops.storage import storage
 
 TERNARY_TILES = 3
@@ -138,12 +138,6 @@ def _dsp_layout(node: Node, ctx: Lowering) -> Layout:
     if format_.kind == "ternary":
         return Layout(lanes, pe, 1, "ternary", 5, TERNARY_TILES, scales)
     return Layout(lanes, pe, 1, "bytes" if format_.bits == 8 else "bits", format_.bits, 1, scales)
-
-
-def payload(node: Node, layout: Layout) -> Iterator[bytes]:
-    """The packed weights of a quantized node."""
-    p = node.params
-    return pack(layout, p["weight"], records(p["bias"], p["multiplier"], p["shift"]), p.get("group_multiplier"))
 
 
 def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:

@@ -17,7 +17,7 @@ from attnc.fixedpoint import bits_for
 from attnc.ir import GraphError, Node
 from attnc.ops.base import Call, Design, IntType, KernelCall, Lowering, Port, Resources, Walk
 from attnc.ops.linear_weights import weight_format, weight_shape
-from attnc.ops.packing import RECORD_BYTES, Layout, pack, records
+from attnc.ops.packing import RECORD_BYTES, Layout, payload
 from attnc.ops.storage import storage, wide_storage
 
 PLANE_TILES = 4
@@ -84,10 +84,9 @@ def calls(node: Node, ctx: Lowering) -> list[Call]:
     x, y = node.inputs[0], node.output
     k_tiles, n_tiles = ctx.tiles(x), ctx.tiles(y)
     cut = plan(node, ctx.design, k_tiles, n_tiles)
-    layout, p, load = cut.layout, node.params, cut.layout.words(k_tiles)
-    record = (p["bias"], p["multiplier"], p["shift"])
-    offset = ctx.payload(f"{node.name}.lookup", lambda: pack(layout, p["weight"], records(*record), p.get("group_multiplier")))
-    weights = Walk(offset, (1, 1, 1, cut.blocks * load), (0, 0, 0))
+    layout, load = cut.layout, cut.layout.words(k_tiles)
+    offset = ctx.payload(f"{node.name}.lookup", lambda: payload(node, layout))
+    weights = Walk(offset, (1, 1, 1, layout.total_words(ctx.graph.value(y).shape[1], k_tiles)), (0, 0, 0))
     kernel, (low, high) = _kernel(node, ctx, cut, k_tiles), ctx.graph.type(y).range
     result = []
     for row, rows in ctx.row_blocks(x):

@@ -1,6 +1,6 @@
 """Packed weights: how the codes of a weight lie in memory, and making them, a batch of blocks at a time.
 
-A block is steps * columns output channels: their records (8 bytes each), their multipliers, their codes. Codes come in units of 8
+A block is steps * columns output channels, the last one as many columns as are left: their records (8 bytes each), their multipliers, their codes. Codes come in units of 8
 channels and `group` tiles; word i of a unit holds bit i of the codes of its L lanes and 8 channels (bit v of byte l: channel v).
   bytes    a signed byte per weight, channel after channel: no units.
   bits     a unit per tile; the code is the weight in two's complement, `bits` words.
@@ -14,11 +14,12 @@ import math
 import time
 import tracemalloc
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
+from attnc.ir import Node
 from attnc.ops.base import Array
 
 RECORD_BYTES = 8
@@ -58,6 +59,11 @@ class Layout:
         left = k_tiles - (math.ceil(k_tiles / self.group) - 1) * self.group
         return {"bytes": 0, "bits": self.bits, "ternary": TERNARY_BITS[left], "planes": left}[self.coding]
 
+    def total_words(self, n: int, k_tiles: int) -> int:
+        """Words of `n` channels."""
+        blocks, rest = divmod(math.ceil(n / self.columns), self.steps)
+        return blocks * self.words(k_tiles) + (replace(self, steps=rest).words(k_tiles) if rest else 0)
+
     def words(self, k_tiles: int) -> int:
         """Words of a block."""
         head = self.channels * (RECORD_BYTES + self.scales) // self.lanes
@@ -76,19 +82,33 @@ def records(bias: Array, multiplier: Array, shift: Array) -> Array:
     return record
 
 
+def payload(node: Node, layout: Layout) -> Iterator[bytes]:
+    """The blocks of a quantized linear node."""
+    p = node.params
+    return pack(layout, p["weight"], records(p["bias"], p["multiplier"], p["shift"]), p.get("group_multiplier"))
+
+
 def pack(layout: Layout, q: Array, record: Array, multiplier: Array | None = None) -> Iterator[bytes]:
     """The blocks of a weight q [N, K] int8 (binary: [planes, N, K]) one batch after the other; memory does not grow with N."""
     n, k = q.shape[-2:]
-    blocks, per_batch = math.ceil(n / layout.channels), max(1, BATCH_WEIGHTS // (layout.channels * k))
+    blocks, per_batch = n // layout.channels, max(1, BATCH_WEIGHTS // (layout.channels * k))
     for first in range(0, blocks, per_batch):
         count = min(per_batch, blocks - first)
-        rows = slice(first * layout.channels, (first + count) * layout.channels)
-        parts = [_pad(record[rows], 0, count * layout.channels).reshape(count, -1)]
-        if layout.scales:
-            assert multiplier is not None
-            parts.append(_multipliers(layout, multiplier[..., rows, :], count))
-        parts.append(_codes(layout, q[..., rows, :], count))
-        yield np.concatenate(parts, axis=1).tobytes()
+        yield _blocks(layout, q, record, multiplier, first * layout.channels, count)
+    done = blocks * layout.channels
+    if done < n:
+        yield _blocks(replace(layout, steps=math.ceil((n - done) / layout.columns)), q, record, multiplier, done, 1)
+
+
+def _blocks(layout: Layout, q: Array, record: Array, multiplier: Array | None, first: int, count: int) -> bytes:
+    """`count` blocks from channel `first` on."""
+    rows = slice(first, first + count * layout.channels)
+    parts = [_pad(record[rows], 0, count * layout.channels).reshape(count, -1)]
+    if layout.scales:
+        assert multiplier is not None
+        parts.append(_multipliers(layout, multiplier[..., rows, :], count))
+    parts.append(_codes(layout, q[..., rows, :], count))
+    return np.concatenate(parts, axis=1).tobytes()
 
 
 def _pad(array: Array, axis: int, size: int) -> Array:
@@ -126,7 +146,7 @@ def _codes(layout: Layout, q: Array, blocks: int) -> Array:
             bits = [_bit(planes[0], plane) for plane in reversed(range(layout.bits))]
         units = np.stack([_gather(bit) for bit in bits]).transpose(1, 2, 0, 4, 3, 5, 6)
     else:
-        codes = _ternary(planes[0]) if layout.coding == "ternary" else planes[0][..., 0, :]
+        codes = _ternary(planes[0], k_tiles - (chunks - 1) * layout.group) if layout.coding == "ternary" else planes[0][..., 0, :]
         words = [_gather(_bit(codes, i)) for i in range(layout.unit_words)]
         units = np.stack(words).transpose(1, 2, 4, 3, 0, 5)[:, :, np.newaxis]
     body, tail = units[:, :, :, :-1], units[:, :, :, -1, :, : layout.tail_words(k_tiles)]
@@ -166,12 +186,14 @@ def _gather(bits: Array) -> Array:
     return result
 
 
-def _ternary(q: Array) -> Array:
-    """Codes [...] of weights [..., group, lanes]: 1 + w as digits to base 3, lowest first. No byte of a sum exceeds 255."""
+def _ternary(q: Array, last: int) -> Array:
+    """Codes [..., chunks, lanes] of weights [..., chunks, group, lanes]: 1 + w as digits to base 3, lowest first. No byte of a sum
+    exceeds 255. The last chunk has `last` tiles; the digits of those it lacks are 0, so that its codes are short."""
     # Adding 1 to the bytes -1, 0, 1 without a carry: 1 ^ (w & 1) for the low bit, twice the bit of 1.
     one, ones = q.dtype.type(1), _ones(q)
     odd, sign = np.bitwise_and(q, ones), _bit(q, 7)
     digits = (ones ^ odd) + ((odd ^ sign) << one)
+    digits[..., -1, last:, :] = 0
     code = digits[..., -1, :].copy()
     for i in reversed(range(q.shape[-2] - 1)):
         code *= q.dtype.type(3)
@@ -195,10 +217,9 @@ def measure(layout: Layout, weights: int = 50_000_000, k: int = 4096, seed: int 
     seconds = time.perf_counter() - start
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    blocks = math.ceil(n / layout.channels)
     return {
         "weights": float(q.size),
         "weights_per_second": q.size / seconds,
-        "bits_per_weight": 8 * (total - blocks * layout.channels * RECORD_BYTES) / q.size,
+        "bits_per_weight": 8 * (total - math.ceil(n / layout.columns) * layout.columns * RECORD_BYTES) / q.size,
         "peak_mb": peak / 1e6,
     }
