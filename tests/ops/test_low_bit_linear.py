@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,13 @@ from attnc.errors import AttncError
 from attnc.fixedpoint import bits_for
 from attnc.golden import run_golden
 from attnc.ir import Graph, GraphError, Node
-from attnc.ops import operator
-from attnc.ops.base import Design
+from attnc.ops import lookup, operator
+from attnc.ops.base import Design, Lowering
+from attnc.ops.linear import dsp_layout
 from attnc.ops.linear_weights import folded_weight
 from attnc.ops.packing import Layout, measure, payload
+from attnc.resources import data_path
+from attnc.verify.simulator import ap_include
 from harness import assert_exact, quantized, random_feeds, simulate, tensor_type
 from low_bit import Spec, low_bit_graph
 
@@ -49,11 +53,13 @@ def test_cpp_equals_golden(design: Design) -> None:
     assert_exact(graph, random_feeds(graph, 3), design)
 
 
-@pytest.mark.parametrize("bits", [8, 16])
-def test_extremes(bits: int) -> None:
+def test_extremes() -> None:
+    """Weights, multipliers and activations at the ends of their ranges; outputs of 16 bits and of 8, which saturate."""
     specs: list[Spec] = [(name, size, (2, 600, 32), engine) for name, engine in ENGINES for size in (0, 128)]
-    graph = low_bit_graph(specs, extreme=True, bits=bits)
-    assert_exact(graph, random_feeds(graph, 3), Design(16, 32, 4, tables=32))
+    wide = low_bit_graph(specs, extreme=True, bits=16)
+    assert_exact(wide, random_feeds(wide, 3), Design(16, 32, 4, tables=32))
+    narrow = low_bit_graph([("ternary", 0, (2, 600, 32), "lookup"), ("int8", 128, (2, 600, 32), "dsp")], extreme=True)
+    assert_exact(narrow, random_feeds(narrow, 3), Design(16, 32, 4, tables=32))
 
 
 @pytest.mark.parametrize("group", [3, 5])
@@ -106,23 +112,19 @@ def test_a_planted_bug_is_caught(spec: str, header: str, old: str, new: str) -> 
     assert (found["y0"] != run_golden(graph, feeds)["y0"]).any()
 
 
-@pytest.mark.parametrize("engine", ["dsp", "lookup"])
+PROMISES = [("ternary", 3, 1.67), ("ternary", 5, 1.67), *((f"int{b}", 3, float(b)) for b in (2, 3, 4, 5, 6, 8)), ("binary3", 3, 3.0)]
+
+
 @pytest.mark.parametrize(
-    ("name", "group", "most"),
-    [("ternary", 3, 1.67), ("ternary", 5, 1.67), *((f"int{b}", 3, float(b)) for b in (2, 3, 4, 5, 6, 8)), ("binary3", 3, 3.0)],
+    ("name", "group", "most", "engine"),
+    [(*promise, engine) for promise in PROMISES for engine in ("dsp", "lookup") if (promise[0], engine) != ("binary3", "dsp")],
 )
 @pytest.mark.parametrize(("n", "k"), [(1536, 4096), (4096, 1536)])
 def test_packed_bytes_are_what_the_format_promises(name: str, group: int, most: float, n: int, k: int, engine: str) -> None:
-    if name.startswith("binary") and engine == "dsp":
-        pytest.skip("binary weights have no dsp engine")
-    from attnc.ops import lookup
-    from attnc.ops.linear import _dsp_layout
-    from attnc.ops.base import Lowering
-
     graph = low_bit_graph([(name, 0, (1, k, n), engine)])
     node, design = graph.nodes[0], Design(16, 16, group=group)
     ctx = Lowering(graph, design, {}, lambda key, make: 0)
-    layout = _dsp_layout(node, ctx) if engine == "dsp" else lookup.plan(node, design, k // 16, n // 16).layout
+    layout = dsp_layout(node, ctx) if engine == "dsp" else lookup.plan(node, design, k // 16, n // 16).layout
     total = sum(map(len, payload(node, layout)))
     assert total == layout.total_words(n, k // 16) * 16
     assert 8 * (total - n * (8 + layout.scales)) / (n * k) <= most
@@ -176,26 +178,22 @@ def test_an_engine_that_cannot_serve_is_refused() -> None:
         simulate(graph, random_feeds(graph, 1))
 
 
-@pytest.mark.parametrize("name", ["int4", "ternary", "binary2"])
-def test_a_bias_far_above_its_weights(name: str) -> None:
+def test_a_bias_far_above_its_weights() -> None:
     """The scale of such a channel grows until its bias fits; its weights shrink, down to nothing."""
-    engine = "lookup" if name == "binary2" else "dsp"
-    graph = low_bit_graph([(name, 32, (2, 40, 4), engine)])
-    node = graph.nodes[0]
-    params = {"weight_q": node.params["weight"], "weight_unit": np.array([1e-3, 1e-13, 1e-10, 1e-300])}
-    params["weight_multiplier"] = np.full(node.params["group_multiplier"].shape, 200)
-    node.params = {**params, "bias": np.array([1.0, 1.0, -2.0, 3.0])}
-    operator(node).quantize(node, [graph.type("x0")], graph.type("y0"))
-    y = run_golden(graph, {"x0": np.zeros((1, 2, 40), np.int8)})["y0"]
-    np.testing.assert_array_equal(y[0, 0], [20, 20, -40, 60])
+    graph = low_bit_graph([(name, 32, (2, 40, 4), "lookup") for name in ("int4", "ternary", "binary2")])
+    for i, node in enumerate(graph.nodes):
+        params = {"weight_q": node.params["weight"], "weight_unit": np.array([1e-3, 1e-13, 1e-10, 1e-300])}
+        params["weight_multiplier"] = np.full(node.params["group_multiplier"].shape, 200)
+        node.params = {**params, "bias": np.array([1.0, 1.0, -2.0, 3.0])}
+        operator(node).quantize(node, [graph.type(f"x{i}")], graph.type(f"y{i}"))
+        y = run_golden(graph, {f"x{j}": np.zeros((1, 2, 40), np.int8) for j in range(3)})[f"y{i}"]
+        np.testing.assert_array_equal(y[0, 0], [20, 20, -40, 60])
     assert_exact(graph, random_feeds(graph, 3))
 
 
 def test_costs_are_known_for_each_engine() -> None:
-    from attnc.ops.base import Lowering
-
     graph = low_bit_graph([("ternary", 0, (4, 1536, 256), "lookup"), ("binary2", 64, (4, 1536, 256), "lookup")])
-    ctx = Lowering(graph, Design(), {name: 0 for name in graph.values}, lambda key, make: 0)
+    ctx = Lowering(graph, Design(), dict.fromkeys(graph.values, 0), lambda key, make: 0)
     costs = [operator(node).engine_costs(node, ctx) for node in graph.nodes]
     assert [set(cost) for cost in costs] == [{"dsp", "lookup"}, {"lookup"}]
     for cycles, used in (pair for cost in costs for pair in cost.values()):
@@ -218,3 +216,24 @@ def test_lanes_that_straddle_groups_are_refused() -> None:
         simulate(graph, random_feeds(graph, 1), Design(64, 64))
 
 
+def test_two_products_in_one_multiplication_are_exact() -> None:
+    """(a * 2**18 + b) * w in 27 x 18 bits, for every a, b and w of 8 bits: the low 18 bits are b * w, what they borrowed goes back."""
+    a = np.arange(-128, 128, dtype=np.int64)
+    packed = (a[:, None] << 18) + a
+    assert packed.min() >= -(1 << 26) and packed.max() < 1 << 26
+    for w in range(-128, 128):
+        product = packed * w
+        assert np.abs(product).max() < 1 << 47
+        borrowed = (product >> 17) & 1
+        np.testing.assert_array_equal((product >> 18) + borrowed, np.broadcast_to(a[:, None] * w, product.shape))
+        np.testing.assert_array_equal((product & ((1 << 18) - 1)) - (borrowed << 18), np.broadcast_to(a * w, product.shape))
+
+
+@pytest.mark.parametrize("types", ["native", "ap"])
+def test_dsp_pair_is_exact(types: str, tmp_path: Path) -> None:
+    flags = ["-DATTNC_NATIVE_TYPES"] if types == "native" else ["-isystem", str(ap_include())]
+    source, include = Path(__file__).with_name("dsp_pair.cpp"), data_path("hls_kernels") / "include"
+    command = ["g++", "-std=c++14", "-O2", "-w", *flags, f"-I{include}", str(source), "-o", str(tmp_path / "pair")]
+    subprocess.run(command, check=True)
+    seen = subprocess.run([tmp_path / "pair"], check=True, capture_output=True, text=True).stdout
+    assert seen.split() == [str(256**3), "0"]

@@ -4,7 +4,7 @@
 // Equation (a * 2^18 + b) * w = a*w * 2^18 + b*w. b*w lies in [-2^17, 2^17), so it is the low 18 bits read as signed; where it is
 //          negative it has borrowed 1 from the upper part, which bit 17 gives back.
 // Types    a, b, w signed, at most 8 bits: a * 2^18 + b fits 27 bits signed, w the 18-bit port.
-// Exact    for all 2^24 operand triples (tests/ops/test_linear.py runs through them).
+// Exact    for all 2^24 operand triples (tests/ops/test_low_bit_linear.py runs through them).
 // Source   the packing that AMD describes in WP486.
 
 #include "attnc/types.hpp"

@@ -168,30 +168,37 @@ BLOCKS:
         }
         if (building && slot >= FETCH && slot < BUILD) {
           const int entry = slot - FETCH;
+          entry_t sum[T];
+          for (int g = 0; g < G; ++g) {
+#pragma HLS UNROLL
+            const int factor = Table::factor(entry, g, both_signs != 0);
+            for (int s = 0; s < SETS; ++s) {
+#pragma HLS UNROLL
+              for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+                const entry_t value = entry_t(fetched[s * G + g].v[l]);
+                const entry_t term = factor > 0 ? value : factor < 0 ? entry_t(-value) : entry_t(0);
+                sum[s * L + l] = g == 0 ? term : entry_t(sum[s * L + l] + term);
+              }
+            }
+          }
           for (int t = 0; t < T; ++t) {
 #pragma HLS UNROLL
-            entry_t sum = 0;
-            for (int g = 0; g < G; ++g) {
-#pragma HLS UNROLL
-              const int factor = Table::factor(entry, g, both_signs != 0);
-              const entry_t value = entry_t(fetched[t / L * G + g].v[t % L]);
-              sum += factor > 0 ? value : factor < 0 ? entry_t(-value) : entry_t(0);
-            }
-            table[t][half * Table::SIZE + entry] = sum;
+            table[t][half * Table::SIZE + entry] = sum[t];
           }
         }
         if (seen && slot < columns) {
-          const int at = use * DEPTH_MAX + slot * wide_chunks + seen_wide;
+          const int at = use * DEPTH_MAX + slot * wide_chunks + seen_wide, read_half = (1 - half) * Table::SIZE;
           Vec<PartT, Q> part = parts[slot];
           for (int q = 0; q < Q; ++q) {
 #pragma HLS UNROLL
             PartT sum = 0;
             for (int s = 0; s < SETS; ++s) {
 #pragma HLS UNROLL
-              const Vec<code_t, L> code = w_buffer[q][s][at];
+              const Vec<code_t, L>& code = w_buffer[q][s][at];
               for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-                sum += PartT(table[s * L + l][(1 - half) * Table::SIZE + int(code.v[l])]);
+                sum += PartT(table[s * L + l][read_half + int(code.v[l])]);
               }
             }
             part.v[q] = seen_first ? sum : PartT(part.v[q] + sum);

@@ -131,7 +131,7 @@ class Linear(Operator):
         return sum(buffers, logic)
 
 
-def _dsp_layout(node: Node, ctx: Lowering) -> Layout:
+def dsp_layout(node: Node, ctx: Lowering) -> Layout:
     """Memory of linear.hpp: a block is the channels that are computed at once."""
     format_, lanes, pe = weight_format(node), ctx.design.lanes, ctx.design.pe
     scales = node.params["group_multiplier"].shape[-1] if "group_multiplier" in node.params else 0
@@ -142,7 +142,7 @@ def _dsp_layout(node: Node, ctx: Lowering) -> Layout:
 
 def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
     x, y = node.inputs[0], node.output
-    layout, format_, lanes, pe = _dsp_layout(node, ctx), weight_format(node), ctx.design.lanes, ctx.design.pe
+    layout, format_, lanes, pe = dsp_layout(node, ctx), weight_format(node), ctx.design.lanes, ctx.design.pe
     k_tiles, n_tiles = ctx.tiles(x), ctx.tiles(y)
     groups, load = math.ceil(n_tiles * lanes / pe), layout.words(k_tiles)
     offset = ctx.payload(f"{node.name}.dsp", lambda: payload(node, layout))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from attnc.fixedpoint import bits_for
 from attnc.ir import GraphError, Node
@@ -65,9 +66,9 @@ def plan(node: Node, design: Design, k_tiles: int, n_tiles: int) -> Plan:
     scales = _scales(node)
     group_tiles = format_.group_size // lanes if scales and format_.group_size else k_tiles
     visits = len({*range(0, k_tiles, wide), *range(0, k_tiles, group_tiles)})
-    layout = Layout(
-        lanes, columns, math.ceil(steps / blocks), "ternary" if ternary else "planes", CODE_BITS[group] if ternary else planes, group, scales
-    )
+    coding: Literal["ternary", "planes"] = "ternary" if ternary else "planes"
+    bits = CODE_BITS[group] if ternary else planes
+    layout = Layout(lanes, columns, math.ceil(steps / blocks), coding, bits, group, scales)
     return Plan(layout, tables, planes, format_.kind == "binary", math.ceil(steps / layout.steps), chunks, visits, group_tiles)
 
 

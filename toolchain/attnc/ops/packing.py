@@ -1,7 +1,8 @@
 """Packed weights: how the codes of a weight lie in memory, and making them, a batch of blocks at a time.
 
-A block is steps * columns output channels, the last one as many columns as are left: their records (8 bytes each), their multipliers, their codes. Codes come in units of 8
-channels and `group` tiles; word i of a unit holds bit i of the codes of its L lanes and 8 channels (bit v of byte l: channel v).
+A block is steps * columns output channels, the last one as many columns as are left: their records (8 bytes each), their
+multipliers, their codes. Codes come in units of 8 channels and `group` tiles; word i of a unit holds bit i of the codes of its L lanes
+and 8 channels (bit v of byte l: channel v).
   bytes    a signed byte per weight, channel after channel: no units.
   bits     a unit per tile; the code is the weight in two's complement, `bits` words.
   ternary  a unit per 3 or 5 tiles; the code is 1 + w as digits to base 3, 5 or 8 words; the least that suffices for a shorter last one.
