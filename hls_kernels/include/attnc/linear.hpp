@@ -3,13 +3,20 @@
 //
 // Shapes   x [rows, k_tiles*L], W [n_tiles*L, k_tiles*L], y [rows, n_tiles*L]; every stream in (tile, row) order.
 // Types    XT, WT signed integers; AccT holds bias plus any sum of products; YT holds [low, high].
-// Weights  a stream of words, group after group of PE output channels: first PE records of 8 bytes (bias s32, multiplier u24,
-//          shift u8, little endian), then PE rows of k_tiles words, one signed byte per weight.
+// Weights  a stream of words, group after group of PE output channels: PE records of 8 bytes (bias s32, multiplier u24, shift u8,
+//          little endian); `scales` times PE multipliers u8, one per channel for each group of group_tiles tiles; the weights.
+//          bits = 8: PE rows of k_tiles words, one signed byte per weight.
+//          bits < 8: units of unit_tiles tiles and 8 channels, all channels of a tile before the next tile. A unit is one code per
+//          lane and channel: the weight (unit_tiles = 1, two's complement), or 1 + w of 3 tiles as digits to base 3 (unit_tiles = 3,
+//          bits = 5; 2 or 4 bits where 1 or 2 tiles are left). Word i of a unit holds bit i of its codes: bit v of byte l is lane l
+//          of channel v. So unpacking is wiring, and 8 banks are written at a time.
+// Scales   acc = sum over groups of multiplier * (sum of products); no multiplier, and no hardware for it, where scales = 0.
 // Rounding requantize: half up, then saturation to [low, high].
-// Speed    PE*L multiply-adds per cycle (II = 1). The next group is loaded while this one is computed, so a group takes
-//          max(rows, PE) * k_tiles cycles plus its PE*8/L record words where rows < PE.
+// Speed    PE*L multiply-adds per cycle (II = 1), two per DSP (dsp_pair.hpp). The next group is loaded while this one is computed, a
+//          word per cycle, so a group takes the longer of rows * k_tiles cycles and its words.
 // Source   output-stationary tiling; one engine shared by all layers as in Edge-MoE.
 
+#include "attnc/dsp_pair.hpp"
 #include "attnc/fixedpoint.hpp"
 #include "attnc/types.hpp"
 
@@ -24,17 +31,70 @@ struct LinearRecord {
   shift_t shift;
 };
 
-template <class XT, class WT, class AccT, int L, int PE, int K_TILES_MAX, int ROWS_MAX>
+// Adds word `bit` of a unit to its codes: bit v of byte l is bit `bit` of lane l of channel v.
+template <class CodeT, int L> void add_code_bit(Vec<CodeT, L> codes[8], const Word<L>& word, int bit) {
+#pragma HLS INLINE
+  for (int v = 0; v < 8; ++v) {
+#pragma HLS UNROLL
+    for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+      const CodeT one = CodeT(CodeT((word.v[l] >> v) & UInt<8>(1)) << bit);
+      codes[v].v[l] = bit == 0 ? one : CodeT(codes[v].v[l] | one);
+    }
+  }
+}
+
+// Bits of the code of `tiles` ternary weights: the least that hold 3^tiles values.
+inline int ternary_bits(int tiles) {
+#pragma HLS INLINE
+  return tiles == 1 ? 2 : tiles == 2 ? 4 : tiles == 3 ? 5 : tiles == 4 ? 7 : 8;
+}
+
+// The weights of one tile from a unit's codes: the code as a signed number, or its lowest digit, which is then dropped.
+template <class WT, int L> Vec<WT, L> take_tile(Vec<UInt<8>, L>& code, int bits, bool ternary) {
+#pragma HLS INLINE
+  Vec<WT, L> weights;
+  if (ternary) {
+    for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+      const UInt<8> rest = UInt<8>((UInt<16>(code.v[l]) * UInt<16>(11)) >> 5);  // code / 3 for codes up to 26
+      weights.v[l] = WT(Int<8>(Int<8>(UInt<8>(code.v[l] - UInt<8>(rest * UInt<8>(3)))) - Int<8>(1)));
+      code.v[l] = rest;
+    }
+  } else {
+    const UInt<8> sign = UInt<8>(1 << (bits - 1));
+    for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+      weights.v[l] = WT(Int<16>(Int<16>(UInt<8>(code.v[l] ^ sign)) - Int<16>(sign)));
+    }
+  }
+  return weights;
+}
+
+template <class XT, class WT, class AccT, int L, int PE, int K_TILES_MAX, int ROWS_MAX, int SCALES_MAX, int PACKED>
 void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Word<L>>& records,
-                       hls::stream<Vec<AccT, PE>>& sums, int rows, int k_tiles, int n_tiles) {
+                       hls::stream<Vec<AccT, PE>>& sums, int rows, int k_tiles, int n_tiles, int bits, int unit_tiles, int group_tiles,
+                       int scales) {
+  static const int OCTETS = (PE + 7) / 8;
   static Vec<XT, L> x_buffer[K_TILES_MAX][ROWS_MAX];
 #pragma HLS AGGREGATE variable = x_buffer
   static Vec<WT, L> w_buffer[2][PE][K_TILES_MAX];
 #pragma HLS AGGREGATE variable = w_buffer
 #pragma HLS ARRAY_PARTITION variable = w_buffer dim = 2 complete
+  static UInt<8> s_buffer[2][PE][SCALES_MAX > 0 ? SCALES_MAX : 1];
+#pragma HLS ARRAY_PARTITION variable = s_buffer dim = 2 complete
   const int groups = (n_tiles * L + PE - 1) / PE;
+  const bool packed = PACKED != 0 && bits < 8;
+  const bool ternary = unit_tiles == 3;
+  const int units = ternary ? (k_tiles + 2) / 3 : k_tiles;
+  const int last_tiles = ternary ? k_tiles - 3 * (units - 1) : 1;
+  const int last_bits = ternary ? ternary_bits(last_tiles) : bits;
+  // A unit of 3 tiles needs 3 cycles to be written, a last one of 1 tile has 2 words; its 2 later tiles are written after its words.
+  const int last_slots = ternary ? max_of(last_bits, 3) : bits;
   const int record_words = PE * 8 / L;
-  const int load_words = record_words + PE * k_tiles;
+  const int scale_words = scales * (PE / L);
+  const int slots = packed ? OCTETS * ((units - 1) * bits + last_slots) + (ternary ? 2 : 0) : PE * k_tiles;
+  const int load_slots = record_words + scale_words + slots;
   const int steps = rows * k_tiles;
 
 READ_X_TILES:
@@ -55,47 +115,101 @@ GROUPS:
     const bool computing = group >= 0;
     const bool loading = group + 1 < groups;
     const int busy = computing ? steps : 0;
-    const int trips = loading && load_words > busy ? load_words : busy;
-    int row = 0, k = 0, load_pe = 0, load_k = 0;
-    AccT acc[PE];
+    const int trips = loading && load_slots > busy ? load_slots : busy;
+    const int fill = (group + 1) & 1, use = group & 1;
+    int row = 0, k = 0, in_group = 0, k_group = 0;
+    int load_pe = 0, load_k = 0, scale = 0, scale_tile = 0;
+    int unit = 0, octet = 0, slot = 0, held_tiles = 0, held_octet = 0, held_k = 0;
+    Vec<UInt<8>, L> codes[8], held[8];
+#pragma HLS ARRAY_PARTITION variable = codes complete
+#pragma HLS ARRAY_PARTITION variable = held complete
+    AccT acc[PE], part[PE];
 #pragma HLS ARRAY_PARTITION variable = acc complete
+#pragma HLS ARRAY_PARTITION variable = part complete
   MULTIPLY:
     for (int i = 0; i < trips; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
 #pragma HLS DEPENDENCE variable = w_buffer inter false
-      if (loading && i < load_words) {
-        const Word<L> word = w.read();
+#pragma HLS DEPENDENCE variable = s_buffer inter false
+      if (loading && i < load_slots) {
         if (i < record_words) {
-          records.write(word);
-        } else {
+          records.write(w.read());
+        } else if (SCALES_MAX > 0 && i < record_words + scale_words) {
+          const Word<L> word = w.read();
+          for (int pe = 0; pe < PE; ++pe) {
+#pragma HLS UNROLL
+            if (pe / L == scale_tile) s_buffer[fill][pe][scale] = word.v[pe % L];
+          }
+          scale_tile = scale_tile + 1 == PE / L ? 0 : scale_tile + 1;
+          scale = scale_tile == 0 ? scale + 1 : scale;
+        } else if (!packed) {
+          const Word<L> word = w.read();
           Vec<WT, L> weights;
           for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
             weights.v[l] = WT(Int<8>(word.v[l]));
           }
-          w_buffer[(group + 1) & 1][load_pe][load_k] = weights;
+          w_buffer[fill][load_pe][load_k] = weights;
           load_k = load_k + 1 == k_tiles ? 0 : load_k + 1;
           load_pe = load_k == 0 ? load_pe + 1 : load_pe;
+        } else {
+          if (unit < units) {
+            const bool last = unit + 1 == units;
+            if (slot < (last ? last_bits : bits)) add_code_bit<UInt<8>, L>(codes, w.read(), slot);
+            if (++slot == (last ? last_slots : bits)) {
+              for (int v = 0; v < 8; ++v) {
+#pragma HLS UNROLL
+                held[v] = codes[v];
+              }
+              held_tiles = last ? last_tiles : unit_tiles;
+              held_octet = octet;
+              held_k = unit * unit_tiles;
+              slot = 0;
+              octet = octet + 1 == OCTETS ? 0 : octet + 1;
+              unit = octet == 0 ? unit + 1 : unit;
+            }
+          }
+          if (held_tiles > 0) {
+            for (int v = 0; v < 8; ++v) {
+#pragma HLS UNROLL
+              const Vec<WT, L> weights = take_tile<WT, L>(held[v], bits, ternary);
+              if (held_octet * 8 + v < PE) w_buffer[fill][held_octet * 8 + v][held_k] = weights;
+            }
+            --held_tiles;
+            ++held_k;
+          }
         }
       }
       if (i < busy) {
         const Vec<XT, L> xs = x_buffer[k][row];
-        for (int pe = 0; pe < PE; ++pe) {
+        const bool first = SCALES_MAX > 0 ? in_group == 0 : k == 0;
+        const bool last = k + 1 == k_tiles;
+        for (int pe = 0; pe < PE; pe += 2) {
 #pragma HLS UNROLL
-          const Vec<WT, L> ws = w_buffer[group & 1][pe][k];
-          AccT sum = k == 0 ? AccT(0) : acc[pe];
-          for (int l = 0; l < L; ++l) {
-#pragma HLS UNROLL
-            sum += AccT(xs.v[l]) * AccT(ws.v[l]);
-          }
-          acc[pe] = sum;
+          AccT a = first ? AccT(0) : part[pe];
+          AccT b = first ? AccT(0) : part[pe + 1];
+          dot_pair<AccT, XT, WT, L>(xs, w_buffer[use][pe][k], w_buffer[use][pe + 1][k], a, b);
+          part[pe] = a;
+          part[pe + 1] = b;
         }
-        if (k + 1 == k_tiles) {
+        if (SCALES_MAX > 0) {
+          const bool ends = last || in_group + 1 == group_tiles;
+          if (ends) {
+            for (int pe = 0; pe < PE; ++pe) {
+#pragma HLS UNROLL
+              const AccT scaled = scales > 0 ? AccT(part[pe] * AccT(s_buffer[use][pe][k_group])) : part[pe];
+              acc[pe] = k_group == 0 ? scaled : AccT(acc[pe] + scaled);
+            }
+          }
+          in_group = ends ? 0 : in_group + 1;
+          k_group = last ? 0 : ends ? k_group + 1 : k_group;
+        }
+        if (last) {
           Vec<AccT, PE> out;
           for (int pe = 0; pe < PE; ++pe) {
 #pragma HLS UNROLL
-            out.v[pe] = acc[pe];
+            out.v[pe] = SCALES_MAX > 0 ? acc[pe] : part[pe];
           }
           sums.write(out);
           k = 0;
@@ -108,58 +222,71 @@ GROUPS:
   }
 }
 
-template <class AccT, class YT, int L, int PE, int ROWS_MAX>
+// The sums of `steps` times PE channels, row after row, become outputs; then the next steps * PE channels, or what is left.
+template <class AccT, class YT, int L, int PE, int ROWS_MAX, int STEPS_MAX>
 void linear_rescale(hls::stream<Word<L>>& records, hls::stream<Vec<AccT, PE>>& sums, hls::stream<Vec<YT, L>>& y, int rows,
-                    int n_tiles, int low, int high) {
+                    int n_tiles, int steps, int low, int high) {
   static const int TILES = PE / L;
-  const int groups = (n_tiles * L + PE - 1) / PE;
-  static Vec<YT, L> y_buffer[TILES][ROWS_MAX];
+  static Vec<YT, L> y_buffer[STEPS_MAX * TILES][ROWS_MAX];
 #pragma HLS AGGREGATE variable = y_buffer
   UInt<8> bytes[PE * 8];
 #pragma HLS ARRAY_PARTITION variable = bytes complete
-  LinearRecord record[PE];
-#pragma HLS ARRAY_PARTITION variable = record complete
+  LinearRecord record[STEPS_MAX][PE];
+#pragma HLS ARRAY_PARTITION variable = record dim = 2 complete
 
-RESCALE_GROUPS:
-  for (int group = 0; group < groups; ++group) {
+RESCALE_BLOCKS:
+  for (int first = 0; first < n_tiles; first += steps * TILES) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
-  READ_RECORDS:
-    for (int i = 0; i < PE * 8 / L; ++i) {
+    const int left = (n_tiles - first + TILES - 1) / TILES;
+    const int block_steps = steps < left ? steps : left;
+    const int block_tiles = block_steps * TILES;
+  RECORD_STEPS:
+    for (int step = 0; step < block_steps; ++step) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = STEPS_MAX
+    READ_RECORDS:
+      for (int i = 0; i < PE * 8 / L; ++i) {
 #pragma HLS PIPELINE II = 1
-      const Word<L> word = records.read();
-      for (int l = 0; l < L; ++l) {
+        const Word<L> word = records.read();
+        for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-        bytes[i * L + l] = word.v[l];
+          bytes[i * L + l] = word.v[l];
+        }
       }
-    }
-  DECODE_RECORDS:
-    for (int pe = 0; pe < PE; ++pe) {
+    DECODE_RECORDS:
+      for (int pe = 0; pe < PE; ++pe) {
 #pragma HLS UNROLL
-      const UInt<8>* b = bytes + 8 * pe;
-      record[pe].bias = Int<32>(UInt<32>(b[0]) | (UInt<32>(b[1]) << 8) | (UInt<32>(b[2]) << 16) | (UInt<32>(b[3]) << 24));
-      record[pe].multiplier = multiplier_t(UInt<32>(b[4]) | (UInt<32>(b[5]) << 8) | (UInt<32>(b[6]) << 16));
-      record[pe].shift = shift_t(b[7]);
+        const UInt<8>* b = bytes + 8 * pe;
+        record[step][pe].bias = Int<32>(UInt<32>(b[0]) | (UInt<32>(b[1]) << 8) | (UInt<32>(b[2]) << 16) | (UInt<32>(b[3]) << 24));
+        record[step][pe].multiplier = multiplier_t(UInt<32>(b[4]) | (UInt<32>(b[5]) << 8) | (UInt<32>(b[6]) << 16));
+        record[step][pe].shift = shift_t(b[7]);
+      }
     }
   RESCALE_ROWS:
     for (int row = 0; row < rows; ++row) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
-      const Vec<AccT, PE> sum = sums.read();
+      int step = 0, tile = 0;
+      Vec<AccT, PE> sum;
     RESCALE:
-      for (int tile = 0; tile < TILES; ++tile) {
+      for (int i = 0; i < block_tiles; ++i) {
 #pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = STEPS_MAX
+        if (tile == 0) sum = sums.read();
         Vec<YT, L> out;
         for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
           const int pe = tile * L + l;
-          const AccT biased = sum.v[pe] + AccT(record[pe].bias);
-          out.v[l] = YT(requantize<AccT>(biased, record[pe].multiplier, record[pe].shift, low, high));
+          const AccT biased = sum.v[pe] + AccT(record[step][pe].bias);
+          out.v[l] = YT(requantize<AccT>(biased, record[step][pe].multiplier, record[step][pe].shift, low, high));
         }
-        y_buffer[tile][row] = out;
+        y_buffer[i][row] = out;
+        tile = tile + 1 == TILES ? 0 : tile + 1;
+        step = tile == 0 ? step + 1 : step;
       }
     }
   WRITE_TILES:
-    for (int tile = 0; tile < TILES; ++tile) {
-      if (group * TILES + tile < n_tiles) {
+    for (int tile = 0; tile < block_tiles; ++tile) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = STEPS_MAX
+      if (first + tile < n_tiles) {
       WRITE_Y:
         for (int row = 0; row < rows; ++row) {
 #pragma HLS PIPELINE II = 1
@@ -171,19 +298,20 @@ RESCALE_GROUPS:
   }
 }
 
-template <class XT, class WT, class AccT, class YT, int L, int PE, int K_TILES_MAX, int ROWS_MAX>
+template <class XT, class WT, class AccT, class YT, int L, int PE, int K_TILES_MAX, int ROWS_MAX, int SCALES_MAX, int PACKED>
 void linear(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y, int rows, int k_tiles, int n_tiles,
-            int low, int high) {
-  static_assert(PE % L == 0, "linear: PE must be a multiple of the number of lanes L");
-  static_assert(width<WT>::value == 8, "linear: weights are bytes");
+            int low, int high, int bits, int unit_tiles, int group_tiles, int scales) {
+  static_assert(PE % L == 0 && PE % 2 == 0, "linear: PE must be an even multiple of the number of lanes L");
+  static_assert(width<WT>::value == 8, "linear: weights are unpacked to bytes");
   static_assert(width<YT>::value >= 16, "linear: outputs have at least 16 bits");
 #pragma HLS DATAFLOW
   hls::stream<Word<L>> records("linear.records");
 #pragma HLS STREAM variable = records depth = 2 * PE * 8 / L
   hls::stream<Vec<AccT, PE>> sums("linear.sums");
 #pragma HLS STREAM variable = sums depth = 16
-  linear_accumulate<XT, WT, AccT, L, PE, K_TILES_MAX, ROWS_MAX>(x, w, records, sums, rows, k_tiles, n_tiles);
-  linear_rescale<AccT, YT, L, PE, ROWS_MAX>(records, sums, y, rows, n_tiles, low, high);
+  linear_accumulate<XT, WT, AccT, L, PE, K_TILES_MAX, ROWS_MAX, SCALES_MAX, PACKED>(x, w, records, sums, rows, k_tiles, n_tiles, bits,
+                                                                                     unit_tiles, group_tiles, scales);
+  linear_rescale<AccT, YT, L, PE, ROWS_MAX, 1>(records, sums, y, rows, n_tiles, 1, low, high);
 }
 
 }  // namespace attnc

@@ -74,6 +74,7 @@ def context(program: Program, part: str, clock_mhz: float) -> dict[str, Any]:
         "clock_ns": f"{1000 / clock_mhz:.3f}",
         "clock_mhz": clock_mhz,
         "lanes": program.design.lanes,
+        "uram": program.design.uram,
         "engines": engines,
         "headers": sorted({engine.kernel.header for engine in program.engines}),
         "loads": max((engine["loads"] for engine in engines), default=0),

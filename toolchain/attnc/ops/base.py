@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -150,26 +150,32 @@ class Resources:
 @dataclass(frozen=True)
 class Design:
     """The parallelism of the hardware: lanes per word, output channels of the linear engine, rows buffered on chip,
-    query rows of the attention engine."""
+    query rows of the attention engine; of the look-up engine: tables at a time, output channels at a time, activations per table of
+    ternary weights, codes per channel of those that are buffered on chip, and whether that buffer lies in URAM."""
 
     lanes: int = 16
     pe: int = 16
     rows: int = 64
     queries: int = 4
+    tables: int = 16
+    columns: int = 16
+    group: int = 3
+    depth: int = 2048
+    uram: bool = False
 
 
 @dataclass
 class Lowering:
     """What `lower` may use: the design, where each value lies (word offsets), and where packed weights go.
 
-    `payload(key, make)` returns the word offset of a packed array in the weight memory, and asks `make` for its bytes when the
-    key is new.
+    `payload(key, make)` returns the word offset of a packed array in the weight memory, and asks `make` for its bytes, or for parts
+    of whole words that follow each other, when the key is new.
     """
 
     graph: Graph
     design: Design
     offsets: dict[str, int]
-    payload: Callable[[str, Callable[[], bytes]], int]
+    payload: Callable[[str, Callable[[], bytes | Iterable[bytes]]], int]
     _tiles: dict[str, int] = field(default_factory=dict)
 
     def tiles(self, name: str) -> int:
@@ -264,6 +270,20 @@ class Operator(ABC):
     @abstractmethod
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """The calls of its kernel."""
+
+    def engines(self, node: Node) -> tuple[str, ...]:
+        """Names for attrs["engine"] among which the schedule may choose; none where there is no choice. All give the same integers."""
+        return ()
+
+    def engine_costs(self, node: Node, ctx: Lowering) -> dict[str, tuple[int, Resources]]:
+        """For each engine that can serve a quantized node: cycles of its busiest process over all calls, and what one engine with
+        just these sizes takes."""
+        found = {}
+        for name in self.engines(node):
+            calls = self.lower(replace(node, attrs={**node.attrs, "engine": name}), replace(ctx, payload=lambda key, make: 0))
+            kernel = calls[0].kernel
+            found[name] = sum(max(call.cycles.values()) for call in calls), self.resources(kernel)
+        return found
 
     @abstractmethod
     def resources(self, kernel: KernelCall) -> Resources:

@@ -1,8 +1,12 @@
 """linear: y = requantize(x . W^T + bias).
 
 Shapes   x [rows, K], weight [N, K], bias [N], y [rows, N].
-Scales   x one scale per channel k (a smoothed value) or per tensor; weight one per output channel n; acc_n = s_x * s_w[n];
-         y one per channel or tensor. Per-channel scales of x are folded into the weight before it is quantized.
+Scales   x one scale per channel k (a smoothed value) or per tensor; weight one per output channel n, times an integer of 8 bits for
+         each group of attrs["group_size"] weights (and plane of a binary weight); acc_n = s_x * s_w[n]; y one per channel or tensor.
+         Per-channel scales of x are folded into the weight before it is quantized (`linear_weights.folded_weight`).
+Weights  attrs["weights"], a name of `weights.WeightFormat`. A pass that quantizes hands over params weight_q, weight_unit and
+         weight_multiplier (`weights.QuantizedWeight`) beside the bias; without them the weight becomes int8 per channel here.
+Engines  attrs["engine"]: "dsp" multiplies (linear.hpp), "lookup" tabulates (lookup_linear.hpp). Same integers.
 Rounding requantize (half up), saturation to the range of y.
 Widths   |acc| <= sum_k |w[n,k]| * |x|max + |bias[n]|, from the weights themselves; the engine's accumulator holds the largest.
 """
@@ -14,13 +18,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from attnc.fixedpoint import bits_for, check_bits, matmul, quantize_half_even, quantize_multiplier, requantize
+from attnc.errors import ConfigError
+from attnc.fixedpoint import bits_for, check_bits, matmul, quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
+from attnc.ops import lookup
 from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, Walk, product_bits
+from attnc.ops.linear_weights import effective_weight, input_unit, integer_weight, magnitude_bound, weight_format, weight_shape
+from attnc.ops.packing import RECORD_BYTES, Layout, payload
 from attnc.ops.storage import storage
 
-WEIGHT_BITS = 8
-RECORD_BYTES = 8
+TERNARY_TILES = 3
+"""Tiles of a ternary code in the memory of the dsp engine."""
 
 
 class Linear(Operator):
@@ -31,7 +39,7 @@ class Linear(Operator):
 
     def shape(self, node: Node, inputs: Sequence[Shape]) -> Shape:
         """[rows, N]."""
-        n, k = node.params["weight"].shape
+        n, k = weight_shape(node)
         if inputs[0][1] != k or node.params["bias"].shape != (n,):
             raise GraphError(f"node {node.name!r}: weight {n}x{k} and bias {node.params['bias'].shape} on input {inputs[0]}")
         return inputs[0][0], n
@@ -50,25 +58,22 @@ class Linear(Operator):
         return np.abs(node.params["weight"]).max(axis=0)
 
     def quantize(self, node: Node, inputs: Sequence[TensorType], output: TensorType) -> None:
-        """Weights symmetric per output channel; bias in units of the accumulator."""
+        """Weights on their grid; bias in units of the accumulator."""
         x = inputs[0]
-        x_scale = np.broadcast_to(x.scale, node.params["weight"].shape[1:])
-        x_unit = float(x_scale.max())
-        weight = node.params["weight"] * (x_scale / x_unit)
-        limit = (1 << (WEIGHT_BITS - 1)) - 1
-        peak = np.abs(weight).max(axis=1)
         bias_real = np.asarray(node.params["bias"], np.float64)
-        # A channel of zeros, or one so small that its bias would overflow, gets the finest scale that holds the bias.
-        floor = np.maximum(np.abs(bias_real) / (x_unit * (1 << 30)), np.finfo(np.float64).tiny * 1e30)
-        w_scale = np.maximum(np.where(peak > 0, peak / limit, 1.0), floor)
-        q = quantize_half_even(weight, w_scale[:, None], -limit, limit)
-        bias = np.rint(bias_real / (x_unit * w_scale)).astype(np.int64)
-        bias -= q.sum(axis=1) * x.zero_point
-        multiplier, shift = quantize_multiplier(x_unit * w_scale / np.broadcast_to(output.scale, w_scale.shape))
-        bound = int((np.abs(q).sum(axis=1) * x.magnitude + np.abs(bias)).max())
-        node.params = {"weight": q.astype(np.int8), "bias": bias.astype(np.int64), "multiplier": multiplier, "shift": shift}
-        node.params["weight_scale"] = w_scale
+        weight = integer_weight(node, x, bias_real)
+        unit = input_unit(x) * weight.unit
+        scaled = weight.format.kind == "binary" or weight.multiplier.shape[-1] > 1
+        factors = weight.multiplier.astype(np.uint8) if scaled else None
+        whole = effective_weight(weight.q, factors, weight.format.group_size)
+        bias = np.rint(bias_real / unit).astype(np.int64) - whole.sum(axis=1, dtype=np.int64) * x.zero_point
+        multiplier, shift = quantize_multiplier(unit / np.broadcast_to(output.scale, unit.shape))
+        bound = int((magnitude_bound(weight, x.magnitude) + np.abs(bias)).max())
+        node.params = {"weight": weight.q, "bias": bias, "multiplier": multiplier, "shift": shift, "weight_scale": weight.unit}
+        if factors is not None:
+            node.params["group_multiplier"] = factors
         node.attrs["acc_bits"] = check_bits(max(bits_for(bound), 32), f"node {node.name!r}: accumulator", 39)
+        node.attrs["weight_magnitude"] = int(np.abs(whole).max(initial=1))
         if np.abs(bias).max(initial=0) >= 1 << 31:
             raise GraphError(f"node {node.name!r}: a bias needs more than 32 bits")
         product_bits(node, node.attrs["acc_bits"])
@@ -76,80 +81,106 @@ class Linear(Operator):
     def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:
         """Exact integer product, then requantize per channel."""
         p = node.params
-        acc = matmul(inputs[0], p["weight"].T, types[0].magnitude << (WEIGHT_BITS - 1)) + p["bias"]
+        weight = effective_weight(p["weight"], p.get("group_multiplier"), weight_format(node).group_size)
+        acc = matmul(inputs[0], weight.T, types[0].magnitude * node.attrs["weight_magnitude"]) + p["bias"]
         return requantize(acc, p["multiplier"], p["shift"], *output.range).astype(output.dtype)
+
+    def engines(self, node: Node) -> tuple[str, ...]:
+        """Multipliers take weights of at most 8 bits, so not a sum of planes with scales of their own; tables take them all."""
+        return ("lookup",) if weight_format(node).kind == "binary" else ("dsp", "lookup")
+
+    def engine(self, node: Node) -> str:
+        """The engine of a node: the one it names, else multipliers for bytes and tables for less."""
+        named = node.attrs.get("engine", "dsp" if weight_format(node).name == "int8" else "lookup")
+        if named not in self.engines(node):
+            needed = " or ".join(self.engines(node))
+            raise ConfigError(f"node {node.name!r}: weights of {weight_format(node).name} run on the engine {needed}, found {named!r}")
+        return str(named)
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """A call per block of rows; all of them read the same packed weights."""
-        x, y = node.inputs[0], node.output
-        lanes, pe = ctx.design.lanes, ctx.design.pe
-        k_tiles, n_tiles = ctx.tiles(x), ctx.tiles(y)
-        groups = math.ceil(n_tiles * lanes / pe)
-        words = groups * (pe * RECORD_BYTES // lanes + pe * k_tiles)
-        weights = Walk(ctx.payload(node.name, lambda: pack(node, lanes, pe)), (1, 1, 1, words), (0, 0, 0))
-        low, high = ctx.graph.type(y).range
-        kernel = KernelCall(
-            header="attnc/linear.hpp",
-            function="attnc::linear",
-            template_args=(
-                ("XT", IntType(8)),
-                ("WT", IntType(8)),
-                ("AccT", IntType(node.attrs["acc_bits"])),
-                ("YT", IntType(16)),
-                ("L", lanes),
-                ("PE", pe),
-                ("K_TILES_MAX", k_tiles),
-                ("ROWS_MAX", ctx.design.rows),
-            ),
-            ports=(Port("x", "load", IntType(8)), Port("w", "words"), Port("y", "store")),
-            scalars=("rows", "k_tiles", "n_tiles", "low", "high"),
-        )
-        calls = []
-        for row, rows in ctx.row_blocks(x):
-            steps, load = rows * k_tiles, pe * (RECORD_BYTES // 1) // lanes + pe * k_tiles
-            calls.append(
-                Call(
-                    node=node.name,
-                    kernel=kernel,
-                    walks=(ctx.walk(x, row, rows), weights, ctx.walk(y, row, rows)),
-                    scalars=(rows, k_tiles, n_tiles, low, high),
-                    cycles={
-                        "accumulate": rows * k_tiles + load + (groups - 1) * max(steps, load) + steps,
-                        "rescale": groups * (pe * RECORD_BYTES // lanes + 2 * rows * pe // lanes),
-                    },
-                    macs=rows * node.params["weight"].size,
-                )
-            )
-        return calls
+        group_size = weight_format(node).group_size
+        if group_size % ctx.design.lanes:
+            raise GraphError(f"node {node.name!r}: {ctx.design.lanes} lanes do not divide groups of {group_size} weights")
+        return _dsp_calls(node, ctx) if self.engine(node) == "dsp" else lookup.calls(node, ctx)
 
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
         DSP: two int8 multiply-adds that share an operand per DSP48E2 (WP486), one per rescaled lane and another where the
-        accumulator is wider than the 27-bit port. Memories: x buffer, weight double buffer (a bank per PE), reordering buffer.
-        LUT: about 8 per multiply-add for packing correction and adder tree, 40 per rescaled lane, records, control.
+        accumulator is wider than the 27-bit port; with scales per group the same again for each channel. Memories: x buffer, weight
+        double buffer (a bank per PE), multipliers, reordering buffer. LUT: about 8 per multiply-add for packing correction and
+        adder tree, 40 per rescaled lane, records, control; packed weights: 4 per byte of 8 vectors that are selected (7-input
+        functions for digits to base 3).
         """
+        if kernel.function != "attnc::linear":
+            return lookup.resources(kernel)
         lanes, pe, rows, k_tiles, acc = (kernel.arg(name) for name in ("L", "PE", "ROWS_MAX", "K_TILES_MAX", "AccT"))
-        macs = lanes * pe
+        macs, scales = lanes * pe, kernel.arg("SCALES_MAX")
         logic = Resources(
             lut=8 * macs + pe * acc + 80 * lanes + 56 * pe + 1500,
             ff=10 * macs + 2 * pe * acc + 80 * lanes + 56 * pe + 2000,
             dsp=math.ceil(macs / 2) + lanes * (1 if acc <= 27 else 2),
         )
         buffers = (storage(k_tiles * rows, 8 * lanes), storage(2 * k_tiles, 8 * lanes, banks=pe), storage(rows * pe // lanes, 16 * lanes))
+        if scales:
+            logic = logic + Resources(lut=2 * pe * acc, ff=pe * acc, dsp=pe * (1 if acc <= 27 else 2))
+            buffers += (storage(2 * scales, 8, banks=pe),)
+        if kernel.arg("PACKED"):
+            logic = logic + Resources(lut=8 * 8 * lanes * 4, ff=2 * 8 * 8 * lanes)
         return sum(buffers, logic)
 
 
-def pack(node: Node, lanes: int, pe: int) -> bytes:
-    """Weights in the order of the hardware: per group of `pe` channels their records, then their rows of bytes."""
-    p = node.params
-    n, k = p["weight"].shape
-    groups, k_tiles = math.ceil(n / pe), math.ceil(k / lanes)
-    weight = np.zeros((groups * pe, k_tiles * lanes), np.int8)
-    weight[:n, :k] = p["weight"]
-    record = np.zeros((groups * pe, RECORD_BYTES), np.uint8)
-    record[:n, 0:4] = p["bias"].astype("<i4").view(np.uint8).reshape(n, 4)
-    record[:n, 4:7] = p["multiplier"].astype("<u4").view(np.uint8).reshape(n, 4)[:, :3]
-    record[:n, 7] = p["shift"]
-    parts = [record.reshape(groups, -1), weight.view(np.uint8).reshape(groups, -1)]
-    return np.concatenate(parts, axis=1).tobytes()
+def dsp_layout(node: Node, ctx: Lowering) -> Layout:
+    """Memory of linear.hpp: a block is the channels that are computed at once."""
+    format_, lanes, pe = weight_format(node), ctx.design.lanes, ctx.design.pe
+    scales = node.params["group_multiplier"].shape[-1] if "group_multiplier" in node.params else 0
+    if format_.kind == "ternary":
+        return Layout(lanes, pe, 1, "ternary", 5, TERNARY_TILES, scales)
+    return Layout(lanes, pe, 1, "bytes" if format_.bits == 8 else "bits", format_.bits, 1, scales)
+
+
+def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
+    x, y = node.inputs[0], node.output
+    layout, format_, lanes, pe = dsp_layout(node, ctx), weight_format(node), ctx.design.lanes, ctx.design.pe
+    k_tiles, n_tiles = ctx.tiles(x), ctx.tiles(y)
+    groups, load = math.ceil(n_tiles * lanes / pe), layout.words(k_tiles)
+    offset = ctx.payload(f"{node.name}.dsp", lambda: payload(node, layout))
+    weights = Walk(offset, (1, 1, 1, groups * load), (0, 0, 0))
+    low, high = ctx.graph.type(y).range
+    kernel = KernelCall(
+        header="attnc/linear.hpp",
+        function="attnc::linear",
+        template_args=(
+            ("XT", IntType(8)),
+            ("WT", IntType(8)),
+            ("AccT", IntType(node.attrs["acc_bits"])),
+            ("YT", IntType(16)),
+            ("L", lanes),
+            ("PE", pe),
+            ("K_TILES_MAX", k_tiles),
+            ("ROWS_MAX", ctx.design.rows),
+            ("SCALES_MAX", layout.scales),
+            ("PACKED", int(layout.coding != "bytes")),
+        ),
+        ports=(Port("x", "load", IntType(8)), Port("w", "words"), Port("y", "store")),
+        scalars=("rows", "k_tiles", "n_tiles", "low", "high", "bits", "unit_tiles", "group_tiles", "scales"),
+    )
+    group_tiles = format_.group_size // lanes if layout.scales else k_tiles
+    calls = []
+    for row, rows in ctx.row_blocks(x):
+        steps = rows * k_tiles
+        calls.append(
+            Call(
+                node=node.name,
+                kernel=kernel,
+                walks=(ctx.walk(x, row, rows), weights, ctx.walk(y, row, rows)),
+                scalars=(rows, k_tiles, n_tiles, low, high, layout.bits, layout.group, group_tiles, layout.scales),
+                cycles={
+                    "accumulate": steps + load + (groups - 1) * max(steps, load) + steps,
+                    "rescale": groups * (pe * RECORD_BYTES // lanes + 2 * rows * pe // lanes),
+                },
+                macs=rows * math.prod(weight_shape(node)),
+            )
+        )
+    return calls

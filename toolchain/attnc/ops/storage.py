@@ -17,3 +17,10 @@ def storage(depth: int, width: int, banks: int = 1) -> Resources:
         return Resources(lut=banks * width * math.ceil(depth / LUTRAM_DEPTH), ff=banks * width)
     halves = min(math.ceil(depth / words) * math.ceil(width / bits) for words, bits in ((512, 36), (1024, 18), (2048, 9)))
     return Resources(bram36=banks * halves / 2)
+
+
+def wide_storage(depth: int, width: int, banks: int, uram: bool) -> Resources:
+    """Deep memories in URAM, 4096 x 72 bits each (UG573), where the device has it and they fill at least an eighth of one."""
+    if not uram or depth < 512:
+        return storage(depth, width, banks)
+    return Resources(uram=banks * math.ceil(depth / 4096) * math.ceil(width / 72))

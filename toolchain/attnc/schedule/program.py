@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,16 +71,17 @@ class WeightMemory:
         self.words = 0
         self.offsets: dict[str, int] = {}
 
-    def place(self, key: str, make: Callable[[], bytes]) -> int:
+    def place(self, key: str, make: Callable[[], bytes | Iterable[bytes]]) -> int:
         """Word offset of the packed array `key`."""
         if self.write is None:
             return 0
         if key not in self.offsets:
-            data = make()
-            words = math.ceil(len(data) / self.lanes)
-            self.write(data.ljust(words * self.lanes, b"\0"))
             self.offsets[key] = self.words
-            self.words += words
+            made = make()
+            for data in (made,) if isinstance(made, bytes) else made:
+                words = math.ceil(len(data) / self.lanes)
+                self.write(data.ljust(words * self.lanes, b"\0"))
+                self.words += words
         return self.offsets[key]
 
 

@@ -1,0 +1,177 @@
+"""The look-up engine of the linear operator: lowering to attnc/lookup_linear.hpp, cycles and resources.
+
+Sizes    T tables at a time (a multiple of the lanes), Q output channels at a time, G activations per table: 3 or 5 for ternary
+         weights (TLMM), 4 for planes of integer and binary weights.
+Cycles   a visit of a chunk of T/L*G tiles takes the longer of its columns (Q channels and a plane each) and of building the next
+         tables (T/L*G tiles to fetch, an entry per cycle); a group of weights that ends inside a chunk costs another visit. The codes
+         of the next block arrive meanwhile, a word per cycle.
+Source   TeLLMe (arXiv 2510.15926) for tables in distributed RAM, a copy per column, and weights in URAM.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from attnc.fixedpoint import bits_for
+from attnc.ir import GraphError, Node
+from attnc.ops.base import Call, Design, IntType, KernelCall, Lowering, Port, Resources, Walk
+from attnc.ops.linear_weights import weight_format, weight_shape
+from attnc.ops.packing import RECORD_BYTES, Layout, payload
+from attnc.ops.storage import storage, wide_storage
+
+PLANE_TILES = 4
+CODE_BITS = {3: 5, 4: 4, 5: 8}
+ENTRIES = {3: 27, 4: 16, 5: 243}
+TABLE_SIZE = {3: 32, 4: 16, 5: 256}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one node is cut: `blocks` of layout.steps * layout.columns channels, `visits` of chunks of `tables` per row."""
+
+    layout: Layout
+    tables: int
+    planes: int
+    binary: bool
+    blocks: int
+    chunks: int
+    visits: int
+    group_tiles: int
+
+    @property
+    def columns(self) -> int:
+        """Cycles that a visit looks up."""
+        return self.layout.steps * self.planes
+
+    @property
+    def visit_cycles(self) -> int:
+        """Of a visit, tables of the next one included."""
+        g = self.layout.group
+        return max(self.columns, self.tables // self.layout.lanes * g + ENTRIES[g])
+
+
+def plan(node: Node, design: Design, k_tiles: int, n_tiles: int) -> Plan:
+    """Blocks as long as the buffer allows, all of the same length."""
+    format_, lanes = weight_format(node), design.lanes
+    if design.group not in (3, 5):
+        raise GraphError(f"design: ternary tables take 3 or 5 activations, found {design.group}")
+    ternary = format_.kind == "ternary"
+    group, planes = (design.group, 1) if ternary else (PLANE_TILES, format_.bits)
+    tables, columns = math.ceil(design.tables / lanes) * lanes, math.ceil(design.columns / lanes) * lanes
+    wide = tables // lanes * group
+    chunks, steps = math.ceil(k_tiles / wide), math.ceil(n_tiles * lanes / columns)
+    blocks = math.ceil(steps / max(1, design.depth // (chunks * planes)))
+    scales = _scales(node)
+    group_tiles = format_.group_size // lanes if scales and format_.group_size else k_tiles
+    visits = len({*range(0, k_tiles, wide), *range(0, k_tiles, group_tiles)})
+    coding: Literal["ternary", "planes"] = "ternary" if ternary else "planes"
+    bits = CODE_BITS[group] if ternary else planes
+    layout = Layout(lanes, columns, math.ceil(steps / blocks), coding, bits, group, scales)
+    return Plan(layout, tables, planes, format_.kind == "binary", math.ceil(steps / layout.steps), chunks, visits, group_tiles)
+
+
+def _scales(node: Node) -> int:
+    """Multipliers per channel: groups, times planes."""
+    found = node.params.get("group_multiplier")
+    if found is None:
+        return 0
+    return int(found.shape[-1] * (found.shape[0] if found.ndim == 3 else 1))
+
+
+def calls(node: Node, ctx: Lowering) -> list[Call]:
+    """A call per block of rows; all of them read the same packed weights."""
+    x, y = node.inputs[0], node.output
+    k_tiles, n_tiles = ctx.tiles(x), ctx.tiles(y)
+    cut = plan(node, ctx.design, k_tiles, n_tiles)
+    layout, load = cut.layout, cut.layout.words(k_tiles)
+    offset = ctx.payload(f"{node.name}.lookup", lambda: payload(node, layout))
+    weights = Walk(offset, (1, 1, 1, layout.total_words(ctx.graph.value(y).shape[1], k_tiles)), (0, 0, 0))
+    kernel, (low, high) = _kernel(node, ctx, cut, k_tiles), ctx.graph.type(y).range
+    result = []
+    for row, rows in ctx.row_blocks(x):
+        busy = (rows * cut.visits + 1) * cut.visit_cycles
+        result.append(
+            Call(
+                node=node.name,
+                kernel=kernel,
+                walks=(ctx.walk(x, row, rows), weights, ctx.walk(y, row, rows)),
+                scalars=(
+                    *(rows, k_tiles, n_tiles, low, high, layout.steps, cut.planes, int(cut.binary)),
+                    *(cut.group_tiles, layout.scales, cut.visits),
+                ),
+                cycles={
+                    "accumulate": rows * k_tiles + load + (cut.blocks - 1) * max(busy, load) + busy,
+                    "rescale": cut.blocks * layout.channels // layout.lanes * (RECORD_BYTES + 2 * rows),
+                },
+                macs=rows * math.prod(weight_shape(node)),
+            )
+        )
+    return result
+
+
+def _kernel(node: Node, ctx: Lowering, cut: Plan, k_tiles: int) -> KernelCall:
+    layout, group_weights = cut.layout, min(cut.group_tiles, k_tiles) * cut.layout.lanes
+    return KernelCall(
+        header="attnc/lookup_linear.hpp",
+        function=f"attnc::{'ternary' if layout.coding == 'ternary' else 'plane'}_lookup",
+        template_args=(
+            ("XT", IntType(8)),
+            ("PartT", IntType(bits_for(128 * group_weights))),
+            ("AccT", IntType(node.attrs["acc_bits"])),
+            ("YT", IntType(16)),
+            ("L", layout.lanes),
+            ("G", layout.group),
+            ("T", cut.tables),
+            ("Q", layout.columns),
+            ("K_TILES_MAX", k_tiles),
+            ("ROWS_MAX", ctx.design.rows),
+            ("COLUMNS_MAX", cut.columns),
+            ("STEPS_MAX", layout.steps),
+            ("DEPTH_MAX", cut.columns * cut.chunks),
+            ("SCALES_MAX", layout.steps * layout.scales),
+            ("URAM", int(ctx.design.uram)),
+        ),
+        ports=(Port("x", "load", IntType(8)), Port("w", "words"), Port("y", "store")),
+        scalars=(
+            *("rows", "k_tiles", "n_tiles", "low", "high", "steps", "planes", "both_signs"),
+            *("group_tiles", "scales", "visits"),
+        ),
+    )
+
+
+def resources(kernel: KernelCall) -> Resources:
+    """Estimate, derived from the structure of the kernel and not from a synthesis run.
+
+    Tables   T * Q copies, both halves in one memory of 2 * size entries of 9 + ceil(log2 G) bits: simple dual port, 7 bits of 64 or
+             14 bits of 32 entries from 8 LUTs (UG574), and a 2:1 selection per bit for every further 64 entries.
+    Adders   per column a tree of T entries, three operands to an adder: about T/2 * (entry + 3) LUTs; then its part, shift and sum.
+    Build    T times (G - 1) adders and G selections of 0, x or -x; T/L*G fetched vectors in registers.
+    Memory   codes: Q * T/L banks of 2 * DEPTH words of L codes, in URAM or BRAM; x, parts, sums, records, outputs.
+    DSP      one per rescaled lane, two where the accumulator is wider than 27 bits; the same per column for multipliers of groups.
+    """
+    names = ("L", "G", "T", "Q", "ROWS_MAX", "K_TILES_MAX", "AccT", "PartT", "COLUMNS_MAX", "STEPS_MAX", "DEPTH_MAX", "SCALES_MAX")
+    lanes, g, t, q, rows, k_tiles, acc, part, columns, steps, depth, scales = (kernel.arg(name) for name in names)
+    entry, deep = 9 + math.ceil(math.log2(g)), 2 * TABLE_SIZE[g]
+    copy = math.ceil(8 * entry / 14) if deep <= 32 else math.ceil(8 * entry / 7) * math.ceil(deep / 64)
+    select = entry * (math.ceil(deep / 64) - 1)
+    wide = 1 if acc <= 27 else 2
+    logic = Resources(
+        lut=t * q * (copy + select) + q * (t / 2 * (entry + 3) + part + 3 * acc) + t * g * (entry + 8) + 80 * lanes + 2500,
+        ff=t * q * entry + q * (t / 3 * (entry + 3) + part + 2 * acc) + t * g * 8 + t * entry + 8 * 8 * lanes + 80 * lanes + 3000,
+        dsp=lanes * wide + (q * wide if scales else 0),
+    )
+    return sum(
+        (
+            wide_storage(2 * depth, lanes * CODE_BITS[g], q * (t // lanes), bool(kernel.arg("URAM"))),
+            storage(k_tiles * rows, 8 * lanes),
+            storage(columns, q * part),
+            storage(steps, q * acc),
+            storage(steps, 56 * q),
+            storage(2 * steps * q * RECORD_BYTES // lanes, 8 * lanes),
+            storage(steps * q // lanes * rows, 16 * lanes),
+            storage(2 * scales, 8, banks=q) if scales else Resources(),
+        ),
+        logic,
+    )

@@ -1,0 +1,226 @@
+"""Packed weights: how the codes of a weight lie in memory, and making them, a batch of blocks at a time.
+
+A block is steps * columns output channels, the last one as many columns as are left: their records (8 bytes each), their
+multipliers, their codes. Codes come in units of 8 channels and `group` tiles; word i of a unit holds bit i of the codes of its L lanes
+and 8 channels (bit v of byte l: channel v).
+  bytes    a signed byte per weight, channel after channel: no units.
+  bits     a unit per tile; the code is the weight in two's complement, `bits` words.
+  ternary  a unit per 3 or 5 tiles; the code is 1 + w as digits to base 3, 5 or 8 words; the least that suffices for a shorter last one.
+  planes   a unit per plane and 4 tiles; the code is a bit of each tile's weight, a word per tile. Highest plane first.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from attnc.ir import Node
+from attnc.ops.base import Array
+
+RECORD_BYTES = 8
+BATCH_WEIGHTS = 1 << 20
+"""Weights packed at a time; what is in memory at once is a few times that."""
+TERNARY_BITS = (0, 2, 4, 5, 7, 8)
+"""Bits of the code of 0 to 5 ternary weights."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the weights of one call lie in memory. `columns` channels are computed at a time, `steps` times per block."""
+
+    lanes: int
+    columns: int
+    steps: int
+    coding: Literal["bytes", "bits", "ternary", "planes"]
+    bits: int
+    """bits: of a weight; planes: their number."""
+    group: int = 1
+    """Tiles that share a code."""
+    scales: int = 0
+    """Multipliers per channel."""
+
+    @property
+    def channels(self) -> int:
+        """Of a block."""
+        return self.columns * self.steps
+
+    @property
+    def unit_words(self) -> int:
+        """Words of a whole unit."""
+        return {"bytes": 0, "bits": self.bits, "ternary": TERNARY_BITS[min(self.group, 5)], "planes": 4}[self.coding]
+
+    def tail_words(self, k_tiles: int) -> int:
+        """Words of the last unit along the reduction axis."""
+        left = k_tiles - (math.ceil(k_tiles / self.group) - 1) * self.group
+        return {"bytes": 0, "bits": self.bits, "ternary": TERNARY_BITS[left], "planes": left}[self.coding]
+
+    def total_words(self, n: int, k_tiles: int) -> int:
+        """Words of `n` channels."""
+        blocks, rest = divmod(math.ceil(n / self.columns), self.steps)
+        return blocks * self.words(k_tiles) + (replace(self, steps=rest).words(k_tiles) if rest else 0)
+
+    def words(self, k_tiles: int) -> int:
+        """Words of a block."""
+        head = self.channels * (RECORD_BYTES + self.scales) // self.lanes
+        if self.coding == "bytes":
+            return head + self.channels * k_tiles
+        units = math.ceil(self.columns / 8) * (self.bits if self.coding == "planes" else 1)
+        return head + self.steps * units * ((math.ceil(k_tiles / self.group) - 1) * self.unit_words + self.tail_words(k_tiles))
+
+
+def records(bias: Array, multiplier: Array, shift: Array) -> Array:
+    """uint8 [N, 8]: bias s32, multiplier u24, shift u8, little endian."""
+    record = np.zeros((len(bias), RECORD_BYTES), np.uint8)
+    record[:, 0:4] = bias.astype("<i4").view(np.uint8).reshape(-1, 4)
+    record[:, 4:7] = multiplier.astype("<u4").view(np.uint8).reshape(-1, 4)[:, :3]
+    record[:, 7] = shift
+    return record
+
+
+def payload(node: Node, layout: Layout) -> Iterator[bytes]:
+    """The blocks of a quantized linear node."""
+    p = node.params
+    return pack(layout, p["weight"], records(p["bias"], p["multiplier"], p["shift"]), p.get("group_multiplier"))
+
+
+def pack(layout: Layout, q: Array, record: Array, multiplier: Array | None = None) -> Iterator[bytes]:
+    """The blocks of a weight q [N, K] int8 (binary: [planes, N, K]) one batch after the other; memory does not grow with N."""
+    n, k = q.shape[-2:]
+    blocks, per_batch = n // layout.channels, max(1, BATCH_WEIGHTS // (layout.channels * k))
+    for first in range(0, blocks, per_batch):
+        count = min(per_batch, blocks - first)
+        yield _blocks(layout, q, record, multiplier, first * layout.channels, count)
+    done = blocks * layout.channels
+    if done < n:
+        yield _blocks(replace(layout, steps=math.ceil((n - done) / layout.columns)), q, record, multiplier, done, 1)
+
+
+def _blocks(layout: Layout, q: Array, record: Array, multiplier: Array | None, first: int, count: int) -> bytes:
+    """`count` blocks from channel `first` on."""
+    rows = slice(first, first + count * layout.channels)
+    parts = [_pad(record[rows], 0, count * layout.channels).reshape(count, -1)]
+    if layout.scales:
+        assert multiplier is not None
+        parts.append(_multipliers(layout, multiplier[..., rows, :], count))
+    parts.append(_codes(layout, q[..., rows, :], count))
+    return np.concatenate(parts, axis=1).tobytes()
+
+
+def _pad(array: Array, axis: int, size: int) -> Array:
+    """Zeros behind `array` up to `size` along an axis."""
+    axis %= array.ndim
+    if array.shape[axis] == size:
+        return array
+    padded = np.zeros((*array.shape[:axis], size, *array.shape[axis + 1 :]), array.dtype)
+    padded[(slice(None),) * axis + (slice(array.shape[axis]),)] = array
+    return padded
+
+
+def _multipliers(layout: Layout, multiplier: Array, blocks: int) -> Array:
+    """uint8 [blocks, bytes] in order step, group, plane, column."""
+    planar = multiplier if multiplier.ndim == 3 else multiplier[np.newaxis]
+    planar = _pad(planar.astype(np.uint8), 1, blocks * layout.channels)
+    shaped = planar.reshape(planar.shape[0], blocks, layout.steps, layout.columns, -1)
+    return np.ascontiguousarray(shaped.transpose(1, 2, 4, 0, 3)).reshape(blocks, -1)
+
+
+def _codes(layout: Layout, q: Array, blocks: int) -> Array:
+    """uint8 [blocks, bytes]."""
+    k_tiles = math.ceil(q.shape[-1] / layout.lanes)
+    chunks = math.ceil(k_tiles / layout.group)
+    width = chunks * layout.group * layout.lanes
+    if layout.coding == "bytes":
+        whole = _pad(_pad(q, -1, width), -2, blocks * layout.channels)
+        return np.ascontiguousarray(whole).view(np.uint8).reshape(blocks, -1)
+    planes = [_octets(layout, plane, blocks, chunks) for plane in (q if q.ndim == 3 else q[np.newaxis])]
+    if layout.coding == "planes":
+        # [blocks, steps, planes, chunks, octets, tiles of a chunk, lanes]
+        if q.ndim == 3:
+            bits = [_bit(plane, 7) ^ _ones(plane) for plane in planes]  # -1 is 0, 1 is 1
+        else:
+            bits = [_bit(planes[0], plane) for plane in reversed(range(layout.bits))]
+        units = np.stack([_gather(bit) for bit in bits]).transpose(1, 2, 0, 4, 3, 5, 6)
+    else:
+        codes = _ternary(planes[0], k_tiles - (chunks - 1) * layout.group) if layout.coding == "ternary" else planes[0][..., 0, :]
+        words = [_gather(_bit(codes, i)) for i in range(layout.unit_words)]
+        units = np.stack(words).transpose(1, 2, 4, 3, 0, 5)[:, :, np.newaxis]
+    body, tail = units[:, :, :, :-1], units[:, :, :, -1, :, : layout.tail_words(k_tiles)]
+    joined = np.concatenate([part.reshape(*units.shape[:3], -1) for part in (body, tail)], axis=3)
+    return np.ascontiguousarray(joined).view(np.uint8).reshape(blocks, -1)
+
+
+def _octets(layout: Layout, q: Array, blocks: int, chunks: int) -> Array:
+    """[8 channels, blocks, steps, octets, chunks, tiles of a chunk, words of lanes]: bytes, 8 (or 4) lanes to an integer, so that
+    one operation serves them all."""
+    whole = _pad(_pad(q, -1, chunks * layout.group * layout.lanes), -2, blocks * layout.channels)
+    octets = math.ceil(layout.columns / 8)
+    by_column = _pad(whole.reshape(blocks, layout.steps, layout.columns, -1), 2, octets * 8)
+    packed = np.ascontiguousarray(by_column).view(np.uint64 if layout.lanes % 8 == 0 else np.uint32)
+    shaped = packed.reshape(blocks, layout.steps, octets, 8, chunks, layout.group, -1)
+    return np.ascontiguousarray(np.moveaxis(shaped, 3, 0))
+
+
+def _ones(x: Array) -> Array:
+    """1 in every byte."""
+    return x.dtype.type(0x0101010101010101 & ((1 << (8 * x.dtype.itemsize)) - 1))
+
+
+def _bit(x: Array, bit: int) -> Array:
+    """Bit `bit` of every byte, as 0 or 1 in that byte."""
+    shifted = np.right_shift(x, x.dtype.type(bit))
+    np.bitwise_and(shifted, _ones(x), out=shifted)
+    return shifted
+
+
+def _gather(bits: Array) -> Array:
+    """Bits [8, ...] of 8 channels as one byte per lane: bit v is channel v."""
+    result = bits[0].copy()
+    for v in range(1, 8):
+        np.left_shift(bits[v], bits.dtype.type(v), out=bits[v])
+        np.bitwise_or(result, bits[v], out=result)
+    return result
+
+
+def _ternary(q: Array, last: int) -> Array:
+    """Codes [..., chunks, lanes] of weights [..., chunks, group, lanes]: 1 + w as digits to base 3, lowest first. No byte of a sum
+    exceeds 255. The last chunk has `last` tiles; the digits of those it lacks are 0, so that its codes are short."""
+    # Adding 1 to the bytes -1, 0, 1 without a carry: 1 ^ (w & 1) for the low bit, twice the bit of 1.
+    one, ones = q.dtype.type(1), _ones(q)
+    odd, sign = np.bitwise_and(q, ones), _bit(q, 7)
+    digits = (ones ^ odd) + ((odd ^ sign) << one)
+    digits[..., -1, last:, :] = 0
+    code = digits[..., -1, :].copy()
+    for i in reversed(range(q.shape[-2] - 1)):
+        code *= q.dtype.type(3)
+        code += digits[..., i, :]
+    return code
+
+
+def measure(layout: Layout, weights: int = 50_000_000, k: int = 4096, seed: int = 0) -> dict[str, float]:
+    """Pack a random matrix of about `weights` weights: weights per second, bits per weight without records and scales, and the
+    peak of what packing allocated, in MB."""
+    rng = np.random.default_rng(seed)
+    n = max(layout.channels, weights // k)
+    limit = 1 if layout.coding == "ternary" else (1 << (layout.bits - 1)) - 1
+    row = rng.integers(-limit, limit + 1, (min(n, 512), k), np.int8)
+    q = np.resize(row, (n, k))
+    record = records(np.zeros(n, np.int64), np.ones(n, np.int64), np.ones(n, np.int64))
+    tracemalloc.start()
+    start, total = time.perf_counter(), 0
+    for part in pack(layout, q, record):
+        total += len(part)
+    seconds = time.perf_counter() - start
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return {
+        "weights": float(q.size),
+        "weights_per_second": q.size / seconds,
+        "bits_per_weight": 8 * (total - math.ceil(n / layout.columns) * layout.columns * RECORD_BYTES) / q.size,
+        "peak_mb": peak / 1e6,
+    }
