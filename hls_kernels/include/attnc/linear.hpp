@@ -29,8 +29,14 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls:
                        hls::stream<Vec<AccT, PE>>& sums, int rows, int k_tiles, int n_tiles) {
   static Vec<XT, L> x_buffer[K_TILES_MAX][ROWS_MAX];
 #pragma HLS AGGREGATE variable = x_buffer
+#ifdef ATTNC_LINEAR_X_BUFFER
+  ATTNC_BIND(x_buffer, ATTNC_LINEAR_X_BUFFER)
+#endif
   static Vec<WT, L> w_buffer[2][PE][K_TILES_MAX];
 #pragma HLS AGGREGATE variable = w_buffer
+#ifdef ATTNC_LINEAR_W_BUFFER
+  ATTNC_BIND(w_buffer, ATTNC_LINEAR_W_BUFFER)
+#endif
 #pragma HLS ARRAY_PARTITION variable = w_buffer dim = 2 complete
   const int groups = (n_tiles * L + PE - 1) / PE;
   const int record_words = PE * 8 / L;
@@ -115,6 +121,9 @@ void linear_rescale(hls::stream<Word<L>>& records, hls::stream<Vec<AccT, PE>>& s
   const int groups = (n_tiles * L + PE - 1) / PE;
   static Vec<YT, L> y_buffer[TILES][ROWS_MAX];
 #pragma HLS AGGREGATE variable = y_buffer
+#ifdef ATTNC_LINEAR_Y_BUFFER
+  ATTNC_BIND(y_buffer, ATTNC_LINEAR_Y_BUFFER)
+#endif
   UInt<8> bytes[PE * 8];
 #pragma HLS ARRAY_PARTITION variable = bytes complete
   LinearRecord record[PE];

@@ -47,6 +47,12 @@ class Program:
     weight_words: int
 
     @property
+    def bundles(self) -> list[str]:
+        """All memory interfaces of the accelerator."""
+        loads = max((sum(port.kind == "load" for port in engine.kernel.ports) for engine in self.engines), default=0)
+        return ["program", "weights", *(f"load_{i}" for i in range(loads)), "result"]
+
+    @property
     def instruction_ints(self) -> int:
         """Integers per instruction, the same for all: the longest, rounded up to 16."""
         return 16 * math.ceil(max((engine.instruction_ints for engine in self.engines), default=1) / 16)
@@ -60,10 +66,19 @@ class Program:
         return code
 
 
+def bundles(kernel: KernelCall) -> list[str]:
+    """The memory interface (bundle) that each port of a kernel uses: load_0, load_1, ... in order, weights, result."""
+    names, loads = [], 0
+    for port in kernel.ports:
+        names.append({"load": f"load_{loads}", "words": "weights", "store": "result"}[port.kind])
+        loads += port.kind == "load"
+    return names
+
+
 class WeightMemory:
     """Packed weights in the order of their first use; `write` takes their bytes as they come, so none is kept.
 
-    Without `write` nothing is packed and offsets mean nothing: enough for an estimate.
+    Without `write` nothing is packed and offsets mean nothing: enough for an estimate. `words` are then those that the calls read.
     """
 
     def __init__(self, lanes: int, write: Callable[[bytes], object] | None) -> None:
@@ -84,6 +99,10 @@ class WeightMemory:
         return self.offsets[key]
 
 
+def _weight_words(call: Call) -> int:
+    return sum(walk.vectors for port, walk in zip(call.kernel.ports, call.walks, strict=True) if port.kind == "words")
+
+
 def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes], object] | None) -> Program:
     """Lower every node, merge calls of one kernel into engines, place all values."""
     weights = WeightMemory(design.lanes, write_weights)
@@ -100,6 +119,8 @@ def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes],
             merged[key] = merged[key].merge(call.kernel) if key in merged else call.kernel
             ops.setdefault(key, node.op)
             calls.append(call)
+    if write_weights is None:
+        weights.words = sum({call.node: _weight_words(call) for call in calls}.values())
     # Engines are numbered by name, so that their order does not depend on which layer happens to come first.
     keys = sorted(merged, key=str)
     engines = {key: Engine(index, ops[key], merged[key]) for index, key in enumerate(keys)}
