@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from models import bert_random
+from models.vit_digits import model as vit
 from onnx import TensorProto, helper, numpy_helper
 
 from attnc.compiler import compile_model
 from attnc.config import CompileOptions
 from attnc.errors import AttncError, ConfigError, FitError
 from attnc.verify.csim import compare_build
-from models import bert_random
-from models.vit_digits import model as vit
 
 DIGITS = Path(__file__).resolve().parents[2] / "models" / "vit_digits"
 

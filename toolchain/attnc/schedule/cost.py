@@ -171,7 +171,8 @@ def estimate(
     """Cost of `program` on `board` at a clock; `places` of buffers and memory `ports` of bundles as given, else chosen."""
     words_per_cycle = board.ddr_gb_s * 1e3 * DDR_EFFICIENCY / clock_mhz / program.design.lanes
     wired = {**assign_ports(program.bundles, board), **(ports or {})}
-    calls = tuple(call_cost(engine, call, wired, words_per_cycle, program.instruction_ints) for engine, call in program.calls)
+    ints = program.instruction_ints
+    calls = tuple(call_cost(engine, call, wired, words_per_cycle, ints) for engine, call in program.calls)
     total, engines, buffers, kinds = program_resources(program, board, places)
     return Estimate(calls, total, clock_mhz, engines, tuple(buffers), kinds, wired, words_per_cycle)
 

@@ -78,7 +78,7 @@ def bundles(kernel: KernelCall) -> list[str]:
 class WeightMemory:
     """Packed weights in the order of their first use; `write` takes their bytes as they come, so none is kept.
 
-    Without `write` nothing is packed and offsets mean nothing: enough for an estimate. `words` are then those that the calls read.
+    Without `write` nothing is packed and offsets only tell arrays apart: enough for an estimate.
     """
 
     def __init__(self, lanes: int, write: Callable[[bytes], object] | None) -> None:
@@ -89,7 +89,7 @@ class WeightMemory:
     def place(self, key: str, make: Callable[[], bytes]) -> int:
         """Word offset of the packed array `key`."""
         if self.write is None:
-            return 0
+            return self.offsets.setdefault(key, len(self.offsets))
         if key not in self.offsets:
             data = make()
             words = math.ceil(len(data) / self.lanes)
@@ -99,8 +99,9 @@ class WeightMemory:
         return self.offsets[key]
 
 
-def _weight_words(call: Call) -> int:
-    return sum(walk.vectors for port, walk in zip(call.kernel.ports, call.walks, strict=True) if port.kind == "words")
+def weight_walks(call: Call) -> list[tuple[int, int]]:
+    """(offset, words) of the packed arrays that a call reads; equal offsets are the same array."""
+    return [(walk.offset, walk.vectors) for port, walk in zip(call.kernel.ports, call.walks, strict=True) if port.kind == "words"]
 
 
 def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes], object] | None) -> Program:
@@ -113,15 +114,23 @@ def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes],
     merged: dict[object, KernelCall] = {}
     ops: dict[object, str] = {}
     calls: list[Call] = []
+    engine_of: list[object] = []
     for node in graph.nodes:
         for call in operator(node).lower(node, ctx):
             key = call.kernel.key
             merged[key] = merged[key].merge(call.kernel) if key in merged else call.kernel
             ops.setdefault(key, node.op)
             calls.append(call)
+            engine_of.append(key)
     if write_weights is None:
-        weights.words = sum({call.node: _weight_words(call) for call in calls}.values())
+        weights.words = sum(dict(pair for call in calls for pair in weight_walks(call)).values())
     # Engines are numbered by name, so that their order does not depend on which layer happens to come first.
     keys = sorted(merged, key=str)
     engines = {key: Engine(index, ops[key], merged[key]) for index, key in enumerate(keys)}
-    return Program(design, tuple(engines.values()), tuple((engines[call.kernel.key], call) for call in calls), memory, weights.words)
+    return Program(
+        design,
+        tuple(engines.values()),
+        tuple((engines[key], call) for key, call in zip(engine_of, calls, strict=True)),
+        memory,
+        weights.words,
+    )

@@ -14,7 +14,7 @@ from typing import Any
 
 from attnc.ir import Graph
 from attnc.schedule.cost import CallCost, Estimate
-from attnc.schedule.program import Program
+from attnc.schedule.program import Program, weight_walks
 
 MACS_PER_DSP = 2
 NO_MULTIPLIERS = "no multiply-adds"
@@ -69,18 +69,16 @@ def _percent(part: float, whole: float) -> float:
 
 def stages(graph: Graph, program: Program, cost: Estimate) -> list[Stage]:
     """One per node, in order."""
-    weights: dict[str, int] = {}
-    for engine, call in program.calls:
-        for port, walk in zip(engine.kernel.ports, call.walks, strict=True):
-            if port.kind == "words":
-                weights[call.node] = walk.vectors
+    weights: dict[str, dict[int, int]] = defaultdict(dict)
+    for _, call in program.calls:
+        weights[call.node].update(weight_walks(call))
     by_node: dict[str, list[CallCost]] = defaultdict(list)
     for found in cost.calls:
         by_node[found.node].append(found)
     result = []
     for node in graph.nodes:
         calls = by_node[node.name]
-        floor = sum(program.memory.values[name].words for name in {*node.inputs, node.output}) + weights.get(node.name, 0)
+        floor = sum(program.memory.values[name].words for name in {*node.inputs, node.output}) + sum(weights[node.name].values())
         # An operator may also read no more than a part of its operand.
         floor = min(floor, sum(call.words for call in calls))
         result.append(_stage(node.name, node.op, calls, floor, cost))
