@@ -30,8 +30,9 @@ LAYERS = (
     {"schedule"},
     {"codegen"},
     {"verify"},
-    {"report", "tables"},
-    {"compiler", "evaluation"},
+    {"console", "cost_tables", "report", "report_tables", "tables"},
+    {"compiler", "estimation", "evaluation"},
+    {"cost_commands"},
     {"cli"},
     {"__main__"},
 )

@@ -25,13 +25,6 @@ def quick_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXXFLAGS", "-O1")
 
 
-@pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("compiled") / "vit"
-    assert main(["compile", str(MODEL), "--calib", str(CALIB), "-o", str(output), "--quiet"]) == 0
-    return output
-
-
 @pytest.fixture
 def vit(compiled: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(compiled, tmp_path / "vit"))

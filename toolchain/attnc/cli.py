@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
@@ -11,11 +10,25 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console, RenderableType
 
 import attnc
-from attnc import tables
+from attnc import cost_commands, tables
 from attnc.config import Calibration, CompileOptions
+from attnc.console import (
+    Build,
+    Json,
+    ModelFile,
+    ObjectiveOption,
+    Shapes,
+    State,
+    Types,
+    UtilisationOption,
+    Verbose,
+    note,
+    parse_shapes,
+    print_json,
+    show,
+)
 from attnc.errors import AttncError, ConfigError
 from attnc.tables import clean
 from attnc.verify.data import find_model, load_inputs, load_labelled
@@ -27,8 +40,6 @@ EXIT_DIFFERENT = 1
 EXIT_ERROR = 2
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
-PIPE_WIDTH = 140
-"""Columns of a table that goes to a file or a pipe."""
 
 app = typer.Typer(
     name="attnc",
@@ -46,35 +57,10 @@ app = typer.Typer(
 )
 
 
-class _State:
-    """What an option of any command says about all output."""
-
-    verbose = False
-
-
-def _set_verbose(value: bool) -> bool:
-    _State.verbose = _State.verbose or value
-    return value
-
-
 def _show_version(value: bool) -> None:
     if value:
         print(f"attnc {attnc.__version__}")
         raise typer.Exit
-
-
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Say more; with an error, show the traceback.", callback=_set_verbose, is_eager=True)
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
-Types = Annotated[
-    Literal["native", "ap"], typer.Option("--types", help="C++ types: native integers (fast), or ap_int as the hardware has.")
-]
-Build = Annotated[Path, typer.Argument(metavar="BUILD", help="A build folder, made by `attnc compile`.")]
-ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX model.")]
-Shapes = Annotated[
-    list[str] | None, typer.Option("--shape", metavar="NAME=1,128", help="Fix the shape of an input with dynamic axes; may be repeated.")
-]
 
 
 @app.callback()
@@ -96,7 +82,9 @@ def _root(
 )
 def compile_command(
     model: ModelFile,
-    target: Annotated[str, typer.Option("--target", help="Board (see `attnc targets`), or a YAML or TOML file with one.")] = "kv260",
+    target: Annotated[
+        str | None, typer.Option("--target", help="Board (see `attnc targets`), or a YAML or TOML file with one.", show_default="kv260")
+    ] = None,
     calib: Annotated[
         Path | None, typer.Option("--calib", help="Calibration inputs, .npz by input name. Without: made-up inputs, accuracy is a guess.")
     ] = None,
@@ -107,6 +95,10 @@ def compile_command(
     shape: Shapes = None,
     calibration: Annotated[Calibration, typer.Option("--calibration", help="How ranges are chosen.")] = "mse",
     clock: Annotated[float | None, typer.Option("--clock", metavar="MHZ", help="Target clock; the board's by default.")] = None,
+    objective: ObjectiveOption = "latency",
+    utilisation: UtilisationOption = None,
+    schedule: Annotated[Path | None, typer.Option("--schedule", help="Use this schedule.yaml in place of a search.")] = None,
+    fit: Annotated[bool, typer.Option("--fit", help="Refuse a schedule that does not fit the board; a search always does.")] = False,
     dump: Annotated[Path | None, typer.Option("--dump", metavar="DIR", help="Write the graph as text after every step into DIR.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output folder even if attnc did not make it.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the made-up calibration inputs.")] = 0,
@@ -120,26 +112,31 @@ def compile_command(
         calib=calib,
         output=output,
         strict=strict,
-        shapes=_shapes(shape),
+        shapes=parse_shapes(shape),
         calibration=calibration,
         clock_mhz=clock,
+        objective=objective,
+        utilisation=utilisation,
+        schedule=schedule,
+        fit=fit,
         dump=dump,
         force=force,
         seed=seed,
     )
     if calib is None and not quiet:
-        _note("without --calib the inputs for calibration are made up: accuracy on real data is then a guess")
+        note("without --calib the inputs for calibration are made up: accuracy on real data is then a guess")
     with Progress(delay=0, quiet=quiet) as progress:
         from attnc.compiler import compile_model
 
         folder = Path(compile_model(model, options, progress.stage))
-    from attnc.report import load_report, render
+    from attnc.report import load_report
+    from attnc.report_tables import render
 
     report = load_report(folder)
     if as_json:
-        _print_json({"build": str(folder), **report})
+        print_json({"build": str(folder), **report})
     elif not quiet:
-        _print(render(report))
+        show(render(report))
         print(f"build folder: {clean(str(folder))}")
 
 
@@ -160,15 +157,15 @@ def csim(
     verbose: Verbose = False,
 ) -> None:
     """Compile the emitted C++ with g++, run it, and compare it with golden bit for bit."""
-    arrays = None if inputs is None else load_inputs(build, inputs, _note)
+    arrays = None if inputs is None else load_inputs(build, inputs, note)
     with Progress() as progress:
         from attnc.verify import csim as comparison
 
         result = comparison.compare_build(build, arrays, types, progress)
     if as_json:
-        _print_json(result.to_json())
+        print_json(result.to_json())
     else:
-        _print(tables.comparison(result, _State.verbose))
+        show(tables.comparison(result, State.verbose))
     if not result.bit_exact:
         raise typer.Exit(EXIT_DIFFERENT)
 
@@ -196,13 +193,13 @@ def run(
 
     assert golden_backend
     check_writable(output)
-    arrays = load_inputs(build, inputs, _note)
+    arrays = load_inputs(build, inputs, note)
     with Progress() as progress, Accelerator.open(build, backend, types, verify, progress=progress) as accelerator:
         outputs = accelerator.run(arrays)
     save_npz(output, outputs)
     if as_json:
         shapes = {name: {"shape": list(array.shape), "dtype": array.dtype.name} for name, array in outputs.items()}
-        _print_json({"output": str(output), "backend": backend, "outputs": shapes})
+        print_json({"output": str(output), "backend": backend, "outputs": shapes})
     else:
         found = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
         print(f"{clean(str(output))}: {clean(found)}")
@@ -228,18 +225,18 @@ def eval_command(
 ) -> None:
     """Measure a build on data: accuracy of float, golden and C++, and every mismatch. Updates its report."""
     manifest = manifests.load(build)
-    arrays, truth = load_labelled(build, inputs, labels, _note)
-    original = find_model(manifest, model, inputs, _note)
+    arrays, truth = load_labelled(build, inputs, labels, note)
+    original = find_model(manifest, model, inputs, note)
     with Progress(delay=0) as progress:
         from attnc.evaluation import evaluate
 
         facts = evaluate(build, arrays, truth, original, progress, types)
     if as_json:
-        _print_json(facts)
+        print_json(facts)
     else:
-        from attnc import report
+        from attnc.report_tables import render
 
-        _print(report.render(facts))
+        show(render(facts))
     if facts["evaluation"]["mismatches"]:
         raise typer.Exit(EXIT_DIFFERENT)
 
@@ -254,7 +251,7 @@ def eval_command(
 )
 def inspect(model: ModelFile, shape: Shapes = None, as_json: Json = False, verbose: Verbose = False) -> None:
     """Say what would run on the device, what on the host, and what is unsupported and why."""
-    shapes = _shapes(shape)
+    shapes = parse_shapes(shape)
     with Progress() as progress:
         progress.stage("reading the model")
         from attnc.frontend import inspect_model
@@ -263,9 +260,9 @@ def inspect(model: ModelFile, shape: Shapes = None, as_json: Json = False, verbo
     counts = {where: sum(p.where == where for p in placements) for where in ("device", "host", "folded", "unsupported")}
     if as_json:
         nodes = [{"node": p.node, "operator": p.operator, "where": p.where, "reason": p.reason} for p in placements]
-        _print_json({"model": str(model), "compilable": not counts["unsupported"], "counts": counts, "nodes": nodes})
+        print_json({"model": str(model), "compilable": not counts["unsupported"], "counts": counts, "nodes": nodes})
     else:
-        _print(tables.placements(placements, _State.verbose))
+        show(tables.placements(placements, State.verbose))
         print(", ".join(f"{where} {count}" for where, count in counts.items()))
         print("can be compiled" if not counts["unsupported"] else "cannot be compiled as it is")
     if counts["unsupported"]:
@@ -278,9 +275,25 @@ def targets(as_json: Json = False, verbose: Verbose = False) -> None:
     from attnc.schedule.devices import BOARDS
 
     if as_json:
-        _print_json([board.model_dump() for board in BOARDS.values()])
+        print_json([board.model_dump() for board in BOARDS.values()])
         return
-    _print(tables.boards(BOARDS.values()))
+    show(tables.boards(BOARDS.values()))
+
+
+app.command(
+    short_help="Cycles and resources of a build, here or on another board.",
+    no_args_is_help=True,
+    epilog="\b\nExamples:\n"
+    "  attnc estimate build/\n"
+    "  attnc estimate build/ --target zcu104 --clock 200\n"
+    "  attnc estimate build/ --calibrate csynth.xml --json",
+)(cost_commands.estimate)
+app.command(
+    short_help="A model on several boards: a table.",
+    no_args_is_help=True,
+    epilog="\b\nExamples:\n  attnc sweep model.onnx --targets kv260,zcu104,zcu102\n"
+    "  attnc sweep model.onnx --targets kv260 --clocks 150,200,250 --objectives latency,area --json",
+)(cost_commands.sweep)
 
 
 def _options(**fields: Any) -> CompileOptions:
@@ -294,39 +307,10 @@ def _options(**fields: Any) -> CompileOptions:
         raise ConfigError(f"--{option}: {first['msg']}, found {first.get('input')!r}") from error
 
 
-def _shapes(given: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
-    """NAME=1,128 to {NAME: (1, 128)}."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for text in given or ():
-        name, equals, numbers = text.rpartition("=")
-        try:
-            dims = tuple(int(number) for number in numbers.split(","))
-        except ValueError:
-            dims = ()
-        if not name or not equals or not dims or min(dims) < 1:
-            raise ConfigError(f"--shape: needed NAME=1,128 with positive whole numbers, found {text!r}")
-        if name in shapes:
-            raise ConfigError(f"--shape: the shape of {name!r} is given twice")
-        shapes[name] = dims
-    return shapes
-
-
-def _note(text: str) -> None:
-    print(f"attnc: note: {clean(text)}", file=sys.stderr)
-
-
-def _print(content: RenderableType) -> None:
-    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False).print(content)
-
-
-def _print_json(data: Any) -> None:
-    print(json.dumps(data, indent=2))
-
-
 def _fail(label: str, text: str, code: int) -> int:
     """One message on stderr."""
     sys.stdout.flush()
-    if _State.verbose:
+    if State.verbose:
         traceback.print_exc()
     print(f"attnc: {label}: {clean(text)}", file=sys.stderr)
     return code
@@ -343,7 +327,7 @@ def _invoke(args: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point: run the command line `argv` (of the process by default) and return the exit code."""
-    _State.verbose = False
+    State.verbose = False
     try:
         code = _invoke(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
@@ -365,7 +349,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _fail("error", f"{where}{error.strerror or error}", EXIT_ERROR)
     except Exception as error:
-        hint = "" if _State.verbose else " (-v for the traceback)"
+        hint = "" if State.verbose else " (-v for the traceback)"
         return _fail("internal error", f"{type(error).__name__}: {error}{hint}", EXIT_INTERNAL)
 
 

@@ -12,8 +12,8 @@ import onnx
 
 from attnc import report
 from attnc.codegen.project import staged, vectors_npz, write_json, write_project
-from attnc.config import CompileOptions
-from attnc.errors import ConfigError, ModelError
+from attnc.config import DEFAULT_TARGET, CompileOptions
+from attnc.errors import ConfigError, FitError, ModelError
 from attnc.frontend import import_model
 from attnc.frontend.load import load_model
 from attnc.golden import run_golden, run_reference
@@ -24,9 +24,12 @@ from attnc.ops.base import Array, Design
 from attnc.passes.types import Requirement, assign_types, plan_types, quantize_graph
 from attnc.quant.calibration import Observer, Statistics
 from attnc.quant.samples import Edge, FloatModel, chunks, count_samples, load_samples, one_sample, synthetic_samples
-from attnc.schedule.cost import Estimate, estimate
-from attnc.schedule.design import choose_design
-from attnc.schedule.devices import Board, find_board
+from attnc.report_tables import as_text, render
+from attnc.schedule.cost import check_memory, estimate
+from attnc.schedule.design import check_fit, choose_design
+from attnc.schedule.devices import Board, find_board, with_utilisation
+from attnc.schedule.file import Schedule, check_board, check_program, read_schedule, schedule_text
+from attnc.schedule.program import build_program
 
 Progress = Callable[[str], None]
 CHUNK_ELEMENTS = 1 << 22
@@ -53,7 +56,9 @@ class State:
     statistics: dict[str, Statistics] = field(default_factory=dict)
     sqnr: dict[str, float] = field(default_factory=dict)
     float_graph: Graph | None = None
+    schedule: Schedule | None = None
     design: Design | None = None
+    misfit: str | None = None
 
     @property
     def graph(self) -> Graph:
@@ -61,30 +66,65 @@ class State:
         return self.model.graph
 
 
+Step = tuple[str, Callable[[State], None]]
+
+
 def compile_model(path: Path, options: CompileOptions, progress: Progress = lambda text: None) -> Path:
     """Compile `path` into the folder `options.output` and return it. Raises `AttncError`; leaves nothing behind on failure."""
-    board = find_board(options.target)
-    progress("reading the model")
-    model = import_model(path, options.shapes, options.strict)
-    samples = _samples(path, model, options)
-    state = State(path, options, board, options.clock_mhz or board.clock_mhz, model, samples, options.calib is None)
-    steps: list[tuple[str, Callable[[State], None]]] = [
+    state = begin(path, options, progress)
+    steps: list[Step] = [
         ("checking the imported graph against the float model", check_against_float),
         ("planning types", lambda s: s.plan.update(plan_types(s.graph))),
         ("calibrating", calibrate),
         ("choosing scales", lambda s: assign_types(s.graph, s.plan, s.statistics, s.options.calibration)),
         ("quantizing", quantize),
         ("comparing golden with float", compare_layers),
-        ("choosing the design", lambda s: setattr(s, "design", choose_design(s.graph, s.board, s.clock_mhz))),
+        ("choosing the design", choose),
     ]
+    run(state, steps, progress)
+    progress("writing the project")
+    return write(state)
+
+
+def quantize_model(path: Path, options: CompileOptions, progress: Progress = lambda text: None) -> State:
+    """As far as a schedule needs it: the same steps, without what only a report of accuracy needs."""
+    state = begin(path, options, progress)
+    steps: list[Step] = [
+        ("checking the imported graph against the float model", check_against_float),
+        ("planning types", lambda s: s.plan.update(plan_types(s.graph))),
+        ("calibrating", calibrate),
+        ("choosing scales", lambda s: assign_types(s.graph, s.plan, s.statistics, s.options.calibration)),
+        ("quantizing", quantize),
+    ]
+    run(state, steps, progress)
+    return state
+
+
+def begin(path: Path, options: CompileOptions, progress: Progress) -> State:
+    """Settings, model and samples."""
+    schedule = None if options.schedule is None else read_schedule(options.schedule)
+    board = find_board(options.target or (schedule and schedule.target) or DEFAULT_TARGET)
+    if schedule and schedule.utilisation:
+        board = board.model_copy(update={"utilisation": schedule.utilisation})
+    if options.utilisation is not None:
+        board = with_utilisation(board, options.utilisation)
+    clock_mhz = options.clock_mhz or (schedule and schedule.clock_mhz) or board.clock_mhz
+    progress("reading the model")
+    model = import_model(path, options.shapes, options.strict)
+    if schedule and options.schedule:
+        check_board(schedule, options.schedule, model.graph, board)
+    samples = _samples(path, model, options)
+    return State(path, options, board, clock_mhz, model, samples, options.calib is None, schedule=schedule)
+
+
+def run(state: State, steps: list[Step], progress: Progress) -> None:
+    """The steps in order, the graph verified after each."""
     dump(state, 0, "imported")
     for number, (title, step) in enumerate(steps, 1):
         progress(title)
         step(state)
         verify(state.graph)
         dump(state, number, title)
-    progress("writing the project")
-    return write(state)
 
 
 def dump(state: State, number: int, title: str) -> None:
@@ -155,6 +195,23 @@ def quantize(state: State) -> None:
     quantize_graph(graph)
 
 
+def choose(state: State) -> None:
+    """The design: the schedule's where one is given, else the best that fits."""
+    graph, board, path = state.graph, state.board, state.options.schedule
+    if state.schedule is None or path is None:
+        state.design = choose_design(graph, board, state.clock_mhz, state.options.objective)
+    else:
+        state.design = state.schedule.parallelism
+    program = build_program(graph, state.design, None)
+    check_memory(program, board)
+    if state.schedule is not None and path is not None:
+        cost = estimate(program, board, state.clock_mhz, state.schedule.memory, state.schedule.ports)
+        check_program(state.schedule, path, program, cost, board)
+        state.misfit = check_fit(graph, state.design, cost, board, state.clock_mhz)
+        if state.misfit and state.options.fit:
+            raise FitError(state.misfit)
+
+
 def device_integers(graph: Graph, feeds: dict[str, Array], model: Model) -> dict[str, Array]:
     """The device's inputs as integers, as the host quantizes them."""
     from attnc.ops import operator
@@ -212,10 +269,10 @@ def write(state: State) -> Path:
             folder / "golden" / "outputs.npz",
             {spec.name: np.concatenate([np.atleast_1d(f[spec.name]) for f in finished]) for spec in model.outputs},
         )
-        program = write_project(folder, model, state.design, state.board, state.clock_mhz, source, vectors)
-        cost: Estimate = estimate(program, state.board, state.clock_mhz)
+        places, ports = (state.schedule.memory, state.schedule.ports) if state.schedule else ({}, {})
+        program, cost = write_project(folder, model, state.design, state.board, state.clock_mhz, source, vectors, places, ports)
         facts = report.compile_report(
-            model=model, program=program, cost=cost, board=state.board, source=source, sqnr=state.sqnr,
+            model=model, program=program, cost=cost, board=state.board, source=source, sqnr=state.sqnr, misfit=state.misfit,
             float_check={"against": state.float_model, "largest_relative_error": round(state.float_error, 9)},
             calibration={
                 "source": "synthetic" if state.synthetic else str(state.options.calib.name if state.options.calib else ""),
@@ -223,6 +280,8 @@ def write(state: State) -> Path:
                 "method": state.options.calibration,
             },
         )  # fmt: skip
+        objective = f"as given in {state.options.schedule.name}" if state.options.schedule else state.options.objective
+        (folder / "schedule.yaml").write_text(schedule_text(program, cost, state.board, objective))
         write_json(folder / "report.json", facts)
-        (folder / "report.txt").write_text(report.as_text(facts))
+        (folder / "report.txt").write_text(as_text(render(facts)))
     return state.options.output

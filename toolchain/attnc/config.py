@@ -8,6 +8,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Calibration = Literal["mse", "minmax", "percentile"]
+Objective = Literal["latency", "throughput", "area", "energy"]
+DEFAULT_TARGET = "kv260"
 
 
 class CompileOptions(BaseModel):
@@ -15,8 +17,16 @@ class CompileOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    target: str = "kv260"
-    """Name of a known board, or the path of a YAML or TOML file that describes one."""
+    target: str | None = None
+    """Name of a known board, or the path of a YAML or TOML file that describes one; by default that of the schedule, else kv260."""
+    schedule: Path | None = None
+    """A schedule to use in place of a search."""
+    objective: Objective = "latency"
+    """What the search minimises."""
+    utilisation: str | None = None
+    """Shares of the board that a design may use, "lut=0.7,dsp=0.8"; the others as the schedule or the board has them."""
+    fit: bool = False
+    """Refuse a schedule that does not fit the board (a search always does)."""
     calib: Path | None = None
     """Calibration inputs, `.npz` keyed by the model's input names; without it, synthetic inputs are used."""
     output: Path = Path("build")

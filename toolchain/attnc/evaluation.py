@@ -14,7 +14,8 @@ from attnc.errors import DataError
 from attnc.frontend.load import load_model
 from attnc.ops.base import Array
 from attnc.quant.samples import FloatModel
-from attnc.report import as_text, decibels, load_report
+from attnc.report import decibels, load_report
+from attnc.report_tables import as_text, render
 from attnc.verify.csim import compare_images
 from attnc.verify.golden_backend import GoldenBackend
 from attnc_host import boundary
@@ -65,7 +66,7 @@ def evaluate(
     evaluation["seconds"] = round(time.monotonic() - started, 3)
     facts["evaluation"] = evaluation
     write_json(build / "report.json", facts)
-    (build / "report.txt").write_text(as_text(facts))
+    (build / "report.txt").write_text(as_text(render(facts)))
     return facts
 
 

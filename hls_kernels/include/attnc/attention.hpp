@@ -35,6 +35,9 @@ void attention_bias(hls::stream<Vec<BiasT, L>>& bias, hls::stream<Vec<BiasT, P>>
   static const int BLOCKS_MAX = (BIAS_ROWS_MAX + P - 1) / P;
   static Vec<BiasT, L> buffer[P][TILES_MAX][BLOCKS_MAX];
 #pragma HLS AGGREGATE variable = buffer
+#ifdef ATTNC_ATTENTION_BIAS_BUFFER
+  ATTNC_BIND(buffer, ATTNC_ATTENTION_BIAS_BUFFER)
+#endif
 #pragma HLS ARRAY_PARTITION variable = buffer dim = 1 complete
   const int blocks = (rows + P - 1) / P;
   const int load_words = (keys + L - 1) / L * bias_rows;
@@ -80,8 +83,14 @@ void attention_scores(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hl
   static const int BLOCKS_MAX = (ROWS_MAX + P - 1) / P;
   static Vec<XT, L> k_buffer[HEAD_TILES_MAX][KEYS_MAX];
 #pragma HLS AGGREGATE variable = k_buffer
+#ifdef ATTNC_ATTENTION_K_BUFFER
+  ATTNC_BIND(k_buffer, ATTNC_ATTENTION_K_BUFFER)
+#endif
   static Vec<XT, L> q_buffer[P][HEAD_TILES_MAX][BLOCKS_MAX];
 #pragma HLS AGGREGATE variable = q_buffer
+#ifdef ATTNC_ATTENTION_Q_BUFFER
+  ATTNC_BIND(q_buffer, ATTNC_ATTENTION_Q_BUFFER)
+#endif
 #pragma HLS ARRAY_PARTITION variable = q_buffer dim = 1 complete
   const int steps = (rows + P - 1) / P * keys * qk_tiles;
   const int q_words = rows * qk_tiles;
@@ -238,8 +247,14 @@ void attention_weighted(hls::stream<Vec<XT, L>>& v, hls::stream<Vec<probability_
   typedef Int<PROBABILITY_BITS + 2> factor_t;
   static Vec<XT, L> v_buffer[VALUE_TILES_MAX][KEYS_MAX];
 #pragma HLS AGGREGATE variable = v_buffer
+#ifdef ATTNC_ATTENTION_V_BUFFER
+  ATTNC_BIND(v_buffer, ATTNC_ATTENTION_V_BUFFER)
+#endif
   static Vec<probability_t, P> p_buffer[KEYS_MAX];
 #pragma HLS AGGREGATE variable = p_buffer
+#ifdef ATTNC_ATTENTION_P_BUFFER
+  ATTNC_BIND(p_buffer, ATTNC_ATTENTION_P_BUFFER)
+#endif
 
 WEIGHTED_HEADS:
   for (int head = 0; head < kv_heads; ++head) {
@@ -309,6 +324,9 @@ void attention_normalise(hls::stream<Vec<AccT, P * L>>& weighted, hls::stream<So
                          int heads_per_kv, int rows, int v_tiles, int low, int high) {
   static Vec<YT, L> y_buffer[VALUE_TILES_MAX][ROWS_MAX];
 #pragma HLS AGGREGATE variable = y_buffer
+#ifdef ATTNC_ATTENTION_Y_BUFFER
+  ATTNC_BIND(y_buffer, ATTNC_ATTENTION_Y_BUFFER)
+#endif
   SoftmaxScale scale[P];
 #pragma HLS ARRAY_PARTITION variable = scale complete
   const int blocks = (rows + P - 1) / P;

@@ -124,6 +124,9 @@ void layer_normalization(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hl
   static_assert(width<AccT>::value >= 42, "layer_normalization: AccT must hold beta, a product and a rounding bit");
   static Vec<XT, L> buffer[TILES_MAX][ROWS_MAX];
 #pragma HLS AGGREGATE variable = buffer
+#ifdef ATTNC_LAYER_NORMALIZATION_BUFFER
+  ATTNC_BIND(buffer, ATTNC_LAYER_NORMALIZATION_BUFFER)
+#endif
   SumT sums[ROWS_MAX];
   SquareT squares[ROWS_MAX];
   NormRow<SumT> stats[ROWS_MAX];

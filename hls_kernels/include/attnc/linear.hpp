@@ -78,8 +78,14 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls:
   static const int OCTETS = (PE + 7) / 8;
   static Vec<XT, L> x_buffer[K_TILES_MAX][ROWS_MAX];
 #pragma HLS AGGREGATE variable = x_buffer
+#ifdef ATTNC_LINEAR_X_BUFFER
+  ATTNC_BIND(x_buffer, ATTNC_LINEAR_X_BUFFER)
+#endif
   static Vec<WT, L> w_buffer[2][PE][K_TILES_MAX];
 #pragma HLS AGGREGATE variable = w_buffer
+#ifdef ATTNC_LINEAR_W_BUFFER
+  ATTNC_BIND(w_buffer, ATTNC_LINEAR_W_BUFFER)
+#endif
 #pragma HLS ARRAY_PARTITION variable = w_buffer dim = 2 complete
   static UInt<8> s_buffer[2][PE][SCALES_MAX > 0 ? SCALES_MAX : 1];
 #pragma HLS ARRAY_PARTITION variable = s_buffer dim = 2 complete
@@ -229,6 +235,9 @@ void linear_rescale(hls::stream<Word<L>>& records, hls::stream<Vec<AccT, PE>>& s
   static const int TILES = PE / L;
   static Vec<YT, L> y_buffer[STEPS_MAX * TILES][ROWS_MAX];
 #pragma HLS AGGREGATE variable = y_buffer
+#ifdef ATTNC_LINEAR_Y_BUFFER
+  ATTNC_BIND(y_buffer, ATTNC_LINEAR_Y_BUFFER)
+#endif
   UInt<8> bytes[PE * 8];
 #pragma HLS ARRAY_PARTITION variable = bytes complete
   LinearRecord record[STEPS_MAX][PE];

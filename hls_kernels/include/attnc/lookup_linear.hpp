@@ -56,12 +56,15 @@ void lookup_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls:
   typedef UInt<Table::CODE_BITS> code_t;
   static Vec<XT, L> x_buffer[K_TILES_MAX][ROWS_MAX];
 #pragma HLS AGGREGATE variable = x_buffer
+#ifdef ATTNC_LOOKUP_LINEAR_X_BUFFER
+  ATTNC_BIND(x_buffer, ATTNC_LOOKUP_LINEAR_X_BUFFER)
+#endif
   static Vec<code_t, L> w_buffer[Q][SETS][2 * DEPTH_MAX];
 #pragma HLS AGGREGATE variable = w_buffer
 #pragma HLS ARRAY_PARTITION variable = w_buffer dim = 1 complete
 #pragma HLS ARRAY_PARTITION variable = w_buffer dim = 2 complete
-#ifdef ATTNC_URAM  // a device that has URAM; where the memory lies changes no result
-#pragma HLS BIND_STORAGE variable = w_buffer type = ram_2p impl = uram
+#ifdef ATTNC_LOOKUP_LINEAR_W_BUFFER
+  ATTNC_BIND(w_buffer, ATTNC_LOOKUP_LINEAR_W_BUFFER)
 #endif
   static UInt<8> s_buffer[Q][2 * (SCALES_MAX > 0 ? SCALES_MAX : 1)];
 #pragma HLS ARRAY_PARTITION variable = s_buffer dim = 1 complete
@@ -270,9 +273,9 @@ void lookup_linear(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::str
   linear_rescale<AccT, YT, L, Q, ROWS_MAX, STEPS_MAX>(records, sums, y, rows, n_tiles, steps, low, high);
 }
 
-// The engines: one kernel with the tables that it takes. URAM says for which memory the weight buffer was sized (flag ATTNC_URAM).
+// The engines: one kernel with the tables that it takes.
 template <class XT, class PartT, class AccT, class YT, int L, int G, int T, int Q, int K_TILES_MAX, int ROWS_MAX, int COLUMNS_MAX,
-          int STEPS_MAX, int DEPTH_MAX, int SCALES_MAX, int URAM>
+          int STEPS_MAX, int DEPTH_MAX, int SCALES_MAX>
 void ternary_lookup(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y, int rows, int k_tiles,
                     int n_tiles, int low, int high, int steps, int planes, int both_signs, int group_tiles, int scales, int visits) {
 #pragma HLS INLINE
@@ -281,7 +284,7 @@ void ternary_lookup(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::st
 }
 
 template <class XT, class PartT, class AccT, class YT, int L, int G, int T, int Q, int K_TILES_MAX, int ROWS_MAX, int COLUMNS_MAX,
-          int STEPS_MAX, int DEPTH_MAX, int SCALES_MAX, int URAM>
+          int STEPS_MAX, int DEPTH_MAX, int SCALES_MAX>
 void plane_lookup(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y, int rows, int k_tiles,
                   int n_tiles, int low, int high, int steps, int planes, int both_signs, int group_tiles, int scales, int visits) {
 #pragma HLS INLINE

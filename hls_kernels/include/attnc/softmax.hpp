@@ -24,6 +24,9 @@ void softmax_scores(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<softmax_score_t,
                     int channels, int tiles, int multiplier, int shift) {
   static Vec<XT, L> x_buffer[TILES_MAX][ROWS_MAX];
 #pragma HLS AGGREGATE variable = x_buffer
+#ifdef ATTNC_SOFTMAX_X_BUFFER
+  ATTNC_BIND(x_buffer, ATTNC_SOFTMAX_X_BUFFER)
+#endif
   int tile = 0, row = 0;
 READ_X:
   for (int i = 0; i < tiles * rows; ++i) {
@@ -106,6 +109,9 @@ void softmax_normalise(hls::stream<Vec<probability_t, L>>& probabilities, hls::s
   typedef Int<PROBABILITY_BITS + 2> factor_t;
   static Vec<YT, L> y_buffer[TILES_MAX][ROWS_MAX];
 #pragma HLS AGGREGATE variable = y_buffer
+#ifdef ATTNC_SOFTMAX_Y_BUFFER
+  ATTNC_BIND(y_buffer, ATTNC_SOFTMAX_Y_BUFFER)
+#endif
   SoftmaxScale scale = {0, 0};
   int tile = 0, row = 0;
 NORMALISE:

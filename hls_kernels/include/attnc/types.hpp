@@ -33,6 +33,11 @@ template <int W> struct width<ap_int<W>> { static constexpr int value = W; };
 template <int W> struct width<ap_uint<W>> { static constexpr int value = W; };
 #endif
 
+// Where a buffer lies: bram, uram or lutram. The emitted code defines ATTNC_<KERNEL>_<BUFFER>; without it the tool decides.
+#define ATTNC_PRAGMA(text) _Pragma(#text)
+#define ATTNC_BIND_STORAGE(text) ATTNC_PRAGMA(text)
+#define ATTNC_BIND(name, place) ATTNC_BIND_STORAGE(HLS BIND_STORAGE variable = name type = ram_s2p impl = place)
+
 // Ceiling of log2: bits that count n different values.
 constexpr int clog2(int n) { return n <= 1 ? 0 : 1 + clog2((n + 1) / 2); }
 constexpr int max_of(int a, int b) { return a > b ? a : b; }

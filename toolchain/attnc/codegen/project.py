@@ -25,6 +25,7 @@ from attnc.ir import Graph
 from attnc.model import Feed, Fetch, Model, TensorSpec
 from attnc.ops import operator
 from attnc.ops.base import Array, Design
+from attnc.schedule.cost import Estimate, estimate
 from attnc.schedule.devices import Board
 from attnc.schedule.program import Program, build_program
 
@@ -81,10 +82,18 @@ def _replace(stage: Path, output: Path) -> None:
 
 
 def write_project(
-    folder: Path, model: Model, design: Design, board: Board, clock_mhz: float, source: dict[str, str], vectors: dict[str, Array]
-) -> Program:
-    """Everything but the report. `vectors` are inputs of the device, integers [samples, rows, channels], for the test bench;
-    golden's answer to them is computed here."""
+    folder: Path,
+    model: Model,
+    design: Design,
+    board: Board,
+    clock_mhz: float,
+    source: dict[str, str],
+    vectors: dict[str, Array],
+    places: Mapping[str, str] | None = None,
+    ports: Mapping[str, str] | None = None,
+) -> tuple[Program, Estimate]:
+    """Everything but the report; `places` of buffers and `ports` of bundles where a schedule gives them. `vectors` are inputs of the
+    device, integers [samples, rows, channels], for the test bench; golden's answer to them is computed here."""
     from attnc.golden import run_golden
 
     for sub in ("hls/data", "weights", "golden", "host"):
@@ -92,7 +101,8 @@ def write_project(
     graph = model.graph
     with open(folder / "weights" / "weights.bin", "wb") as weights:
         program = build_program(graph, design, weights.write)
-    write_sources(program, folder / "hls", board.part, clock_mhz)
+    cost = estimate(program, board, clock_mhz, places, ports)
+    write_sources(program, folder / "hls", board.part, clock_mhz, cost)
     write_run_data(graph, program, folder / "weights")
     (folder / "weights" / "run.txt").rename(folder / "hls" / "data" / "run.txt")
     save_graph(graph, folder / "golden")
@@ -107,7 +117,7 @@ def write_project(
             (folder / "host" / f"{name}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
     manifest = _manifest(folder, model, program, board, clock_mhz, source)
     write_json(folder / MANIFEST, manifest)
-    return program
+    return program, cost
 
 
 def _link(source: Path, target: Path) -> None:

@@ -10,7 +10,8 @@ import jinja2
 
 from attnc.ops.base import IntType, KernelCall, Port, Table
 from attnc.resources import data_path
-from attnc.schedule.program import WALK_INTS, Engine, Program
+from attnc.schedule.cost import Estimate
+from attnc.schedule.program import WALK_INTS, Engine, Program, bundles
 
 TOP = "attnc_top"
 
@@ -33,18 +34,14 @@ def cpp_arg(value: IntType | int | Table) -> str:
     return f"tables::{value.name}" if isinstance(value, Table) else str(value)
 
 
-def _port(port: Port, index: int, load_index: int) -> dict[str, Any]:
+def _port(port: Port, index: int, memory: str) -> dict[str, Any]:
     """What the template says of one stream."""
-    memory = {"load": f"load_{load_index}", "words": "weights", "store": "result"}[port.kind]
     return {"name": port.name, "kind": port.kind, "type": port.type.cpp(), "memory": memory, "first": 1 + WALK_INTS * index}
 
 
 def _engine(engine: Engine) -> dict[str, Any]:
     kernel = engine.kernel
-    ports, loads = [], 0
-    for index, port in enumerate(kernel.ports):
-        ports.append(_port(port, index, loads))
-        loads += port.kind == "load"
+    ports = [_port(port, index, memory) for index, (port, memory) in enumerate(zip(kernel.ports, bundles(kernel), strict=True))]
     memories = sorted({p["memory"] for p in ports if p["memory"] != "result"})
     return {
         "name": engine.name,
@@ -54,7 +51,6 @@ def _engine(engine: Engine) -> dict[str, Any]:
         "args": ", ".join(cpp_arg(value) for _, value in kernel.template_args),
         "ports": ports,
         "memories": memories,
-        "loads": loads,
         "scalars": [(name, 1 + WALK_INTS * len(ports) + i) for i, name in enumerate(kernel.scalars)],
     }
 
@@ -65,8 +61,8 @@ def tables_of(kernels: list[KernelCall]) -> list[Table]:
     return [found[name] for name in sorted(found)]
 
 
-def context(program: Program, part: str, clock_mhz: float) -> dict[str, Any]:
-    """Names that the templates may use; all are integers or identifiers of attnc's own."""
+def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None = None) -> dict[str, Any]:
+    """Names that the templates may use; all are integers or identifiers of attnc's own. Without `cost` the tools place the buffers."""
     engines = [_engine(engine) for engine in program.engines]
     return {
         "top": TOP,
@@ -77,7 +73,9 @@ def context(program: Program, part: str, clock_mhz: float) -> dict[str, Any]:
         "uram": program.design.uram,
         "engines": engines,
         "headers": sorted({engine.kernel.header for engine in program.engines}),
-        "loads": max((engine["loads"] for engine in engines), default=0),
+        "ports": cost.ports if cost else dict.fromkeys(program.bundles, "HP0"),
+        "placement": [(buffer.macro, cost.places[buffer.key]) for buffer in cost.buffers] if cost else [],
+        "loads": sum(name.startswith("load_") for name in program.bundles),
         "tables": tables_of([engine.kernel for engine in program.engines]),
         "instruction_ints": program.instruction_ints,
         # As hexadecimal of fixed width: the sources are as long for 24 layers as for 2.
@@ -104,9 +102,9 @@ FILES = {
 }
 
 
-def write_sources(program: Program, folder: Path, part: str, clock_mhz: float) -> None:
+def write_sources(program: Program, folder: Path, part: str, clock_mhz: float, cost: Estimate | None = None) -> None:
     """Render every template into `folder` and copy the kernel headers beside them."""
-    env, names = environment(), context(program, part, clock_mhz)
+    env, names = environment(), context(program, part, clock_mhz, cost)
     folder.mkdir(parents=True, exist_ok=True)
     for template, target in FILES.items():
         (folder / target).write_text(env.get_template(template).render(names))

@@ -41,7 +41,6 @@ from attnc.ops.base import (
     Resources,
     Shape,
     Walk,
-    memory_blocks,
     product_bits,
     scalar_scale,
 )
@@ -57,6 +56,7 @@ from attnc.ops.exponential import (
     sum_bits,
 )
 from attnc.ops.softmax import DIVISION_LATENCY, divider_luts
+from attnc.ops.storage import storage
 
 SCORE_EXCLUDED = -(1 << (SCORE_BITS + 1))
 CHUNK = 1 << 22
@@ -229,23 +229,22 @@ class Attention(Operator):
         lanes, p, qk_tiles, v_tiles, keys, rows, bias_rows, score, total, acc = (kernel.arg(name) for name in names)
         blocks, divider = math.ceil(rows / p), divider_luts(total)
         rescale = p * (1 if score <= 27 else 2) + lanes * (1 if acc <= 27 else 2)
-        memories = [
-            (1, qk_tiles * keys, 8 * lanes),
-            (1, v_tiles * keys, 8 * lanes),
-            (1, v_tiles * rows, 16 * lanes),
-            (p, qk_tiles * blocks, 8 * lanes),
-            (p, math.ceil(keys / lanes) * math.ceil(bias_rows / p), 16 * lanes),
-            (1, keys + 2, (SCORE_BITS + 2) * p),
-            (1, keys, (PROBABILITY_BITS + 1) * p),
-            (1, 2, p * lanes * acc),
-        ]
-        small = sum(banks * width for banks, depth, width in memories if depth <= 64)
-        return Resources(
-            lut=8 * p * lanes + p * lanes * acc + p * (132 + 120 + 5 * lanes) + 80 * (p + lanes) + small + divider + 3000,
+        memories = (
+            storage(qk_tiles * keys, 8 * lanes, name="k_buffer"),
+            storage(v_tiles * keys, 8 * lanes, name="v_buffer"),
+            storage(v_tiles * rows, 16 * lanes, name="y_buffer"),
+            storage(qk_tiles * blocks, 8 * lanes, banks=p, name="q_buffer"),
+            storage(math.ceil(keys / lanes) * math.ceil(bias_rows / p), 16 * lanes, banks=p, name="bias_buffer"),
+            storage(keys + 2, (SCORE_BITS + 2) * p),
+            storage(keys, (PROBABILITY_BITS + 1) * p, name="p_buffer"),
+            storage(2, p * lanes * acc),
+        )
+        logic = Resources(
+            lut=8 * p * lanes + p * lanes * acc + p * (132 + 120 + 5 * lanes) + 80 * (p + lanes) + divider + 3000,
             ff=10 * p * lanes + 2 * p * lanes * acc + p * 12 * SCORE_BITS + 80 * lanes + 2 * divider + 4000,
             dsp=math.ceil(p * lanes / 2) + p * lanes + rescale,
-            bram36=sum(banks * memory_blocks(depth, width) for banks, depth, width in memories),
         )
+        return sum(memories, logic)
 
 
 def output_shape(sizes: Sizes, inputs: Sequence[Array]) -> tuple[int, int, int]:

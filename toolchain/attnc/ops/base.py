@@ -130,17 +130,33 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """A buffer of a kernel: `banks` times `depth` words of `width` bits. `name` is that of its macro in the kernel's header,
+    ATTNC_<KERNEL>_<NAME>, through which the emitted code says where it lies."""
+
+    name: str
+    depth: int
+    width: int
+    banks: int = 1
+
+
+@dataclass(frozen=True)
 class Resources:
-    """An estimate of what a kernel takes on the device; `bram36` in units of 36 Kbit, `uram` of 288 Kbit."""
+    """An estimate of what a kernel takes on the device; `bram36` in units of 36 Kbit, `uram` of 288 Kbit.
+
+    `memories` are the buffers that `lut`, `ff` and `bram36` already hold, for the planner to place them elsewhere.
+    """
 
     lut: float = 0
     ff: float = 0
     dsp: float = 0
     bram36: float = 0
     uram: float = 0
+    memories: tuple[Memory, ...] = ()
 
     def __add__(self, other: Resources) -> Resources:
-        return Resources(*(a + b for a, b in zip(self.astuple(), other.astuple(), strict=True)))
+        lut, ff, dsp, bram36, uram = (a + b for a, b in zip(self.astuple(), other.astuple(), strict=True))
+        return Resources(lut, ff, dsp, bram36, uram, self.memories + other.memories)
 
     def astuple(self) -> tuple[float, float, float, float, float]:
         """lut, ff, dsp, bram36, uram."""
@@ -151,7 +167,7 @@ class Resources:
 class Design:
     """The parallelism of the hardware: lanes per word, output channels of the linear engine, rows buffered on chip,
     query rows of the attention engine; of the look-up engine: tables at a time, output channels at a time, activations per table of
-    ternary weights, codes per channel of those that are buffered on chip, and whether that buffer lies in URAM."""
+    ternary weights, and codes per channel of those that are buffered on chip."""
 
     lanes: int = 16
     pe: int = 16
@@ -161,7 +177,6 @@ class Design:
     columns: int = 16
     group: int = 3
     depth: int = 2048
-    uram: bool = False
 
 
 @dataclass
@@ -300,17 +315,6 @@ def scalar_scale(type_: TensorType, where: str) -> float:
 def product_bits(node: Node, acc_bits: int, multiplier_bits: int = 18) -> int:
     """Width of acc * multiplier plus rounding, checked to fit 64 bits."""
     return check_bits(acc_bits + multiplier_bits + 1, f"node {node.name!r} ({node.op}): rescaled accumulator")
-
-
-def memory_blocks(depth: int, width: int) -> float:
-    """36-Kbit blocks for a memory of `depth` words of `width` bits; distributed RAM (none) up to 64 words deep.
-
-    A block is 512 words of 72 bits and 1024 of 36 (UG573); halves (18 Kbit) are counted.
-    """
-    if depth <= 64:
-        return 0.0
-    by_width = [math.ceil(depth / words) * math.ceil(width / bits) for words, bits in ((512, 36), (1024, 18), (2048, 9))]
-    return min(by_width) / 2
 
 
 def samples_first(inputs: Sequence[Array]) -> list[Array]:

@@ -21,9 +21,10 @@ import numpy as np
 
 from attnc.fixedpoint import bits_for, check_bits, clamp, shift_round_half_up
 from attnc.ir import GraphError, Node, TensorType
-from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, Walk, memory_blocks, scalar_scale
+from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, Walk, scalar_scale
 from attnc.ops.requantize import activation, byte_planes
 from attnc.ops.rsqrt import MANTISSA_BITS, RSQRT_TABLE, rsqrt
+from attnc.ops.storage import storage
 
 Z_BITS = 16
 GAMMA_BYTES = 3
@@ -148,13 +149,13 @@ class LayerNormalization(Operator):
         sums, squares, centred, acc = (kernel.arg(name) for name in ("SumT", "SquareT", "DT", "AccT"))
         record = 2 * 8 * RECORD_PLANES
         product = centred + MANTISSA_BITS + 2
-        stored = (2 * sums + squares + 24) * math.ceil(rows / 64) + (16 * lanes if tiles * rows <= 64 else 0)
-        return Resources(
+        stored = (2 * sums + squares + 24) * math.ceil(rows / 64)
+        logic = Resources(
             lut=lanes * (6 * product + 6 * acc + sums + squares) + stored + 4600,
             ff=lanes * (record + 3 * product + 3 * acc) + 3500,
             dsp=lanes * (4 if centred <= 27 else 5) + 13,
-            bram36=memory_blocks(tiles * rows, 16 * lanes),
         )
+        return logic + storage(tiles * rows, 16 * lanes, name="buffer")
 
 
 def affine(gamma: Array, beta: Array, output: TensorType, where: str) -> tuple[Array, Array, int]:

@@ -122,7 +122,11 @@ class Linear(Operator):
             ff=10 * macs + 2 * pe * acc + 80 * lanes + 56 * pe + 2000,
             dsp=math.ceil(macs / 2) + lanes * (1 if acc <= 27 else 2),
         )
-        buffers = (storage(k_tiles * rows, 8 * lanes), storage(2 * k_tiles, 8 * lanes, banks=pe), storage(rows * pe // lanes, 16 * lanes))
+        buffers: tuple[Resources, ...] = (
+            storage(k_tiles * rows, 8 * lanes, name="x_buffer"),
+            storage(2 * k_tiles, 8 * lanes, banks=pe, name="w_buffer"),
+            storage(rows * pe // lanes, 16 * lanes, name="y_buffer"),
+        )
         if scales:
             logic = logic + Resources(lut=2 * pe * acc, ff=pe * acc, dsp=pe * (1 if acc <= 27 else 2))
             buffers += (storage(2 * scales, 8, banks=pe),)

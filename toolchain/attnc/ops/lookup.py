@@ -19,7 +19,7 @@ from attnc.ir import GraphError, Node
 from attnc.ops.base import Call, Design, IntType, KernelCall, Lowering, Port, Resources, Walk
 from attnc.ops.linear_weights import weight_format, weight_shape
 from attnc.ops.packing import RECORD_BYTES, Layout, payload
-from attnc.ops.storage import storage, wide_storage
+from attnc.ops.storage import storage
 
 PLANE_TILES = 4
 CODE_BITS = {3: 5, 4: 4, 5: 8}
@@ -131,7 +131,6 @@ def _kernel(node: Node, ctx: Lowering, cut: Plan, k_tiles: int) -> KernelCall:
             ("STEPS_MAX", layout.steps),
             ("DEPTH_MAX", cut.columns * cut.chunks),
             ("SCALES_MAX", layout.steps * layout.scales),
-            ("URAM", int(ctx.design.uram)),
         ),
         ports=(Port("x", "load", IntType(8)), Port("w", "words"), Port("y", "store")),
         scalars=(
@@ -148,7 +147,7 @@ def resources(kernel: KernelCall) -> Resources:
              14 bits of 32 entries from 8 LUTs (UG574), and a 2:1 selection per bit for every further 64 entries.
     Adders   per column a tree of T entries, three operands to an adder: about T/2 * (entry + 3) LUTs; then its part, shift and sum.
     Build    T times (G - 1) adders and G selections of 0, x or -x; T/L*G fetched vectors in registers.
-    Memory   codes: Q * T/L banks of 2 * DEPTH words of L codes, in URAM or BRAM; x, parts, sums, records, outputs.
+    Memory   codes: Q * T/L banks of 2 * DEPTH words of L codes, in the memory that the planner chooses; x, parts, sums, records, outputs.
     DSP      one per rescaled lane, two where the accumulator is wider than 27 bits; the same per column for multipliers of groups.
     """
     names = ("L", "G", "T", "Q", "ROWS_MAX", "K_TILES_MAX", "AccT", "PartT", "COLUMNS_MAX", "STEPS_MAX", "DEPTH_MAX", "SCALES_MAX")
@@ -164,8 +163,8 @@ def resources(kernel: KernelCall) -> Resources:
     )
     return sum(
         (
-            wide_storage(2 * depth, lanes * CODE_BITS[g], q * (t // lanes), bool(kernel.arg("URAM"))),
-            storage(k_tiles * rows, 8 * lanes),
+            storage(2 * depth, lanes * CODE_BITS[g], q * (t // lanes), name="w_buffer"),
+            storage(k_tiles * rows, 8 * lanes, name="x_buffer"),
             storage(columns, q * part),
             storage(steps, q * acc),
             storage(steps, 56 * q),

@@ -30,7 +30,6 @@ from attnc.ops.base import (
     Port,
     Resources,
     Shape,
-    memory_blocks,
     product_bits,
 )
 from attnc.ops.exponential import (
@@ -44,6 +43,7 @@ from attnc.ops.exponential import (
     scores,
     sum_bits,
 )
+from attnc.ops.storage import storage
 
 CHUNK = 1 << 22
 """Elements that golden works on at a time: bounds its memory, changes nothing else."""
@@ -150,14 +150,18 @@ class Softmax(Operator):
         """
         lanes, tiles, rows, total = (kernel.arg(name) for name in ("L", "TILES_MAX", "ROWS_MAX", "SumT"))
         divider = divider_luts(total)
-        return Resources(
+        logic = Resources(
             lut=lanes * (32 + 40 + 60 + 50 + 160) + lanes * total + divider + 1200,
             ff=lanes * (16 + 4 * SCORE_BITS + 4 * PROBABILITY_BITS) + 2 * divider + 1500,
             dsp=2 * lanes,
-            bram36=2 * memory_blocks(tiles * rows, 16 * lanes)
-            + memory_blocks(tiles + 2, SCORE_BITS * lanes)
-            + memory_blocks(tiles + 48, 16 * lanes),
         )
+        buffers = (
+            storage(tiles * rows, 16 * lanes, name="x_buffer"),
+            storage(tiles * rows, 16 * lanes, name="y_buffer"),
+            storage(tiles + 2, SCORE_BITS * lanes),
+            storage(tiles + 48, 16 * lanes),
+        )
+        return sum(buffers, logic)
 
 
 def divider_luts(total_bits: int) -> float:

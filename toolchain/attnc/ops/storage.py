@@ -1,26 +1,37 @@
-"""What a memory inside a kernel takes."""
+"""What a memory inside a kernel takes, in each kind of memory that the device has."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
-from attnc.ops.base import Resources
+from attnc.ops.base import Memory, Resources
 
 LUTRAM_DEPTH = 64
-"""Up to this depth a memory is distributed RAM: a LUT holds 64 bits of a single-port memory (UG574)."""
+"""Up to this depth a memory is distributed RAM unless the schedule says otherwise: a LUT holds 64 bits of a single-port memory (UG574)."""
+KINDS = ("lutram", "bram", "uram")
 
 
-def storage(depth: int, width: int, banks: int = 1) -> Resources:
-    """A memory of `banks` times `depth` words of `width` bits: LUTs where it is shallow, else blocks of 18 Kbit (halves of a
-    36-Kbit block), each 512 x 36, 1024 x 18 or 2048 x 9 (UG573)."""
-    if depth <= LUTRAM_DEPTH:
+def usual_kind(memory: Memory) -> str:
+    """Where a memory lies when nothing is short."""
+    return "lutram" if memory.depth <= LUTRAM_DEPTH else "bram"
+
+
+def memory_cost(memory: Memory, kind: str) -> Resources:
+    """A memory in LUTs (64 bits each, and a register per output bit), in blocks of 18 Kbit (halves of a 36-Kbit block, each
+    512 x 36, 1024 x 18 or 2048 x 9, UG573), or in URAM (4096 x 72, UG573; the width is what is wasted, so it suits deep ones)."""
+    depth, width, banks = memory.depth, memory.width, memory.banks
+    if kind == "lutram":
         return Resources(lut=banks * width * math.ceil(depth / LUTRAM_DEPTH), ff=banks * width)
+    if kind == "uram":
+        return Resources(uram=banks * math.ceil(depth / 4096) * math.ceil(width / 72))
     halves = min(math.ceil(depth / words) * math.ceil(width / bits) for words, bits in ((512, 36), (1024, 18), (2048, 9)))
     return Resources(bram36=banks * halves / 2)
 
 
-def wide_storage(depth: int, width: int, banks: int, uram: bool) -> Resources:
-    """Deep memories in URAM, 4096 x 72 bits each (UG573), where the device has it and they fill at least an eighth of one."""
-    if not uram or depth < 512:
-        return storage(depth, width, banks)
-    return Resources(uram=banks * math.ceil(depth / 4096) * math.ceil(width / 72))
+def storage(depth: int, width: int, banks: int = 1, name: str = "") -> Resources:
+    """A memory of `banks` times `depth` words of `width` bits in its usual kind. With a `name`, that of its variable in the kernel,
+    the planner may place it elsewhere."""
+    memory = Memory(name, depth, width, banks)
+    cost = memory_cost(memory, usual_kind(memory))
+    return replace(cost, memories=(memory,)) if name else cost

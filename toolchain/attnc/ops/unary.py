@@ -32,12 +32,12 @@ from attnc.ops.base import (
     Resources,
     Shape,
     Table,
-    memory_blocks,
     product_bits,
     scalar_scale,
 )
 from attnc.ops.functions import FUNCTIONS, Function
 from attnc.ops.requantize import activation, rescale_call, rescale_factors, rescale_resources
+from attnc.ops.storage import storage
 
 STEP_BITS = 5
 VALUE_BITS = 16
@@ -193,12 +193,12 @@ class Unary(Operator):
         lanes, acc = kernel.arg("L"), kernel.arg("AccT")
         table = dict(kernel.template_args)["Rom"]
         entries = len(table.values) if isinstance(table, Table) else 0
-        return Resources(
+        logic = Resources(
             lut=lanes * (4 * acc + 5 * (acc + 19)) + 300,
             ff=lanes * (3 * acc + 3 * (acc + 19)) + 400,
             dsp=lanes * (2 if acc <= 27 else 3),
-            bram36=lanes * memory_blocks(entries, ENTRY_BITS),
         )
+        return logic + storage(entries, ENTRY_BITS, banks=lanes)
 
 
 def _floor(function: Function, low: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -16,6 +16,24 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+class Utilisation(BaseModel):
+    """Shares of a device at which timing closes comfortably (as FINN recommends); a design stays below them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lut: float = Field(default=0.70, gt=0, le=1)
+    ff: float = Field(default=0.50, gt=0, le=1)
+    dsp: float = Field(default=0.80, gt=0, le=1)
+    bram36: float = Field(default=0.80, gt=0, le=1)
+    uram: float = Field(default=0.80, gt=0, le=1)
+
+
+CLASSES = tuple(Utilisation.model_fields)
+"""Classes of resources, in the order of `Resources.astuple`."""
+MAX_PORTS = 64
+PortTag = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,16}(\[[0-9]{1,3}\])?$")]
 
 
 class Board(BaseModel):
@@ -31,16 +49,36 @@ class Board(BaseModel):
     bram36: int = Field(ge=0, le=100_000)
     uram: int = Field(default=0, ge=0, le=100_000)
     ddr_gb_s: float = Field(gt=0, le=10_000)
-    axi_bits: int = Field(default=128, description="width of a memory port")
+    ddr_mib: int = Field(default=2048, gt=0, le=1 << 24)
+    axi_bits: int = Field(default=128, ge=32, le=1024, description="width of a memory port")
+    ports: tuple[PortTag, ...] = Field(
+        default=("HP0", "HP1", "HP3"), min_length=1, max_length=MAX_PORTS, description="memory ports that do not share a controller port"
+    )
     clock_mhz: float = Field(default=200, gt=0, le=1000)
+    utilisation: Utilisation = Utilisation()
     note: str = ""
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """What a design may use of each class."""
+        return {name: getattr(self, name) * getattr(self.utilisation, name) for name in CLASSES}
 
 
 BOARDS: dict[str, Board] = {
     board.name: board
     for board in (
         Board(
-            name="pynq-z2", part="xc7z020clg400-1", lut=53_200, ff=106_400, dsp=220, bram36=140, ddr_gb_s=2.1, axi_bits=64, clock_mhz=100
+            name="pynq-z2",
+            part="xc7z020clg400-1",
+            lut=53_200,
+            ff=106_400,
+            dsp=220,
+            bram36=140,
+            ddr_gb_s=2.1,
+            ddr_mib=512,
+            axi_bits=64,
+            clock_mhz=100,
+            ports=("HP0", "HP1", "HP2", "HP3"),
         ),
         Board(
             name="ultra96",
@@ -50,11 +88,21 @@ BOARDS: dict[str, Board] = {
             dsp=360,
             bram36=216,
             ddr_gb_s=8.5,
+            ddr_mib=2048,
             clock_mhz=200,
             note="DDR rate unverified",
         ),
         Board(
-            name="kv260", part="xck26-sfvc784-2LV-c", lut=117_120, ff=234_240, dsp=1_248, bram36=144, uram=64, ddr_gb_s=17.1, clock_mhz=250
+            name="kv260",
+            part="xck26-sfvc784-2LV-c",
+            lut=117_120,
+            ff=234_240,
+            dsp=1_248,
+            bram36=144,
+            uram=64,
+            ddr_gb_s=17.1,
+            ddr_mib=4096,
+            clock_mhz=250,
         ),
         Board(
             name="zcu104",
@@ -65,9 +113,20 @@ BOARDS: dict[str, Board] = {
             bram36=312,
             uram=96,
             ddr_gb_s=17.1,
+            ddr_mib=2048,
             clock_mhz=250,
         ),
-        Board(name="zcu102", part="xczu9eg-ffvb1156-2-e", lut=274_080, ff=548_160, dsp=2_520, bram36=912, ddr_gb_s=19.2, clock_mhz=250),
+        Board(
+            name="zcu102",
+            part="xczu9eg-ffvb1156-2-e",
+            lut=274_080,
+            ff=548_160,
+            dsp=2_520,
+            bram36=912,
+            ddr_gb_s=19.2,
+            ddr_mib=4096,
+            clock_mhz=250,
+        ),
         Board(
             name="u50",
             part="xcu50-fsvh2104-2-e",
@@ -77,7 +136,9 @@ BOARDS: dict[str, Board] = {
             bram36=1_128,
             uram=608,
             ddr_gb_s=316,
+            ddr_mib=8192,
             axi_bits=512,
+            ports=tuple(f"HBM[{i}]" for i in range(32)),
             clock_mhz=300,
             note="user region; FF taken as twice the LUT; HBM rate unverified",
         ),
@@ -90,7 +151,9 @@ BOARDS: dict[str, Board] = {
             bram36=2_304,
             uram=1_280,
             ddr_gb_s=52.2,
+            ddr_mib=65536,
             axi_bits=512,
+            ports=tuple(f"DDR[{i}]" for i in range(4)),
             clock_mhz=300,
             note="user region; DDR rate as measured",
         ),
@@ -103,7 +166,9 @@ BOARDS: dict[str, Board] = {
             bram36=2_016,
             uram=960,
             ddr_gb_s=460,
+            ddr_mib=8192,
             axi_bits=512,
+            ports=tuple(f"HBM[{i}]" for i in range(32)),
             clock_mhz=300,
         ),
     )
@@ -138,9 +203,29 @@ def _read_board(path: Path) -> Board:
         raise ConfigError(f"board file {path}: not valid {path.suffix[1:].upper()}: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"board file {path}: needed a table with the fields {', '.join(Board.model_fields)}, found {type(data).__name__}")
+    return validated(Board, data, f"board file {path}")
+
+
+Validated = TypeVar("Validated", bound=BaseModel)
+
+
+def validated(model: type[Validated], data: Any, where: str) -> Validated:
+    """`data` as a `model`; what is wrong with it becomes a `ConfigError` that names the field, what was needed and what was found."""
     try:
-        return Board.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "board"
-        raise ConfigError(f"board file {path}: field {where!r}: {first['msg']}, found {first.get('input')!r}") from error
+        field = ".".join(map(str, first["loc"])) or "the whole"
+        raise ConfigError(f"{where}: field {field!r}: {first['msg']}, found {first.get('input')!r}") from error
+
+
+def with_utilisation(board: Board, text: str) -> Board:
+    """`board` with limits as "lut=0.7,dsp=0.8" gives them; the others stay."""
+    shares: dict[str, Any] = {}
+    for part in text.split(","):
+        name, equals, share = part.partition("=")
+        name = {"bram": "bram36"}.get(name.strip().lower(), name.strip().lower())
+        if not equals or name in shares:
+            raise ConfigError(f"--utilisation: needed {'=0.7,'.join(CLASSES)}=0.8, each at most once, found {text!r}")
+        shares[name] = share
+    return board.model_copy(update={"utilisation": validated(Utilisation, {**board.utilisation.model_dump(), **shares}, "--utilisation")})

@@ -47,6 +47,12 @@ class Program:
     weight_words: int
 
     @property
+    def bundles(self) -> list[str]:
+        """All memory interfaces of the accelerator."""
+        loads = max((sum(port.kind == "load" for port in engine.kernel.ports) for engine in self.engines), default=0)
+        return ["program", "weights", *(f"load_{i}" for i in range(loads)), "result"]
+
+    @property
     def instruction_ints(self) -> int:
         """Integers per instruction, the same for all: the longest, rounded up to 16."""
         return 16 * math.ceil(max((engine.instruction_ints for engine in self.engines), default=1) / 16)
@@ -60,10 +66,19 @@ class Program:
         return code
 
 
+def bundles(kernel: KernelCall) -> list[str]:
+    """The memory interface (bundle) that each port of a kernel uses: load_0, load_1, ... in order, weights, result."""
+    names, loads = [], 0
+    for port in kernel.ports:
+        names.append({"load": f"load_{loads}", "words": "weights", "store": "result"}[port.kind])
+        loads += port.kind == "load"
+    return names
+
+
 class WeightMemory:
     """Packed weights in the order of their first use; `write` takes their bytes as they come, so none is kept.
 
-    Without `write` nothing is packed and offsets mean nothing: enough for an estimate.
+    Without `write` nothing is packed and offsets only tell arrays apart: enough for an estimate.
     """
 
     def __init__(self, lanes: int, write: Callable[[bytes], object] | None) -> None:
@@ -74,7 +89,7 @@ class WeightMemory:
     def place(self, key: str, make: Callable[[], bytes | Iterable[bytes]]) -> int:
         """Word offset of the packed array `key`."""
         if self.write is None:
-            return 0
+            return self.offsets.setdefault(key, len(self.offsets))
         if key not in self.offsets:
             self.offsets[key] = self.words
             made = make()
@@ -83,6 +98,11 @@ class WeightMemory:
                 self.write(data.ljust(words * self.lanes, b"\0"))
                 self.words += words
         return self.offsets[key]
+
+
+def weight_walks(call: Call) -> list[tuple[int, int]]:
+    """(offset, words) of the packed arrays that a call reads; equal offsets are the same array."""
+    return [(walk.offset, walk.vectors) for port, walk in zip(call.kernel.ports, call.walks, strict=True) if port.kind == "words"]
 
 
 def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes], object] | None) -> Program:
@@ -95,13 +115,23 @@ def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes],
     merged: dict[object, KernelCall] = {}
     ops: dict[object, str] = {}
     calls: list[Call] = []
+    engine_of: list[object] = []
     for node in graph.nodes:
         for call in operator(node).lower(node, ctx):
             key = call.kernel.key
             merged[key] = merged[key].merge(call.kernel) if key in merged else call.kernel
             ops.setdefault(key, node.op)
             calls.append(call)
+            engine_of.append(key)
+    if write_weights is None:
+        weights.words = sum(dict(pair for call in calls for pair in weight_walks(call)).values())
     # Engines are numbered by name, so that their order does not depend on which layer happens to come first.
     keys = sorted(merged, key=str)
     engines = {key: Engine(index, ops[key], merged[key]) for index, key in enumerate(keys)}
-    return Program(design, tuple(engines.values()), tuple((engines[call.kernel.key], call) for call in calls), memory, weights.words)
+    return Program(
+        design,
+        tuple(engines.values()),
+        tuple((engines[key], call) for key, call in zip(engine_of, calls, strict=True)),
+        memory,
+        weights.words,
+    )

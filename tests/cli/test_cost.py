@@ -1,0 +1,99 @@
+"""Schedules, estimate and sweep through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from attnc.cli import main
+
+MODEL = Path(__file__).resolve().parents[2] / "models" / "vit_digits" / "vit_digits.onnx"
+CSYNTH = Path(__file__).resolve().parents[1] / "verify" / "csynth.xml"
+Capture = pytest.CaptureFixture[str]
+
+
+def output_of(capsys: Capture, *args: object) -> Any:
+    assert main([str(arg) for arg in args]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def error_of(capsys: Capture, *args: object) -> str:
+    assert main([str(arg) for arg in args]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "Traceback" not in err
+    return err.splitlines()[-1]
+
+
+def test_schedule_is_written_and_obeyed(capsys: Capture, compiled: Path, tmp_path: Path) -> None:
+    schedule = yaml.safe_load((compiled / "schedule.yaml").read_text())
+    report = json.loads((compiled / "report.json").read_text())
+    assert schedule["design"] == report["design"] and schedule["target"] == "kv260"
+    schedule["design"]["pe"], schedule["ports"]["result"], schedule["memory"]["linear.x_buffer"] = 128, "HP0", "uram"
+    edited = tmp_path / "edited.yaml"
+    edited.write_text(yaml.safe_dump(schedule))
+    again = output_of(capsys, "compile", MODEL, "--schedule", edited, "-o", tmp_path / "b", "--json")
+    assert again["design"]["pe"] == 128 and again["estimate"]["ports"]["result"] == "HP0"
+    assert not again["estimate"]["fits"] and "dsp needs" in again["estimate"]["misfit"]
+    assert "DOES NOT FIT" in (tmp_path / "b" / "report.txt").read_text()
+    assert "sp=attnc_top_1.m_axi_result:HP0" in (tmp_path / "b" / "hls" / "connectivity.cfg").read_text()
+    assert "#define ATTNC_LINEAR_X_BUFFER uram" in (tmp_path / "b" / "hls" / "attnc_top.cpp").read_text()
+    message = error_of(capsys, "compile", MODEL, "--schedule", edited, "-o", tmp_path / "c", "--fit", "-q")
+    assert "dsp needs" in message and "design pe 128 -> " in message and not (tmp_path / "c").exists()
+
+
+def test_bad_schedule_leaves_nothing(capsys: Capture, tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("schema: 1\ndesign: {lanes: 16, pe: 16, rows: 0, queries: 1}\n")
+    assert "field 'design.rows'" in error_of(capsys, "compile", MODEL, "--schedule", path, "-o", tmp_path / "b", "-q")
+    assert not (tmp_path / "b").exists()
+    assert "--utilisation" in error_of(capsys, "compile", MODEL, "--utilisation", "lut=7", "-o", tmp_path / "b", "-q")
+    assert "--objective" in "".join([capsys.readouterr().err] if main(["compile", str(MODEL), "--objective", "beauty"]) == 2 else [])
+
+
+def test_estimate_of_a_build(capsys: Capture, compiled: Path) -> None:
+    report = json.loads((compiled / "report.json").read_text())["estimate"]
+    same = output_of(capsys, "estimate", compiled, "--json")
+    assert same["estimate"] == report and "recompiled" not in same
+    slow = output_of(capsys, "estimate", compiled, "--clock", "100", "--json")["estimate"]
+    assert slow["latency_ms"] > report["latency_ms"]
+    other = output_of(capsys, "estimate", compiled, "--target", "zcu102", "--json")
+    assert other["target"]["name"] == "zcu102" and other["recompiled"]["cycles"] <= other["estimate"]["cycles"]
+    assert other["estimate"]["resources"]["uram"]["used"] == 0
+    assert main(["estimate", str(compiled), "--utilisation", "lut=0.01"]) == 0
+    text = capsys.readouterr().out
+    assert "DOES NOT FIT" in text and "Where multiplier cycles are lost" in text
+
+
+def test_estimate_beside_synthesis(capsys: Capture, compiled: Path, tmp_path: Path) -> None:
+    facts = output_of(capsys, "estimate", compiled, "--calibrate", CSYNTH, "--json")
+    whole, first = facts["rows"][:2]
+    assert whole["tool"]["lut"] == 80_000 and whole["ratio"]["lut"] == round(80_000 / whole["estimate"]["lut"], 3)
+    assert first["module"] == "p_anonymous_namespace_engine_0" and first["tool"]["cycles"] == 4000 and first["interval"] == 3990
+    assert facts["rows"][2]["tool"] is None and len(facts["modules"]) == 3
+    assert main(["estimate", str(compiled), "--calibrate", str(CSYNTH)]) == 0
+    assert "engine_0" in capsys.readouterr().out
+    assert "leave out --target" in error_of(capsys, "estimate", compiled, "--calibrate", CSYNTH, "--target", "u50")
+    assert "not valid XML" in error_of(capsys, "estimate", compiled, "--calibrate", compiled / "report.txt")
+    assert "report.json" in error_of(capsys, "estimate", tmp_path)
+
+
+def test_sweep(capsys: Capture, tmp_path: Path) -> None:
+    board = tmp_path / "tiny.toml"
+    board.write_text('name = "tiny"\npart = "x"\nlut = 9000\nff = 18000\ndsp = 40\nbram36 = 20\nddr_gb_s = 1.0\n')
+    args = ["sweep", MODEL, "--targets", f"kv260,{board}", "--objectives", "latency,area"]
+    rows = output_of(capsys, *args, "--json")["rows"]
+    assert len(rows) == 4 and all("does not fit tiny" in row["error"] for row in rows[2:])
+    fast, small = rows[:2]
+    assert fast["cycles"] < small["cycles"] and fast["resources"]["lut"]["used"] > small["resources"]["lut"]["used"]
+    args = ["sweep", str(MODEL), "--targets", f"zcu104,{board}", "--clocks", "123"]
+    assert main(args) == 0
+    text = capsys.readouterr().out
+    assert "does not fit" in text and "123" in text
+    assert "--clocks" in error_of(capsys, "sweep", MODEL, "--targets", "kv260", "--clocks", "fast")
+    assert "--objectives" in error_of(capsys, "sweep", MODEL, "--targets", "kv260", "--objectives", "beauty")
+    assert "--targets" in error_of(capsys, "sweep", MODEL, "--targets", ",")
+    assert "needed one of" in error_of(capsys, "sweep", MODEL, "--targets", "kv26")

@@ -1,0 +1,101 @@
+"""Placement of buffers, and the account of cycles and traffic."""
+
+from __future__ import annotations
+
+import pytest
+
+from attnc.ops.base import Design, Memory, Resources
+from attnc.ops.storage import memory_cost
+from attnc.schedule.cost import assign_ports, engine_total, estimate
+from attnc.schedule.devices import BOARDS, CLASSES
+from attnc.schedule.placement import Buffer, place
+from attnc.schedule.program import build_program
+from attnc.schedule.stages import by_operator, losses, stages, summary
+from schedule.graphs import layer_graph
+
+LIMITS = {"lut": 10_000.0, "ff": 20_000.0, "dsp": 10.0, "bram36": 4.0, "uram": 2.0}
+
+
+def buffer(name: str, depth: int, width: int, banks: int = 1) -> Buffer:
+    return Buffer("k", Memory(name, depth, width, banks), 1)
+
+
+def test_cost_of_a_memory_by_hand() -> None:
+    assert memory_cost(Memory("m", 512, 72), "bram").bram36 == 1  # two halves of 512 x 36
+    assert memory_cost(Memory("m", 2048, 8, 3), "bram").bram36 == 1.5
+    assert memory_cost(Memory("m", 4097, 72), "uram").uram == 2
+    assert memory_cost(Memory("m", 65, 10), "lutram") == Resources(lut=20, ff=10)
+
+
+def test_no_class_overflows_where_that_is_possible() -> None:
+    total, kinds = place(Resources(lut=9_950), [buffer("deep", 4096, 72), buffer("flat", 32, 72)], LIMITS)
+    assert kinds == {"k.deep": "uram", "k.flat": "bram"} and (total.lut, total.bram36, total.uram) == (9_950, 1, 1)
+    # Of a and b only one fits the BRAM; the other would take three URAMs, so LUTs hold it.
+    buffers = [buffer("deep", 4096, 72), buffer("a", 512, 72, 3), buffer("b", 512, 72, 3), buffer("c", 32, 1000)]
+    total, kinds = place(Resources(), buffers, LIMITS)
+    assert all(used <= LIMITS[name] for name, used in zip(CLASSES, total.astuple(), strict=True)), kinds
+    assert sorted(kinds[f"k.{name}"] for name in "ab") == ["bram", "lutram"] and kinds["k.c"] == "lutram"
+
+
+def test_fixed_places_are_kept_and_no_uram_is_used_where_there_is_none() -> None:
+    buffers = [buffer("deep", 4096, 72), buffer("a", 512, 72)]
+    _, kinds = place(Resources(), buffers, {**LIMITS, "uram": 0.0})
+    assert set(kinds.values()) <= {"bram", "lutram"}
+    _, kinds = place(Resources(), buffers, LIMITS, {"k.deep": "bram", "k.a": "lutram"})
+    assert kinds == {"k.deep": "bram", "k.a": "lutram"}
+
+
+def test_ports_of_every_board() -> None:
+    names = ["program", "weights", "load_0", "load_1", "load_2", "load_3", "result"]
+    for board in BOARDS.values():
+        ports = assign_ports(names, board)
+        assert list(ports) == names and set(ports.values()) <= set(board.ports)
+    assert assign_ports(names, BOARDS["kv260"])["load_0"] != assign_ports(names, BOARDS["kv260"])["weights"]
+
+
+def test_streams_of_one_port_add_up() -> None:
+    program, board = build_program(layer_graph(), Design(16, 16, 32, 2), None), BOARDS["kv260"]
+    apart = estimate(program, board, 250)
+    together = estimate(program, board, 250, ports=dict.fromkeys(program.bundles, "HP0"))
+    attention = next(c for c in together.calls if c.node == "attention")
+    moved = [walk.vectors * walk.bytes for walk in next(call for _, call in program.calls if call.node == "attention").walks]
+    assert attention.busy["HP0 (q+k+v+bias)"] == sum(moved[:4]) and together.cycles >= apart.cycles
+
+
+@pytest.mark.parametrize("board", ["kv260", "zcu102"])
+def test_account_is_complete(board: str) -> None:
+    graph = layer_graph()
+    program = build_program(graph, Design(16, 32, 16, 2), None)
+    cost = estimate(program, BOARDS[board], 250)
+    found = stages(graph, program, cost)
+    assert [stage.node for stage in found] == [node.name for node in graph.nodes]
+    assert sum(stage.cycles for stage in found) == cost.cycles == sum(row["cycles"] for row in by_operator(found, cost, 16))
+    peak = 2 * cost.resources.dsp
+    for stage in found:
+        assert stage.cycles == pytest.approx(sum(stage.lost.values()) + stage.macs / peak, rel=1e-9), stage.node
+        assert stage.busy[stage.bound] == max(stage.busy.values()) == stage.cycles - stage.start
+        assert 0 < stage.floor_words <= stage.words
+    total = summary(found, cost, 16)
+    assert 0 < total["dsp_roof_percent"] < 100 and 0 < total["ddr_roof_percent"] <= 100
+    lost = losses(found, cost)
+    assert lost == sorted(lost, key=lambda row: (-row["cycles"], row["op"], row["cause"]))
+    assert {row["worst_stage"] for row in lost} <= {node.name for node in graph.nodes}
+    engines = sum((engine_total(engine, cost) for engine in program.engines), Resources())
+    assert engines.uram == cost.resources.uram and engines.bram36 < cost.resources.bram36
+
+
+def test_attention_traffic_against_the_lower_bound() -> None:
+    """Keys and values pass ceil(N / p) times, once per block of p resident queries (Edge-MoE's 2 N d ceil(N / p))."""
+    graph, rows, width = layer_graph(rows=64), 64, 64
+    for resident in (16, 32, 64):
+        program = build_program(graph, Design(16, 16, resident, 2), None)
+        stage = next(s for s in stages(graph, program, estimate(program, BOARDS["kv260"], 250)) if s.op == "attention")
+        keys_and_values = 2 * rows * width * -(-rows // resident)
+        assert stage.words * 16 == keys_and_values + 2 * rows * width
+        assert stage.floor_words * 16 == 4 * rows * width
+
+
+def test_weights_are_counted_without_packing_them() -> None:
+    graph, sizes = layer_graph(), []
+    packed = build_program(graph, Design(), lambda data: sizes.append(len(data)))
+    assert build_program(graph, Design(), None).weight_words == packed.weight_words == sum(sizes) // 16

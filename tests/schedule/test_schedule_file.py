@@ -1,0 +1,151 @@
+"""schedule.yaml: what is written can be given back, and nonsense is refused with file, field, needed and found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from attnc.errors import ConfigError, FitError
+from attnc.ir import Graph
+from attnc.ops.base import Design
+from attnc.schedule.cost import estimate
+from attnc.schedule.design import check_fit, choose_design
+from attnc.schedule.devices import BOARDS, Board, with_utilisation
+from attnc.schedule.file import check_board, check_program, read_schedule, schedule_text
+from attnc.schedule.program import build_program
+from schedule.graphs import layer_graph
+
+KV260 = BOARDS["kv260"]
+DESIGN = {"lanes": 16, "pe": 32, "rows": 32, "queries": 2}
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    return layer_graph()
+
+
+def write(folder: Path, **fields: Any) -> Path:
+    path = folder / "schedule.yaml"
+    path.write_text(yaml.safe_dump({"schema": 1, "design": DESIGN, **fields}))
+    return path
+
+
+def test_what_is_written_can_be_given_back(graph: Graph, tmp_path: Path) -> None:
+    design = Design(16, 32, 32, 2)
+    program = build_program(graph, design, None)
+    places = {"linear.w_buffer": "uram", "linear.x_buffer": "lutram"}
+    cost = estimate(program, KV260, 222.0, places, {"weights": "HP3"})
+    path = tmp_path / "schedule.yaml"
+    path.write_text(schedule_text(program, cost, KV260, "latency"))
+    schedule = read_schedule(path)
+    check_board(schedule, path, graph, KV260)
+    check_program(schedule, path, program, cost, KV260)
+    assert schedule.parallelism == design and schedule.clock_mhz == 222 and schedule.ports["weights"] == "HP3"
+    assert schedule.memory == cost.places and {**cost.places, **places} == cost.places
+    again = estimate(program, KV260, 222.0, schedule.memory, schedule.ports)
+    assert again == cost
+    assert schedule_text(program, again, KV260, "latency") == path.read_text()
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"design": {**DESIGN, "pe": 24}}, r"'design.pe': needed a power of two, found 24"),
+    ({"design": {**DESIGN, "pe": 8}}, r"'design.pe': needed a multiple of design.lanes \(16\), found 8"),
+    ({"design": {**DESIGN, "rows": 0}}, r"'design.rows': .*greater than or equal to 1, found 0"),
+    ({"design": {**DESIGN, "rows": True}}, r"'design.rows': .*integer, found True"),
+    ({"design": {**DESIGN, "queries": 10**9}}, r"'design.queries': .*less than or equal to 4096"),
+    ({"design": {**DESIGN, "wings": 2}}, r"'design.wings': .*found 2"),
+    ({"design": {"lanes": 16}}, r"'design.pe': Field required"),
+    ({"colour": "red"}, r"'colour': .*found 'red'"),
+    ({"schema": 7}, r"'schema': .*found 7"),
+    ({"memory": {"linear.x_buffer": "flash"}}, r"'memory.linear.x_buffer': .*'uram', found 'flash'"),
+    ({"utilisation": {"lut": 1.5}}, r"'utilisation.lut': .*less than or equal to 1, found 1.5"),
+    ({"clock_mhz": float("nan")}, r"'clock_mhz'"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), WRONG, ids=[message for _, message in WRONG])
+def test_nonsense_is_refused(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"schedule.yaml: field {message}"):
+        read_schedule(write(tmp_path, **fields))
+
+
+@pytest.mark.parametrize("text", ["- 1", "", "a: [", "a: !!python/object/apply:os.system [true]", "\0"])
+def test_what_is_no_schedule_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "schedule.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"schedule\.yaml: "):
+        read_schedule(path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_schedule(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"target": "zcu102"}, r"'target': needed 'kv260'.*found 'zcu102'"),
+        ({"design": {**DESIGN, "lanes": 32}}, r"'design.lanes': needed at most 16, the bytes of a memory port of kv260, found 32"),
+        ({"ports": {"load_0": "HP7"}}, r"'ports.load_0': needed one of the 3 memory ports of kv260 \(HP0, HP1, HP3\), found 'HP7'"),
+        ({"ports": {"load_9": "HP0"}}, r"'ports': needed only program, weights, load_0.*found 'load_9'"),
+        ({"memory": {"linear.z": "bram"}}, r"'memory': needed only attention.*linear.y_buffer, found 'linear.z'"),
+    ],
+)
+def test_board_and_program_are_checked(graph: Graph, tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    path = write(tmp_path, **fields)
+    schedule = read_schedule(path)
+    program = build_program(graph, schedule.parallelism, None)
+    cost = estimate(program, KV260, 250)
+    with pytest.raises(ConfigError, match=message):
+        check_board(schedule, path, graph, KV260)
+        check_program(schedule, path, program, cost, KV260)
+
+
+def test_heads_bound_the_lanes(tmp_path: Path) -> None:
+    path = write(tmp_path, design={**DESIGN, "lanes": 16})
+    with pytest.raises(ConfigError, match=r"'design.lanes': needed a divisor of 8, the channels of a head, found 16"):
+        check_board(read_schedule(path), path, layer_graph(heads=8), KV260)
+
+
+def test_no_uram_on_a_board_without(graph: Graph, tmp_path: Path) -> None:
+    path, board = write(tmp_path, memory={"linear.x_buffer": "uram"}), BOARDS["zcu102"]
+    schedule = read_schedule(path)
+    program = build_program(graph, schedule.parallelism, None)
+    with pytest.raises(ConfigError, match=r"'memory.linear.x_buffer': needed bram or lutram, because zcu102 has no URAM, found 'uram'"):
+        check_program(schedule, path, program, estimate(program, board, 250), board)
+
+
+def test_limits_can_be_set() -> None:
+    board = with_utilisation(KV260, "lut=0.5, bram=0.9")
+    assert (board.utilisation.lut, board.utilisation.bram36, board.utilisation.dsp) == (0.5, 0.9, 0.8)
+    assert board.limits["lut"] == KV260.lut / 2
+    for text in ("lut", "lut=x", "lut=2", "rocks=0.5", "lut=0.1,lut=0.2", ""):
+        with pytest.raises(ConfigError, match="--utilisation"):
+            with_utilisation(KV260, text)
+
+
+def test_misfit_names_the_resource_and_the_smallest_change(graph: Graph) -> None:
+    design = Design(16, 256, 32, 2)
+    program = build_program(graph, design, None)
+    text = check_fit(graph, design, estimate(program, KV260, 250), KV260, 250)
+    assert text is not None and "dsp needs" in text and "the limit is 998 of 1248" in text
+    assert "design pe 256 -> " in text and "--target " in text
+    small = Design(16, 16, 32, 1)
+    assert check_fit(graph, small, estimate(build_program(graph, small, None), KV260, 250), KV260, 250) is None
+    tiny = Board(name="tiny", part="x", lut=30_000, ff=60_000, dsp=300, bram36=60, ddr_gb_s=4)
+    with pytest.raises(FitError, match=r"does not fit tiny, even with the smallest engines: lut needs .*--target kv260"):
+        choose_design(graph, tiny, 100)
+
+
+def test_objectives(graph: Graph) -> None:
+    def cost_of(objective: Any) -> Any:
+        design = choose_design(graph, KV260, 250, objective)
+        return estimate(build_program(graph, design, None), KV260, 250)
+
+    fast, small, frugal = cost_of("latency"), cost_of("area"), cost_of("energy")
+    assert fast.cycles <= min(small.cycles, frugal.cycles) and cost_of("throughput") == fast
+    assert max(small.used()[name] / getattr(KV260, name) for name in small.used()) <= max(
+        fast.used()[name] / getattr(KV260, name) for name in fast.used()
+    )
+    assert small.resources.lut < fast.resources.lut

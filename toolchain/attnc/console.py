@@ -1,0 +1,83 @@
+"""What the commands share: common options, printing, notes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console, RenderableType
+
+from attnc.config import Objective
+from attnc.errors import ConfigError
+from attnc.tables import clean
+
+PIPE_WIDTH = 140
+"""Columns of a table that goes to a file or a pipe."""
+
+
+class State:
+    """What an option of any command says about all output."""
+
+    verbose = False
+
+
+def set_verbose(value: bool) -> bool:
+    """The callback of --verbose."""
+    State.verbose = State.verbose or value
+    return value
+
+
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Say more; with an error, show the traceback.", callback=set_verbose, is_eager=True)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+Types = Annotated[
+    Literal["native", "ap"], typer.Option("--types", help="C++ types: native integers (fast), or ap_int as the hardware has.")
+]
+Build = Annotated[Path, typer.Argument(metavar="BUILD", help="A build folder, made by `attnc compile`.")]
+ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX model.")]
+Shapes = Annotated[
+    list[str] | None, typer.Option("--shape", metavar="NAME=1,128", help="Fix the shape of an input with dynamic axes; may be repeated.")
+]
+
+
+ObjectiveOption = Annotated[Objective, typer.Option("--objective", help="What the search for a design minimises.")]
+UtilisationOption = Annotated[
+    str | None, typer.Option("--utilisation", metavar="lut=0.7,...", help="Shares of the board that a design may use.")
+]
+
+
+def parse_shapes(given: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
+    """NAME=1,128 to {NAME: (1, 128)}."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in given or ():
+        name, equals, numbers = text.rpartition("=")
+        try:
+            dims = tuple(int(number) for number in numbers.split(","))
+        except ValueError:
+            dims = ()
+        if not name or not equals or not dims or min(dims) < 1:
+            raise ConfigError(f"--shape: needed NAME=1,128 with positive whole numbers, found {text!r}")
+        if name in shapes:
+            raise ConfigError(f"--shape: the shape of {name!r} is given twice")
+        shapes[name] = dims
+    return shapes
+
+
+def note(text: str) -> None:
+    """A remark on stderr."""
+    print(f"attnc: note: {clean(text)}", file=sys.stderr)
+
+
+def show(content: RenderableType) -> None:
+    """A table on stdout."""
+    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False).print(content)
+
+
+def print_json(data: Any) -> None:
+    """JSON on stdout."""
+    print(json.dumps(data, indent=2))

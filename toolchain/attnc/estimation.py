@@ -1,0 +1,144 @@
+"""Estimates of what is built already, and tables over boards: `attnc estimate` and `attnc sweep`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from attnc.codegen.graph_file import load_graph
+from attnc.compiler import Progress, quantize_model
+from attnc.config import CompileOptions, Objective
+from attnc.errors import BuildError, ConfigError, FitError
+from attnc.ir import Graph
+from attnc.ops.base import Design
+from attnc.report import estimate_facts, load_report
+from attnc.schedule.cost import check_memory, engine_total, estimate
+from attnc.schedule.design import check_fit, choose_design
+from attnc.schedule.devices import CLASSES, Board, find_board, validated, with_utilisation
+from attnc.schedule.program import build_program
+from attnc.verify.csynth import Module, read_csynth
+
+MAX_MODULES = 200
+"""Modules of a synthesis report that are listed beside those of the engines."""
+
+
+def estimate_build(build: Path, target: str | None, clock_mhz: float | None, utilisation: str | None) -> dict[str, Any]:
+    """Cost of a build's own design, on its board or another; on another also of what compiling for it would choose."""
+    graph, design, facts = _open(build)
+    own = validated(Board, facts.get("board"), f"{build}/report.json: board")
+    board = own if target is None else find_board(target)
+    if utilisation is not None:
+        board = with_utilisation(board, utilisation)
+    if 8 * design.lanes > board.axi_bits:
+        raise FitError(
+            f"{build}: words of {design.lanes} bytes need memory ports of {8 * design.lanes} bits, {board.name} has {board.axi_bits}"
+        )
+    clock = clock_mhz or (facts["target"]["clock_mhz"] if target is None else board.clock_mhz)
+    program = build_program(graph, design, None)
+    same = board.name == own.name
+    places = {b["name"]: b["place"] for b in facts["estimate"]["buffers"]} if same else {}
+    ports = facts["estimate"]["ports"] if same else {}
+    cost = estimate(program, board, clock, places, ports)
+    result = {
+        "build": str(build),
+        "target": {"name": board.name, "part": board.part, "clock_mhz": clock},
+        "design": asdict(design),
+        "estimate": estimate_facts(graph, program, cost, board, check_fit(graph, design, cost, board, clock)),
+    }
+    if not same:
+        result["recompiled"] = _row(graph, board, clock, "latency")
+    return result
+
+
+def _open(build: Path) -> tuple[Graph, Design, dict[str, Any]]:
+    facts = load_report(build)
+    try:
+        facts["target"]["clock_mhz"], facts["estimate"]["buffers"], facts["estimate"]["ports"]
+        design = Design(**facts["design"])
+    except (KeyError, TypeError) as error:
+        raise BuildError(f"{build}: report.json lacks {error}; compile the model again") from error
+    return load_graph(build / "golden"), design, facts
+
+
+def calibrate(build: Path, report: Path) -> dict[str, Any]:
+    """Estimate against a synthesis report, for the whole, per engine and per module: `ratio` is tool / estimate."""
+    graph, design, facts = _open(build)
+    board = validated(Board, facts.get("board"), f"{build}/report.json: board")
+    found, program = read_csynth(report), build_program(graph, design, None)
+    places = {b["name"]: b["place"] for b in facts["estimate"]["buffers"]}
+    cost = estimate(program, board, facts["target"]["clock_mhz"], places, facts["estimate"]["ports"])
+    rows, matched = [_beside("whole design", found.top, cost.used(), cost.cycles)], {found.top.name}
+    for engine in program.engines:
+        module = found.engine(engine.index)
+        matched.update({module.name} if module else ())
+        cycles = [c.cycles for c in cost.calls if c.engine == engine.name]
+        used = dict(zip(CLASSES, engine_total(engine, cost).astuple(), strict=True))
+        rows.append(_beside(f"{engine.name} ({engine.op})", module, used, max(cycles, default=0)))
+    others = [_module_facts(module) for module in found.modules if module.name not in matched]
+    return {
+        "build": str(build),
+        "report": {"file": report.name, "version": found.version, "part": found.part, "target_ns": found.target_ns},
+        "estimate_part": board.part,
+        "rows": rows,
+        "modules": others[:MAX_MODULES],
+        "modules_left_out": max(0, len(others) - MAX_MODULES),
+    }
+
+
+def _module_facts(module: Module) -> dict[str, Any]:
+    return asdict(module)
+
+
+def _beside(name: str, module: Module | None, used: dict[str, float], cycles: int) -> dict[str, Any]:
+    """One row: what was estimated, what the tool reports. Cycles are of the longest call, or of a whole sample."""
+    estimated = {**{kind: round(number, 1) for kind, number in used.items()}, "cycles": cycles}
+    tool = None if module is None else {**module.resources, "cycles": module.latency_worst}
+    ratios = {key: round(tool[key] / number, 3) if tool and tool[key] is not None and number else None for key, number in estimated.items()}  # type: ignore[operator]
+    return {
+        "name": name,
+        "module": module.name if module else None,
+        "estimate": estimated,
+        "tool": tool,
+        "ratio": ratios,
+        "interval": module.interval if module else None,
+    }
+
+
+def sweep(
+    model: Path,
+    options: CompileOptions,
+    targets: Sequence[str],
+    clocks: Sequence[float],
+    objectives: Sequence[Objective],
+    progress: Progress = lambda text: None,
+) -> dict[str, Any]:
+    """The best design for every board, clock and objective; a row with "error" where none fits. The model is quantized once."""
+    boards = [find_board(target) for target in targets]
+    if not boards:
+        raise ConfigError("--targets: needed at least one board")
+    if options.utilisation is not None:
+        boards = [with_utilisation(board, options.utilisation) for board in boards]
+    graph = quantize_model(model, options, progress).graph
+    rows = []
+    for board in boards:
+        for clock in clocks or (board.clock_mhz,):
+            for objective in objectives:
+                progress(f"{board.name} at {clock:g} MHz, {objective}")
+                rows.append(_row(graph, board, clock, objective))
+    return {"model": str(model), "note": "estimates: attnc's cost model, no synthesis run", "rows": rows}
+
+
+def _row(graph: Graph, board: Board, clock: float, objective: Objective) -> dict[str, Any]:
+    row: dict[str, Any] = {"target": board.name, "clock_mhz": clock, "objective": objective}
+    try:
+        design = choose_design(graph, board, clock, objective)
+        program = build_program(graph, design, None)
+        check_memory(program, board)
+    except FitError as error:
+        return {**row, "error": str(error)}
+    cost = estimate(program, board, clock)
+    facts = estimate_facts(graph, program, cost, board)
+    kept = ("cycles", "latency_ms", "dsp_roof_percent", "ddr_roof_percent", "ddr_bytes", "energy_mj", "power_watts", "resources")
+    return {**row, "design": asdict(design), **{key: facts[key] for key in kept}, "lost": facts["lost"][:1]}

@@ -1,0 +1,139 @@
+"""The tables of a report. Their length does not grow with the depth of the model: long lists are summed, the worst entries shown."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+ALL_LAYERS = 40
+"""Models of up to this many nodes are shown node by node."""
+WORST = 12
+
+
+def render(facts: dict[str, Any]) -> RenderableType:
+    """The report as tables."""
+    cost = facts["estimate"]
+    title = f"{escape(facts['model']['file'])} on {facts['target']['name']}"
+    return Group(_summary(facts, title), resources(cost), operators(cost), lost(cost), _layers(facts))
+
+
+def render_estimate(cost: dict[str, Any], title: str) -> RenderableType:
+    """An estimate alone."""
+    table = _pairs(escape(title))
+    _cost_rows(table, cost)
+    return Group(table, resources(cost), operators(cost), lost(cost), worst_stages(cost))
+
+
+def _pairs(title: str) -> Table:
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column()
+    return table
+
+
+def _cost_rows(table: Table, cost: dict[str, Any]) -> None:
+    table.add_row("cycles", f"{cost['cycles']:,} per sample (estimate)")
+    table.add_row("latency", f"{cost['latency_ms']:.4f} ms at {cost['clock_mhz']:g} MHz (estimate)")
+    busy = f"{cost['dsp_roof_percent']:.1f} % of what the design's DSPs could do"
+    table.add_row("multiply-adds", f"{cost['multiply_adds']:,}, {cost['multiply_adds_per_cycle']:.1f} per cycle, {busy} (estimate)")
+    floor = f"{cost['ddr_floor_bytes']:,} if everything passed once"
+    table.add_row("DDR traffic", f"{cost['ddr_bytes']:,} bytes per sample, {cost['ddr_roof_percent']:.1f} % of the DDR roof; {floor}")
+    table.add_row("energy", f"{cost['energy_mj']:.3g} mJ per sample at {cost['power_watts']:.1f} W (rough estimate, assumed coefficients)")
+    table.add_row("memory", f"weights {cost['weight_bytes']:,} bytes, activations {cost['memory_bytes']:,} bytes")
+    if cost.get("misfit"):
+        table.add_row("DOES NOT FIT", escape(cost["misfit"]))
+
+
+def _summary(facts: dict[str, Any], title: str) -> Table:
+    table, calibration = _pairs(title), facts["calibration"]
+    synthetic = " (made-up inputs: accuracy is a guess until --calib is given)" if calibration["source"] == "synthetic" else ""
+    table.add_row("calibration", f"{calibration['samples']} samples, {calibration['source']}, {calibration['method']}{synthetic}")
+    evaluation = facts.get("evaluation")
+    if evaluation:
+        for kind, percent in evaluation.get("accuracy_percent", {}).items():
+            name = {"float": "float (onnxruntime)"}.get(kind, kind)
+            table.add_row(f"accuracy {name}", f"{percent:.2f} % of {evaluation['samples']} samples")
+        table.add_row("elements compared", f"{evaluation['elements']:,} (C++ against golden, {evaluation['samples']} samples)")
+        table.add_row("mismatches", f"{evaluation['mismatches']}")
+        for name, value in evaluation.get("output_sqnr_db", {}).items():
+            table.add_row(f"SQNR of {escape(name)}", f"{value:.1f} dB against float")
+    _cost_rows(table, facts["estimate"])
+    table.add_row("files", ", ".join(facts["files"].values()))
+    return table
+
+
+def resources(cost: dict[str, Any]) -> Table:
+    """Resources beside what the board has."""
+    table = Table(title=f"Resources ({cost['note']})", title_justify="left")
+    for name in ("", "used", "of", "share", "limit", "buffers here"):
+        table.add_column(name, justify="right" if name and name != "buffers here" else "left")
+    for name, entry in cost["resources"].items():
+        share = f"{100 * entry['used'] / entry['available']:.1f} %" if entry["available"] else "-"
+        place = {"lut": "lutram", "bram36": "bram", "uram": "uram"}.get(name)
+        held = ", ".join(buffer["name"] for buffer in cost["buffers"] if buffer["place"] == place)
+        table.add_row(name.upper(), f"{entry['used']:,}", f"{entry['available']:,}", share, f"{entry['limit']:,}", held)
+    return table
+
+
+def operators(cost: dict[str, Any]) -> Table:
+    """Cycles and traffic by operator."""
+    table = Table(title="Where the cycles go (estimates)", title_justify="left")
+    titles = ("operator", "stages", "cycles", "share", "of DSP roof", "of DDR roof", "DDR bytes", "lower bound", "bound by")
+    for name in titles:
+        table.add_column(name, justify="left" if name in ("operator", "bound by") else "right")
+    for row in cost["operators"]:
+        bound = ", ".join(row["bound"]) if len(row["bound"]) < 4 else ", ".join(list(row["bound"])[:3]) + ", ..."
+        shares = (f"{row[key]:.1f} %" for key in ("cycles_percent", "dsp_roof_percent", "ddr_roof_percent"))
+        traffic = f"{row['ddr_bytes']:,}", f"{row['ddr_floor_bytes']:,}"
+        table.add_row(row["op"], f"{row['stages']}", f"{row['cycles']:,}", *shares, *traffic, escape(bound))
+    return table
+
+
+def lost(cost: dict[str, Any]) -> Table:
+    """Causes of lost cycles."""
+    table = Table(title="Where multiplier cycles are lost (estimates)", title_justify="left")
+    for name in ("operator", "cause", "cycles", "share", "worst stage"):
+        table.add_column(name, justify="right" if name in ("cycles", "share") else "left", overflow="ellipsis", max_width=56)
+    for row in cost["lost"][:WORST]:
+        table.add_row(row["op"], escape(row["cause"]), f"{row['cycles']:,}", f"{row['cycles_percent']:.1f} %", escape(row["worst_stage"]))
+    return table
+
+
+def worst_stages(cost: dict[str, Any]) -> Table:
+    """The stages that take longest."""
+    table = Table(title=f"The {min(WORST, len(cost['stages']))} longest of {len(cost['stages'])} stages (estimates)", title_justify="left")
+    for name in ("node", "operator", "cycles", "of DSP roof", "of DDR roof", "DDR bytes", "bound by"):
+        table.add_column(name, justify="left" if name in ("node", "operator", "bound by") else "right", overflow="ellipsis", max_width=44)
+    for stage in sorted(cost["stages"], key=lambda s: -s["cycles"])[:WORST]:
+        shares = (f"{stage[key]:.1f} %" for key in ("dsp_roof_percent", "ddr_roof_percent"))
+        table.add_row(
+            escape(stage["node"]), stage["op"], f"{stage['cycles']:,}", *shares, f"{stage['ddr_bytes']:,}", escape(stage["bound"])
+        )
+    return table
+
+
+def _layers(facts: dict[str, Any]) -> Table:
+    layers = facts["layers"]
+    title = "Layers (SQNR of golden against float; cycles are estimates)"
+    if len(layers) > ALL_LAYERS:
+        title = f"The {WORST} of {len(layers)} layers that are farthest from float (SQNR of golden; cycles are estimates)"
+        layers = sorted(layers, key=lambda layer: layer["sqnr_db"])[:WORST]
+    table = Table(title=title, title_justify="left")
+    for name in ("node", "operator", "output", "type", "SQNR dB", "cycles"):
+        table.add_column(name, justify="right" if name in ("output", "SQNR dB", "cycles") else "left", overflow="ellipsis", max_width=44)
+    for layer in layers:
+        rows, channels = layer["shape"]
+        numbers = f"{layer['sqnr_db']:.1f}", f"{layer['cycles']:,}"
+        table.add_row(escape(layer["node"]), layer["op"], f"{rows}x{channels}", layer["type"], *numbers)
+    return table
+
+
+def as_text(content: RenderableType) -> str:
+    """Tables as plain text."""
+    stream = io.StringIO()
+    Console(file=stream, width=140, color_system=None, legacy_windows=False).print(content, markup=False, highlight=False)
+    return stream.getvalue()

@@ -1,0 +1,155 @@
+"""schedule.yaml: what the schedule chose, written with every build, to be edited and given back."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from attnc.errors import ConfigError
+from attnc.ir import Graph
+from attnc.ops.base import Design
+from attnc.schedule.cost import Estimate, function_name
+from attnc.schedule.design import lane_divisors
+from attnc.schedule.devices import CLASSES, Board, Utilisation, validated
+from attnc.schedule.program import Program
+
+MAX_BYTES = 1 << 20
+LARGEST = 4096
+POWERS_OF_TWO = ("lanes", "pe", "queries", "tables", "columns")
+"""Parameters that size a vector of a kernel."""
+
+Number = Annotated[int, Field(strict=True, ge=1, le=LARGEST)]
+Place = Literal["lutram", "bram", "uram"]
+_fields: dict[str, Any] = {field.name: (Number, ...) for field in dataclasses.fields(Design)}
+DesignFields: type[BaseModel] = create_model("DesignFields", __config__=ConfigDict(extra="forbid", frozen=True), **_fields)
+
+
+class Schedule(BaseModel):
+    """A schedule as a file gives it. What it leaves out is chosen by the compiler."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = Field(alias="schema")
+    target: str | None = None
+    clock_mhz: float | None = Field(default=None, gt=0, le=1000)
+    utilisation: Utilisation | None = None
+    design: DesignFields  # type: ignore[valid-type]
+    ports: dict[str, str] = Field(default_factory=dict)
+    memory: dict[str, Place] = Field(default_factory=dict)
+
+    @property
+    def parallelism(self) -> Design:
+        """The design parameters."""
+        return Design(**self.design.model_dump())  # type: ignore[attr-defined]
+
+
+def read_schedule(path: Path) -> Schedule:
+    """A schedule from a YAML file; raises `ConfigError` when its fields make no sense by themselves."""
+    where = f"schedule {path}"
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{where}: needed at most {MAX_BYTES} bytes, found {path.stat().st_size}")
+        data = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{where}: cannot be read ({error})") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{where}: not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where}: needed a table with the fields schema, design, ports, memory, found {type(data).__name__}")
+    schedule = validated(Schedule, data, where)
+    design = schedule.parallelism
+    for name in POWERS_OF_TWO:
+        number = getattr(design, name)
+        if number & (number - 1):
+            _wrong(where, f"design.{name}", "a power of two", number)
+    if design.pe % design.lanes:
+        _wrong(where, "design.pe", f"a multiple of design.lanes ({design.lanes})", design.pe)
+    for name in ("tables", "columns"):
+        if getattr(design, name) % design.lanes:
+            _wrong(where, f"design.{name}", f"a multiple of design.lanes ({design.lanes})", getattr(design, name))
+    if design.group not in (3, 5):
+        _wrong(where, "design.group", "3 or 5 activations per table of ternary weights", design.group)
+    return schedule
+
+
+def _wrong(where: str, field: str, needed: str, found: object) -> None:
+    raise ConfigError(f"{where}: field {field!r}: needed {needed}, found {found!r}")
+
+
+def check_board(schedule: Schedule, path: Path, graph: Graph, board: Board) -> None:
+    """Whether the board and the model allow the lanes and ports of a schedule."""
+    where, lanes = f"schedule {path}", schedule.parallelism.lanes
+    if schedule.target is not None and schedule.target != board.name:
+        _wrong(where, "target", f"{board.name!r}, which --target names (or no such field)", schedule.target)
+    if 8 * lanes > board.axi_bits:
+        _wrong(where, "design.lanes", f"at most {board.axi_bits // 8}, the bytes of a memory port of {board.name}", lanes)
+    for divisor in lane_divisors(graph):
+        if divisor % lanes:
+            _wrong(where, "design.lanes", f"a divisor of {divisor}, the channels of a head", lanes)
+    for bundle, tag in schedule.ports.items():
+        if tag not in board.ports:
+            _wrong(where, f"ports.{bundle}", f"one of the {len(board.ports)} memory ports of {board.name} ({', '.join(board.ports)})", tag)
+
+
+def check_program(schedule: Schedule, path: Path, program: Program, cost: Estimate, board: Board) -> None:
+    """Whether the interfaces and buffers that a schedule names are there, and the board has the memory."""
+    where, buffers = f"schedule {path}", {buffer.key for buffer in cost.buffers}
+    for bundle in schedule.ports:
+        if bundle not in program.bundles:
+            _wrong(where, "ports", f"only {', '.join(program.bundles)}", bundle)
+    for key, kind in schedule.memory.items():
+        if key not in buffers:
+            _wrong(where, "memory", f"only {', '.join(sorted(buffers)) or 'nothing: no engine has buffers'}", key)
+        if kind == "uram" and not board.uram:
+            _wrong(where, f"memory.{key}", f"bram or lutram, because {board.name} has no URAM", kind)
+
+
+def schedule_text(program: Program, cost: Estimate, board: Board, objective: str) -> str:
+    """The file for a build: what can be edited, then what follows from it as comments."""
+    data = {
+        "schema": 1,
+        "target": board.name,
+        "clock_mhz": cost.clock_mhz,
+        "utilisation": board.utilisation.model_dump(),
+        "design": dataclasses.asdict(program.design),
+        "ports": dict(cost.ports),
+        "memory": dict(sorted(cost.places.items())),
+    }
+    derived = [
+        f"objective: {objective}",
+        f"cycles per sample: {cost.cycles}",
+        "resources, used of limit: "
+        + ", ".join(f"{name} {number:.0f}/{board.limits[name]:.0f}" for name, number in cost.used().items() if name in CLASSES),
+        "engines:",
+        *(
+            f"  {engine.name} ({engine.op}, {function_name(engine)}): {_arguments(engine.kernel.template_args)}"
+            for engine in program.engines
+        ),
+        "buffers, banks x depth x bits:",
+        *(f"  {b.key}: {b.memory.banks} x {b.memory.depth} x {b.memory.width} in {cost.places[b.key]}" for b in cost.buffers),
+        "memory of the board, words from offset:",
+        *(f"  {name}: {region.words} from {region.offset}" for name, region in _regions(program)),
+        f"  weights (a memory of their own): {program.weight_words} from 0",
+    ]
+    head = "# The schedule of this build. Edit it and give it back: attnc compile MODEL --schedule schedule.yaml\n"
+    return (
+        head
+        + yaml.safe_dump(data, sort_keys=False)
+        + "# What follows from it (estimates; changes here have no effect):\n"
+        + "".join(f"# {line}\n" for line in derived)
+    )
+
+
+def _arguments(args: Any) -> str:
+    return ", ".join(
+        f"{name} {value if isinstance(value, int) else getattr(value, 'bits', getattr(value, 'name', ''))}" for name, value in args
+    )
+
+
+def _regions(program: Program) -> list[tuple[str, Any]]:
+    memory = program.memory
+    return [("inputs", memory.inputs), ("constants", memory.constants), ("outputs", memory.outputs), ("activations", memory.activations)]

@@ -1,0 +1,160 @@
+"""Where the cycles and the traffic of a program go: per stage (a node of the graph) and in sum, beside the roofs of the board.
+
+DSP roof: two byte multiply-adds per DSP and cycle (WP486), of the DSPs that the design takes. DDR roof: the rate that long bursts reach.
+Lost cycles of a stage: those beyond what its multiply-adds would take if every multiplier of the design worked in every cycle.
+Traffic floor: every operand, weight and result of a stage passes the memory port once. For attention that is the lower bound of the
+literature, reached when all queries stay on chip (keys and values pass ceil(queries / resident queries) times else).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from attnc.ir import Graph
+from attnc.schedule.cost import CallCost, Estimate
+from attnc.schedule.program import Program, weight_walks
+
+MACS_PER_DSP = 2
+NO_MULTIPLIERS = "no multiply-adds"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One node: all its calls. `busy` are cycles of processes and ports, `lost` those by cause."""
+
+    node: str
+    op: str
+    engine: str
+    calls: int
+    cycles: int
+    start: int
+    bound: str
+    busy: dict[str, int]
+    macs: int
+    words: int
+    floor_words: int
+    lost: dict[str, float]
+
+    def facts(self, cost: Estimate, lanes: int) -> dict[str, Any]:
+        """As plain values for the report."""
+        return {
+            "node": self.node,
+            "op": self.op,
+            "engine": self.engine,
+            "calls": self.calls,
+            "cycles": self.cycles,
+            "start_cycles": self.start,
+            "bound": self.bound,
+            "busy": self.busy,
+            **_roofs(cost, lanes, self.cycles, self.macs, self.words, self.floor_words),
+            "lost": {cause: round(cycles) for cause, cycles in self.lost.items()},
+        }
+
+
+def _roofs(cost: Estimate, lanes: int, cycles: int, macs: int, words: int, floor: int) -> dict[str, Any]:
+    return {
+        "multiply_adds": macs,
+        "ddr_bytes": words * lanes,
+        "ddr_floor_bytes": floor * lanes,
+        "dsp_roof_percent": _percent(macs, cycles * MACS_PER_DSP * cost.resources.dsp),
+        "ddr_roof_percent": _percent(words, cycles * cost.words_per_cycle),
+    }
+
+
+def _percent(part: float, whole: float) -> float:
+    return round(100 * part / whole, 2) if whole else 0.0
+
+
+def stages(graph: Graph, program: Program, cost: Estimate) -> list[Stage]:
+    """One per node, in order."""
+    weights: dict[str, dict[int, int]] = defaultdict(dict)
+    for _, call in program.calls:
+        weights[call.node].update(weight_walks(call))
+    by_node: dict[str, list[CallCost]] = defaultdict(list)
+    for found in cost.calls:
+        by_node[found.node].append(found)
+    result = []
+    for node in graph.nodes:
+        calls = by_node[node.name]
+        floor = sum(program.memory.values[name].words for name in {*node.inputs, node.output}) + sum(weights[node.name].values())
+        # An operator may also read no more than a part of its operand.
+        floor = min(floor, sum(call.words for call in calls))
+        result.append(_stage(node.name, node.op, calls, floor, cost))
+    return result
+
+
+def _stage(name: str, op: str, calls: list[CallCost], floor: int, cost: Estimate) -> Stage:
+    busy: Counter[str] = Counter()
+    bounds: Counter[str] = Counter()
+    for call in calls:
+        busy.update(call.busy)
+        bounds[call.bound] += call.cycles
+    bound = bounds.most_common(1)[0][0] if bounds else ""
+    cycles, start, macs = (sum(getattr(call, key) for call in calls) for key in ("cycles", "start", "macs"))
+    engine = calls[0].engine if calls else ""
+    words = sum(call.words for call in calls)
+    own = cost.engines[engine].dsp if engine else 0.0
+    lost = _lost(cycles, start, macs, bound, own, cost.resources.dsp)
+    return Stage(name, op, engine, len(calls), cycles, start, bound, dict(busy), macs, words, floor, lost)
+
+
+def _lost(cycles: int, start: int, macs: int, bound: str, engine_dsp: float, design_dsp: float) -> dict[str, float]:
+    """Lost cycles by cause: starting calls, multipliers of other engines that stand still, and what the slowest process or port adds."""
+    if not macs or not engine_dsp:
+        return {"start of calls": start, f"{NO_MULTIPLIERS if not macs else 'multipliers idle'}, bound by {bound}": cycles - start}
+    alone, shared = macs / (MACS_PER_DSP * engine_dsp), macs / (MACS_PER_DSP * design_dsp)
+    return {
+        "start of calls": start,
+        "multipliers of other engines idle": alone - shared,
+        f"own multipliers idle, bound by {bound}": max(cycles - start - alone, 0.0),
+    }
+
+
+def by_operator(found: list[Stage], cost: Estimate, lanes: int) -> list[dict[str, Any]]:
+    """Sums per operator, most cycles first; `bound` maps what binds stages to their cycles."""
+    groups: dict[str, list[Stage]] = defaultdict(list)
+    for stage in found:
+        groups[stage.op].append(stage)
+    rows = []
+    for op, members in groups.items():
+        cycles = sum(stage.cycles for stage in members)
+        bound: Counter[str] = Counter()
+        for stage in members:
+            bound[stage.bound] += stage.cycles
+        macs, words, floor = (sum(getattr(stage, key) for stage in members) for key in ("macs", "words", "floor_words"))
+        rows.append(
+            {
+                "op": op,
+                "stages": len(members),
+                "calls": sum(stage.calls for stage in members),
+                "cycles": cycles,
+                "cycles_percent": _percent(cycles, cost.cycles),
+                "bound": dict(bound.most_common()),
+                **_roofs(cost, lanes, cycles, macs, words, floor),
+            }
+        )
+    return sorted(rows, key=lambda row: (-row["cycles"], row["op"]))
+
+
+def losses(found: list[Stage], cost: Estimate) -> list[dict[str, Any]]:
+    """Lost cycles by operator and cause, largest first, each with the stage that loses most."""
+    total: Counter[tuple[str, str]] = Counter()
+    worst: dict[tuple[str, str], tuple[float, str]] = {}
+    for stage in found:
+        for cause, cycles in stage.lost.items():
+            key = stage.op, cause
+            total[key] += round(cycles)
+            worst[key] = max(worst.get(key, (0.0, stage.node)), (cycles, stage.node), key=lambda entry: entry[0])
+    return [
+        {"op": op, "cause": cause, "cycles": cycles, "cycles_percent": _percent(cycles, cost.cycles), "worst_stage": worst[op, cause][1]}
+        for (op, cause), cycles in sorted(total.items(), key=lambda item: (-item[1], item[0]))
+        if cycles
+    ]
+
+
+def summary(found: list[Stage], cost: Estimate, lanes: int) -> dict[str, Any]:
+    """Roofs and sums of the whole program."""
+    macs, words, floor = (sum(getattr(stage, key) for stage in found) for key in ("macs", "words", "floor_words"))
+    return _roofs(cost, lanes, cost.cycles, macs, words, floor)
