@@ -70,7 +70,6 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
         "clock_ns": f"{1000 / clock_mhz:.3f}",
         "clock_mhz": clock_mhz,
         "lanes": program.design.lanes,
-        "uram": program.design.uram,
         "engines": engines,
         "headers": sorted({engine.kernel.header for engine in program.engines}),
         "ports": cost.ports if cost else dict.fromkeys(program.bundles, "HP0"),

@@ -24,7 +24,8 @@ POWERS_OF_TWO = ("lanes", "pe", "queries", "tables", "columns")
 
 Number = Annotated[int, Field(strict=True, ge=1, le=LARGEST)]
 Place = Literal["lutram", "bram", "uram"]
-_fields: dict[str, Any] = {field.name: (Number, ...) for field in dataclasses.fields(Design)}
+REQUIRED = ("lanes", "pe", "rows", "queries")
+_fields: dict[str, Any] = {f.name: (Number, ... if f.name in REQUIRED else f.default) for f in dataclasses.fields(Design)}
 DesignFields: type[BaseModel] = create_model("DesignFields", __config__=ConfigDict(extra="forbid", frozen=True), **_fields)
 
 
