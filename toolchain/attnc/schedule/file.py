@@ -69,9 +69,6 @@ def read_schedule(path: Path) -> Schedule:
             _wrong(where, f"design.{name}", "a power of two", number)
     if design.pe % design.lanes:
         _wrong(where, "design.pe", f"a multiple of design.lanes ({design.lanes})", design.pe)
-    for name in ("tables", "columns"):
-        if getattr(design, name) % design.lanes:
-            _wrong(where, f"design.{name}", f"a multiple of design.lanes ({design.lanes})", getattr(design, name))
     if design.group not in (3, 5):
         _wrong(where, "design.group", "3 or 5 activations per table of ternary weights", design.group)
     return schedule
@@ -88,6 +85,9 @@ def check_board(schedule: Schedule, path: Path, graph: Graph, board: Board) -> N
         _wrong(where, "target", f"{board.name!r}, which --target names (or no such field)", schedule.target)
     if 8 * lanes > board.axi_bits:
         _wrong(where, "design.lanes", f"at most {board.axi_bits // 8}, the bytes of a memory port of {board.name}", lanes)
+    for name in ("tables", "columns"):
+        if getattr(schedule.parallelism, name) % lanes:
+            _wrong(where, f"design.{name}", f"a multiple of design.lanes ({lanes})", getattr(schedule.parallelism, name))
     for divisor in lane_divisors(graph):
         if divisor % lanes:
             _wrong(where, "design.lanes", f"a divisor of {divisor}, the channels of a head", lanes)
