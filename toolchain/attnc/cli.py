@@ -15,7 +15,7 @@ from rich.console import Console, RenderableType
 
 import attnc
 from attnc import tables
-from attnc.config import Calibration, CompileOptions
+from attnc.config import Activations, Calibration, CompileOptions
 from attnc.errors import AttncError, ConfigError
 from attnc.tables import clean
 from attnc.verify.data import find_model, load_inputs, load_labelled
@@ -106,6 +106,9 @@ def compile_command(
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a model that needs the host to compute anything.")] = False,
     shape: Shapes = None,
     calibration: Annotated[Calibration, typer.Option("--calibration", help="How ranges are chosen.")] = "mse",
+    activations: Annotated[
+        Activations, typer.Option("--activations", help="Scales of the inputs of linear layers: calibrated, or per token on the device.")
+    ] = "static",
     clock: Annotated[float | None, typer.Option("--clock", metavar="MHZ", help="Target clock; the board's by default.")] = None,
     dump: Annotated[Path | None, typer.Option("--dump", metavar="DIR", help="Write the graph as text after every step into DIR.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output folder even if attnc did not make it.")] = False,
@@ -122,6 +125,7 @@ def compile_command(
         strict=strict,
         shapes=_shapes(shape),
         calibration=calibration,
+        activations=activations,
         clock_mhz=clock,
         dump=dump,
         force=force,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from attnc.ir import Graph
 from attnc.model import Model
 from attnc.ops import verify
 from attnc.ops.base import Array, Design
+from attnc.passes.tokens import per_token
 from attnc.passes.types import Requirement, assign_types, plan_types, quantize_graph
 from attnc.quant.calibration import Observer, Statistics
 from attnc.quant.samples import Edge, chunks, count_samples, load_samples, one_sample, session, synthetic_samples
@@ -60,30 +61,44 @@ class State:
         return self.model.graph
 
 
+STEPS: list[tuple[str, Callable[[State], None]]] = [
+    ("checking the imported graph against onnxruntime", lambda s: check_against_float(s)),
+    ("scaling activations per token", lambda s: scale_tokens(s)),
+    ("planning types", lambda s: s.plan.update(plan_types(s.graph))),
+    ("calibrating", lambda s: calibrate(s)),
+    ("choosing scales", lambda s: assign_types(s.graph, s.plan, s.statistics, s.options.calibration)),
+    ("quantizing", lambda s: quantize(s)),
+    ("comparing golden with float", lambda s: compare_layers(s)),
+    ("choosing the design", lambda s: setattr(s, "design", choose_design(s.graph, s.board, s.clock_mhz))),
+]
+
+
 def compile_model(path: Path, options: CompileOptions, progress: Progress = lambda text: None) -> Path:
     """Compile `path` into the folder `options.output` and return it. Raises `AttncError`; leaves nothing behind on failure."""
+    state = run_steps(path, options, progress)
+    progress("writing the project")
+    return write(state)
+
+
+def quantize_model(path: Path, options: CompileOptions, progress: Progress = lambda text: None) -> State:
+    """The quantized graph of `path` and what led to it, without hardware: enough to measure golden."""
+    return run_steps(path, options, progress, STEPS[:-1])
+
+
+def run_steps(path: Path, options: CompileOptions, progress: Progress, steps: Sequence[tuple[str, Callable[[State], None]]] = STEPS) -> State:
+    """Import the model and go through `steps`; the graph is verified after each."""
     board = find_board(options.target)
     progress("reading the model")
     model = import_model(path, options.shapes, options.strict)
     samples = _samples(path, model, options)
     state = State(path, options, board, options.clock_mhz or board.clock_mhz, model, samples, options.calib is None)
-    steps: list[tuple[str, Callable[[State], None]]] = [
-        ("checking the imported graph against onnxruntime", check_against_float),
-        ("planning types", lambda s: s.plan.update(plan_types(s.graph))),
-        ("calibrating", calibrate),
-        ("choosing scales", lambda s: assign_types(s.graph, s.plan, s.statistics, s.options.calibration)),
-        ("quantizing", quantize),
-        ("comparing golden with float", compare_layers),
-        ("choosing the design", lambda s: setattr(s, "design", choose_design(s.graph, s.board, s.clock_mhz))),
-    ]
     dump(state, 0, "imported")
     for number, (title, step) in enumerate(steps, 1):
         progress(title)
         step(state)
         verify(state.graph)
         dump(state, number, title)
-    progress("writing the project")
-    return write(state)
+    return state
 
 
 def dump(state: State, number: int, title: str) -> None:
@@ -125,6 +140,12 @@ def check_against_float(state: State) -> None:
                     f"{FLOAT_TOLERANCE}); the model was not understood correctly"
                 )
             state.float_error = max(state.float_error, error)
+
+
+def scale_tokens(state: State) -> None:
+    """Dynamic activations, if the options ask for them: for every layer that multiplies by constant weights."""
+    if state.options.activations == "dynamic":
+        per_token(state.graph, lambda node: True)
 
 
 def calibrate(state: State) -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Calibration = Literal["mse", "minmax", "percentile"]
+Activations = Literal["static", "dynamic"]
 
 
 class CompileOptions(BaseModel):
@@ -24,6 +25,8 @@ class CompileOptions(BaseModel):
     """Refuse models that need the host for anything but moving data."""
     shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     calibration: Calibration = "mse"
+    activations: Activations = "static"
+    """static: a scale per tensor, from calibration. dynamic: inputs of linear layers get a scale per token while the device runs."""
     clock_mhz: float | None = Field(default=None, gt=0, le=1000)
     """Target clock; by default the board's."""
     dump: Path | None = None
