@@ -17,10 +17,12 @@ from attnc.errors import ConfigError, ModelError
 from attnc.frontend import import_model
 from attnc.frontend.load import load_model
 from attnc.golden import run_golden, run_reference
-from attnc.ir import Graph
+from attnc.ir import Graph, Node
 from attnc.model import Model
 from attnc.ops import verify
 from attnc.ops.base import Array, Design
+from attnc.passes import attention, tokens
+from attnc.passes.attention import ease_attention
 from attnc.passes.tokens import per_token
 from attnc.passes.types import Requirement, assign_types, plan_types, quantize_graph
 from attnc.quant.calibration import Observer, Statistics
@@ -32,6 +34,8 @@ from attnc.schedule.devices import Board, find_board
 Progress = Callable[[str], None]
 CHUNK_ELEMENTS = 1 << 22
 """Samples run together through the float model while its widest value stays below this many elements."""
+GLANCE = 8
+"""Samples over which activations are looked at before the graph is rewritten."""
 VECTORS = 8
 """Samples that the test bench in the build carries, and over which layers are compared with float."""
 FLOAT_TOLERANCE = 1e-3
@@ -63,6 +67,7 @@ class State:
 
 STEPS: list[tuple[str, Callable[[State], None]]] = [
     ("checking the imported graph against onnxruntime", lambda s: check_against_float(s)),
+    ("easing attention", lambda s: ease_attention(s.graph, glance(s, attention.operands(s.graph)))),
     ("scaling activations per token", lambda s: scale_tokens(s)),
     ("planning types", lambda s: s.plan.update(plan_types(s.graph))),
     ("calibrating", lambda s: calibrate(s)),
@@ -142,10 +147,24 @@ def check_against_float(state: State) -> None:
             state.float_error = max(state.float_error, error)
 
 
+def glance(state: State, names: set[str]) -> dict[str, Statistics]:
+    """Statistics of some values over the first samples: enough to choose how to rewrite the graph, before it is calibrated."""
+    observer = Observer(GLANCE)
+    for _, feeds in zip(range(GLANCE), Edge(state.model).feeds(state.samples), strict=False):
+        run_reference(state.graph, feeds, lambda name, array: observer(name, array) if name in names else None)
+    for name in names & state.graph.constants.keys():
+        observer(name, state.graph.constants[name][np.newaxis])
+    return observer.found
+
+
 def scale_tokens(state: State) -> None:
     """Dynamic activations, if the options ask for them: for every layer that multiplies by constant weights."""
     if state.options.activations == "dynamic":
-        per_token(state.graph, lambda node: True)
+
+        def every(node: Node) -> bool:
+            return True
+
+        per_token(state.graph, every, glance(state, tokens.operands(state.graph, every)))
 
 
 def calibrate(state: State) -> None:

@@ -16,13 +16,15 @@ import numpy as np
 
 from attnc.ir import Graph, Node
 from attnc.ops.base import Array
+from attnc.quant.calibration import Statistics
 
 MAX_RATIO = 16.0
 
 
-def ease_attention(graph: Graph, samples: Mapping[str, Array]) -> None:
-    """Rewrite the layers around every attention node; `samples` [n, channels] are rows of its operands from calibration. Requires a
-    float graph; ensures the same float meaning."""
+def ease_attention(graph: Graph, statistics: Mapping[str, Statistics]) -> None:
+    """Rewrite the layers around every attention node; `statistics` are those of its `operands`. Requires a float graph; ensures the
+    same float meaning."""
+    samples = {name: statistics[name].sample() for name in operands(graph)}
     for node in graph.nodes:
         if node.op != "attention":
             continue
