@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import astuple
 from itertools import product
 
@@ -14,6 +15,7 @@ from attnc.schedule.devices import Board
 from attnc.schedule.program import build_program
 
 MAX_LANES = 16
+MIN_LANES = 4
 ROW_CHOICES = (16, 32, 64, 128)
 QUERY_CHOICES = (1, 2, 4, 8, 16)
 PE_FACTORS = (1, 2, 4, 8, 16, 32)
@@ -30,27 +32,32 @@ def choose_lanes(graph: Graph, board: Board) -> int:
 
 
 def choose_design(graph: Graph, board: Board, clock_mhz: float) -> Design:
-    """Try every combination; of equal latencies the one with fewer LUTs. Raises `FitError` when none fits."""
-    lanes = choose_lanes(graph, board)
+    """The fastest design that fits, with as many lanes as a port has bytes, or fewer where nothing fits. Raises `FitError`."""
+    lanes, smallest = choose_lanes(graph, board), (math.inf, "")
+    while lanes >= MIN_LANES or smallest[0] == math.inf:
+        best, nearest = _search(graph, board, clock_mhz, lanes)
+        if best is not None:
+            return best
+        smallest, lanes = min(smallest, nearest), lanes // 2
+    raise FitError(f"the model does not fit {board.name}, even with the smallest engines; {smallest[1]} (estimates)")
+
+
+def _search(graph: Graph, board: Board, clock_mhz: float, lanes: int) -> tuple[Design | None, tuple[float, str]]:
+    """Try every combination; of equal latencies the one with fewer LUTs. Without any that fits, how near the nearest comes."""
     tallest = max(value.shape[0] for value in graph.values.values())
     rows = [r for r in ROW_CHOICES if r < 2 * tallest or r == ROW_CHOICES[0]]
     best: tuple[float, float, tuple[int, ...], Design] | None = None
-    smallest: tuple[float, str] | None = None
+    smallest = (math.inf, "")
     for factor, queries, height in product(PE_FACTORS, QUERY_CHOICES, rows):
         design = Design(lanes=lanes, pe=lanes * factor, rows=height, queries=queries)
         cost = estimate(build_program(graph, design, None), board, clock_mhz)
         over = overrun(cost.resources, board)
         if over:
             used = dict(zip(limits(board), cost.resources.astuple(), strict=True))[over]
-            ratio = used / max(limits(board)[over], 1e-9)
-            if smallest is None or ratio < smallest[0]:
-                smallest = (ratio, f"{over}: needs {used:.0f}, the limit is {limits(board)[over]:.0f} of {getattr(board, over)}")
+            needed = f"{over}: needs {used:.0f}, the limit is {limits(board)[over]:.0f} of {getattr(board, over)}"
+            smallest = min(smallest, (used / max(limits(board)[over], 1e-9), needed))
             continue
         key = (float(cost.cycles), cost.resources.lut, astuple(design), design)
         if best is None or key[:3] < best[:3]:
             best = key
-    if best is None:
-        raise FitError(
-            f"the model does not fit {board.name}, even with the smallest engines; {smallest[1] if smallest else ''} (estimates)"
-        )
-    return best[3]
+    return (None if best is None else best[3]), smallest
