@@ -96,7 +96,7 @@ def settings(args: argparse.Namespace, folder: Path) -> CompileOptions:
     np.savez(calib, **tokenise(select("calibration", args.calibration_sentences)))
     extra = dict(text.split("=", 1) for text in args.set)
     given = {"activations": args.activations, "calib": calib, "output": folder / "build", **extra}
-    return CompileOptions(shapes={name: (1, LENGTH) for name in INPUTS}, **given)
+    return CompileOptions(shapes=dict.fromkeys(INPUTS, (1, LENGTH)), **given)
 
 
 def main() -> None:
@@ -105,7 +105,9 @@ def main() -> None:
     parser.add_argument("--activations", choices=["static", "dynamic"], default="dynamic")
     parser.add_argument("--sentences", type=int, default=128, help="sentences to measure on")
     parser.add_argument("--calibration-sentences", type=int, default=64)
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the compiler, such as calibration=minmax")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the compiler, such as calibration=minmax"
+    )
     parser.add_argument("--csim", type=int, default=0, metavar="N", help="also compile, and compare the C++ with golden on N sentences")
     parser.add_argument("--layers", action="store_true", help="also print the SQNR of every layer")
     parser.add_argument("--json", action="store_true")

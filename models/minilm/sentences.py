@@ -15,6 +15,7 @@ import re
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -88,7 +89,8 @@ def main() -> None:
     parser.add_argument("--purpose", choices=["calibration", "evaluation"], default="calibration")
     parser.add_argument("--count", type=int, default=64)
     args = parser.parse_args()
-    np.savez_compressed(args.output, **tokenise(select(args.purpose, args.count)))
+    arrays: dict[str, Any] = dict(tokenise(select(args.purpose, args.count)))
+    np.savez_compressed(args.output, **arrays)
     print(f"{args.output}: {args.count} sentences of {len(sentences())}")
 
 

@@ -56,7 +56,13 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def fit(
-    model: VisionTransformer, images: torch.Tensor, labels: torch.Tensor, epochs: int, batch: int = 64, rate: float = 1e-3, decay: float = 0.05
+    model: VisionTransformer,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    epochs: int,
+    batch: int = 64,
+    rate: float = 1e-3,
+    decay: float = 0.05,
 ) -> None:
     """AdamW with a one-cycle learning rate of at most `rate`, in place."""
     generator = torch.Generator().manual_seed(SEED)

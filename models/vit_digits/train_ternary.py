@@ -60,7 +60,9 @@ def main() -> None:
     ternary = sum(module.weight.numel() for module in matrices(model))
     total = sum(parameter.numel() for parameter in model.parameters())
     print(f"{args.output}: {args.output.stat().st_size} bytes, {ternary} of {total} parameters ternary")
-    print(f"accuracy: training {accuracy(args.output, train, train_label):.2%}, held out {accuracy(args.output, heldout, heldout_label):.2%}")
+    print(
+        f"accuracy: training {accuracy(args.output, train, train_label):.2%}, held out {accuracy(args.output, heldout, heldout_label):.2%}"
+    )
 
 
 if __name__ == "__main__":

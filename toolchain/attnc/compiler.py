@@ -90,7 +90,9 @@ def quantize_model(path: Path, options: CompileOptions, progress: Progress = lam
     return run_steps(path, options, progress, STEPS[:-1])
 
 
-def run_steps(path: Path, options: CompileOptions, progress: Progress, steps: Sequence[tuple[str, Callable[[State], None]]] = STEPS) -> State:
+def run_steps(
+    path: Path, options: CompileOptions, progress: Progress, steps: Sequence[tuple[str, Callable[[State], None]]] = STEPS
+) -> State:
     """Import the model and go through `steps`; the graph is verified after each."""
     board = find_board(options.target)
     progress("reading the model")

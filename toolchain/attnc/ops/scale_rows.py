@@ -67,7 +67,9 @@ class ScaleRows(Operator):
         (x, peak), y = node.inputs, node.output
         lanes, tiles, p = ctx.design.lanes, ctx.tiles(x), node.params
         words = Walk(
-            ctx.payload(node.name, lambda: byte_planes(p["bias"], RECORD_PLANES, lanes).tobytes()), (1, 1, 1, tiles * RECORD_PLANES), (0, 0, 0)
+            ctx.payload(node.name, lambda: byte_planes(p["bias"], RECORD_PLANES, lanes).tobytes()),
+            (1, 1, 1, tiles * RECORD_PLANES),
+            (0, 0, 0),
         )
         kernel = KernelCall(
             header="attnc/scale_rows.hpp",

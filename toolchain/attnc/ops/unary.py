@@ -2,7 +2,8 @@
 
 Shapes   x, y [R, C].
 Scales   x s16 with a power of two for scale, 2**-11 (range [-16, 16)) unless attribute `fraction_bits` says otherwise (5 to 15), which
-         calibration lowers where a function that does not settle sees more: one ROM serves every layer all the same. y one per tensor. relu and identity commute with scaling: any type, no ROM.
+         calibration lowers where a function that does not settle sees more: one ROM serves every layer all the same. y one per
+         tensor. relu and identity commute with scaling: any type, no ROM.
 Method   segments of 1/32 over [-8, 8), or [-16, 16) for functions that settle slowly, values rounded to 2**-16; linear tails of
          slope 0 or 1 that continue the ends. The interpolation is exact; it is rounded once, by requantize.
 Rounding half up, saturation to the range of y.

@@ -24,7 +24,7 @@ MAX_RATIO = 16.0
 def ease_attention(graph: Graph, statistics: Mapping[str, Statistics]) -> None:
     """Rewrite the layers around every attention node; `statistics` are those of its `operands`. Requires a float graph; ensures the
     same float meaning."""
-    samples = {name: statistics[name].sample() for name in operands(graph)}
+    samples = {name: np.asarray(statistics[name].sample(), np.float64) for name in operands(graph)}
     for node in graph.nodes:
         if node.op != "attention":
             continue
