@@ -45,6 +45,7 @@ def test_golden_is_near_float() -> None:
         x, peak = (feeds[name].astype(np.float64) for name in node.inputs)
         (sx, sp), y = (float(graph.type(name).scale) for name in node.inputs), graph.type(node.output)
         factor, shift = sx * sp / float(y.scale), int(node.params["shift"])
+        assert 8 <= shift <= 36
         if factor > 511:
             continue
         expected = x * peak * factor + np.clip(bias / float(y.scale), -(2**22), 2**22)

@@ -50,7 +50,7 @@ class ScaleRows(Operator):
         where = f"node {node.name!r} (scale_rows)"
         x, peak, y = (scalar_scale(activation(type_, where), where) for type_ in (*inputs, output))
         multiplier, shift = quantize_multiplier(min(x * peak / y, ((1 << MULTIPLIER_BITS) - 1) / (1 << FRACTION)))
-        if shift > MAX_SHIFT:
+        if shift > MAX_SHIFT or not multiplier:
             multiplier, shift = np.rint(np.ldexp(x * peak / y, MAX_SHIFT)).astype(np.int64), np.int64(MAX_SHIFT)
         bias = quantize_half_even(node.params["bias"], y / (1 << FRACTION), -BIAS_LIMIT, BIAS_LIMIT)
         node.params = {"multiplier": multiplier, "shift": shift, "bias": bias}
