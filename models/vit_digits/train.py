@@ -55,12 +55,20 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return (moved * spread(0.9, 1.1)[:, None, None, None]).clamp(0.0, 1.0)
 
 
-def fit(model: VisionTransformer, images: torch.Tensor, labels: torch.Tensor, epochs: int, batch: int = 64) -> None:
-    """AdamW with a one-cycle learning rate, in place."""
+def fit(
+    model: VisionTransformer,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    epochs: int,
+    batch: int = 64,
+    rate: float = 1e-3,
+    decay: float = 0.05,
+) -> None:
+    """AdamW with a one-cycle learning rate of at most `rate`, in place."""
     generator = torch.Generator().manual_seed(SEED)
     steps = -(-len(images) // batch)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=epochs * steps)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=epochs * steps)
     for epoch in range(epochs):
         total = 0.0
         for index in torch.randperm(len(images), generator=generator).split(batch):

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from attnc.errors import ConfigError, DataError
 from attnc.ops.base import Array
-from attnc.quant.weights import DEFAULT_QUANTIZER, QUANTIZERS, find_quantizer, output_error, quantize
+from attnc.quant.weights import QUANTIZERS, default_quantizer, find_quantizer, output_error, quantize
 from attnc.quant.weights.mse import best_scales
 from attnc.weights import WeightFormat
 from correlated import gram, layer, loss
@@ -103,7 +103,7 @@ def test_formats_and_quantizers_that_do_not_go_together() -> None:
         with pytest.raises(ConfigError, match="'x': this quantizer needs the gram"):
             quantize(name, np.ones((2, 64)), WeightFormat.parse("int4"), None, "x")
     for format in FORMATS:
-        find_quantizer(DEFAULT_QUANTIZER, WeightFormat.parse(format))
+        find_quantizer(default_quantizer(WeightFormat.parse(format)), WeightFormat.parse(format))
 
 
 @settings(max_examples=60, deadline=None)

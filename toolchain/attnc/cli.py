@@ -13,7 +13,7 @@ import typer
 
 import attnc
 from attnc import cost_commands, tables
-from attnc.config import Calibration, CompileOptions
+from attnc.config import Activations, Calibration, CompileOptions
 from attnc.console import (
     Build,
     Json,
@@ -94,6 +94,16 @@ def compile_command(
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a model that needs the host to compute anything.")] = False,
     shape: Shapes = None,
     calibration: Annotated[Calibration, typer.Option("--calibration", help="How ranges are chosen.")] = "mse",
+    config: Annotated[Path | None, typer.Option("--config", help="attnc.yaml: weights, activations and engine per layer.")] = None,
+    weights: Annotated[str | None, typer.Option("--weights", help="int8 (default), int6 ... int2, ternary, binary4 ... binary2.")] = None,
+    group_size: Annotated[int | None, typer.Option("--group-size", help="Weights that share a scale: 32, 64, 128; 0: a channel.")] = None,
+    quantizer: Annotated[str | None, typer.Option("--quantizer", help="minmax, mse, absmean, gptq, quantease, binary.")] = None,
+    engine: Annotated[
+        Literal["auto", "dsp", "lookup"] | None, typer.Option("--engine", help="Multipliers or tables; auto: by cost.")
+    ] = None,
+    activations: Annotated[
+        Activations | None, typer.Option("--activations", help="Scales of inputs of linear layers: calibrated, or per token (dynamic).")
+    ] = None,
     clock: Annotated[float | None, typer.Option("--clock", metavar="MHZ", help="Target clock; the board's by default.")] = None,
     objective: ObjectiveOption = "latency",
     utilisation: UtilisationOption = None,
@@ -114,6 +124,12 @@ def compile_command(
         strict=strict,
         shapes=parse_shapes(shape),
         calibration=calibration,
+        config=config,
+        weights=weights,
+        group_size=group_size,
+        quantizer=quantizer,
+        engine=engine,
+        activations=activations,
         clock_mhz=clock,
         objective=objective,
         utilisation=utilisation,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,23 +18,35 @@ from attnc.errors import ConfigError, FitError, ModelError
 from attnc.frontend import import_model
 from attnc.frontend.load import load_model
 from attnc.golden import run_golden, run_reference
-from attnc.ir import Graph
+from attnc.ir import Graph, Node
 from attnc.model import Model
 from attnc.ops import verify
 from attnc.ops.base import Array, Design
+from attnc.passes import attention, tokens
 from attnc.passes.types import Requirement, assign_types, plan_types, quantize_graph
+from attnc.passes.weights import assign_weights, mark_lossless, weighted
 from attnc.quant.calibration import Observer, Statistics
+from attnc.quant.gram import GramObserver
 from attnc.quant.samples import Edge, FloatModel, chunks, count_samples, load_samples, one_sample, synthetic_samples
+from attnc.quant.weight_config import LayerChoices, LayerSettings, WeightConfig, check_weight_config, read_weight_config
+from attnc.quant.weights import QUANTIZERS
 from attnc.report_tables import as_text, render
 from attnc.schedule.cost import check_memory, estimate
-from attnc.schedule.design import check_fit, choose_design
+from attnc.schedule.design import check_fit, choose_engines
 from attnc.schedule.devices import Board, find_board, with_utilisation
 from attnc.schedule.file import Schedule, check_board, check_program, read_schedule, schedule_text
 from attnc.schedule.program import build_program
+from attnc.weights import WeightFormat
 
 Progress = Callable[[str], None]
+WEIGHT_OPTIONS = ("weights", "group_size", "quantizer", "activations", "engine")
+"""Options that a config file may set too; on the command line they win over the file's own settings, not over its rules."""
+GRAM_SAMPLES = 64
+"""Calibration samples from which covariances of inputs are taken."""
 CHUNK_ELEMENTS = 1 << 22
 """Samples run together through the float model while its widest value stays below this many elements."""
+GLANCE = 8
+"""Samples over which activations are looked at before the graph is rewritten."""
 VECTORS = 8
 """Samples that the test bench in the build carries, and over which layers are compared with float."""
 FLOAT_TOLERANCE = 1e-3
@@ -56,9 +69,15 @@ class State:
     statistics: dict[str, Statistics] = field(default_factory=dict)
     sqnr: dict[str, float] = field(default_factory=dict)
     float_graph: Graph | None = None
+    layers: LayerChoices | None = None
     schedule: Schedule | None = None
     design: Design | None = None
     misfit: str | None = None
+
+    def settings(self, node: Node) -> LayerSettings:
+        """What was chosen for the weights of a layer."""
+        assert self.layers is not None
+        return self.layers.choose(node)
 
     @property
     def graph(self) -> Graph:
@@ -67,36 +86,33 @@ class State:
 
 
 Step = tuple[str, Callable[[State], None]]
+STEPS: list[Step] = [
+    ("checking the imported graph against the float model", lambda s: check_against_float(s)),
+    ("choosing formats of weights", lambda s: choose_formats(s)),
+    ("easing attention", lambda s: attention.ease_attention(s.graph, glance(s, attention.operands(s.graph)))),
+    ("scaling activations per token", lambda s: scale_tokens(s)),
+    ("planning types", lambda s: s.plan.update(plan_types(s.graph))),
+    ("calibrating", lambda s: calibrate(s)),
+    ("choosing scales", lambda s: assign_types(s.graph, s.plan, s.statistics, s.options.calibration)),
+    ("quantizing weights", lambda s: quantize_weights(s)),
+    ("quantizing", lambda s: quantize(s)),
+    ("comparing golden with float", lambda s: compare_layers(s)),
+    ("choosing the design", lambda s: choose(s)),
+]
 
 
 def compile_model(path: Path, options: CompileOptions, progress: Progress = lambda text: None) -> Path:
     """Compile `path` into the folder `options.output` and return it. Raises `AttncError`; leaves nothing behind on failure."""
     state = begin(path, options, progress)
-    steps: list[Step] = [
-        ("checking the imported graph against the float model", check_against_float),
-        ("planning types", lambda s: s.plan.update(plan_types(s.graph))),
-        ("calibrating", calibrate),
-        ("choosing scales", lambda s: assign_types(s.graph, s.plan, s.statistics, s.options.calibration)),
-        ("quantizing", quantize),
-        ("comparing golden with float", compare_layers),
-        ("choosing the design", choose),
-    ]
-    run(state, steps, progress)
+    run(state, STEPS, progress)
     progress("writing the project")
     return write(state)
 
 
 def quantize_model(path: Path, options: CompileOptions, progress: Progress = lambda text: None) -> State:
-    """As far as a schedule needs it: the same steps, without what only a report of accuracy needs."""
+    """The quantized graph of `path` and what led to it, without hardware: enough to measure golden, or to try designs."""
     state = begin(path, options, progress)
-    steps: list[Step] = [
-        ("checking the imported graph against the float model", check_against_float),
-        ("planning types", lambda s: s.plan.update(plan_types(s.graph))),
-        ("calibrating", calibrate),
-        ("choosing scales", lambda s: assign_types(s.graph, s.plan, s.statistics, s.options.calibration)),
-        ("quantizing", quantize),
-    ]
-    run(state, steps, progress)
+    run(state, STEPS[:-1], progress)
     return state
 
 
@@ -169,6 +185,62 @@ def check_against_float(state: State) -> None:
             state.float_error = max(state.float_error, error)
 
 
+def glance(state: State, names: set[str]) -> dict[str, Statistics]:
+    """Statistics of some values over the first samples: enough to choose how to rewrite the graph, before it is calibrated."""
+    observer = Observer(GLANCE)
+    for _, feeds in zip(range(GLANCE), Edge(state.model).feeds(state.samples), strict=False):
+        run_reference(state.graph, feeds, lambda name, array: observer(name, array) if name in names else None)
+    for name in names & state.graph.constants.keys():
+        observer(name, state.graph.constants[name][np.newaxis])
+    return observer.found
+
+
+def choose_formats(state: State) -> None:
+    """Format of the weights and engine of every layer, from the options and the config file; weights that already lie on a grid
+    which the format holds are marked."""
+    options = state.options
+    config = WeightConfig() if options.config is None else read_weight_config(options.config)
+    given = {name: getattr(options, name) for name in WEIGHT_OPTIONS if getattr(options, name) is not None}
+    config = check_weight_config({**config.model_dump(mode="json", exclude_unset=True), **given}, str(options.config or "options"))
+    state.layers = config.bind(state.graph, str(options.config or "options"))
+    mark_lossless(state.graph, state.layers.weights)
+
+
+def scale_tokens(state: State) -> None:
+    """Dynamic activations for the layers whose settings ask for them."""
+
+    def wanted(node: Node) -> bool:
+        return state.settings(node).activations == "dynamic"
+
+    if any(wanted(node) for node in weighted(state.graph)):
+        tokens.per_token(state.graph, wanted, glance(state, tokens.operands(state.graph, wanted)))
+
+
+def quantize_weights(state: State) -> None:
+    """Weights on their grids. A second walk through the float graph, over few samples, finds the covariances of their inputs where a
+    quantizer wants them."""
+    nodes = weighted(state.graph)
+    needing = [node for node in nodes if QUANTIZERS[state.settings(node).quantizer].needs_gram]
+    grams: dict[str, Array] = {}
+    if needing:
+        types = {name: state.graph.type(name) for name in {node.inputs[0] for node in needing}}
+        observer = GramObserver(types, types)
+        widest = max(value.shape[0] * value.shape[1] for value in state.graph.values.values())
+        feeds = itertools.islice(Edge(state.model).feeds(state.samples), GRAM_SAMPLES)
+        for chunk in chunks(feeds, max(1, CHUNK_ELEMENTS // widest)):
+            run_reference(state.graph, chunk, observer)
+        grams = observer.grams()
+
+    def chosen(node: Node) -> tuple[WeightFormat, str]:
+        return state.settings(node).format, state.settings(node).quantizer
+
+    assign_weights(state.graph, chosen, grams)
+    for node in nodes:
+        engine = state.settings(node).engine
+        if engine != "auto" or node.attrs["weights"] == "int8":  # bytes are what multipliers are made for
+            node.attrs["engine"] = "dsp" if engine == "auto" else engine
+
+
 def calibrate(state: State) -> None:
     """Statistics of every value over all samples, in chunks that bound the memory."""
     total = count_samples(state.samples, state.model.inputs)
@@ -196,10 +268,10 @@ def quantize(state: State) -> None:
 
 
 def choose(state: State) -> None:
-    """The design: the schedule's where one is given, else the best that fits."""
+    """The design: the schedule's where one is given, else the best that fits; and the engine of every layer that may have either."""
     graph, board, path = state.graph, state.board, state.options.schedule
     if state.schedule is None or path is None:
-        state.design = choose_design(graph, board, state.clock_mhz, state.options.objective)
+        state.design = choose_engines(graph, board, state.clock_mhz, state.options.objective)
     else:
         state.design = state.schedule.parallelism
     program = build_program(graph, state.design, None)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Calibration = Literal["mse", "minmax", "percentile"]
 Objective = Literal["latency", "throughput", "area", "energy"]
 DEFAULT_TARGET = "kv260"
+Activations = Literal["static", "dynamic"]
 
 
 class CompileOptions(BaseModel):
@@ -34,6 +35,16 @@ class CompileOptions(BaseModel):
     """Refuse models that need the host for anything but moving data."""
     shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     calibration: Calibration = "mse"
+    config: Path | None = None
+    """`attnc.yaml`: format, quantizer, activations and engine per layer."""
+    weights: str | None = None
+    """Format of weights: int8 (default), int6 to int2, ternary, binary4 to binary2."""
+    group_size: int | None = None
+    """Weights that share a scale: 32, 64 or 128; 0 for the whole channel."""
+    quantizer: str | None = None
+    engine: Literal["auto", "dsp", "lookup"] | None = None
+    activations: Activations | None = None
+    """static: a scale per tensor, from calibration. dynamic: inputs of linear layers get a scale per token while the device runs."""
     clock_mhz: float | None = Field(default=None, gt=0, le=1000)
     """Target clock; by default the board's."""
     dump: Path | None = None

@@ -12,7 +12,10 @@ from attnc.ops.layer_normalization import LayerNormalization
 from attnc.ops.linear import Linear
 from attnc.ops.mean_rows import MeanRows
 from attnc.ops.mul import Mul
+from attnc.ops.normalize_rows import NormalizeRows
 from attnc.ops.requantize import Requantize
+from attnc.ops.row_absmax import RowAbsmax
+from attnc.ops.scale_rows import ScaleRows
 from attnc.ops.softmax import Softmax
 from attnc.ops.unary import Unary
 
@@ -27,7 +30,10 @@ OPERATORS: dict[str, Operator] = {
         Linear(),
         MeanRows(),
         Mul(),
+        NormalizeRows(),
         Requantize(),
+        RowAbsmax(),
+        ScaleRows(),
         Softmax(),
         Unary(),
     )

@@ -261,6 +261,10 @@ class Operator(ABC):
         """Set attributes that depend on constant operands (float, by operand index), before types are planned."""
         return
 
+    def adapt(self, node: Node, peaks: Sequence[float]) -> None:
+        """Set attributes that depend on the largest magnitude of each operand, after calibration and before types are assigned."""
+        return
+
     def lane_divisor(self, node: Node, inputs: Sequence[Shape]) -> int:
         """Number that the lanes must divide, so that no tile straddles a boundary inside the channels; 0 if there is none."""
         return 0

@@ -1,8 +1,9 @@
 """unary: y = f(x) elementwise, f one of `attnc.ops.functions.FUNCTIONS`.
 
 Shapes   x, y [R, C].
-Scales   x s16 with a power of two for scale, 2**-11 (range [-16, 16)) unless attribute `fraction_bits` says otherwise (5 to 15):
-         one ROM then serves every layer. y one per tensor. relu and identity commute with scaling: any type, no ROM.
+Scales   x s16 with a power of two for scale, 2**-11 (range [-16, 16)) unless attribute `fraction_bits` says otherwise (5 to 15), which
+         calibration lowers where a function that does not settle sees more: one ROM serves every layer all the same. y one per
+         tensor. relu and identity commute with scaling: any type, no ROM.
 Method   segments of 1/32 over [-8, 8), or [-16, 16) for functions that settle slowly, values rounded to 2**-16; linear tails of
          slope 0 or 1 that continue the ends. The interpolation is exact; it is rounded once, by requantize.
 Rounding half up, saturation to the range of y.
@@ -45,6 +46,9 @@ DELTA_BITS = 14
 ENTRY_BITS = 36
 """A block RAM is 36 bits wide."""
 FRACTION_BITS = 11
+MIN_FRACTION_BITS = 5
+RANGE_HEADROOM = 1.25
+"""The range reaches this far beyond what calibration saw, as that of other 16-bit types."""
 BEND_MIN = 1e-6
 """Below this much of a unit, a difference is noise of the float evaluation."""
 
@@ -125,6 +129,14 @@ class Unary(Operator):
         if FUNCTIONS[node.attrs["function"]].homogeneous:
             return None
         return TensorType(16, True, np.asarray(2.0 ** -node.attrs.get("fraction_bits", FRACTION_BITS)))
+
+    def adapt(self, node: Node, peaks: Sequence[float]) -> None:
+        """As many fraction bits as the range allows; a function that is constant beyond its ROM needs no more range."""
+        function, bits = FUNCTIONS[node.attrs["function"]], node.attrs.get("fraction_bits", FRACTION_BITS)
+        if function.left or function.right:
+            while bits > MIN_FRACTION_BITS and peaks[0] * RANGE_HEADROOM > 2.0 ** (15 - bits):
+                bits -= 1
+        node.attrs["fraction_bits"] = bits
 
     def quantize(self, node: Node, inputs: Sequence[TensorType], output: TensorType) -> None:
         """Position of the segments in x, factor to the output, width of the interpolation."""

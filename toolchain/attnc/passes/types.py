@@ -86,8 +86,19 @@ def _smoothing_factor(graph: Graph, name: str, stats: Statistics) -> Array | Non
     return smoothing(stats, np.max(found, axis=0)) if found and len(found) == len(weights) else None
 
 
+def _adapt(graph: Graph, plan: dict[str, Requirement], statistics: dict[str, Statistics]) -> None:
+    """Let operators fit the types that they dictate to what calibration saw."""
+    for node in graph.nodes:
+        before = [_requirement(node, index) for index in range(len(node.inputs))]
+        operator(node).adapt(node, [float(statistics[name].peak.max(initial=0.0)) for name in node.inputs])
+        for index, name in enumerate(node.inputs):
+            if before[index].type is not None and plan[name].key == before[index].key:
+                plan[name] = _requirement(node, index)
+
+
 def assign_types(graph: Graph, plan: dict[str, Requirement], statistics: dict[str, Statistics], method: Calibration) -> None:
     """Give every value its type. 8-bit values between a normalisation and linear layers are smoothed: one scale per channel."""
+    _adapt(graph, plan, statistics)
     for name, value in graph.values.items():
         need = plan[name]
         if need.type is not None:

@@ -2,7 +2,7 @@
 
     weights: int4            # a format of weights, or auto: leave it to the search
     group_size: 64           # 0: a scale per channel
-    quantizer: gptq          # by default quantease
+    quantizer: gptq          # by default mse for int8 and int6, quantease for less
     activations: static      # or dynamic: a scale per token, found on the device
     engine: auto             # or dsp, lookup
     layers:
@@ -35,7 +35,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from attnc.errors import ConfigError
 from attnc.ir import Graph, Node
-from attnc.quant.weights import DEFAULT_QUANTIZER, QUANTIZERS, find_quantizer
+from attnc.quant.weights import QUANTIZERS, default_quantizer, find_quantizer
 from attnc.weights import GROUP_SIZES, WeightFormat
 
 Weights = Literal["int8", "int6", "int5", "int4", "int3", "int2", "ternary", "binary2", "binary3", "binary4", "auto"]
@@ -159,7 +159,7 @@ def _settled(settings: Mapping[str, Any], node: Node, where: str) -> LayerSettin
     if weights == "auto":
         return LayerSettings("auto", size, quantizer or "", settings["activations"], settings["engine"])
     format = WeightFormat.parse(weights, size)
-    quantizer = quantizer or DEFAULT_QUANTIZER
+    quantizer = quantizer or default_quantizer(format)
     find_quantizer(quantizer, format, f"{at}: quantizer")
     if settings["engine"] == "lookup" and format.bits > LOOKUP_BITS:
         raise ConfigError(f"{at}: engine lookup takes weights of at most {LOOKUP_BITS} bits, found {weights}; needed engine auto or dsp")

@@ -96,6 +96,33 @@ def choose_design(graph: Graph, board: Board, clock_mhz: float, objective: Objec
     )
 
 
+def choose_engines(graph: Graph, board: Board, clock_mhz: float, objective: Objective = "latency") -> Design:
+    """`choose_design`, once for each engine that layers without one of their own could share; the better of the two stays, in
+    attribute `engine` of those nodes."""
+    open_nodes = [node for node in graph.nodes if "engine" not in node.attrs and len(operator(node).engines(node)) > 1]
+    kinds = sorted({engine for node in open_nodes for engine in operator(node).engines(node)})
+    best: tuple[tuple[float, float], str, Design] | None = None
+    misfit: FitError | None = None
+    for kind in kinds or [""]:
+        for node in open_nodes:
+            node.attrs["engine"] = kind if kind in operator(node).engines(node) else operator(node).engines(node)[0]
+        try:
+            design = choose_design(graph, board, clock_mhz, objective)
+        except FitError as error:
+            misfit = error
+            continue
+        cost = estimate(build_program(graph, design, None), board, clock_mhz)
+        score = SCORES[objective](cost, board, design.lanes), cost.resources.lut
+        if best is None or score < best[0]:
+            best = score, kind, design
+    if best is None:
+        assert misfit is not None
+        raise misfit
+    for node in open_nodes:
+        node.attrs["engine"] = best[1] if best[1] in operator(node).engines(node) else operator(node).engines(node)[0]
+    return best[2]
+
+
 def _search(
     graph: Graph, board: Board, clock_mhz: float, objective: Objective, lanes: int
 ) -> tuple[Design | None, tuple[float, Estimate, str] | None]:

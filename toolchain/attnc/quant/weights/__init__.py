@@ -24,7 +24,7 @@ from attnc.quant.weights.quantease import quantease
 from attnc.quant.weights.recognise import recognise
 from attnc.weights import QuantizedWeight, WeightFormat
 
-__all__ = ["DEFAULT_QUANTIZER", "QUANTIZERS", "Quantizer", "find_quantizer", "output_error", "quantize", "recognise"]
+__all__ = ["QUANTIZERS", "Quantizer", "default_quantizer", "find_quantizer", "output_error", "quantize", "recognise"]
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,12 @@ QUANTIZERS: dict[str, Quantizer] = {
     "binary": Quantizer(binary, ("binary",)),
 }
 
-DEFAULT_QUANTIZER = "quantease"
-"""It can do every format, and no other keeps a layer's output closer."""
+FINE_BITS = 6
+
+
+def default_quantizer(format: WeightFormat) -> str:
+    """mse where the grid is fine, so that little is to be won; quantease, which takes covariances and time, where it is coarse."""
+    return "mse" if format.kind == "integer" and format.bits >= FINE_BITS else "quantease"
 
 
 def find_quantizer(name: str, format: WeightFormat, where: str = "quantizer") -> Quantizer:

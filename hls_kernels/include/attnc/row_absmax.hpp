@@ -1,0 +1,60 @@
+#pragma once
+// row_absmax: y[row] = requantize(max over channels of |x[row, c]|).
+//
+// Shapes   x [rows, tiles*L] in (tile, row) order; lanes beyond the channels are 0. y [rows, L], the result in lane 0, else 0.
+// Types    XT, YT signed integers of at most, and at least, 16 bits; YT holds `high`.
+// Rounding requantize: half up, then saturation at `high`. Equal scales copy exactly.
+// Speed    L values per cycle (II = 1); a tile takes at least 4 cycles, then a row per cycle.
+
+#include "attnc/fixedpoint.hpp"
+#include "attnc/types.hpp"
+
+#include <hls_stream.h>
+
+namespace attnc {
+
+template <class XT, class YT, int L, int ROWS_MAX>
+void row_absmax(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int rows, int tiles, int multiplier, int shift, int high) {
+  static_assert(width<XT>::value <= 16, "row_absmax: inputs have at most 16 bits");
+  static_assert(width<YT>::value >= 16, "row_absmax: outputs have at least 16 bits");
+  static constexpr int SLOTS = 4;  // cycles between two looks at the same row's maximum
+  typedef Int<18> magnitude_t;
+  magnitude_t peaks[ROWS_MAX];
+  const int slots = rows > SLOTS ? rows : SLOTS;
+
+ABSMAX_TILES:
+  for (int tile = 0; tile < tiles; ++tile) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
+  ABSMAX_ROWS:
+    for (int row = 0; row < slots; ++row) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 4 max = ROWS_MAX
+#pragma HLS DEPENDENCE variable = peaks inter RAW distance = 4 true
+      if (row < rows) {
+        const Vec<XT, L> in = x.read();
+        magnitude_t peak = tile == 0 ? magnitude_t(0) : peaks[row];
+        for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+          const magnitude_t value = magnitude_t(in.v[l]);
+          const magnitude_t magnitude = value < 0 ? magnitude_t(-value) : value;
+          peak = peak < magnitude ? magnitude : peak;
+        }
+        peaks[row] = peak;
+      }
+    }
+  }
+ABSMAX_WRITE:
+  for (int row = 0; row < rows; ++row) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
+    Vec<YT, L> out;
+    for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+      out.v[l] = YT(0);
+    }
+    out.v[0] = YT(requantize<magnitude_t>(peaks[row], multiplier_t(multiplier), shift_t(shift), 0, high));
+    y.write(out);
+  }
+}
+
+}  // namespace attnc

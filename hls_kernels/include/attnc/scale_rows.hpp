@@ -1,0 +1,74 @@
+#pragma once
+// scale_rows: y[row, c] = clamp((x[row, c] * peak[row] * multiplier / 2**shift + bias[c]) / 2**8), both rounded half up.
+//
+// Shapes   x, y [rows, tiles*L] in (tile, row) order; peak [rows, L], read first, in lane 0.
+// Types    XT, PeakT, YT signed integers of at most, and YT of at least, 16 bits; AccT holds the product; YT holds [low, high].
+// Records  a stream of words, 4 per tile of L channels: word k holds byte k of every lane's bias, s32, little endian. Those of padding
+//          lanes are 0, so these lanes stay 0.
+// Speed    a row per cycle for the factors, then L values per cycle (II = 1); the records of the next tile are read while this one
+//          passes, so a tile takes max(rows, 4) cycles.
+
+#include "attnc/fixedpoint.hpp"
+#include "attnc/types.hpp"
+
+#include <hls_stream.h>
+
+namespace attnc {
+
+template <class XT, class PeakT, class AccT, class YT, int L, int ROWS_MAX>
+void scale_rows(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<PeakT, L>>& peak, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y, int rows,
+                int tiles, int multiplier, int shift, int low, int high) {
+  static_assert(width<XT>::value <= 16 && width<PeakT>::value <= 16, "scale_rows: inputs have at most 16 bits");
+  static_assert(width<YT>::value >= 16, "scale_rows: outputs have at least 16 bits");
+  static_assert(width<AccT>::value > 16 + 16 + MULTIPLIER_BITS, "scale_rows: AccT must hold a product of 16, 16 and 17 bits");
+  static constexpr int PLANES = 4;
+  static constexpr int FRACTION = 8;
+  typedef Int<width<PeakT>::value + MULTIPLIER_BITS> factor_t;
+  factor_t factors[ROWS_MAX];
+  UInt<32> record[2][L];
+#pragma HLS ARRAY_PARTITION variable = record dim = 0 complete
+  const int slots = rows > PLANES ? rows : PLANES;
+
+FACTORS:
+  for (int row = 0; row < rows; ++row) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
+    factors[row] = factor_t(factor_t(peak.read().v[0]) * factor_t(multiplier));
+  }
+  // Tile -1 passes nothing: it reads the records of tile 0.
+SCALE_ROWS_TILES:
+  for (int tile = -1; tile < tiles; ++tile) {
+#pragma HLS LOOP_TRIPCOUNT min = 2 max = 64
+    const bool passing = tile >= 0;
+    const bool loading = tile + 1 < tiles;
+    const int trips = passing ? slots : PLANES;
+  SCALE_ROWS:
+    for (int i = 0; i < trips; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 4 max = ROWS_MAX
+      if (loading && i < PLANES) {
+        const Word<L> word = w.read();
+        for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+          const UInt<32> before = i == 0 ? UInt<32>(0) : record[(tile + 1) & 1][l];
+          record[(tile + 1) & 1][l] = UInt<32>(before | UInt<32>(UInt<32>(word.v[l]) << (8 * i)));
+        }
+      }
+      if (passing && i < rows) {
+        const Vec<XT, L> in = x.read();
+        const AccT factor = AccT(factors[i]);
+        Vec<YT, L> out;
+        for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+          const AccT bias = AccT(Int<32>(record[tile & 1][l]));
+          const AccT product = shift_round_half_up<AccT>(AccT(AccT(in.v[l]) * factor), shift_t(shift));
+          const AccT rounded = shift_round_half_up<AccT>(AccT(product + bias), shift_t(FRACTION));
+          out.v[l] = YT(clamp<AccT>(rounded, AccT(low), AccT(high)));
+        }
+        y.write(out);
+      }
+    }
+  }
+}
+
+}  // namespace attnc
