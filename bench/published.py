@@ -181,7 +181,7 @@ POINTS = (
         1850,
         2.0,
         {"latency_ms": 25.76, "lut": 123_400, "dsp": 1850, "bram36": 458, "watts": 11.50},
-        "attnc has no 16x32-bit engine: it gets as many multipliers (2 DSPs each), but words of a quarter and logic of an eighth of the width",
+        "attnc has no 16x32-bit engine: it gets as many multipliers (2 DSPs each), but narrower memories and logic",
     ),
     Published(
         "TeLLMe v2 (ternary), prefill of 128 tokens",
@@ -229,9 +229,8 @@ def main() -> None:
         print(f"{point.name} on {point.board} at {point.clock_mhz:g} MHz: {point.reason}")
         for row in (row for row in rows if row["design"] == point.name):
             mark = "" if row["within"] else f"   beyond {WITHIN:.0%}"
-            print(
-                f"  {row['figure']:12} published {row['published']:>12,.2f}   estimate {row['estimate']:>12,.2f}   {row['deviation_percent']:+7.1f} %{mark}"
-            )
+            numbers = f"published {row['published']:>12,.2f}   estimate {row['estimate']:>12,.2f}   {row['deviation_percent']:+7.1f} %"
+            print(f"  {row['figure']:12} {numbers}{mark}")
 
 
 if __name__ == "__main__":
