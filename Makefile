@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 CXX ?= g++
 WORKERS ?= 2
 PYTEST_ARGS ?=
-SOURCES := toolchain host models tests
+SOURCES := toolchain host models bench tests
 
-.PHONY: help demo test lint format train clean tools
+.PHONY: help demo test lint format train bench bench-published clean tools
 
 help:
 	@echo "make demo    compile the shipped vision transformer, simulate it on every held-out image, print the results"
@@ -15,6 +15,8 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff rewrite the sources"
 	@echo "make train   train models/vit_digits again"
+	@echo "make bench   how fast the tool itself is: a table, stored in bench/results"
+	@echo "make bench-published   estimates beside published accelerators"
 	@echo "make clean   remove the virtual environment, caches and build folders"
 
 demo: tools $(VENV)/.demo
@@ -34,6 +36,12 @@ format: $(VENV)/.test
 
 train: $(VENV)/.train
 	$(BIN)/python models/vit_digits/train.py
+
+bench: tools $(VENV)/.test
+	$(BIN)/python bench/speed.py
+
+bench-published: $(VENV)/.demo
+	$(BIN)/python bench/published.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

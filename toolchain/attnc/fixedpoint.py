@@ -18,6 +18,8 @@ Int64 = npt.NDArray[np.int64]
 MULTIPLIER_BITS = 17
 """Mantissa bits of a multiplier: with its sign it fills the 18-bit port of a DSP48."""
 MAX_SHIFT = 62
+SINGLE_PRECISION_TERMS = 256
+"""A sum is cut into pieces of at least this many terms; shorter ones are not worth it."""
 
 
 def int_range(bits: int, signed: bool) -> tuple[int, int]:
@@ -54,7 +56,8 @@ def shift_round_half_up(x: npt.ArrayLike, shift: npt.ArrayLike) -> Int64:
     """x / 2**shift, rounded to nearest, ties towards plus infinity; shift in [0, 62], |x| < 2**62."""
     x, shift = np.asarray(x, np.int64), np.asarray(shift, np.int64)
     half = np.where(shift > 0, np.left_shift(np.int64(1), np.maximum(shift - 1, 0)), 0)
-    return np.right_shift(x + half, shift)
+    total = np.asarray(x + half)
+    return np.right_shift(total, shift, out=total)
 
 
 def quantize_half_even(real: npt.ArrayLike, scale: npt.ArrayLike, low: int, high: int) -> Int64:
@@ -103,10 +106,19 @@ def bit_length(x: npt.ArrayLike) -> Int64:
 def matmul(a: npt.NDArray[np.integer], b: npt.NDArray[np.integer], magnitude: int) -> Int64:
     """Exact integer a @ b through float BLAS; `magnitude` bounds |a * b| of one product.
 
-    Single precision carries integers up to 2**24 and double up to 2**53 exactly; NumPy's own integer matmul is slow.
+    Single precision carries integers up to 2**24 and double up to 2**53 exactly; NumPy's own integer matmul is slow. A long sum is
+    cut into pieces that single precision carries, twice as fast as double, and one matrix `b` serves all of `a` in a single product.
     """
-    bound = magnitude * a.shape[-1]
-    if bound >= 1 << 53:
-        raise OverflowRiskError(f"a product of {a.shape[-1]} terms up to {magnitude} needs {math.ceil(math.log2(bound))} bits")
-    dtype = np.float32 if bound <= 1 << 24 else np.float64
-    return np.matmul(a.astype(dtype), b.astype(dtype)).astype(np.int64)
+    terms = a.shape[-1]
+    if magnitude * terms >= 1 << 53:
+        raise OverflowRiskError(f"a product of {terms} terms up to {magnitude} needs {math.ceil(math.log2(magnitude * terms))} bits")
+    if b.ndim == 2 and a.ndim > 2:
+        return matmul(a.reshape(-1, terms), b, magnitude).reshape(*a.shape[:-1], b.shape[1])
+    step = (1 << 24) // max(magnitude, 1)
+    if step < min(terms, SINGLE_PRECISION_TERMS):
+        return np.matmul(a.astype(np.float64), b.astype(np.float64)).astype(np.int64)
+    result = np.matmul(a[..., :step].astype(np.float32), b[..., :step, :].astype(np.float32)).astype(np.int64)
+    for at in range(step, terms, step):
+        part = np.matmul(a[..., at : at + step].astype(np.float32), b[..., at : at + step, :].astype(np.float32))
+        np.add(result, part, out=result, casting="unsafe")
+    return result
