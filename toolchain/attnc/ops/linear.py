@@ -4,6 +4,9 @@ Shapes   x [rows, K], weight [N, K], bias [N], y [rows, N].
 Scales   x one scale per channel k (a smoothed value) or per tensor; weight one per output channel n; acc_n = s_x * s_w[n];
          y one per channel or tensor. Per-channel scales of x are folded into the weight before it is quantized.
 Rounding requantize (half up), saturation to the range of y.
+Weights  float, quantized here; or imposed by a model that arrived quantized: params weight_q [N, K], weight_unit [N] and
+         weight_multiplier [N, 1], real = unit * multiplier * q (`weights.QuantizedWeight`), carried over as they are.
+Zero     the multipliers read x as memory holds it, zero point included; the packed bias takes zero_point * sum_k w[n,k] off again.
 Widths   |acc| <= sum_k |w[n,k]| * |x|max + |bias[n]|, from the weights themselves; the engine's accumulator holds the largest.
 """
 
@@ -45,31 +48,33 @@ class Linear(Operator):
         """The multipliers take bytes."""
         return 8
 
-    def channel_weights(self, node: Node, index: int) -> Array:
-        """Largest weight per input channel."""
-        return np.abs(node.params["weight"]).max(axis=0)
+    def channel_weights(self, node: Node, index: int) -> Array | None:
+        """Largest weight per input channel; None for imposed weights, which take no scale in."""
+        return None if "weight_q" in node.params else np.abs(node.params["weight"]).max(axis=0)
 
     def quantize(self, node: Node, inputs: Sequence[TensorType], output: TensorType) -> None:
         """Weights symmetric per output channel; bias in units of the accumulator."""
         x = inputs[0]
         x_scale = np.broadcast_to(x.scale, node.params["weight"].shape[1:])
         x_unit = float(x_scale.max())
-        weight = node.params["weight"] * (x_scale / x_unit)
-        limit = (1 << (WEIGHT_BITS - 1)) - 1
-        peak = np.abs(weight).max(axis=1)
         bias_real = np.asarray(node.params["bias"], np.float64)
-        # A channel of zeros, or one so small that its bias would overflow, gets the finest scale that holds the bias.
-        floor = np.maximum(np.abs(bias_real) / (x_unit * (1 << 30)), np.finfo(np.float64).tiny * 1e30)
-        w_scale = np.maximum(np.where(peak > 0, peak / limit, 1.0), floor)
-        q = quantize_half_even(weight, w_scale[:, None], -limit, limit)
+        if "weight_q" in node.params:
+            if x.scale.ndim:
+                raise GraphError(f"node {node.name!r} (linear): imposed weights need an input of one scale")
+            q = np.asarray(node.params["weight_q"], np.int64)
+            w_scale = node.params["weight_unit"] * node.params["weight_multiplier"][:, 0]
+        else:
+            q, w_scale = quantize_weight(node.params["weight"] * (x_scale / x_unit), bias_real / x_unit)
         bias = np.rint(bias_real / (x_unit * w_scale)).astype(np.int64)
-        bias -= q.sum(axis=1) * x.zero_point
+        stored = stored_bias(bias, q, x)
         multiplier, shift = quantize_multiplier(x_unit * w_scale / np.broadcast_to(output.scale, w_scale.shape))
-        bound = int((np.abs(q).sum(axis=1) * x.magnitude + np.abs(bias)).max())
+        peak = max(x.magnitude, 1 << (x.bits - 1))
+        bound = int((np.abs(q).sum(axis=1) * peak + np.maximum(np.abs(bias), np.abs(stored))).max())
         node.params = {"weight": q.astype(np.int8), "bias": bias.astype(np.int64), "multiplier": multiplier, "shift": shift}
         node.params["weight_scale"] = w_scale
         node.attrs["acc_bits"] = check_bits(max(bits_for(bound), 32), f"node {node.name!r}: accumulator", 39)
-        if np.abs(bias).max(initial=0) >= 1 << 31:
+        node.attrs["zero_point"] = x.zero_point
+        if max(np.abs(bias).max(initial=0), np.abs(stored).max(initial=0)) >= 1 << 31:
             raise GraphError(f"node {node.name!r}: a bias needs more than 32 bits")
         product_bits(node, node.attrs["acc_bits"])
 
@@ -111,7 +116,7 @@ class Linear(Operator):
                 Call(
                     node=node.name,
                     kernel=kernel,
-                    walks=(ctx.walk(x, row, rows), weights, ctx.walk(y, row, rows)),
+                    walks=(ctx.walk(x, row, rows, raw=True), weights, ctx.walk(y, row, rows)),
                     scalars=(rows, k_tiles, n_tiles, low, high),
                     cycles={
                         "accumulate": rows * k_tiles + load + (groups - 1) * max(steps, load) + steps,
@@ -140,6 +145,23 @@ class Linear(Operator):
         return sum(buffers, logic)
 
 
+def quantize_weight(weight: Array, bias: Array) -> tuple[Array, Array]:
+    """Integers [N, K] and scale [N], the largest magnitude at the end of the range. `bias` in units of x.
+
+    A channel of zeros, or one so small that its bias would overflow, gets the finest scale that holds the bias.
+    """
+    limit = (1 << (WEIGHT_BITS - 1)) - 1
+    peak = np.abs(weight).max(axis=1)
+    floor = np.maximum(np.abs(bias) / (1 << 30), np.finfo(np.float64).tiny * 1e30)
+    scale = np.maximum(np.where(peak > 0, peak / limit, 1.0), floor)
+    return quantize_half_even(weight, scale[:, None], -limit, limit), scale
+
+
+def stored_bias(bias: Array, q: Array, x: TensorType) -> Array:
+    """The bias that makes up for the zero point of x as memory holds it."""
+    return np.asarray(bias - x.zero_point * q.sum(axis=1))
+
+
 def pack(node: Node, lanes: int, pe: int) -> bytes:
     """Weights in the order of the hardware: per group of `pe` channels their records, then their rows of bytes."""
     p = node.params
@@ -148,7 +170,8 @@ def pack(node: Node, lanes: int, pe: int) -> bytes:
     weight = np.zeros((groups * pe, k_tiles * lanes), np.int8)
     weight[:n, :k] = p["weight"]
     record = np.zeros((groups * pe, RECORD_BYTES), np.uint8)
-    record[:n, 0:4] = p["bias"].astype("<i4").view(np.uint8).reshape(n, 4)
+    bias = p["bias"] - node.attrs.get("zero_point", 0) * p["weight"].astype(np.int64).sum(axis=1)
+    record[:n, 0:4] = bias.astype("<i4").view(np.uint8).reshape(n, 4)
     record[:n, 4:7] = p["multiplier"].astype("<u4").view(np.uint8).reshape(n, 4)[:, :3]
     record[:n, 7] = p["shift"]
     parts = [record.reshape(groups, -1), weight.view(np.uint8).reshape(groups, -1)]
