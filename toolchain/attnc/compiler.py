@@ -15,6 +15,7 @@ from attnc.codegen.project import staged, vectors_npz, write_json, write_project
 from attnc.config import CompileOptions
 from attnc.errors import ConfigError, ModelError
 from attnc.frontend import import_model
+from attnc.frontend.imposed import report as import_report
 from attnc.frontend.load import load_model
 from attnc.golden import run_golden, run_reference
 from attnc.ir import Graph
@@ -69,7 +70,7 @@ def compile_model(path: Path, options: CompileOptions, progress: Progress = lamb
     state = State(path, options, board, options.clock_mhz or board.clock_mhz, model, samples, options.calib is None)
     steps: list[tuple[str, Callable[[State], None]]] = [
         ("checking the imported graph against onnxruntime", check_against_float),
-        ("planning types", lambda s: s.plan.update(plan_types(s.graph))),
+        ("planning types", plan),
         ("calibrating", calibrate),
         ("choosing scales", lambda s: assign_types(s.graph, s.plan, s.statistics, s.options.calibration)),
         ("quantizing", quantize),
@@ -104,9 +105,10 @@ def _samples(path: Path, model: Model, options: CompileOptions) -> dict[str, Arr
 
 def check_against_float(state: State) -> None:
     """The float meaning of the graph equals the model as onnxruntime runs it, on a few calibration samples: a model that was
-    understood wrongly is refused and not compiled."""
+    understood wrongly is refused and not compiled. Of a model that arrived quantized, its twin without rounding is run."""
     verify(state.graph)
-    edge, runtime = Edge(state.model), session(load_model(state.path), "the model")
+    found = state.model.quantized
+    edge, runtime = Edge(state.model), session(load_model(state.path) if found is None else found.float_model(), "the model")
     names = [spec.name for spec in state.model.outputs]
     for index in range(min(2, count_samples(state.samples, state.model.inputs))):
         sample = one_sample(state.samples, state.model.inputs, index)
@@ -125,6 +127,12 @@ def check_against_float(state: State) -> None:
                     f"{FLOAT_TOLERANCE}); the model was not understood correctly"
                 )
             state.float_error = max(state.float_error, error)
+
+
+def plan(state: State) -> None:
+    """What every value is to become."""
+    found = state.model.quantized
+    state.plan.update(plan_types(state.graph, None if found is None else found.requantized))
 
 
 def calibrate(state: State) -> None:
@@ -220,6 +228,8 @@ def write(state: State) -> Path:
                 "method": state.options.calibration,
             },
         )  # fmt: skip
+        if model.quantized is not None:
+            facts["import"] = import_report(model.quantized, model.graph)
         write_json(folder / "report.json", facts)
         (folder / "report.txt").write_text(report.as_text(facts))
     return state.options.output

@@ -183,10 +183,13 @@ def evaluate(
 
 def _run_float(model: Path, inputs: dict[str, Array], samples: int) -> dict[str, Array]:
     """Outputs of the original model, joined along the samples."""
-    from attnc.frontend.load import load_model
+    from attnc.frontend.load import QONNX_DOMAINS, load_model
+    from attnc.frontend.quantized import lower_quantization
     from attnc.quant.samples import session
 
-    runtime = session(load_model(model), "the model")
+    proto = load_model(model)
+    found = lower_quantization(proto) if any(node.domain in QONNX_DOMAINS for node in proto.graph.node) else None
+    runtime = session(proto if found is None else found.runnable(), "the model")
     names = [output.name for output in runtime.get_outputs()]
     rows = []
     for index in range(samples):
@@ -236,6 +239,10 @@ def _summary(facts: dict[str, Any]) -> Table:
         table.add_row("mismatches", f"{evaluation['mismatches']}")
         for name, value in evaluation.get("output_sqnr_db", {}).items():
             table.add_row(f"SQNR of {escape(name)}", f"{value:.1f} dB against float")
+    imported = facts.get("import")
+    if imported:
+        counts = f"{len(imported['weights'])} weights and {imported['activation_types']} types of activations as imported"
+        table.add_row("quantized by", f"{' and '.join(imported['dialects'])}: {counts}, {len(imported['left_out'])} pairs left out")
     table.add_row("cycles", f"{cost['cycles']:,} per sample (estimate)")
     table.add_row("latency", f"{cost['latency_ms']:.4f} ms at {cost['clock_mhz']:g} MHz (estimate)")
     table.add_row("multiply-adds", f"{cost['multiply_adds']:,}, {cost['multiply_adds_per_cycle']:.1f} per cycle (estimate)")

@@ -13,9 +13,10 @@ from attnc.errors import UnsupportedError
 from attnc.frontend import functions
 from attnc.frontend.builder import Builder, Elementwise, LayoutError
 from attnc.frontend.layout import identity
+from attnc.frontend.quantized import Quantized
 from attnc.frontend.simplify import Simplified, TensorInfo
 from attnc.frontend.values import (
-    Array, Base, Const, Failed, Index, Opaque, Poly, Scores, Sources, Unary, Value, View, merge, same_view,
+    Array, Base, Const, Failed, Grid, Index, Opaque, Poly, Scores, Sources, Unary, Value, View, merge, same_view,
 )  # fmt: skip
 
 MASKED = -1e4
@@ -35,6 +36,7 @@ class Context:
         self.elementwise = Elementwise(self.builder)
         self.added: list[NodeProto] = []
         self.added_constants: dict[str, Array] = {}
+        self.quantized: Quantized | None = None
 
     # ---- reading nodes ----
 
@@ -187,6 +189,8 @@ class Context:
         if isinstance(value, Const):
             array = value.array
             return self.host_constant(array.astype(np.float32) if array.dtype.kind == "f" else array)
+        if value.base.imposed is not None:
+            value = self._rounded(value, value.base.imposed)
         info = self.info[value.base.name]
         name, count = value.base.name, value.base.channels
         if not np.array_equal(value.idx.ravel(), np.arange(count)):
@@ -197,6 +201,16 @@ class Context:
             shape = self.host_constant(np.array(value.shape, np.int64))
             return self._host("Reshape", [name, shape], value.shape, info.elem_type, value.src).base.name
         return name
+
+    def _rounded(self, value: View, grid: Grid) -> View:
+        """A view of a tensor of the host that is really rounded to its imposed type."""
+        shape = self.info[value.base.name].shape or value.shape
+        low, high = (np.asarray(bound, np.float32) for bound in grid.type().range)
+        scale = Const(np.asarray(grid.scale, np.float32))
+        real = self.host_view(value.base.name, shape)
+        steps = self.host_node("Round", [self.host_node("Div", [real, scale], shape, value.src)], shape, value.src)
+        kept = self.host_node("Clip", [steps, Const(low), Const(high)], shape, value.src)
+        return View(self.host_node("Mul", [kept, scale], shape, value.src).base, value.idx, value.src)
 
     # ---- the device's side ----
 

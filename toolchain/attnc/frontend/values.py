@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from attnc.errors import UnsupportedError
+from attnc.ir import TensorType
 
 Array = npt.NDArray[Any]
 Index = npt.NDArray[np.int64]
@@ -27,13 +28,34 @@ def merge(*sources: Sources) -> Sources:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """The type of an activation: one scale; `tensor` is the ONNX tensor that holds the rounded values."""
+
+    tensor: str
+    bits: int
+    scale: float
+    zero_point: int
+
+    def type(self) -> TensorType:
+        """As a signed type of the device."""
+        return TensorType(self.bits, True, np.asarray(self.scale, np.float64), self.zero_point)
+
+    def same(self, other: Grid | None) -> bool:
+        """Whether both round alike."""
+        return other is not None and (self.bits, self.scale, self.zero_point) == (other.bits, other.scale, other.zero_point)
+
+
+@dataclass(frozen=True)
 class Base:
-    """A tensor that exists: on the device a matrix [rows, channels], on the host an ONNX tensor (rows = 1)."""
+    """A tensor that exists: on the device a matrix [rows, channels], on the host an ONNX tensor (rows = 1).
+
+    `imposed`: a tensor of the host rounded to this type, as a model that arrived quantized says."""
 
     name: str
     rows: int
     channels: int
     device: bool
+    imposed: Grid | None = None
 
 
 @dataclass(eq=False)
@@ -94,14 +116,22 @@ class Unary:
 
 
 Monomial = tuple[int, int, int, int]
-"""Exponents of x, mean(x), mean(x^2) and r, where r = 1 / sqrt(factor * var(x) + epsilon)."""
+"""Exponents of x, mean(x), mean(x^2) and r, the reciprocal deviation."""
+
+
+class Deviation(NamedTuple):
+    """sqrt(factor * v + epsilon), where v is the variance of x, or mean(x^2) if it is not `centered`."""
+
+    factor: float
+    epsilon: float
+    centered: bool = True
 
 
 @dataclass(eq=False)
 class Poly:
     """A step of a normalisation of `x` over its last axis: a sum of monomials with constant coefficients.
 
-    `r` = (factor, epsilon) defines the reciprocal deviation. `host` is the same tensor on the host, if the host can compute it.
+    `r` defines the deviation whose reciprocal is r. `host` is the same tensor on the host, if the host can compute it.
     """
 
     x: View
@@ -110,7 +140,7 @@ class Poly:
     src: Sources
     node: str
     operator: str
-    r: tuple[float, float] | None = None
+    r: Deviation | None = None
     host: View | None = None
 
 
@@ -119,7 +149,7 @@ class Scores:
     """softmax-to-be: scale * q . k^T + bias.
 
     `q`, `k` are views of shape [L, T, D] and [L, Tk, D], L the flattened leading axes; `lead` holds, in the ONNX shape of the
-    leading axes, which l is meant. `bias` is a view or constant of shape [L or 1, T or 1, Tk or 1]. After softmax `normalized` is set.
+    leading axes, which l is meant. With `cap`, scores are cap * tanh(scale * q . k^T) instead, before the bias. `bias` is a view or constant of shape [L or 1, T or 1, Tk or 1]. After softmax `normalized` is set.
     `host` is the same tensor on the host, where that is cheap (outer products); `fallback` makes it another way on the device.
     """
 
@@ -131,6 +161,7 @@ class Scores:
     node: str
     operator: str
     bias: View | Const | None = None
+    cap: float | None = None
     normalized: bool = False
     host: View | None = None
     fallback: Callable[[], View] | None = None

@@ -127,6 +127,10 @@ class Attention(Operator):
         """The multipliers take bytes; the bias is added."""
         return 8 if index < 3 else 16
 
+    def takes_zero_point(self, node: Node, index: int) -> bool:
+        """The multipliers read bytes as memory holds them."""
+        return False
+
     def prepare(self, node: Node, constants: Mapping[int, Array]) -> None:
         """A constant bias chooses the finest unit that holds it."""
         if 3 in constants:

@@ -242,6 +242,10 @@ class Operator(ABC):
         """The type of operand `index` where the operator dictates it, whatever was calibrated."""
         return None
 
+    def takes_zero_point(self, node: Node, index: int) -> bool:
+        """Whether operand `index` may have a zero point in memory."""
+        return True
+
     def quantize_operand(self, node: Node, index: int, real: Array, type_: TensorType) -> Array:
         """Integers of a constant operand; a feed from the host follows the same rule."""
         return type_.quantize(real)

@@ -9,6 +9,7 @@ Device tensors are [samples, rows, channels]. The graphs of the host are merged 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -117,7 +118,8 @@ def _linear(w: Writer, node: Node, x: Sequence[str]) -> str:
     if per_channel.ndim:
         real = w.op("Mul", real, w.number((unit / per_channel)[:, None]))
     product = w.op("MatMul", x[0], real)
-    return w.op("Add", product, w.number(p["bias"] * scale * unit))
+    # Of three axes, so that onnxruntime does not make a Gemm of it: see `Writer.moved`.
+    return w.op("Add", product, w.number((p["bias"] * scale * unit)[None, None]))
 
 
 def _heads(w: Writer, x: str, groups: int, heads: int, order: Sequence[int]) -> str:
@@ -249,6 +251,19 @@ def export_qdq(build: Path) -> ModelProto:
         _fetch(writer, fetch, named[fetch.value])
     core = _core(writer, manifest, many)
     return _checked(_merged(core, manifest), build)
+
+
+def save_qdq(build: Path, output: Path) -> ModelProto:
+    """Export a build to a file (written beside and renamed) and return the model."""
+    model = export_qdq(build)
+    beside = output.with_name(f".{output.name}.new")
+    try:
+        onnx.save(model, beside)
+        os.replace(beside, output)
+    except (OSError, ValueError) as error:
+        beside.unlink(missing_ok=True)
+        raise BuildError(f"{output}: cannot be written: {error}") from error
+    return model
 
 
 def _feed(w: Writer, feed: Feed) -> str:
