@@ -50,13 +50,13 @@ $(VENV)/.python:
 
 # A stamp for each set of packages; .test and .train add to what .demo installs.
 $(VENV)/.demo: $(VENV)/.python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --editable .
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,ap]'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[test,ap]'
 	@touch $@
 
 $(VENV)/.train: $(VENV)/.python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train]'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[train]'
 	@touch $@

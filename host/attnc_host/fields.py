@@ -25,20 +25,24 @@ class Fields:
         self.root, self.file, self.where = root, file, where
 
     def name(self, key: str) -> str:
+        """The path of a field from the top."""
         return f"{self.where}.{key}" if self.where else key
 
     def fail(self, key: str, needed: str, found: object) -> Any:
+        """Raise: what was `needed` in the field, and what was `found`."""
         text = repr(found)
         raise AcceleratorError(
             f"{self.file}: field {self.name(key)!r}: needed {needed}, found {text if len(text) < 80 else text[:77] + '...'}"
         )
 
     def get(self, key: str) -> Any:
+        """The value of a field, which must be there."""
         if key not in self.data:
             raise AcceleratorError(f"{self.file}: field {self.name(key)!r} is missing")
         return self.data[key]
 
     def integer(self, key: str, low: int | None = None, high: int = (1 << 62)) -> int:
+        """A whole number in [low, high]."""
         found = self.get(key)
         if isinstance(found, bool) or not isinstance(found, int):
             self.fail(key, "a whole number", found)
@@ -47,6 +51,7 @@ class Fields:
         return int(found)
 
     def integers(self, key: str, low: int | None) -> tuple[int, ...]:
+        """A list of whole numbers of `low` or more."""
         found = self.get(key)
         valid = isinstance(found, list) and all(isinstance(i, int) and not isinstance(i, bool) and abs(i) <= 1 << 40 for i in found)
         if not valid or (low is not None and any(i < low for i in found)):
@@ -54,24 +59,28 @@ class Fields:
         return tuple(found)
 
     def shape(self, key: str) -> tuple[int, ...]:
+        """A list of sizes, all positive."""
         found = self.integers(key, 1)
         if math.prod(found) > MAX_ELEMENTS:
             self.fail(key, f"at most {MAX_ELEMENTS} elements", list(found))
         return found
 
     def flag(self, key: str) -> bool:
+        """true or false."""
         found = self.get(key)
         if not isinstance(found, bool):
             self.fail(key, "true or false", found)
         return bool(found)
 
     def text(self, key: str) -> str:
+        """A text that is not empty."""
         found = self.get(key)
         if not isinstance(found, str) or not found:
             self.fail(key, "a text", found)
         return str(found)
 
     def dtype(self, key: str) -> np.dtype[Any]:
+        """A NumPy type of numbers."""
         found = self.text(key)
         try:
             dtype = np.dtype(found)
@@ -82,6 +91,7 @@ class Fields:
         return dtype
 
     def path(self, key: str, optional: bool = False) -> Any:
+        """A file inside the build folder; None where it is `optional` and null."""
         found = self.get(key)
         if found is None and optional:
             return None
@@ -102,9 +112,11 @@ class Fields:
         return self.root / name
 
     def child(self, key: str) -> Fields:
+        """The object in a field."""
         return Fields(self.get(key), self.root, self.file, self.name(key))
 
     def children(self, key: str) -> list[Fields]:
+        """The objects of a list that is not empty."""
         found = self.get(key)
         if not isinstance(found, list) or not found:
             self.fail(key, "a list that is not empty", found)

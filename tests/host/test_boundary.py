@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnc.fixedpoint import quantize_half_even
-from attnc.ops.attention import quantize_bias
+from attnc.ir import TensorType
+from attnc.ops.attention_bias import quantize_bias
 from attnc.ops.base import Array
 from attnc_host import AcceleratorError, boundary, layout, manifest
 from attnc_host.manifest import NumberType, Source
@@ -52,8 +54,6 @@ def test_excluded_keys_keep_the_smallest_integer_to_themselves() -> None:
 
 
 def test_excluded_rule_equals_the_operators() -> None:
-    from attnc.ir import TensorType
-
     real = np.concatenate([np.random.default_rng(0).normal(0, 5000, 1000), [-np.inf, np.inf, np.nan, -1e4]])
     np.testing.assert_array_equal(boundary.quantize_excluded(real, S16), quantize_bias(real, TensorType(16, True, S16.scale)))
 
@@ -146,8 +146,6 @@ def test_wrong_inputs(shared_build: Path, inputs: dict[str, Array], message: str
 
 
 def ported(shared_build: Path, *ports: manifest.Port) -> manifest.Manifest:
-    from dataclasses import replace
-
     return replace(manifest.load(shared_build), inputs=ports)
 
 

@@ -112,7 +112,7 @@ def test_no_json(build: Path, text: str) -> None:
 def test_no_build(tmp_path: Path) -> None:
     with pytest.raises(AcceleratorError, match="no such build folder"):
         manifest.load(tmp_path / "none")
-    with pytest.raises(AcceleratorError, match="no build of attnc: it has no manifest.json"):
+    with pytest.raises(AcceleratorError, match=r"no build of attnc: it has no manifest.json"):
         manifest.load(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(AcceleratorError, match="is no folder"):

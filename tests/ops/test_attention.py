@@ -14,7 +14,8 @@ from attnc.fixedpoint import bits_for
 from attnc.golden import run_golden, run_reference
 from attnc.ir import Graph, GraphError, Node
 from attnc.ops import operator
-from attnc.ops.attention import BIAS_EXCLUDED, BIAS_UNIT, Attention, bias_shift, bias_type, quantize_bias, query_blocks
+from attnc.ops.attention import Attention, query_blocks
+from attnc.ops.attention_bias import BIAS_EXCLUDED, BIAS_UNIT, bias_shift, bias_type, quantize_bias
 from attnc.ops.base import Array, Design
 from harness import assert_exact, quantized, random_feeds, simulate, tensor_type
 

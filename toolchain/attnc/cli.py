@@ -130,7 +130,6 @@ def compile_command(
     if calib is None and not quiet:
         _note("without --calib the inputs for calibration are made up: accuracy on real data is then a guess")
     with Progress(delay=0, quiet=quiet) as progress:
-        progress.stage("starting")
         from attnc.compiler import compile_model
 
         folder = Path(compile_model(model, options, progress.stage))
@@ -232,13 +231,14 @@ def eval_command(
     arrays, truth = load_labelled(build, inputs, labels, _note)
     original = find_model(manifest, model, inputs, _note)
     with Progress(delay=0) as progress:
-        progress.stage("starting")
-        from attnc import report
+        from attnc.evaluation import evaluate
 
-        facts = report.evaluate(build, arrays, truth, original, progress.stage, types)
+        facts = evaluate(build, arrays, truth, original, progress, types)
     if as_json:
         _print_json(facts)
     else:
+        from attnc import report
+
         _print(report.render(facts))
     if facts["evaluation"]["mismatches"]:
         raise typer.Exit(EXIT_DIFFERENT)

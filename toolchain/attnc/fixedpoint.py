@@ -59,7 +59,9 @@ def shift_round_half_up(x: npt.ArrayLike, shift: npt.ArrayLike) -> Int64:
 
 def quantize_half_even(real: npt.ArrayLike, scale: npt.ArrayLike, low: int, high: int) -> Int64:
     """Float to integer: real / scale, rounded to nearest, ties to even, saturated; NaN becomes 0."""
-    q = np.rint(np.nan_to_num(np.asarray(real, np.float64) / np.asarray(scale, np.float64), nan=0.0, posinf=high, neginf=low))
+    with np.errstate(over="ignore", invalid="ignore"):
+        ratio = np.asarray(real, np.float64) / np.asarray(scale, np.float64)
+    q = np.rint(np.nan_to_num(ratio, nan=0.0, posinf=high, neginf=low))
     return np.clip(q, low, high).astype(np.int64)
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 import io
 import json
 import math
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +18,8 @@ from rich.markup import escape
 from rich.table import Table
 
 import attnc
-from attnc.errors import BuildError, DataError
+from attnc.errors import BuildError
 from attnc.model import Model
-from attnc.ops.base import Array
 from attnc.schedule.cost import UTILISATION, Estimate, engine_resources, limits
 from attnc.schedule.devices import Board
 from attnc.schedule.program import Program
@@ -45,7 +42,7 @@ def compile_report(
     board: Board,
     source: dict[str, str],
     sqnr: dict[str, float],
-    float_error: float,
+    float_check: dict[str, Any],
     calibration: dict[str, Any],
 ) -> dict[str, Any]:
     """All facts of a compilation, ready for JSON."""
@@ -61,7 +58,7 @@ def compile_report(
         "model": source,
         "target": {"name": board.name, "part": board.part, "clock_mhz": cost.clock_mhz},
         "calibration": calibration,
-        "float_check": {"against": "onnxruntime", "largest_relative_error": round(float_error, 9)},
+        "float_check": float_check,
         "placement": dict(sorted(Counter(p.where for p in model.placements).items())),
         "host_operators": [{"node": p.node, "operator": p.operator, "reason": p.reason} for p in model.placements if p.where == "host"],
         "operators": dict(sorted(Counter(node.op for node in graph.nodes).items())),
@@ -126,95 +123,6 @@ def load_report(build: Path) -> dict[str, Any]:
             f"{build}: report.json: needed schema {SCHEMA}, found {facts.get('schema') if isinstance(facts, dict) else facts!r}"
         )
     return facts
-
-
-def evaluate(
-    build: Path,
-    inputs: dict[str, Array],
-    labels: Array | None,
-    model: Path | None,
-    progress: Callable[[str], None] = lambda text: None,
-    types: str = "native",
-) -> dict[str, Any]:
-    """Run float (onnxruntime on `model`, if given), golden and C++ on all samples; add accuracy, mismatches and output SQNR to
-    the report, write it, and return it."""
-    from attnc.codegen.project import write_json
-    from attnc.verify.csim import compare_build
-    from attnc.verify.golden_backend import GoldenBackend
-    from attnc_host import Accelerator
-
-    facts = load_report(build)
-    progress("simulating the emitted C++ and golden")
-    started = time.monotonic()
-    compared = compare_build(build, inputs, types)
-    with Accelerator.open(build, backend="csim", types=types) as accelerator:
-        runs = {"C++": accelerator.run(inputs)}
-    with Accelerator.open(build, backend=GoldenBackend(build)) as accelerator:
-        runs["golden"] = accelerator.run(inputs)
-    evaluation: dict[str, Any] = {
-        "samples": compared.samples,
-        "elements": compared.elements,
-        "mismatches": compared.mismatches,
-        "bit_exact": compared.bit_exact,
-        "types": types,
-        "seconds": round(time.monotonic() - started, 3),
-    }
-    if model is not None:
-        progress("running the float model")
-        evaluation["float_model"] = "onnxruntime"
-        runs = {"float": _run_float(model, inputs, compared.samples), **runs}
-        evaluation["output_sqnr_db"] = {
-            name: round(
-                decibels(
-                    float(np.square(real, dtype=np.float64).sum()), float(np.square(runs["golden"][name] - real, dtype=np.float64).sum())
-                ),
-                2,
-            )
-            for name, real in runs["float"].items()
-            if real.dtype.kind == "f"
-        }
-    if labels is not None:
-        evaluation["accuracy_percent"] = {kind: _accuracy(outputs, labels) for kind, outputs in runs.items()}
-    facts["evaluation"] = evaluation
-    write_json(build / "report.json", facts)
-    (build / "report.txt").write_text(as_text(facts))
-    return facts
-
-
-def _run_float(model: Path, inputs: dict[str, Array], samples: int) -> dict[str, Array]:
-    """Outputs of the original model, joined along the samples."""
-    from attnc.frontend.load import QONNX_DOMAINS, load_model
-    from attnc.frontend.quantized import lower_quantization
-    from attnc.quant.samples import session
-
-    proto = load_model(model)
-    found = lower_quantization(proto) if any(node.domain in QONNX_DOMAINS for node in proto.graph.node) else None
-    runtime = session(proto if found is None else found.runnable(), "the model")
-    names = [output.name for output in runtime.get_outputs()]
-    rows = []
-    for index in range(samples):
-        feed = {}
-        for spec in runtime.get_inputs():
-            array = inputs[spec.name]
-            one = array[index : index + 1] if array.ndim and array.shape[0] == samples else array
-            feed[spec.name] = one.astype(_numpy_type(spec.type))
-        rows.append(runtime.run(names, feed))
-    return {name: np.concatenate([np.atleast_1d(row[i]) for row in rows]) for i, name in enumerate(names)}
-
-
-def _numpy_type(name: str) -> np.dtype[Any]:
-    """The NumPy type of an onnxruntime type name such as `tensor(float)`."""
-    kind = name.removeprefix("tensor(").removesuffix(")")
-    return np.dtype({"float": "float32", "double": "float64"}.get(kind, kind))
-
-
-def _accuracy(outputs: dict[str, Array], labels: Array) -> float:
-    """Percent of samples whose largest element of the first output is the label."""
-    scores = next(iter(outputs.values()))
-    scores = scores.reshape(scores.shape[0], -1)
-    if labels.shape != (scores.shape[0],):
-        raise DataError(f"labels: needed one per sample [{scores.shape[0]}], found shape {list(labels.shape)}")
-    return round(100 * float((scores.argmax(axis=1) == labels).mean()), 3)
 
 
 def render(facts: dict[str, Any]) -> RenderableType:

@@ -161,7 +161,7 @@ def mask_bias(ctx: Context, node: NodeProto, condition: Value, low: float, keeps
     concrete = ctx.concrete(condition)
     if isinstance(concrete, Const):
         return Const(np.where(concrete.array.astype(bool), kept, masked))
-    operands = [concrete, Const(np.array(kept, np.float32)), Const(np.array(masked, np.float32))]
+    operands: list[View | Const] = [concrete, Const(np.array(kept, np.float32)), Const(np.array(masked, np.float32))]
     return ctx.host_node("Where", operands, concrete.shape, (node.name,))
 
 

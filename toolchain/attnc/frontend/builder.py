@@ -32,6 +32,7 @@ class Builder:
         self.feeds: list[Feed] = []
         self._cache: dict[tuple[Any, ...], str] = {}
         self._names: set[str] = set()
+        self.arrays: dict[str, Array] = {}
 
     def node(
         self, op: str, inputs: Sequence[str], shape: tuple[int, int], stem: str, src: Sources,
@@ -66,6 +67,12 @@ class Builder:
             self._cache[key] = name
         return self._cache[key]
 
+    def free_constant(self, array: Array) -> View:
+        """A constant as a view that may be read in any layout."""
+        name = f"attnc::array_{len(self.arrays)}"
+        self.arrays[name] = np.asarray(array, np.float64).ravel()
+        return View(Base(name, 1, self.arrays[name].size, False), identity(tuple(array.shape)))
+
     def feed(self, tensor: str, index: Index) -> str:
         """An input of the graph: `index` [rows, channels] into a tensor of the host."""
         index = np.ascontiguousarray(index, dtype=np.int64)
@@ -80,6 +87,8 @@ class Builder:
 
     def matrix(self, base: Base, target: Index, src: Sources) -> str:
         """A value of the graph that holds the elements `target` [R, C] of the base; raises `LayoutError`."""
+        if base.name in self.arrays:
+            return self.constant(self.arrays[base.name][target])
         if not base.device:
             fed = self.feed(base.name, target)
             return fed if base.imposed is None else self.imposed(fed, base.imposed, src)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-
 from attnc.frontend.values import Array, merge
 from attnc.ir import Graph, Node
 
@@ -110,5 +109,3 @@ def unique_names(graph: Graph) -> None:
             name, n = f"{stem}_{n}", n + 1
         taken.add(name)
         node.name = name
-
-

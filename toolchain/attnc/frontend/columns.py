@@ -152,14 +152,21 @@ class ColumnSelections:
         if producer.op == "gather_columns":
             source = producer.inputs[0]
             wide = np.zeros((weight.shape[0], self.graph.value(source).shape[1]))
-            np.add.at(wide, (slice(None), list(producer.attrs["columns"])), weight)
-            self._append_linear(replace(node, inputs=[source], params={**node.params, "weight": wide}, source=merge(producer.source, node.source)))
+            np.add.at(wide.T, np.array(producer.attrs["columns"]), weight.T)
+            self._append_linear(
+                replace(node, inputs=[source], params={**node.params, "weight": wide}, source=merge(producer.source, node.source))
+            )
             return
         start, total = 0, ""
         for index, source in enumerate(producer.inputs):
             width = self.graph.value(source).shape[1]
             last = index == len(producer.inputs) - 1
-            part = replace(node, name=f"{node.name}:{index}", inputs=[source], params={"weight": weight[:, start : start + width], "bias": node.params["bias"] * last})
+            part = replace(
+                node,
+                name=f"{node.name}:{index}",
+                inputs=[source],
+                params={"weight": weight[:, start : start + width], "bias": node.params["bias"] * last},
+            )
             part.output = self.graph.fresh(f"{node.output}_part")
             part.source = merge(producer.source, node.source)
             self.graph.add_value(part.output, self.graph.value(node.output).shape)

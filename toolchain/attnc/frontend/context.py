@@ -16,7 +16,21 @@ from attnc.frontend.layout import identity
 from attnc.frontend.quantized import Quantized
 from attnc.frontend.simplify import Simplified, TensorInfo
 from attnc.frontend.values import (
-    Array, Base, Const, Failed, Grid, Index, Opaque, Poly, Scores, Sources, Unary, Value, View, merge, same_view,
+    Array,
+    Base,
+    Const,
+    Failed,
+    Grid,
+    Index,
+    Opaque,
+    Poly,
+    Scores,
+    Sources,
+    Unary,
+    Value,
+    View,
+    merge,
+    same_view,
 )  # fmt: skip
 
 MASKED = -1e4
@@ -63,10 +77,8 @@ class Context:
 
     def constant_view(self, value: Const) -> View:
         """A constant as a tensor of the graph."""
-        shape = value.array.shape
-        matrix = value.array.reshape(-1, shape[-1]) if value.array.ndim else value.array.reshape(1, 1)
-        name = self.builder.constant(matrix)
-        return View(Base(name, matrix.shape[0], matrix.shape[1], True), identity(shape), value.src)
+        view = self.builder.free_constant(value.array)
+        return replace(view, src=value.src)
 
     def concrete(self, value: Value) -> View | Const:
         """A view or constant; raises `UnsupportedError` for what exists only between two operators."""
@@ -100,7 +112,7 @@ class Context:
         """Put the function into the graph, once."""
         if value.made is None:
             value.made = self._build_unary(value)
-            value.cuts = ()
+            value.cuts, value.parts = (), None
         return value.made
 
     def _build_unary(self, value: Unary) -> View | Const:
@@ -116,6 +128,9 @@ class Context:
                     view, src = made, tuple(name for name in value.src if name not in earlier.src)
                     break
             else:
+                found = self._from_parts(value)
+                if found is not None:
+                    return found
                 reason = f"this pointwise function is not one of those known: {functions.names()}"
                 raise UnsupportedError(value.node, value.operator, reason)
         assert known is not None
@@ -132,6 +147,28 @@ class Context:
             if amount != neutral:
                 result = self.elementwise.apply(op, result, Const(np.array(amount)), f"{stem}_{op}", src)
         return result
+
+    def _from_parts(self, value: Unary) -> View | None:
+        """A function that is not known as a whole, as a sum or product of functions that are."""
+        if value.parts is None:
+            return None
+        op, operands = value.parts
+        left, right = (self.concrete(operand) for operand in operands)
+        if op in ("Sub", "Div"):
+            if op == "Div" and not isinstance(right, Const):
+                return None
+            if isinstance(right, Const):
+                right = Const(-right.array if op == "Sub" else 1 / right.array, right.src)
+            else:
+                right = self.elementwise.apply("mul", right, Const(np.array(-1.0)), value.node, value.src[-1:])
+        if isinstance(left, Const):
+            left, right = right, left
+        if isinstance(left, Const):
+            return None
+        try:
+            return self.elementwise.apply("add" if op in ("Add", "Sub") else "mul", left, right, value.node, value.src[-1:])
+        except LayoutError as error:
+            raise UnsupportedError(value.node, value.operator, str(error)) from error
 
     def on_device(self, view: View) -> View:
         """The view itself, or a tensor of the host brought to the device."""
@@ -189,8 +226,8 @@ class Context:
         if isinstance(value, Const):
             array = value.array
             return self.host_constant(array.astype(np.float32) if array.dtype.kind == "f" else array)
-        if value.base.imposed is not None:
-            value = self._rounded(value, value.base.imposed)
+        if value.base.name in self.builder.arrays:
+            return self.host_constant(self.builder.arrays[value.base.name][value.idx].astype(np.float32))
         info = self.info[value.base.name]
         name, count = value.base.name, value.base.channels
         if not np.array_equal(value.idx.ravel(), np.arange(count)):

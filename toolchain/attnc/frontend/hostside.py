@@ -49,7 +49,9 @@ def trace_outputs(interpreter: Interpreter) -> Ending:
         assert node is not None
         ending.trailing[node.name] = reason or "an output of the model that the host computes"
         if found is None:
-            stack += [(operand, reason) for operand in reversed(node.input) if operand in interpreter.producer and _plain(interpreter, operand)]
+            stack += [
+                (operand, reason) for operand in reversed(node.input) if operand in interpreter.producer and _plain(interpreter, operand)
+            ]
         else:
             stack += [(operand, reason) for operand in reversed(node.input) if operand]
     return ending
@@ -141,12 +143,16 @@ def _model(interpreter: Interpreter, name: str, nodes: list[NodeProto], availabl
     """A model of its own: the nodes with the constants that they read."""
     reads = dict.fromkeys(operand for node in nodes for operand in node.input if operand)
     made = {output for node in nodes for output in node.output}
-    constants = [numpy_helper.from_array(array, key) for key in reads if (array := _array(interpreter, key)) is not None and key not in made]
+    constants = [
+        numpy_helper.from_array(array, key) for key in reads if (array := _array(interpreter, key)) is not None and key not in made
+    ]
     known = {tensor.name for tensor in constants}
     inputs = [_info(interpreter, key) for key in available if key in reads and key not in known and key not in made]
     graph = helper.make_graph(nodes, name, inputs, [_info(interpreter, key) for key in outputs], constants)
     opset = [helper.make_opsetid("", interpreter.simplified.opset)]
-    return helper.make_model(graph, opset_imports=opset, ir_version=min(interpreter.simplified.model.ir_version, onnx.IR_VERSION), producer_name="attnc")
+    return helper.make_model(
+        graph, opset_imports=opset, ir_version=min(interpreter.simplified.model.ir_version, onnx.IR_VERSION), producer_name="attnc"
+    )
 
 
 def _array(interpreter: Interpreter, name: str) -> Array | None:

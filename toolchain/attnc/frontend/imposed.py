@@ -190,9 +190,10 @@ def _impose_weight(node: Node, found: Quantized) -> None:
         reason = f"weight {constant.name!r} of {constant.node!r}: {what} do not fit 8 bits with a scale per output channel"
         raise UnsupportedError(node.source[-1] if node.source else node.name, "DequantizeLinear", reason)
     node.params |= {"weight_q": q.astype(np.int8), "weight_unit": unit, "weight_multiplier": np.ones((len(unit), 1), np.int64)}
-    node.attrs["weights"] = format_of(q, max(constant.bits for constant in candidates)).name
+    name = format_of(q, max(constant.bits for constant in candidates)).name
+    node.attrs.update(weights=name, group_size=0, quantizer="imported", lossless=True)
     found.weights.append({
-        "node": node.name, "tensors": [constant.name for constant in candidates], "format": node.attrs["weights"],
+        "node": node.name, "tensors": [constant.name for constant in candidates], "format": name,
         "shape": list(q.shape), "scales": "as imported" if exact else "recovered from the folded weight",
     })  # fmt: skip
 

@@ -57,6 +57,7 @@ class Interpreter:
         self.simplified = simplified
         self.collect = collect
         self.unsupported: dict[str, UnsupportedError] = {}
+        self.made_up: set[str] = set()
         self.values: dict[str, Value] = {name: Const(array) for name, array in simplified.constants.items()}
         self.producer: dict[str, NodeProto] = {}
         self.nodes = live_nodes(simplified)
@@ -97,7 +98,7 @@ class Interpreter:
         try:
             return self._attempt(node, args)
         except UnsupportedError as error:
-            return self._failed(node, error)
+            return self._failed(node, args, error)
         except (ValueError, IndexError, ZeroDivisionError) as error:
             raise ModelError(f"node {node.name!r} ({node.op_type}): its operands do not fit together: {error}") from error
 
@@ -120,13 +121,14 @@ class Interpreter:
             self.ctx.fail(node, REASONS.get(node.op_type, "this operator is not supported on the device"))
         return handler(self.ctx, node, args)
 
-    def _failed(self, node: NodeProto, error: UnsupportedError) -> list[Value]:
+    def _failed(self, node: NodeProto, args: list[Value | None], error: UnsupportedError) -> list[Value]:
         """An error for a heavy node, a note for one that may run on the host after the device."""
         if not self.heavy(node):
             return [Failed(error) for _ in node.output]
         if not self.collect:
             raise error
-        self.unsupported.setdefault(error.node, error)
+        if not any(isinstance(value, View) and value.base.name in self.made_up for value in args):
+            self.unsupported.setdefault(error.node, error)  # the layout of a made-up operand is no reason
         return [self._assumed(name) or Failed(error) for name in node.output]
 
     def _repaired(self, node: NodeProto, args: list[Value | None]) -> list[Value | None]:
@@ -154,6 +156,7 @@ class Interpreter:
             return None
         rows, channels = elements(info.shape[:-1]), info.shape[-1]
         base = self.ctx.builder.node("unsupported", [], (rows, channels), name, ())
+        self.made_up.add(base.name)
         return View(base, identity(info.shape))
 
     def _shape_of(self, node: NodeProto, args: list[Value | None]) -> list[Value] | None:
@@ -161,8 +164,6 @@ class Interpreter:
         if node.op_type not in ("Shape", "Size") or args[0] is None or isinstance(args[0], (Opaque, Failed)):
             return None
         shape = args[0].shape
-        if shape is None:
-            return None
         if node.op_type == "Size":
             return [Const(np.array(elements(shape), np.int64))]
         attributes = self.ctx.attributes(node)
@@ -241,5 +242,3 @@ def live_nodes(simplified: Simplified) -> list[NodeProto]:
                 for a in subgraphs(inner):
                     stack += [a.g] if a.type == AttributeProto.GRAPH else list(a.graphs)
     return live[::-1]
-
-

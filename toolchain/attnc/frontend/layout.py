@@ -63,7 +63,9 @@ def axes_of(idx: Index, channels: int) -> Axes | None:
     when no other axis is.
     """
     row, column = idx // channels, idx % channels
-    along_rows, along_channels, neither = [], [], []
+    along_rows: list[int] = []
+    along_channels: list[int] = []
+    neither: list[int] = []
     for axis in range(idx.ndim):
         moves_row = bool(np.any(row != row.take([0], axis)))
         moves_column = bool(np.any(column != column.take([0], axis)))

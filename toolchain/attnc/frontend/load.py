@@ -23,7 +23,7 @@ MICROSOFT = "com.microsoft"
 MAX_ELEMENTS = 1 << 31
 """More elements than that in one tensor are taken for a mistake (or an attack on the memory of the machine)."""
 
-_BITS = {
+_BITS: dict[int, int] = {
     TensorProto.FLOAT: 32, TensorProto.DOUBLE: 64, TensorProto.FLOAT16: 16, TensorProto.BFLOAT16: 16,
     TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.INT16: 16, TensorProto.UINT16: 16, TensorProto.INT32: 32,
     TensorProto.UINT32: 32, TensorProto.INT64: 64, TensorProto.UINT64: 64, TensorProto.BOOL: 8,
@@ -128,9 +128,7 @@ def _check_tensor(path: Path, tensor: TensorProto) -> None:
 
 def _check_typed_data(where: str, tensor: TensorProto, count: int) -> None:
     """The typed fields: one entry for each element, two for complex numbers, packed for 4 bits."""
-    found = sum(
-        len(data) for data in (tensor.float_data, tensor.double_data, tensor.int32_data, tensor.int64_data, tensor.uint64_data)
-    )
+    found = sum(len(data) for data in (tensor.float_data, tensor.double_data, tensor.int32_data, tensor.int64_data, tensor.uint64_data))
     needed = count
     if tensor.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128):
         needed = 2 * count

@@ -122,6 +122,8 @@ def reduce_mean(node: NodeProto, value: Value, keepdims: bool, total: bool, host
 def combine(ctx: Context, node: NodeProto, args: Sequence[Value], host: View | None) -> Value | None:
     """A pointwise operator on steps of one normalisation; None if they are not, or if the result leads nowhere."""
     polys = [value for value in args if isinstance(value, Poly)]
+    if not polys and host is not None:
+        return _square(node, args, host)
     if not polys or node.op_type not in OPERATORS:
         return None
     x = polys[0].x
@@ -143,6 +145,17 @@ def combine(ctx: Context, node: NodeProto, args: Sequence[Value], host: View | N
     return _finish(ctx, node, result)
 
 
+def _square(node: NodeProto, args: Sequence[Value], host: View) -> Poly | None:
+    """x * x of a tensor of the host, which may be on the way to E[x^2] - E[x]^2."""
+    if len(args) != 2 or not isinstance(args[0], View):
+        return None
+    x, other = args[0], args[1]
+    twice = node.op_type == "Mul" and isinstance(other, View) and same_view(x, other)
+    if not twice and not (node.op_type == "Pow" and scalar(other) == 2):
+        return None
+    return Poly(x, {(2, 0, 0, 0): np.ones(())}, x.shape, merge(x.src, (node.name,)), node.name, node.op_type, host=host)
+
+
 def _shape(operands: Sequence[Poly], x: View) -> Shape | None:
     """Shape of the result; None where a mean without its axis would be spread along the wrong one."""
     shapes = {value.shape for value in operands}
@@ -150,12 +163,14 @@ def _shape(operands: Sequence[Poly], x: View) -> Shape | None:
         column = (*x.shape[:-1], 1)
         for value in operands:
             lone = not any(key[0] for key in value.terms) and any(key != ONE for key in value.terms)
-            if lone and value.shape != column:
+            if lone and value.shape not in (column, x.shape):
                 return None
     return tuple(np.broadcast_shapes(*shapes))
 
 
-def _compute(ctx: Context, node: NodeProto, operands: Sequence[Poly], r: tuple[float, float] | None) -> tuple[Terms, tuple[float, float] | None] | None:
+def _compute(
+    ctx: Context, node: NodeProto, operands: Sequence[Poly], r: tuple[float, float] | None
+) -> tuple[Terms, tuple[float, float] | None] | None:
     """Terms of the result and its r."""
     op, first = node.op_type, operands[0].terms
     second = operands[1].terms if len(operands) > 1 else {}
@@ -186,7 +201,7 @@ def _is_variance(terms: Terms) -> bool:
 def _inverse(terms: Terms, r: tuple[float, float] | None) -> tuple[Terms, tuple[float, float] | None] | None:
     """1 / terms."""
     if len(terms) == 1:
-        (key, value), = terms.items()
+        ((key, value),) = terms.items()
         if key[0] == 0 and np.all(value != 0):
             return {(-key[0], -key[1], -key[2], -key[3]): 1 / value}, r
         return None
@@ -196,7 +211,9 @@ def _inverse(terms: Terms, r: tuple[float, float] | None) -> tuple[Terms, tuple[
     return None
 
 
-def _power(ctx: Context, node: NodeProto, terms: Terms, exponent: float | None, r: tuple[float, float] | None) -> tuple[Terms, tuple[float, float] | None] | None:
+def _power(
+    ctx: Context, node: NodeProto, terms: Terms, exponent: float | None, r: tuple[float, float] | None
+) -> tuple[Terms, tuple[float, float] | None] | None:
     """terms ** exponent: squares, inverses, and roots of a variance."""
     if exponent == 1:
         return terms, r
@@ -219,7 +236,7 @@ def _finish(ctx: Context, node: NodeProto, poly: Poly) -> Value:
     gamma, shift = poly.terms.get(SCALED), poly.terms.get(SHIFTED)
     if poly.r is None or gamma is None or shift is None or not set(poly.terms) <= {SCALED, SHIFTED, ONE}:
         return poly
-    if poly.shape != poly.x.shape or not np.allclose(*np.broadcast_arrays(gamma, -shift), rtol=1e-6, atol=0):
+    if poly.shape != poly.x.shape or not np.allclose(gamma, -shift, rtol=1e-6, atol=0):
         return poly
     factor, epsilon = poly.r
     beta = poly.terms.get(ONE, np.zeros(()))
@@ -235,9 +252,7 @@ def emit(ctx: Context, node: NodeProto, x: View, gamma: Array, beta: Array, epsi
         ctx.fail(node, f"it normalises over an axis that does not lie along channels: {error}")
     rows, channels = ctx.builder.graph.value(source).shape
     params = {"gamma": np.ones(channels), "beta": np.zeros(channels)}
-    base = ctx.builder.node(
-        "layer_normalization", [source], (rows, channels), node.output[0], src, {"epsilon": float(epsilon)}, params
-    )
+    base = ctx.builder.node("layer_normalization", [source], (rows, channels), node.output[0], src, {"epsilon": float(epsilon)}, params)
     result = View(base, identity(x.shape))
     for op, amount, neutral in (("mul", gamma, 1.0), ("add", beta, 0.0)):
         constant = Const(np.asarray(amount, np.float64))

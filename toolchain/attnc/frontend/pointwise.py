@@ -15,12 +15,24 @@ from attnc.frontend.builder import LayoutError, concrete_shape, elements, scalar
 from attnc.frontend.context import Context
 from attnc.frontend.functions import GRID
 from attnc.frontend.values import (
-    Array, Const, Failed, Opaque, Poly, Scores, Test, Unary, Value, View, merge, on_host, reindex, same_view,
+    Array,
+    Const,
+    Failed,
+    Poly,
+    Scores,
+    Test,
+    Unary,
+    Value,
+    View,
+    merge,
+    on_host,
+    reindex,
+    same_view,
 )  # fmt: skip
 from attnc.ops.functions import FUNCTIONS, erf
 
 MAX_CUTS = 6
-MAX_DEPTH = 16
+MAX_DEPTH = 48
 Attributes = dict[str, Any]
 Function = Callable[..., Array]
 
@@ -122,7 +134,7 @@ def compose(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> Valu
     numbers = [scalar(value) if isinstance(value, Const) else None for value in args]
     if any(isinstance(value, Const) and number is None for value, number in zip(args, numbers, strict=True)):
         return None
-    shape = concrete_shape(*(value.shape for value in args if value is not None))
+    shape = concrete_shape(*(value.shape for value in args if isinstance(value, (Unary, View, Const))))
     if any(elements(value.shape) != elements(shape) for value in lazies):
         return None
     lazies = [_bounded(ctx, value) for value in lazies]
@@ -140,7 +152,10 @@ def compose(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> Valu
     if y.dtype.kind == "f" and np.array_equal(y, GRID):
         return View(root.base, root.idx, merge(root.src, src))
     cuts = tuple((key, rest) for key, rest in results[1:] if isinstance(key, Unary))[-MAX_CUTS:]
-    return Unary(root, y, src, node.name, node.op_type, cuts)
+    parts = None
+    if node.op_type in ("Add", "Sub", "Mul", "Div") and not any(isinstance(value, Unary) and value.shape != shape for value in args):
+        parts = node.op_type, tuple(value for value in args if isinstance(value, (Unary, View, Const)))
+    return Unary(root, y, src, node.name, node.op_type, cuts, parts)
 
 
 def _bounded(ctx: Context, value: Unary | View) -> Unary | View:
@@ -166,7 +181,7 @@ def _with_shape(value: Unary | View, shape: tuple[int, ...]) -> Unary | View:
         return View(value.base, value.idx.reshape(shape), value.src)
     view = reindex(value.view, lambda x: x.reshape(shape))
     assert isinstance(view, View)
-    return replace(value, view=view, cuts=(), made=None)
+    return replace(value, view=view, cuts=(), parts=None, made=None)
 
 
 def _common(ctx: Context, values: Sequence[Unary | View]) -> list[tuple[View | Unary, list[Array]]]:
@@ -267,4 +282,3 @@ def _inverted(ctx: Context, node: NodeProto, value: View | Const) -> View | Cons
     if on_host(value):
         return ctx.host_node("Reciprocal", [value], value.shape, (node.name,))
     ctx.fail(node, "the device cannot divide by an activation")
-

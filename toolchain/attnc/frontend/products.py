@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from onnx import NodeProto
@@ -89,16 +90,16 @@ def _constant_left(ctx: Context, node: NodeProto, a: Const, b: Value) -> Value:
     return scores
 
 
-class _once:
+def _once(function: Callable[[], View]) -> Callable[[], View]:
     """Calls a function the first time only."""
+    made: list[View] = []
 
-    def __init__(self, function: object) -> None:
-        self._function, self._result = function, None
+    def call() -> View:
+        if not made:
+            made.append(function())
+        return made[0]
 
-    def __call__(self) -> View:
-        if self._result is None:
-            self._result = self._function()  # type: ignore[operator]
-        return self._result
+    return call
 
 
 def linear(ctx: Context, node: NodeProto, x: View, weight: Array) -> View:
@@ -106,11 +107,11 @@ def linear(ctx: Context, node: NodeProto, x: View, weight: Array) -> View:
     if x.shape[-1] != weight.shape[-2]:
         raise ModelError(f"node {node.name!r} ({node.op_type}): shapes {list(x.shape)} and {list(weight.shape)} do not fit")
     lead = tuple(np.broadcast_shapes(x.shape[:-2], weight.shape[:-2]))
-    weight = weight.reshape((1,) * (len(lead) + 2 - weight.ndim) + weight.shape)
+    weight = np.expand_dims(weight, tuple(range(len(lead) + 2 - weight.ndim)))
     stacked = tuple(axis for axis in range(len(lead)) if weight.shape[axis] > 1)
     plain = tuple(axis for axis in range(len(lead)) if axis not in stacked)
     idx = np.broadcast_to(x.idx, (*lead, *x.shape[-2:]))
-    n, (t, k) = weight.shape[-1], x.shape[-2:]
+    n, t, k = int(weight.shape[-1]), int(x.idx.shape[-2]), int(x.idx.shape[-1])
     copies = elements(tuple(lead[axis] for axis in stacked))
     rows = elements(tuple(lead[axis] for axis in plain)) * t
     arranged = idx.transpose(*plain, len(lead), *stacked, len(lead) + 1).reshape(rows, copies, k)
@@ -122,7 +123,7 @@ def linear(ctx: Context, node: NodeProto, x: View, weight: Array) -> View:
         dense, target = _block_diagonal(ctx, node, matrices), arranged.reshape(rows, copies * k)
     base_view = _linear(ctx, node, View(x.base, target, x.src), dense)
     moved = base_view.idx.reshape(*(lead[axis] for axis in plain), t, *(lead[axis] for axis in stacked), n)
-    order = np.argsort([*plain, len(lead), *stacked, len(lead) + 1])
+    order = np.argsort(np.array([*plain, len(lead), *stacked, len(lead) + 1]))
     return View(base_view.base, moved.transpose(order))
 
 
@@ -160,7 +161,7 @@ def _pieces(idx: Index, channels: int) -> list[tuple[int, int]] | None:
     bounds = [0, *cuts.tolist(), idx.shape[1]]
     if len(bounds) - 1 > MAX_PIECES or len(bounds) - 1 >= idx.shape[1] > 1 or np.any(columns != columns[:1]):
         return None
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
+    return list(itertools.pairwise(bounds))
 
 
 def gemm(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:
@@ -270,7 +271,8 @@ def _patches(idx: Index, weight: Shape, strides: list[int], dilations: list[int]
     reach = tuple((size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True))
     axes = tuple(range(2, idx.ndim))
     windows = np.lib.stride_tricks.sliding_window_view(idx, reach, axes)
-    windows = windows[(slice(None), slice(None), *(slice(None, None, s) for s in strides), *(slice(None, None, d) for d in dilations))]
+    steps = (slice(None), slice(None), *(slice(None, None, s) for s in strides), *(slice(None, None, d) for d in dilations))
+    windows = windows[steps]
     rank = len(kernel)
     moved = windows.transpose(0, *range(2, 2 + rank), 1, *range(2 + rank, 2 + 2 * rank))
     lead = tuple(moved.shape[: 1 + rank])
@@ -306,7 +308,7 @@ def _einsum_pair(ctx: Context, node: NodeProto, values: Sequence[Value], labels:
     a, b = values
     if isinstance(b, Scores) and b.normalized:
         a, b, left, right, rows, columns = b, a, right, left, columns, rows
-    sizes = dict(zip(left, a.shape, strict=True)) | dict(zip(right, b.shape, strict=True))  # type: ignore[union-attr]
+    sizes = dict(zip(left, _shape(ctx, a), strict=True)) | dict(zip(right, _shape(ctx, b), strict=True))
 
     def size(letters: Sequence[str]) -> int:
         return elements(tuple(sizes[c] for c in letters))
@@ -317,6 +319,11 @@ def _einsum_pair(ctx: Context, node: NodeProto, values: Sequence[Value], labels:
     found = product(ctx, node, a, b)
     order = [*batch, *rows, *columns]
     return apply(ctx, node, found, lambda x: _back(x, order, sizes, result))
+
+
+def _shape(ctx: Context, value: Value) -> Shape:
+    """Shape of an operand that has one."""
+    return value.shape if isinstance(value, (View, Const, Unary, Scores)) else ctx.concrete(value).shape
 
 
 def _back(x: Array, order: Sequence[str], sizes: dict[str, int], result: str) -> Array:
@@ -333,4 +340,3 @@ def _moved(ctx: Context, node: NodeProto, value: Value, labels: str, wanted: Seq
         return y if shape is None else y.reshape(shape)
 
     return apply(ctx, node, value, move)
-

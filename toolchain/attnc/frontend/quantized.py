@@ -382,6 +382,15 @@ class _Lowering:
         return self.found
 
 
+def runnable(model: ModelProto) -> ModelProto:
+    """A model that onnxruntime runs: the model itself, unless it is written in QONNX."""
+    if not any(node.domain in QONNX_DOMAINS for node in model.graph.node):
+        return model
+    found = lower_quantization(model)
+    assert found is not None
+    return found.runnable()
+
+
 def without_pairs(model: ModelProto, found: Quantized, rounded: bool) -> ModelProto:
     """See `Quantized.float_model` and `Quantized.runnable`."""
     twin = ModelProto()

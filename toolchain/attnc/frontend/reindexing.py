@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from onnx import NodeProto, TensorProto
@@ -168,11 +167,23 @@ def _space_to_depth(ctx: Context, node: NodeProto, shape: Shape, args: Sequence[
     return [lambda x: x.reshape(split).transpose(0, 3, 5, 1, 2, 4).reshape(b, c * block**2, h // block, w // block)]
 
 
+def _pad(ctx: Context, node: NodeProto, shape: Shape, args: Sequence[Value | None]) -> list[Move]:
+    """Padding by nothing, as exporters leave it behind, or by less than nothing (a crop)."""
+    pads, axes = integers(ctx, node, args, 1) or [], integers(ctx, node, args, 3)
+    axes = list(range(len(shape))) if axes is None else [axis % len(shape) for axis in axes]
+    if any(pad > 0 for pad in pads):
+        ctx.fail(node, f"a tensor on the device cannot be padded (by {pads})")
+    slices: list[slice] = [slice(None)] * len(shape)
+    for axis, low, high in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
+        slices[axis] = slice(-low, shape[axis] + high)
+    return [lambda x: x[tuple(slices)]]
+
+
 PLANS: dict[str, Callable[[Context, NodeProto, Shape, Sequence[Value | None]], list[Move]]] = {
     "Identity": _identity, "Dropout": _identity, "Cast": _identity, "CastLike": _identity, "Reshape": _reshape,
     "Transpose": _transpose, "Squeeze": _squeeze, "Unsqueeze": _unsqueeze, "Flatten": _flatten, "Split": _split,
     "Slice": _slice, "Gather": _gather, "GatherND": _gather_nd, "Expand": _expand, "Tile": _tile,
-    "DepthToSpace": _depth_to_space, "SpaceToDepth": _space_to_depth,
+    "Pad": _pad, "DepthToSpace": _depth_to_space, "SpaceToDepth": _space_to_depth,
 }  # fmt: skip
 
 
@@ -231,7 +242,7 @@ def move_scores(ctx: Context, node: NodeProto, scores: Scores, move: Move) -> Va
     t, tk = scores.shape[-2:]
     moved = move(identity_scores(scores))
     src = merge(scores.src, (node.name,))
-    host = None if scores.host is None else reindex(scores.host, move)
+    host = _host(scores.host, move)
     inner = identity((t, tk))
     if moved.ndim >= 2:
         first = moved[..., :1, :1]
@@ -248,7 +259,12 @@ def move_scores(ctx: Context, node: NodeProto, scores: Scores, move: Move) -> Va
     ctx.fail(node, "attention scores are rearranged in a way that the device cannot follow")
 
 
-def _moved(scores: Scores, move: Move) -> Any:
+def _host(host: View | None, move: Move) -> View | None:
+    """The same rearrangement of the tensor on the host."""
+    return None if host is None else View(host.base, move(host.idx), host.src)
+
+
+def _moved(scores: Scores, move: Move) -> Callable[[], View] | None:
     if scores.fallback is None:
         return None
     inner = scores.fallback
@@ -271,7 +287,7 @@ def identity_scores(scores: Scores) -> Array:
 def _move_poly(ctx: Context, node: NodeProto, poly: Poly, move: Move) -> Value:
     """Means and deviations may gain and lose axes of size 1, and be repeated along channels."""
     moved = move(identity(poly.shape))
-    host = None if poly.host is None else reindex(poly.host, move)
+    host = _host(poly.host, move)
     src = merge(poly.src, (node.name,))
     plain = not any(monomial[0] for monomial in poly.terms) and all(c.size == 1 for c in poly.terms.values())
     if moved.shape == poly.shape and np.array_equal(moved, identity(poly.shape)):

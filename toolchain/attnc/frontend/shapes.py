@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto, TypeProto, ValueInfoProto, helper
+from onnx import ModelProto, TensorShapeProto, ValueInfoProto, helper
 
 from attnc.errors import ConfigError, ModelError
 from attnc.model import TensorSpec
@@ -63,11 +63,11 @@ def _read_input(value: ValueInfoProto, pin: tuple[int, ...] | None, path: str) -
     return _Input(value.name, dims, dtype)
 
 
-def _dim(dim: TypeProto.Tensor) -> Dim:
-    kind = dim.WhichOneof("value")  # type: ignore[attr-defined]
+def _dim(dim: TensorShapeProto.Dimension) -> Dim:
+    kind = dim.WhichOneof("value")
     if kind == "dim_value":
-        return int(dim.dim_value)  # type: ignore[attr-defined]
-    return str(dim.dim_param) or None if kind == "dim_param" else None  # type: ignore[attr-defined]
+        return int(dim.dim_value)
+    return str(dim.dim_param) or None if kind == "dim_param" else None
 
 
 def _check_pin(name: str, dims: tuple[Dim, ...], pin: tuple[int, ...]) -> None:
@@ -114,8 +114,7 @@ def _resolve(spec: _Input, pins: Pins, symbols: dict[str, int], batched: bool, p
             example = ",".join(str(known or 128) for known in shape)
             dim = f"{spec.dims[axis]!r} " if spec.dims[axis] is not None else ""
             raise ModelError(
-                f"{path}: dimension {dim}(axis {axis}) of input {spec.name!r} is dynamic; "
-                f"fix it with --shape {spec.name}={example}"
+                f"{path}: dimension {dim}(axis {axis}) of input {spec.name!r} is dynamic; fix it with --shape {spec.name}={example}"
             )
     return TensorSpec(spec.name, spec.dtype, tuple(int(value or 0) for value in shape), batched)
 

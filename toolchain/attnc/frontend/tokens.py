@@ -115,7 +115,7 @@ def reduce_mean(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> 
     axes = reduced_axes(ctx, node, args, rank)
     keepdims = bool(ctx.attributes(node).get("keepdims", 1))
     total = node.op_type == "ReduceSum"
-    if axes == [rank - 1] and (isinstance(value, (Poly, Unary)) or isinstance(value, View) and _along_channels(value)):
+    if axes == [rank - 1] and (isinstance(value, (Poly, Unary)) or (isinstance(value, View) and _along_channels(value))):
         found = normalization.reduce_mean(node, value, keepdims, total, None)
         if found is None and isinstance(value, Unary):
             made = ctx.concrete(value)

@@ -98,7 +98,8 @@ class Unary:
     """A function of one real number applied to every element of a view; `y` are its samples on `GRID`.
 
     `cuts` are earlier values on the way, with the samples of the rest of the way, newest last: a chain of two known
-    functions is cut there. `made` is the view once the function has been put into the graph.
+    functions is cut there. `parts` are operator and operands of the last step, if that is a sum or product. `made` is the
+    view once the function has been put into the graph.
     """
 
     view: View
@@ -107,6 +108,7 @@ class Unary:
     node: str
     operator: str
     cuts: tuple[tuple[Unary, Array], ...] = ()
+    parts: tuple[str, tuple[Unary | View | Const, ...]] | None = None
     made: View | Const | None = None
 
     @property

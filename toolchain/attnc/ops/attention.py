@@ -28,6 +28,7 @@ import numpy as np
 
 from attnc.fixedpoint import bits_for, check_bits, matmul
 from attnc.ir import GraphError, Node, TensorType
+from attnc.ops.attention_bias import BIAS_EXCLUDED, DEFAULT_BIAS_SHIFT, EXCLUDED_BELOW, bias_shift, bias_type, quantize_bias, shift_of
 from attnc.ops.base import (
     Array,
     Call,
@@ -46,7 +47,6 @@ from attnc.ops.base import (
 )
 from attnc.ops.exponential import (
     EXP2_ROM,
-    FRACTION_BITS,
     PROBABILITY_BITS,
     SCORE_BITS,
     exp2_negative,
@@ -58,13 +58,7 @@ from attnc.ops.exponential import (
 )
 from attnc.ops.softmax import DIVISION_LATENCY, divider_luts
 
-EXCLUDED_BELOW = -1e4
-"""A float bias at or below this excludes its key."""
-BIAS_EXCLUDED = -32768
 SCORE_EXCLUDED = -(1 << (SCORE_BITS + 1))
-BIAS_UNIT = math.log(2) / (1 << FRACTION_BITS)
-DEFAULT_BIAS_SHIFT = 3
-MAX_BIAS_SHIFT = 7
 CHUNK = 1 << 22
 """Scores that golden and reference hold at a time: bounds their memory, changes nothing else."""
 PIPELINE = 12
@@ -256,38 +250,6 @@ class Attention(Operator):
             dsp=math.ceil(p * lanes / 2) + p * lanes + rescale,
             bram36=sum(banks * memory_blocks(depth, width) for banks, depth, width in memories),
         )
-
-
-def bias_type(shift: int) -> TensorType:
-    """s16 in units of 2**shift scores."""
-    return TensorType(16, True, np.asarray(BIAS_UNIT * (1 << shift)))
-
-
-def bias_shift(real: Array) -> int:
-    """The attribute `bias_shift` for a constant bias: the finest unit that holds its allowed values, at most DEFAULT_BIAS_SHIFT.
-
-    Beyond that (+-177 in natural units) values saturate: a probability that far below another is 0 anyway.
-    """
-    allowed = real[np.isfinite(real) & (real > EXCLUDED_BELOW)]
-    peak = float(np.abs(allowed).max(initial=0.0))
-    return next((b for b in range(DEFAULT_BIAS_SHIFT) if peak <= 32767 * BIAS_UNIT * (1 << b)), DEFAULT_BIAS_SHIFT)
-
-
-def quantize_bias(real: Array, type_: TensorType) -> Array:
-    """Float bias to integers: at most -1e4 becomes -32768 (excluded), all else is rounded and saturates at +-32767; NaN becomes 0."""
-    excluded = np.asarray(real) <= EXCLUDED_BELOW
-    q = np.maximum(type_.quantize(np.where(excluded, 0, real)), BIAS_EXCLUDED + 1)
-    return np.where(excluded, BIAS_EXCLUDED, q).astype(type_.dtype)
-
-
-def shift_of(type_: TensorType, where: str) -> int:
-    """The bias shift that a type stands for."""
-    shift = round(math.log2(scalar_scale(type_, where) / BIAS_UNIT))
-    expected = bias_type(min(max(shift, 0), MAX_BIAS_SHIFT))
-    if type_.short != "s16" or not math.isclose(float(type_.scale), float(expected.scale), rel_tol=1e-9):
-        found = f"{type_.short} of {float(type_.scale):g}"
-        raise GraphError(f"{where}: needs a bias in s16 of {BIAS_UNIT:g} * 2**(0..{MAX_BIAS_SHIFT}), found {found}")
-    return shift
 
 
 def output_shape(sizes: Sizes, inputs: Sequence[Array]) -> tuple[int, int, int]:

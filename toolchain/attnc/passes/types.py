@@ -92,8 +92,11 @@ def _settle(graph: Graph, name: str, producer: Node | None, plan: dict[str, Requ
 
 
 def _smoothing_factor(graph: Graph, name: str, stats: Statistics) -> Array | None:
-    """Per-channel factor of a value whose producer can make it and whose readers all absorb it into their weights."""
+    """Per-channel factor of a value whose producer can make it and whose readers all absorb it into their weights, none of which
+    lie on a grid already (a factor would move them off it)."""
     producer = graph.producer(name)
+    if any(node.attrs.get("lossless") for node in graph.consumers(name)):
+        return None
     if producer is None or not operator(producer).per_channel_output or name in graph.outputs:
         return None
     weights = [operator(node).channel_weights(node, node.inputs.index(name)) for node in graph.consumers(name)]

@@ -39,7 +39,7 @@ class Observer:
 
     def __call__(self, name: str, array: Array) -> None:
         """Take note of `array` [samples, rows, channels]."""
-        samples, rows, channels = array.shape
+        _, rows, channels = array.shape
         if not np.isfinite(array).all():
             raise DataError(f"calibration: value {name!r} becomes NaN or infinite in the float model")
         peak = np.abs(array).max(axis=(0, 1))

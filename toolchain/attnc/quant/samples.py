@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+from onnx.reference import ReferenceEvaluator
 
 from attnc.errors import DataError, ModelError
 from attnc.model import Model, TensorSpec
@@ -97,15 +99,44 @@ def _table_rows(proto: onnx.ModelProto, name: str) -> int:
     return min(rows, default=0)
 
 
-def session(proto: onnx.ModelProto | Path, what: str) -> onnxruntime.InferenceSession:
+RUNTIME_IR_VERSION = 10
+"""A file may claim a newer IR than onnxruntime knows, though it uses nothing of it: onnx.helper always claims the newest."""
+
+
+def session(proto: onnx.ModelProto, what: str) -> onnxruntime.InferenceSession:
     """An onnxruntime session on the CPU."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    source = str(proto) if isinstance(proto, Path) else proto.SerializeToString()
+    claimed = proto.ir_version
+    proto.ir_version = min(claimed, RUNTIME_IR_VERSION)
     try:
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has no common base class for its errors
         raise ModelError(f"onnxruntime cannot load {what}: {error}") from error
+    finally:
+        proto.ir_version = claimed
+
+
+class FloatModel:
+    """The ONNX model in float: by onnxruntime, or by ONNX's reference implementation where onnxruntime lacks an operator."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self.outputs = [output.name for output in proto.graph.output]
+        self._run: Callable[..., Any]
+        try:
+            self._run, self.name = session(proto, "the model").run, "onnxruntime"
+        except ModelError as error:
+            try:
+                self._run, self.name = ReferenceEvaluator(proto).run, "onnx.reference"
+            except Exception:  # it raises whatever an operator raises
+                raise error from None
+
+    def __call__(self, sample: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs of one sample by name."""
+        try:
+            return dict(zip(self.outputs, map(np.asarray, self._run(self.outputs, dict(sample))), strict=True))
+        except Exception as error:
+            raise ModelError(f"{self.name} cannot run the model: {str(error).splitlines()[0]}") from error
 
 
 class Edge:

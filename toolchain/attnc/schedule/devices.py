@@ -110,12 +110,16 @@ BOARDS: dict[str, Board] = {
 }
 
 
+ALIASES = {"ultra96-v2": "ultra96", "ultra96v2": "ultra96", "pynqz2": "pynq-z2"}
+
+
 def find_board(target: str) -> Board:
     """A known board by name, or one described in a YAML or TOML file."""
     path = Path(target)
     if path.suffix.lower() in (".yaml", ".yml", ".toml"):
         return _read_board(path)
-    board = BOARDS.get(target.lower().replace("_", "-"))
+    name = target.lower().replace("_", "-").removeprefix("alveo-")
+    board = BOARDS.get(ALIASES.get(name, name))
     if board is None:
         near = difflib.get_close_matches(target.lower(), BOARDS, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""

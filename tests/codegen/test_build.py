@@ -1,0 +1,166 @@
+"""Whole models into build folders: exact, reproducible, of one size, and never half written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from models import bert_random
+from models.vit_digits import model as vit
+from onnx import TensorProto, helper, numpy_helper
+
+from attnc.compiler import compile_model
+from attnc.config import CompileOptions
+from attnc.errors import AttncError, ConfigError, FitError
+from attnc.verify.csim import compare_build
+
+DIGITS = Path(__file__).resolve().parents[2] / "models" / "vit_digits"
+
+
+def compiled(model: Path, output: Path, **options: object) -> Path:
+    return compile_model(model, CompileOptions(output=output, **options))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(DIGITS / "vit_digits.onnx", tmp_path_factory.mktemp("digits") / "build", calib=DIGITS / "calib.npz")
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith("csim_")
+    }
+
+
+def test_the_same_input_gives_the_same_bytes(digits: Path, tmp_path: Path) -> None:
+    again = compiled(DIGITS / "vit_digits.onnx", tmp_path / "elsewhere", calib=DIGITS / "calib.npz")
+    assert hashes(again) == hashes(digits)
+
+
+def test_held_out_images_are_exact_and_accurate(digits: Path) -> None:
+    from attnc.verify.golden_backend import GoldenBackend
+    from attnc_host import Accelerator
+
+    with np.load(DIGITS / "heldout.npz") as file:
+        images, labels = file["image"].astype(np.float32), file["label"]
+    result = compare_build(digits, {"image": images})
+    assert result.bit_exact and result.elements == 10 * len(images)
+    with Accelerator.open(digits, backend=GoldenBackend(digits)) as accelerator:
+        found = accelerator.run({"image": images})["logits"].argmax(1)
+    assert (found == labels).mean() >= 0.9917 - 0.005
+
+
+def test_ap_types_are_exact(digits: Path) -> None:
+    assert compare_build(digits, types="ap").bit_exact
+
+
+def test_hls_is_complete_in_itself(digits: Path, tmp_path: Path) -> None:
+    alone = shutil.copytree(digits / "hls", tmp_path / "hls", ignore=shutil.ignore_patterns("csim_*"))
+    done = subprocess.run(["make", "-C", str(alone), "csim"], capture_output=True, text=True)
+    assert done.returncode == 0 and "PASS" in done.stdout, done.stderr
+    # Other expectations: the test bench must fail.
+    expected = bytearray((alone / "data" / "expected.bin").read_bytes())
+    expected[0] ^= 1
+    (alone / "data" / "expected.bin").write_bytes(expected)
+    done = subprocess.run(["make", "-C", str(alone), "csim"], capture_output=True, text=True)
+    assert done.returncode != 0 and "FAIL" in done.stdout
+
+
+def test_report_and_manifest_say_what_was_promised(digits: Path) -> None:
+    report = json.loads((digits / "report.json").read_text())
+    manifest = json.loads((digits / "manifest.json").read_text())
+    assert report["schema"] == manifest["schema"] == 1
+    assert {layer["op"] for layer in report["layers"]} >= {"linear", "attention", "layer_normalization", "unary", "add", "concat_rows"}
+    assert all(layer["sqnr_db"] > 20 and layer["cycles"] > 0 for layer in report["layers"])
+    assert set(report["estimate"]["resources"]) == {"lut", "ff", "dsp", "bram36", "uram"}
+    assert "estimate" in report["estimate"]["note"] and "estimate" in (digits / "report.txt").read_text()
+    for name, entry in manifest["files"].items():
+        data = (digits / name).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["bytes"], entry["sha256"])
+
+
+def test_every_engine_has_resources(digits: Path) -> None:
+    for engine in json.loads((digits / "report.json").read_text())["engines"]:
+        assert engine["resources"]["lut"] > 0 and engine["resources"]["ff"] > 0
+
+
+def test_code_and_hardware_do_not_grow_with_the_layers(tmp_path: Path) -> None:
+    sizes, engines = [], []
+    for layers in (2, 24):
+        vit.export(vit.random_model(layers=layers), tmp_path / f"{layers}.onnx")
+        build = compiled(tmp_path / f"{layers}.onnx", tmp_path / f"build{layers}")
+        sources = [p for p in sorted((build / "hls").rglob("*")) if p.is_file() and p.parent.name != "data"]
+        sizes.append({path.relative_to(build).as_posix(): path.stat().st_size for path in sources})
+        report = json.loads((build / "report.json").read_text())
+        engines.append(([e["kernel"] for e in report["engines"]], report["estimate"]["resources"], report["design"]))
+    assert sizes[0] == sizes[1]
+    assert engines[0] == engines[1]
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+def test_bert_with_padding_mask(exporter: str, tmp_path: Path) -> None:
+    bert_random.export(tmp_path / "bert.onnx", exporter)
+    build = compiled(tmp_path / "bert.onnx", tmp_path / "build", shapes={"input_ids": (1, 32), "attention_mask": (1, 32)})
+    rng = np.random.default_rng(0)
+    mask = (np.arange(32) < rng.integers(1, 33, (6, 1))).astype(np.int64)
+    result = compare_build(build, {"input_ids": rng.integers(0, 1000, (6, 32)), "attention_mask": mask})
+    assert result.bit_exact and result.elements == 6 * (32 * 64 + 64)
+    report = json.loads((build / "report.json").read_text())
+    assert min(layer["sqnr_db"] for layer in report["layers"]) > 20
+
+
+def tiny_model(path: Path, node_name: str = "product", weight: np.ndarray | None = None) -> Path:
+    weight = np.eye(8, dtype=np.float32) if weight is None else weight
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], name=node_name)],
+        "tiny",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 8])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    return path
+
+
+def test_names_of_a_model_never_reach_the_sources(tmp_path: Path) -> None:
+    name = '"; exit 1; // $(touch owned) `x` [bold] ../../etc ${HOME} \\'
+    build = compiled(tiny_model(tmp_path / "m.onnx", name), tmp_path / "build")
+    for path in (build / "hls").rglob("*"):
+        if path.is_file() and path.parent.name != "data":
+            assert "owned" not in path.read_text() and "touch" not in path.read_text(), path
+    assert name in (build / "report.json").read_text().encode().decode("unicode_escape") or "owned" in (build / "report.json").read_text()
+    assert compare_build(build).bit_exact
+
+
+def test_a_failure_leaves_the_old_build_and_nothing_else(tmp_path: Path) -> None:
+    build = compiled(tiny_model(tmp_path / "m.onnx"), tmp_path / "build")
+    before = hashes(build)
+    tiny_board = tmp_path / "tiny.yaml"
+    tiny_board.write_text("name: tiny\npart: xc7z010\nlut: 100\nff: 100\ndsp: 1\nbram36: 1\nddr_gb_s: 1\n")
+    with pytest.raises(FitError, match="tiny"):
+        compiled(tmp_path / "m.onnx", build, target=str(tiny_board))
+    assert hashes(build) == before
+    bad = np.eye(8, dtype=np.float32)
+    bad[0, 0] = np.nan
+    with pytest.raises(AttncError):
+        compiled(tiny_model(tmp_path / "nan.onnx", weight=bad), build)
+    assert hashes(build) == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["build", "m.onnx", "nan.onnx", "tiny.yaml"]
+
+
+def test_a_folder_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="attnc did not make it"):
+        compiled(tiny_model(tmp_path / "m.onnx"), tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    compiled(tmp_path / "m.onnx", tmp_path / "mine", force=True)
+    assert (tmp_path / "mine" / "manifest.json").is_file()

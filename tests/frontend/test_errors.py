@@ -1,0 +1,258 @@
+"""Broken, hostile and unsupported models: one clear error each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from graphs import Builder, C, T
+from onnx import TensorProto, helper
+
+from attnc.errors import AttncError, ConfigError, ModelError, UnsupportedError
+from attnc.frontend import import_model, inspect_model
+
+
+def small() -> tuple[Builder, str]:
+    b = Builder()
+    return b, b.linear(b.input("x", ["n", T, C]), C, C)
+
+
+def model() -> onnx.ModelProto:
+    b, y = small()
+    return b.model(y)
+
+
+def write(tmp_path: Path, proto: onnx.ModelProto) -> Path:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def refused(path: Path, pattern: str, kind: type[AttncError] = ModelError, **options: object) -> None:
+    with pytest.raises(kind, match=pattern) as caught:
+        import_model(path, **options)  # type: ignore[arg-type]
+    if kind is ModelError:
+        assert str(path) in str(caught.value) or "node" in str(caught.value) or "output" in str(caught.value)
+
+
+# ---- files ----
+
+
+def test_files(tmp_path: Path) -> None:
+    refused(tmp_path / "none.onnx", "no such file")
+    refused(tmp_path, "folder")
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    refused(tmp_path / "empty.onnx", "empty")
+    (tmp_path / "text.onnx").write_text("this is no model, but a text" * 10)
+    refused(tmp_path / "text.onnx", "not an ONNX")
+    data = model().SerializeToString()
+    for cut in (len(data) // 3, len(data) // 2, len(data) - 3):
+        (tmp_path / "cut.onnx").write_bytes(data[:cut])
+        refused(tmp_path / "cut.onnx", "not a|no graph|opset|needs")
+
+
+def test_opsets(tmp_path: Path) -> None:
+    for versions, pattern in (([12], "opset 12 is too old"), ([], "no opset"), ([99], "opset 99")):
+        proto = model()
+        del proto.opset_import[:]
+        proto.opset_import.extend(helper.make_opsetid("", version) for version in versions)
+        refused(write(tmp_path, proto), pattern)
+
+
+def test_foreign_operator(tmp_path: Path) -> None:
+    proto = model()
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    proto.graph.node[0].domain = "com.microsoft"
+    refused(write(tmp_path, proto), "com.microsoft")
+
+
+def test_invalid_graphs(tmp_path: Path) -> None:
+    proto = model()
+    proto.graph.node[0].input[0], proto.graph.node[0].output[0] = proto.graph.node[1].output[0], "x2"
+    refused(write(tmp_path, proto), "not a valid")
+    proto = model()
+    proto.graph.node[1].output[0] = proto.graph.node[0].output[0]
+    refused(write(tmp_path, proto), "not a valid")
+    proto = model()
+    proto.graph.node[0].op_type = "NoSuchOperator"
+    refused(write(tmp_path, proto), "NoSuchOperator")
+
+
+def test_tensors(tmp_path: Path) -> None:
+    def broken(change: Callable[[TensorProto], None], pattern: str) -> None:
+        proto = model()
+        change(proto.graph.initializer[0])
+        refused(write(tmp_path, proto), pattern)
+
+    broken(lambda t: t.dims.__setitem__(0, 1000), "needs")
+    broken(lambda t: t.dims.__setitem__(0, -8), "negative")
+    broken(lambda t: t.dims.__setitem__(0, 1 << 40), "elements")
+    broken(lambda t: setattr(t, "data_type", 77), "type 77")
+    broken(lambda t: setattr(t, "raw_data", t.raw_data[:-1]), "needs")
+
+    def typed(t: TensorProto) -> None:
+        t.ClearField("raw_data")
+        t.float_data.extend([1.0, 2.0])
+
+    broken(typed, "needs 64 numbers, found 2")
+
+
+def test_huge_constant(tmp_path: Path) -> None:
+    b = Builder()
+    y = b.linear(b.input("x", [1, T, C]), C, C)
+    huge = b("ConstantOfShape", np.array([1 << 20, 1 << 20]))
+    path = b.save(tmp_path / "m.onnx", b("Add", y, b("ReduceMean", huge)))
+    refused(path, "at most|too large")
+
+
+# ---- external data ----
+
+
+def external(tmp_path: Path, **entries: object) -> Path:
+    proto = model()
+    tensor = proto.graph.initializer[0]
+    data = tensor.raw_data
+    (tmp_path / "weights.bin").write_bytes(b"\0" * 64 + data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in ({"location": "weights.bin", "offset": 64, "length": len(data)} | entries).items():
+        if value is not None:
+            tensor.external_data.add(key=key, value=str(value))
+    return write(tmp_path, proto)
+
+
+def test_external_data(tmp_path: Path) -> None:
+    assert len(import_model(external(tmp_path)).graph.nodes) == 1
+    outside = tmp_path.parent / "outside.bin"
+    outside.write_bytes(b"\0" * 4096)
+    (tmp_path / "link.bin").symlink_to(outside)
+    (tmp_path / "loop.bin").symlink_to(tmp_path / "loop.bin")
+    for location, pattern in (
+        (str(outside), "relative"), ("../outside.bin", "relative"), ("link.bin", "leaves the folder"), ("gone.bin", "missing"),
+        ("", "no location"), (".", "missing"), ("a/../../outside.bin", "relative"), ("loop.bin", "missing|link|leaves"),
+    ):  # fmt: skip
+        refused(external(tmp_path, location=location), pattern)
+    for key, value, pattern in (
+        ("offset", 1 << 40, "are needed"), ("offset", -1, "are needed"), ("length", 8, "needs 256"), ("length", "many", "whole numbers"),
+        ("length", 1 << 50, "are needed"),
+    ):  # fmt: skip
+        refused(external(tmp_path, **{key: value}), pattern)
+
+
+# ---- shapes ----
+
+
+def save_shapes(tmp_path: Path, *shapes: list[object]) -> Path:
+    b = Builder()
+    names = [b.input(f"in{i}", shape) for i, shape in enumerate(shapes)]
+    total = names[0]
+    for name in names[1:]:
+        total = b("Add", total, name)
+    return b.save(tmp_path / "m.onnx", b.linear(total, C, C))
+
+
+def test_shapes(tmp_path: Path) -> None:
+    path = save_shapes(tmp_path, ["n", "seq", C], ["n", "seq", C])
+    refused(path, re.escape("--shape in0=1,128,8"))
+    found = import_model(path, {"in0": (1, 6, C)})
+    assert [spec.shape for spec in found.inputs] == [(1, 6, C)] * 2 and all(spec.batched for spec in found.inputs)
+    refused(path, "'nothing'.*'in0', 'in1'", ConfigError, shapes={"nothing": (1,)})
+    refused(path, "2 dimensions", ConfigError, shapes={"in0": (1, 6)})
+    refused(path, "declares", ConfigError, shapes={"in0": (1, 6, 9)})
+    refused(path, "positive", ConfigError, shapes={"in0": (1, 0, C)})
+    refused(path, "contradict", ConfigError, shapes={"in0": (1, 6, C), "in1": (1, 7, C)})
+    refused(save_shapes(tmp_path, ["n", 0, C]), "positive size")
+
+
+def test_inputs_of_other_kinds(tmp_path: Path) -> None:
+    proto = model()
+    sequence = helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, [1])
+    proto.graph.input.append(sequence)
+    refused(write(tmp_path, proto), "sequence")
+    proto = model()
+    proto.graph.input.append(helper.make_tensor_value_info("s", TensorProto.STRING, [1]))
+    refused(write(tmp_path, proto), "numbers are needed")
+
+
+# ---- what cannot be compiled ----
+
+
+def unsupported(tmp_path: Path, build: Callable[[Builder, str], str], operator: str, pattern: str) -> None:
+    b, y = small()
+    path = b.save(tmp_path / "m.onnx", b.linear(build(b, y), C, C))
+    with pytest.raises(UnsupportedError, match=pattern) as caught:
+        import_model(path)
+    assert caught.value.operator == operator and caught.value.node
+    bad = [place for place in inspect_model(path) if place.where == "unsupported"]
+    assert [(place.node, place.operator) for place in bad] == [(caught.value.node, operator)]
+    assert sum(place.where == "device" for place in inspect_model(path)) >= 2
+
+
+def turn(b: Builder, x: str) -> str:
+    return str(b("Transpose", x, perm=[0, 2, 1]))
+
+
+UNSUPPORTED: dict[str, tuple[Callable[[Builder, str], str], str, str]] = {
+    "operator": (lambda b, y: b("CumSum", y, np.array(1)), "CumSum", "not supported on the device"),
+    "function": (lambda b, y: b("Sin", y), "Sin", "gelu_tanh"),
+    "mixer": (lambda b, y: turn(b, b("MatMul", turn(b, y), b.random(T, T))), "MatMul", "transposed"),
+    "padding": (lambda b, y: b("Pad", y, np.array([0, 1, 0, 0, 1, 0])), "Pad", "padded"),
+    "division": (lambda b, y: b("Div", y, b.linear(y, C, C)), "Div", "cannot divide"),
+    "rms": (lambda b, y: b("Div", y, b("Sqrt", b("Add", b("ReduceMean", b("Mul", y, y), np.array([-1])), 1.0))), "Add", "root-mean"),
+    "maximum": (lambda b, y: b("ReduceMax", y, np.array([1])), "ReduceMax", "not supported"),
+    "linear attention": (lambda b, y: b("MatMul", b("MatMul", y, turn(b, b.linear(y, C, C))), y), "MatMul", "part of attention"),
+    "gather": (lambda b, y: b("Gather", y, b.input("which", [2], TensorProto.INT64), axis=1), "Gather", "depend on an input"),
+    "cast": (lambda b, y: b("Cast", b("Cast", y, to=TensorProto.INT32), to=1), "Cast", "integers"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNSUPPORTED)
+def test_unsupported(tmp_path: Path, case: str) -> None:
+    unsupported(tmp_path, *UNSUPPORTED[case])
+
+
+def test_control_flow(tmp_path: Path) -> None:
+    branch = helper.make_graph([helper.make_node("Identity", ["y"], ["z"])], "branch", [], [helper.make_tensor_value_info("z", 1, None)])
+    b = Builder()
+    y = b.linear(b.input("x", [1, T, C]), C, C)
+    b.nodes[-1].output[0] = "y"
+    condition = b.input("c", [], TensorProto.BOOL)
+    b.nodes.append(helper.make_node("If", [condition], ["out"], name="choice", then_branch=branch, else_branch=branch))
+    assert y
+    path = tmp_path / "m.onnx"
+    graph = helper.make_graph(b.nodes, "g", b.inputs, [helper.make_tensor_value_info("out", 1, [1, T, C])], b.initializers)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    refused(path, "control flow", UnsupportedError)
+    assert any(place.node == "choice" and place.where == "unsupported" for place in inspect_model(path))
+
+
+def test_nothing_for_the_device(tmp_path: Path) -> None:
+    b = Builder()
+    refused(b.save(tmp_path / "m.onnx", b("Relu", b.input("x", [1, T, C]))), "nothing of this model")
+
+
+def test_strict(tmp_path: Path) -> None:
+    b = Builder()
+    y = b.linear(b("Gather", b.random(10, C), b.input("ids", ["n", T], TensorProto.INT64), name="look-up"), C, C)
+    path = b.save(tmp_path / "m.onnx", y)
+    assert import_model(path).leading is not None
+    refused(path, "look-up.*strict", UnsupportedError, strict=True)
+
+
+def test_constant_output(tmp_path: Path) -> None:
+    b, y = small()
+    path = b.save(tmp_path / "m.onnx", y, b("Add", b.random(3), 1.0))
+    refused(path, "constant")
+
+
+def test_incompatible_shapes(tmp_path: Path) -> None:
+    b = Builder()
+    b.input("x", [1, T, C])
+    y = b("MatMul", "x", b.random(C + 1, C))
+    proto = b.model(y)
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info(y, 1, [1, T, C]))
+    refused(write(tmp_path, proto), "do not fit|contradict")

@@ -1,0 +1,90 @@
+"""Which integers every linear layer multiplies with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from attnc.ir import Graph, Node
+from attnc.ops.base import Array
+from attnc.quant.weights import quantize, recognise
+from attnc.weights import QuantizedWeight, WeightFormat
+
+Chooser = Callable[[Node], tuple[WeightFormat, str]]
+"""Format and name of the quantizer of a linear layer."""
+
+
+def weighted(graph: Graph) -> list[Node]:
+    """The nodes whose weights have a format."""
+    return [node for node in graph.nodes if node.op == "linear"]
+
+
+def mark_lossless(graph: Graph, chooser: Chooser) -> list[str]:
+    """Give `lossless` to every linear node whose weight already lies on a grid that its format holds, and return their names.
+
+    Requires a float graph and comes before types are chosen: the inputs of these nodes are not smoothed, because a factor per
+    channel would take the weights off their grid.
+    """
+    found = []
+    for node in weighted(graph):
+        if "weight_q" in node.params:
+            continue
+        held = recognise(node.params["weight"])
+        if held is not None and _holds(chooser(node)[0], held.format):
+            node.attrs["lossless"] = True
+            found.append(node.name)
+    return found
+
+
+def assign_weights(graph: Graph, chooser: Chooser, grams: Mapping[str, Array]) -> None:
+    """Quantize the weight of every linear node: attrs `weights` (name of the format), `group_size`, `quantizer`; params `weight_q`
+    (int8 [N, K], or [planes, N, K]), `weight_unit` [N], `weight_multiplier`. `weight` stays the original float.
+
+    Requires types on the inputs of these nodes. An input with a scale per channel is a smoothed one: its factors, scale / largest
+    scale, belong to the weight, so the integers stand for weight * factor. `grams` holds X^T X / count of the real inputs by name of
+    value. A weight that arrived as integers stays as it is. A weight found by `mark_lossless` is carried over as it is, in its own format, and `quantizer` says so.
+    """
+    for node in weighted(graph):
+        if "weight_q" in node.params:
+            continue
+        format, quantizer = chooser(node)
+        factor = input_factor(graph, node)
+        weight = np.asarray(node.params["weight"], np.float64) * factor
+        found = _carried(node, weight, format)
+        if found is None:
+            gram = grams.get(node.inputs[0])
+            # X W^T = (X / factor) (W factor)^T: what the integers meet is X / factor.
+            scaled = None if gram is None else gram / np.outer(factor, factor)
+            found = quantize(quantizer, weight, format, scaled, node.name)
+        else:
+            quantizer = "lossless"
+        node.attrs.update(weights=found.format.name, group_size=found.format.group_size, quantizer=quantizer)
+        node.params.update(weight_q=found.q, weight_unit=found.unit, weight_multiplier=found.multiplier)
+
+
+def assigned(node: Node) -> QuantizedWeight:
+    """What `assign_weights` stored on a node."""
+    format = WeightFormat.parse(node.attrs["weights"], node.attrs["group_size"])
+    return QuantizedWeight(format, node.params["weight_q"], node.params["weight_unit"], node.params["weight_multiplier"])
+
+
+def input_factor(graph: Graph, node: Node) -> Array:
+    """Factor [K] that a smoothed input leaves to the weight: its scale per channel over the largest; ones elsewhere."""
+    k = node.params["weight"].shape[1]
+    type_ = graph.value(node.inputs[0]).type
+    if type_ is None or type_.scale.ndim == 0:
+        return np.ones(k)
+    return np.broadcast_to(type_.scale / type_.scale.max(), (k,)).astype(np.float64)
+
+
+def _carried(node: Node, weight: Array, format: WeightFormat) -> QuantizedWeight | None:
+    if not node.attrs.get("lossless"):
+        return None
+    held = recognise(weight)
+    return held if held is not None and _holds(format, held.format) else None
+
+
+def _holds(wanted: WeightFormat, held: WeightFormat) -> bool:
+    """A weight that lies on a grid replaces a format that is no narrower; planes were asked for on purpose."""
+    return wanted.kind != "binary" and held.limit <= wanted.limit

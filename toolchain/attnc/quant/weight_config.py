@@ -1,0 +1,225 @@
+"""The file that says how each layer is quantized: `attnc.yaml`.
+
+    weights: int4            # a format of weights, or auto: leave it to the search
+    group_size: 64           # 0: a scale per channel
+    quantizer: gptq          # by default quantease
+    activations: static      # or dynamic: a scale per token, found on the device
+    engine: auto             # or dsp, lookup
+    layers:
+      - match: "encoder.*.up"
+        weights: ternary
+      - match: "*.pooler"
+        weights: int8
+        group_size: 0
+
+`match` is a glob (quote it: YAML has its own meaning for a leading *), in which case matters. It is looked for among the names of the
+layers of the compiled graph; where it names none, among their operator kinds (`linear`); where it names none, among the nodes of the
+ONNX model that the layers stand for. A pattern that finds nothing is an error. As in .gitignore, the last rule that matches wins: for
+every key on its own, so a later rule changes only what it mentions.
+
+The file's own `group_size` also covers layers with fewer inputs than that: they have one scale per channel. A size that does not divide
+a layer's inputs otherwise is an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from attnc.errors import ConfigError
+from attnc.ir import Graph, Node
+from attnc.quant.weights import DEFAULT_QUANTIZER, QUANTIZERS, find_quantizer
+from attnc.weights import GROUP_SIZES, WeightFormat
+
+Weights = Literal["int8", "int6", "int5", "int4", "int3", "int2", "ternary", "binary2", "binary3", "binary4", "auto"]
+GroupSize = Literal[0, 32, 64, 128]
+Activations = Literal["static", "dynamic"]
+Engine = Literal["auto", "dsp", "lookup"]
+LOOKUP_BITS = 6
+"""Widest weights that are looked up in tables: one plane per bit."""
+MAX_BYTES = 1 << 20
+
+
+class LayerRule(BaseModel):
+    """Settings of the layers that `match`; what is None stays as it was."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    match: str = Field(min_length=1)
+    weights: Weights | None = None
+    group_size: GroupSize | None = None
+    quantizer: str | None = None
+    activations: Activations | None = None
+    engine: Engine | None = None
+
+
+class WeightConfig(BaseModel):
+    """Settings of all layers, and rules for some."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weights: Weights = "int8"
+    group_size: GroupSize = 0
+    quantizer: str | None = None
+    activations: Activations = "static"
+    engine: Engine = "auto"
+    layers: tuple[LayerRule, ...] = ()
+
+    def bind(self, graph: Graph, where: str = "weights") -> LayerChoices:
+        """The settings of every layer of `graph`; `where` names the file in errors. Raises `ConfigError` for what cannot be."""
+        nodes = [node for node in graph.nodes if node.op == "linear"]
+        chosen = {node.name: _base(self, node) for node in nodes}
+        blame = {node.name: where for node in nodes}
+        for index, rule in enumerate(self.layers):
+            place = f"{where}: layers[{index}]"
+            for node in _matching(rule.match, nodes, f"{place}.match"):
+                changes = {key: value for key, value in rule.model_dump(exclude={"match"}).items() if value is not None}
+                chosen[node.name] = {**chosen[node.name], **changes}
+                blame[node.name] = place
+        return LayerChoices({node.name: _settled(chosen[node.name], node, blame[node.name]) for node in nodes})
+
+
+@dataclass(frozen=True)
+class LayerSettings:
+    """What was chosen for one layer."""
+
+    weights: str
+    group_size: int
+    quantizer: str
+    activations: Activations
+    engine: Engine
+
+    @property
+    def format(self) -> WeightFormat:
+        """The format of its weights; `auto` has none until the search has chosen one."""
+        if self.weights == "auto":
+            raise ConfigError("weights: auto is for the search over precisions; needed a format such as int8 or ternary")
+        return WeightFormat.parse(self.weights, self.group_size)
+
+
+@dataclass(frozen=True)
+class LayerChoices:
+    """Settings by name of node."""
+
+    settings: Mapping[str, LayerSettings]
+
+    def choose(self, node: Node) -> LayerSettings:
+        """The settings of a linear node."""
+        return self.settings[node.name]
+
+    def weights(self, node: Node) -> tuple[WeightFormat, str]:
+        """Format and quantizer of a linear node, as `assign_weights` wants them."""
+        return self.choose(node).format, self.choose(node).quantizer
+
+
+def _base(config: WeightConfig, node: Node) -> dict[str, Any]:
+    """The file's own settings for `node`."""
+    settings = config.model_dump(exclude={"layers"})
+    if node.params["weight"].shape[1] < config.group_size:
+        settings["group_size"] = 0
+    return settings
+
+
+def _matching(pattern: str, nodes: list[Node], where: str) -> list[Node]:
+    """The nodes that `pattern` names, by name, else by kind, else by what they stand for in the ONNX model."""
+    fields: tuple[Callable[[Node], Iterable[str]], ...] = (lambda n: [n.name], lambda n: [n.op], lambda n: n.source)
+    for names in fields:
+        found = [node for node in nodes if any(fnmatchcase(name, pattern) for name in names(node))]
+        if found:
+            return found
+    known = sorted({name for node in nodes for names in fields for name in names(node)})
+    raise ConfigError(f"{where}: {pattern!r} matches no layer{_hint(pattern, known)}; the layers are {_listed([n.name for n in nodes])}")
+
+
+def _listed(names: list[str], most: int = 12) -> str:
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown or "none"
+
+
+def _hint(found: object, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(found), list(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _settled(settings: Mapping[str, Any], node: Node, where: str) -> LayerSettings:
+    """Settings of `node` with its quantizer named, checked against each other and the shape of its weight."""
+    at = f"{where}: layer {node.name!r}"
+    size, inputs = settings["group_size"], node.params["weight"].shape[1]
+    if size and inputs % size:
+        fitting = [str(g) for g in (0, *GROUP_SIZES) if g == 0 or inputs % g == 0]
+        raise ConfigError(f"{at}: group_size {size} does not divide its {inputs} inputs; needed {' or '.join(fitting)}")
+    weights, quantizer = settings["weights"], settings["quantizer"]
+    if weights == "auto":
+        return LayerSettings("auto", size, quantizer or "", settings["activations"], settings["engine"])
+    format = WeightFormat.parse(weights, size)
+    quantizer = quantizer or DEFAULT_QUANTIZER
+    find_quantizer(quantizer, format, f"{at}: quantizer")
+    if settings["engine"] == "lookup" and format.bits > LOOKUP_BITS:
+        raise ConfigError(f"{at}: engine lookup takes weights of at most {LOOKUP_BITS} bits, found {weights}; needed engine auto or dsp")
+    return LayerSettings(weights, size, quantizer, settings["activations"], settings["engine"])
+
+
+def read_weight_config(path: Path) -> WeightConfig:
+    """The config in a YAML file. Raises `ConfigError` that names file, key and what was needed."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise ConfigError(f"config {path}: needed at most {MAX_BYTES} bytes, found more")
+        data: Any = yaml.load(raw.decode(), _Loader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config {path}: cannot be read ({error})") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        hint = '; a pattern that starts with * needs quotes: "*.up"' if "alias" in str(error) else ""
+        raise ConfigError(f"config {path}: not valid YAML: {error}{hint}") from error
+    return check_weight_config({} if data is None else data, f"config {path}")
+
+
+def check_weight_config(data: Any, where: str) -> WeightConfig:
+    """The config in `data`, a mapping as a YAML file holds it."""
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where}: needed keys {', '.join(WeightConfig.model_fields)}, found {type(data).__name__}")
+    try:
+        config = WeightConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_reason(error)}") from error
+    named = {"quantizer": config.quantizer, **{f"layers[{i}].quantizer": rule.quantizer for i, rule in enumerate(config.layers)}}
+    for key, name in named.items():
+        if name is not None and name not in QUANTIZERS:
+            raise ConfigError(f"{where}: {key}: needed one of {', '.join(QUANTIZERS)}, found {name!r}{_hint(name, QUANTIZERS)}")
+    return config
+
+
+def _reason(error: ValidationError) -> str:
+    """The first thing that is wrong: key, what was needed, what was found."""
+    first = error.errors()[0]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    if first["type"] == "extra_forbidden":
+        known = list((LayerRule if "." in path else WeightConfig).model_fields)
+        key = str(first["loc"][-1])
+        return f"unknown key {path}{_hint(key, known)}; needed {', '.join(known)}"
+    if first["type"] == "missing":
+        return f"{path} is missing"
+    if first["type"] == "literal_error":
+        expected = str(first["ctx"]["expected"]).replace("'", "")
+        return f"{path}: needed {expected}, found {first['input']!r}{_hint(first['input'], expected.replace(' or ', ', ').split(', '))}"
+    return f"{path}: {first['msg'][0].lower()}{first['msg'][1:]}, found {first['input']!r}"
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # published without types
+    """Refuses a key that is given twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping whose keys differ."""
+        keys = [key.value for key, _ in node.value]
+        twice = next((key for key in keys if isinstance(key, str) and keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
