@@ -14,7 +14,8 @@ from attnc.frontend.hostside import Ending, host_models, place, trace_outputs
 from attnc.frontend.interpreter import Interpreter
 from attnc.frontend.load import load_model
 from attnc.frontend.precision import to_float32
-from attnc.frontend.quantized import Quantized, lower_quantization
+from attnc.frontend.quantized import lower_quantization
+from attnc.frontend.quantized_model import Quantized
 from attnc.frontend.shapes import Pins, pin_shapes
 from attnc.frontend.simplify import Simplified, inline_functions, name_nodes, simplify
 from attnc.frontend.values import Const, Opaque

@@ -13,7 +13,7 @@ from attnc.errors import UnsupportedError
 from attnc.frontend import functions
 from attnc.frontend.builder import Builder, Elementwise, LayoutError
 from attnc.frontend.layout import identity
-from attnc.frontend.quantized import Quantized
+from attnc.frontend.quantized_model import Quantized
 from attnc.frontend.simplify import Simplified, TensorInfo
 from attnc.frontend.values import (
     Array,

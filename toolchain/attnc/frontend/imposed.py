@@ -17,7 +17,7 @@ from attnc.errors import UnsupportedError
 from attnc.frontend.builder import LayoutError
 from attnc.frontend.context import Context
 from attnc.frontend.pointwise import ONE_OPERAND
-from attnc.frontend.quantized import Quantized, QuantizedConstant, weight_names
+from attnc.frontend.quantized_model import Quantized, QuantizedConstant, weight_names
 from attnc.frontend.values import Array, Base, Grid, Scores, Unary, Value, View, merge
 from attnc.ir import Graph, Node, TensorType
 from attnc.ops import operator
@@ -184,10 +184,14 @@ def _impose_weight(node: Node, found: Quantized) -> None:
         return
     weight = np.asarray(node.params["weight"], np.float64)
     q, unit, exact = _match(weight, candidates)
-    if q is None or np.abs(q).max(initial=0) > 128 or q.max(initial=0) > 127:
+    if q is None or q.max(initial=0) > 127 or q.min(initial=0) < -128:
         constant = candidates[0]
-        what = "asymmetric: its integers without the zero point" if _wide(constant) else "its scales do not run along output channels, or its integers"
-        reason = f"weight {constant.name!r} of {constant.node!r}: {what} do not fit 8 bits with a scale per output channel"
+        what = (
+            f"it is asymmetric or of {constant.bits} bits: without the zero point it runs from {constant.q.min()} to {constant.q.max()}"
+            if _wide(constant)
+            else "its scales do not run along output channels"
+        )
+        reason = f"weight {constant.name!r}, made by {constant.node!r}: {what}; needed -128 to 127 and a scale per tensor or output channel"
         raise UnsupportedError(node.source[-1] if node.source else node.name, "DequantizeLinear", reason)
     node.params |= {"weight_q": q.astype(np.int8), "weight_unit": unit, "weight_multiplier": np.ones((len(unit), 1), np.int64)}
     name = format_of(q, max(constant.bits for constant in candidates)).name
@@ -207,7 +211,8 @@ def format_of(q: Array, bits: int) -> WeightFormat:
     peak = int(np.abs(q).max(initial=0))
     if bits <= 2 and peak <= 1:
         return WeightFormat.parse("ternary")
-    return next(f for f in map(WeightFormat.parse, ("int2", "int3", "int4", "int5", "int6", "int8")) if f.bits == 8 or (f.bits >= bits and f.limit >= peak))
+    formats = map(WeightFormat.parse, ("int2", "int3", "int4", "int5", "int6", "int8"))
+    return next(f for f in formats if f.bits == 8 or (f.bits >= bits and f.limit >= peak))
 
 
 def _match(weight: Array, candidates: Sequence[QuantizedConstant]) -> tuple[Array | None, Array, bool]:
@@ -300,14 +305,16 @@ def rounding_rules(found: Quantized, graph: Graph) -> list[str]:
     rules.append("rescaling: a multiplier of 17 bits, relative error 2**-18, instead of a float32 factor: one step, next to a tie only")
     ops = {node.op for node in graph.nodes}
     texts = {
-        "attention": "attention: softmax by a chord table of 2**x and one reciprocal (see ops/attention.py), scores and probabilities not rounded to 8 bits",
+        "attention": "attention: softmax by a chord table of 2**x and one reciprocal (see ops/attention.py), its scores and "
+        "probabilities not rounded to 8 bits",
         "layer_normalization": "layer_normalization: an integer reciprocal root (see ops/layer_normalization.py)",
         "softmax": "softmax: a chord table of 2**x and one reciprocal (see ops/softmax.py)",
         "unary": "unary: functions other than relu are interpolated in a table (see ops/unary.py)",
     }
     rules += [text for op, text in texts.items() if op in ops and (op != "unary" or _tables(graph))]
     if found.requantized:
-        rules.append(f"{len(found.requantized)} operands are brought to another type, which rounds once more: an attention needs zero point 0, linear needs 8 bits")
+        count = len(found.requantized)
+        rules.append(f"{count} operands rounded once more to a type that their reader takes: zero point 0 for attention, 8 bits for linear")
     return rules
 
 

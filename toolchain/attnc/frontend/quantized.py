@@ -9,8 +9,7 @@ package would add eight others for them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import numpy as np
@@ -20,12 +19,11 @@ from onnx.reference import ReferenceEvaluator
 from attnc.errors import UnsupportedError
 from attnc.fixedpoint import int_range
 from attnc.frontend.load import MICROSOFT, QONNX_DOMAINS, QONNX_OPERATORS
+from attnc.frontend.quantized_model import PASSING, Quantized, QuantizedConstant
 from attnc.frontend.values import Array, Grid
 
 MAX_WEIGHT_BITS = 8
 BITS = {"int4": 4, "uint4": 4, "int8": 8, "uint8": 8, "int16": 16, "uint16": 16}
-PASSING = {"Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat", "Gather", "Expand"}
-"""Operators that hand constants on: a product behind them still reads a quantized weight."""
 
 ROUNDINGS: dict[str, Callable[[Array], Array]] = {
     "ROUND": np.rint, "HALF_EVEN": np.rint, "CEIL": np.ceil, "FLOOR": np.floor, "DOWN": np.trunc,
@@ -35,57 +33,6 @@ ROUNDINGS: dict[str, Callable[[Array], Array]] = {
 }  # fmt: skip
 """The rounding modes of QONNX; those of activations must be among `NEAREST`."""
 NEAREST = ("ROUND", "HALF_EVEN", "HALF_UP", "HALF_DOWN")
-
-
-@dataclass(frozen=True)
-class QuantizedConstant:
-    """A constant that arrived as integers: real = scale * q, with q = integers - zero point; `scale` has shape () or lies along
-    `axis`. `low` and `high` bound q, `bits` is the declared width."""
-
-    name: str
-    node: str
-    q: Array
-    scale: Array
-    axis: int
-    bits: int
-
-    def dequantize(self) -> Array:
-        """float32, as the frameworks hand it on."""
-        shape = [1] * self.q.ndim
-        if self.scale.ndim:
-            shape[self.axis] = -1
-        return (self.q.astype(np.float64) * self.scale.reshape(shape) if self.scale.ndim else self.q * self.scale).astype(np.float32)
-
-
-@dataclass
-class Quantized:
-    """What a quantized model says. `readers` maps a node to the quantized constants that it reads (directly or through operators
-    that only rearrange), `grids` the integers that a QuantizeLinear makes to their type; `passed` are pairs that the device leaves out, with
-    the reason. `lowered` is the model as it is here, with constants in float and pairs on activations."""
-
-    dialects: list[str] = field(default_factory=list)
-    constants: dict[str, QuantizedConstant] = field(default_factory=dict)
-    readers: dict[str, list[str]] = field(default_factory=dict)
-    grids: dict[str, Grid] = field(default_factory=dict)
-    roundings: dict[str, int] = field(default_factory=dict)
-    passed: dict[str, str] = field(default_factory=dict)
-    weights: list[dict[str, Any]] = field(default_factory=list)
-    requantized: list[str] = field(default_factory=list)
-    lowered: ModelProto = field(default_factory=ModelProto)
-
-    def float_model(self) -> ModelProto:
-        """The model without rounding: a pair only saturates (onnxruntime's quantizer drops a Relu that saturation does anyway), and
-        one that the device leaves out does nothing."""
-        return without_pairs(self.lowered, self, rounded=False)
-
-    def runnable(self) -> ModelProto:
-        """The model as the framework computes it, in standard operators: pairs as division, rounding half to even, and saturation."""
-        return without_pairs(self.lowered, self, rounded=True)
-
-
-def is_quantize(node: NodeProto) -> bool:
-    """A QuantizeLinear."""
-    return node.op_type == "QuantizeLinear"
 
 
 def lower_quantization(model: ModelProto) -> Quantized | None:
@@ -161,7 +108,8 @@ class _Lowering:
         graph = helper.make_graph([node], "node", inputs, [helper.make_empty_tensor_value_info(name) for name in node.output])
         try:
             evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=self.model.opset_import))
-            self.arrays.update(zip(node.output, evaluator.run(None, operands), strict=True))
+            results = [np.asarray(result) for result in evaluator.run(None, operands)]
+            self.arrays.update(zip(node.output, results, strict=True))
         except Exception:  # whatever the evaluator raises: the node is then met again, and judged, with all others
             return
 
@@ -256,7 +204,8 @@ class _Lowering:
         if scale.size == 1:
             return [1] * given.ndim
         if scale.ndim != 1:
-            fail(node, node.input[0], f"scales of shape {list(scale.shape)}: scales per block are not supported, a scale per tensor or channel is")
+            shape = list(scale.shape)
+            fail(node, node.input[0], f"scales of shape {shape}: scales per block are not supported, a scale per tensor or channel is")
         if not -given.ndim <= axis < given.ndim:
             fail(node, node.input[0], f"its axis is {axis}, the tensor has {given.ndim} axes")
         if given.shape[axis] != scale.size:
@@ -391,45 +340,6 @@ def runnable(model: ModelProto) -> ModelProto:
     return found.runnable()
 
 
-def without_pairs(model: ModelProto, found: Quantized, rounded: bool) -> ModelProto:
-    """See `Quantized.float_model` and `Quantized.runnable`."""
-    twin = ModelProto()
-    twin.CopyFrom(model)
-    outputs = {output.name for output in model.graph.output}
-    integers: set[str] = set()
-    del twin.graph.node[:], twin.graph.value_info[:]
-    for node in model.graph.node:
-        made = node.output[0] if node.output else ""
-        if is_quantize(node) and made in found.grids and made not in outputs:
-            integers.add(made)
-            twin.graph.node.extend(_pair_in_float(twin, node, found, rounded))
-        elif node.op_type == "DequantizeLinear" and node.input[0] in integers:
-            twin.graph.node.append(helper.make_node("Identity", [node.input[0]], [made], name=node.name))
-        else:
-            if node.op_type in PASSING and node.input and node.input[0] in integers:
-                integers.update(node.output)
-            twin.graph.node.append(node)
-    return twin
-
-
-def _pair_in_float(twin: ModelProto, node: NodeProto, found: Quantized, rounded: bool) -> list[NodeProto]:
-    """A pair that only saturates, or also rounds."""
-    made = node.output[0]
-    if node.name in found.passed and not rounded:
-        return [helper.make_node("Identity", [node.input[0]], [made], name=node.name)]
-    grid = found.grids[made]
-    unit = 1.0 if rounded else grid.scale
-    low, high, scale = (f"{made}:{what}" for what in ("lowest", "highest", "step"))
-    for name, number in zip((low, high), grid.type().range, strict=True):
-        twin.graph.initializer.append(numpy_helper.from_array(np.array(number * unit, np.float32), name))
-    if not rounded:
-        return [helper.make_node("Clip", [node.input[0], low, high], [made], name=node.name)]
-    twin.graph.initializer.append(numpy_helper.from_array(np.array(grid.scale, np.float32), scale))
-    steps = [("Div", [node.input[0], scale]), ("Round", [f"{made}:0"]), ("Clip", [f"{made}:1", low, high]), ("Mul", [f"{made}:2", scale])]
-    outputs = [f"{made}:0", f"{made}:1", f"{made}:2", made]
-    return [helper.make_node(op, read, [out], name=f"{node.name}:{op}") for (op, read), out in zip(steps, outputs, strict=True)]
-
-
 def fail(node: NodeProto, tensor: str, reason: str) -> NoReturn:
     """The node cannot be imported because of `tensor`."""
     raise UnsupportedError(node.name, node.op_type, f"tensor {tensor!r}: {reason}")
@@ -454,11 +364,6 @@ def _axis_of(node: NodeProto, given: Array, scale: Array) -> int:
     padded = (1,) * (given.ndim - scale.ndim) + scale.shape
     axes = [axis for axis, size in enumerate(padded) if size > 1]
     if len(axes) != 1 or padded[axes[0]] != given.shape[axes[0]]:
-        fail(node, node.input[1], f"scales of shape {list(scale.shape)} for a tensor of shape {list(given.shape)}; a scale per tensor or along one axis is needed")
+        shapes = f"scales of shape {list(scale.shape)} for a tensor of shape {list(given.shape)}"
+        fail(node, node.input[1], f"{shapes}; a scale per tensor or along one axis is needed")
     return axes[0]
-
-
-def weight_names(found: Quantized, sources: tuple[str, ...]) -> Iterator[QuantizedConstant]:
-    """The quantized constants that these ONNX nodes read."""
-    for name in dict.fromkeys(name for source in sources for name in found.readers.get(source, ())):
-        yield found.constants[name]

@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -61,7 +62,7 @@ class Writer:
         """An int64 vector."""
         return self.constant(np.array(values, np.int64))
 
-    def op(self, op: str, *inputs: str, output: str | None = None, **attrs: object) -> str:
+    def op(self, op: str, *inputs: str, output: str | None = None, **attrs: Any) -> str:
         """A node; returns its output."""
         output = output or self.fresh(op)
         self.nodes.append(helper.make_node(op, list(inputs), [output], name=output, **attrs))
@@ -81,7 +82,7 @@ class Writer:
         q = self.op("QuantizeLinear", x, scale, zero, **axis)
         return self.op("DequantizeLinear", q, scale, zero, output=self.fresh(stem), **axis)
 
-    def moved(self, op: str, x: str, *operands: str, type_: TensorType, **attrs: object) -> str:
+    def moved(self, op: str, x: str, *operands: str, type_: TensorType, **attrs: Any) -> str:
         """A rearrangement of a value, with its pair behind it again: the form that onnxruntime's quantizer writes. Without the pair
         onnxruntime 1.31 adds one itself, and fails over its type (onnxruntime issue 25526)."""
         stem = x.split("/", 2)[2]
@@ -92,7 +93,7 @@ class Writer:
         scale, zero, axis = self._grid(type_)
         return self.op("DequantizeLinear", self.constant(type_.to_memory(q).astype(_storage(type_)), stem), scale, zero, **axis)
 
-    def _grid(self, type_: TensorType) -> tuple[str, str, dict[str, object]]:
+    def _grid(self, type_: TensorType) -> tuple[str, str, dict[str, Any]]:
         """Scale, zero point and axis of a Q or DQ node."""
         scale = np.maximum(np.asarray(type_.scale, np.float64), SCALE_FLOOR)
         zero = np.full(scale.shape, type_.zero_point, _storage(type_))
@@ -269,7 +270,8 @@ def save_qdq(build: Path, output: Path) -> ModelProto:
 def _feed(w: Writer, feed: Feed) -> str:
     """The device's matrix out of a tensor of the host, on the grid of its type."""
     index = feed.source.index()
-    flat = w.reshape(w.op("Cast", DEVICE + feed.tensor, to=TensorProto.FLOAT), w.samples, -1) if w.samples == 1 else w.op("Flatten", w.op("Cast", DEVICE + feed.tensor, to=TensorProto.FLOAT), axis=1)
+    real = w.op("Cast", DEVICE + feed.tensor, to=TensorProto.FLOAT)
+    flat = w.reshape(real, 1, -1) if w.samples == 1 else w.op("Flatten", real, axis=1)
     picked = w.reshape(w.op("Gather", flat, w.constant(index), axis=1), w.samples, feed.rows, feed.channels)
     return w.rounded(picked, w.graph.type(feed.value), feed.value)
 
@@ -327,29 +329,25 @@ def _host(path: Path | None, prefix: str) -> ModelProto | None:
 def _merged(core: ModelProto, manifest: Manifest) -> ModelProto:
     """Leading graph, device and trailing graph as one list of nodes under the model's names."""
     leading, trailing = _host(manifest.leading, "leading/"), _host(manifest.trailing, "trailing/")
-    nodes: list[NodeProto] = []
-    constants: list[TensorProto] = [*core.graph.initializer]
-    if leading is not None:
-        nodes += leading.graph.node
-        constants += leading.graph.initializer
-    nodes += [helper.make_node("Identity", [name], [DEVICE + name], name=f"feed/{name}") for name in dict.fromkeys(f.tensor for f in manifest.feeds)]
-    nodes += core.graph.node
-    ends = {} if trailing is None else {value.name for value in trailing.graph.output}
-    for fetch in manifest.fetches:
-        port = next((port for port in manifest.outputs if port.name == fetch.tensor), None)
-        kind = TensorProto.FLOAT if port is None else _element(port)
-        nodes.append(helper.make_node("Cast", [DEVICE + fetch.tensor], [fetch.tensor], name=f"fetch/{fetch.tensor}", to=kind))
-    if trailing is not None:
-        nodes += trailing.graph.node
-        constants += trailing.graph.initializer
-    known = {fetch.tensor for fetch in manifest.fetches} | set(ends)
-    outputs = [port for port in manifest.outputs]
-    lost = [port.name for port in outputs if port.name not in known and (leading is None or port.name not in {v.name for v in leading.graph.output})]
+    elements = {port.name: _element(port) for port in manifest.outputs}
+    fetched = [fetch.tensor for fetch in manifest.fetches]
+    feeds = [_link("Identity", name, DEVICE + name) for name in dict.fromkeys(feed.tensor for feed in manifest.feeds)]
+    fetches = [_link("Cast", DEVICE + name, name, to=elements.get(name, TensorProto.FLOAT)) for name in fetched]
+    before, after = (graph.graph.node if graph else [] for graph in (leading, trailing))
+    made = {name for node in [*before, *after] for name in node.output} | set(fetched)
+    lost = [name for name in elements if name not in made]
     if lost:
         raise BuildError(f"{manifest.folder}: nothing makes the outputs {', '.join(map(repr, lost))}")
-    batched = core.graph.input[0].type.tensor_type.shape.dim[0].dim_param == BATCH if core.graph.input else False
-    infos = [[_info(port, batched) for port in ports] for ports in (manifest.inputs, outputs)]
-    return _model(helper.make_graph(nodes, core.graph.name, infos[0], infos[1], constants))
+    constants = [tensor for graph in (core, leading, trailing) if graph for tensor in graph.graph.initializer]
+    first = core.graph.input[0].type.tensor_type.shape.dim if core.graph.input else []
+    batched = len(first) > 0 and first[0].dim_param == BATCH
+    inputs, outputs = ([_info(port, batched) for port in ports] for ports in (manifest.inputs, manifest.outputs))
+    nodes = [*before, *feeds, *core.graph.node, *fetches, *after]
+    return _model(helper.make_graph(nodes, core.graph.name, inputs, outputs, constants))
+
+
+def _link(op: str, source: str, target: str, **attrs: Any) -> NodeProto:
+    return helper.make_node(op, [source], [target], name=f"link/{target}", **attrs)
 
 
 def _info(port: Port, batched: bool) -> onnx.ValueInfoProto:
