@@ -288,16 +288,14 @@ def export_qdq_command(
     from attnc.npz import check_writable
 
     check_writable(output)
-    with Progress() as progress:
-        progress.stage("writing the model")
-        from attnc.verify.export_qdq import save_qdq
+    from attnc.verify.export_qdq import save_qdq
 
-        model = save_qdq(build, output)
-    nodes, size = len(model.graph.node), output.stat().st_size
+    model = save_qdq(build, output)
+    nodes, size, opset = len(model.graph.node), output.stat().st_size, model.opset_import[0].version
     if as_json:
-        _print_json({"output": str(output), "opset": model.opset_import[0].version, "nodes": nodes, "bytes": size})
+        _print_json({"output": str(output), "opset": opset, "nodes": nodes, "bytes": size})
     else:
-        print(f"{clean(str(output))}: {nodes} nodes, {size:,} bytes, opset {model.opset_import[0].version}")
+        print(f"{clean(str(output))}: {nodes} nodes, {size:,} bytes, opset {opset}")
 
 
 @app.command(epilog="\b\nExamples:\n  attnc targets\n  attnc targets --json")

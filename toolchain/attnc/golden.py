@@ -47,7 +47,10 @@ def run_reference(graph: Graph, feeds: Mapping[str, Array], visit: Visit | None 
 
     def saturated(name: str, array: Array) -> Array:
         type_ = graph.value(name).imposed
-        return array if type_ is None else np.clip(array, *(bound * float(type_.scale) for bound in type_.range))
+        if type_ is None:
+            return array
+        low, high = (bound * float(type_.scale) for bound in type_.range)
+        return np.clip(array, low, high)
 
     def step(node: Node, inputs: Sequence[Array]) -> Array:
         return saturated(node.output, operator(node).reference(node, inputs))
