@@ -179,7 +179,8 @@ def _equal(a: TensorType | None, b: TensorType) -> bool:
 
 def _impose_weight(node: Node, found: Quantized) -> None:
     """Integers and scales of a linear whose weight arrived quantized."""
-    candidates = [constant for constant in weight_names(found, node.source) if constant.bits <= 16 and constant.q.ndim > 1]
+    products = tuple(name for name in node.source if name in found.products)
+    candidates = [constant for constant in weight_names(found, products) if constant.q.ndim > 1]
     if not candidates:
         return
     weight = np.asarray(node.params["weight"], np.float64)

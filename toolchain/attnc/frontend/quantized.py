@@ -25,6 +25,8 @@ from attnc.frontend.values import Array, Grid
 MAX_WEIGHT_BITS = 8
 BITS = {"int4": 4, "uint4": 4, "int8": 8, "uint8": 8, "int16": 16, "uint16": 16}
 
+PRODUCTS = {"MatMul", "Gemm", "Conv", "Einsum"}
+
 ROUNDINGS: dict[str, Callable[[Array], Array]] = {
     "ROUND": np.rint, "HALF_EVEN": np.rint, "CEIL": np.ceil, "FLOOR": np.floor, "DOWN": np.trunc,
     "UP": lambda x: np.sign(x) * np.ceil(np.abs(x)),
@@ -91,6 +93,8 @@ class _Lowering:
         read = [name for operand in node.input for name in self.carried.get(operand, ())]
         if read:
             self.found.readers[node.name] = list(dict.fromkeys(read))
+            if node.op_type in PRODUCTS:
+                self.found.products.add(node.name)
         if node.op_type in PASSING:
             for output in node.output:
                 if read:

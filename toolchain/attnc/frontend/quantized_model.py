@@ -38,12 +38,13 @@ class QuantizedConstant:
 @dataclass
 class Quantized:
     """What a quantized model says. `readers` maps a node to the quantized constants that it reads (directly or through operators
-    that only rearrange), `grids` the integers that a QuantizeLinear makes to their type; `passed` are pairs that the device leaves
+    that only rearrange), `products` names those nodes that multiply, `grids` maps the integers that a QuantizeLinear makes to their type; `passed` are pairs that the device leaves
     out, with the reason. `lowered` is the model as it is here, with constants in float and pairs on activations."""
 
     dialects: list[str] = field(default_factory=list)
     constants: dict[str, QuantizedConstant] = field(default_factory=dict)
     readers: dict[str, list[str]] = field(default_factory=dict)
+    products: set[str] = field(default_factory=set)
     grids: dict[str, Grid] = field(default_factory=dict)
     roundings: dict[str, int] = field(default_factory=dict)
     passed: dict[str, str] = field(default_factory=dict)
