@@ -16,9 +16,9 @@ import quantized_models as models
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType
 
+from attnc.codegen.graph_file import load_graph
 from attnc.compiler import compile_model
 from attnc.config import CompileOptions
-from attnc.codegen.graph_file import load_graph
 from attnc.errors import AttncError, UnsupportedError
 from attnc.frontend import import_model
 from attnc.frontend.imposed import format_of

@@ -25,7 +25,7 @@ def every_operator() -> tuple[Graph, dict[str, Array]]:
     for name in graph.inputs:
         graph.add_value(name, (ROWS, CHANNELS))
 
-    def node(op: str, inputs: list[str], rows: int, channels: int, type_: TensorType, attrs=None, params=None) -> None:  # noqa: ANN001
+    def node(op: str, inputs: list[str], rows: int, channels: int, type_: TensorType, attrs=None, params=None) -> None:
         name = f"{op}{len(graph.nodes)}"
         graph.add_value(name, (rows, channels))
         types[name] = type_
