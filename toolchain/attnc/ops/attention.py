@@ -168,7 +168,8 @@ class Attention(Operator):
         where, attr = f"node {node.name!r} (attention)", node.attrs
         q, k, v = (scalar_scale(x, where) for x in inputs[:3])
         if any(x.bits > 8 or not x.signed or x.zero_point for x in inputs[:3]):
-            raise GraphError(f"{where}: needs q, k and v in s8 without zero point, found {', '.join(x.short for x in inputs[:3])}")
+            found = f"{', '.join(x.short for x in inputs[:3])} with zero points {[x.zero_point for x in inputs[:3]]}"
+            raise GraphError(f"{where}: needs q, k and v in s8, found {found}")
         attr["score_multiplier"], attr["score_shift"] = score_multiplier(q * k * attr["scale"])
         attr["output_multiplier"], attr["output_shift"] = output_multiplier(v / scalar_scale(output, where))
         if len(inputs) > 3:

@@ -190,9 +190,7 @@ class Lowering:
         """Zero point of a value in memory."""
         return self.graph.type(name).zero_point
 
-    def walk(
-        self, name: str, row: int = 0, rows: int | None = None, tile: int = 0, tiles: int | None = None, raw: bool = False
-    ) -> Walk:
+    def walk(self, name: str, row: int = 0, rows: int | None = None, tile: int = 0, tiles: int | None = None, raw: bool = False) -> Walk:
         """Rows [row, row+rows) of tiles [tile, tile+tiles) of a value, in (tile, row) order; the whole by default. With `raw`,
         elements as memory holds them, zero point included: for kernels that read bytes."""
         zero = 0 if raw else self.zero_point(name)
