@@ -39,7 +39,8 @@ class QuantizedConstant:
 class Quantized:
     """What a quantized model says. `readers` maps a node to the quantized constants that it reads (directly or through operators
     that only rearrange), `products` names those nodes that multiply, `grids` maps the integers that a QuantizeLinear makes to their
-    type; `passed` are pairs that the device leaves out, with the reason. `lowered` is the model as it is here, with constants in float and pairs on activations."""
+    type; `passed` are pairs that the device leaves out, with the reason. `lowered` is the model as it is here, with constants in float
+    and pairs on activations."""
 
     dialects: list[str] = field(default_factory=list)
     constants: dict[str, QuantizedConstant] = field(default_factory=dict)
