@@ -229,7 +229,7 @@ def _pack(links: Sequence[Feed | Fetch], start: int, size: int, lanes: int, valu
     image = np.zeros((samples, size), np.uint8)
     for link in links:
         at = (link.offset - start) * lanes
-        image[:, at : at + link.words * lanes] = layout.pack(values[link.value], lanes, link.type.size)
+        image[:, at : at + link.words * lanes] = layout.pack(values[link.value], lanes, link.type.size, link.type.zero_point)
     return image
 
 

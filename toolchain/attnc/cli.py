@@ -285,6 +285,32 @@ def inspect(model: ModelFile, shape: Shapes = None, as_json: Json = False, verbo
         raise typer.Exit(EXIT_DIFFERENT)
 
 
+@app.command(
+    "export-qdq",
+    short_help="Write a build as an ONNX model.",
+    no_args_is_help=True,
+    epilog="\b\nExamples:\n  attnc export-qdq build/ -o quantized.onnx",
+)
+def export_qdq_command(
+    build: Build,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The ONNX file to write.")],
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write the quantized graph of a build as an ONNX model with QuantizeLinear and DequantizeLinear, which onnxruntime runs."""
+    from attnc.npz import check_writable
+
+    check_writable(output)
+    from attnc.verify.export_qdq import save_qdq
+
+    model = save_qdq(build, output)
+    nodes, size, opset = len(model.graph.node), output.stat().st_size, model.opset_import[0].version
+    if as_json:
+        print_json({"output": str(output), "opset": opset, "nodes": nodes, "bytes": size})
+    else:
+        print(f"{clean(str(output))}: {nodes} nodes, {size:,} bytes, opset {opset}")
+
+
 @app.command(epilog="\b\nExamples:\n  attnc targets\n  attnc targets --json")
 def targets(as_json: Json = False, verbose: Verbose = False) -> None:
     """List the boards and their limits. `attnc compile --target` also takes a YAML or TOML file with the same fields."""

@@ -16,6 +16,7 @@ from attnc.codegen.project import staged, vectors_npz, write_json, write_project
 from attnc.config import DEFAULT_TARGET, CompileOptions
 from attnc.errors import ConfigError, FitError, ModelError
 from attnc.frontend import import_model
+from attnc.frontend.imposed import report as import_report
 from attnc.frontend.load import load_model
 from attnc.golden import run_golden, run_reference
 from attnc.ir import Graph, Node
@@ -89,9 +90,9 @@ Step = tuple[str, Callable[[State], None]]
 STEPS: list[Step] = [
     ("checking the imported graph against the float model", lambda s: check_against_float(s)),
     ("choosing formats of weights", lambda s: choose_formats(s)),
-    ("easing attention", lambda s: attention.ease_attention(s.graph, glance(s, attention.operands(s.graph)))),
+    ("easing attention", lambda s: ease(s)),
     ("scaling activations per token", lambda s: scale_tokens(s)),
-    ("planning types", lambda s: s.plan.update(plan_types(s.graph))),
+    ("planning types", lambda s: plan(s)),
     ("calibrating", lambda s: calibrate(s)),
     ("choosing scales", lambda s: assign_types(s.graph, s.plan, s.statistics, s.options.calibration)),
     ("quantizing weights", lambda s: quantize_weights(s)),
@@ -161,9 +162,11 @@ def _samples(path: Path, model: Model, options: CompileOptions) -> dict[str, Arr
 
 def check_against_float(state: State) -> None:
     """The float meaning of the graph equals the model as onnxruntime runs it, on a few calibration samples: a model that was
-    understood wrongly is refused and not compiled."""
+    understood wrongly is refused and not compiled. Of a model that arrived quantized, its twin without rounding is run."""
     verify(state.graph)
-    edge, float_model = Edge(state.model), FloatModel(load_model(state.path))
+    quantized = state.model.quantized
+    proto = load_model(state.path) if quantized is None else quantized.float_model()
+    edge, float_model = Edge(state.model), FloatModel(proto)
     state.float_model = float_model.name
     names = [spec.name for spec in state.model.outputs]
     for index in range(min(2, count_samples(state.samples, state.model.inputs))):
@@ -206,11 +209,17 @@ def choose_formats(state: State) -> None:
     mark_lossless(state.graph, state.layers.weights)
 
 
+def ease(state: State) -> None:
+    """Operands of attention that are easier to quantize; a model that arrived quantized stays as it is."""
+    if state.model.quantized is None:
+        attention.ease_attention(state.graph, glance(state, attention.operands(state.graph)))
+
+
 def scale_tokens(state: State) -> None:
     """Dynamic activations for the layers whose settings ask for them."""
 
     def wanted(node: Node) -> bool:
-        return state.settings(node).activations == "dynamic"
+        return state.settings(node).activations == "dynamic" and "weight_q" not in node.params
 
     if any(wanted(node) for node in weighted(state.graph)):
         tokens.per_token(state.graph, wanted, glance(state, tokens.operands(state.graph, wanted)))
@@ -239,6 +248,12 @@ def quantize_weights(state: State) -> None:
         engine = state.settings(node).engine
         if engine != "auto" or node.attrs["weights"] == "int8":  # bytes are what multipliers are made for
             node.attrs["engine"] = "dsp" if engine == "auto" else engine
+
+
+def plan(state: State) -> None:
+    """What every value is to become."""
+    found = state.model.quantized
+    state.plan.update(plan_types(state.graph, None if found is None else found.requantized))
 
 
 def calibrate(state: State) -> None:
@@ -352,6 +367,8 @@ def write(state: State) -> Path:
                 "method": state.options.calibration,
             },
         )  # fmt: skip
+        if model.quantized is not None:
+            facts["import"] = import_report(model.quantized, model.graph)
         objective = f"as given in {state.options.schedule.name}" if state.options.schedule else state.options.objective
         (folder / "schedule.yaml").write_text(schedule_text(program, cost, state.board, objective))
         write_json(folder / "report.json", facts)

@@ -12,6 +12,7 @@ import numpy as np
 from attnc.codegen.project import write_json
 from attnc.errors import DataError
 from attnc.frontend.load import load_model
+from attnc.frontend.quantized import runnable
 from attnc.ops.base import Array
 from attnc.quant.samples import FloatModel
 from attnc.report import decibels, load_report
@@ -72,7 +73,7 @@ def evaluate(
 
 def run_float(model: Path, manifest: Manifest, inputs: Mapping[str, Any], progress: Progress) -> tuple[str, dict[str, Array]]:
     """What runs the float model, and its outputs joined along the samples."""
-    runner = FloatModel(load_model(model))
+    runner = FloatModel(runnable(load_model(model)))
     arrays, samples = boundary.check_inputs(manifest, inputs)
     progress.stage(f"float model: {samples} samples")
     rows = []

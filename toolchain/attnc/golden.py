@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 
+import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from attnc.ir import Graph, Node
@@ -51,9 +52,20 @@ def _walk(
 def run_reference(graph: Graph, feeds: Mapping[str, Array], visit: Visit | None = None) -> dict[str, Array]:
     """The float meaning of a graph that is not quantized: `[samples, rows, channels]` float64 in and out.
 
-    `visit(name, array)` sees every value.
+    `visit(name, array)` sees every value. Values of an imposed type saturate at its ends: models that arrive quantized may rely on it.
     """
-    return _walk(graph, feeds, lambda node, inputs: operator(node).reference(node, inputs), visit)
+
+    def saturated(name: str, array: Array) -> Array:
+        type_ = graph.value(name).imposed
+        if type_ is None:
+            return array
+        low, high = (bound * float(type_.scale) for bound in type_.range)
+        return np.clip(array, low, high)
+
+    def step(node: Node, inputs: Sequence[Array]) -> Array:
+        return saturated(node.output, operator(node).reference(node, inputs))
+
+    return _walk(graph, {name: saturated(name, array) for name, array in feeds.items()}, step, visit)
 
 
 def run_golden(graph: Graph, feeds: Mapping[str, Array], visit: Visit | None = None) -> dict[str, Array]:

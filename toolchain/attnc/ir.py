@@ -23,9 +23,10 @@ class GraphError(AttncError):
 
 @dataclass(frozen=True, eq=False)
 class TensorType:
-    """Integers and what they mean: real = scale * (q - zero_point).
+    """Integers and what they mean: real = scale * q, and memory holds q + zero_point in `bits` bits.
 
-    `scale` is a float64 array of shape () for one scale per tensor, or [channels] for one per channel.
+    All arrays of the compiler and all streams between kernels carry q, whatever the zero point: loaders take it off and storers put it
+    on (`memory.hpp`). `scale` is a float64 array of shape () for one scale per tensor, or [channels] for one per channel.
     """
 
     bits: int
@@ -35,8 +36,9 @@ class TensorType:
 
     @property
     def range(self) -> tuple[int, int]:
-        """Smallest and largest integer."""
-        return int_range(self.bits, self.signed)
+        """Smallest and largest q."""
+        low, high = int_range(self.bits, self.signed)
+        return low - self.zero_point, high - self.zero_point
 
     @property
     def magnitude(self) -> int:
@@ -45,8 +47,8 @@ class TensorType:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """NumPy type that holds the integers."""
-        return int_dtype(self.bits, self.signed)
+        """NumPy type that holds q."""
+        return int_dtype(self.bits + bool(self.zero_point), self.signed or bool(self.zero_point))
 
     @property
     def short(self) -> str:
@@ -55,22 +57,30 @@ class TensorType:
 
     def quantize(self, real: npt.ArrayLike) -> npt.NDArray[Any]:
         """Float to integers: nearest, ties to even, saturated; NaN becomes 0."""
-        low, high = self.range
-        q = quantize_half_even(real, self.scale, low - self.zero_point, high - self.zero_point)
-        return (q + self.zero_point).astype(self.dtype)
+        return quantize_half_even(real, self.scale, *self.range).astype(self.dtype)
 
     def dequantize(self, q: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Integers to float64."""
-        return (q.astype(np.float64) - self.zero_point) * self.scale
+        return q.astype(np.float64) * self.scale
+
+    def to_memory(self, q: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """q as memory holds it."""
+        return (q.astype(np.int64) + self.zero_point).astype(int_dtype(self.bits, self.signed)) if self.zero_point else q
+
+    def from_memory(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The inverse of `to_memory`."""
+        return (stored.astype(np.int64) - self.zero_point).astype(self.dtype)
 
 
 @dataclass
 class Value:
-    """A tensor that a node makes, an input of the graph, or a constant."""
+    """A tensor that a node makes, an input of the graph, or a constant. `imposed` is the type that a model which arrived quantized
+    dictates; `type` is then that one and no other."""
 
     name: str
     shape: tuple[int, int]
     type: TensorType | None = None
+    imposed: TensorType | None = None
 
 
 @dataclass
@@ -155,6 +165,11 @@ class Graph:
         for name in [*defined, *self.outputs]:
             if name not in self.values or name not in defined:
                 raise GraphError(f"value {name!r} is used but not declared")
+        for name, value in self.values.items():
+            if value.imposed is not None and (value.imposed.scale.ndim or not np.all(value.imposed.scale > 0)):
+                raise GraphError(f"value {name!r}: an imposed type needs one scale above zero, found {value.imposed.scale}")
+            if value.imposed is not None and value.type is not None and value.type is not value.imposed:
+                raise GraphError(f"value {name!r}: its type {value.type.short} is not the imposed {value.imposed.short}")
         for name, array in self.constants.items():
             value = self.values[name]
             if array.shape != value.shape:

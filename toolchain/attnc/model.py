@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,3 +75,5 @@ class Model:
     leading: onnx.ModelProto | None = None
     trailing: onnx.ModelProto | None = None
     placements: list[Placement] = field(default_factory=list)
+    quantized: Any = None
+    """What a model that arrived quantized says (`frontend.quantized.Quantized`)."""

@@ -52,6 +52,10 @@ def _summary(facts: dict[str, Any], title: str) -> Table:
     table, calibration = _pairs(title), facts["calibration"]
     synthetic = " (made-up inputs: accuracy is a guess until --calib is given)" if calibration["source"] == "synthetic" else ""
     table.add_row("calibration", f"{calibration['samples']} samples, {calibration['source']}, {calibration['method']}{synthetic}")
+    imported = facts.get("import")
+    if imported:
+        counts = f"{len(imported['weights'])} weights and {imported['activation_types']} types of activations as imported"
+        table.add_row("quantized by", f"{' and '.join(imported['dialects'])}: {counts}, {len(imported['left_out'])} pairs left out")
     evaluation = facts.get("evaluation")
     if evaluation:
         for kind, percent in evaluation.get("accuracy_percent", {}).items():

@@ -1,5 +1,6 @@
 #pragma once
 // Between memory and streams: a walk of four nested loops over vectors, the innermost one contiguous.
+// Streams carry q, memory holds q + zero_point: `load` takes it off every element (of padding too), `store` puts it on.
 //
 // Memory is an array of words of L bytes. A vector is L signed elements of `bytes` bytes, so one word, or two: all low bytes, then all
 // high bytes. Vector i of a tensor at word `offset` starts at word offset + i * bytes. II = 1 per word; bursts are count[3] * bytes words long.
@@ -20,11 +21,13 @@ struct Walk {
   int count[4];
   int stride[3];
   int bytes;
+  int zero_point;
 };
 
 template <class T, int L>
 void load(const Word<L>* memory, Walk walk, hls::stream<Vec<T, L>>& out) {
   static_assert(width<T>::value >= 8, "load: stream elements must have at least 8 bits");
+  const Int<16> zero = walk.zero_point;
 LOAD_0:
   for (int i0 = 0; i0 < walk.count[0]; ++i0) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
@@ -47,9 +50,9 @@ LOAD_0:
             for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
               if (walk.bytes == 1) {
-                vec.v[l] = T(Int<8>(word.v[l]));
+                vec.v[l] = T(Int<8>(word.v[l]) - zero);
               } else {
-                vec.v[l] = T(Int<16>(UInt<16>((UInt<16>(word.v[l]) << 8) | first.v[l])));
+                vec.v[l] = T(Int<16>(UInt<16>((UInt<16>(word.v[l]) << 8) | first.v[l])) - zero);
               }
             }
             out.write(vec);
@@ -74,6 +77,7 @@ LOAD_WORDS:
 template <class T, int L>
 void store(hls::stream<Vec<T, L>>& in, Walk walk, Word<L>* memory) {
   static_assert(width<T>::value >= 16, "store: stream elements must have at least 16 bits");
+  const Int<16> zero = walk.zero_point;
 STORE_0:
   for (int i0 = 0; i0 < walk.count[0]; ++i0) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
@@ -91,7 +95,13 @@ STORE_0:
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 256
           const bool high = walk.bytes == 2 && i % 2 == 1;
-          if (!high) vec = in.read();
+          if (!high) {
+            const Vec<T, L> q = in.read();
+            for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+              vec.v[l] = T(q.v[l] + zero);
+            }
+          }
           Word<L> word;
           for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL

@@ -27,7 +27,9 @@ def pack_region(graph: Graph, program: Program, region: Region, names: Sequence[
     for name in names:
         place = program.memory.values[name]
         start = (place.offset - region.offset) * lanes
-        image[:, start : start + place.words * lanes] = layout.pack(arrays[name], lanes, element_bytes(graph, name))
+        type_ = graph.type(name)
+        stored = layout.pack(type_.to_memory(arrays[name]), lanes, element_bytes(graph, name), type_.zero_point)
+        image[:, start : start + place.words * lanes] = stored
     return image
 
 
@@ -39,7 +41,7 @@ def unpack_outputs(graph: Graph, program: Program, image: np.ndarray) -> dict[st
         place, (rows, channels) = program.memory.values[name], graph.value(name).shape
         start = (place.offset - region.offset) * lanes
         data = image[:, start : start + place.words * lanes]
-        result[name] = layout.unpack(data, rows, channels, lanes, element_bytes(graph, name)).astype(graph.type(name).dtype)
+        result[name] = graph.type(name).from_memory(layout.unpack(data, rows, channels, lanes, element_bytes(graph, name)))
     return result
 
 

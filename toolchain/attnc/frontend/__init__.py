@@ -7,12 +7,15 @@ from pathlib import Path
 import onnx
 
 from attnc.errors import AttncError, ModelError, UnsupportedError
+from attnc.frontend import imposed
 from attnc.frontend.cleanup import drop_unused, fold_constants, unique_names
 from attnc.frontend.columns import ColumnSelections
 from attnc.frontend.hostside import Ending, host_models, place, trace_outputs
 from attnc.frontend.interpreter import Interpreter
 from attnc.frontend.load import load_model
 from attnc.frontend.precision import to_float32
+from attnc.frontend.quantized import lower_quantization
+from attnc.frontend.quantized_model import Quantized
 from attnc.frontend.shapes import Pins, pin_shapes
 from attnc.frontend.simplify import Simplified, inline_functions, name_nodes, simplify
 from attnc.frontend.values import Const, Opaque
@@ -28,8 +31,9 @@ def import_model(path: Path, shapes: Pins | None = None, strict: bool = False) -
     Raises `ModelError`, `ConfigError` or `UnsupportedError`.
     """
     path = Path(path)
-    simplified, specs, declared = _prepare(path, shapes or {})
+    simplified, specs, declared, quantized = _prepare(path, shapes or {})
     interpreter = Interpreter(simplified, path.stem)
+    interpreter.ctx.quantized = quantized
     interpreter.run()
     ending = trace_outputs(interpreter)
     graph = interpreter.ctx.builder.graph
@@ -40,10 +44,12 @@ def import_model(path: Path, shapes: Pins | None = None, strict: bool = False) -
     leading, trailing, before = host_models(interpreter, ending, [feed.tensor for feed in feeds])
     if strict:
         _refuse_host(interpreter, before, ending)
+    if quantized is not None:
+        imposed.finish(graph, quantized)
     graph.verify()
     outputs = _outputs(interpreter, specs, declared)
     placements = place(interpreter, before, ending)
-    return Model(graph, specs, outputs, feeds, ending.fetches, leading, trailing, placements)
+    return Model(graph, specs, outputs, feeds, ending.fetches, leading, trailing, placements, quantized)
 
 
 def inspect_model(path: Path, shapes: Pins | None = None) -> list[Placement]:
@@ -51,8 +57,9 @@ def inspect_model(path: Path, shapes: Pins | None = None) -> list[Placement]:
 
     Raises for models that are broken or whose shapes are not known, and not for unsupported nodes.
     """
-    simplified, _, _ = _prepare(Path(path), shapes or {})
+    simplified, _, _, quantized = _prepare(Path(path), shapes or {})
     interpreter = Interpreter(simplified, Path(path).stem, collect=True)
+    interpreter.ctx.quantized = quantized
     interpreter.run()
     ending = trace_outputs(interpreter)
     try:
@@ -67,14 +74,15 @@ def inspect_model(path: Path, shapes: Pins | None = None) -> list[Placement]:
     return place(interpreter, before, ending)
 
 
-def _prepare(path: Path, pins: Pins) -> tuple[Simplified, list[TensorSpec], dict[str, bool]]:
-    """Load, make static, simplify; also whether each output declares a fixed first dimension."""
+def _prepare(path: Path, pins: Pins) -> tuple[Simplified, list[TensorSpec], dict[str, bool], Quantized | None]:
+    """Load, make static, simplify; also whether each output declares a fixed first dimension, and what a quantized model says."""
     model = inline_functions(load_model(path), str(path))
     name_nodes(model)
     declared = {output.name: _fixed_first(output) for output in model.graph.output}
     to_float32(model)
+    quantized = lower_quantization(model)
     specs = pin_shapes(model, pins, str(path))
-    return simplify(model, str(path)), specs, declared
+    return simplify(model, str(path)), specs, declared, quantized
 
 
 def _fixed_first(output: onnx.ValueInfoProto) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from attnc.errors import UnsupportedError
 from attnc.frontend.layout import Axes, axes_of, covers, identity, last_axis, separate
-from attnc.frontend.values import Array, Base, Const, Index, Shape, Sources, View, merge
+from attnc.frontend.values import Array, Base, Const, Grid, Index, Shape, Sources, View, merge
 from attnc.ir import Graph, Node
 from attnc.model import Feed
 
@@ -90,7 +90,8 @@ class Builder:
         if base.name in self.arrays:
             return self.constant(self.arrays[base.name][target])
         if not base.device:
-            return self.feed(base.name, target)
+            fed = self.feed(base.name, target)
+            return fed if base.imposed is None else self.imposed(fed, base.imposed, src)
         parts = separate(target, base.channels)
         if parts is None:
             raise LayoutError(TRANSPOSED)
@@ -101,6 +102,18 @@ class Builder:
         if not np.array_equal(columns, np.arange(base.channels)):
             name = self._select("gather_columns", "columns", name, columns, (height, len(columns)), src)
         return name
+
+    def imposed(self, name: str, grid: Grid, src: Sources) -> str:
+        """The value `name` as a value of an imposed type."""
+        found = self.graph.value(name).imposed
+        if found is not None and grid.same(Grid("", found.bits, float(found.scale), found.zero_point)):
+            return name
+        key = ("imposed", name, grid.bits, grid.scale, grid.zero_point)
+        if key not in self._cache:
+            made = self.node("requantize", [name], self.graph.value(name).shape, f"{name}_rounded", src).name
+            self.graph.value(made).imposed = grid.type()
+            self._cache[key] = made
+        return self._cache[key]
 
     def _select(self, op: str, attr: str, name: str, which: Index, shape: tuple[int, int], src: Sources) -> str:
         key = (op, name, which.tobytes())

@@ -17,7 +17,7 @@ from attnc.model import Feed
 
 MAX_UP = 12
 """How many nodes a selection may climb: each is computed again for the selected channels."""
-_POINTWISE = {"unary", "add", "mul"}
+_POINTWISE = {"unary", "add", "mul", "requantize"}
 _ROWWISE = {"gather_rows", "mean_rows"}
 Columns = tuple[int, ...]
 
@@ -123,6 +123,7 @@ class ColumnSelections:
     def _copy(self, node: Node, inputs: list[str], channels: int, src: tuple[str, ...], params: dict[str, np.ndarray] | None = None) -> str:
         output = self.graph.fresh(f"{node.output}_part")
         self.graph.add_value(output, (self.graph.value(node.output).shape[0], channels))
+        self.graph.value(output).imposed = self.graph.value(node.output).imposed
         name = f"{node.name}:{len(self.nodes)}"
         return self._append(replace(
             node, name=name, inputs=list(inputs), output=output, attrs=dict(node.attrs), params=params or {}, source=merge(node.source, src)

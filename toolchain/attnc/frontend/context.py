@@ -13,12 +13,14 @@ from attnc.errors import UnsupportedError
 from attnc.frontend import functions
 from attnc.frontend.builder import Builder, Elementwise, LayoutError
 from attnc.frontend.layout import identity
+from attnc.frontend.quantized_model import Quantized
 from attnc.frontend.simplify import Simplified, TensorInfo
 from attnc.frontend.values import (
     Array,
     Base,
     Const,
     Failed,
+    Grid,
     Index,
     Opaque,
     Poly,
@@ -48,6 +50,7 @@ class Context:
         self.elementwise = Elementwise(self.builder)
         self.added: list[NodeProto] = []
         self.added_constants: dict[str, Array] = {}
+        self.quantized: Quantized | None = None
 
     # ---- reading nodes ----
 
@@ -235,6 +238,16 @@ class Context:
             shape = self.host_constant(np.array(value.shape, np.int64))
             return self._host("Reshape", [name, shape], value.shape, info.elem_type, value.src).base.name
         return name
+
+    def _rounded(self, value: View, grid: Grid) -> View:
+        """A view of a tensor of the host that is really rounded to its imposed type."""
+        shape = self.info[value.base.name].shape or value.shape
+        low, high = (np.asarray(bound, np.float32) for bound in grid.type().range)
+        scale = Const(np.asarray(grid.scale, np.float32))
+        real = self.host_view(value.base.name, shape)
+        steps = self.host_node("Round", [self.host_node("Div", [real, scale], shape, value.src)], shape, value.src)
+        kept = self.host_node("Clip", [steps, Const(low), Const(high)], shape, value.src)
+        return View(self.host_node("Mul", [kept, scale], shape, value.src).base, value.idx, value.src)
 
     # ---- the device's side ----
 

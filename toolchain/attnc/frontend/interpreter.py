@@ -8,13 +8,13 @@ import numpy as np
 from onnx import AttributeProto, NodeProto
 
 from attnc.errors import ModelError, UnsupportedError
-from attnc.frontend import attention, normalization, pointwise, products, reindexing, tokens
+from attnc.frontend import attention, imposed, normalization, pointwise, products, reindexing, tokens
 from attnc.frontend.builder import elements
 from attnc.frontend.context import MAX_INDEX, Context
 from attnc.frontend.folding import evaluate
 from attnc.frontend.layout import identity
 from attnc.frontend.simplify import Simplified, infer_node
-from attnc.frontend.values import Base, Const, Failed, Opaque, Poly, Scores, Value, View, merge, on_host
+from attnc.frontend.values import Base, Const, Failed, Opaque, Poly, Scores, Test, Unary, Value, View, merge, on_host
 
 Handler = Callable[[Context, NodeProto, Sequence[Value | None]], list[Value]]
 
@@ -31,6 +31,10 @@ HEAVY = {
 }  # fmt: skip
 """Operators that are worth a device: they never run on the host."""
 REASONS = {
+    "DynamicQuantizeLinear": "its scale depends on data; quantize the model statically",
+    "QLinearMatMul": "quantized models are read in QDQ form (QuantizeLinear and DequantizeLinear around operators of float)",
+    "QLinearConv": "quantized models are read in QDQ form (QuantizeLinear and DequantizeLinear around operators of float)",
+    "MatMulInteger": "its scale depends on data; quantize the model statically, in QDQ form",
     "RMSNormalization": "root-mean-square normalisation is not supported (layer normalisation is)",
     "RotaryEmbedding": "rotary embeddings as an operator are not supported",
     "ConvTranspose": "transposed convolutions are not supported",
@@ -105,7 +109,7 @@ class Interpreter:
         if any(isinstance(value, Failed) for value in given):
             args = self._repaired(node, args)
             given = [value for value in args if value is not None]
-        found = self._shape_of(node, args)
+        found = self._shape_of(node, args) or self._pair(node, args)
         if found is not None:
             return found
         if all(isinstance(value, Const) for value in given):
@@ -164,6 +168,14 @@ class Interpreter:
             return [Const(np.array(elements(shape), np.int64))]
         attributes = self.ctx.attributes(node)
         return [Const(np.array(shape[attributes.get("start", 0) : attributes.get("end", len(shape))], np.int64).reshape(-1))]
+
+    def _pair(self, node: NodeProto, args: list[Value | None]) -> list[Value] | None:
+        """QuantizeLinear and DequantizeLinear on activations."""
+        handler = {"QuantizeLinear": imposed.quantize, "DequantizeLinear": imposed.dequantize}.get(node.op_type)
+        if handler is None or not isinstance(args[0], (View, Unary, Poly, Scores, Test)):
+            return None
+        made = handler(self.ctx, node, args[0])
+        return None if made is None else [made]
 
     def _folded(self, node: NodeProto, args: list[Value | None]) -> list[Value]:
         arrays = [value.array if isinstance(value, Const) else None for value in args]

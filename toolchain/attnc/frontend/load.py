@@ -16,6 +16,10 @@ from attnc.errors import ModelError
 
 MIN_OPSET = 13
 ONNX_DOMAINS = ("", "ai.onnx")
+QONNX_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas")
+QONNX_OPERATORS = ("Quant", "IntQuant", "BipolarQuant", "Trunc")
+MICROSOFT = "com.microsoft"
+"""onnxruntime's quantizer writes QuantizeLinear and DequantizeLinear of 16 bits under this domain before opset 21."""
 MAX_ELEMENTS = 1 << 31
 """More elements than that in one tensor are taken for a mistake (or an attack on the memory of the machine)."""
 
@@ -91,6 +95,8 @@ def _check_domains(path: Path, model: ModelProto) -> None:
     bodies = [model.graph.node, *(function.node for function in model.functions)]
     for body in bodies:
         for node in all_nodes(body):
+            if node.domain in QONNX_DOMAINS or (node.domain == MICROSOFT and node.op_type in ("QuantizeLinear", "DequantizeLinear")):
+                continue
             if node.domain not in ONNX_DOMAINS and (node.domain, node.op_type) not in functions:
                 raise ModelError(
                     f"{path}: node {node.name or node.op_type!r} is operator {node.op_type!r} of domain {node.domain!r}; "

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnc.errors import UnsupportedError
+from attnc.ir import TensorType
 
 Array = npt.NDArray[Any]
 Index = npt.NDArray[np.int64]
@@ -27,13 +28,34 @@ def merge(*sources: Sources) -> Sources:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """The type of an activation: one scale; `tensor` is the ONNX tensor that holds the rounded values."""
+
+    tensor: str
+    bits: int
+    scale: float
+    zero_point: int
+
+    def type(self) -> TensorType:
+        """As a signed type of the device."""
+        return TensorType(self.bits, True, np.asarray(self.scale, np.float64), self.zero_point)
+
+    def same(self, other: Grid | None) -> bool:
+        """Whether both round alike."""
+        return other is not None and (self.bits, self.scale, self.zero_point) == (other.bits, other.scale, other.zero_point)
+
+
+@dataclass(frozen=True)
 class Base:
-    """A tensor that exists: on the device a matrix [rows, channels], on the host an ONNX tensor (rows = 1)."""
+    """A tensor that exists: on the device a matrix [rows, channels], on the host an ONNX tensor (rows = 1).
+
+    `imposed`: a tensor of the host rounded to this type, as a model that arrived quantized says."""
 
     name: str
     rows: int
     channels: int
     device: bool
+    imposed: Grid | None = None
 
 
 @dataclass(eq=False)

@@ -121,6 +121,10 @@ class Attention(Operator):
         """The multipliers take bytes; the bias is added."""
         return 8 if index < 3 else 16
 
+    def takes_zero_point(self, node: Node, index: int) -> bool:
+        """The multipliers read bytes as memory holds them."""
+        return False
+
     def prepare(self, node: Node, constants: Mapping[int, Array]) -> None:
         """A constant bias chooses the finest unit that holds it."""
         if 3 in constants:
@@ -163,8 +167,9 @@ class Attention(Operator):
         """Multipliers to scores and to outputs."""
         where, attr = f"node {node.name!r} (attention)", node.attrs
         q, k, v = (scalar_scale(x, where) for x in inputs[:3])
-        if any(x.bits > 8 or not x.signed for x in inputs[:3]):
-            raise GraphError(f"{where}: needs q, k and v in s8, found {', '.join(x.short for x in inputs[:3])}")
+        if any(x.bits > 8 or not x.signed or x.zero_point for x in inputs[:3]):
+            found = f"{', '.join(x.short for x in inputs[:3])} with zero points {[x.zero_point for x in inputs[:3]]}"
+            raise GraphError(f"{where}: needs q, k and v in s8, found {found}")
         attr["score_multiplier"], attr["score_shift"] = score_multiplier(q * k * attr["scale"])
         attr["output_multiplier"], attr["output_shift"] = output_multiplier(v / scalar_scale(output, where))
         if len(inputs) > 3:
@@ -345,7 +350,8 @@ def walks_of(node: Node, sizes: Sizes, ctx: Lowering, row: int, rows: int) -> tu
     def grouped(name: str, per_group: int, first: int, count: int) -> Walk:
         height = ctx.graph.value(name).shape[0]
         size = ctx.bytes(name)
-        return Walk(ctx.offsets[name] + first * size, (1, sizes.groups, ctx.tiles(name), count), (0, per_group, height), size)
+        counts = (1, sizes.groups, ctx.tiles(name), count)
+        return Walk(ctx.offsets[name] + first * size, counts, (0, per_group, height), size, ctx.zero_point(name))
 
     q, k, v = node.inputs[:3]
     bias = Walk(0, (0, 0, 0, 0), (0, 0, 0))

@@ -99,12 +99,14 @@ class KernelCall:
 @dataclass(frozen=True)
 class Walk:
     """How a port goes through memory: vector i0*stride[0] + i1*stride[1] + i2*stride[2] + i3 of a tensor, the innermost
-    contiguous. `offset` is in words, `bytes` per element (1 or 2); for packed words, `counts[3]` words from `offset`."""
+    contiguous. `offset` is in words, `bytes` per element (1 or 2); for packed words, `counts[3]` words from `offset`. A loader takes
+    `zero_point` off every element, a storer puts it on."""
 
     offset: int
     counts: tuple[int, int, int, int]
     strides: tuple[int, int, int]
     bytes: int = 1
+    zero_point: int = 0
 
     @property
     def vectors(self) -> int:
@@ -113,7 +115,7 @@ class Walk:
 
     def encode(self) -> list[int]:
         """As integers of an instruction."""
-        return [self.offset, *self.counts, *self.strides, self.bytes]
+        return [self.offset, *self.counts, *self.strides, self.bytes | (self.zero_point << 8)]
 
 
 @dataclass(frozen=True)
@@ -205,16 +207,22 @@ class Lowering:
         """Words that a value takes."""
         return self.graph.value(name).shape[0] * self.tiles(name) * self.bytes(name)
 
-    def walk(self, name: str, row: int = 0, rows: int | None = None, tile: int = 0, tiles: int | None = None) -> Walk:
-        """Rows [row, row+rows) of tiles [tile, tile+tiles) of a value, in (tile, row) order; the whole by default."""
+    def zero_point(self, name: str) -> int:
+        """Zero point of a value in memory."""
+        return self.graph.type(name).zero_point
+
+    def walk(self, name: str, row: int = 0, rows: int | None = None, tile: int = 0, tiles: int | None = None, raw: bool = False) -> Walk:
+        """Rows [row, row+rows) of tiles [tile, tile+tiles) of a value, in (tile, row) order; the whole by default. With `raw`,
+        elements as memory holds them, zero point included: for kernels that read bytes."""
+        zero = 0 if raw else self.zero_point(name)
         height = self.graph.value(name).shape[0]
         rows = height - row if rows is None else rows
         tiles = self.tiles(name) - tile if tiles is None else tiles
         size = self.bytes(name)
         offset = self.offsets[name] + (tile * height + row) * size
         if rows == height:  # one long burst
-            return Walk(offset, (1, 1, 1, tiles * rows), (0, 0, 0), size)
-        return Walk(offset, (1, 1, tiles, rows), (0, 0, height), size)
+            return Walk(offset, (1, 1, 1, tiles * rows), (0, 0, 0), size, zero)
+        return Walk(offset, (1, 1, tiles, rows), (0, 0, height), size, zero)
 
     def row_blocks(self, name: str) -> list[tuple[int, int]]:
         """(first row, rows) of the blocks of at most `design.rows` rows that a value is cut into."""
@@ -252,6 +260,10 @@ class Operator(ABC):
     def fixed_operand_type(self, node: Node, index: int) -> TensorType | None:
         """The type of operand `index` where the operator dictates it, whatever was calibrated."""
         return None
+
+    def takes_zero_point(self, node: Node, index: int) -> bool:
+        """Whether operand `index` may have a zero point in memory."""
+        return True
 
     def quantize_operand(self, node: Node, index: int, real: Array, type_: TensorType) -> Array:
         """Integers of a constant operand; a feed from the host follows the same rule."""
@@ -310,9 +322,9 @@ class Operator(ABC):
 
 
 def scalar_scale(type_: TensorType, where: str) -> float:
-    """The scale of a tensor that must have one scale and no zero point."""
-    if type_.scale.ndim or type_.zero_point:
-        raise GraphError(f"{where}: needs one scale per tensor and no zero point")
+    """The scale of a tensor that must have one scale."""
+    if type_.scale.ndim:
+        raise GraphError(f"{where}: needs one scale per tensor")
     return float(type_.scale)
 
 

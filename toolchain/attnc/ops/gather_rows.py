@@ -91,7 +91,8 @@ class GatherRows(Operator):
         x, calls, done = node.inputs[0], [], 0
         size, height = ctx.bytes(x), ctx.graph.value(x).shape[0]
         for pattern in row_patterns(node.attrs["rows"]):
-            source = Walk(ctx.offsets[x] + pattern.start * size, (ctx.tiles(x), *pattern.counts), (height, *pattern.strides), size)
+            counts, strides = (ctx.tiles(x), *pattern.counts), (height, *pattern.strides)
+            source = Walk(ctx.offsets[x] + pattern.start * size, counts, strides, size, ctx.zero_point(x))
             target = ctx.walk(node.output, done, pattern.size)
             calls.append(rescale_call(node, ctx, (source, target), pattern.size))
             done += pattern.size

@@ -8,6 +8,7 @@ Weights  attrs["weights"], a name of `weights.WeightFormat`. A pass that quantiz
          weight_multiplier (`weights.QuantizedWeight`) beside the bias; without them the weight becomes int8 per channel here.
 Engines  attrs["engine"]: "dsp" multiplies (linear.hpp), "lookup" tabulates (lookup_linear.hpp). Same integers.
 Rounding requantize (half up), saturation to the range of y.
+Zero     the multipliers read x as memory holds it, zero point included; param stored_bias takes zero_point * sum_k w[n,k] off again.
 Widths   |acc| <= sum_k |w[n,k]| * |x|max + |bias[n]|, from the weights themselves; the engine's accumulator holds the largest.
 """
 
@@ -53,9 +54,9 @@ class Linear(Operator):
         """The multipliers take bytes."""
         return 8
 
-    def channel_weights(self, node: Node, index: int) -> Array:
-        """Largest weight per input channel."""
-        return np.abs(node.params["weight"]).max(axis=0)
+    def channel_weights(self, node: Node, index: int) -> Array | None:
+        """Largest weight per input channel; None for imposed weights, which take no scale in."""
+        return None if "weight_q" in node.params else np.abs(node.params["weight"]).max(axis=0)
 
     def quantize(self, node: Node, inputs: Sequence[TensorType], output: TensorType) -> None:
         """Weights on their grid; bias in units of the accumulator."""
@@ -66,15 +67,18 @@ class Linear(Operator):
         scaled = weight.format.kind == "binary" or weight.multiplier.shape[-1] > 1
         factors = weight.multiplier.astype(np.uint8) if scaled else None
         whole = effective_weight(weight.q, factors, weight.format.group_size)
-        bias = np.rint(bias_real / unit).astype(np.int64) - whole.sum(axis=1, dtype=np.int64) * x.zero_point
+        bias = np.rint(bias_real / unit).astype(np.int64)
+        stored = bias - x.zero_point * whole.sum(axis=1, dtype=np.int64)
         multiplier, shift = quantize_multiplier(unit / np.broadcast_to(output.scale, unit.shape))
-        bound = int((magnitude_bound(weight, x.magnitude) + np.abs(bias)).max())
+        peak = max(x.magnitude, 1 << (x.bits - 1))
+        bound = int((magnitude_bound(weight, peak) + np.maximum(np.abs(bias), np.abs(stored))).max())
         node.params = {"weight": weight.q, "bias": bias, "multiplier": multiplier, "shift": shift, "weight_scale": weight.unit}
+        node.params["stored_bias"] = stored
         if factors is not None:
             node.params["group_multiplier"] = factors
         node.attrs["acc_bits"] = check_bits(max(bits_for(bound), 32), f"node {node.name!r}: accumulator", 39)
         node.attrs["weight_magnitude"] = int(np.abs(whole).max(initial=1))
-        if np.abs(bias).max(initial=0) >= 1 << 31:
+        if max(np.abs(bias).max(initial=0), np.abs(stored).max(initial=0)) >= 1 << 31:
             raise GraphError(f"node {node.name!r}: a bias needs more than 32 bits")
         product_bits(node, node.attrs["acc_bits"])
 
@@ -178,7 +182,7 @@ def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
             Call(
                 node=node.name,
                 kernel=kernel,
-                walks=(ctx.walk(x, row, rows), weights, ctx.walk(y, row, rows)),
+                walks=(ctx.walk(x, row, rows, raw=True), weights, ctx.walk(y, row, rows)),
                 scalars=(rows, k_tiles, n_tiles, low, high, layout.bits, layout.group, group_tiles, layout.scales),
                 cycles={
                     "accumulate": steps + load + (groups - 1) * max(steps, load) + steps,

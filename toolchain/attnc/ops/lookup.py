@@ -96,7 +96,7 @@ def calls(node: Node, ctx: Lowering) -> list[Call]:
             Call(
                 node=node.name,
                 kernel=kernel,
-                walks=(ctx.walk(x, row, rows), weights, ctx.walk(y, row, rows)),
+                walks=(ctx.walk(x, row, rows, raw=True), weights, ctx.walk(y, row, rows)),
                 scalars=(
                     *(rows, k_tiles, n_tiles, low, high, layout.steps, cut.planes, int(cut.binary)),
                     *(cut.group_tiles, layout.scales, cut.visits),

@@ -86,7 +86,7 @@ def records(bias: Array, multiplier: Array, shift: Array) -> Array:
 def payload(node: Node, layout: Layout) -> Iterator[bytes]:
     """The blocks of a quantized linear node."""
     p = node.params
-    return pack(layout, p["weight"], records(p["bias"], p["multiplier"], p["shift"]), p.get("group_multiplier"))
+    return pack(layout, p["weight"], records(p["stored_bias"], p["multiplier"], p["shift"]), p.get("group_multiplier"))
 
 
 def pack(layout: Layout, q: Array, record: Array, multiplier: Array | None = None) -> Iterator[bytes]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from attnc.fixedpoint import quantize_multiplier, requantize
+from attnc.fixedpoint import bits_for, quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
 from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, Walk
 
@@ -24,9 +24,10 @@ ACTIVATION_BITS = 16
 
 
 def activation(type_: TensorType, where: str) -> TensorType:
-    """The type, which must be signed, of at most 16 bits and without zero point: what the streams of the kernels carry."""
-    if not type_.signed or type_.zero_point or type_.bits > ACTIVATION_BITS:
-        raise GraphError(f"{where}: needs s8 or s16 without zero point, found {type_.short} with zero point {type_.zero_point}")
+    """The type, whose integers must fit 16 bits with sign: what the streams of the kernels carry."""
+    low, high = type_.range
+    if not type_.signed or max(bits_for(-low - 1), bits_for(high)) > ACTIVATION_BITS:
+        raise GraphError(f"{where}: needs integers of {ACTIVATION_BITS} bits, found {type_.short} with zero point {type_.zero_point}")
     return type_
 
 

@@ -72,8 +72,8 @@ class Softmax(Operator):
     def quantize(self, node: Node, inputs: Sequence[TensorType], output: TensorType) -> None:
         """Multipliers to the log2 domain and to the output."""
         x = inputs[0]
-        if x.scale.ndim or output.scale.ndim or output.zero_point:
-            raise GraphError(f"node {node.name!r} (softmax): needs one scale per tensor, and no zero point of the output")
+        if x.scale.ndim or output.scale.ndim:
+            raise GraphError(f"node {node.name!r} (softmax): needs one scale per tensor")
         multiplier, shift = score_multiplier(float(x.scale))
         node.attrs["score_multiplier"], node.attrs["score_shift"] = multiplier, shift
         node.attrs["output_multiplier"], node.attrs["output_shift"] = output_multiplier(1 / float(output.scale))

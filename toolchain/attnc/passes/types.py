@@ -19,21 +19,34 @@ class Requirement:
 
     bits: int
     type: TensorType | None = None
+    centred: bool = False
+    """Needs zero point 0."""
 
     @property
     def key(self) -> tuple[int, bytes, int]:
         """Equal for equal requirements."""
-        return (self.bits, b"", 0) if self.type is None else (self.bits, self.type.scale.tobytes(), self.type.zero_point)
+        if self.type is None:
+            return (self.bits, b"", int(self.centred))
+        return (self.bits, self.type.scale.tobytes(), self.type.zero_point)
+
+    def met_by(self, own: Requirement) -> bool:
+        """Whether a value that becomes `own` will do."""
+        asymmetric = own.type is not None and own.type.zero_point != 0
+        return self.key == own.key or (self.type is None and own.bits <= self.bits and not (self.centred and asymmetric))
 
 
-def _requirement(node: Node, index: int) -> Requirement:
+def _requirement(node: Node, index: int, imposed: TensorType | None) -> Requirement:
     fixed = operator(node).fixed_operand_type(node, index)
-    return Requirement(operator(node).operand_bits(node, index) if fixed is None else fixed.bits, fixed)
+    if fixed is not None:
+        return Requirement(fixed.bits, fixed)
+    centred = imposed is not None and imposed.zero_point != 0 and not operator(node).takes_zero_point(node, index)
+    return Requirement(operator(node).operand_bits(node, index), None, centred)
 
 
-def plan_types(graph: Graph) -> dict[str, Requirement]:
+def plan_types(graph: Graph, requantized: list[str] | None = None) -> dict[str, Requirement]:
     """Insert requantize nodes (and copies of constants) where readers of one value want different types; return what every
-    value is to become. Requires a float graph; the result computes the same."""
+    value is to become. Requires a float graph; the result computes the same. `requantized` receives a line for every value of
+    imposed type that had to be brought to another."""
     for node in graph.nodes:
         operator(node).prepare(node, {i: graph.constants[name] for i, name in enumerate(node.inputs) if name in graph.constants})
     plan: dict[str, Requirement] = {}
@@ -41,6 +54,10 @@ def plan_types(graph: Graph) -> dict[str, Requirement]:
         _settle(graph, name, None, plan)
     for node in list(graph.nodes):
         _settle(graph, node.output, node, plan)
+    if requantized is not None:
+        requantized += [f"{node.inputs[0]} for {reader.name}" for node in graph.nodes for reader in graph.consumers(node.output)
+                        if node.op == "requantize" and not node.params and graph.value(node.inputs[0]).imposed is not None
+                        and graph.value(node.output).imposed is None]  # fmt: skip
     return plan
 
 
@@ -48,9 +65,10 @@ def _settle(graph: Graph, name: str, producer: Node | None, plan: dict[str, Requ
     wanted: dict[tuple[int, bytes, int], tuple[Requirement, list[tuple[Node, int]]]] = {}
     for node, index, used in graph.uses():
         if used == name:
-            need = _requirement(node, index)
+            need = _requirement(node, index, graph.value(name).imposed)
             wanted.setdefault(need.key, (need, []))[1].append((node, index))
-    dictated = operator(producer).fixed_output_type(producer, []) if producer else None
+    imposed = graph.value(name).imposed
+    dictated = imposed if imposed is not None else operator(producer).fixed_output_type(producer, []) if producer else None
     if dictated is not None:
         own = Requirement(dictated.bits, dictated)
     elif len(wanted) == 1 and name not in graph.outputs:
@@ -60,7 +78,7 @@ def _settle(graph: Graph, name: str, producer: Node | None, plan: dict[str, Requ
     plan[name] = own
     position = graph.nodes.index(producer) + 1 if producer else 0
     for need, readers in wanted.values():
-        if need.key == own.key or (need.type is None and own.bits <= need.bits):
+        if need.met_by(own):
             continue
         copy = graph.fresh(f"{name}.as{need.bits}")
         graph.add_value(copy, graph.value(name).shape)
@@ -89,11 +107,11 @@ def _smoothing_factor(graph: Graph, name: str, stats: Statistics) -> Array | Non
 def _adapt(graph: Graph, plan: dict[str, Requirement], statistics: dict[str, Statistics]) -> None:
     """Let operators fit the types that they dictate to what calibration saw."""
     for node in graph.nodes:
-        before = [_requirement(node, index) for index in range(len(node.inputs))]
+        before = [_requirement(node, index, graph.value(name).imposed) for index, name in enumerate(node.inputs)]
         operator(node).adapt(node, [float(statistics[name].peak.max(initial=0.0)) for name in node.inputs])
         for index, name in enumerate(node.inputs):
             if before[index].type is not None and plan[name].key == before[index].key:
-                plan[name] = _requirement(node, index)
+                plan[name] = _requirement(node, index, graph.value(name).imposed)
 
 
 def assign_types(graph: Graph, plan: dict[str, Requirement], statistics: dict[str, Statistics], method: Calibration) -> None:

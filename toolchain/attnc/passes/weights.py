@@ -28,6 +28,8 @@ def mark_lossless(graph: Graph, chooser: Chooser) -> list[str]:
     """
     found = []
     for node in weighted(graph):
+        if "weight_q" in node.params:
+            continue
         held = recognise(node.params["weight"])
         if held is not None and _holds(chooser(node)[0], held.format):
             node.attrs["lossless"] = True
@@ -41,9 +43,12 @@ def assign_weights(graph: Graph, chooser: Chooser, grams: Mapping[str, Array]) -
 
     Requires types on the inputs of these nodes. An input with a scale per channel is a smoothed one: its factors, scale / largest
     scale, belong to the weight, so the integers stand for weight * factor. `grams` holds X^T X / count of the real inputs by name of
-    value. A weight found by `mark_lossless` is carried over as it is, in its own format, and `quantizer` says so.
+    value. A weight found by `mark_lossless` is carried over as it is, in its own format, and `quantizer` says so;
+    one that arrived as integers has them already.
     """
     for node in weighted(graph):
+        if "weight_q" in node.params:
+            continue
         format, quantizer = chooser(node)
         factor = input_factor(graph, node)
         weight = np.asarray(node.params["weight"], np.float64) * factor

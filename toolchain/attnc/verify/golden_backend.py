@@ -43,7 +43,10 @@ class GoldenBackend:
             for start in range(0, samples, self.chunk):
                 self.progress.update(start, samples)
                 feeds = boundary.read_inputs(self.manifest, images[start : start + self.chunk])
-                parts.append(boundary.write_outputs(self.manifest, run_golden(self.graph, feeds)))
+                found = run_golden(self.graph, {name: self.graph.type(name).from_memory(array) for name, array in feeds.items()})
+                parts.append(
+                    boundary.write_outputs(self.manifest, {name: self.graph.type(name).to_memory(array) for name, array in found.items()})
+                )
         finally:
             self.progress.finish()
         return np.concatenate(parts)

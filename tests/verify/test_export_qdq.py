@@ -1,0 +1,94 @@
+"""The quantized graph as an ONNX model: as accurate as golden, and near to it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from attnc import cli
+from attnc.compiler import compile_model
+from attnc.config import CompileOptions
+from attnc.errors import BuildError
+from attnc.verify import export_qdq as export_module
+from attnc.verify.export_qdq import export_qdq, save_qdq
+from attnc.verify.golden_backend import GoldenBackend
+from attnc_host import Accelerator
+
+VIT = Path(__file__).resolve().parents[2] / "models" / "vit_digits"
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    return compile_model(VIT / "vit_digits.onnx", CompileOptions(calib=VIT / "calib.npz", output=folder / "build"))
+
+
+def golden(build: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    with Accelerator.open(build, backend=GoldenBackend(build)) as accelerator:
+        return dict(accelerator.run(inputs))
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+    return np.asarray((a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
+
+
+def test_digits_are_as_accurate_as_golden(digits: Path, tmp_path: Path) -> None:
+    save_qdq(digits, tmp_path / "q.onnx")
+    data = np.load(VIT / "heldout.npz")
+    session = ort.InferenceSession(str(tmp_path / "q.onnx"))
+    assert [(value.name, value.shape) for value in session.get_inputs()] == [("image", ["batch", 1, 8, 8])]
+    found, expected = session.run(["logits"], {"image": data["image"]})[0], golden(digits, {"image": data["image"]})["logits"]
+    accuracy = [100 * float((logits.argmax(1) == data["label"]).mean()) for logits in (found, expected)]
+    assert abs(accuracy[0] - accuracy[1]) <= 0.3
+    assert cosine(found, expected).min() > 0.999
+
+
+def test_the_form_is_that_of_a_quantized_model(digits: Path) -> None:
+    """int8 weights, a pair at every value, and no attnc names at the edge."""
+    model = export_qdq(digits)
+    onnx.checker.check_model(model, full_check=True)
+    graph = json.loads((digits / "golden" / "graph.json").read_text())
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    weights = [t for t in initializers.values() if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 2]
+    assert len(weights) == sum(node["op"] == "linear" for node in graph["nodes"])
+    assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) >= len(graph["nodes"])
+    assert {entry.version for entry in model.opset_import} == {21}
+    assert [value.name for value in [*model.graph.input, *model.graph.output]] == ["image", "logits"]
+
+
+def test_graphs_of_the_host_are_merged_in(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from models import bert_random
+
+    bert_random.export(tmp_path / "bert.onnx", "torchscript", layers=1, width=32, heads=2, sequence=16)
+    build = compile_model(tmp_path / "bert.onnx", CompileOptions(output=tmp_path / "build", shapes={"input_ids": (1, 16)}))
+    assert json.loads((build / "manifest.json").read_text())["host"]["leading"]
+    session = ort.InferenceSession(export_qdq(build).SerializeToString())
+    vectors = dict(np.load(build / "golden" / "inputs.npz"))
+    expected = dict(np.load(build / "golden" / "outputs.npz"))
+    names = [value.name for value in session.get_outputs()]
+    for i in range(4):
+        found = session.run(names, {name: array[i : i + 1] for name, array in vectors.items()})
+        for name, array in zip(names, found, strict=True):
+            assert cosine(array, expected[name][i : i + 1])[0] > 0.998, name
+
+
+def test_command_line(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["export-qdq", str(digits), "-o", str(tmp_path / "q.onnx"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["opset"] == 21 and facts["bytes"] == (tmp_path / "q.onnx").stat().st_size
+    assert cli.main(["export-qdq", str(tmp_path), "-o", str(tmp_path / "z.onnx")]) == 2
+    assert cli.main(["export-qdq", str(digits), "-o", str(tmp_path / "no" / "q.onnx")]) == 2
+    assert "does not exist" in capsys.readouterr().err and not (tmp_path / "z.onnx").exists()
+
+
+def test_unknown_operators_are_named(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(export_module.OPERATORS, "attention")
+    with pytest.raises(BuildError, match="operator 'attention' cannot be written as ONNX"):
+        export_qdq(digits)

@@ -1,0 +1,107 @@
+"""What a quantized model says, and the model without QuantizeLinear and DequantizeLinear: in float, or rounded in standard operators."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+
+from attnc.frontend.values import Array, Grid
+
+PASSING = {"Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat", "Gather", "Expand"}
+"""Operators that hand constants on: a product behind them still reads a quantized weight."""
+
+
+@dataclass(frozen=True)
+class QuantizedConstant:
+    """A constant that arrived as integers: real = scale * q, with q = integers - zero point; `scale` has shape () or lies along
+    `axis`. `low` and `high` bound q, `bits` is the declared width."""
+
+    name: str
+    node: str
+    q: Array
+    scale: Array
+    axis: int
+    bits: int
+
+    def dequantize(self) -> Array:
+        """float32, as the frameworks hand it on."""
+        shape = [1] * self.q.ndim
+        if self.scale.ndim:
+            shape[self.axis] = -1
+        return (self.q.astype(np.float64) * self.scale.reshape(shape) if self.scale.ndim else self.q * self.scale).astype(np.float32)
+
+
+@dataclass
+class Quantized:
+    """What a quantized model says. `readers` maps a node to the quantized constants that it reads (directly or through operators
+    that only rearrange), `products` names those nodes that multiply, `grids` maps the integers that a QuantizeLinear makes to their
+    type; `passed` are pairs that the device leaves out, with the reason. `lowered` is the model as it is here, with constants in float
+    and pairs on activations."""
+
+    dialects: list[str] = field(default_factory=list)
+    constants: dict[str, QuantizedConstant] = field(default_factory=dict)
+    readers: dict[str, list[str]] = field(default_factory=dict)
+    products: set[str] = field(default_factory=set)
+    grids: dict[str, Grid] = field(default_factory=dict)
+    roundings: dict[str, int] = field(default_factory=dict)
+    passed: dict[str, str] = field(default_factory=dict)
+    weights: list[dict[str, Any]] = field(default_factory=list)
+    requantized: list[str] = field(default_factory=list)
+    lowered: ModelProto = field(default_factory=ModelProto)
+
+    def float_model(self) -> ModelProto:
+        """The model without rounding: a pair only saturates (onnxruntime's quantizer drops a Relu that saturation does anyway), and
+        one that the device leaves out does nothing."""
+        return without_pairs(self.lowered, self.grids, self.passed, rounded=False)
+
+    def runnable(self) -> ModelProto:
+        """The model as the framework computes it, in standard operators: pairs as division, rounding half to even, and saturation."""
+        return without_pairs(self.lowered, self.grids, (), rounded=True)
+
+
+def weight_names(found: Quantized, sources: tuple[str, ...]) -> Iterator[QuantizedConstant]:
+    """The quantized constants that these ONNX nodes read."""
+    for name in dict.fromkeys(name for source in sources for name in found.readers.get(source, ())):
+        yield found.constants[name]
+
+
+def without_pairs(model: ModelProto, grids: Mapping[str, Grid], passed: Collection[str], rounded: bool) -> ModelProto:
+    """`grids` by the integers that a QuantizeLinear makes. Pairs in `passed` do nothing, others saturate and, if `rounded`, round."""
+    twin = ModelProto()
+    twin.CopyFrom(model)
+    outputs = {output.name for output in model.graph.output}
+    integers: set[str] = set()
+    del twin.graph.node[:], twin.graph.value_info[:]
+    for node in model.graph.node:
+        made = node.output[0] if node.output else ""
+        if node.op_type == "QuantizeLinear" and made in grids and made not in outputs:
+            integers.add(made)
+            twin.graph.node.extend(_pair_in_float(twin, node, None if node.name in passed else grids[made], rounded))
+        elif node.op_type == "DequantizeLinear" and node.input[0] in integers:
+            twin.graph.node.append(helper.make_node("Identity", [node.input[0]], [made], name=node.name))
+        else:
+            if node.op_type in PASSING and node.input and node.input[0] in integers:
+                integers.update(node.output)
+            twin.graph.node.append(node)
+    return twin
+
+
+def _pair_in_float(twin: ModelProto, node: NodeProto, grid: Grid | None, rounded: bool) -> list[NodeProto]:
+    """A pair that only saturates, or also rounds."""
+    made = node.output[0]
+    if grid is None:
+        return [helper.make_node("Identity", [node.input[0]], [made], name=node.name)]
+    unit = 1.0 if rounded else grid.scale
+    low, high, scale = (f"{made}:{what}" for what in ("lowest", "highest", "step"))
+    for name, number in zip((low, high), grid.type().range, strict=True):
+        twin.graph.initializer.append(numpy_helper.from_array(np.array(number * unit, np.float32), name))
+    if not rounded:
+        return [helper.make_node("Clip", [node.input[0], low, high], [made], name=node.name)]
+    twin.graph.initializer.append(numpy_helper.from_array(np.array(grid.scale, np.float32), scale))
+    steps = [("Div", [node.input[0], scale]), ("Round", [f"{made}:0"]), ("Clip", [f"{made}:1", low, high]), ("Mul", [f"{made}:2", scale])]
+    outputs = [f"{made}:0", f"{made}:1", f"{made}:2", made]
+    return [helper.make_node(op, read, [out], name=f"{node.name}:{op}") for (op, read), out in zip(steps, outputs, strict=True)]
