@@ -33,7 +33,7 @@ def chosen(text: str, tmp_path: Path) -> dict[str, LayerSettings]:
 
 def test_an_empty_file_is_int8(tmp_path: Path) -> None:
     for text in ("", "{}", "# nothing"):
-        assert set(chosen(text, tmp_path).values()) == {LayerSettings("int8", 0, "quantease", "static", "auto")}
+        assert set(chosen(text, tmp_path).values()) == {LayerSettings("int8", 0, "mse", "static", "auto")}
 
 
 def test_every_key(tmp_path: Path) -> None:
