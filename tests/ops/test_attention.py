@@ -63,7 +63,7 @@ def test_extremes() -> None:
 
 def test_ap_types_equal_golden() -> None:
     cases = [
-        Case(5, 7, 2, 1, 8, 16),
+        Case(5, 7, 2, 1, 8, 16, attrs={"causal": True, "window": (2, 0)}),
         Case(3, 9, 2, 2, 8, 8, 2, 2, 3, shift=2, bits=16, y_scale=1e-4),
         Case(2, 4, 1, 1, 8, 8, bias_heads=1, bias_rows=1),
     ]
@@ -218,7 +218,7 @@ def test_estimates_grow_with_the_work() -> None:
     ("old", "new"),
     [
         ("biased, bias.v[p],", "biased, BiasT(bias.v[p] == BIAS_EXCLUDED && p > 0 ? -32767 : bias.v[p]),"),
-        ("key == range.first || maximum.v[p] < score.v[p]", "maximum.v[p] < score.v[p]"),
+        ("at.key == at.range.first || maximum.v[p] < score.v[p]", "maximum.v[p] < score.v[p]"),
     ],
 )
 def test_a_planted_bug_is_caught(old: str, new: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from attention_cases import Case, build, feeds_of, float_attention
 from attnc.golden import run_golden, run_reference
 from attnc.ir import Graph
-from attnc.ops.attention_bias import BIAS_EXCLUDED
+from attnc.ops.attention_bias import BIAS_EXCLUDED, bias_shift, bias_type, quantize_bias
 from attnc.ops.attention_sizes import UNLIMITED, Mask
 from attnc.ops.base import Array, Design
 from attnc.ops.exponential import LOG2_E
@@ -145,6 +145,33 @@ def test_softcap_bounds_scores() -> None:
     assert np.abs(found["y0"].astype(int) - plain["y0"]).max() > 1000
 
 
+def alibi(heads: int, queries: int) -> Array:
+    """[heads, queries, queries]: slopes 2**(-8 h / heads), times the distance."""
+    slopes = 2.0 ** (-8 * np.arange(1, heads + 1) / heads)
+    return slopes[:, None, None] * (np.arange(queries) - np.arange(queries)[:, None])
+
+
+@pytest.mark.parametrize("kind", ["alibi", "relative"])
+def test_dense_position_biases_per_head(kind: str) -> None:
+    """As a constant operand, in the finest unit that holds it; with a causal mask as an attribute."""
+    rows, heads = 96, 4
+    distance = np.arange(rows) - np.arange(rows)[:, None]
+    relative = np.random.default_rng(5).normal(0, 3, (heads, 2 * rows - 1))[:, distance + rows - 1]
+    bias = alibi(heads, rows) if kind == "alibi" else relative
+    case = Case(rows, rows, heads, heads, 16, 16, bits=16, y_scale=1e-4, qk_scale=0.02)
+    shift = bias_shift(bias)
+    case = replace(case, bias_heads=heads, bias_rows=rows, shift=shift, attrs={"causal": True})
+    graph = build([case])
+    feeds = feeds_of(graph, 4)
+    real = {name: graph.type(name).dequantize(feeds[name]) for name in graph.inputs}
+    feeds["b0"] = np.broadcast_to(quantize_bias(bias.reshape(-1, rows), bias_type(shift)), feeds["b0"].shape)
+    real["b0"] = np.broadcast_to(bias.reshape(-1, rows), feeds["b0"].shape)
+    error = np.abs(run_golden(graph, feeds)["y0"] * case.y_scale - run_reference(graph, real)["y0"]).max() / (128 * case.v_scale)
+    print(f"{kind}: bias_shift {shift}, {error:.2e} of the largest value")
+    assert shift == (1 if kind == "alibi" else 0)
+    assert error <= 1.5e-3
+
+
 @pytest.mark.parametrize("scale", [0.05, 1.0, 1 / 3])
 def test_any_scale(scale: float) -> None:
     case = Case(8, 24, 2, 2, 16, 16, bits=16, y_scale=1e-4, qk_scale=0.02, scale=scale)
@@ -162,7 +189,7 @@ def test_any_scale(scale: float) -> None:
 @pytest.mark.parametrize(
     ("header", "old", "new"),
     [
-        ("attention.hpp", "at - before <= key", "at - before < key"),
+        ("attention.hpp", "place - before <= at.key", "place - before < at.key"),
         ("attention_one_pass.hpp", "at - before <= key", "at - before < key"),
         ("attention_common.hpp", "position + end + after", "position + end + after - 1"),
         ("softcap.hpp", "negative ? chord_t(-chord) : chord", "chord"),

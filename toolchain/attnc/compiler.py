@@ -22,6 +22,7 @@ from attnc.model import Model
 from attnc.ops import verify
 from attnc.ops.base import Array, Design
 from attnc.passes.masks import fold_masks
+from attnc.passes.rotary import pair_rotary
 from attnc.passes.types import Requirement, assign_types, plan_types, quantize_graph
 from attnc.quant.calibration import Observer, Statistics
 from attnc.quant.samples import Edge, FloatModel, chunks, count_samples, load_samples, one_sample, synthetic_samples
@@ -71,6 +72,7 @@ def compile_model(path: Path, options: CompileOptions, progress: Progress = lamb
     state = State(path, options, board, options.clock_mhz or board.clock_mhz, model, samples, options.calib is None)
     steps: list[tuple[str, Callable[[State], None]]] = [
         ("folding masks into attention", fold_attention_masks),
+        ("pairing channels of rotary embeddings", pair_rotary_channels),
         ("checking the imported graph against the float model", check_against_float),
         ("planning types", lambda s: s.plan.update(plan_types(s.graph))),
         ("calibrating", calibrate),
@@ -108,6 +110,11 @@ def _samples(path: Path, model: Model, options: CompileOptions) -> dict[str, Arr
 def fold_attention_masks(state: State) -> None:
     """Constant causal and banded masks become attributes, so that masked work is not done."""
     fold_masks(state.graph)
+
+
+def pair_rotary_channels(state: State) -> None:
+    """Half-split rotary embeddings of linear layers turn adjacent channels instead; the weights are permuted."""
+    pair_rotary(state.graph)
 
 
 def check_against_float(state: State) -> None:

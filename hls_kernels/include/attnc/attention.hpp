@@ -53,8 +53,7 @@ BIAS_HEADS:
       tile = row + 1 == bias_rows ? tile + 1 : tile;
       row = row + 1 == bias_rows ? 0 : row + 1;
     }
-    KeyRange range = key_range<P>(0, rows, keys, position, before, after);
-    int key = range.first, block = 0;
+    KeyCursor at = key_start<P>(rows, keys, position, before, after);
   EMIT_BIAS:
     for (int i = 0; i < steps; ++i) {
 #pragma HLS PIPELINE II = 1
@@ -62,17 +61,11 @@ BIAS_HEADS:
       Vec<BiasT, P> out;
       for (int p = 0; p < P; ++p) {
 #pragma HLS UNROLL
-        const Vec<BiasT, L> word = buffer[bias_rows == 1 ? 0 : p][key / L][bias_rows == 1 ? 0 : block];
-        out.v[p] = word.v[key % L];
+        const Vec<BiasT, L> word = buffer[bias_rows == 1 ? 0 : p][at.key / L][bias_rows == 1 ? 0 : at.block];
+        out.v[p] = word.v[at.key % L];
       }
       biases.write(out);
-      if (key + 1 == range.stop) {
-        ++block;
-        range = key_range<P>(block, rows, keys, position, before, after);
-        key = range.first;
-      } else {
-        ++key;
-      }
+      at = key_next<P>(at, rows, keys, position, before, after);
     }
   }
 }
@@ -117,18 +110,18 @@ SCORE_HEADS:
       }
     }
     // Rows past `rows` in the last block hold what an earlier call left: their results are dropped by attention_normalise.
-    KeyRange range = key_range<P>(0, rows, keys, position, before, after);
-    int tile = 0, key = range.first, block = 0;
+    KeyCursor at = key_start<P>(rows, keys, position, before, after);
+    int tile = 0;
     ScoreT acc[P];
 #pragma HLS ARRAY_PARTITION variable = acc complete
   SCORES:
     for (int i = 0; i < steps; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCKS_MAX * KEYS_MAX * HEAD_TILES_MAX
-      const Vec<XT, L> ks = k_buffer[tile][key];
+      const Vec<XT, L> ks = k_buffer[tile][at.key];
       for (int p = 0; p < P; ++p) {
 #pragma HLS UNROLL
-        const Vec<XT, L> qs = q_buffer[p][tile][block];
+        const Vec<XT, L> qs = q_buffer[p][tile][at.block];
         ScoreT sum = tile == 0 ? ScoreT(0) : acc[p];
         for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
@@ -146,20 +139,14 @@ SCORE_HEADS:
         Vec<attention_score_t, P> out;
         for (int p = 0; p < P; ++p) {
 #pragma HLS UNROLL
-          const int at = position + block * P + p;
-          const bool allowed = at - before <= key && key <= at + after;
+          const int place = position + at.block * P + p;
+          const bool allowed = place - before <= at.key && at.key <= place + after;
           out.v[p] = attention_score<ScoreT, BiasT, Cap>(acc[p], multiplier, shift, cap_multiplier, cap_shift, biased, bias.v[p],
                                                          bias_shift, allowed);
         }
         scores.write(out);
         tile = 0;
-        if (key + 1 == range.stop) {
-          ++block;
-          range = key_range<P>(block, rows, keys, position, before, after);
-          key = range.first;
-        } else {
-          ++key;
-        }
+        at = key_next<P>(at, rows, keys, position, before, after);
       } else {
         ++tile;
       }
@@ -172,11 +159,10 @@ template <int P>
 void attention_maximum(hls::stream<Vec<attention_score_t, P>>& scores, hls::stream<Vec<attention_score_t, P>>& row,
                        hls::stream<Vec<attention_score_t, P>>& maxima, int heads, int rows, int keys, int scored, int position,
                        int before, int after) {
-  const int steps = heads * scored, blocks = (rows + P - 1) / P;
+  const int steps = heads * scored;
   Vec<attention_score_t, P> maximum;
 #pragma HLS ARRAY_PARTITION variable = maximum.v complete
-  KeyRange range = key_range<P>(0, rows, keys, position, before, after);
-  int key = range.first, block = 0;
+  KeyCursor at = key_start<P>(rows, keys, position, before, after);
 MAXIMUM:
   for (int i = 0; i < steps; ++i) {
 #pragma HLS PIPELINE II = 1
@@ -184,17 +170,11 @@ MAXIMUM:
     const Vec<attention_score_t, P> score = scores.read();
     for (int p = 0; p < P; ++p) {
 #pragma HLS UNROLL
-      maximum.v[p] = key == range.first || maximum.v[p] < score.v[p] ? score.v[p] : maximum.v[p];
+      maximum.v[p] = at.key == at.range.first || maximum.v[p] < score.v[p] ? score.v[p] : maximum.v[p];
     }
     row.write(score);
-    if (key + 1 == range.stop) {
-      maxima.write(maximum);
-      block = block + 1 == blocks ? 0 : block + 1;
-      range = key_range<P>(block, rows, keys, position, before, after);
-      key = range.first;
-    } else {
-      ++key;
-    }
+    if (at.key + 1 == at.range.stop) maxima.write(maximum);
+    at = key_next<P>(at, rows, keys, position, before, after);
   }
 }
 
@@ -204,35 +184,28 @@ void attention_exponential(hls::stream<Vec<attention_score_t, P>>& row, hls::str
                            hls::stream<Vec<probability_t, P>>& probabilities, hls::stream<Vec<SumT, P>>& sums, int heads, int rows,
                            int keys, int scored, int position, int before, int after) {
   typedef Int<SCORE_BITS + 3> difference_t;
-  const int steps = heads * scored, blocks = (rows + P - 1) / P;
+  const int steps = heads * scored;
   Vec<attention_score_t, P> maximum;
 #pragma HLS ARRAY_PARTITION variable = maximum.v complete
   Vec<SumT, P> sum;
 #pragma HLS ARRAY_PARTITION variable = sum.v complete
-  KeyRange range = key_range<P>(0, rows, keys, position, before, after);
-  int key = range.first, block = 0;
+  KeyCursor at = key_start<P>(rows, keys, position, before, after);
 EXPONENTIAL:
   for (int i = 0; i < steps; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 65536
-    if (key == range.first) maximum = maxima.read();
+    if (at.key == at.range.first) maximum = maxima.read();
     const Vec<attention_score_t, P> score = row.read();
     Vec<probability_t, P> probability;
     for (int p = 0; p < P; ++p) {
 #pragma HLS UNROLL
       const probability_t value = exp2_negative<Exp2, difference_t>(difference_t(maximum.v[p]) - difference_t(score.v[p]));
       probability.v[p] = score.v[p] == SCORE_EXCLUDED ? probability_t(0) : value;
-      sum.v[p] = SumT((key == range.first ? SumT(0) : sum.v[p]) + SumT(probability.v[p]));
+      sum.v[p] = SumT((at.key == at.range.first ? SumT(0) : sum.v[p]) + SumT(probability.v[p]));
     }
     probabilities.write(probability);
-    if (key + 1 == range.stop) {
-      sums.write(sum);
-      block = block + 1 == blocks ? 0 : block + 1;
-      range = key_range<P>(block, rows, keys, position, before, after);
-      key = range.first;
-    } else {
-      ++key;
-    }
+    if (at.key + 1 == at.range.stop) sums.write(sum);
+    at = key_next<P>(at, rows, keys, position, before, after);
   }
 }
 

@@ -34,6 +34,37 @@ template <int P> KeyRange key_range(int block, int rows, int keys, int position,
   return range;
 }
 
+// Goes through the keys of one block of queries after the other and starts again after the last. The range that comes next is known one
+// block ahead, so that a step of a pipelined loop is a comparison and a choice.
+struct KeyCursor {
+  int key, block;
+  KeyRange range, next;
+};
+
+template <int P> KeyCursor key_start(int rows, int keys, int position, int before, int after) {
+#pragma HLS INLINE
+  KeyCursor cursor;
+  cursor.block = 0;
+  cursor.range = key_range<P>(0, rows, keys, position, before, after);
+  cursor.next = key_range<P>(rows > P ? 1 : 0, rows, keys, position, before, after);
+  cursor.key = cursor.range.first;
+  return cursor;
+}
+
+template <int P> KeyCursor key_next(KeyCursor cursor, int rows, int keys, int position, int before, int after) {
+#pragma HLS INLINE
+  if (cursor.key + 1 < cursor.range.stop) {
+    ++cursor.key;
+  } else {
+    cursor.range = cursor.next;
+    cursor.key = cursor.next.first;
+    cursor.block = (cursor.block + 1) * P < rows ? cursor.block + 1 : 0;
+    const int ahead = (cursor.block + 1) * P < rows ? cursor.block + 1 : 0;
+    cursor.next = key_range<P>(ahead, rows, keys, position, before, after);
+  }
+  return cursor;
+}
+
 // From the accumulator to the log2 domain: one requantize, or two around the table of an engine that caps its scores.
 template <class ScoreT, class Cap, bool CAPPED> struct AttentionCap {
   static Int<32> apply(ScoreT acc, int multiplier, int shift, int cap_multiplier, int cap_shift) {

@@ -380,7 +380,7 @@ WEIGHTED_KEY_BLOCKS:
   for (int sweep = -1; sweep < sweeps; ++sweep) {
 #pragma HLS LOOP_TRIPCOUNT min = 2 max = 64
     const bool merging = key_block == key_blocks;
-    // The block after this one: of this head, or the first of the next, which its merging sweep passes on untouched.
+    // The block after this one: of this head, or the first of the next, which the merging sweep in between leaves alone.
     const bool fetching = (sweep < 0 || !merging) && fetched < loads;
     const int wanted = fetching ? v_words : 0;
     int loaded = 0, v_tile = 0, v_row = 0;

@@ -79,6 +79,8 @@ def lower_one_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
         bias = (sizes.bias_heads, min(sizes.bias_rows, rows), attr["bias_shift"] if sizes.bias_heads else 0)
         factors = (attr["output_multiplier"], attr["output_shift"])
         pairs = sizes.mask.blocks(row, rows, sizes.keys, ctx.design.queries)
+        cycles = cycles_of(sizes, ctx.design, rows, block_keys, steps)
+        macs = sizes.sharing * (sizes.head + sizes.value) * sum(n * (stop - start) for n, start, stop in pairs)
         for group in range(sizes.groups):
             for head in range(sizes.kv_heads):
                 calls.append(
@@ -87,8 +89,8 @@ def lower_one_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
                         kernel=kernel,
                         walks=walks_of(node, sizes, ctx, (group, head, row, rows), (first, last + 1 - first, step, block_keys)),
                         scalars=(*counts, *place, *score_factors(node), *bias, *factors, low, high),
-                        cycles=cycles_of(sizes, ctx.design, rows, block_keys, steps),
-                        macs=sizes.sharing * (sizes.head + sizes.value) * sum(n * (stop - start) for n, start, stop in pairs),
+                        cycles=dict(cycles),
+                        macs=macs,
                     )
                 )
     return calls
@@ -133,6 +135,7 @@ def kernel_of(node: Node, sizes: Sizes, design: Design, rows: int, block_keys: i
             *("score_multiplier", "score_shift", "cap_multiplier", "cap_shift", "bias_heads", "bias_rows", "bias_shift"),
             *("output_multiplier", "output_shift", "low", "high"),
         ),
+        fixed=("S",),  # another number of lanes would give other results
     )
 
 
