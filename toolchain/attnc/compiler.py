@@ -24,6 +24,8 @@ from attnc.model import Model
 from attnc.ops import verify
 from attnc.ops.base import Array, Design
 from attnc.passes import attention, tokens
+from attnc.passes.masks import fold_masks
+from attnc.passes.rotary import pair_rotary
 from attnc.passes.types import Requirement, assign_types, plan_types, quantize_graph
 from attnc.passes.weights import assign_weights, mark_lossless, weighted
 from attnc.quant.calibration import Observer, Statistics
@@ -88,6 +90,8 @@ class State:
 
 Step = tuple[str, Callable[[State], None]]
 STEPS: list[Step] = [
+    ("folding masks into attention", lambda s: fold_attention_masks(s)),
+    ("pairing channels of rotary embeddings", lambda s: pair_rotary_channels(s)),
     ("checking the imported graph against the float model", lambda s: check_against_float(s)),
     ("choosing formats of weights", lambda s: choose_formats(s)),
     ("easing attention", lambda s: ease(s)),
@@ -158,6 +162,16 @@ def _samples(path: Path, model: Model, options: CompileOptions) -> dict[str, Arr
     if options.calib is not None:
         return load_samples(options.calib, model.inputs)
     return synthetic_samples(onnx.load(path, load_external_data=False), model.inputs, options.seed)
+
+
+def fold_attention_masks(state: State) -> None:
+    """Constant causal and banded masks become attributes, so that masked work is not done."""
+    fold_masks(state.graph)
+
+
+def pair_rotary_channels(state: State) -> None:
+    """Half-split rotary embeddings of linear layers turn adjacent channels instead; the weights are permuted."""
+    pair_rotary(state.graph)
 
 
 def check_against_float(state: State) -> None:

@@ -59,8 +59,8 @@ class Port:
 class KernelCall:
     """A kernel as a value: header, function, template arguments in order, ports in order, then run-time scalars.
 
-    Calls of one function share an engine. Their ports and `fixed` arguments must agree; of each other template argument (an
-    `IntType`'s width or a number) the engine takes the largest.
+    Calls of one function share an engine where their ports, tables and the template arguments named in `fixed` agree; of each other
+    template argument (an `IntType`'s width or a number) the engine takes the largest.
     """
 
     header: str
@@ -68,12 +68,13 @@ class KernelCall:
     template_args: tuple[tuple[str, IntType | int | Table], ...]
     ports: tuple[Port, ...]
     scalars: tuple[str, ...]
+    fixed: tuple[str, ...] = ()
 
     @property
     def key(self) -> tuple[Any, ...]:
         """Calls with equal keys share an engine."""
         tables = tuple(arg.name for _, arg in self.template_args if isinstance(arg, Table))
-        return self.function, self.ports, tables
+        return self.function, self.ports, tables, tuple(self.arg(name) for name in self.fixed)
 
     def arg(self, name: str) -> int:
         """The number, or the width of the type, given for template argument `name`."""

@@ -1,0 +1,171 @@
+#pragma once
+// What the attention kernels share: which keys a query may look at, one score, reciprocals, and the outputs.
+//
+// Scores   base 2, see exponential.hpp; SCORE_EXCLUDED marks a key that is left out.
+// Masks    query i of a call stands at `position` + i among the keys of the call and may look at `before` keys before that position and
+//          `after` keys after it. Causal attention has after = 0. Loops over keys run from the first to the last key that any of the P
+//          queries of a block may look at, so masked work is done only inside the blocks that the edges of the mask cross.
+
+#include "attnc/exponential.hpp"
+#include "attnc/fixedpoint.hpp"
+#include "attnc/softcap.hpp"
+#include "attnc/types.hpp"
+
+#include <hls_stream.h>
+
+namespace attnc {
+
+static constexpr int BIAS_EXCLUDED = -32768;
+typedef Int<SCORE_BITS + 2> attention_score_t;
+static constexpr int SCORE_EXCLUDED = -(1 << (SCORE_BITS + 1));  // below every score, so it never is the maximum
+
+struct KeyRange {
+  int first, stop;
+};
+
+// Keys of the P queries of a block. At least one, so that every block has a maximum and a sum; it is then excluded query by query.
+template <int P> KeyRange key_range(int block, int rows, int keys, int position, int before, int after) {
+#pragma HLS INLINE
+  const int end = (block + 1) * P < rows ? (block + 1) * P : rows;
+  const int first = position + block * P - before, stop = position + end + after;
+  KeyRange range;
+  range.first = first < 0 ? 0 : first < keys ? first : keys - 1;
+  range.stop = stop > keys ? keys : stop > range.first ? stop : range.first + 1;
+  return range;
+}
+
+// Goes through the keys of one block of queries after the other and starts again after the last. The range that comes next is known one
+// block ahead, so that a step of a pipelined loop is a comparison and a choice.
+struct KeyCursor {
+  int key, block;
+  KeyRange range, next;
+};
+
+template <int P> KeyCursor key_start(int rows, int keys, int position, int before, int after) {
+#pragma HLS INLINE
+  KeyCursor cursor;
+  cursor.block = 0;
+  cursor.range = key_range<P>(0, rows, keys, position, before, after);
+  cursor.next = key_range<P>(rows > P ? 1 : 0, rows, keys, position, before, after);
+  cursor.key = cursor.range.first;
+  return cursor;
+}
+
+template <int P> KeyCursor key_next(KeyCursor cursor, int rows, int keys, int position, int before, int after) {
+#pragma HLS INLINE
+  if (cursor.key + 1 < cursor.range.stop) {
+    ++cursor.key;
+  } else {
+    cursor.range = cursor.next;
+    cursor.key = cursor.next.first;
+    cursor.block = (cursor.block + 1) * P < rows ? cursor.block + 1 : 0;
+    const int ahead = (cursor.block + 1) * P < rows ? cursor.block + 1 : 0;
+    cursor.next = key_range<P>(ahead, rows, keys, position, before, after);
+  }
+  return cursor;
+}
+
+// From the accumulator to the log2 domain: one requantize, or two around the table of an engine that caps its scores.
+template <class ScoreT, class Cap, bool CAPPED> struct AttentionCap {
+  static Int<32> apply(ScoreT acc, int multiplier, int shift, int cap_multiplier, int cap_shift) {
+#pragma HLS INLINE
+    const Int<32> u = requantize<ScoreT>(acc, multiplier_t(multiplier), shift_t(shift), -SOFTCAP_LIMIT, SOFTCAP_LIMIT);
+    return softcap<Cap>(u, multiplier_t(cap_multiplier), shift_t(cap_shift));
+  }
+};
+
+template <class ScoreT, class Cap> struct AttentionCap<ScoreT, Cap, false> {
+  static Int<32> apply(ScoreT acc, int multiplier, int shift, int, int) {
+#pragma HLS INLINE
+    return requantize<ScoreT>(acc, multiplier_t(multiplier), shift_t(shift), -SCORE_LIMIT, SCORE_LIMIT);
+  }
+};
+
+// The score in base 2 of an accumulated product: rescaled, capped where the ROM has more than one entry, biased, or excluded.
+template <class ScoreT, class BiasT, class Cap>
+attention_score_t attention_score(ScoreT acc, int multiplier, int shift, int cap_multiplier, int cap_shift, bool biased, BiasT bias,
+                                  int bias_shift, bool allowed) {
+#pragma HLS INLINE
+  const attention_score_t score =
+      attention_score_t(AttentionCap<ScoreT, Cap, (Cap::size > 1)>::apply(acc, multiplier, shift, cap_multiplier, cap_shift));
+  // Shifted as unsigned, since C++ leaves the shift of a negative number undefined; the result fits.
+  const attention_score_t shifted = attention_score_t(UInt<SCORE_BITS + 2>(bias) << bias_shift);
+  const bool excluded = !allowed || (biased && bias == BIAS_EXCLUDED);
+  return excluded ? attention_score_t(SCORE_EXCLUDED) : biased ? attention_score_t(score + shifted) : score;
+}
+
+// One factor per query: reciprocal of its sum times the scale of the output. Sums are at least 2^(15 - SPARE), or 0.
+template <class SumT, int SPARE, int P>
+void attention_reciprocal(hls::stream<Vec<SumT, P>>& sums, hls::stream<SoftmaxScale>& scales, int heads, int rows, int multiplier, int shift) {
+  typedef UInt<width<SumT>::value + SPARE> spare_t;
+  const int steps = heads * ((rows + P - 1) / P) * P;
+  Vec<SumT, P> sum;
+#pragma HLS ARRAY_PARTITION variable = sum.v complete
+  int p = 0;
+RECIPROCAL:
+  for (int i = 0; i < steps; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = P max = 256 * P
+    if (p == 0) sum = sums.read();
+    SoftmaxScale scale = softmax_scale<spare_t>(spare_t(spare_t(sum.v[p]) << SPARE), multiplier_t(multiplier), shift_t(shift));
+    scale.shift = shift_t(scale.shift - SPARE);
+    scales.write(scale);
+    p = p + 1 == P ? 0 : p + 1;
+  }
+}
+
+// Outputs of a head: rescaled as the blocks come, written in (tile, row) order after the last one.
+template <class AccT, class YT, int VALUE_TILES_MAX, int ROWS_MAX, int L, int P>
+void attention_normalise(hls::stream<Vec<AccT, P * L>>& weighted, hls::stream<SoftmaxScale>& scales, hls::stream<Vec<YT, L>>& y, int heads,
+                         int rows, int v_tiles, int low, int high) {
+  static Vec<YT, L> y_buffer[VALUE_TILES_MAX][ROWS_MAX];
+#pragma HLS AGGREGATE variable = y_buffer
+#ifdef ATTNC_ATTENTION_Y_BUFFER
+  ATTNC_BIND(y_buffer, ATTNC_ATTENTION_Y_BUFFER)
+#endif
+  SoftmaxScale scale[P];
+#pragma HLS ARRAY_PARTITION variable = scale complete
+  const int blocks = (rows + P - 1) / P;
+
+NORMALISE_HEADS:
+  for (int head = 0; head < heads; ++head) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 16
+  NORMALISE_BLOCKS:
+    for (int block = 0; block < blocks; ++block) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 16
+    READ_SCALES:
+      for (int p = 0; p < P; ++p) {
+#pragma HLS PIPELINE II = 1
+        scale[p] = scales.read();
+      }
+      Vec<AccT, P * L> acc;
+#pragma HLS ARRAY_PARTITION variable = acc.v complete
+      int tile = 0, p = 0;
+    NORMALISE:
+      for (int i = 0; i < v_tiles * P; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = P max = P * VALUE_TILES_MAX
+        if (p == 0) acc = weighted.read();
+        Vec<YT, L> out;
+        for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+          out.v[l] = YT(requantize<AccT>(acc.v[p * L + l], scale[p].multiplier, scale[p].shift, low, high));
+        }
+        if (block * P + p < rows) y_buffer[tile][block * P + p] = out;
+        tile = p + 1 == P ? tile + 1 : tile;
+        p = p + 1 == P ? 0 : p + 1;
+      }
+    }
+    int tile = 0, row = 0;
+  WRITE_Y:
+    for (int i = 0; i < v_tiles * rows; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = VALUE_TILES_MAX * ROWS_MAX
+      y.write(y_buffer[tile][row]);
+      tile = row + 1 == rows ? tile + 1 : tile;
+      row = row + 1 == rows ? 0 : row + 1;
+    }
+  }
+}
+
+}  // namespace attnc

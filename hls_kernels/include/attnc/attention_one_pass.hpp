@@ -1,0 +1,536 @@
+#pragma once
+// attention_one_pass: y = softmax(scale * q . k + bias) . v with memories that do not depend on the number of keys.
+//
+// Shapes   a call serves `rows` queries of `heads` heads that share their keys and values. The keys come in `key_blocks` blocks that start
+//          `key_step` keys apart and are `block_keys` long; block b owns [b * key_step, (b + 1) * key_step), the last one up to `keys`;
+//          what a block carries beyond its own keys is ignored. Streams:
+//          q     per head: qk_tiles * rows vectors, (tile, row) order
+//          k, v  per head and block: qk_tiles * block_keys and v_tiles * block_keys vectors, (tile, key) order
+//          bias  (bias_heads > 0) per head and block: ceil(block_keys / L) * bias_rows vectors, (key tile, row) order; one row serves
+//                all queries when bias_rows is 1
+//          y     per head: v_tiles * rows vectors, (tile, row) order
+// Types    XT signed bytes; ScoreT holds q . k, SumT a sum of all probabilities, AccT the weighted sum of all values.
+// Numbers  scores t as in attention.hpp. Key j belongs to lane j % S. Per query and lane, block after block of keys:
+//          m' = max(m, ceil(max t / 2^FRACTION_BITS)), a whole number; l' = l / 2^(m' - m) + sum p; o' = o / 2^(m' - m) + sum p * v with
+//          p = exp2_negative(m' * 2^FRACTION_BITS - t). In the end lanes are merged by the same operator, all at once: M = max m,
+//          l = sum of l / 2^(M - m), o likewise. A rescale is a right shift, rounded half up; shifts beyond 62 count as 62.
+// Rounding requantize (half up) to scores and to outputs, saturation to [low, high].
+// Masks    attention_common.hpp. A block of keys that none of P queries may look at is skipped for them.
+// Speed    P*S*L multiply-adds per cycle (II = 1) for q . k and as many for p . v. The next block of keys and values is loaded under way.
+// Source   online softmax of FlashAttention-2 with a whole maximum, as in base-2 hardware; one-pass cascade of FuseMax; merge operator of
+//          LeanAttention; resident queries past which the keys stream as in Edge-MoE.
+
+#include "attnc/attention_common.hpp"
+#include "attnc/exponential.hpp"
+#include "attnc/fixedpoint.hpp"
+#include "attnc/types.hpp"
+
+#include <hls_stream.h>
+
+namespace attnc {
+
+typedef Int<SCORE_BITS + 2 - FRACTION_BITS> whole_score_t;
+static constexpr int WHOLE_EXCLUDED = SCORE_EXCLUDED >> FRACTION_BITS;  // of a query and lane that has not seen a key yet
+static constexpr int MAX_RESCALE = 62;
+
+// Maximum after a block of keys, and how far what was summed before has to be shifted.
+struct OnlineUpdate {
+  whole_score_t maximum;
+  shift_t shift;
+};
+
+// Where a block of P queries and a block of keys meet: steps [first, stop) of S keys each, counted from the start of the block.
+struct KeySteps {
+  int first, stop;
+  bool fresh;  // the first block of keys that these queries see
+};
+
+template <int P, int S>
+KeySteps key_steps(int block, int rows, int keys, int key_block, int key_step, int key_blocks, int position, int before, int after) {
+#pragma HLS INLINE
+  const KeyRange range = key_range<P>(block, rows, keys, position, before, after);
+  const int start = key_block * key_step;
+  const int end = key_block + 1 == key_blocks ? keys : start + key_step;
+  const int first = range.first > start ? range.first : start;
+  const int stop = range.stop < end ? range.stop : end;
+  KeySteps steps;
+  steps.fresh = range.first >= start && range.first < end;
+  steps.first = first < stop ? (first - start) / S : 0;
+  steps.stop = first < stop ? (stop - start + S - 1) / S : 0;
+  return steps;
+}
+
+// Bias of P queries and S keys per step.
+template <class BiasT, int BLOCK_MAX, int BIAS_ROWS_MAX, int L, int P, int S>
+void one_pass_bias(hls::stream<Vec<BiasT, L>>& bias, hls::stream<Vec<BiasT, P * S>>& biases, int heads, int rows, int keys, int block_keys,
+                   int key_step, int key_blocks, int position, int before, int after, int bias_heads, int bias_rows) {
+  static const int TILES_MAX = (BLOCK_MAX + L - 1) / L;
+  static const int BLOCKS_MAX = (BIAS_ROWS_MAX + P - 1) / P;
+  static Vec<BiasT, L> buffer[P][TILES_MAX][BLOCKS_MAX];
+#pragma HLS AGGREGATE variable = buffer
+#pragma HLS ARRAY_PARTITION variable = buffer dim = 1 complete
+  const int blocks = (rows + P - 1) / P;
+  const int loads = (block_keys + L - 1) / L * bias_rows;
+  const int sweeps = bias_heads > 0 ? heads * key_blocks : 0;
+  int key_block = 0;
+
+BIAS_KEY_BLOCKS:
+  for (int sweep = 0; sweep < sweeps; ++sweep) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
+    int tile = 0, row = 0;
+  LOAD_BIAS:
+    for (int i = 0; i < loads; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = TILES_MAX * BIAS_ROWS_MAX
+      buffer[row % P][tile][row / P] = bias.read();
+      tile = row + 1 == bias_rows ? tile + 1 : tile;
+      row = row + 1 == bias_rows ? 0 : row + 1;
+    }
+  BIAS_BLOCKS:
+    for (int block = 0; block < blocks; ++block) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCKS_MAX
+      const KeySteps steps = key_steps<P, S>(block, rows, keys, key_block, key_step, key_blocks, position, before, after);
+    EMIT_BIAS:
+      for (int step = steps.first; step < steps.stop; ++step) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCK_MAX / S
+        Vec<BiasT, P * S> out;
+        for (int p = 0; p < P; ++p) {
+#pragma HLS UNROLL
+          const Vec<BiasT, L> word = buffer[bias_rows == 1 ? 0 : p][step * S / L][bias_rows == 1 ? 0 : block];
+          for (int s = 0; s < S; ++s) {
+#pragma HLS UNROLL
+            out.v[p * S + s] = word.v[step * S % L + s];
+          }
+        }
+        biases.write(out);
+      }
+    }
+    key_block = key_block + 1 == key_blocks ? 0 : key_block + 1;
+  }
+}
+
+// Scores of P queries and S keys per step.
+template <class XT, class BiasT, class ScoreT, class Cap, int HEAD_TILES_MAX, int BLOCK_MAX, int ROWS_MAX, int L, int P, int S>
+void one_pass_scores(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hls::stream<Vec<BiasT, P * S>>& biases,
+                     hls::stream<Vec<attention_score_t, P * S>>& scores, int heads, int rows, int keys, int block_keys, int key_step,
+                     int key_blocks, int qk_tiles, int position, int before, int after, int multiplier, int shift, int cap_multiplier,
+                     int cap_shift, int bias_heads, int bias_shift) {
+  static const int BLOCKS_MAX = (ROWS_MAX + P - 1) / P;
+  static const int STEPS_MAX = (BLOCK_MAX + S - 1) / S;
+  static Vec<XT, L> k_buffer[2][S][HEAD_TILES_MAX][STEPS_MAX];
+#pragma HLS AGGREGATE variable = k_buffer
+#pragma HLS ARRAY_PARTITION variable = k_buffer dim = 1 complete
+#pragma HLS ARRAY_PARTITION variable = k_buffer dim = 2 complete
+  static Vec<XT, L> q_buffer[P][HEAD_TILES_MAX][BLOCKS_MAX];
+#pragma HLS AGGREGATE variable = q_buffer
+#pragma HLS ARRAY_PARTITION variable = q_buffer dim = 1 complete
+  const int blocks = (rows + P - 1) / P;
+  const int q_words = rows * qk_tiles, k_words = block_keys * qk_tiles, sweeps = heads * key_blocks;
+  const bool biased = bias_heads > 0;
+  int key_block = 0, loaded = 0, k_tile = 0, k_row = 0;
+
+  // Sweep -1 computes nothing: it loads the first block of keys.
+SCORE_KEY_BLOCKS:
+  for (int sweep = -1; sweep < sweeps; ++sweep) {
+#pragma HLS LOOP_TRIPCOUNT min = 2 max = 64
+    const int q_loads = sweep >= 0 && key_block == 0 ? q_words : 0;
+    int q_tile = 0, q_row = 0;
+  LOAD_Q:
+    for (int i = 0; i < q_loads; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = HEAD_TILES_MAX * ROWS_MAX
+      q_buffer[q_row % P][q_tile][q_row / P] = q.read();
+      q_tile = q_row + 1 == rows ? q_tile + 1 : q_tile;
+      q_row = q_row + 1 == rows ? 0 : q_row + 1;
+    }
+    const int wanted = sweep + 1 < sweeps ? k_words : 0;
+    const int next = (sweep + 1) & 1, now = sweep & 1;
+    loaded = 0;
+    k_tile = 0;
+    k_row = 0;
+    // Rows past `rows` in the last block hold what an earlier call left: their results are dropped by attention_normalise.
+  SCORE_BLOCKS:
+    for (int block = 0; block < blocks; ++block) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCKS_MAX
+      const KeySteps steps = key_steps<P, S>(block, rows, keys, key_block, key_step, key_blocks, position, before, after);
+      const int trips = sweep >= 0 ? (steps.stop - steps.first) * qk_tiles : 0;
+      int tile = 0, step = steps.first;
+      ScoreT acc[P][S];
+#pragma HLS ARRAY_PARTITION variable = acc dim = 0 complete
+    SCORES:
+      for (int i = 0; i < trips; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = STEPS_MAX * HEAD_TILES_MAX
+        if (loaded < wanted) {
+          k_buffer[next][k_row % S][k_tile][k_row / S] = k.read();
+          k_tile = k_row + 1 == block_keys ? k_tile + 1 : k_tile;
+          k_row = k_row + 1 == block_keys ? 0 : k_row + 1;
+          ++loaded;
+        }
+        for (int s = 0; s < S; ++s) {
+#pragma HLS UNROLL
+          const Vec<XT, L> ks = k_buffer[now][s][tile][step];
+          for (int p = 0; p < P; ++p) {
+#pragma HLS UNROLL
+            const Vec<XT, L> qs = q_buffer[p][tile][block];
+            ScoreT sum = tile == 0 ? ScoreT(0) : acc[p][s];
+            for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+              sum += ScoreT(qs.v[l] * ks.v[l]);
+            }
+            acc[p][s] = sum;
+          }
+        }
+        if (tile + 1 == qk_tiles) {
+          Vec<BiasT, P * S> bias;
+          for (int j = 0; j < P * S; ++j) {
+#pragma HLS UNROLL
+            bias.v[j] = 0;
+          }
+          if (biased) bias = biases.read();
+          Vec<attention_score_t, P * S> out;
+          for (int p = 0; p < P; ++p) {
+#pragma HLS UNROLL
+            const int at = position + block * P + p;
+            for (int s = 0; s < S; ++s) {
+#pragma HLS UNROLL
+              const int key = key_block * key_step + step * S + s;
+              const bool allowed = at - before <= key && key <= at + after && key < keys;
+              out.v[p * S + s] = attention_score<ScoreT, BiasT, Cap>(acc[p][s], multiplier, shift, cap_multiplier, cap_shift, biased,
+                                                                     bias.v[p * S + s], bias_shift, allowed);
+            }
+          }
+          scores.write(out);
+          tile = 0;
+          ++step;
+        } else {
+          ++tile;
+        }
+      }
+    }
+    const int missing = wanted - loaded;
+  LOAD_K:
+    for (int i = 0; i < missing; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 0 max = HEAD_TILES_MAX * BLOCK_MAX
+      k_buffer[next][k_row % S][k_tile][k_row / S] = k.read();
+      k_tile = k_row + 1 == block_keys ? k_tile + 1 : k_tile;
+      k_row = k_row + 1 == block_keys ? 0 : k_row + 1;
+    }
+    key_block = sweep < 0 || key_block + 1 == key_blocks ? 0 : key_block + 1;
+  }
+}
+
+// Passes the scores of a block of keys on and, after its last key, the new maxima; after the last block of keys of a head, how far every
+// lane is from the largest.
+template <int ROWS_MAX, int P, int S>
+void one_pass_maximum(hls::stream<Vec<attention_score_t, P * S>>& scores, hls::stream<Vec<attention_score_t, P * S>>& row,
+                      hls::stream<Vec<OnlineUpdate, P * S>>& sum_updates, hls::stream<Vec<OnlineUpdate, P * S>>& value_updates, int heads,
+                      int rows, int keys, int key_step, int key_blocks, int position, int before, int after) {
+  static const int BLOCKS_MAX = (ROWS_MAX + P - 1) / P;
+  static Vec<whole_score_t, P * S> maxima[BLOCKS_MAX];
+#pragma HLS AGGREGATE variable = maxima
+  const int blocks = (rows + P - 1) / P, sweeps = heads * (key_blocks + 1);
+  int key_block = 0;
+MAXIMUM_KEY_BLOCKS:
+  for (int sweep = 0; sweep < sweeps; ++sweep) {
+#pragma HLS LOOP_TRIPCOUNT min = 2 max = 64
+    const bool merging = key_block == key_blocks;
+  MAXIMUM_BLOCKS:
+    for (int block = 0; block < blocks; ++block) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCKS_MAX
+      KeySteps steps = key_steps<P, S>(block, rows, keys, key_block, key_step, key_blocks, position, before, after);
+      if (merging) steps.first = steps.stop = 0;
+      Vec<attention_score_t, P * S> largest;
+#pragma HLS ARRAY_PARTITION variable = largest.v complete
+      for (int j = 0; j < P * S; ++j) {
+#pragma HLS UNROLL
+        largest.v[j] = SCORE_EXCLUDED;
+      }
+    MAXIMUM:
+      for (int step = steps.first; step < steps.stop; ++step) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 256
+        const Vec<attention_score_t, P * S> score = scores.read();
+        for (int j = 0; j < P * S; ++j) {
+#pragma HLS UNROLL
+          largest.v[j] = largest.v[j] < score.v[j] ? score.v[j] : largest.v[j];
+        }
+        row.write(score);
+      }
+      if (merging || steps.first < steps.stop) {
+        const Vec<whole_score_t, P * S> old = maxima[block];
+        Vec<whole_score_t, P * S> found;
+        Vec<OnlineUpdate, P * S> update;
+        for (int p = 0; p < P; ++p) {
+#pragma HLS UNROLL
+          whole_score_t top = WHOLE_EXCLUDED;
+          for (int s = 0; s < S; ++s) {
+#pragma HLS UNROLL
+            top = top < old.v[p * S + s] ? old.v[p * S + s] : top;
+          }
+          for (int s = 0; s < S; ++s) {
+#pragma HLS UNROLL
+            const int j = p * S + s;
+            const whole_score_t before_it = steps.fresh ? whole_score_t(WHOLE_EXCLUDED) : old.v[j];
+            const whole_score_t ceiling = whole_score_t((int(largest.v[j]) + (1 << FRACTION_BITS) - 1) >> FRACTION_BITS);
+            const whole_score_t grown = before_it < ceiling ? ceiling : before_it;
+            const int distance = merging ? int(top) - int(old.v[j]) : int(grown) - int(before_it);
+            found.v[j] = merging ? old.v[j] : grown;
+            update.v[j].maximum = found.v[j];
+            update.v[j].shift = shift_t(distance < MAX_RESCALE ? distance : MAX_RESCALE);
+          }
+        }
+        maxima[block] = found;
+        sum_updates.write(update);
+        value_updates.write(update);
+      }
+    }
+    key_block = merging ? 0 : key_block + 1;
+  }
+}
+
+// Probabilities relative to the maxima so far, and their rescaled sums; per head and block of queries the sum over all lanes.
+template <class SumT, class Exp2, int ROWS_MAX, int P, int S>
+void one_pass_exponential(hls::stream<Vec<attention_score_t, P * S>>& row, hls::stream<Vec<OnlineUpdate, P * S>>& updates,
+                          hls::stream<Vec<probability_t, P * S>>& probabilities, hls::stream<Vec<SumT, P>>& totals, int heads, int rows,
+                          int keys, int key_step, int key_blocks, int position, int before, int after) {
+  typedef Int<SCORE_BITS + 3> difference_t;
+  static const int BLOCKS_MAX = (ROWS_MAX + P - 1) / P;
+  static Vec<SumT, P * S> sums[BLOCKS_MAX];
+#pragma HLS AGGREGATE variable = sums
+  const int blocks = (rows + P - 1) / P, sweeps = heads * (key_blocks + 1);
+  int key_block = 0;
+EXPONENTIAL_KEY_BLOCKS:
+  for (int sweep = 0; sweep < sweeps; ++sweep) {
+#pragma HLS LOOP_TRIPCOUNT min = 2 max = 64
+    const bool merging = key_block == key_blocks;
+  EXPONENTIAL_BLOCKS:
+    for (int block = 0; block < blocks; ++block) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCKS_MAX
+      KeySteps steps = key_steps<P, S>(block, rows, keys, key_block, key_step, key_blocks, position, before, after);
+      if (merging) steps.first = steps.stop = 0;
+      if (merging || steps.first < steps.stop) {
+        const Vec<OnlineUpdate, P * S> update = updates.read();
+        const Vec<SumT, P * S> old = sums[block];
+        Vec<SumT, P * S> sum;
+#pragma HLS ARRAY_PARTITION variable = sum.v complete
+        for (int j = 0; j < P * S; ++j) {
+#pragma HLS UNROLL
+          sum.v[j] = steps.fresh && !merging ? SumT(0) : SumT(shift_round_half_up<SumT>(old.v[j], update.v[j].shift));
+        }
+      EXPONENTIAL:
+        for (int step = steps.first; step < steps.stop; ++step) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 256
+          const Vec<attention_score_t, P * S> score = row.read();
+          Vec<probability_t, P * S> probability;
+          for (int j = 0; j < P * S; ++j) {
+#pragma HLS UNROLL
+            const difference_t maximum = difference_t(int(update.v[j].maximum) * (1 << FRACTION_BITS));
+            const probability_t value = exp2_negative<Exp2, difference_t>(difference_t(maximum - difference_t(score.v[j])));
+            probability.v[j] = score.v[j] == SCORE_EXCLUDED ? probability_t(0) : value;
+            sum.v[j] = SumT(sum.v[j] + SumT(probability.v[j]));
+          }
+          probabilities.write(probability);
+        }
+        sums[block] = sum;
+        if (merging) {
+          Vec<SumT, P> total;
+          for (int p = 0; p < P; ++p) {
+#pragma HLS UNROLL
+            SumT all = 0;
+            for (int s = 0; s < S; ++s) {
+#pragma HLS UNROLL
+              all = SumT(all + sum.v[p * S + s]);
+            }
+            total.v[p] = all;
+          }
+          totals.write(total);
+        }
+      }
+    }
+    key_block = merging ? 0 : key_block + 1;
+  }
+}
+
+// Rescaled sums of p * v for P queries, S keys and L channels at a time; per head and block of queries the sum over all lanes.
+template <class XT, class AccT, int VALUE_TILES_MAX, int BLOCK_MAX, int ROWS_MAX, int L, int P, int S>
+void one_pass_weighted(hls::stream<Vec<XT, L>>& v, hls::stream<Vec<probability_t, P * S>>& probabilities,
+                       hls::stream<Vec<OnlineUpdate, P * S>>& updates, hls::stream<Vec<AccT, P * L>>& weighted, int heads, int rows,
+                       int keys, int block_keys, int key_step, int key_blocks, int v_tiles, int position, int before, int after) {
+  typedef Int<PROBABILITY_BITS + 2> factor_t;
+  static const int BLOCKS_MAX = (ROWS_MAX + P - 1) / P;
+  static const int STEPS_MAX = (BLOCK_MAX + S - 1) / S;
+  static Vec<XT, L> v_buffer[2][S][VALUE_TILES_MAX][STEPS_MAX];
+#pragma HLS AGGREGATE variable = v_buffer
+#pragma HLS ARRAY_PARTITION variable = v_buffer dim = 1 complete
+#pragma HLS ARRAY_PARTITION variable = v_buffer dim = 2 complete
+  static Vec<probability_t, P * S> p_buffer[STEPS_MAX];
+#pragma HLS AGGREGATE variable = p_buffer
+  static Vec<AccT, S * L> state[VALUE_TILES_MAX][BLOCKS_MAX * P];
+#pragma HLS AGGREGATE variable = state
+  const int blocks = (rows + P - 1) / P, v_words = block_keys * v_tiles, loads = heads * key_blocks, sweeps = heads * (key_blocks + 1);
+  int key_block = key_blocks, fetched = 0;
+  bool now = true;
+
+  // Sweep -1 computes nothing: it loads the first block of values. The sweep that merges the lanes of a head loads none.
+WEIGHTED_KEY_BLOCKS:
+  for (int sweep = -1; sweep < sweeps; ++sweep) {
+#pragma HLS LOOP_TRIPCOUNT min = 2 max = 64
+    const bool merging = key_block == key_blocks;
+    // The block after this one: of this head, or the first of the next, which the merging sweep in between leaves alone.
+    const bool fetching = (sweep < 0 || !merging) && fetched < loads;
+    const int wanted = fetching ? v_words : 0;
+    int loaded = 0, v_tile = 0, v_row = 0;
+    const int trips = sweep < 0 ? 0 : blocks;
+  WEIGHTED_BLOCKS:
+    for (int block = 0; block < trips; ++block) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCKS_MAX
+      KeySteps steps = key_steps<P, S>(block, rows, keys, key_block, key_step, key_blocks, position, before, after);
+      if (merging) steps.first = steps.stop = 0;
+      if (merging || steps.first < steps.stop) {
+        const Vec<OnlineUpdate, P * S> update = updates.read();
+      WEIGHTED_TILES:
+        for (int tile = 0; tile < v_tiles; ++tile) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = VALUE_TILES_MAX
+          AccT acc[P][S][L];
+#pragma HLS ARRAY_PARTITION variable = acc dim = 0 complete
+        RESCALE:
+          for (int p = 0; p < P; ++p) {
+#pragma HLS PIPELINE II = 1
+            const Vec<AccT, S * L> old = state[tile][block * P + p];
+            for (int s = 0; s < S; ++s) {
+#pragma HLS UNROLL
+              for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+                const AccT shifted = shift_round_half_up<AccT>(old.v[s * L + l], update.v[p * S + s].shift);
+                acc[p][s][l] = steps.fresh && !merging ? AccT(0) : shifted;
+              }
+            }
+          }
+        WEIGHTED:
+          for (int step = steps.first; step < steps.stop; ++step) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = STEPS_MAX
+            if (loaded < wanted) {
+              v_buffer[!now][v_row % S][v_tile][v_row / S] = v.read();
+              v_tile = v_row + 1 == block_keys ? v_tile + 1 : v_tile;
+              v_row = v_row + 1 == block_keys ? 0 : v_row + 1;
+              ++loaded;
+            }
+            Vec<probability_t, P * S> probability;
+            if (tile == 0) {
+              probability = probabilities.read();
+              p_buffer[step] = probability;
+            } else {
+              probability = p_buffer[step];
+            }
+            for (int s = 0; s < S; ++s) {
+#pragma HLS UNROLL
+              const Vec<XT, L> values = v_buffer[now][s][tile][step];
+              for (int p = 0; p < P; ++p) {
+#pragma HLS UNROLL
+                for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+                  acc[p][s][l] += AccT(factor_t(probability.v[p * S + s]) * values.v[l]);
+                }
+              }
+            }
+          }
+        KEEP:
+          for (int p = 0; p < P; ++p) {
+#pragma HLS PIPELINE II = 1
+            Vec<AccT, S * L> kept;
+            for (int s = 0; s < S; ++s) {
+#pragma HLS UNROLL
+              for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+                kept.v[s * L + l] = acc[p][s][l];
+              }
+            }
+            state[tile][block * P + p] = kept;
+          }
+          if (merging) {
+            Vec<AccT, P * L> out;
+            for (int p = 0; p < P; ++p) {
+#pragma HLS UNROLL
+              for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+                AccT all = 0;
+                for (int s = 0; s < S; ++s) {
+#pragma HLS UNROLL
+                  all = AccT(all + acc[p][s][l]);
+                }
+                out.v[p * L + l] = all;
+              }
+            }
+            weighted.write(out);
+          }
+        }
+      }
+    }
+    const int missing = wanted - loaded;
+  LOAD_V:
+    for (int i = 0; i < missing; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 0 max = VALUE_TILES_MAX * BLOCK_MAX
+      v_buffer[!now][v_row % S][v_tile][v_row / S] = v.read();
+      v_tile = v_row + 1 == block_keys ? v_tile + 1 : v_tile;
+      v_row = v_row + 1 == block_keys ? 0 : v_row + 1;
+    }
+    fetched = fetching ? fetched + 1 : fetched;
+    now = fetching ? !now : now;
+    key_block = merging ? 0 : key_block + 1;
+  }
+}
+
+template <class XT, class BiasT, class ScoreT, class SumT, class AccT, class YT, class Exp2, class Cap, int HEAD_TILES_MAX,
+          int VALUE_TILES_MAX, int BLOCK_MAX, int ROWS_MAX, int BIAS_ROWS_MAX, int L, int P, int S>
+void attention_one_pass(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hls::stream<Vec<XT, L>>& v,
+                        hls::stream<Vec<BiasT, L>>& bias, hls::stream<Vec<YT, L>>& y, int heads, int rows, int keys, int block_keys,
+                        int key_step, int key_blocks, int qk_tiles, int v_tiles, int position, int before, int after,
+                        int score_multiplier, int score_shift, int cap_multiplier, int cap_shift, int bias_heads, int bias_rows,
+                        int bias_shift, int output_multiplier, int output_shift, int low, int high) {
+  static_assert(width<XT>::value == 8, "attention_one_pass: queries, keys and values are bytes");
+  static_assert(width<BiasT>::value == 16, "attention_one_pass: biases have 16 bits");
+  static_assert(width<YT>::value >= 16, "attention_one_pass: outputs have at least 16 bits");
+  static_assert((P & (P - 1)) == 0 && (S & (S - 1)) == 0, "attention_one_pass: queries P and lanes S of keys must be powers of two");
+  static_assert(S <= L, "attention_one_pass: at most L lanes of keys, so that their biases lie in one word");
+#pragma HLS DATAFLOW
+  hls::stream<Vec<BiasT, P * S>> biases("attention_one_pass.biases");
+#pragma HLS STREAM variable = biases depth = 16
+  hls::stream<Vec<attention_score_t, P * S>> scores("attention_one_pass.scores");
+#pragma HLS STREAM variable = scores depth = 4
+  hls::stream<Vec<attention_score_t, P * S>> row("attention_one_pass.row");
+#pragma HLS STREAM variable = row depth = BLOCK_MAX / S + 3
+  hls::stream<Vec<OnlineUpdate, P * S>> sum_updates("attention_one_pass.sum_updates");
+#pragma HLS STREAM variable = sum_updates depth = 2
+  hls::stream<Vec<OnlineUpdate, P * S>> value_updates("attention_one_pass.value_updates");
+#pragma HLS STREAM variable = value_updates depth = 4
+  hls::stream<Vec<probability_t, P * S>> probabilities("attention_one_pass.probabilities");
+#pragma HLS STREAM variable = probabilities depth = 4
+  hls::stream<Vec<SumT, P>> totals("attention_one_pass.totals");
+#pragma HLS STREAM variable = totals depth = 2
+  hls::stream<SoftmaxScale> scales("attention_one_pass.scales");
+#pragma HLS STREAM variable = scales depth = 2 * P
+  hls::stream<Vec<AccT, P * L>> weighted("attention_one_pass.weighted");
+#pragma HLS STREAM variable = weighted depth = 2
+  one_pass_bias<BiasT, BLOCK_MAX, BIAS_ROWS_MAX, L, P, S>(bias, biases, heads, rows, keys, block_keys, key_step, key_blocks, position,
+                                                          before, after, bias_heads, bias_rows);
+  one_pass_scores<XT, BiasT, ScoreT, Cap, HEAD_TILES_MAX, BLOCK_MAX, ROWS_MAX, L, P, S>(
+      q, k, biases, scores, heads, rows, keys, block_keys, key_step, key_blocks, qk_tiles, position, before, after, score_multiplier,
+      score_shift, cap_multiplier, cap_shift, bias_heads, bias_shift);
+  one_pass_maximum<ROWS_MAX, P, S>(scores, row, sum_updates, value_updates, heads, rows, keys, key_step, key_blocks, position, before,
+                                   after);
+  one_pass_exponential<SumT, Exp2, ROWS_MAX, P, S>(row, sum_updates, probabilities, totals, heads, rows, keys, key_step, key_blocks,
+                                                   position, before, after);
+  attention_reciprocal<SumT, 1, P>(totals, scales, heads, rows, output_multiplier, output_shift);
+  one_pass_weighted<XT, AccT, VALUE_TILES_MAX, BLOCK_MAX, ROWS_MAX, L, P, S>(v, probabilities, value_updates, weighted, heads, rows, keys,
+                                                                             block_keys, key_step, key_blocks, v_tiles, position, before,
+                                                                             after);
+  attention_normalise<AccT, YT, VALUE_TILES_MAX, ROWS_MAX, L, P>(weighted, scales, y, heads, rows, v_tiles, low, high);
+}
+
+}  // namespace attnc

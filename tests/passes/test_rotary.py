@@ -1,0 +1,62 @@
+"""Half-split rotary embeddings become adjacent pairs, with the same attention behind them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from attnc.golden import run_reference
+from attnc.ir import Graph, Node
+from attnc.ops import operator, verify
+from attnc.passes.rotary import pair_rotary
+
+
+def decoder(turned: int = 8, kv_heads: int = 1, sources: tuple[str, str] = ("linear", "linear")) -> Graph:
+    """x -> q, k, v -> rotary on q and k -> causal attention."""
+    rng = np.random.default_rng(1)
+    graph = Graph("g", ["x"], ["y"])
+    graph.add_value("x", (6, 16))
+    theta = np.arange(6)[:, None] * np.arange(1, turned // 2 + 1)
+    for name, heads in (("q", 2), ("k", kv_heads), ("v", kv_heads)):
+        graph.add_value(name, (6, heads * 8))
+        params = {"weight": rng.normal(size=(heads * 8, 16)), "bias": rng.normal(size=heads * 8)}
+        graph.nodes.append(Node(name, "linear", ["x"], name, {}, params))
+    for name, heads, source in (("q", 2, sources[0]), ("k", kv_heads, sources[1])):
+        if source != "linear":
+            graph.add_value(f"{name}f", (6, heads * 8))
+            graph.nodes.append(Node(f"{name}f", "unary", [name], f"{name}f", {"function": "relu"}))
+        graph.add_value(f"{name}r", (6, heads * 8))
+        attrs = {"num_heads": heads, "rotary_dims": turned, "interleaved": False}
+        tables = {"cos": np.cos(theta), "sin": np.sin(theta)}
+        graph.nodes.append(Node(f"{name}r", "rotary", [name if source == "linear" else f"{name}f"], f"{name}r", attrs, tables))
+    graph.add_value("y", (6, 16))
+    attention = {"num_heads": 2, "num_kv_heads": kv_heads, "scale": 0.35, "causal": True}
+    graph.nodes.append(Node("y", "attention", ["qr", "kr", "v"], "y", attention))
+    verify(graph)
+    return graph
+
+
+@pytest.mark.parametrize("turned", [8, 4])
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_pairs_become_adjacent(turned: int, kv_heads: int) -> None:
+    graph, x = decoder(turned, kv_heads), {"x": np.random.default_rng(0).normal(size=(3, 6, 16))}
+    before = run_reference(graph, x)["y"]
+    assert pair_rotary(graph) == 2
+    verify(graph)
+    rotaries = [node for node in graph.nodes if node.op == "rotary"]
+    assert all(node.attrs["interleaved"] for node in rotaries)
+    assert [operator(node).lane_divisor(node, [graph.value(node.output).shape]) for node in rotaries] == [8, 8]
+    np.testing.assert_allclose(run_reference(graph, x)["y"], before, atol=1e-12)
+    assert pair_rotary(graph) == 0
+
+
+def test_only_both_sides_together() -> None:
+    graph = decoder(sources=("linear", "relu"))
+    assert pair_rotary(graph) == 0
+    graph = decoder()
+    graph.outputs.append("kr")  # somebody else sees the keys
+    assert pair_rotary(graph) == 0
+    graph = decoder()
+    graph.nodes[0].params = dict(graph.nodes[0].params)
+    next(node for node in graph.nodes if node.name == "kr").attrs["rotary_dims"] = 4
+    assert pair_rotary(graph) == 0

@@ -1,0 +1,188 @@
+"""attention with a row buffer: lowering to attnc/attention.hpp, its cycles and resources. Its integers are in attention.py."""
+
+from __future__ import annotations
+
+import math
+
+from attnc.fixedpoint import matmul
+from attnc.ir import Node
+from attnc.ops.attention_sizes import PIPELINE, SCORE_EXCLUDED, Sizes, query_blocks, widths
+from attnc.ops.base import Array, Call, Design, IntType, KernelCall, Lowering, Port, Resources, Walk
+from attnc.ops.exponential import EXP2_ROM, PROBABILITY_BITS, SCORE_BITS, exp2_negative
+from attnc.ops.softcap import NO_SOFTCAP, SOFTCAP_ROM
+from attnc.ops.softmax import DIVISION_LATENCY, divider_luts
+from attnc.ops.storage import storage
+
+FUNCTION = "attnc::attention"
+PORTS = (
+    Port("q", "load", IntType(8)),
+    Port("k", "load", IntType(8)),
+    Port("v", "load", IntType(8)),
+    Port("bias", "load"),
+    Port("y", "store"),
+)
+"""Of either kernel."""
+NO_WALK = Walk(0, (0, 0, 0, 0), (0, 0, 0))
+
+
+def two_pass(t: Array, v: Array) -> tuple[Array, Array]:
+    """Scores [..., T, Tk] and values to weighted sums [..., T, HDV] and sums of probabilities [..., T, 1]."""
+    p = exp2_negative(t.max(axis=-1, keepdims=True) - t)
+    p[t == SCORE_EXCLUDED] = 0
+    return matmul(p, v, 1 << (PROBABILITY_BITS + 7)), p.sum(axis=-1, keepdims=True)
+
+
+def keys_of(sizes: Sizes, lanes: int, row: int, rows: int) -> tuple[int, int]:
+    """(first, count) of the keys that a call loads: those its queries may look at, from a whole word of the bias on."""
+    first, stop = sizes.mask.keys(row, rows, sizes.keys)
+    first = first // lanes * lanes
+    return first, stop - first
+
+
+def lower_two_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
+    """A call per block of queries; each serves all heads and groups."""
+    lanes, blocks = ctx.design.lanes, query_blocks(sizes.queries, ctx.design)
+    held = max(keys_of(sizes, lanes, *block)[1] for block in blocks)
+    kernel = kernel_of(node, sizes, ctx.design, max(rows for _, rows in blocks), held)
+    low, high = ctx.graph.type(node.output).range
+    attr, mask, calls = node.attrs, sizes.mask, []
+    heads = (sizes.groups * sizes.heads, sizes.groups * sizes.kv_heads, sizes.sharing)
+    for row, rows in blocks:
+        first, keys = keys_of(sizes, lanes, row, rows)
+        pairs = mask.blocks(row, rows, sizes.keys, ctx.design.queries)
+        scored = sum(stop - start for _, start, stop in pairs)
+        bias = (sizes.bias_heads, min(sizes.bias_rows, rows), attr["bias_shift"] if sizes.bias_heads else 0)
+        counts = (*heads, rows, keys, scored, sizes.head // lanes, sizes.value // lanes)
+        place = (mask.offset + row - first, mask.before, mask.after)
+        calls.append(
+            Call(
+                node=node.name,
+                kernel=kernel,
+                walks=walks_of(node, sizes, ctx, (row, rows), (first, keys)),
+                scalars=(*counts, *place, *score_factors(node), *bias, attr["output_multiplier"], attr["output_shift"], low, high),
+                cycles=cycles_of(sizes, ctx.design, rows, keys, scored),
+                macs=heads[0] * (sizes.head + sizes.value) * sum(count * (stop - start) for count, start, stop in pairs),
+            )
+        )
+    return calls
+
+
+def score_factors(node: Node) -> tuple[int, int, int, int]:
+    """Multiplier and shift of the accumulator, and of the cap."""
+    attr = node.attrs
+    return attr["score_multiplier"], attr["score_shift"], attr.get("cap_multiplier", 0), attr.get("cap_shift", 0)
+
+
+def kernel_of(node: Node, sizes: Sizes, design: Design, rows: int, keys: int) -> KernelCall:
+    """The engine that serves `rows` queries and `keys` keys at a time."""
+    score, total, acc = widths(node, sizes)
+    return KernelCall(
+        header="attnc/attention.hpp",
+        function=FUNCTION,
+        template_args=(
+            ("XT", IntType(8)),
+            ("BiasT", IntType(16)),
+            ("ScoreT", IntType(score)),
+            ("SumT", IntType(total, signed=False)),
+            ("AccT", IntType(acc)),
+            ("YT", IntType(16)),
+            ("Exp2", EXP2_ROM),
+            ("Cap", SOFTCAP_ROM if node.attrs.get("softcap") else NO_SOFTCAP),
+            ("HEAD_TILES_MAX", sizes.head // design.lanes),
+            ("VALUE_TILES_MAX", sizes.value // design.lanes),
+            ("KEYS_MAX", keys),
+            ("ROWS_MAX", rows),
+            ("BIAS_ROWS_MAX", max(1, min(sizes.bias_rows, rows))),
+            ("L", design.lanes),
+            ("P", design.queries),
+        ),
+        ports=PORTS,
+        scalars=(
+            *("heads", "kv_heads", "heads_per_kv", "rows", "keys", "scored", "qk_tiles", "v_tiles", "position", "before", "after"),
+            *("score_multiplier", "score_shift", "cap_multiplier", "cap_shift", "bias_heads", "bias_rows", "bias_shift"),
+            *("output_multiplier", "output_shift", "low", "high"),
+        ),
+    )
+
+
+def walks_of(node: Node, sizes: Sizes, ctx: Lowering, queries: tuple[int, int], keys: tuple[int, int]) -> tuple[Walk, ...]:
+    """q, k, v, bias, y for the (first, count) queries and keys of every group: group, tile of channels (so head after head), row."""
+
+    def grouped(name: str, per_group: int, first: int, count: int) -> Walk:
+        height = ctx.graph.value(name).shape[0]
+        size = ctx.bytes(name)
+        counts = (1, sizes.groups, ctx.tiles(name), count)
+        return Walk(ctx.offsets[name] + first * size, counts, (0, per_group, height), size, ctx.zero_point(name))
+
+    q, k, v = node.inputs[:3]
+    bias = NO_WALK
+    if sizes.bias_heads:
+        name = node.inputs[3]
+        height, rows = ctx.graph.value(name).shape[0], min(sizes.bias_rows, queries[1])
+        # A bias of one head is loaded once; one per head is loaded for each head of each group.
+        tiles = math.ceil(keys[1] / ctx.design.lanes)
+        counts = (sizes.groups if sizes.bias_heads > 1 else 1, sizes.bias_heads, tiles, rows)
+        first = (queries[0] if sizes.bias_rows > 1 else 0) + keys[0] // ctx.design.lanes * height
+        bias = Walk(ctx.offsets[name] + first * ctx.bytes(name), counts, (0, sizes.bias_rows, height), ctx.bytes(name))
+    return (
+        grouped(q, sizes.queries, *queries),
+        grouped(k, sizes.keys, *keys),
+        grouped(v, sizes.keys, *keys),
+        bias,
+        grouped(node.output, sizes.queries, *queries),
+    )
+
+
+def cycles_of(sizes: Sizes, design: Design, rows: int, keys: int, scored: int) -> dict[str, int]:
+    """Cycles from the start of a call until each process is done, were no other slower; `scored` keys over all blocks of queries.
+
+    Later processes wait for the first block of queries: its keys and queries, its scores, and its exponentials.
+    """
+    heads, kv_heads = sizes.groups * sizes.heads, sizes.groups * sizes.kv_heads
+    qk_tiles, v_tiles = sizes.head // design.lanes, sizes.value // design.lanes
+    blocks = math.ceil(rows / design.queries)
+    load = max(keys, rows) * qk_tiles
+    row_scores = heads * scored
+    first = load + scored // blocks * qk_tiles + PIPELINE
+    normalise_cycles = blocks * (design.queries * (1 + v_tiles) + PIPELINE) + v_tiles * rows
+    bias_words = 2 * math.ceil(keys / design.lanes) * min(sizes.bias_rows, rows)
+    return {
+        "bias": bias_words * (heads if sizes.bias_heads > 1 else 1) + row_scores if sizes.bias_heads else 0,
+        "scores": kv_heads * load + (heads - kv_heads) * rows * qk_tiles + row_scores * qk_tiles + heads * PIPELINE,
+        "maximum": load + row_scores,
+        "exponential": first + row_scores,
+        "weighted": first + kv_heads * keys * v_tiles + heads * v_tiles * (scored + blocks * PIPELINE),
+        "normalise": first + keys * v_tiles + DIVISION_LATENCY + heads * normalise_cycles,
+    }
+
+
+def shared_resources(kernel: KernelCall, lanes_of_keys: int) -> Resources:
+    """Multipliers, exponentials, rescaling, divider and control of either kernel, without memories; see Attention.resources."""
+    names = ("L", "P", "ScoreT", "SumT", "AccT")
+    lanes, p, score, total, acc = (kernel.arg(name) for name in names)
+    columns, divider = p * lanes_of_keys, divider_luts(total)
+    cap = dict(kernel.template_args)["Cap"] is SOFTCAP_ROM
+    rescale = columns * ((1 if score <= 27 else 2) + (3 if cap else 0)) + lanes * (1 if acc <= 27 else 2)
+    return Resources(
+        lut=8 * columns * lanes + columns * lanes * acc + columns * (132 + 120 + 5 * lanes + (160 if cap else 0)) + 80 * (columns + lanes)
+        + divider + 3300,
+        ff=10 * columns * lanes + 2 * columns * lanes * acc + columns * 12 * SCORE_BITS + 80 * lanes + 2 * divider + 4400,
+        dsp=math.ceil(columns * lanes / 2) + columns * lanes + rescale,
+    ) + (storage(len(SOFTCAP_ROM.values), SOFTCAP_ROM.type.bits, banks=columns) if cap else Resources())  # fmt: skip
+
+
+def two_pass_resources(kernel: KernelCall) -> Resources:
+    """Memories: keys, values, outputs, a bank per query for queries and biases, the row of scores, probabilities."""
+    names = ("L", "P", "HEAD_TILES_MAX", "VALUE_TILES_MAX", "KEYS_MAX", "ROWS_MAX", "BIAS_ROWS_MAX", "AccT")
+    lanes, p, qk_tiles, v_tiles, keys, rows, bias_rows, acc = (kernel.arg(name) for name in names)
+    memories = (
+        storage(qk_tiles * keys, 8 * lanes, name="k_buffer"),
+        storage(v_tiles * keys, 8 * lanes, name="v_buffer"),
+        storage(v_tiles * rows, 16 * lanes, name="y_buffer"),
+        storage(qk_tiles * math.ceil(rows / p), 8 * lanes, banks=p, name="q_buffer"),
+        storage(math.ceil(keys / lanes) * math.ceil(bias_rows / p), 16 * lanes, banks=p, name="bias_buffer"),
+        storage(keys + 2, (SCORE_BITS + 2) * p),
+        storage(keys, (PROBABILITY_BITS + 1) * p, name="p_buffer"),
+        storage(2, p * lanes * acc),
+    )
+    return sum(memories, shared_resources(kernel, 1))
