@@ -13,6 +13,7 @@ from attnc.ops.linear import Linear
 from attnc.ops.mean_rows import MeanRows
 from attnc.ops.mul import Mul
 from attnc.ops.requantize import Requantize
+from attnc.ops.rms_normalization import RmsNormalization
 from attnc.ops.softmax import Softmax
 from attnc.ops.unary import Unary
 
@@ -28,6 +29,7 @@ OPERATORS: dict[str, Operator] = {
         MeanRows(),
         Mul(),
         Requantize(),
+        RmsNormalization(),
         Softmax(),
         Unary(),
     )
