@@ -30,9 +30,9 @@ LAYERS = (
     {"schedule"},
     {"codegen"},
     {"verify"},
-    {"report", "tables"},
+    {"approx", "report", "tables"},
     {"compiler", "evaluation"},
-    {"cli"},
+    {"cli", "cli_approx"},
     {"__main__"},
 )
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}

@@ -15,6 +15,7 @@ from rich.console import Console, RenderableType
 
 import attnc
 from attnc import tables
+from attnc.cli_approx import APPROX, approx, implementations
 from attnc.config import Calibration, CompileOptions
 from attnc.errors import AttncError, ConfigError
 from attnc.tables import clean
@@ -107,6 +108,10 @@ def compile_command(
     shape: Shapes = None,
     calibration: Annotated[Calibration, typer.Option("--calibration", help="How ranges are chosen.")] = "mse",
     clock: Annotated[float | None, typer.Option("--clock", metavar="MHZ", help="Target clock; the board's by default.")] = None,
+    implementation: Annotated[
+        list[str] | None,
+        typer.Option("--implementation", metavar="GELU=TABLE", help="How to compute a function (see `attnc approx`); may be repeated."),
+    ] = None,
     dump: Annotated[Path | None, typer.Option("--dump", metavar="DIR", help="Write the graph as text after every step into DIR.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output folder even if attnc did not make it.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the made-up calibration inputs.")] = 0,
@@ -123,6 +128,7 @@ def compile_command(
         shapes=_shapes(shape),
         calibration=calibration,
         clock_mhz=clock,
+        implementations=implementations(implementation),
         dump=dump,
         force=force,
         seed=seed,
@@ -281,6 +287,9 @@ def targets(as_json: Json = False, verbose: Verbose = False) -> None:
         _print_json([board.model_dump() for board in BOARDS.values()])
         return
     _print(tables.boards(BOARDS.values()))
+
+
+app.command(**APPROX)(approx)
 
 
 def _options(**fields: Any) -> CompileOptions:

@@ -21,6 +21,7 @@ from attnc.ir import Graph
 from attnc.model import Model
 from attnc.ops import verify
 from attnc.ops.base import Array, Design
+from attnc.passes.approximations import set_implementations, share_implementations
 from attnc.passes.types import Requirement, assign_types, plan_types, quantize_graph
 from attnc.quant.calibration import Observer, Statistics
 from attnc.quant.samples import Edge, FloatModel, chunks, count_samples, load_samples, one_sample, synthetic_samples
@@ -70,9 +71,11 @@ def compile_model(path: Path, options: CompileOptions, progress: Progress = lamb
     state = State(path, options, board, options.clock_mhz or board.clock_mhz, model, samples, options.calib is None)
     steps: list[tuple[str, Callable[[State], None]]] = [
         ("checking the imported graph against the float model", check_against_float),
+        ("noting implementations", lambda s: set_implementations(s.graph, s.options.implementations, s.options.error_target)),
         ("planning types", lambda s: s.plan.update(plan_types(s.graph))),
         ("calibrating", calibrate),
         ("choosing scales", lambda s: assign_types(s.graph, s.plan, s.statistics, s.options.calibration)),
+        ("choosing implementations", lambda s: share_implementations(s.graph)),
         ("quantizing", quantize),
         ("comparing golden with float", compare_layers),
         ("choosing the design", lambda s: setattr(s, "design", choose_design(s.graph, s.board, s.clock_mhz))),

@@ -24,6 +24,10 @@ class CompileOptions(BaseModel):
     """Refuse models that need the host for anything but moving data."""
     shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     calibration: Calibration = "mse"
+    implementations: dict[str, str] = Field(default_factory=dict)
+    """Implementation of a nonlinear function by the function's name (`attnc approx` lists both); "auto" for the others."""
+    error_target: float | None = Field(default=None, gt=0, le=1)
+    """Largest error that "auto" accepts of an implementation; by default half a step of its output (2**-13 in a softmax)."""
     clock_mhz: float | None = Field(default=None, gt=0, le=1000)
     """Target clock; by default the board's."""
     dump: Path | None = None

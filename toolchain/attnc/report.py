@@ -68,6 +68,7 @@ def compile_report(
             {
                 "node": node.name,
                 "op": node.op,
+                "implementation": node.attrs.get("implementation"),
                 "output": node.output,
                 "shape": list(graph.value(node.output).shape),
                 "type": graph.type(node.output).short,
@@ -180,7 +181,7 @@ def _layers(facts: dict[str, Any]) -> Table:
         rows, channels = layer["shape"]
         table.add_row(
             escape(layer["node"]),
-            layer["op"],
+            layer["op"] + (f" ({layer['implementation']})" if layer.get("implementation") else ""),
             f"{rows}x{channels}",
             layer["type"],
             f"{layer['sqnr_db']:.1f}",

@@ -3,8 +3,8 @@
 //
 // Shapes   x, y [rows, tiles*L], streams in (tile, row) order; the lanes of the last tile beyond `channels` give 0, whatever f(0) is.
 // Types    XT, YT signed integers; AccT holds every product and sum; YT holds [low, high].
-// Method   u = |x|, `fraction` fraction bits; h = (c2*u + c1)*u + c0 for u < limit, `end` from there on, all in units of 2**-16;
-//          n0, n1, n2, n_end are the coefficients for x < 0, p0 ... those from 0 on. With linear != 0 the result is h * x.
+// Method   u = min(|x|, limit), `fraction` fraction bits; h = (c2*u + c1)*u + c0 for |x| < limit, `end` from there on, all in units
+//          of 2**-16; n0, n1, n2, n_end are the coefficients for x < 0, p0 ... those from 0 on. With linear != 0 the result is h * x.
 // Rounding each of the two products with u half up to 2**-16; requantize: half up, then saturation to [low, high].
 // Speed    L values per cycle (II = 1); no table, and one engine for every function.
 // Source   the quadratics of I-BERT, with other constants.
@@ -26,9 +26,10 @@ AccT unary_polynomial_value(XT x, int fraction, int limit, int linear, const Qua
   const bool negative = x < 0;
   const Quadratic side = negative ? below : above;
   const int magnitude = negative ? -int(x) : int(x);
-  const AccT first = shift_round_half_up<AccT>(AccT(AccT(side.c2) * AccT(magnitude)), shift_t(fraction));
+  const int u = magnitude < limit ? magnitude : limit;
+  const AccT first = shift_round_half_up<AccT>(AccT(AccT(side.c2) * AccT(u)), shift_t(fraction));
   const AccT slope = AccT(first + AccT(side.c1));
-  const AccT second = shift_round_half_up<AccT>(AccT(slope * AccT(magnitude)), shift_t(fraction));
+  const AccT second = shift_round_half_up<AccT>(AccT(slope * AccT(u)), shift_t(fraction));
   const AccT inner = AccT(second + AccT(side.c0));
   const AccT h = magnitude < limit ? inner : AccT(side.end);
   return linear ? AccT(h * AccT(x)) : h;

@@ -77,6 +77,6 @@ class Approximated(Operator):
         return chosen.name
 
 
-def times(lane: Resources, lanes: int) -> Resources:
+def times(lane: Resources, lanes: float) -> Resources:
     """`lanes` copies."""
     return Resources(*(lanes * amount for amount in lane.astuple()))

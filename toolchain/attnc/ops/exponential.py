@@ -75,7 +75,7 @@ EXP2: dict[str, Exp2] = {
         _chord(4, 2.5e-4),
         _chord(5, 8.5e-5),
         Exp2(
-            "table", 3.1e-5, 16 << FRACTION_BITS, Resources(lut=60, ff=60, bram36=0.5), _rom("exp2_table", exp2_values(FRACTION_BITS)[:-1])
+            "table", 2.4e-5, 16 << FRACTION_BITS, Resources(lut=60, ff=60, bram36=0.5), _rom("exp2_table", exp2_values(FRACTION_BITS)[:-1])
         ),
         Exp2("polynomial", 1.7e-3, 32, Resources(lut=100, ff=120, dsp=2), _rom("exp2_polynomial", POLYNOMIAL)),
         Exp2("log2", 0.25, 16, Resources(lut=30, ff=40), _rom("exp2_log2", (LOG2_OFFSET,))),

@@ -1,7 +1,7 @@
 """unary, implementations "delta8", "delta16" and "delta32": an asymptote minus a table over |x|.
 
 Functions ReLU minus an even function that vanishes (gelu, silu, softplus ...), or a step minus an odd one (sigmoid, tanh ...).
-Scales   x s16 with a power of two for scale, 2**-3, 2**-4 or 2**-5 (as the segments are 1/8, 1/16 or 1/32 long) to 2**-15; y one per tensor.
+Scales   x s16 with a power of two for scale, from 2**-3, 2**-4 or 2**-5 (for segments of 1/8, 1/16 or 1/32) to 2**-15; y one per tensor.
 Method   delta(|x|) linear between entries 1/8, 1/16 or 1/32 apart, up to where it stays below 2**-17 (5.5 for gelu) and 0 beyond, so that
          tails are exact. Entries are moved by half of what the chords beside them are off, which spreads the error to both sides of
          the function; the entry at 0 stays, so that f(0) is exact. The interpolation is exact; it is rounded once, by requantize.

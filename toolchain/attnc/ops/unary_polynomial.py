@@ -2,7 +2,7 @@
 
 Functions those of `COEFFICIENTS`; leaky_relu, relu_squared, hard_sigmoid and hard_swish are such polynomials, all others are close to one.
 Scales   x s16 or s8 with a power of two for scale, 2**-5 to 2**-15; of any scale for leaky_relu and relu_squared. y one per tensor.
-Method   u = |x|; h = (q*u + r)*u + p below `limit`, `end` from there on, with p, q, r, end and 16 fraction bits chosen by the sign of x;
+Method   u = min(|x|, limit); h = (q*u + r)*u + p below `limit`, `end` from there on, with p, q, r, end and 16 fraction bits chosen by the sign of x;
          f = h or f = h * x. The forms for gelu, sigmoid and their like are 1 - a*(limit - u)**2 and its mirror image, as in I-BERT, with
          constants that make the largest error smallest.
 Rounding both steps of h and y half up, saturation to the range of y. leaky_relu and relu_squared round y alone.
@@ -86,8 +86,8 @@ ERROR_BOUNDS = {
     "gelu": 1.5e-2,
     "gelu_sigmoid": 2.3e-2,
     "gelu_tanh": 1.5e-2,
-    "hard_sigmoid": 6.0e-5,
-    "hard_sigmoid_0.2": 6.0e-5,
+    "hard_sigmoid": 2.2e-5,
+    "hard_sigmoid_0.2": 1.5e-5,
     "hard_swish": 6.5e-5,
     "leaky_relu": 2.0**-17,
     "relu_squared": 0.0,
@@ -96,6 +96,8 @@ ERROR_BOUNDS = {
     "tanh": 4.0e-2,
 }
 """Largest absolute error per function; relative to the largest |f| where x has any scale."""
+PARAMETRIC_BOUNDS = {"hard_sigmoid": 6.0e-5, "leaky_relu": 2.0**-17}
+"""For every alpha."""
 
 
 def quadratic(function: Function) -> Quadratic | None:
@@ -110,7 +112,7 @@ def quadratic(function: Function) -> Quadratic | None:
 
 def polynomial(x: Int64, form: Quadratic, fraction: int) -> Int64:
     """f of x (`fraction` fraction bits) in units of 2**-16, or of 2**-(16 + fraction) where it is linear, exactly as the kernel."""
-    u = np.abs(x)
+    u = np.minimum(np.abs(x), limit(form, fraction))
     sides = zip(form.negative.integers(), form.positive.integers(), strict=True)
     p, r, q, end = (np.where(x < 0, below, above) for below, above in sides)
     h = shift_round_half_up(q * u, fraction) + r
@@ -135,7 +137,8 @@ class Polynomial(Method):
         """For functions that are close to a quadratic."""
         if quadratic(function) is None:
             return None
-        error = ERROR_BOUNDS[function.name if function.name in ERROR_BOUNDS else function.name.rpartition("_")[0]]
+        error = ERROR_BOUNDS.get(function.name, PARAMETRIC_BOUNDS.get(function.name.rpartition("_")[0]))
+        assert error is not None
         return Implementation(self.name, error, 0, _lane(ACC_BITS))
 
     def accepts(self, function: Function, x: TensorType) -> bool:
@@ -149,7 +152,7 @@ class Polynomial(Method):
         assert form is not None
         activation(x, where)
         fraction = ANY_SCALE if function.degree else input_fraction(self, node, x, LEAST_FRACTION)
-        bits = check_bits(_product_bits(form, fraction, x.magnitude), f"{where}: products", 43)
+        bits = check_bits(_product_bits(form, fraction, min(x.magnitude, limit(form, fraction)), x.magnitude), f"{where}: products", 43)
         unit = scalar_scale(x, where) * 2.0**fraction
         real = 2.0 ** -(VALUE_BITS + (fraction if form.linear else 0)) * unit**function.degree
         multiplier, shift = quantize_multiplier(real / scalar_scale(output, where))
@@ -187,14 +190,13 @@ class Polynomial(Method):
         return times(_lane(kernel.arg("AccT")), kernel.arg("L")) + Resources(lut=350, ff=500)
 
 
-def _product_bits(form: Quadratic, fraction: int, magnitude: int) -> int:
-    """Width of every product, rounding and sum, from the coefficients and the largest |x|."""
+def _product_bits(form: Quadratic, fraction: int, inner: int, magnitude: int) -> int:
+    """Width of every product, rounding and sum, from the coefficients, the largest u and the largest |x|."""
     widest = 0
     for side in (form.negative, form.positive):
         p, r, q, end = (abs(value) for value in side.integers())
-        # h is dropped from `limit` on, but computed.
-        first = q * magnitude
-        second = ((first >> fraction) + 1 + r) * magnitude
+        first = q * inner
+        second = ((first >> fraction) + 1 + r) * inner
         h = max((second >> fraction) + 1 + p, end)
         widest = max(widest, first, second, h * magnitude if form.linear else h)
     return max(bits_for(2 * widest), 34)
