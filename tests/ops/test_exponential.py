@@ -43,7 +43,7 @@ def test_errors_are_no_larger_than_what_others_reach() -> None:
 def test_a_rom_says_which_implementation_it_belongs_to() -> None:
     for choice in EXP2.values():
         assert exp2_of(choice.rom) is choice and exp2_of(choice.rom.name) is choice
-    assert EXP2["chord32"].rom is EXP2_ROM
+    assert EXP2["chord32"].rom == EXP2_ROM
     assert len({len(choice.rom.values) for choice in EXP2.values()}) == len(EXP2)
 
 

@@ -307,7 +307,7 @@ def test_planted_bugs_are_caught() -> None:
     bugs = {
         "chord": ("- (1 << 13))", "- (1 << 13) + 1)"),
         "delta32": ("- (1 << 15))", "- (1 << 15) + 1)"),
-        "polynomial": ("magnitude < limit ? inner", "magnitude < limit - 40 ? inner"),
+        "polynomial": ("AccT(side.c1))", "AccT(side.c1) + 64)"),
         "table": ("+ 128)", "+ 127)"),
     }
     graph = unary_graph([(64, 64)], [("gelu", implementation) for implementation in bugs], 16)
