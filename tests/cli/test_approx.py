@@ -84,3 +84,9 @@ def test_option_of_compile(capsys: Capture, tmp_path: Path, text: str, message: 
     model = Path(__file__).resolve().parents[2] / "models" / "vit_digits" / "vit_digits.onnx"
     err = error_of(capsys, "compile", model, "--quiet", "-o", tmp_path / "build", "--implementation", text)
     assert message in err and not (tmp_path / "build").exists()
+
+
+def test_error_target_of_compile(capsys: Capture, tmp_path: Path) -> None:
+    model = Path(__file__).resolve().parents[2] / "models" / "vit_digits" / "vit_digits.onnx"
+    err = error_of(capsys, "compile", model, "--quiet", "-o", tmp_path / "build", "--error-target", "0")
+    assert "--error-target: " in err and "greater than 0" in err

@@ -92,8 +92,8 @@ def test_every_byte_against_every_maximum() -> None:
     assert_exact(graph, {"x0": pairs}, Design(4, 4, 64))
 
 
-WHOLE = {"chord4": 9e-4, "chord8": 4e-4, "chord16": 2e-4, "chord32": 2e-4, "table": 2e-4, "polynomial": 4e-4, "log2": 6e-2}
-"""Largest error of a probability below: the scores round at 3.4e-4, relative, whatever the exponential."""
+WHOLE = {"chord4": 9e-4, "chord8": 4e-4, "chord16": 2.5e-4, "chord32": 2.5e-4, "table": 2.5e-4, "polynomial": 4e-4, "log2": 6e-2}
+"""Largest error of a probability below: the scores round at 3.4e-4, relative, whatever the exponential, which alone is 2.3e-4 here."""
 
 
 @pytest.mark.parametrize("division", DIVISIONS)

@@ -112,6 +112,9 @@ def compile_command(
         list[str] | None,
         typer.Option("--implementation", metavar="GELU=TABLE", help="How to compute a function (see `attnc approx`); may be repeated."),
     ] = None,
+    error_target: Annotated[
+        float | None, typer.Option("--error-target", help="Error that a function may have; half a step of its output by default.")
+    ] = None,
     dump: Annotated[Path | None, typer.Option("--dump", metavar="DIR", help="Write the graph as text after every step into DIR.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output folder even if attnc did not make it.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the made-up calibration inputs.")] = 0,
@@ -129,6 +132,7 @@ def compile_command(
         calibration=calibration,
         clock_mhz=clock,
         implementations=implementations(implementation),
+        error_target=error_target,
         dump=dump,
         force=force,
         seed=seed,
@@ -299,7 +303,7 @@ def _options(**fields: Any) -> CompileOptions:
         return CompileOptions(**fields)
     except ValidationError as error:
         first = error.errors()[0]
-        option = {"clock_mhz": "clock", "shapes": "shape"}.get(str(first["loc"][0]), str(first["loc"][0]))
+        option = {"clock_mhz": "clock", "error_target": "error-target", "shapes": "shape"}.get(str(first["loc"][0]), str(first["loc"][0]))
         raise ConfigError(f"--{option}: {first['msg']}, found {first.get('input')!r}") from error
 
 

@@ -1,6 +1,6 @@
 """unary, implementation "polynomial": a quadratic in |x| per sign, times x where the function grows; no table.
 
-Functions those of `COEFFICIENTS`; leaky_relu, relu_squared, hard_sigmoid and hard_swish are such polynomials, all others are close to one.
+Functions those of `COEFFICIENTS`; leaky_relu, relu_squared, hard_sigmoid and hard_swish are such polynomials, the others close to one.
 Scales   x s16 or s8 with a power of two for scale, 2**-5 to 2**-15; of any scale for leaky_relu and relu_squared. y one per tensor.
 Method   u = min(|x|, limit); h = (q*u + r)*u + p below `limit`, `end` from there on, with p, q, r, end and 16 fraction bits chosen by the sign of x;
          f = h or f = h * x. The forms for gelu, sigmoid and their like are 1 - a*(limit - u)**2 and its mirror image, as in I-BERT, with
