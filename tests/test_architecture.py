@@ -30,9 +30,9 @@ LAYERS = (
     {"schedule"},
     {"codegen"},
     {"verify"},
-    {"console", "cost_tables", "report", "report_tables", "tables"},
+    {"approx", "console", "cost_tables", "report", "report_tables", "tables"},
     {"compiler", "estimation", "evaluation"},
-    {"cost_commands"},
+    {"cli_approx", "cli_export", "cost_commands"},
     {"cli"},
     {"__main__"},
 )

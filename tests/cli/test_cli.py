@@ -21,7 +21,7 @@ from attnc.errors import ConfigError, DataError
 from attnc.npz import load_npz, save_npz
 from small_build import random_inputs
 
-COMMANDS = ("compile", "csim", "run", "eval", "inspect", "targets")
+COMMANDS = ("compile", "csim", "run", "eval", "inspect", "targets", "approx")
 Capture = pytest.CaptureFixture[str]
 
 

@@ -13,6 +13,8 @@ import typer
 
 import attnc
 from attnc import cost_commands, tables
+from attnc.cli_approx import APPROX, approx, implementations
+from attnc.cli_export import EXPORT, export_qdq
 from attnc.config import Activations, Calibration, CompileOptions
 from attnc.console import (
     Build,
@@ -109,6 +111,13 @@ def compile_command(
     utilisation: UtilisationOption = None,
     schedule: Annotated[Path | None, typer.Option("--schedule", help="Use this schedule.yaml in place of a search.")] = None,
     fit: Annotated[bool, typer.Option("--fit", help="Refuse a schedule that does not fit the board; a search always does.")] = False,
+    implementation: Annotated[
+        list[str] | None,
+        typer.Option("--implementation", metavar="GELU=TABLE", help="How to compute a function (see `attnc approx`); may be repeated."),
+    ] = None,
+    error_target: Annotated[
+        float | None, typer.Option("--error-target", help="Error that a function may have; half a step of its output by default.")
+    ] = None,
     dump: Annotated[Path | None, typer.Option("--dump", metavar="DIR", help="Write the graph as text after every step into DIR.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output folder even if attnc did not make it.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the made-up calibration inputs.")] = 0,
@@ -135,6 +144,8 @@ def compile_command(
         utilisation=utilisation,
         schedule=schedule,
         fit=fit,
+        implementations=implementations(implementation),
+        error_target=error_target,
         dump=dump,
         force=force,
         seed=seed,
@@ -285,30 +296,7 @@ def inspect(model: ModelFile, shape: Shapes = None, as_json: Json = False, verbo
         raise typer.Exit(EXIT_DIFFERENT)
 
 
-@app.command(
-    "export-qdq",
-    short_help="Write a build as an ONNX model.",
-    no_args_is_help=True,
-    epilog="\b\nExamples:\n  attnc export-qdq build/ -o quantized.onnx",
-)
-def export_qdq_command(
-    build: Build,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The ONNX file to write.")],
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Write the quantized graph of a build as an ONNX model with QuantizeLinear and DequantizeLinear, which onnxruntime runs."""
-    from attnc.npz import check_writable
-
-    check_writable(output)
-    from attnc.verify.export_qdq import save_qdq
-
-    model = save_qdq(build, output)
-    nodes, size, opset = len(model.graph.node), output.stat().st_size, model.opset_import[0].version
-    if as_json:
-        print_json({"output": str(output), "opset": opset, "nodes": nodes, "bytes": size})
-    else:
-        print(f"{clean(str(output))}: {nodes} nodes, {size:,} bytes, opset {opset}")
+app.command(**EXPORT)(export_qdq)
 
 
 @app.command(epilog="\b\nExamples:\n  attnc targets\n  attnc targets --json")
@@ -338,6 +326,9 @@ app.command(
 )(cost_commands.sweep)
 
 
+app.command(**APPROX)(approx)
+
+
 def _options(**fields: Any) -> CompileOptions:
     from pydantic import ValidationError
 
@@ -345,7 +336,7 @@ def _options(**fields: Any) -> CompileOptions:
         return CompileOptions(**fields)
     except ValidationError as error:
         first = error.errors()[0]
-        option = {"clock_mhz": "clock", "shapes": "shape"}.get(str(first["loc"][0]), str(first["loc"][0]))
+        option = {"clock_mhz": "clock", "error_target": "error-target", "shapes": "shape"}.get(str(first["loc"][0]), str(first["loc"][0]))
         raise ConfigError(f"--{option}: {first['msg']}, found {first.get('input')!r}") from error
 
 

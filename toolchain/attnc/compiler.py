@@ -24,6 +24,7 @@ from attnc.model import Model
 from attnc.ops import verify
 from attnc.ops.base import Array, Design
 from attnc.passes import attention, tokens
+from attnc.passes.approximations import set_implementations, share_implementations
 from attnc.passes.masks import fold_masks
 from attnc.passes.rotary import pair_rotary
 from attnc.passes.types import Requirement, assign_types, plan_types, quantize_graph
@@ -96,9 +97,11 @@ STEPS: list[Step] = [
     ("choosing formats of weights", lambda s: choose_formats(s)),
     ("easing attention", lambda s: ease(s)),
     ("scaling activations per token", lambda s: scale_tokens(s)),
+    ("noting implementations", lambda s: set_implementations(s.graph, s.options.implementations, s.options.error_target)),
     ("planning types", lambda s: plan(s)),
     ("calibrating", lambda s: calibrate(s)),
     ("choosing scales", lambda s: assign_types(s.graph, s.plan, s.statistics, s.options.calibration)),
+    ("choosing implementations", lambda s: share_implementations(s.graph)),
     ("quantizing weights", lambda s: quantize_weights(s)),
     ("quantizing", lambda s: quantize(s)),
     ("comparing golden with float", lambda s: compare_layers(s)),

@@ -45,6 +45,10 @@ class CompileOptions(BaseModel):
     engine: Literal["auto", "dsp", "lookup"] | None = None
     activations: Activations | None = None
     """static: a scale per tensor, from calibration. dynamic: inputs of linear layers get a scale per token while the device runs."""
+    implementations: dict[str, str] = Field(default_factory=dict)
+    """Implementation of a nonlinear function by the function's name (`attnc approx` lists both); "auto" for the others."""
+    error_target: float | None = Field(default=None, gt=0, le=1)
+    """Largest error that "auto" accepts of an implementation; by default half a step of its output (2**-13 in a softmax)."""
     clock_mhz: float | None = Field(default=None, gt=0, le=1000)
     """Target clock; by default the board's."""
     dump: Path | None = None

@@ -2,8 +2,12 @@
 // The base-2 exponential and the reciprocal that softmax and attention share; mirrors attnc/ops/exponential.py name for name.
 //
 // Scores   integers t in the log2 domain with FRACTION_BITS fractional bits, |t| <= SCORE_LIMIT.
-// Rom      33 entries, 2^(-i/32) with PROBABILITY_BITS fractional bits.
-// Error    exp2_negative 8.5e-5 absolute, softmax_scale 3.1e-5 relative.
+// Rom      chooses the implementation of the exponential by its size; all entries have PROBABILITY_BITS fractional bits:
+//          5, 9, 17, 33   2^(-i/4) ... 2^(-i/32), straight lines between them
+//          1024           2^(-f) for every f
+//          2              a, b of 1 - f*(b - a*f)
+//          1              an offset (of FRACTION_BITS): 2^-floor(d + offset), powers of two alone
+// Error    exp2_negative, absolute: 3.5e-3, 9.2e-4, 2.5e-4, 8.5e-5; 2.4e-5; 1.7e-3; 0.25. softmax_scale 3.1e-5 relative.
 // Rounding half up, once per function.
 
 #include "attnc/fixedpoint.hpp"
@@ -12,26 +16,65 @@
 namespace attnc {
 
 static constexpr int FRACTION_BITS = 10;
-static constexpr int SEGMENT_BITS = 5;
 static constexpr int PROBABILITY_BITS = 15;
 static constexpr int SCORE_BITS = 24;
 static constexpr int SCORE_LIMIT = (1 << (SCORE_BITS - 1)) - 1;
 typedef UInt<PROBABILITY_BITS + 1> probability_t;
 
+// 2^-(whole + fraction / 2^FRACTION_BITS), whole in [0, 15]: chords between the entries of the ROM.
+template <class Rom, int Size = Rom::size> struct Exp2Policy {
+  static constexpr int SEGMENT_BITS = clog2(Size - 1);
+  static constexpr int REST_BITS = FRACTION_BITS - SEGMENT_BITS;
+  static_assert(Size == (1 << SEGMENT_BITS) + 1 && Size >= 5 && Size <= 33,
+                "exp2_negative: the ROM needs 5, 9, 17 or 33 entries (chords), 1024 (table), 2 (polynomial) or 1 (powers of two)");
+  static probability_t at(int whole, int fraction) {
+#pragma HLS INLINE
+    typedef UInt<PROBABILITY_BITS + REST_BITS + 2> chord_t;
+    const int segment = fraction >> REST_BITS;
+    const UInt<REST_BITS> rest = UInt<REST_BITS>(fraction & ((1 << REST_BITS) - 1));
+    const chord_t high = Rom::at(segment);
+    const chord_t drop = high - chord_t(Rom::at(segment + 1));
+    const chord_t chord = (high << REST_BITS) - chord_t(drop * rest);
+    return probability_t(shift_round_half_up<chord_t>(chord, shift_t(REST_BITS + whole)));
+  }
+};
+
+// A table of every fraction.
+template <class Rom> struct Exp2Policy<Rom, (1 << FRACTION_BITS)> {
+  static probability_t at(int whole, int fraction) {
+#pragma HLS INLINE
+    typedef UInt<PROBABILITY_BITS + 2> value_t;
+    return probability_t(shift_round_half_up<value_t>(value_t(Rom::at(fraction)), shift_t(whole)));
+  }
+};
+
+// 1 - f*(b - a*f).
+template <class Rom> struct Exp2Policy<Rom, 2> {
+  static probability_t at(int whole, int fraction) {
+#pragma HLS INLINE
+    typedef UInt<PROBABILITY_BITS + 2 * FRACTION_BITS + 2> wide_t;
+    const wide_t inner = (wide_t(Rom::at(1)) << FRACTION_BITS) - wide_t(wide_t(Rom::at(0)) * wide_t(fraction));
+    const wide_t drop = wide_t(inner * wide_t(fraction));
+    const wide_t value = (wide_t(1) << (PROBABILITY_BITS + 2 * FRACTION_BITS)) - drop;
+    return probability_t(shift_round_half_up<wide_t>(value, shift_t(2 * FRACTION_BITS + whole)));
+  }
+};
+
+// Powers of two alone.
+template <class Rom> struct Exp2Policy<Rom, 1> {
+  static probability_t at(int whole, int fraction) {
+#pragma HLS INLINE
+    return probability_t((1 << PROBABILITY_BITS) >> (whole + ((fraction + int(Rom::at(0))) >> FRACTION_BITS)));
+  }
+};
+
 // 2^(-d / 2^FRACTION_BITS) for d >= 0; 0 where the whole part of the exponent is 16 or more.
 template <class Rom, class DiffT> probability_t exp2_negative(DiffT d) {
 #pragma HLS INLINE
-  static_assert(Rom::size == (1 << SEGMENT_BITS) + 1, "exp2_negative: the ROM needs an entry per segment and one more");
-  static constexpr int REST_BITS = FRACTION_BITS - SEGMENT_BITS;
-  typedef UInt<PROBABILITY_BITS + REST_BITS + 2> chord_t;
   const bool vanishes = int(d >> FRACTION_BITS) > PROBABILITY_BITS;
   const int whole = int(d >> FRACTION_BITS) & PROBABILITY_BITS;
-  const int segment = int(d >> REST_BITS) & ((1 << SEGMENT_BITS) - 1);
-  const UInt<REST_BITS> rest = UInt<REST_BITS>(int(d) & ((1 << REST_BITS) - 1));
-  const chord_t high = Rom::at(segment);
-  const chord_t drop = high - chord_t(Rom::at(segment + 1));
-  const chord_t chord = (high << REST_BITS) - chord_t(drop * rest);
-  return vanishes ? probability_t(0) : probability_t(shift_round_half_up<chord_t>(chord, shift_t(REST_BITS + whole)));
+  const int fraction = int(d) & ((1 << FRACTION_BITS) - 1);
+  return vanishes ? probability_t(0) : Exp2Policy<Rom>::at(whole, fraction);
 }
 
 // The factor of one row: acc * multiplier / 2^shift.

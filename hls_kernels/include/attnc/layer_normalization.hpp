@@ -1,11 +1,13 @@
 #pragma once
-// layer_normalization: y = clamp((z*gamma[c] + beta[c]) / 2**shift), z = (x - mean) / sqrt(variance + epsilon) per row.
+// layer_normalization: y = clamp((z*gamma[c] + beta[c]) / 2**shift), z = (x - mean) / sqrt(variance + epsilon) per row, or
+// z = x / sqrt(mean square + epsilon).
 //
 // Shapes   x, y [rows, tiles*L] with `channels` channels, streams in (tile, row) order. Lanes beyond `channels` must be 0 in x
 //          and are 0 in y, because gamma and beta are 0 there.
 // Types    XT, YT signed integers; SumT, SquareT hold the sums of x and x*x of a row; VT holds V; DT holds channels*x - sum; ZT
 //          holds z with 16 fraction bits; AccT holds z*gamma + beta; YT holds [low, high]. `Rom` starts the rsqrt.
-// Method   S = sum x, Q = sum x*x exactly; V = channels*Q - S*S + epsilon; z = (channels*x - S) * rsqrt(V).
+// Method   S = sum x, or 0 where `centred` is 0 (root mean square), Q = sum x*x exactly; V = channels*Q - S*S + epsilon;
+//          z = (channels*x - S) * rsqrt(V). Normalisation of groups of channels is a call per group.
 // Weights  a stream of words, 8 per tile: word k holds byte k of every lane's record; a record is gamma s24, beta s40, little endian.
 // Rounding z and y: half up. y saturates to [low, high].
 // Speed    L values per cycle: a pass in, the statistics of a row per cycle, a pass out; a tile takes at least 8 cycles per pass.
@@ -118,7 +120,7 @@ SCALE_TILES:
 template <class XT, class SumT, class SquareT, class VT, class DT, class ZT, class AccT, class YT, class Rom, int L, int TILES_MAX,
           int ROWS_MAX>
 void layer_normalization(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y, int rows, int tiles,
-                         int channels, int epsilon_low, int epsilon_high, int shift, int low, int high) {
+                         int channels, int centred, int epsilon_low, int epsilon_high, int shift, int low, int high) {
   static_assert(width<YT>::value >= 16, "layer_normalization: outputs have at least 16 bits");
   static_assert(width<XT>::value <= 16, "layer_normalization: inputs have at most 16 bits");
   static_assert(width<AccT>::value >= 42, "layer_normalization: AccT must hold beta, a product and a rounding bit");
@@ -137,9 +139,9 @@ NORM_STATISTICS:
   for (int row = 0; row < rows; ++row) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
-    const VT sum = VT(sums[row]);
+    stats[row].sum = centred ? sums[row] : SumT(0);
+    const VT sum = VT(stats[row].sum);
     const VT variance = VT(VT(channels) * VT(squares[row]) - VT(sum * sum) + epsilon);
-    stats[row].sum = sums[row];
     stats[row].factor = rsqrt<VT, Rom>(variance);
   }
   norm_scale<XT, SumT, DT, ZT, AccT, YT, L, TILES_MAX, ROWS_MAX>(buffer, stats, w, y, rows, tiles, channels, shift, low, high);

@@ -4,12 +4,14 @@
 // Shapes   x, y [rows, channels] in tiles of L channels, both streams in (tile, row) order; lanes past `channels` count for nothing
 //          and come out as 0.
 // Types    XT signed; SumT holds a sum of `channels` probabilities; YT holds [low, high].
-// Numbers  base 2, see exponential.hpp; one requantize to scores, one to outputs, both half up.
+// Numbers  base 2, see exponential.hpp; one requantize to scores, one to outputs, both half up. The ROMs Exp2 and Division choose the
+//          implementations of the exponential and of the division.
 // Speed    L channels per cycle (II = 1); 2 * rows * tiles cycles, as rows are turned from (tile, row) to (row, tile) order and back.
 // Source   two-pass cascade with a row buffer as in FuseMax.
 
 #include "attnc/exponential.hpp"
 #include "attnc/fixedpoint.hpp"
+#include "attnc/reciprocal.hpp"
 #include "attnc/types.hpp"
 
 #include <hls_stream.h>
@@ -93,13 +95,13 @@ EXPONENTIAL:
 }
 
 // A factor per row: reciprocal of its sum times the scale of the output.
-template <class SumT, int ROWS_MAX>
+template <class SumT, class Division, int ROWS_MAX>
 void softmax_reciprocal(hls::stream<SumT>& sums, hls::stream<SoftmaxScale>& scales, int rows, int multiplier, int shift) {
 RECIPROCAL:
   for (int row = 0; row < rows; ++row) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
-    scales.write(softmax_scale<SumT>(sums.read(), multiplier_t(multiplier), shift_t(shift)));
+    scales.write(SoftmaxDivision<Division>::template scale<SumT>(sums.read(), multiplier_t(multiplier), shift_t(shift)));
   }
 }
 
@@ -141,7 +143,7 @@ WRITE_Y:
   }
 }
 
-template <class XT, class SumT, class YT, class Exp2, int TILES_MAX, int ROWS_MAX, int L>
+template <class XT, class SumT, class YT, class Exp2, class Division, int TILES_MAX, int ROWS_MAX, int L>
 void softmax(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int rows, int channels, int tiles, int score_multiplier,
              int score_shift, int output_multiplier, int output_shift, int low, int high) {
   static_assert(width<XT>::value <= 32, "softmax: inputs have at most 32 bits");
@@ -161,7 +163,7 @@ void softmax(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int rows, i
 #pragma HLS STREAM variable = scales depth = 4
   softmax_scores<XT, TILES_MAX, ROWS_MAX, L>(x, scores, maxima, rows, channels, tiles, score_multiplier, score_shift);
   softmax_exponential<SumT, Exp2, TILES_MAX, ROWS_MAX, L>(scores, maxima, probabilities, sums, rows, channels, tiles);
-  softmax_reciprocal<SumT, ROWS_MAX>(sums, scales, rows, output_multiplier, output_shift);
+  softmax_reciprocal<SumT, Division, ROWS_MAX>(sums, scales, rows, output_multiplier, output_shift);
   softmax_normalise<YT, TILES_MAX, ROWS_MAX, L>(probabilities, scales, y, rows, tiles, low, high);
 }
 

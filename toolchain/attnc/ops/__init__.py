@@ -14,6 +14,7 @@ from attnc.ops.mean_rows import MeanRows
 from attnc.ops.mul import Mul
 from attnc.ops.normalize_rows import NormalizeRows
 from attnc.ops.requantize import Requantize
+from attnc.ops.rms_normalization import RmsNormalization
 from attnc.ops.rotary import Rotary
 from attnc.ops.row_absmax import RowAbsmax
 from attnc.ops.scale_rows import ScaleRows
@@ -33,6 +34,7 @@ OPERATORS: dict[str, Operator] = {
         Mul(),
         NormalizeRows(),
         Requantize(),
+        RmsNormalization(),
         Rotary(),
         RowAbsmax(),
         ScaleRows(),

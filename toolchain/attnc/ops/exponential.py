@@ -2,20 +2,27 @@
 
 Scores are integers t in the log2 domain with FRACTION_BITS = 10 fractional bits: a float score x is t = x * log2(e) * 2**10, so
 that exp(x - max) = 2**(-(m - t) / 2**10) and the whole part of the exponent is a shift.
-Errors (measured by tests/ops/test_softmax.py over the whole domain): exp2_negative at most 8.5e-5 absolute (chord of 32 segments 5.9e-5,
-ROM and result rounded to 2**-15); softmax_scale at most 3.1e-5 relative.
+The exponential has several implementations, `EXP2`; each is a ROM, and the size of the ROM says how it is used:
+    chord4, chord8, chord16, chord32   5, 9, 17 or 33 values of 2**(-f), straight lines between them
+    table        2**(-f) for all 1024 f
+    polynomial   coefficients a, b of 1 - f*(b - a*f), a quadratic as in I-BERT, with constants that keep 2**0 = 1
+    log2         an offset: powers of two alone, with exponents of 4 bits as in SOLE
+Errors (measured by tests/ops/test_exponential.py over the whole domain): `EXP2[name].error`, chord32 at most 8.5e-5 absolute (chord
+5.9e-5, ROM and result rounded to 2**-15); softmax_scale at most 3.1e-5 relative.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from attnc.errors import OverflowRiskError
 from attnc.fixedpoint import MULTIPLIER_BITS, Int64, bit_length, clamp, quantize_multiplier, requantize, shift_round_half_up
-from attnc.ops.base import IntType, Table
+from attnc.ops.approximation import Implementation
+from attnc.ops.base import IntType, Resources, Table
 
 FRACTION_BITS = 10
 SEGMENT_BITS = 5
@@ -29,29 +36,85 @@ MAX_SUM_SHIFT = 16
 LOG2_E = math.log2(math.e)
 
 
-def exp2_values() -> tuple[int, ...]:
-    """2**(-i/32) for i = 0..32 with 15 fractional bits."""
-    segments = 1 << SEGMENT_BITS
+def exp2_values(segment_bits: int = SEGMENT_BITS) -> tuple[int, ...]:
+    """2**(-i/segments) for i = 0..segments with 15 fractional bits."""
+    segments = 1 << segment_bits
     return tuple(math.floor(2.0 ** (PROBABILITY_BITS - i / segments) + 0.5) for i in range(segments + 1))
 
 
-EXP2_ROM = Table("exp2_rom", IntType(16, signed=False), exp2_values())
-_ROM = np.array(EXP2_ROM.values, np.int64)
+def _rom(name: str, values: tuple[int, ...]) -> Table:
+    return Table(name, IntType(16, signed=False), values)
 
 
-def exp2_negative(d: npt.ArrayLike) -> Int64:
-    """2**(-d / 2**FRACTION_BITS) with 15 fractional bits, d >= 0; chords between the entries of the ROM, one rounding (half up).
+EXP2_ROM = _rom("exp2_rom", exp2_values())
+LOG2_OFFSET = 599
+"""Fractions above 0.415, where 2**(-f) passes 3/4, count as the next power of two."""
+POLYNOMIAL = tuple(round(value * (1 << PROBABILITY_BITS)) for value in (0.176, 0.6745))
 
-    0 where the whole part of the exponent is 16 or more.
+
+@dataclass(frozen=True)
+class Exp2(Implementation):
+    """An implementation of `exp2_negative`: its ROM is the template argument of whatever kernel uses it."""
+
+    rom: Table = EXP2_ROM
+
+
+def _chord(segment_bits: int, error: float) -> Exp2:
+    """Two reads of the ROM (half as many LUTs up to 32 entries), a product of the rest and the drop, and a shifter."""
+    values, rest = exp2_values(segment_bits), FRACTION_BITS - segment_bits
+    name = f"exp2_chord{1 << segment_bits}" if segment_bits != SEGMENT_BITS else EXP2_ROM.name
+    lane = Resources(lut=(32 if len(values) > 32 else 16) + 0.8 * rest * (PROBABILITY_BITS - segment_bits) + 60, ff=60)
+    return Exp2(f"chord{1 << segment_bits}", error, 16 * len(values), lane, _rom(name, values))
+
+
+EXP2: dict[str, Exp2] = {
+    choice.name: choice
+    for choice in (
+        _chord(2, 3.5e-3),
+        _chord(3, 9.2e-4),
+        _chord(4, 2.5e-4),
+        _chord(5, 8.5e-5),
+        Exp2(
+            "table", 2.4e-5, 16 << FRACTION_BITS, Resources(lut=60, ff=60, bram36=0.5), _rom("exp2_table", exp2_values(FRACTION_BITS)[:-1])
+        ),
+        Exp2("polynomial", 1.7e-3, 32, Resources(lut=100, ff=120, dsp=2), _rom("exp2_polynomial", POLYNOMIAL)),
+        Exp2("log2", 0.25, 16, Resources(lut=30, ff=40), _rom("exp2_log2", (LOG2_OFFSET,))),
+    )
+}
+"""The implementations. `error` is the largest absolute error, of an exponential of at most 1."""
+
+
+def exp2_of(rom: Table | str) -> Exp2:
+    """The implementation that a ROM, or the name of one, belongs to."""
+    name = rom if isinstance(rom, str) else rom.name
+    return next(choice for choice in EXP2.values() if choice.rom.name == name)
+
+
+def _fraction_power(values: Int64, whole: Int64, fraction: Int64) -> Int64:
+    """2**-(whole + fraction / 2**10) with 15 fractional bits, whole in [0, 15]; one rounding."""
+    if values.size == 1:
+        return (np.int64(1) << PROBABILITY_BITS) >> (whole + ((fraction + values[0]) >> FRACTION_BITS))
+    if values.size == 2:
+        inner = (values[1] << FRACTION_BITS) - values[0] * fraction
+        drop = inner * fraction
+        return shift_round_half_up((np.int64(1) << (PROBABILITY_BITS + 2 * FRACTION_BITS)) - drop, 2 * FRACTION_BITS + whole)
+    if values.size == 1 << FRACTION_BITS:
+        return shift_round_half_up(values[fraction], whole)
+    rest_bits = FRACTION_BITS - (values.size - 1).bit_length() + 1
+    segment, rest = fraction >> rest_bits, fraction & ((1 << rest_bits) - 1)
+    high = values[segment]
+    return shift_round_half_up((high << rest_bits) - (high - values[segment + 1]) * rest, rest_bits + whole)
+
+
+def exp2_negative(d: npt.ArrayLike, rom: Table = EXP2_ROM) -> Int64:
+    """2**(-d / 2**FRACTION_BITS) with 15 fractional bits, d >= 0, by the implementation that `rom` belongs to; rounded half up, once.
+
+    0 where the whole part of the exponent is 16 or more. Never increases with d, and is 2**15 for d = 0.
     """
     d = np.asarray(d, np.int64)
-    rest_bits = FRACTION_BITS - SEGMENT_BITS
     whole = d >> FRACTION_BITS
-    segment = (d >> rest_bits) & ((1 << SEGMENT_BITS) - 1)
-    rest = d & ((1 << rest_bits) - 1)
-    high = _ROM[segment]
-    chord = (high << rest_bits) - (high - _ROM[segment + 1]) * rest
-    return np.where(whole > PROBABILITY_BITS, 0, shift_round_half_up(chord, rest_bits + (whole & PROBABILITY_BITS)))
+    power = _fraction_power(np.array(rom.values, np.int64), whole & PROBABILITY_BITS, d & ((1 << FRACTION_BITS) - 1))
+    return np.where(whole > PROBABILITY_BITS, 0, power)
 
 
 def softmax_scale(total: npt.ArrayLike, multiplier: int, shift: int) -> tuple[Int64, Int64]:

@@ -1,7 +1,8 @@
 """Scalar functions of the `unary` operator: one explicit table.
 
-`FUNCTIONS[name](x)` evaluates in float64. The other fields say how a function is put into a ROM: where the interval that needs
-one ends, and which slope continues it outside.
+`FUNCTIONS[name](x)` evaluates in float64. The other fields say what its implementations may use: where the interval that needs a
+ROM ends and which slope continues it outside, which symmetry it has, whether it commutes with scaling. `find` also knows the
+functions with a parameter in their name, such as leaky_relu_0.3.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -20,17 +22,21 @@ Float = npt.NDArray[np.float64]
 class Function:
     """A function of one real number.
 
-    `left` and `right` are the slopes (0 or 1) with which it goes on outside [-limit, limit). `homogeneous` says that
-    f(a*x) = a*f(x) for a > 0: such a function is exact in integers and needs no ROM; `low` is then its smallest value.
+    `left` and `right` are the slopes (0 or 1) with which it goes on outside [-limit, limit); None where it grows otherwise.
+    `degree` n > 0 says that f(a*x) = a**n * f(x) for a > 0: such a function takes inputs of any scale; `low` is its smallest value.
+    `delta` says that f is an asymptote minus a function of |x|: of ReLU ("relu": ReLU(x) - f(x) is even and vanishes), or of a
+    step from f(-inf) to f(inf) given by `ends` ("step": the difference is odd).
     """
 
     name: str
     evaluate: Callable[[Float], Float]
-    left: int = 0
+    left: int | None = 0
     right: int = 1
     limit: int = 8
-    homogeneous: bool = False
+    degree: int = 0
     low: float = -math.inf
+    delta: str = ""
+    ends: tuple[float, float] = (0.0, 0.0)
 
     def __call__(self, x: npt.ArrayLike) -> Float:
         """f(x) in float64, elementwise."""
@@ -69,9 +75,9 @@ def sigmoid(x: Float) -> Float:
     return 0.5 * (1 + np.tanh(0.5 * x))
 
 
-def hard_sigmoid(x: Float) -> Float:
-    """clip(x/6 + 1/2, 0, 1)."""
-    return np.clip(x / 6 + 0.5, 0, 1)
+def hard_sigmoid(x: Float, alpha: float = 1 / 6) -> Float:
+    """clip(alpha*x + 1/2, 0, 1)."""
+    return np.clip(alpha * x + 0.5, 0, 1)
 
 
 def _gelu(x: Float) -> Float:
@@ -82,19 +88,59 @@ def _gelu_tanh(x: Float) -> Float:
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
+def _hard_sigmoid(name: str, alpha: float) -> Function:
+    return Function(name, lambda x: hard_sigmoid(x, alpha), right=0, delta="step", ends=(0.0, 1.0))
+
+
+def _leaky_relu(name: str, alpha: float) -> Function:
+    return Function(name, lambda x: np.where(x < 0, alpha * x, x), left=None, degree=1)
+
+
+def _elu(name: str, alpha: float) -> Function:
+    return Function(name, lambda x: np.where(x < 0, alpha * np.expm1(np.minimum(x, 0.0)), x), limit=16)
+
+
+PARAMETRIC: dict[str, tuple[Callable[[str, float], Function], float, float]] = {
+    "elu": (_elu, 1.0, 0.0),
+    "hard_sigmoid": (_hard_sigmoid, 1 / 6, 0.1),
+    "leaky_relu": (_leaky_relu, 0.01, 0.0),
+}
+"""Functions of a parameter alpha, its usual value and the least one, up to 1: `elu` is elu_1.0, `elu_0.5` another."""
+
+
+def _parametric(name: str) -> Function | None:
+    stem, _, text = name.rpartition("_")
+    if stem not in PARAMETRIC:
+        return None
+    make, _, least = PARAMETRIC[stem]
+    try:
+        alpha = float(text)
+    except ValueError:
+        return None
+    return make(name, alpha) if least <= alpha <= 1 else None
+
+
 FUNCTIONS: dict[str, Function] = {
     function.name: function
     for function in (
-        Function("gelu", _gelu),
-        Function("gelu_sigmoid", lambda x: x * sigmoid(1.702 * x)),
-        Function("gelu_tanh", _gelu_tanh),
-        Function("hard_sigmoid", hard_sigmoid, right=0),
-        Function("hard_swish", lambda x: x * hard_sigmoid(x)),
-        Function("identity", lambda x: x, left=1, homogeneous=True),
-        Function("relu", lambda x: np.maximum(x, 0.0), homogeneous=True, low=0.0),
-        Function("sigmoid", sigmoid, right=0, limit=16),
-        Function("silu", lambda x: x * sigmoid(x), limit=16),
-        Function("softplus", lambda x: np.logaddexp(0.0, x), limit=16),
-        Function("tanh", np.tanh, right=0),
+        *(make(name, usual) for name, (make, usual, _) in PARAMETRIC.items()),
+        _hard_sigmoid("hard_sigmoid_0.2", 0.2),
+        Function("gelu", _gelu, delta="relu"),
+        Function("gelu_sigmoid", lambda x: x * sigmoid(1.702 * x), delta="relu"),
+        Function("gelu_tanh", _gelu_tanh, delta="relu"),
+        Function("hard_swish", lambda x: x * hard_sigmoid(x), delta="relu"),
+        Function("identity", lambda x: x, left=1, degree=1),
+        Function("relu", lambda x: np.maximum(x, 0.0), degree=1, low=0.0),
+        Function("relu_squared", lambda x: np.square(np.maximum(x, 0.0)), left=None, degree=2, low=0.0),
+        Function("sigmoid", sigmoid, right=0, limit=16, delta="step", ends=(0.0, 1.0)),
+        Function("silu", lambda x: x * sigmoid(x), limit=16, delta="relu"),
+        Function("softplus", lambda x: np.logaddexp(0.0, x), limit=16, delta="relu"),
+        Function("tanh", np.tanh, right=0, delta="step", ends=(-1.0, 1.0)),
     )
 }
+
+
+@cache
+def find(name: str) -> Function | None:
+    """The function of a name, with its parameter in the name or not; None if there is none."""
+    return FUNCTIONS.get(name) or _parametric(name)

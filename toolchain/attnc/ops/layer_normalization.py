@@ -1,6 +1,7 @@
 """layer_normalization: y = (x - mean) / sqrt(variance + epsilon) * gamma + beta over the channels of each row.
 
-Shapes   x, y [R, C], gamma, beta [C].
+Shapes   x, y [R, C], gamma, beta [C]. With attribute `group` every `group` consecutive channels are normalised on their own; the lanes
+         must then divide the group. C is the size of a group in what follows.
 Scales   x one per tensor; y one per tensor or per channel (a smoothed output): gamma and beta are divided by it.
 Method   S = sum x, Q = sum x^2 exactly; V = C*Q - S^2 + max(1, rint(epsilon * C^2 / s_x^2));
          z = (C*x - S) * rsqrt(V) with 16 fraction bits; y = (z*gamma_q + beta_q) / 2**shift. gamma_q has 18 bits with sign, beta_q
@@ -9,6 +10,7 @@ Rounding z and y half up, y saturated to its range.
 Error    in steps of y of channel c, before saturation, with g = |gamma[c]| / s_y[c] and |z| <= sqrt(C - 1):
          0.5 + g * (|z| * 2**-16 + 2**-17) + |z| * 2**(15 - shift) + 2**-(shift + 1) against float arithmetic on the same integers x;
          epsilon as an integer moves z by at most |z| / (2 * (C*Q - S^2)) more, and a row that is not constant has C*Q - S^2 >= C - 1.
+         With `centred` = False (rms_normalization.py) S = 0, |z| <= sqrt(C), and C*Q >= C in a row that is not zero.
 Widths   V below 2**62; all others from C, the type of x, gamma_q and beta_q.
 """
 
@@ -16,6 +18,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
+from typing import ClassVar
 
 import numpy as np
 
@@ -43,38 +47,48 @@ class LayerNormalization(Operator):
 
     name = "layer_normalization"
     per_channel_output = True
+    centred: ClassVar[bool] = True
+    """Whether the mean is taken off."""
 
     def shape(self, node: Node, inputs: Sequence[Shape]) -> Shape:
         """That of the input."""
         channels = inputs[0][1]
-        for name in ("gamma", "beta"):
+        for name in ("gamma", "beta") if self.centred else ("gamma",):
             if node.params[name].shape != (channels,):
                 raise GraphError(f"node {node.name!r}: {name} {node.params[name].shape} on input {inputs[0]}")
+        size = group(node, channels)
+        if size < 1 or channels % size:
+            raise GraphError(f"node {node.name!r}: needs groups that divide {channels} channels, found groups of {size}")
         return inputs[0]
 
+    def lane_divisor(self, node: Node, inputs: Sequence[Shape]) -> int:
+        """A tile belongs to one group."""
+        size = group(node, inputs[0][1])
+        return size if size < inputs[0][1] else 0
+
     def reference(self, node: Node, inputs: Sequence[Array]) -> Array:
-        """Population variance over the channels."""
-        x = inputs[0]
-        centred = x - x.mean(axis=-1, keepdims=True)
+        """Population variance, or mean square, over the channels of a group."""
+        x = inputs[0].reshape(*inputs[0].shape[:-1], -1, group(node, inputs[0].shape[-1]))
+        centred = x - x.mean(axis=-1, keepdims=True) if self.centred else x
         variance = np.square(centred).mean(axis=-1, keepdims=True)
-        result: Array = centred / np.sqrt(variance + node.attrs["epsilon"]) * node.params["gamma"] + node.params["beta"]
-        return result
+        result = (centred / np.sqrt(variance + node.attrs["epsilon"])).reshape(inputs[0].shape) * node.params["gamma"]
+        return result + node.params["beta"] if self.centred else result
 
     def quantize(self, node: Node, inputs: Sequence[TensorType], output: TensorType) -> None:
         """Integer epsilon, gamma, beta and their shift; all widths."""
-        where = f"node {node.name!r} (layer_normalization)"
+        where = f"node {node.name!r} ({self.name})"
         x = activation(inputs[0], where)
         activation(output, where)
-        channels, peak = node.params["gamma"].size, x.magnitude
+        gamma = np.asarray(node.params["gamma"], np.float64)
+        channels, peak = group(node, gamma.size), x.magnitude
         spread = (channels * peak) ** 2
         check_bits(bits_for(spread), f"{where}: {channels} channels: variance", 61)
         epsilon = node.attrs["epsilon"] * (channels / scalar_scale(x, where)) ** 2
         node.attrs["epsilon_int"] = int(min(max(1, round(min(epsilon, 2.0**62))), V_LIMIT - spread))
-        gamma, beta, shift = affine(
-            np.asarray(node.params["gamma"], np.float64), np.asarray(node.params["beta"], np.float64), output, where
-        )
-        # |C*x - S| <= sqrt(C-1) * sqrt(V); the mantissa of rsqrt is off by less than 2**-15.
-        z_peak = math.ceil(math.sqrt(max(channels - 1, 1)) * (1 + 2**-15) * (1 << Z_BITS)) + 1
+        gamma, beta, shift = affine(gamma, np.asarray(node.params.get("beta", np.zeros(gamma.size)), np.float64), output, where)
+        # |C*x - S| <= sqrt(C-1) * sqrt(V), or sqrt(C) * sqrt(V) for S = 0; the mantissa of rsqrt is off by less than 2**-15.
+        furthest = max(channels - 1, 1) if self.centred else channels
+        z_peak = math.ceil(math.sqrt(furthest) * (1 + 2**-15) * (1 << Z_BITS)) + 1
         acc = z_peak * int(np.abs(gamma).max()) + int(np.abs(beta).max()) + (1 << shift)
         node.attrs["shift"] = shift
         node.attrs["widths"] = {
@@ -89,25 +103,30 @@ class LayerNormalization(Operator):
 
     def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:
         """As the kernel: exact sums, integer rsqrt, two roundings."""
-        x = inputs[0].astype(np.int64)
-        channels = x.shape[-1]
-        total, squares = x.sum(axis=-1, keepdims=True), np.square(x).sum(axis=-1, keepdims=True)
+        channels = group(node, inputs[0].shape[-1])
+        x = inputs[0].astype(np.int64).reshape(*inputs[0].shape[:-1], -1, channels)
+        squares = np.square(x).sum(axis=-1, keepdims=True)
+        total = x.sum(axis=-1, keepdims=True) if self.centred else np.zeros_like(squares)
         mantissa, exponent = rsqrt(channels * squares - total * total + node.attrs["epsilon_int"])
         z = shift_round_half_up((channels * x - total) * mantissa, MANTISSA_BITS - Z_BITS + exponent)
-        acc = z * node.params["gamma"] + node.params["beta"]
+        acc = z.reshape(inputs[0].shape) * node.params["gamma"] + node.params["beta"]
         return clamp(shift_round_half_up(acc, node.attrs["shift"]), *output.range).astype(output.dtype)
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
-        """A call per block of rows."""
+        """A call per block of rows and group."""
         x, y = node.inputs[0], node.output
-        lanes, tiles, widths = ctx.design.lanes, ctx.tiles(x), node.attrs["widths"]
+        lanes, widths = ctx.design.lanes, node.attrs["widths"]
+        channels = group(node, ctx.graph.value(x).shape[1])
+        groups, tiles = ctx.graph.value(x).shape[1] // channels, math.ceil(channels / lanes)
+        if groups > 1 and channels % lanes:
+            raise GraphError(f"node {node.name!r} ({self.name}): {lanes} lanes must divide groups of {channels} channels")
 
         def pack() -> bytes:
             p = node.params
             planes = [byte_planes(p["gamma"], GAMMA_BYTES, lanes), byte_planes(p["beta"], BETA_BYTES, lanes)]
             return np.concatenate(planes, axis=1).tobytes()
 
-        words = Walk(ctx.payload(node.name, pack), (1, 1, 1, tiles * RECORD_PLANES), (0, 0, 0))
+        records = ctx.payload(node.name, pack)
         kernel = KernelCall(
             header="attnc/layer_normalization.hpp",
             function="attnc::layer_normalization",
@@ -121,21 +140,24 @@ class LayerNormalization(Operator):
                 ("ROWS_MAX", ctx.design.rows),
             ),
             ports=(Port("x", "load"), Port("w", "words"), Port("y", "store")),
-            scalars=("rows", "tiles", "channels", "epsilon_low", "epsilon_high", "shift", "low", "high"),
+            scalars=("rows", "tiles", "channels", "centred", "epsilon_low", "epsilon_high", "shift", "low", "high"),
         )
-        epsilon, channels = node.attrs["epsilon_int"], ctx.graph.value(x).shape[1]
-        tail = (tiles, channels, epsilon & 0x7FFFFFFF, epsilon >> 31, node.attrs["shift"], *ctx.graph.type(y).range)
-        return [
-            Call(
-                node=node.name,
-                kernel=kernel,
-                walks=(ctx.walk(x, row, rows), words, ctx.walk(y, row, rows)),
-                scalars=(rows, *tail),
-                # One process: a pass in, the statistics (about 40 stages deep), a pass out.
-                cycles={"normalize": 2 * tiles * max(rows, SLOTS) + rows + SLOTS + 40},
+        epsilon = node.attrs["epsilon_int"]
+        factors = (epsilon & 0x7FFFFFFF, epsilon >> 31, node.attrs["shift"], *ctx.graph.type(y).range)
+        calls = []
+        for (row, rows), first in product(ctx.row_blocks(x), range(0, groups * tiles, tiles)):
+            words = Walk(records + first * RECORD_PLANES, (1, 1, 1, tiles * RECORD_PLANES), (0, 0, 0))
+            calls.append(
+                Call(
+                    node=node.name,
+                    kernel=kernel,
+                    walks=(ctx.walk(x, row, rows, first, tiles), words, ctx.walk(y, row, rows, first, tiles)),
+                    scalars=(rows, tiles, channels, int(self.centred), *factors),
+                    # One process: a pass in, the statistics (about 40 stages deep), a pass out.
+                    cycles={"normalize": 2 * tiles * max(rows, SLOTS) + rows + SLOTS + 40},
+                )
             )
-            for row, rows in ctx.row_blocks(x)
-        ]
+        return calls
 
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
@@ -148,14 +170,19 @@ class LayerNormalization(Operator):
         lanes, tiles, rows = (kernel.arg(name) for name in ("L", "TILES_MAX", "ROWS_MAX"))
         sums, squares, centred, acc = (kernel.arg(name) for name in ("SumT", "SquareT", "DT", "AccT"))
         record = 2 * 8 * RECORD_PLANES
-        product = centred + MANTISSA_BITS + 2
+        wide = centred + MANTISSA_BITS + 2
         stored = (2 * sums + squares + 24) * math.ceil(rows / 64)
         logic = Resources(
-            lut=lanes * (6 * product + 6 * acc + sums + squares) + stored + 4600,
-            ff=lanes * (record + 3 * product + 3 * acc) + 3500,
+            lut=lanes * (6 * wide + 6 * acc + sums + squares) + stored + 4600,
+            ff=lanes * (record + 3 * wide + 3 * acc) + 3500,
             dsp=lanes * (4 if centred <= 27 else 5) + 13,
         )
         return logic + storage(tiles * rows, 16 * lanes, name="buffer")
+
+
+def group(node: Node, channels: int) -> int:
+    """Channels that are normalised together: attribute `group`, or all."""
+    return int(node.attrs.get("group") or channels)
 
 
 def affine(gamma: Array, beta: Array, output: TensorType, where: str) -> tuple[Array, Array, int]:

@@ -4,10 +4,13 @@ Shapes   x [rows, C], y [rows, C].
 Types    x one scale (a zero point cancels); y s16 with scale 2**-15, dictated, so that 1.0 saturates to 32767.
 Numbers  t = x rescaled to the log2 domain with 10 fractional bits, saturated to 24 bits (inputs beyond +-5678 tie);
          p = exp2_negative(max t - t), y = p / sum p: see exponential.py.
+Method   attribute `implementation`: an exponential of `EXP2`, or "auto"; attribute `reciprocal`: a division of `DIVISIONS`, "divide" by
+         default. The target of "auto" is 2**-13, a third of what rounding t may do.
 Rounding requantize (half up) to t and to y, saturation to the range of y.
 Error    against float, of a probability P in a row of sum >= 1 (relative to its largest p):
-         P * (6.8e-4 + 2**-17 * |t| / 2**10) from rounding t and its multiplier, 1.1e-4 * P from chord and reciprocal,
+         P * (6.8e-4 + 2**-17 * |t| / 2**10) from rounding t and its multiplier, 1.1e-4 * P from chord32 and reciprocal,
          (1 + C * P) * 2**-16 / sum from rounding every p, and 2**-16 from rounding y (2**-15 where 1.0 saturates).
+         With another exponential of relative error e, 2e * P more; `EXP2[name].error` is absolute.
          Measured by the tests (uniform inputs, 197 channels): see test_softmax.py, at most 6e-5.
 """
 
@@ -18,39 +21,42 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from attnc.fixedpoint import bits_for, check_bits
+from attnc.fixedpoint import bits_for, check_bits, clamp, shift_round_half_up
 from attnc.ir import GraphError, Node, TensorType
+from attnc.ops.approximation import Approximated, Implementation, times
 from attnc.ops.base import (
     Array,
     Call,
     IntType,
     KernelCall,
     Lowering,
-    Operator,
     Port,
     Resources,
     Shape,
+    Table,
     product_bits,
 )
 from attnc.ops.exponential import (
-    EXP2_ROM,
+    EXP2,
     PROBABILITY_BITS,
     SCORE_BITS,
     exp2_negative,
-    normalise,
+    exp2_of,
     output_multiplier,
     score_multiplier,
     scores,
     sum_bits,
 )
+from attnc.ops.reciprocal import DIVISIONS, Division
 from attnc.ops.storage import storage
 
 CHUNK = 1 << 22
 """Elements that golden works on at a time: bounds its memory, changes nothing else."""
 DIVISION_LATENCY = 40
+ERROR_TARGET = 2.0**-13
 
 
-class Softmax(Operator):
+class Softmax(Approximated):
     """Softmax over channels."""
 
     name = "softmax"
@@ -69,11 +75,25 @@ class Softmax(Operator):
         """s16 of 2**-15."""
         return TensorType(16, True, np.asarray(2.0**-PROBABILITY_BITS))
 
+    def kind(self, node: Node) -> str:
+        """One for all."""
+        return self.name
+
+    def candidates(self, node: Node, x: TensorType | None) -> list[Implementation]:
+        """The exponentials."""
+        return list(EXP2.values())
+
+    def default_target(self, node: Node, output: TensorType) -> float:
+        """Of an exponential of at most 1."""
+        return ERROR_TARGET
+
     def quantize(self, node: Node, inputs: Sequence[TensorType], output: TensorType) -> None:
         """Multipliers to the log2 domain and to the output."""
         x = inputs[0]
         if x.scale.ndim or output.scale.ndim:
             raise GraphError(f"node {node.name!r} (softmax): needs one scale per tensor")
+        self.select(node, x, output)
+        division(node)
         multiplier, shift = score_multiplier(float(x.scale))
         node.attrs["score_multiplier"], node.attrs["score_shift"] = multiplier, shift
         node.attrs["output_multiplier"], node.attrs["output_shift"] = output_multiplier(1 / float(output.scale))
@@ -81,15 +101,15 @@ class Softmax(Operator):
 
     def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:
         """Mirrors attnc/softmax.hpp."""
-        x, a = inputs[0], node.attrs
+        x, a, rom = inputs[0], node.attrs, EXP2[node.attrs["implementation"]].rom
         sum_bits(x.shape[-1], f"node {node.name!r}")
         result = np.empty(x.shape, output.dtype)
         step = max(1, CHUNK // (x.shape[1] * x.shape[2]))
         for at in range(0, x.shape[0], step):
             t = scores(x[at : at + step], a["score_multiplier"], a["score_shift"])
-            p = exp2_negative(t.max(axis=-1, keepdims=True) - t)
-            total = p.sum(axis=-1, keepdims=True)
-            result[at : at + step] = normalise(p, total, a["output_multiplier"], a["output_shift"], *output.range)
+            p = exp2_negative(t.max(axis=-1, keepdims=True) - t, rom)
+            factors = division(node).scale(p.sum(axis=-1, keepdims=True), a["output_multiplier"], a["output_shift"])
+            result[at : at + step] = clamp(shift_round_half_up(p * factors[0], factors[1]), *output.range)
         return result
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
@@ -105,7 +125,8 @@ class Softmax(Operator):
                 ("XT", IntType(16)),
                 ("SumT", IntType(sum_bits(channels, f"node {node.name!r}"), signed=False)),
                 ("YT", IntType(16)),
-                ("Exp2", EXP2_ROM),
+                ("Exp2", EXP2[a["implementation"]].rom),
+                ("Division", division(node).rom),
                 ("TILES_MAX", tiles),
                 ("ROWS_MAX", max(rows for _, rows in blocks)),
                 ("L", ctx.design.lanes),
@@ -144,15 +165,17 @@ class Softmax(Operator):
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
-        DSP: per lane one multiplier to scores and one to outputs. LUT per lane: two ROM reads of 16 bits (33 entries: 16 LUT6 each), the
-        chord's 10x5-bit multiplier (40), shifter (60), comparator and difference (50), rescale shifter and clamp (80 twice); the pipelined
-        divider one row of its dividend per quotient bit. BRAM: x and y buffers, score and probability FIFOs.
+        DSP: per lane one multiplier to scores and one to outputs. LUT per lane: comparator and difference (50), rescale shifter and clamp
+        (80 twice), and the exponential; the divider, with a priority encoder and a normalising shifter for the sum. BRAM: x and y buffers,
+        score and probability FIFOs.
         """
         lanes, tiles, rows, total = (kernel.arg(name) for name in ("L", "TILES_MAX", "ROWS_MAX", "SumT"))
-        divider = divider_luts(total)
-        logic = Resources(
-            lut=lanes * (32 + 40 + 60 + 50 + 160) + lanes * total + divider + 1200,
-            ff=lanes * (16 + 4 * SCORE_BITS + 4 * PROBABILITY_BITS) + 2 * divider + 1500,
+        arguments = dict(kernel.template_args)
+        roms = [rom.name for rom in (arguments["Exp2"], arguments["Division"]) if isinstance(rom, Table)]
+        divider = next(choice for choice in DIVISIONS.values() if choice.rom.name == roms[1])
+        fixed = Resources(
+            lut=lanes * (50 + 160) + lanes * total + normaliser_luts(total) + 1200,
+            ff=lanes * (16 + 4 * SCORE_BITS + 4 * PROBABILITY_BITS) + 2 * normaliser_luts(total) + 1500,
             dsp=2 * lanes,
         )
         buffers = (
@@ -161,10 +184,22 @@ class Softmax(Operator):
             storage(tiles + 2, SCORE_BITS * lanes),
             storage(tiles + 48, 16 * lanes),
         )
-        return sum(buffers, logic)
+        return sum(buffers, times(exp2_of(roms[0]).lane, lanes) + divider.lane + fixed)
+
+
+def division(node: Node) -> Division:
+    """How a node divides: attribute `reciprocal`."""
+    name = node.attrs.get("reciprocal", "divide")
+    if name not in DIVISIONS:
+        raise GraphError(f"node {node.name!r} (softmax): needs one of the divisions {', '.join(DIVISIONS)}, found {name!r}")
+    return DIVISIONS[name]
+
+
+def normaliser_luts(total_bits: int) -> float:
+    """The priority encoder and the normalising shifter of a sum of `total_bits` bits."""
+    return total_bits * (2 + math.ceil(math.log2(max(total_bits, 2))))
 
 
 def divider_luts(total_bits: int) -> float:
-    """LUTs of `softmax_scale`: a pipelined 33-by-17-bit divider (a subtraction of 18 bits per quotient bit), the priority encoder and the
-    normalising shifter of a sum of `total_bits` bits."""
-    return 33 * 18 + total_bits * (2 + math.ceil(math.log2(max(total_bits, 2))))
+    """LUTs of `softmax_scale`: the divider, and what normalises a sum of `total_bits` bits."""
+    return DIVISIONS["divide"].lane.lut + normaliser_luts(total_bits)

@@ -1,5 +1,5 @@
 #pragma once
-// unary: y = requantize(f(x)), f piecewise linear from a ROM.
+// unary_chord: y = requantize(f(x)), f piecewise linear from a ROM.
 //
 // Shapes   x, y [rows, tiles*L], streams in (tile, row) order; the lanes of the last tile beyond `channels` give 0, whatever f(0) is.
 // Types    XT, YT signed integers; x has step + 5 fraction bits; AccT holds f in units of 2**-(16 + step); YT holds [low, high].
@@ -17,19 +17,19 @@
 namespace attnc {
 
 // Not inlined: every lane is then an instance of its own, with a ROM of its own.
-template <class Rom> Int<36> unary_lookup(int index) {
+template <class Rom> Int<36> unary_chord_lookup(int index) {
 #pragma HLS INLINE off
 #pragma HLS PIPELINE II = 1
   return Int<36>(Rom::at(index));
 }
 
-template <class XT, class AccT, class Rom> AccT unary_interpolate(XT x, int step, int left, int right) {
+template <class XT, class AccT, class Rom> AccT unary_chord_value(XT x, int step, int left, int right) {
 #pragma HLS INLINE
   const int half = Rom::size / 2;
   const int segment = int(x >> step) + half;
   const bool below = segment < 0, above = segment >= Rom::size;
   const int index = below ? 0 : above ? int(Rom::size) - 1 : segment;
-  const Int<36> entry = unary_lookup<Rom>(index);
+  const Int<36> entry = unary_chord_lookup<Rom>(index);
   const Int<22> base = Int<22>(entry >> 14);
   const Int<14> delta = Int<14>(int(entry & Int<36>(0x3fff)) - (1 << 13));
   const int inside = int(x) & ((1 << step) - 1);
@@ -39,13 +39,13 @@ template <class XT, class AccT, class Rom> AccT unary_interpolate(XT x, int step
 }
 
 template <class XT, class AccT, class YT, class Rom, int L>
-void unary(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int rows, int tiles, int channels, int step, int left, int right,
+void unary_chord(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int rows, int tiles, int channels, int step, int left, int right,
            int multiplier, int shift, int low, int high) {
-  static_assert(width<YT>::value >= 16, "unary: outputs have at least 16 bits");
-  static_assert(Rom::size % 64 == 0, "unary: the ROM must cover [-n, n) in segments of 1/32");
+  static_assert(width<YT>::value >= 16, "unary_chord: outputs have at least 16 bits");
+  static_assert(Rom::size % 64 == 0, "unary_chord: the ROM must cover [-n, n) in segments of 1/32");
   const int vectors = rows * tiles;
   int row = 0, first = 0;
-UNARY:
+UNARY_CHORD:
   for (int i = 0; i < vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
@@ -53,7 +53,7 @@ UNARY:
     Vec<YT, L> out;
     for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-      const AccT acc = unary_interpolate<XT, AccT, Rom>(in.v[l], step, left, right);
+      const AccT acc = unary_chord_value<XT, AccT, Rom>(in.v[l], step, left, right);
       const Int<32> q = requantize<AccT>(acc, multiplier_t(multiplier), shift_t(shift), low, high);
       out.v[l] = first + l < channels ? YT(q) : YT(0);
     }

@@ -1,0 +1,73 @@
+#pragma once
+// unary_delta: y = requantize(asymptote(x) - delta(|x|)), delta piecewise linear from a ROM.
+//
+// Shapes   x, y [rows, tiles*L], streams in (tile, row) order; the lanes of the last tile beyond `channels` give 0, whatever f(0) is.
+// Types    XT, YT signed integers; AccT holds f, the asymptote and delta in units of 2**-(16 + step); YT holds [low, high].
+// Method   a segment is 2**step codes; entry i of the ROM is base * 2**16 + (growth + 2**15): delta at the start of segment i of |x| and
+//          its growth over the segment, both in units of 2**-16; delta is 0 beyond the ROM. With relu >= 0 the asymptote is
+//          max(x, 0) << relu; else it is `below` for x < 0 and `above` from 0 on (units of 2**-16), and delta is added below. Exact.
+// Rounding requantize: half up, then saturation to [low, high].
+// Speed    L values per cycle (II = 1): a copy of the ROM per lane.
+// Source   ReLU minus delta as in Edge-MoE.
+
+#include "attnc/fixedpoint.hpp"
+#include "attnc/types.hpp"
+
+#include <hls_stream.h>
+
+namespace attnc {
+
+// Not inlined: every lane is then an instance of its own, with a ROM of its own.
+template <class Rom> Int<36> unary_delta_lookup(int index) {
+#pragma HLS INLINE off
+#pragma HLS PIPELINE II = 1
+  return Int<36>(Rom::at(index));
+}
+
+template <class XT, class AccT, class Rom> AccT unary_delta_value(XT x, int step, int relu, int below, int above) {
+#pragma HLS INLINE
+  const bool negative = x < 0;
+  const int magnitude = negative ? -int(x) : int(x);
+  const int segment = magnitude >> step;
+  const bool inside = segment < int(Rom::size);
+  const Int<36> entry = unary_delta_lookup<Rom>(inside ? segment : int(Rom::size) - 1);
+  const Int<20> base = Int<20>(entry >> 16);
+  const Int<17> growth = Int<17>(int(entry & Int<36>(0xffff)) - (1 << 15));
+  const int along = magnitude & ((1 << step) - 1);
+  // Products with powers of two, since C++ leaves the shift of a negative number undefined.
+  const AccT start = AccT(AccT(base) * AccT(1 << step));
+  const AccT delta = inside ? AccT(start + AccT(growth) * AccT(along)) : AccT(0);
+  const AccT rising = AccT(AccT(negative ? 0 : magnitude) << (relu < 0 ? 0 : relu));
+  const AccT level = AccT(AccT(negative ? below : above) * AccT(1 << step));
+  const AccT asymptote = relu < 0 ? level : rising;
+  return relu < 0 && negative ? AccT(asymptote + delta) : AccT(asymptote - delta);
+}
+
+template <class XT, class AccT, class YT, class Rom, int L>
+void unary_delta(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int rows, int tiles, int channels, int step, int relu, int below,
+                 int above, int multiplier, int shift, int low, int high) {
+  static_assert(width<YT>::value >= 16, "unary_delta: outputs have at least 16 bits");
+  static_assert(width<XT>::value <= 16, "unary_delta: inputs have at most 16 bits");
+  static_assert(width<AccT>::value >= 32, "unary_delta: AccT must hold 17 bits of the ROM shifted by up to 12");
+  const int vectors = rows * tiles;
+  int row = 0, first = 0;
+UNARY_DELTA:
+  for (int i = 0; i < vectors; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
+    const Vec<XT, L> in = x.read();
+    Vec<YT, L> out;
+    for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+      const AccT acc = unary_delta_value<XT, AccT, Rom>(in.v[l], step, relu, below, above);
+      const Int<32> q = requantize<AccT>(acc, multiplier_t(multiplier), shift_t(shift), low, high);
+      out.v[l] = first + l < channels ? YT(q) : YT(0);
+    }
+    y.write(out);
+    const bool last = row + 1 == rows;
+    row = last ? 0 : row + 1;
+    first = last ? first + L : first;
+  }
+}
+
+}  // namespace attnc

@@ -1,0 +1,121 @@
+"""What the implementations of `unary` have in common: a method serves some of the functions, through a kernel of its own."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import numpy as np
+
+from attnc.fixedpoint import Int64
+from attnc.ir import GraphError, Node, TensorType
+from attnc.ops.approximation import Implementation
+from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Port, Resources, Table, scalar_scale
+from attnc.ops.functions import Function
+from attnc.ops.requantize import ACTIVATION_BITS, activation
+
+VALUE_BITS = 16
+"""Fraction bits of the values in tables and coefficients."""
+FRACTION_BITS = 11
+"""Of inputs that must be a power of two, unless attribute `fraction_bits` of the node says otherwise: range [-16, 16)."""
+
+
+class Method(ABC):
+    """An implementation of some functions. `name` is the one that a user knows."""
+
+    name: ClassVar[str]
+    kernel: ClassVar[str]
+    """Function and header of the kernel."""
+
+    @abstractmethod
+    def implementation(self, function: Function) -> Implementation | None:
+        """Its error, tables and cost for a function; None where it cannot compute it."""
+
+    @abstractmethod
+    def accepts(self, function: Function, x: TensorType) -> bool:
+        """Whether inputs may have this type."""
+
+    @abstractmethod
+    def quantize(self, node: Node, function: Function, x: TensorType, output: TensorType) -> None:
+        """Integer parameters and widths of a node."""
+
+    @abstractmethod
+    def golden(self, node: Node, function: Function, x: Int64, output: TensorType) -> Int64:
+        """Integers of the output."""
+
+    @abstractmethod
+    def evaluate(self, function: Function, x: Int64, fraction_bits: int) -> Array:
+        """f(x * 2**-fraction_bits) as float64 of what the kernel computes before it rounds to the output."""
+
+    @abstractmethod
+    def lower(self, node: Node, function: Function, ctx: Lowering) -> Call:
+        """The call of its kernel."""
+
+    @abstractmethod
+    def resources(self, kernel: KernelCall) -> Resources:
+        """Estimate of an engine."""
+
+    def where(self, node: Node) -> str:
+        """For messages."""
+        return f"node {node.name!r} (unary {node.attrs['function']}, {self.name})"
+
+
+def fraction_bits(x: TensorType) -> int | None:
+    """n of a type with one scale 2**-n; None for other types."""
+    if x.scale.ndim or x.zero_point:
+        return None
+    mantissa, exponent = math.frexp(float(x.scale))
+    return 1 - exponent if mantissa == 0.5 else None
+
+
+def input_fraction(method: Method, node: Node, x: TensorType, least: int) -> int:
+    """Fraction bits of the input, at least `least` and at most 15."""
+    where = method.where(node)
+    found = fraction_bits(activation(x, where))
+    if found is None or not least <= found <= 15:
+        raise GraphError(f"{where}: needs a scale of 2**-{least} to 2**-15, found {scalar_scale(x, where):g}")
+    return found
+
+
+def every(x: TensorType) -> Int64:
+    """All integers of a type."""
+    low, high = x.range
+    return np.arange(low, high + 1, dtype=np.int64)
+
+
+def unary_call(method: Method, node: Node, ctx: Lowering, acc_bits: int, rom: Table | None, scalars: dict[str, int]) -> Call:
+    """A call on all of x. The kernel's scalars are rows, tiles, channels, then `scalars`, the factor, and the range of the output."""
+    x, y = node.inputs[0], node.output
+    rows, channels = ctx.graph.value(x).shape
+    low, high = ctx.graph.type(y).range
+    own = scalars | {"multiplier": int(node.params["multiplier"]), "shift": int(node.params["shift"]), "low": low, "high": high}
+    kernel = KernelCall(
+        header=f"attnc/{method.kernel}.hpp",
+        function=f"attnc::{method.kernel}",
+        template_args=(
+            ("XT", IntType(ACTIVATION_BITS)),
+            ("AccT", IntType(acc_bits)),
+            ("YT", IntType(ACTIVATION_BITS)),
+            *((("Rom", rom),) if rom is not None else ()),
+            ("L", ctx.design.lanes),
+        ),
+        ports=(Port("x", "load"), Port("y", "store")),
+        scalars=("rows", "tiles", "channels", *own),
+    )
+    # The kernel buffers no rows.
+    values = (rows, ctx.tiles(x), channels, *own.values())
+    return Call(node.name, kernel, (ctx.walk(x), ctx.walk(y)), values, {method.kernel: rows * ctx.tiles(x)})
+
+
+def rescaling_lane(acc_bits: int) -> Resources:
+    """requantize of one value of `acc_bits` bits: two DSPs where it is wider than the 27-bit port, a shifter, an adder and a clamp."""
+    return Resources(lut=5 * (acc_bits + 19), ff=3 * (acc_bits + 19), dsp=1 if acc_bits <= 27 else 2)
+
+
+def rom_lane(entries: int, width: int) -> Resources:
+    """A ROM of one lane: LUTs of 64 bits each up to 256 words deep, half a block of 36 Kbit per 512 x 36 or 1024 x 18 bits beyond."""
+    if entries <= 256:
+        return Resources(lut=width * math.ceil(entries / 64) * (1 if entries <= 64 else 1.25))
+    halves = min(math.ceil(entries / words) * math.ceil(width / bits) for words, bits in ((512, 36), (1024, 18), (2048, 9)))
+    return Resources(bram36=halves / 2)

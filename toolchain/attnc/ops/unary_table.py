@@ -1,0 +1,85 @@
+"""unary, implementation "table": all 256 values of a function of 8-bit inputs, from the weight memory.
+
+Functions every one.
+Scales   x s8 of any scale; y one per tensor. The table belongs to the scales, so one engine serves every layer and every function.
+Method   y = table[x]; the table is loaded before the rows pass, one value per cycle.
+Rounding f(x) / scale of y half up, saturation to the range of y, done in float64 when the model is compiled.
+Error    0 before the rounding to y: 0.5 steps of y in all.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from attnc.fixedpoint import Int64, clamp
+from attnc.ir import GraphError, Node, TensorType
+from attnc.ops.approximation import Implementation, times
+from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Port, Resources, Walk, scalar_scale
+from attnc.ops.functions import Function
+from attnc.ops.requantize import ACTIVATION_BITS, activation
+from attnc.ops.unary_method import Method
+
+ENTRIES = 256
+ENTRY_BITS = 16
+
+
+class TableOf256(Method):
+    """A table of all inputs."""
+
+    name = "table"
+    kernel = "unary_table"
+
+    def implementation(self, function: Function) -> Implementation | None:
+        """Exact."""
+        return Implementation(self.name, 0.0, ENTRIES * ENTRY_BITS, _lane())
+
+    def accepts(self, function: Function, x: TensorType) -> bool:
+        """Bytes."""
+        return x.bits <= 8
+
+    def quantize(self, node: Node, function: Function, x: TensorType, output: TensorType) -> None:
+        """All values: entry i belongs to x = i - 128."""
+        where = self.where(node)
+        if activation(x, where).bits > 8:
+            raise GraphError(f"{where}: needs inputs of 8 bits, found {x.short}")
+        activation(output, where)
+        real = function(np.arange(-128, 128) * scalar_scale(x, where)) / scalar_scale(output, where)
+        low, high = output.range
+        node.params = {"table": clamp(np.floor(np.clip(real, low, high) + 0.5).astype(np.int64), low, high)}
+
+    def golden(self, node: Node, function: Function, x: Int64, output: TensorType) -> Int64:
+        """A lookup."""
+        result: Int64 = node.params["table"].astype(np.int64)[x + 128]
+        return result
+
+    def evaluate(self, function: Function, x: Int64, fraction_bits: int) -> Array:
+        """The function itself: only the output rounds."""
+        return function(x * 2.0**-fraction_bits)
+
+    def lower(self, node: Node, function: Function, ctx: Lowering) -> Call:
+        """One call."""
+        x, y, lanes = node.inputs[0], node.output, ctx.design.lanes
+        rows, channels = ctx.graph.value(x).shape
+
+        def pack() -> bytes:
+            return node.params["table"].astype("<i2").tobytes()
+
+        kernel = KernelCall(
+            header=f"attnc/{self.kernel}.hpp",
+            function=f"attnc::{self.kernel}",
+            template_args=(("XT", IntType(ACTIVATION_BITS)), ("YT", IntType(ACTIVATION_BITS)), ("L", lanes)),
+            ports=(Port("x", "load"), Port("w", "words"), Port("y", "store")),
+            scalars=("rows", "tiles", "channels"),
+        )
+        words = Walk(ctx.payload(node.name, pack), (1, 1, 1, 2 * ENTRIES // lanes), (0, 0, 0))
+        cycles = {"table": ENTRIES + rows * ctx.tiles(x)}
+        return Call(node.name, kernel, (ctx.walk(x), words, ctx.walk(y)), (rows, ctx.tiles(x), channels), cycles)
+
+    def resources(self, kernel: KernelCall) -> Resources:
+        """Estimate, derived from the structure of the kernel and not from a synthesis run."""
+        return times(_lane(), kernel.arg("L")) + Resources(lut=300, ff=400)
+
+
+def _lane() -> Resources:
+    """Per lane a copy of the table in distributed RAM (64 bits per LUT, and the selection of four) and its registers."""
+    return Resources(lut=ENTRY_BITS * (ENTRIES / 64 + 1), ff=3 * ENTRY_BITS)
