@@ -11,14 +11,14 @@ import numpy as np
 import onnx
 
 from attnc import report
-from attnc.codegen.project import staged, vectors_npz, write_json, write_project
+from attnc.codegen.project import staged, write_json, write_project
 from attnc.config import CompileOptions
 from attnc.errors import ConfigError, ModelError
-from attnc.frontend import import_model
-from attnc.frontend.load import load_model
+from attnc.frontend import import_model, load_float32
 from attnc.golden import run_golden, run_reference
 from attnc.ir import Graph
 from attnc.model import Model
+from attnc.npz import save_npz
 from attnc.ops import verify
 from attnc.ops.base import Array, Design
 from attnc.passes.types import Requirement, assign_types, plan_types, quantize_graph
@@ -107,7 +107,7 @@ def check_against_float(state: State) -> None:
     """The float meaning of the graph equals the model as onnxruntime runs it, on a few calibration samples: a model that was
     understood wrongly is refused and not compiled."""
     verify(state.graph)
-    edge, float_model = Edge(state.model), FloatModel(load_model(state.path))
+    edge, float_model = Edge(state.model), FloatModel(load_float32(state.path))
     state.float_model = float_model.name
     names = [spec.name for spec in state.model.outputs]
     for index in range(min(2, count_samples(state.samples, state.model.inputs))):
@@ -119,6 +119,8 @@ def check_against_float(state: State) -> None:
                 raise ModelError(f"output {name!r}: the model gives shape {expected[name].shape}, the imported graph {found[name].shape}")
             if expected[name].dtype.kind != "f":
                 continue
+            if not np.isfinite(expected[name]).all():
+                raise ModelError(f"output {name!r}: {float_model.name} gives NaN or infinity on sample {index} of the calibration inputs")
             size = max(float(np.abs(expected[name]).max(initial=0.0)), 1e-6)
             error = float(np.abs(found[name] - expected[name]).max(initial=0.0)) / size
             if not error <= FLOAT_TOLERANCE:
@@ -202,13 +204,13 @@ def write(state: State) -> Path:
             for spec in model.inputs
         }
         (folder / "golden").mkdir()
-        vectors_npz(folder / "golden" / "inputs.npz", kept)
+        save_npz(folder / "golden" / "inputs.npz", kept)
         outputs = run_golden(model.graph, vectors)
         finished = []
         for i in range(len(first)):
             real = {name: model.graph.type(name).dequantize(array[i : i + 1]) for name, array in outputs.items()}
             finished.append(edge.finish(one_sample(state.samples, model.inputs, i), real))
-        vectors_npz(
+        save_npz(
             folder / "golden" / "outputs.npz",
             {spec.name: np.concatenate([np.atleast_1d(f[spec.name]) for f in finished]) for spec in model.outputs},
         )

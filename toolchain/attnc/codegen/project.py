@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -219,8 +219,3 @@ def checksums(folder: Path) -> dict[str, dict[str, Any]]:
                 )
             found[path.relative_to(folder).as_posix()] = {"sha256": digest, "bytes": path.stat().st_size}
     return found
-
-
-def vectors_npz(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Model-level vectors."""
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
