@@ -172,6 +172,23 @@ def test_constant_mask_of_large_values(tmp_path: Path) -> None:
     assert json.loads((build / "report.json").read_text())["layers"][0]["sqnr_db"] > 20
 
 
+def test_mask_of_infinities_from_the_host(tmp_path: Path) -> None:
+    """What scaled_dot_product_attention with a boolean mask becomes: 0 and minus infinity."""
+    nodes = [
+        helper.make_node("Where", ["mask", "zero", "low"], ["bias"]),
+        helper.make_node("Attention", ["x", "x", "x", "bias"], ["a"], q_num_heads=2, kv_num_heads=2),
+        helper.make_node("MatMul", ["a", "w"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 8]) for name in "xy")
+    mask = helper.make_tensor_value_info("mask", TensorProto.BOOL, [1, 1, 4, 4])
+    constants = {"zero": np.float32(0), "low": np.float32(-np.inf), "w": np.eye(8, dtype=np.float32)}
+    graph = helper.make_graph(nodes, "masked", [x, mask], [y], [numpy_helper.from_array(np.asarray(a), n) for n, a in constants.items()])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)]), tmp_path / "m.onnx")
+    build = compiled(tmp_path / "m.onnx", tmp_path / "build")
+    assert compare_build(build).bit_exact
+    assert json.loads((build / "report.json").read_text())["layers"][0]["sqnr_db"] > 20
+
+
 def test_a_model_that_gives_nan(tmp_path: Path) -> None:
     with pytest.raises(AttncError, match="NaN or infinity"):
         compiled(tiny_model(tmp_path / "m.onnx", weight=np.full((8, 8), np.nan, np.float32)), tmp_path / "build")

@@ -23,7 +23,7 @@ from attnc.ops import verify
 from attnc.ops.base import Array, Design
 from attnc.passes.types import Requirement, assign_types, plan_types, quantize_graph
 from attnc.quant.calibration import Observer, Statistics
-from attnc.quant.samples import Edge, FloatModel, chunks, count_samples, load_samples, one_sample, synthetic_samples
+from attnc.quant.samples import Edge, FloatModel, chunks, count_samples, in_front, load_samples, one_sample, synthetic_samples
 from attnc.schedule.cost import Estimate, estimate
 from attnc.schedule.design import choose_design
 from attnc.schedule.devices import Board, find_board
@@ -136,10 +136,15 @@ def calibrate(state: State) -> None:
     total = count_samples(state.samples, state.model.inputs)
     widest = max(value.shape[0] * value.shape[1] for value in state.graph.values.values())
     observer = Observer(total)
+
+    def observe(name: str, array: Array) -> None:
+        if state.plan[name].type is None:  # a mask has its type, and may be infinite
+            observer(name, array)
+
     for chunk in chunks(Edge(state.model).feeds(state.samples), max(1, CHUNK_ELEMENTS // widest)):
-        run_reference(state.graph, chunk, observer)
+        run_reference(state.graph, chunk, observe)
     for name, array in state.graph.constants.items():
-        observer(name, array[np.newaxis])
+        observe(name, array[np.newaxis])
     state.statistics = observer.found
 
 
@@ -203,6 +208,8 @@ def write(state: State) -> Path:
             spec.name: state.samples[spec.name][: len(first)] if spec.shape and spec.shape[0] == 1 else state.samples[spec.name]
             for spec in model.inputs
         }
+        if any(in_front(state.samples[spec.name], spec) for spec in model.inputs):
+            kept, first = one_sample(state.samples, model.inputs, 0), first[:1]  # what the model takes at a time
         (folder / "golden").mkdir()
         save_npz(folder / "golden" / "inputs.npz", kept)
         outputs = run_golden(model.graph, vectors)
