@@ -31,6 +31,7 @@ LAYERS = (
     {"codegen"},
     {"verify"},
     {"approx", "console", "cost_tables", "report", "report_tables", "tables"},
+    {"steps"},
     {"compiler", "estimation", "evaluation"},
     {"cli_approx", "cli_export", "cost_commands"},
     {"cli"},

@@ -21,10 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from attnc.compiler import State, compile_model, device_integers, quantize_model
+from attnc.compiler import compile_model, quantize_model
 from attnc.config import CompileOptions
 from attnc.golden import run_golden
 from attnc.quant.samples import Edge, one_sample
+from attnc.steps import State, device_integers
 from sentences import LENGTH, select, tokenise
 
 HERE = Path(__file__).resolve().parent

@@ -99,7 +99,7 @@ def test_targets(capsys: Capture) -> None:
 def test_csim(capsys: Capture, build: Path, inputs: Path) -> None:
     assert main(["csim", str(build)]) == 0
     out, err = capsys.readouterr()
-    assert "equal, bit for bit" in out and err == ""
+    assert "equal, bit for bit" in out and "attnc:" not in err  # a slow machine sees progress there
     assert main(["csim", str(build), "--inputs", str(inputs), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["bit_exact"], result["elements"], result["mismatches"], result["first_mismatch"]) == (True, 80, 0, None)

@@ -18,6 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from attnc.compiler import compile_model
 from attnc.config import CompileOptions
 from attnc.errors import AttncError, ConfigError, FitError
+from attnc.evaluation import evaluate
+from attnc.quant.samples import SYNTHETIC_SAMPLES
 from attnc.verify.csim import compare_build
 
 DIGITS = Path(__file__).resolve().parents[2] / "models" / "vit_digits"
@@ -128,6 +130,68 @@ def tiny_model(path: Path, node_name: str = "product", weight: np.ndarray | None
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
     return path
+
+
+@pytest.mark.parametrize("name", ["file", "allow_pickle", "../x", 'a"b', "a/b.npy"])
+def test_any_name_of_an_input(tmp_path: Path, name: str) -> None:
+    model = onnx.load(tiny_model(tmp_path / "m.onnx"))
+    model.graph.input[0].name = model.graph.node[0].input[0] = name
+    onnx.save(model, tmp_path / "m.onnx")
+    with np.load(compiled(tmp_path / "m.onnx", tmp_path / "build") / "golden" / "inputs.npz") as file:
+        assert file.files == [name.removesuffix(".npy")] or file.files == [name]
+
+
+@pytest.mark.parametrize("elem_type", [TensorProto.FLOAT16, TensorProto.DOUBLE])
+def test_models_of_other_precisions(tmp_path: Path, elem_type: int) -> None:
+    model = onnx.load(tiny_model(tmp_path / "m.onnx", weight=np.eye(8, dtype=helper.tensor_dtype_to_np_dtype(elem_type))))
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.elem_type = elem_type
+    onnx.save(model, tmp_path / "m.onnx")
+    build = compiled(tmp_path / "m.onnx", tmp_path / "build")
+    facts = evaluate(build, {"x": np.ones((2, 4, 8))}, None, tmp_path / "m.onnx")["evaluation"]
+    assert facts["mismatches"] == 0 and facts["output_sqnr_db"]["y"] > 30
+
+
+def test_an_output_that_is_listed_twice(tmp_path: Path) -> None:
+    model = onnx.load(tiny_model(tmp_path / "m.onnx"))
+    model.graph.output.append(model.graph.output[0])
+    onnx.save(model, tmp_path / "m.onnx")
+    assert compare_build(compiled(tmp_path / "m.onnx", tmp_path / "build")).elements == SYNTHETIC_SAMPLES // 2 * 4 * 8
+
+
+def test_constant_mask_of_large_values(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Attention", ["x", "x", "x"], ["a"], q_num_heads=2, kv_num_heads=2, is_causal=1),
+        helper.make_node("MatMul", ["a", "w"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 8]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "causal", ends[:1], ends[1:], [numpy_helper.from_array(np.eye(8, dtype=np.float32), "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)]), tmp_path / "m.onnx")
+    build = compiled(tmp_path / "m.onnx", tmp_path / "build")
+    assert compare_build(build).bit_exact
+    assert json.loads((build / "report.json").read_text())["layers"][0]["sqnr_db"] > 20
+
+
+def test_mask_of_infinities_from_the_host(tmp_path: Path) -> None:
+    """What scaled_dot_product_attention with a boolean mask becomes: 0 and minus infinity."""
+    nodes = [
+        helper.make_node("Where", ["mask", "zero", "low"], ["bias"]),
+        helper.make_node("Attention", ["x", "x", "x", "bias"], ["a"], q_num_heads=2, kv_num_heads=2),
+        helper.make_node("MatMul", ["a", "w"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 8]) for name in "xy")
+    mask = helper.make_tensor_value_info("mask", TensorProto.BOOL, [1, 1, 4, 4])
+    constants = {"zero": np.float32(0), "low": np.float32(-np.inf), "w": np.eye(8, dtype=np.float32)}
+    graph = helper.make_graph(nodes, "masked", [x, mask], [y], [numpy_helper.from_array(np.asarray(a), n) for n, a in constants.items()])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)]), tmp_path / "m.onnx")
+    build = compiled(tmp_path / "m.onnx", tmp_path / "build")
+    assert compare_build(build).bit_exact
+    assert json.loads((build / "report.json").read_text())["layers"][0]["sqnr_db"] > 20
+
+
+def test_a_model_that_gives_nan(tmp_path: Path) -> None:
+    with pytest.raises(AttncError, match="NaN or infinity"):
+        compiled(tiny_model(tmp_path / "m.onnx", weight=np.full((8, 8), np.nan, np.float32)), tmp_path / "build")
 
 
 def test_names_of_a_model_never_reach_the_sources(tmp_path: Path) -> None:

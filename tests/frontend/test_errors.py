@@ -249,6 +249,13 @@ def test_constant_output(tmp_path: Path) -> None:
     refused(path, "constant")
 
 
+def test_output_that_is_an_input(tmp_path: Path) -> None:
+    b, y = small()
+    proto = b.model(y)
+    proto.graph.output.append(proto.graph.input[0])
+    refused(write(tmp_path, proto), "'x' of the model is one of its inputs")
+
+
 def test_incompatible_shapes(tmp_path: Path) -> None:
     b = Builder()
     b.input("x", [1, T, C])

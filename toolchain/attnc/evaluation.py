@@ -11,7 +11,7 @@ import numpy as np
 
 from attnc.codegen.project import write_json
 from attnc.errors import DataError
-from attnc.frontend.load import load_model
+from attnc.frontend import load_float32
 from attnc.frontend.quantized import runnable
 from attnc.ops.base import Array
 from attnc.quant.samples import FloatModel
@@ -73,7 +73,7 @@ def evaluate(
 
 def run_float(model: Path, manifest: Manifest, inputs: Mapping[str, Any], progress: Progress) -> tuple[str, dict[str, Array]]:
     """What runs the float model, and its outputs joined along the samples."""
-    runner = FloatModel(runnable(load_model(model)))
+    runner = FloatModel(runnable(load_float32(model)))
     arrays, samples = boundary.check_inputs(manifest, inputs)
     progress.stage(f"float model: {samples} samples")
     rows = []

@@ -229,8 +229,3 @@ def checksums(folder: Path) -> dict[str, dict[str, Any]]:
                 )
             found[path.relative_to(folder).as_posix()] = {"sha256": digest, "bytes": path.stat().st_size}
     return found
-
-
-def vectors_npz(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Model-level vectors."""
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from attnc.errors import AttncError, ModelError, UnsupportedError
 from attnc.frontend import imposed
 from attnc.frontend.cleanup import drop_unused, fold_constants, unique_names
 from attnc.frontend.columns import ColumnSelections
-from attnc.frontend.hostside import Ending, host_models, place, trace_outputs
+from attnc.frontend.hostside import Ending, host_models, place, refuse_passed_inputs, trace_outputs
 from attnc.frontend.interpreter import Interpreter
 from attnc.frontend.load import load_model
 from attnc.frontend.precision import to_float32
@@ -21,7 +21,7 @@ from attnc.frontend.simplify import Simplified, inline_functions, name_nodes, si
 from attnc.frontend.values import Const, Opaque
 from attnc.model import Feed, Model, Placement, TensorSpec
 
-__all__ = ["import_model", "inspect_model"]
+__all__ = ["import_model", "inspect_model", "load_float32"]
 
 
 def import_model(path: Path, shapes: Pins | None = None, strict: bool = False) -> Model:
@@ -52,6 +52,13 @@ def import_model(path: Path, shapes: Pins | None = None, strict: bool = False) -
     return Model(graph, specs, outputs, feeds, ending.fetches, leading, trailing, placements, quantized)
 
 
+def load_float32(path: Path) -> onnx.ModelProto:
+    """The model as its file has it, but for half and double precision, which become float32: what everything is measured against."""
+    model = load_model(path)
+    to_float32(model)
+    return model
+
+
 def inspect_model(path: Path, shapes: Pins | None = None) -> list[Placement]:
     """Where each node would run; what cannot be compiled has `where` "unsupported" and the reason.
 
@@ -77,6 +84,7 @@ def inspect_model(path: Path, shapes: Pins | None = None) -> list[Placement]:
 def _prepare(path: Path, pins: Pins) -> tuple[Simplified, list[TensorSpec], dict[str, bool], Quantized | None]:
     """Load, make static, simplify; also whether each output declares a fixed first dimension, and what a quantized model says."""
     model = inline_functions(load_model(path), str(path))
+    refuse_passed_inputs(model)
     name_nodes(model)
     declared = {output.name: _fixed_first(output) for output in model.graph.output}
     to_float32(model)

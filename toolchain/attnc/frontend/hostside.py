@@ -62,6 +62,14 @@ def _plain(interpreter: Interpreter, name: str) -> bool:
     return name in interpreter.simplified.outputs
 
 
+def refuse_passed_inputs(model: ModelProto) -> None:
+    """An output of the model must not be one of its inputs: the optimizer renames the input then."""
+    inputs = {value.name for value in model.graph.input}
+    for output in model.graph.output:
+        if output.name in inputs:
+            _refuse_output(output.name)
+
+
 def _refuse_output(name: str) -> None:
     raise ModelError(f"output {name!r} of the model is one of its inputs or a constant: there is nothing to compute")
 

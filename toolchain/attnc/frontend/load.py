@@ -45,7 +45,17 @@ def load_model(path: Path) -> ModelProto:
         load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, checker.ValidationError) as error:
         raise ModelError(f"{path}: the external data cannot be read: {_first_line(error)}") from error
+    _drop_repeated_outputs(model)
     return model
+
+
+def _drop_repeated_outputs(model: ModelProto) -> None:
+    """An output that is listed twice (as torch does for one that is returned twice) is one output: they go by name."""
+    outputs = {output.name: output for output in reversed(model.graph.output)}
+    if len(outputs) < len(model.graph.output):
+        kept = list(reversed(outputs.values()))
+        del model.graph.output[:]
+        model.graph.output.extend(kept)
 
 
 def _parse(path: Path) -> ModelProto:

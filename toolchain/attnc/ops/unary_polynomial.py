@@ -3,8 +3,8 @@
 Functions those of `COEFFICIENTS`; leaky_relu, relu_squared, hard_sigmoid and hard_swish are such polynomials, the others close to one.
 Scales   x s16 or s8 with a power of two for scale, 2**-5 to 2**-15; of any scale for leaky_relu and relu_squared. y one per tensor.
 Method   u = min(|x|, limit); h = (q*u + r)*u + p below `limit`, `end` from there on, with p, q, r, end and 16 fraction bits chosen by
-         the sign of x; f = h or f = h * x. The forms for gelu, sigmoid and their like are 1 - a*(limit - u)**2 and its mirror image, as in I-BERT, with
-         constants that make the largest error smallest.
+         the sign of x; f = h or f = h * x. The forms for gelu, sigmoid and their like are 1 - a*(limit - u)**2 and its mirror image, as
+         in I-BERT, with constants that make the largest error smallest.
 Rounding both steps of h and y half up, saturation to the range of y. leaky_relu and relu_squared round y alone.
 Error    over all 65,536 inputs, before the rounding to y: `ERROR_BOUNDS`; gelu 1.5e-2 (1.8e-2 with the constants of I-BERT). For
          functions of any scale relative to the largest |f| of the inputs. Then 0.5 + |y| * 2**-17 steps of y.

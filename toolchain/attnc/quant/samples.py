@@ -1,4 +1,7 @@
-"""Inputs of a model: read from a file or made up, and brought to the edge of the device."""
+"""Inputs of a model: read from a file or made up, and brought to the edge of the device.
+
+Samples lie along axis 0: in place of the 1 that a model has there, else (a fixed batch of 2, no batch axis) on an axis in front.
+"""
 
 from __future__ import annotations
 
@@ -29,24 +32,30 @@ def load_samples(path: Path, specs: list[TensorSpec]) -> dict[str, Array]:
     return check_samples(arrays, specs, str(path))
 
 
+def in_front(array: Array, spec: TensorSpec) -> bool:
+    """Whether the samples have an axis of their own in front of the model's shape."""
+    return array.ndim > len(spec.shape)
+
+
 def check_samples(arrays: Mapping[str, Array], specs: list[TensorSpec], where: str) -> dict[str, Array]:
     """Shapes, kinds and values fit the model; every input has as many samples."""
     checked, counts = {}, {}
     for spec in specs:
         array = arrays[spec.name]
-        wanted = f"[{', '.join(['samples', *map(str, spec.shape[1:])])}]" if spec.shape else "a scalar"
+        single, in_place = list(spec.shape), spec.shape[:1] == (1,)
+        wanted = ", ".join(["samples", *map(str, spec.shape[in_place:])])
+        wanted = f"[{wanted}]" if in_place else f"{single} or [{wanted}]"
         if array.dtype.kind not in "biuf":
             raise DataError(f"{where}: input {spec.name!r}: needed numbers ({spec.dtype}), found {array.dtype}")
         if array.dtype.kind == "f" and spec.dtype.kind != "f":
             raise DataError(f"{where}: input {spec.name!r}: needed {spec.dtype}, found {array.dtype}")
-        if array.ndim != len(spec.shape) or array.shape[1:] != spec.shape[1:] or 0 in array.shape:
+        stacked = array.ndim > 0 and array.shape[1:] == spec.shape[in_place:]
+        if not (stacked or list(array.shape) == single) or 0 in array.shape:
             raise DataError(f"{where}: input {spec.name!r}: needed shape {wanted}, found {list(array.shape)}")
-        if spec.shape and spec.shape[0] != 1 and array.shape[0] != spec.shape[0]:
-            raise DataError(f"{where}: input {spec.name!r}: needed shape {list(spec.shape)}, found {list(array.shape)}")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise DataError(f"{where}: input {spec.name!r}: contains NaN or infinity")
         checked[spec.name] = array.astype(spec.dtype)
-        counts[spec.name] = array.shape[0] if spec.shape and spec.shape[0] == 1 else 1
+        counts[spec.name] = array.shape[0] if stacked else 1
     samples = max(counts.values(), default=1)
     odd = {name: count for name, count in counts.items() if count not in (1, samples)}
     if odd:
@@ -56,7 +65,8 @@ def check_samples(arrays: Mapping[str, Array], specs: list[TensorSpec], where: s
 
 def count_samples(arrays: Mapping[str, Array], specs: list[TensorSpec]) -> int:
     """Samples along axis 0."""
-    return max((arrays[spec.name].shape[0] for spec in specs if spec.shape and spec.shape[0] == 1), default=1)
+    stacked = (arrays[spec.name] for spec in specs if spec.shape[:1] == (1,) or in_front(arrays[spec.name], spec))
+    return max((array.shape[0] for array in stacked), default=1)
 
 
 def one_sample(arrays: Mapping[str, Array], specs: list[TensorSpec], index: int) -> dict[str, Array]:
@@ -64,7 +74,10 @@ def one_sample(arrays: Mapping[str, Array], specs: list[TensorSpec], index: int)
     result = {}
     for spec in specs:
         array = arrays[spec.name]
-        result[spec.name] = array[index : index + 1] if spec.shape and spec.shape[0] == 1 and array.shape[0] > 1 else array
+        if in_front(array, spec):
+            result[spec.name] = array[index if array.shape[0] > 1 else 0]
+        else:
+            result[spec.name] = array[index : index + 1] if spec.shape[:1] == (1,) and array.shape[0] > 1 else array
     return result
 
 
@@ -74,7 +87,7 @@ def synthetic_samples(proto: onnx.ModelProto, specs: list[TensorSpec], seed: int
     rng = np.random.default_rng(seed)
     made: dict[str, Array] = {}
     for spec in specs:
-        shape = (samples, *spec.shape[1:]) if spec.shape and spec.shape[0] == 1 else spec.shape
+        shape = (samples, *spec.shape[spec.shape[0] == 1 :]) if spec.shape else ()
         if spec.dtype.kind == "f":
             made[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
             continue

@@ -1,0 +1,52 @@
+"""Samples from a file or made up, for models with and without an axis of 1 for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import ModelProto
+
+from attnc.errors import DataError
+from attnc.model import TensorSpec
+from attnc.quant.samples import count_samples, load_samples, one_sample, synthetic_samples
+
+SHAPES = [(1, 4), (2, 4), (4,), (1,)]
+
+
+def spec(shape: tuple[int, ...], dtype: str = "float32") -> TensorSpec:
+    return TensorSpec("x", np.dtype(dtype), shape, False)
+
+
+def load(path: Path, array: np.ndarray, *specs: TensorSpec) -> dict[str, np.ndarray]:
+    np.savez(path / "x.npz", x=array)
+    return load_samples(path / "x.npz", list(specs))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", ["float32", "int64"])
+def test_made_up_samples_fit_the_model(shape: tuple[int, ...], dtype: str) -> None:
+    specs = [spec(shape, dtype)]
+    made = synthetic_samples(ModelProto(), specs, 0, samples=5)
+    assert count_samples(made, specs) == 5
+    assert {one_sample(made, specs, i)["x"].shape for i in range(5)} == {shape}
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, ()])
+def test_samples_of_a_file(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    specs = [spec(shape)]
+    stacked = np.random.default_rng(0).normal(size=(3, *shape)).astype(np.float32)
+    found = load(tmp_path, stacked.reshape(3, *shape[1:]) if shape[:1] == (1,) else stacked, *specs)
+    assert count_samples(found, specs) == 3
+    for i in range(3):
+        np.testing.assert_array_equal(one_sample(found, specs, i)["x"], stacked[i])
+    found = load(tmp_path, stacked[0], *specs)
+    assert count_samples(found, specs) == 1
+    np.testing.assert_array_equal(one_sample(found, specs, 0)["x"], stacked[0])
+
+
+@pytest.mark.parametrize(("shape", "given"), [((1, 4), (3, 1, 4)), ((2, 4), (3, 4)), ((2, 4), (0, 2, 4)), ((), (3, 1)), ((4,), (3, 5))])
+def test_samples_of_another_shape(tmp_path: Path, shape: tuple[int, ...], given: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match="needed shape"):
+        load(tmp_path, np.zeros(given), spec(shape))
