@@ -54,10 +54,14 @@ def clamp(x: npt.ArrayLike, low: int, high: int) -> Int64:
 
 def shift_round_half_up(x: npt.ArrayLike, shift: npt.ArrayLike) -> Int64:
     """x / 2**shift, rounded to nearest, ties towards plus infinity; shift in [0, 62], |x| < 2**62."""
-    x, shift = np.asarray(x, np.int64), np.asarray(shift, np.int64)
-    half = np.where(shift > 0, np.left_shift(np.int64(1), np.maximum(shift - 1, 0)), 0)
-    total = np.asarray(x + half)
+    shift = np.asarray(shift, np.int64)
+    total = np.asarray(np.asarray(x, np.int64) + _half(shift))
     return np.right_shift(total, shift, out=total)
+
+
+def _half(shift: Int64) -> Int64:
+    """What is added before a shift, so that it rounds half up."""
+    return np.where(shift > 0, np.left_shift(np.int64(1), np.maximum(shift - 1, 0)), 0)
 
 
 def quantize_half_even(real: npt.ArrayLike, scale: npt.ArrayLike, low: int, high: int) -> Int64:
@@ -89,7 +93,11 @@ def quantize_multiplier(real: npt.ArrayLike, bits: int = MULTIPLIER_BITS) -> tup
 
 def requantize(acc: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLike, low: int, high: int) -> Int64:
     """clamp(acc * multiplier / 2**shift), rounded half up."""
-    return clamp(shift_round_half_up(np.asarray(acc, np.int64) * np.asarray(multiplier, np.int64), shift), low, high)
+    shift = np.asarray(shift, np.int64)
+    # One array for all steps: most of golden's time is memory traffic.
+    total = np.asarray(np.asarray(acc, np.int64) * np.asarray(multiplier, np.int64) + _half(shift))
+    np.right_shift(total, shift, out=total)
+    return np.clip(total, low, high, out=total)
 
 
 def bit_length(x: npt.ArrayLike) -> Int64:
