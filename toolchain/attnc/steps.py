@@ -192,8 +192,8 @@ def calibrate(state: State) -> None:
     observer = Observer(total)
 
     def observe(name: str, array: Array) -> None:
-        if state.plan[name].type is None:  # a mask has its type, and may be infinite
-            observer(name, array)
+        # A mask may be infinite: its type is fixed, whatever it holds.
+        observer(name, array if state.plan[name].type is None else np.where(np.isinf(array), 0.0, array))
 
     for chunk in chunks(Edge(state.model).feeds(state.samples), max(1, CHUNK_ELEMENTS // widest)):
         run_reference(state.graph, chunk, observe)
