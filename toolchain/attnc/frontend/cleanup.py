@@ -36,7 +36,7 @@ def _fold_backward(graph: Graph) -> None:
     for node in graph.nodes:
         found = _row(graph, node)
         before = by_output.get(found[0]) if found else None
-        if found and before and uses[found[0]] == 1 and before.op in ("linear", "layer_normalization"):
+        if found and before and uses[found[0]] == 1 and _takes(before, node):
             node = _into(before, node, found[1])
             kept[position[found[0]]] = node
             position[node.output] = position.pop(found[0])
@@ -47,13 +47,19 @@ def _fold_backward(graph: Graph) -> None:
     graph.nodes = kept
 
 
+def _takes(before: Node, node: Node) -> bool:
+    """Whether the parameters of `before` have room for the constants of `node`."""
+    return before.op in ("linear", "layer_normalization") or (before.op == "rms_normalization" and node.op == "mul")
+
+
 def _into(before: Node, node: Node, amount: Array) -> Node:
     """`before` with the constants in its parameters, under the name of the value that `node` made."""
     params = dict(before.params)
     factor, offset = ("weight", "bias") if before.op == "linear" else ("gamma", "beta")
     if node.op == "mul":
         params[factor] = params[factor] * (amount[:, None] if before.op == "linear" else amount)
-        params[offset] = params[offset] * amount
+        if offset in params:
+            params[offset] = params[offset] * amount
     else:
         params[offset] = params[offset] + amount
     return replace(before, params=params, output=node.output, source=merge(before.source, node.source))

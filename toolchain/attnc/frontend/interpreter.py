@@ -21,6 +21,7 @@ Handler = Callable[[Context, NodeProto, Sequence[Value | None]], list[Value]]
 HANDLERS: dict[str, Handler] = {
     "MatMul": products.matmul, "Gemm": products.gemm, "Conv": products.conv, "Einsum": products.einsum,
     "LayerNormalization": normalization.layer_normalization, "Attention": attention.attention_operator,
+    "RMSNormalization": normalization.rms_normalization,
     "Concat": tokens.concat, "ReduceMean": tokens.reduce_mean, "ReduceSum": tokens.reduce_mean,
     "GlobalAveragePool": tokens.global_average, "Softmax": tokens.softmax, "BatchNormalization": tokens.batch_normalization,
     **dict.fromkeys(reindexing.PLANS, reindexing.rearrange), **dict.fromkeys(pointwise.OPERATORS, pointwise.pointwise),
@@ -31,7 +32,6 @@ HEAVY = {
 }  # fmt: skip
 """Operators that are worth a device: they never run on the host."""
 REASONS = {
-    "RMSNormalization": "root-mean-square normalisation is not supported (layer normalisation is)",
     "RotaryEmbedding": "rotary embeddings as an operator are not supported",
     "ConvTranspose": "transposed convolutions are not supported",
 }

@@ -116,12 +116,7 @@ def _refuse_scores(ctx: Context, given: Sequence[Value]) -> None:
 
 
 def _without_poly(ctx: Context, value: Value) -> Value:
-    if isinstance(value, (Poly, Scores)):
-        reason = normalization.why(value) if isinstance(value, Poly) and value.host is None else None
-        if reason and isinstance(value, Poly):
-            raise UnsupportedError(value.node, value.operator, f"it looks like a part of {reason}")
-        return ctx.concrete(value)
-    return value
+    return ctx.concrete(value) if isinstance(value, (Poly, Scores)) else value
 
 
 def compose(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> Value | None:
