@@ -6,12 +6,15 @@ from attnc.ir import Graph, Node
 from attnc.ops.add import Add
 from attnc.ops.attention import Attention
 from attnc.ops.base import Operator
+from attnc.ops.concat_channels import ConcatChannels
 from attnc.ops.concat_rows import ConcatRows
+from attnc.ops.depthwise import Depthwise
 from attnc.ops.gather_rows import GatherRows
 from attnc.ops.layer_normalization import LayerNormalization
 from attnc.ops.linear import Linear
 from attnc.ops.mean_rows import MeanRows
 from attnc.ops.mul import Mul
+from attnc.ops.patches import Patches
 from attnc.ops.requantize import Requantize
 from attnc.ops.softmax import Softmax
 from attnc.ops.unary import Unary
@@ -21,12 +24,15 @@ OPERATORS: dict[str, Operator] = {
     for op in (
         Add(),
         Attention(),
+        ConcatChannels(),
         ConcatRows(),
+        Depthwise(),
         GatherRows(),
         LayerNormalization(),
         Linear(),
         MeanRows(),
         Mul(),
+        Patches(),
         Requantize(),
         Softmax(),
         Unary(),
