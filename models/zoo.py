@@ -32,7 +32,6 @@ OPSETS = {"dynamo": 20, "torchscript": 17}
 def export(name: str, exporter: str, path: Path) -> None:
     """Write a family as ONNX, weights inside."""
     import torch
-
     from models.families import FAMILIES, Exported, randomize
 
     family = FAMILIES[name]

@@ -159,7 +159,8 @@ class Graph:
             value = self.values[name]
             if array.shape != value.shape:
                 raise GraphError(f"constant {name!r} has shape {array.shape}, declared {value.shape}")
-            if value.type is not None and (array.min() < value.type.range[0] or array.max() > value.type.range[1]):
+            integers = value.type is not None and array.dtype.kind in "iu"  # before quantization they are float
+            if integers and value.type is not None and (array.min() < value.type.range[0] or array.max() > value.type.range[1]):
                 raise GraphError(f"constant {name!r} does not fit {value.type.short}")
 
     def dump(self) -> str:

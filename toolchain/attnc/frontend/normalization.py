@@ -168,9 +168,7 @@ def _shape(operands: Sequence[Poly], x: View) -> Shape | None:
     return tuple(np.broadcast_shapes(*shapes))
 
 
-def _compute(
-    ctx: Context, node: NodeProto, operands: Sequence[Poly], r: Deviation | None
-) -> tuple[Terms, Deviation | None] | None:
+def _compute(ctx: Context, node: NodeProto, operands: Sequence[Poly], r: Deviation | None) -> tuple[Terms, Deviation | None] | None:
     """Terms of the result and its r."""
     op, first = node.op_type, operands[0].terms
     second = operands[1].terms if len(operands) > 1 else {}
@@ -245,14 +243,12 @@ def _finish(ctx: Context, node: NodeProto, poly: Poly) -> Value:
     return emit(ctx, node, poly.x, gamma / np.sqrt(factor), beta, epsilon / factor, poly.src, centered)
 
 
-def emit(
-    ctx: Context, node: NodeProto, x: View, gamma: Array, beta: Array, epsilon: float, src: Sources, centered: bool = True
-) -> View:
+def emit(ctx: Context, node: NodeProto, x: View, gamma: Array, beta: Array, epsilon: float, src: Sources, centered: bool = True) -> View:
     """A normalisation over the last axis; factors that differ between rows follow as operators of their own."""
     src = merge(x.src, src)
     groups = 1
     try:
-        source, made = ctx.builder.matrix(x.base, x.idx.reshape(-1, x.shape[-1]), src), identity(x.shape)
+        source, made = ctx.builder.beside(x.base, x.idx.reshape(-1, x.shape[-1]), src), identity(x.shape)
     except LayoutError as error:
         found = None if centered else _side_by_side(ctx, x, src)
         if found is None:
