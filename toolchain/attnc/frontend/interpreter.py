@@ -8,7 +8,7 @@ import numpy as np
 from onnx import AttributeProto, NodeProto
 
 from attnc.errors import ModelError, UnsupportedError
-from attnc.frontend import attention, convolution, normalization, pointwise, products, reindexing, tokens
+from attnc.frontend import attention, convolution, normalization, pointwise, products, reindexing, rotary, tokens
 from attnc.frontend.builder import elements
 from attnc.frontend.context import MAX_INDEX, Context
 from attnc.frontend.folding import evaluate
@@ -21,7 +21,7 @@ Handler = Callable[[Context, NodeProto, Sequence[Value | None]], list[Value]]
 HANDLERS: dict[str, Handler] = {
     "MatMul": products.matmul, "Gemm": products.gemm, "Conv": convolution.conv, "Einsum": products.einsum,
     "LayerNormalization": normalization.layer_normalization, "Attention": attention.attention_operator,
-    "RMSNormalization": normalization.rms_normalization,
+    "RMSNormalization": normalization.rms_normalization, "RotaryEmbedding": rotary.rotary_embedding,
     "Concat": tokens.concat, "ReduceMean": tokens.reduce_mean, "ReduceSum": tokens.reduce_mean,
     "GlobalAveragePool": tokens.global_average, "AveragePool": convolution.average_pool,
     "Softmax": tokens.softmax, "BatchNormalization": tokens.batch_normalization,
@@ -33,7 +33,6 @@ HEAVY = {
 }  # fmt: skip
 """Operators that are worth a device: they never run on the host."""
 REASONS = {
-    "RotaryEmbedding": "rotary embeddings as an operator are not supported",
     "ConvTranspose": "transposed convolutions are not supported",
 }
 
