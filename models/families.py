@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -41,6 +42,8 @@ class Family:
     outputs: tuple[str, ...] = ("last_hidden_state",)
     traced_inputs: Callable[[], dict[str, Tensor]] | None = None
     """Other inputs for the torchscript exporter, where it cannot follow what the model does without them."""
+    local: bool = False
+    """Whether tokens see their neighbours only: padding then sees nothing, and what it gives is not defined."""
 
 
 class Exported(nn.Module):
@@ -97,6 +100,23 @@ def mel() -> dict[str, Tensor]:
     return {"input_features": torch.randn(1, 16, 2 * TOKENS, generator=torch.Generator().manual_seed(0))}
 
 
+def samples(family: Family, names: list[str], count: int = 8, seed: int = 1) -> dict[str, np.ndarray]:
+    """Inputs to calibrate and compare with: random tokens or pixels, masks with padding at the end of all samples but the first."""
+    rng = np.random.default_rng(seed)
+    example = {**family.inputs(), **(family.traced_inputs() if family.traced_inputs else {})}
+    made: dict[str, np.ndarray] = {}
+    for name in names:
+        shape = (count, *example[name].shape[1:])
+        if name == "attention_mask":
+            length = np.where((np.arange(count) == 0) | family.local, shape[1], rng.integers(shape[1] // 2, shape[1] + 1, count))
+            made[name] = (np.arange(shape[1]) < length[:, None]).astype(np.int64)
+        elif example[name].is_floating_point():
+            made[name] = rng.standard_normal(shape).astype(np.float32)
+        else:
+            made[name] = rng.integers(3, VOCABULARY, shape)
+    return made
+
+
 def _text(name: str, config: type, model: str, **fields: Any) -> Family:
     return Family(name, lambda: getattr(hf, model)(config(**{**TEXT, **fields})), masked)
 
@@ -106,7 +126,8 @@ def _image(name: str, config: type, model: str, **fields: Any) -> Family:
 
 
 def _decoder(name: str, config: type, model: str, **fields: Any) -> Family:
-    return Family(name, lambda: getattr(hf, model)(config(**{**DECODER, **fields})), tokens, ("logits",), masked)
+    local = "sliding_window" in fields
+    return Family(name, lambda: getattr(hf, model)(config(**{**DECODER, **fields})), tokens, ("logits",), masked, local)
 
 
 def _distilbert() -> nn.Module:
@@ -188,7 +209,7 @@ FAMILIES: dict[str, Family] = {
         _text("albert", hf.AlbertConfig, "AlbertModel", embedding_size=32),
         _text("mpnet", hf.MPNetConfig, "MPNetModel", pad_token_id=0),
         Family("t5", _t5, masked),
-        Family("modernbert", _modernbert, masked),
+        Family("modernbert", _modernbert, masked, local=True),
         _image("vit", hf.ViTConfig, "ViTModel"),
         _image("deit", hf.DeiTConfig, "DeiTModel"),
         _image("dinov2", hf.Dinov2Config, "Dinov2Model", mlp_ratio=2),
