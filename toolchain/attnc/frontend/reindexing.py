@@ -46,6 +46,14 @@ def _identity(ctx: Context, node: NodeProto, shape: Shape, args: Sequence[Value 
     return [lambda x: x]
 
 
+def _dropout(ctx: Context, node: NodeProto, shape: Shape, args: Sequence[Value | None]) -> list[Move]:
+    """Nothing, unless it is told to train."""
+    training = args[2] if len(args) > 2 else None
+    if training is not None and not (isinstance(training, Const) and not training.array.any()):
+        ctx.fail(node, "a dropout in training mode")
+    return [lambda x: x]
+
+
 def _reshape(ctx: Context, node: NodeProto, shape: Shape, args: Sequence[Value | None]) -> list[Move]:
     wanted = integers(ctx, node, args, 1) or []
     new = reshaped(node, shape, wanted, bool(ctx.attributes(node).get("allowzero", 0)))
@@ -162,8 +170,11 @@ def _depth_to_space(ctx: Context, node: NodeProto, shape: Shape, args: Sequence[
 
 
 def _space_to_depth(ctx: Context, node: NodeProto, shape: Shape, args: Sequence[Value | None]) -> list[Move]:
-    block, (b, c, h, w) = int(ctx.attributes(node)["blocksize"]), shape
+    attributes = ctx.attributes(node)
+    block, (b, c, h, w) = int(attributes["blocksize"]), shape
     split = (b, c, h // block, block, w // block, block)
+    if attributes.get("mode", "DCR") == "CRD":
+        return [lambda x: x.reshape(split).transpose(0, 1, 3, 5, 2, 4).reshape(b, c * block**2, h // block, w // block)]
     return [lambda x: x.reshape(split).transpose(0, 3, 5, 1, 2, 4).reshape(b, c * block**2, h // block, w // block)]
 
 
@@ -180,7 +191,7 @@ def _pad(ctx: Context, node: NodeProto, shape: Shape, args: Sequence[Value | Non
 
 
 PLANS: dict[str, Callable[[Context, NodeProto, Shape, Sequence[Value | None]], list[Move]]] = {
-    "Identity": _identity, "Dropout": _identity, "Cast": _identity, "CastLike": _identity, "Reshape": _reshape,
+    "Identity": _identity, "Dropout": _dropout, "Cast": _identity, "CastLike": _identity, "Reshape": _reshape,
     "Transpose": _transpose, "Squeeze": _squeeze, "Unsqueeze": _unsqueeze, "Flatten": _flatten, "Split": _split,
     "Slice": _slice, "Gather": _gather, "GatherND": _gather_nd, "Expand": _expand, "Tile": _tile,
     "Pad": _pad, "DepthToSpace": _depth_to_space, "SpaceToDepth": _space_to_depth,
