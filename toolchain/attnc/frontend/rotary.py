@@ -36,11 +36,10 @@ class Mix:
 
 @dataclass(frozen=True)
 class Rotation:
-    """`own` [C] are the channels of the root in the order of the result; cos and sin are [R, rotary_dim / 2]."""
+    """`own` [C] are the channels of the root in the order of the result; cos and sin are [R, rotary_dims / 2]."""
 
     own: Index
     heads: int
-    head_dim: int
     interleaved: bool
     cos: Array
     sin: Array
@@ -48,8 +47,7 @@ class Rotation:
     @property
     def attrs(self) -> dict[str, int | bool]:
         """As attributes of the operator."""
-        sizes = {"heads": self.heads, "head_dim": self.head_dim, "rotary_dim": 2 * self.cos.shape[1]}
-        return {**sizes, "interleaved": self.interleaved}
+        return {"num_heads": self.heads, "rotary_dims": 2 * self.cos.shape[1], "interleaved": self.interleaved}
 
 
 def find_rotations(graph: Graph) -> None:
@@ -158,7 +156,7 @@ def rotation(mix: Mix, rows: int) -> Rotation | None:
     cos, sin = (np.broadcast_to(part, (rows, channels)).reshape(rows, heads, size) for part in mix.factors)
     if max(np.ptp(cos, axis=1).max(), np.ptp(sin, axis=1).max()) > TOLERANCE:
         return None
-    return Rotation(mix.columns[0], heads, size, step == 1, cos[:, 0, first].copy(), -sin[:, 0, first])
+    return Rotation(mix.columns[0], heads, step == 1, cos[:, 0, first].copy(), -sin[:, 0, first])
 
 
 def _head(mix: Mix, moved: Index, step: int) -> int | None:
