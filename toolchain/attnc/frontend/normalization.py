@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto
 
-from attnc.frontend.builder import LayoutError, elements, scalar
+from attnc.frontend.builder import LayoutError, scalar
 from attnc.frontend.context import Context
 from attnc.frontend.functions import GRID
 from attnc.frontend.layout import identity
@@ -246,17 +246,17 @@ def _finish(ctx: Context, node: NodeProto, poly: Poly) -> Value:
 def emit(ctx: Context, node: NodeProto, x: View, gamma: Array, beta: Array, epsilon: float, src: Sources, centered: bool = True) -> View:
     """A normalisation over the last axis; factors that differ between rows follow as operators of their own."""
     src = merge(x.src, src)
-    groups = 1
+    group = 0
     try:
         source, made = ctx.builder.beside(x.base, x.idx.reshape(-1, x.shape[-1]), src), identity(x.shape)
     except LayoutError as error:
-        found = None if centered else _side_by_side(ctx, x, src)
+        found = _side_by_side(ctx, x, src)
         if found is None:
             ctx.fail(node, f"it normalises over an axis that does not lie along channels: {error}")
-        source, made, groups = found
+        (source, made), group = found, x.shape[-1]
     rows, channels = ctx.builder.graph.value(source).shape
     params = {"gamma": np.ones(channels)} | ({"beta": np.zeros(channels)} if centered else {})
-    attrs: dict[str, Any] = {"epsilon": float(epsilon)} | ({} if centered else {"groups": groups})
+    attrs: dict[str, Any] = {"epsilon": float(epsilon)} | ({"group": group} if group else {})
     kind = "layer_normalization" if centered else "rms_normalization"
     result = View(ctx.builder.node(kind, [source], (rows, channels), node.output[0], src, attrs, params), made)
     for op, amount, neutral in (("mul", gamma, 1.0), ("add", beta, 0.0)):
@@ -266,8 +266,8 @@ def emit(ctx: Context, node: NodeProto, x: View, gamma: Array, beta: Array, epsi
     return result
 
 
-def _side_by_side(ctx: Context, x: View, src: Sources) -> tuple[str, Index, int] | None:
-    """(matrix, index of `x` in it, groups) where the last axis lies along channels beside others (heads), each of them a group."""
+def _side_by_side(ctx: Context, x: View, src: Sources) -> tuple[str, Index] | None:
+    """(matrix, index of `x` in it) where the last axis lies along channels beside others (heads)."""
     axes = ctx.builder.natural_axes(x)
     if axes is None or axes.channels[-1:] != (len(x.shape) - 1,):
         return None
@@ -275,8 +275,7 @@ def _side_by_side(ctx: Context, x: View, src: Sources) -> tuple[str, Index, int]
         name, axes = ctx.builder.as_matrix(View(x.base, x.idx, src), axes)
     except LayoutError:
         return None
-    made = axes.restore(identity(ctx.builder.graph.value(name).shape), x.shape)
-    return name, made, elements(tuple(x.shape[axis] for axis in axes.channels[:-1]))
+    return name, axes.restore(identity(ctx.builder.graph.value(name).shape), x.shape)
 
 
 def rms_normalization(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:
