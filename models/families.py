@@ -19,7 +19,7 @@ from torch import Tensor, nn
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched: configurations only
 import transformers as hf
 
-WIDTH, LAYERS, HEADS, INNER, TOKENS, VOCABULARY = 64, 2, 4, 128, 16, 96
+WIDTH, LAYERS, HEADS, HEAD, INNER, TOKENS, VOCABULARY = 64, 2, 4, 16, 128, 16, 96
 SIZES: dict[str, Any] = {
     "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "intermediate_size": INNER,
     "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
@@ -73,6 +73,8 @@ def randomize(model: nn.Module, seed: int = 0) -> None:
                 noise = parameter * torch.exp(0.2 * noise) if parameter.abs().max() > 0 else 0.2 * noise
             else:
                 noise *= 0.05
+            if "SelfAttention.q.weight" in name:
+                noise /= math.sqrt(HEAD)  # T5 divides scores by nothing: its initialisation does
             parameter.copy_(noise)
 
 
@@ -138,7 +140,7 @@ def _distilbert() -> nn.Module:
 
 def _t5() -> nn.Module:
     return hf.T5EncoderModel(hf.T5Config(
-        vocab_size=VOCABULARY, d_model=WIDTH, d_kv=16, d_ff=INNER, num_layers=LAYERS, num_heads=HEADS,
+        vocab_size=VOCABULARY, d_model=WIDTH, d_kv=HEAD, d_ff=INNER, num_layers=LAYERS, num_heads=HEADS,
         feed_forward_proj="gated-gelu", relative_attention_num_buckets=8, relative_attention_max_distance=16, dropout_rate=0.0,
     ))  # fmt: skip
 
@@ -225,9 +227,9 @@ FAMILIES: dict[str, Family] = {
         _decoder("llama", hf.LlamaConfig, "LlamaForCausalLM", **GROUPED),
         _decoder("mistral", hf.MistralConfig, "MistralForCausalLM", **GROUPED, sliding_window=8),
         _decoder("qwen2", hf.Qwen2Config, "Qwen2ForCausalLM", **GROUPED),
-        _decoder("qwen3", hf.Qwen3Config, "Qwen3ForCausalLM", **GROUPED, head_dim=16),
-        _decoder("gemma", hf.GemmaConfig, "GemmaForCausalLM", num_key_value_heads=1, head_dim=16),
-        _decoder("gemma2", hf.Gemma2Config, "Gemma2ForCausalLM", **GROUPED, head_dim=16, sliding_window=8, query_pre_attn_scalar=16),
+        _decoder("qwen3", hf.Qwen3Config, "Qwen3ForCausalLM", **GROUPED, head_dim=HEAD),
+        _decoder("gemma", hf.GemmaConfig, "GemmaForCausalLM", num_key_value_heads=1, head_dim=HEAD),
+        _decoder("gemma2", hf.Gemma2Config, "Gemma2ForCausalLM", **GROUPED, head_dim=HEAD, sliding_window=8, query_pre_attn_scalar=16),
         _decoder("phi", hf.PhiConfig, "PhiForCausalLM"),
         _decoder("bitnet", hf.BitNetConfig, "BitNetForCausalLM", **GROUPED),
     )

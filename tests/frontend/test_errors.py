@@ -202,7 +202,7 @@ UNSUPPORTED: dict[str, tuple[Callable[[Builder, str], str], str, str]] = {
     "mixer": (lambda b, y: turn(b, b("MatMul", turn(b, y), b.random(T, T))), "MatMul", "transposed"),
     "padding": (lambda b, y: b("Pad", y, np.array([0, 1, 0, 0, 1, 0])), "Pad", "padded"),
     "division": (lambda b, y: b("Div", y, b.linear(y, C, C)), "Div", "cannot divide"),
-    "rms": (lambda b, y: b("Div", y, b("Sqrt", b("Add", b("ReduceMean", b("Mul", y, y), np.array([-1])), 1.0))), "Add", "root-mean"),
+    "dropout": (lambda b, y: b("Dropout", y, 0.5, np.array(True)), "Dropout", "training"),
     "maximum": (lambda b, y: b("ReduceMax", y, np.array([1])), "ReduceMax", "not supported"),
     "linear attention": (lambda b, y: b("MatMul", b("MatMul", y, turn(b, b.linear(y, C, C))), y), "MatMul", "part of attention"),
     "gather": (lambda b, y: b("Gather", y, b.input("which", [2], TensorProto.INT64), axis=1), "Gather", "depend on an input"),

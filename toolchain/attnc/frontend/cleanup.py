@@ -8,6 +8,9 @@ from dataclasses import replace
 from attnc.frontend.values import Array, merge
 from attnc.ir import Graph, Node
 
+WEIGHTED = ("linear", "depthwise")
+"""Operators with a row of weights and a bias per output channel."""
+
 
 def fold_constants(graph: Graph) -> None:
     """add and mul of one row of constants go into a linear or layer normalization before, or a linear after."""
@@ -49,15 +52,15 @@ def _fold_backward(graph: Graph) -> None:
 
 def _takes(before: Node, node: Node) -> bool:
     """Whether the parameters of `before` have room for the constants of `node`."""
-    return before.op in ("linear", "layer_normalization") or (before.op == "rms_normalization" and node.op == "mul")
+    return before.op in (*WEIGHTED, "layer_normalization") or (before.op == "rms_normalization" and node.op == "mul")
 
 
 def _into(before: Node, node: Node, amount: Array) -> Node:
     """`before` with the constants in its parameters, under the name of the value that `node` made."""
     params = dict(before.params)
-    factor, offset = ("weight", "bias") if before.op == "linear" else ("gamma", "beta")
+    factor, offset = ("weight", "bias") if before.op in WEIGHTED else ("gamma", "beta")
     if node.op == "mul":
-        params[factor] = params[factor] * (amount[:, None] if before.op == "linear" else amount)
+        params[factor] = params[factor] * (amount[:, None] if before.op in WEIGHTED else amount)
         if offset in params:
             params[offset] = params[offset] * amount
     else:
