@@ -171,6 +171,22 @@ def test_convolution_along_tokens(tmp_path: Path) -> None:
     assert ops(found) == ["linear", "unary", "patches", "linear", "linear"]
 
 
+@pytest.mark.parametrize("pads", [[0, 0, 1, 2, 0, 0, 0, 1], [0, 0, 2, -1, 0, 0, 1, 0], [0, 0, 0, 3, 0, 0, 0, 0]])
+def test_padding(tmp_path: Path, pads: list[int]) -> None:
+    b = Builder()
+    found = check(b.save(tmp_path / "m.onnx", b("Relu", b("Pad", b("Relu", picture(b)), np.array(pads)))), strict=True)
+    assert "patches" in ops(found)
+
+
+def test_infinite_numbers_are_not_expected(tmp_path: Path) -> None:
+    b = Builder()
+    y = b.linear(b.input("x", [1, T, C]), C, C)
+    some = b("ReduceMax", b("Cast", b("IsInf", y), to=6), keepdims=0)
+    limit = b("Where", b("Cast", some, to=9), 64504.0, 65504.0)
+    found = check(b.save(tmp_path / "m.onnx", b.linear(b("Clip", y, b("Neg", limit), limit), C, C)), strict=True)
+    assert set(ops(found)) == {"linear"}
+
+
 def test_average_pool(tmp_path: Path) -> None:
     b = Builder()
     found = check(b.save(tmp_path / "m.onnx", b("AveragePool", picture(b), kernel_shape=[2, 2], strides=[2, 2])), strict=True)

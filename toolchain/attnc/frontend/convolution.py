@@ -9,10 +9,12 @@ import numpy as np
 from onnx import NodeProto
 
 from attnc.errors import ModelError
-from attnc.frontend.builder import LayoutError, elements
+from attnc.frontend.builder import LayoutError, elements, scalar
+from attnc.frontend.columns import MIN_LANES
 from attnc.frontend.context import Context
-from attnc.frontend.layout import identity
+from attnc.frontend.layout import Axes, identity
 from attnc.frontend.products import MAX_DENSE, flat_linear, inner_pointwise
+from attnc.frontend.reindexing import padding, rearrange
 from attnc.frontend.values import Array, Const, Index, Shape, Value, View, merge
 
 TAP_WIDTH = 16
@@ -112,6 +114,46 @@ def average_pool(ctx: Context, node: NodeProto, args: Sequence[Value | None]) ->
     count = elements(window.kernel)
     weight = np.full((x.shape[1], 1, *window.kernel), 1 / count)
     return [_on_device(ctx, node, ctx.on_device(x), weight, x.shape[1], window)]
+
+
+def pad(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:
+    """Pad: zeros around one or two axes that lie along rows; less than nothing is cut off."""
+    value = args[0]
+    assert value is not None
+    amounts = padding(ctx, node, args, len(getattr(value, "shape", ())))
+    padded = tuple(axis for axis, amount in enumerate(amounts) if max(amount) > 0)
+    if not padded:
+        return rearrange(ctx, node, args)
+    fill = args[2] if len(args) > 2 else None
+    if ctx.attributes(node).get("mode", "constant") != "constant" or (fill is not None and scalar(fill) != 0):
+        ctx.fail(node, "a tensor on the device can be padded with zeros only")
+    x = ctx.on_device(ctx.view(value))
+    axes = ctx.builder.natural_axes(x)
+    if axes is None or len(padded) > 2 or any(axis in axes.channels for axis in padded):
+        ctx.fail(node, f"a tensor on the device can be padded along one or two axes of rows only, not by {amounts}")
+    axes = Axes((*(axis for axis in axes.rows if axis not in padded), *padded), axes.channels)
+    try:
+        source = ctx.builder.matrix(x.base, axes.matrix(x.idx), x.src)
+    except LayoutError as error:
+        ctx.fail(node, str(error))
+    rows, channels = ctx.builder.graph.value(source).shape
+    if channels % MIN_LANES:
+        ctx.fail(node, f"a tensor of {channels} channels on the device; only multiples of {MIN_LANES} can be padded")
+    low = [max(amount[0], 0) for amount in amounts]
+    shape = tuple(size + low[axis] + max(amounts[axis][1], 0) for axis, size in enumerate(x.shape))
+    size, out, tap = (_plane(sizes, padded, missing) for sizes, missing in ((x.shape, 1), (shape, 1), (tuple(low), 0)))
+    count = rows // elements(size)
+    attrs = {"count": count, "size": size, "out": out, "strides": (1, 1), "taps": (tuple(-n for n in tap),), "width": channels}
+    src = merge(x.src, (node.name,))
+    base = ctx.builder.node("patches", [source], (count * elements(out), channels), node.output[0], src, attrs)
+    idx = axes.restore(identity((base.rows, base.channels)), shape)
+    cut = tuple(slice(max(-first, 0), n + min(last, 0)) for (first, last), n in zip(amounts, shape, strict=True))
+    return [View(base, idx[cut])]
+
+
+def _plane(sizes: Shape, axes: Shape, missing: int) -> Shape:
+    """Sizes along two axes, `missing` along the first where there is only one."""
+    return (*[missing] * (2 - len(axes)), *(sizes[axis] for axis in axes))
 
 
 # ---- on the device ----

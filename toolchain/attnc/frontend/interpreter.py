@@ -26,6 +26,7 @@ HANDLERS: dict[str, Handler] = {
     "GlobalAveragePool": tokens.global_average, "AveragePool": convolution.average_pool,
     "Softmax": tokens.softmax, "BatchNormalization": tokens.batch_normalization,
     **dict.fromkeys(reindexing.PLANS, reindexing.rearrange), **dict.fromkeys(pointwise.OPERATORS, pointwise.pointwise),
+    "Pad": convolution.pad,
 }  # fmt: skip
 HEAVY = {
     "MatMul", "Gemm", "Conv", "Einsum", "LayerNormalization", "Attention", "ConvTranspose", "GroupNormalization",

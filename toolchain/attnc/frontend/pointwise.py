@@ -98,6 +98,8 @@ def pointwise(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> li
         if found is not None:
             return [found]
         _refuse_scores(ctx, given)
+    if node.op_type in ("IsInf", "IsNaN") and isinstance(given[0], (View, Unary, Poly)):
+        return [Const(np.zeros(given[0].shape, bool), (node.name,))]  # numbers on the device are finite
     combined = normalization.combine(ctx, node, given, None)
     if combined is not None:
         return [combined]

@@ -180,14 +180,21 @@ def _space_to_depth(ctx: Context, node: NodeProto, shape: Shape, args: Sequence[
 
 def _pad(ctx: Context, node: NodeProto, shape: Shape, args: Sequence[Value | None]) -> list[Move]:
     """Padding by nothing, as exporters leave it behind, or by less than nothing (a crop)."""
+    amounts = padding(ctx, node, args, len(shape))
+    if any(low > 0 or high > 0 for low, high in amounts):
+        ctx.fail(node, f"a tensor on the device cannot be padded (by {amounts}) here")
+    slices = tuple(slice(-low, size + high) for (low, high), size in zip(amounts, shape, strict=True))
+    return [lambda x: x[slices]]
+
+
+def padding(ctx: Context, node: NodeProto, args: Sequence[Value | None], rank: int) -> list[tuple[int, int]]:
+    """Elements that a Pad adds before and after, by axis."""
     pads, axes = integers(ctx, node, args, 1) or [], integers(ctx, node, args, 3)
-    axes = list(range(len(shape))) if axes is None else [axis % len(shape) for axis in axes]
-    if any(pad > 0 for pad in pads):
-        ctx.fail(node, f"a tensor on the device cannot be padded (by {pads})")
-    slices: list[slice] = [slice(None)] * len(shape)
+    axes = list(range(rank)) if axes is None else [axis % rank for axis in axes]
+    amounts = [(0, 0)] * rank
     for axis, low, high in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
-        slices[axis] = slice(-low, shape[axis] + high)
-    return [lambda x: x[tuple(slices)]]
+        amounts[axis] = (low, high)
+    return amounts
 
 
 PLANS: dict[str, Callable[[Context, NodeProto, Shape, Sequence[Value | None]], list[Move]]] = {
