@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 CXX ?= g++
 WORKERS ?= 2
 PYTEST_ARGS ?=
+ZOO_ARGS ?=
 SOURCES := toolchain host models bench tests
 
-.PHONY: help demo test lint format train bench bench-published clean tools
+.PHONY: help demo test zoo conformance lint format train bench bench-published clean tools
 
 help:
 	@echo "make demo    compile the shipped vision transformer, simulate it on every held-out image, print the results"
 	@echo "make test    lint, then all tests but the slow ones"
+	@echo "make zoo     compile and simulate every transformer family, print the table (ZOO_ARGS: families, --exporter, --json)"
+	@echo "make conformance   the ONNX package's reference cases against the imported graphs"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff rewrite the sources"
 	@echo "make train   train models/vit_digits again"
@@ -24,6 +27,12 @@ demo: tools $(VENV)/.demo
 
 test: tools lint
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(PYTEST_ARGS)
+
+zoo: tools $(VENV)/.test
+	$(BIN)/python models/zoo.py --workers $(WORKERS) $(ZOO_ARGS)
+
+conformance: $(VENV)/.test
+	$(BIN)/python models/conformance.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check $(SOURCES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from onnx import NodeProto
@@ -13,7 +14,7 @@ from attnc.errors import ModelError
 from attnc.frontend.builder import TRANSPOSED, LayoutError, scalar
 from attnc.frontend.context import MASKED, Context
 from attnc.frontend.layout import Grid, identity, sort_into_grid
-from attnc.frontend.values import Const, Index, Scores, Shape, Sources, Test, Unary, Value, View, merge, on_host, reindex
+from attnc.frontend.values import Array, Const, Index, Scores, Shape, Sources, Test, Unary, Value, View, merge, on_host, reindex
 
 LOWEST = float(np.finfo(np.float32).min)
 
@@ -80,9 +81,11 @@ def pointwise_scores(ctx: Context, node: NodeProto, args: Sequence[Value | None]
     if op in ("IsNaN", "IsInf", "Equal", "Not", "And", "Or", "Greater", "Less", "LessOrEqual", "GreaterOrEqual"):
         return make_test(node, args)
     scores, other = (first, second) if isinstance(first, Scores) else (second, first)
-    if not isinstance(scores, Scores) or scores.normalized or other is None or isinstance(other, (Scores, Test)):
+    if not isinstance(scores, Scores) or scores.normalized or isinstance(other, (Scores, Test)) or (other is None and op != "Tanh"):
         return None
     number = scalar(other)
+    if op == "Tanh" and scores.bias is None and scores.cap is None:
+        return replace(scores, cap=1.0, src=merge(scores.src, (node.name,)), host=None, fallback=None)
     if op == "Mul" and number is not None:
         return _multiplied(ctx, node, scores, number)
     if op == "Div" and number and scores is first:
@@ -90,6 +93,7 @@ def pointwise_scores(ctx: Context, node: NodeProto, args: Sequence[Value | None]
     if op == "Max" and number is not None and number <= MASKED and len(args) == 2:
         return replace(scores, src=merge(scores.src, (node.name,)))
     if op == "Add" or (op == "Sub" and scores is first):
+        assert other is not None
         bias = other if isinstance(other, Const) else ctx.concrete(other)
         if op == "Sub":
             bias = Const(-bias.array) if isinstance(bias, Const) else ctx.host_node("Neg", [bias], bias.shape, (node.name,))
@@ -114,7 +118,8 @@ def _multiplied(ctx: Context, node: NodeProto, scores: Scores, factor: float) ->
         bias = Const(np.maximum(bias.array * factor, LOWEST))
     elif bias is not None:
         bias = ctx.host_node("Mul", [bias, Const(np.array(factor, np.float32))], bias.shape, (node.name,))
-    return replace(scores, scale=scores.scale * factor, bias=bias, src=merge(scores.src, (node.name,)), host=None, fallback=None)
+    scale, cap = (scores.scale, scores.cap * factor) if scores.cap is not None else (scores.scale * factor, None)
+    return replace(scores, scale=scale, cap=cap, bias=bias, src=merge(scores.src, (node.name,)), host=None, fallback=None)
 
 
 def add_bias(ctx: Context, node: NodeProto, scores: Scores, bias: View | Const) -> Scores:
@@ -188,11 +193,16 @@ def _emit(ctx: Context, node: NodeProto, scores: Scores, v: View, src: Sources) 
     """The attention node; the result has shape [L, T, DV]."""
     q, k = scores.q, scores.k
     grid = _grid(q, k, v)
+    masks = _masks(scores, grid)
+    if masks.max(initial=0) > 0:
+        return _apart(ctx, node, scores, v, src, [grid.item[masks == which].ravel() for which in range(masks.max() + 1)])
     groups, heads = grid.groups, grid.heads
     kv_heads = _kv_heads(grid, k, v)
     shared = Grid(grid.item[:, :: heads // kv_heads])
     names = [_merged(ctx, view, which, src) for view, which in ((q, grid), (k, shared), (v, shared))]
-    attrs = {"num_heads": heads, "num_kv_heads": kv_heads, "groups": groups, "scale": float(scores.scale)}
+    attrs: dict[str, Any] = {"num_heads": heads, "num_kv_heads": kv_heads, "groups": groups, "scale": float(scores.scale)}
+    if scores.cap is not None:
+        attrs |= {"softcap": float(scores.cap), "scale": float(scores.scale * scores.cap)}
     if scores.bias is not None:
         name, extra = _bias(ctx, node, scores, grid)
         if name:
@@ -203,6 +213,32 @@ def _emit(ctx: Context, node: NodeProto, scores: Scores, v: View, src: Sources) 
     idx = np.empty((q.shape[0], t, dv), np.int64)
     idx[grid.item] = identity((groups, t, heads, dv)).transpose(0, 2, 1, 3)
     return View(base, idx)
+
+
+def _masks(scores: Scores, grid: Grid) -> Index:
+    """Number [groups] of the bias of each group: groups with equal biases have equal numbers."""
+    if scores.bias is None or scores.bias.shape[0] == 1:
+        return np.zeros(grid.groups, np.int64)
+    array = scores.bias.array if isinstance(scores.bias, Const) else scores.bias.idx
+    return np.unique(array[grid.item].reshape(grid.groups, -1), axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def _apart(ctx: Context, node: NodeProto, scores: Scores, v: View, src: Sources, parts: Sequence[Index]) -> View:
+    """Groups with different biases (shifted windows at the edges of a picture) as attentions of their own; `parts` are items."""
+    names, rows, channels = [], 0, 0
+    idx = np.empty((scores.q.shape[0], scores.q.shape[1], v.shape[2]), np.int64)
+    for items in parts:
+
+        def pick(x: Array, items: Index = items) -> Array:
+            return x[items]
+
+        q, k, value = (View(view.base, view.idx[items], view.src) for view in (scores.q, scores.k, v))
+        bias = scores.bias if scores.bias is None else reindex(scores.bias, pick)
+        made = _emit(ctx, node, replace(scores, q=q, k=k, bias=bias, lead=identity((len(items),))), value, src)
+        names.append(made.base.name)
+        idx[items] = made.idx + rows * made.base.channels
+        rows, channels = rows + made.base.rows, made.base.channels
+    return View(ctx.builder.node("concat_rows", names, (rows, channels), node.output[0], src), idx)
 
 
 def _merged(ctx: Context, view: View, grid: Grid, src: Sources) -> str:
@@ -254,10 +290,7 @@ def _bias(ctx: Context, node: NodeProto, scores: Scores, grid: Grid) -> tuple[st
     bias, tk = scores.bias, scores.k.shape[1]
     assert bias is not None
     array = bias.array if isinstance(bias, Const) else bias.idx
-    array = array[grid.item] if array.shape[0] > 1 else np.broadcast_to(array, (1, 1, *array.shape[1:]))
-    if np.any(array != array[:1]):
-        ctx.fail(node, f"the bias or mask differs between the {grid.groups} groups (samples, windows) that attend separately")
-    array = array[0]
+    array = array[grid.item[0]] if array.shape[0] > 1 else array
     array = array[:1] if not np.any(array != array[:1]) else array
     array = array[:, :1] if not np.any(array != array[:, :1]) else array
     bh, bt = array.shape[:2]

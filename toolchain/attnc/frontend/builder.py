@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,8 @@ from attnc.frontend.values import Array, Base, Const, Grid, Index, Shape, Source
 from attnc.ir import Graph, Node
 from attnc.model import Feed
 
+MAX_PIECES = 256
+"""Most rows (tokens) that may be put side by side: each is moved or multiplied on its own."""
 TRANSPOSED = "it needs rows and channels of a tensor on the device transposed, which the device cannot do"
 
 
@@ -114,6 +117,18 @@ class Builder:
             self.graph.value(made).imposed = grid.type()
             self._cache[key] = made
         return self._cache[key]
+
+    def beside(self, base: Base, target: Index, src: Sources) -> str:
+        """Like `matrix`, but a row may take its channels from several rows of the base: those are put side by side."""
+        if not base.device or separate(target, base.channels) is not None:
+            return self.matrix(base, target, src)
+        rows, columns = target // base.channels, target % base.channels
+        cuts = np.flatnonzero(np.any(rows[:, 1:] != rows[:, :-1], axis=0)) + 1
+        bounds = [0, *cuts.tolist(), target.shape[1]]
+        if len(bounds) - 1 > MAX_PIECES or len(bounds) - 1 >= target.shape[1] > 1 or np.any(columns != columns[:1]):
+            raise LayoutError(TRANSPOSED)
+        names = [self.matrix(base, target[:, start:stop], src) for start, stop in itertools.pairwise(bounds)]
+        return self.node("concat_columns", names, (target.shape[0], target.shape[1]), f"{base.name}_beside", src).name
 
     def _select(self, op: str, attr: str, name: str, which: Index, shape: tuple[int, int], src: Sources) -> str:
         key = (op, name, which.tobytes())

@@ -8,6 +8,9 @@ from dataclasses import replace
 from attnc.frontend.values import Array, merge
 from attnc.ir import Graph, Node
 
+WEIGHTED = ("linear", "depthwise")
+"""Operators with a row of weights and a bias per output channel."""
+
 
 def fold_constants(graph: Graph) -> None:
     """add and mul of one row of constants go into a linear or layer normalization before, or a linear after."""
@@ -36,7 +39,7 @@ def _fold_backward(graph: Graph) -> None:
     for node in graph.nodes:
         found = _row(graph, node)
         before = by_output.get(found[0]) if found else None
-        if found and before and uses[found[0]] == 1 and before.op in ("linear", "layer_normalization"):
+        if found and before and uses[found[0]] == 1 and _takes(before, node):
             node = _into(before, node, found[1])
             kept[position[found[0]]] = node
             position[node.output] = position.pop(found[0])
@@ -47,13 +50,19 @@ def _fold_backward(graph: Graph) -> None:
     graph.nodes = kept
 
 
+def _takes(before: Node, node: Node) -> bool:
+    """Whether the parameters of `before` have room for the constants of `node`."""
+    return before.op in (*WEIGHTED, "layer_normalization") or (before.op == "rms_normalization" and node.op == "mul")
+
+
 def _into(before: Node, node: Node, amount: Array) -> Node:
     """`before` with the constants in its parameters, under the name of the value that `node` made."""
     params = dict(before.params)
-    factor, offset = ("weight", "bias") if before.op == "linear" else ("gamma", "beta")
+    factor, offset = ("weight", "bias") if before.op in WEIGHTED else ("gamma", "beta")
     if node.op == "mul":
-        params[factor] = params[factor] * (amount[:, None] if before.op == "linear" else amount)
-        params[offset] = params[offset] * amount
+        params[factor] = params[factor] * (amount[:, None] if before.op in WEIGHTED else amount)
+        if offset in params:
+            params[offset] = params[offset] * amount
     else:
         params[offset] = params[offset] + amount
     return replace(before, params=params, output=node.output, source=merge(before.source, node.source))

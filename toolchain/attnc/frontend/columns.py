@@ -6,6 +6,7 @@ product becomes three. Going down, a linear reads selected channels by spreading
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,8 @@ from attnc.frontend.values import merge
 from attnc.ir import Graph, Node
 from attnc.model import Feed
 
+MIN_LANES = 4
+"""Fewest channels in a word of memory."""
 MAX_UP = 12
 """How many nodes a selection may climb: each is computed again for the selected channels."""
 _POINTWISE = {"unary", "add", "mul", "requantize"}
@@ -81,8 +84,15 @@ class ColumnSelections:
         elif self._only_linears(node):
             self._append(node)
         else:
-            reason = "tensors are concatenated along channels; the device can do so only right before a linear"
+            self._beside(node)
+
+    def _beside(self, node: Node) -> None:
+        """The operator, where tiles can be kept apart."""
+        parts = [self.graph.value(name).shape[1] for name in node.inputs]
+        if math.gcd(*parts[:-1]) % MIN_LANES:
+            reason = f"tensors of {parts} channels are concatenated along channels; all but the last must be multiples of {MIN_LANES}"
             raise UnsupportedError(node.source[-1] if node.source else node.name, "Concat", reason)
+        self._append(replace(node, op="concat_channels"))
 
     # ---- going up ----
 

@@ -253,7 +253,7 @@ class Context:
 
     def linear(self, x: View, target: Index, weight: Array, stem: str, src: Sources) -> Base:
         """x at `target` [R, K] times weight [N, K] transposed."""
-        source = self.builder.matrix(x.base, target, merge(x.src, src))
+        source = self.builder.beside(x.base, target, merge(x.src, src))
         n = weight.shape[0]
         params = {"weight": np.ascontiguousarray(weight, np.float64), "bias": np.zeros(n)}
         return self.builder.node("linear", [source], (target.shape[0], n), stem, merge(x.src, src), params=params)

@@ -8,7 +8,7 @@ import numpy as np
 from onnx import AttributeProto, NodeProto
 
 from attnc.errors import ModelError, UnsupportedError
-from attnc.frontend import attention, imposed, normalization, pointwise, products, reindexing, tokens
+from attnc.frontend import attention, convolution, imposed, normalization, pointwise, products, reindexing, rotary, tokens
 from attnc.frontend.builder import elements
 from attnc.frontend.context import MAX_INDEX, Context
 from attnc.frontend.folding import evaluate
@@ -19,11 +19,14 @@ from attnc.frontend.values import Base, Const, Failed, Opaque, Poly, Scores, Tes
 Handler = Callable[[Context, NodeProto, Sequence[Value | None]], list[Value]]
 
 HANDLERS: dict[str, Handler] = {
-    "MatMul": products.matmul, "Gemm": products.gemm, "Conv": products.conv, "Einsum": products.einsum,
+    "MatMul": products.matmul, "Gemm": products.gemm, "Conv": convolution.conv, "Einsum": products.einsum,
     "LayerNormalization": normalization.layer_normalization, "Attention": attention.attention_operator,
+    "RMSNormalization": normalization.rms_normalization, "RotaryEmbedding": rotary.rotary_embedding,
     "Concat": tokens.concat, "ReduceMean": tokens.reduce_mean, "ReduceSum": tokens.reduce_mean,
-    "GlobalAveragePool": tokens.global_average, "Softmax": tokens.softmax, "BatchNormalization": tokens.batch_normalization,
+    "GlobalAveragePool": tokens.global_average, "AveragePool": convolution.average_pool,
+    "Softmax": tokens.softmax, "BatchNormalization": tokens.batch_normalization,
     **dict.fromkeys(reindexing.PLANS, reindexing.rearrange), **dict.fromkeys(pointwise.OPERATORS, pointwise.pointwise),
+    "Pad": convolution.pad,
 }  # fmt: skip
 HEAVY = {
     "MatMul", "Gemm", "Conv", "Einsum", "LayerNormalization", "Attention", "ConvTranspose", "GroupNormalization",
@@ -35,8 +38,6 @@ REASONS = {
     "QLinearMatMul": "quantized models are read in QDQ form (QuantizeLinear and DequantizeLinear around operators of float)",
     "QLinearConv": "quantized models are read in QDQ form (QuantizeLinear and DequantizeLinear around operators of float)",
     "MatMulInteger": "its scale depends on data; quantize the model statically, in QDQ form",
-    "RMSNormalization": "root-mean-square normalisation is not supported (layer normalisation is)",
-    "RotaryEmbedding": "rotary embeddings as an operator are not supported",
     "ConvTranspose": "transposed convolutions are not supported",
 }
 

@@ -1,13 +1,14 @@
-"""Layer normalisation in any spelling, by algebra.
+"""Layer and root-mean-square normalisation in any spelling, by algebra.
 
 With m = mean(x), w = mean(x^2) and r = 1/sqrt(f*(w - m^2) + e), every step between x and its normalisation is a sum of
 monomials x^i m^j w^k r^l with constant coefficients. A sum g*x*r - g*m*r + b is a layer normalisation with gamma g / sqrt(f),
-beta b and epsilon e / f.
+beta b and epsilon e / f. With r = 1/sqrt(f*w + e), g*x*r is a root-mean-square normalisation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from onnx import NodeProto
@@ -16,7 +17,7 @@ from attnc.frontend.builder import LayoutError, scalar
 from attnc.frontend.context import Context
 from attnc.frontend.functions import GRID
 from attnc.frontend.layout import identity
-from attnc.frontend.values import Array, Const, Monomial, Poly, Shape, Sources, Unary, Value, View, merge, same_view
+from attnc.frontend.values import Array, Const, Deviation, Index, Monomial, Poly, Shape, Sources, Unary, Value, View, merge, same_view
 
 ONE: Monomial = (0, 0, 0, 0)
 X: Monomial = (1, 0, 0, 0)
@@ -30,7 +31,6 @@ SHIFTED: Monomial = (0, 1, 0, 1)
 SMALL_EPSILON = 1e-4
 """An epsilon added to the deviation, and not to the variance, is accepted up to here: (s + e) is then taken as sqrt(s^2 + e^2)."""
 OPERATORS = {"Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Reciprocal", "Neg", "Abs", "Max", "Clip", "Sum", "Relu"}
-RMS = "a root-mean-square normalisation, which is not supported (layer normalisation is)"
 
 Terms = dict[Monomial, Array]
 
@@ -168,9 +168,7 @@ def _shape(operands: Sequence[Poly], x: View) -> Shape | None:
     return tuple(np.broadcast_shapes(*shapes))
 
 
-def _compute(
-    ctx: Context, node: NodeProto, operands: Sequence[Poly], r: tuple[float, float] | None
-) -> tuple[Terms, tuple[float, float] | None] | None:
+def _compute(ctx: Context, node: NodeProto, operands: Sequence[Poly], r: Deviation | None) -> tuple[Terms, Deviation | None] | None:
     """Terms of the result and its r."""
     op, first = node.op_type, operands[0].terms
     second = operands[1].terms if len(operands) > 1 else {}
@@ -198,7 +196,7 @@ def _is_variance(terms: Terms) -> bool:
     return f is not None and f > 0 and set(terms) <= {POWER, SQUARE, ONE}
 
 
-def _inverse(terms: Terms, r: tuple[float, float] | None) -> tuple[Terms, tuple[float, float] | None] | None:
+def _inverse(terms: Terms, r: Deviation | None) -> tuple[Terms, Deviation | None] | None:
     """1 / terms."""
     if len(terms) == 1:
         ((key, value),) = terms.items()
@@ -207,13 +205,13 @@ def _inverse(terms: Terms, r: tuple[float, float] | None) -> tuple[Terms, tuple[
         return None
     scale, epsilon = _number(terms, DEVIATION), _number(terms, ONE)
     if set(terms) == {DEVIATION, ONE} and r is not None and scale and epsilon is not None and 0 <= epsilon / scale <= SMALL_EPSILON:
-        return {R: np.array(1 / scale)}, (r[0], r[1] + (epsilon / scale) ** 2)
+        return {R: np.array(1 / scale)}, r._replace(epsilon=r.epsilon + (epsilon / scale) ** 2)
     return None
 
 
 def _power(
-    ctx: Context, node: NodeProto, terms: Terms, exponent: float | None, r: tuple[float, float] | None
-) -> tuple[Terms, tuple[float, float] | None] | None:
+    ctx: Context, node: NodeProto, terms: Terms, exponent: float | None, r: Deviation | None
+) -> tuple[Terms, Deviation | None] | None:
     """terms ** exponent: squares, inverses, and roots of a variance."""
     if exponent == 1:
         return terms, r
@@ -226,39 +224,72 @@ def _power(
     f, e, square = _number(terms, POWER), _number(terms, ONE), _number(terms, SQUARE)
     if r is not None or f is None or e is None or f <= 0 or e < 0 or not set(terms) <= {POWER, SQUARE, ONE}:
         return None
-    if square is None or abs(square + f) > 1e-6 * f:
+    if square is None or (square and abs(square + f) > 1e-6 * f):
         return None
-    return {DEVIATION if exponent > 0 else R: np.ones(())}, (f, e)
+    return {DEVIATION if exponent > 0 else R: np.ones(())}, Deviation(f, e, centered=square != 0)
 
 
 def _finish(ctx: Context, node: NodeProto, poly: Poly) -> Value:
-    """The layer normalisation, if the sum is complete."""
+    """The layer or root-mean-square normalisation, if the sum is complete."""
     gamma, shift = poly.terms.get(SCALED), poly.terms.get(SHIFTED)
-    if poly.r is None or gamma is None or shift is None or not set(poly.terms) <= {SCALED, SHIFTED, ONE}:
+    if poly.r is None or gamma is None or poly.shape != poly.x.shape or not set(poly.terms) <= {SCALED, SHIFTED, ONE}:
         return poly
-    if poly.shape != poly.x.shape or not np.allclose(gamma, -shift, rtol=1e-6, atol=0):
+    factor, epsilon, centered = poly.r
+    if (shift is not None) != centered:
         return poly
-    factor, epsilon = poly.r
+    if shift is not None and not np.all(np.abs(gamma + shift) <= 1e-6 * np.abs(shift)):
+        return poly
     beta = poly.terms.get(ONE, np.zeros(()))
-    return emit(ctx, node, poly.x, gamma / np.sqrt(factor), beta, epsilon / factor, poly.src)
+    return emit(ctx, node, poly.x, gamma / np.sqrt(factor), beta, epsilon / factor, poly.src, centered)
 
 
-def emit(ctx: Context, node: NodeProto, x: View, gamma: Array, beta: Array, epsilon: float, src: Sources) -> View:
-    """A layer normalisation over the last axis; factors that differ between rows follow as operators of their own."""
+def emit(ctx: Context, node: NodeProto, x: View, gamma: Array, beta: Array, epsilon: float, src: Sources, centered: bool = True) -> View:
+    """A normalisation over the last axis; factors that differ between rows follow as operators of their own."""
     src = merge(x.src, src)
+    group = 0
     try:
-        source = ctx.builder.matrix(x.base, x.idx.reshape(-1, x.shape[-1]), src)
+        source, made = ctx.builder.beside(x.base, x.idx.reshape(-1, x.shape[-1]), src), identity(x.shape)
     except LayoutError as error:
-        ctx.fail(node, f"it normalises over an axis that does not lie along channels: {error}")
+        found = _side_by_side(ctx, x, src)
+        if found is None:
+            ctx.fail(node, f"it normalises over an axis that does not lie along channels: {error}")
+        (source, made), group = found, x.shape[-1]
     rows, channels = ctx.builder.graph.value(source).shape
-    params = {"gamma": np.ones(channels), "beta": np.zeros(channels)}
-    base = ctx.builder.node("layer_normalization", [source], (rows, channels), node.output[0], src, {"epsilon": float(epsilon)}, params)
-    result = View(base, identity(x.shape))
+    params = {"gamma": np.ones(channels)} | ({"beta": np.zeros(channels)} if centered else {})
+    attrs: dict[str, Any] = {"epsilon": float(epsilon)} | ({"group": group} if group else {})
+    kind = "layer_normalization" if centered else "rms_normalization"
+    result = View(ctx.builder.node(kind, [source], (rows, channels), node.output[0], src, attrs, params), made)
     for op, amount, neutral in (("mul", gamma, 1.0), ("add", beta, 0.0)):
         constant = Const(np.asarray(amount, np.float64))
         if scalar(constant) != neutral:
             result = ctx.elementwise.apply(op, result, constant, f"{node.output[0]}_{op}", (node.name,))
     return result
+
+
+def _side_by_side(ctx: Context, x: View, src: Sources) -> tuple[str, Index] | None:
+    """(matrix, index of `x` in it) where the last axis lies along channels beside others (heads)."""
+    axes = ctx.builder.natural_axes(x)
+    if axes is None or axes.channels[-1:] != (len(x.shape) - 1,):
+        return None
+    try:
+        name, axes = ctx.builder.as_matrix(View(x.base, x.idx, src), axes)
+    except LayoutError:
+        return None
+    return name, axes.restore(identity(ctx.builder.graph.value(name).shape), x.shape)
+
+
+def rms_normalization(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:
+    """RMSNormalization of opset 23 and later."""
+    attributes = ctx.attributes(node)
+    assert args[0] is not None
+    x, scale = ctx.view(args[0]), args[1]
+    axis = int(attributes.get("axis", -1)) % len(x.shape)
+    if any(size != 1 for size in x.shape[axis:-1]):
+        ctx.fail(node, f"it normalises over axes {axis} to {len(x.shape) - 1}, only the last one is supported")
+    if not isinstance(scale, Const):
+        ctx.fail(node, "its scale must be constant")
+    gamma, epsilon = np.asarray(scale.array, np.float64), float(attributes.get("epsilon", 1e-5))
+    return [emit(ctx, node, x, gamma, np.zeros(()), epsilon, (node.name,), centered=False)]
 
 
 def layer_normalization(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:
@@ -279,13 +310,3 @@ def layer_normalization(ctx: Context, node: NodeProto, args: Sequence[Value | No
             ctx.fail(node, f"operand {index} must be constant")
         parameters.append(np.full((), default) if given is None else np.asarray(given.array, np.float64))
     return [emit(ctx, node, x, parameters[0], parameters[1], float(attributes.get("epsilon", 1e-5)), (node.name,))]
-
-
-def why(poly: Poly) -> str | None:
-    """A reason better than the general one, if the steps look like a root-mean-square normalisation."""
-    if set(poly.terms) <= {POWER, ONE} and POWER in poly.terms:
-        return RMS
-    return None
-
-
-__all__ = ["combine", "emit", "layer_normalization", "lift", "reduce_mean", "why"]

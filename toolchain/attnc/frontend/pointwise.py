@@ -98,6 +98,8 @@ def pointwise(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> li
         if found is not None:
             return [found]
         _refuse_scores(ctx, given)
+    if node.op_type in ("IsInf", "IsNaN") and isinstance(given[0], (View, Unary, Poly)):
+        return [Const(np.zeros(given[0].shape, bool), (node.name,))]  # numbers on the device are finite
     combined = normalization.combine(ctx, node, given, None)
     if combined is not None:
         return [combined]
@@ -116,12 +118,7 @@ def _refuse_scores(ctx: Context, given: Sequence[Value]) -> None:
 
 
 def _without_poly(ctx: Context, value: Value) -> Value:
-    if isinstance(value, (Poly, Scores)):
-        reason = normalization.why(value) if isinstance(value, Poly) and value.host is None else None
-        if reason and isinstance(value, Poly):
-            raise UnsupportedError(value.node, value.operator, f"it looks like a part of {reason}")
-        return ctx.concrete(value)
-    return value
+    return ctx.concrete(value) if isinstance(value, (Poly, Scores)) else value
 
 
 def compose(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> Value | None:

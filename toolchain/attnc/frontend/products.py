@@ -1,8 +1,7 @@
-"""Products: MatMul, Gemm, Conv and Einsum become linear, or attention where both operands are activations."""
+"""Products: MatMul, Gemm and Einsum become linear, or attention where both operands are activations."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,12 +13,10 @@ from attnc.frontend.builder import LayoutError, elements
 from attnc.frontend.context import Context
 from attnc.frontend.pointwise import pointwise
 from attnc.frontend.reindexing import apply
-from attnc.frontend.values import Array, Const, Index, Scores, Shape, Test, Unary, Value, View, merge, on_host, reindex
+from attnc.frontend.values import Array, Const, Scores, Shape, Test, Unary, Value, View, merge, on_host, reindex
 
 MAX_DENSE = 1 << 24
-"""Largest weight that a grouped convolution or per-head product may be blown up to."""
-MAX_PIECES = 256
-"""Most tokens that a flattened tensor may have before a linear (each becomes a product of its own)."""
+"""Largest weight that a per-head product may be blown up to."""
 
 
 def matmul(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:
@@ -121,7 +118,7 @@ def linear(ctx: Context, node: NodeProto, x: View, weight: Array) -> View:
         target = arranged[:, 0]
     else:
         dense, target = _block_diagonal(ctx, node, matrices), arranged.reshape(rows, copies * k)
-    base_view = _linear(ctx, node, View(x.base, target, x.src), dense)
+    base_view = flat_linear(ctx, node, View(x.base, target, x.src), dense)
     moved = base_view.idx.reshape(*(lead[axis] for axis in plain), t, *(lead[axis] for axis in stacked), n)
     order = np.argsort(np.array([*plain, len(lead), *stacked, len(lead) + 1]))
     return View(base_view.base, moved.transpose(order))
@@ -137,31 +134,12 @@ def _block_diagonal(ctx: Context, node: NodeProto, matrices: Array) -> Array:
     return dense.reshape(s * n, s * k)
 
 
-def _linear(ctx: Context, node: NodeProto, x: View, weight: Array) -> View:
-    """x [R, K] times weight [N, K]; a flattened tensor is taken token by token."""
-    src = (node.name,)
+def flat_linear(ctx: Context, node: NodeProto, x: View, weight: Array) -> View:
+    """x [R, K] times weight [N, K]."""
     try:
-        return ctx.builder.whole(ctx.linear(x, x.idx, weight, node.output[0], src))
+        return ctx.builder.whole(ctx.linear(x, x.idx, weight, node.output[0], (node.name,)))
     except LayoutError as error:
-        pieces = _pieces(x.idx, x.base.channels)
-        if pieces is None:
-            ctx.fail(node, str(error))
-    total: View | None = None
-    for start, stop in pieces:
-        part = ctx.builder.whole(ctx.linear(x, x.idx[:, start:stop], weight[:, start:stop], node.output[0], src))
-        total = part if total is None else ctx.elementwise.apply("add", total, part, node.output[0], src)
-    assert total is not None
-    return total
-
-
-def _pieces(idx: Index, channels: int) -> list[tuple[int, int]] | None:
-    """Ranges of columns [K] in which each row of `idx` stays within one row of the base; None if that is no help."""
-    rows, columns = idx // channels, idx % channels
-    cuts = np.flatnonzero(np.any(rows[:, 1:] != rows[:, :-1], axis=0)) + 1
-    bounds = [0, *cuts.tolist(), idx.shape[1]]
-    if len(bounds) - 1 > MAX_PIECES or len(bounds) - 1 >= idx.shape[1] > 1 or np.any(columns != columns[:1]):
-        return None
-    return list(itertools.pairwise(bounds))
+        ctx.fail(node, str(error))
 
 
 def gemm(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:
@@ -177,13 +155,13 @@ def gemm(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Va
         alpha = 1.0
     result = product(ctx, node, a, b)
     if alpha != 1.0:
-        result = _pointwise(ctx, node, "Mul", result, Const(np.array(alpha)))
+        result = inner_pointwise(ctx, node, "Mul", result, Const(np.array(alpha)))
     bias = args[2] if len(args) > 2 else None
     if bias is None or beta == 0:
         return [result]
     if beta != 1.0:
-        bias = Const(bias.array * beta) if isinstance(bias, Const) else _pointwise(ctx, node, "Mul", bias, Const(np.array(beta)))
-    return [_pointwise(ctx, node, "Add", result, bias)]
+        bias = Const(bias.array * beta) if isinstance(bias, Const) else inner_pointwise(ctx, node, "Mul", bias, Const(np.array(beta)))
+    return [inner_pointwise(ctx, node, "Add", result, bias)]
 
 
 def _flip(ctx: Context, node: NodeProto, value: Value) -> Value:
@@ -192,91 +170,13 @@ def _flip(ctx: Context, node: NodeProto, value: Value) -> Value:
     return apply(ctx, node, value, lambda x: x.swapaxes(-1, -2))
 
 
-def _pointwise(ctx: Context, node: NodeProto, op: str, a: Value, b: Value) -> Value:
+def inner_pointwise(ctx: Context, node: NodeProto, op: str, a: Value, b: Value) -> Value:
     """A pointwise operator inside another one."""
     inner = NodeProto()
     inner.CopyFrom(node)
     inner.op_type = op
     del inner.attribute[:]
     return pointwise(ctx, inner, [a, b])[0]
-
-
-def conv(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:
-    """Convolution: patches become rows, their elements channels."""
-    attributes = ctx.attributes(node)
-    assert args[0] is not None
-    if not isinstance(args[1], Const):
-        ctx.fail(node, "its weight must be constant")
-    x, weight = ctx.view(args[0]), args[1].array.astype(np.float64)
-    rank = weight.ndim - 2
-    if len(x.shape) != rank + 2 or rank < 1:
-        raise ModelError(f"node {node.name!r} (Conv): input {list(x.shape)} and weight {list(weight.shape)} do not fit")
-    strides = list(attributes.get("strides", [1] * rank))
-    dilations = list(attributes.get("dilations", [1] * rank))
-    x = _padded(ctx, node, x, attributes, weight.shape[2:], strides, dilations)
-    weight = _dense_groups(ctx, node, weight, int(attributes.get("group", 1)), x.shape[1])
-    target, lead = _patches(x.idx, weight.shape, strides, dilations)
-    flat = _linear(ctx, node, View(x.base, target, x.src), weight.reshape(weight.shape[0], -1))
-    out = np.moveaxis(flat.idx.reshape(*lead, weight.shape[0]), -1, 1)
-    result: Value = View(flat.base, out)
-    bias = args[2] if len(args) > 2 else None
-    if bias is not None:
-        if not isinstance(bias, Const):
-            ctx.fail(node, "its bias must be constant")
-        result = _pointwise(ctx, node, "Add", result, Const(bias.array.reshape(-1, *[1] * rank)))
-    return [result]
-
-
-def _padded(
-    ctx: Context, node: NodeProto, x: View, attributes: dict[str, object], kernel: Shape, strides: list[int], dilations: list[int]
-) -> View:
-    """The input with zeros around it, which only the host can put there."""
-    rank = len(kernel)
-    pads = list(attributes.get("pads", [0] * (2 * rank)))  # type: ignore[call-overload]
-    auto = attributes.get("auto_pad", "NOTSET")
-    if auto in ("SAME_UPPER", "SAME_LOWER"):
-        for axis in range(rank):
-            size, reach = x.shape[axis + 2], (kernel[axis] - 1) * dilations[axis] + 1
-            missing = max(0, (-(-size // strides[axis]) - 1) * strides[axis] + reach - size)
-            low, high = missing // 2, missing - missing // 2
-            pads[axis], pads[axis + rank] = (low, high) if auto == "SAME_UPPER" else (high, low)
-    elif auto == "VALID":
-        pads = [0] * (2 * rank)
-    if not any(pads):
-        return x
-    if x.base.device or any(pad < 0 for pad in pads):
-        ctx.fail(node, f"a convolution with padding {pads} is supported on an input of the model only")
-    shape = [*x.shape[:2], *(size + pads[axis] + pads[axis + rank] for axis, size in enumerate(x.shape[2:]))]
-    amounts = Const(np.array([0, 0, *pads[:rank], 0, 0, *pads[rank:]], np.int64))
-    return ctx.host_node("Pad", [x, amounts], shape, (node.name,))
-
-
-def _dense_groups(ctx: Context, node: NodeProto, weight: Array, groups: int, channels: int) -> Array:
-    """A grouped weight [O, I/g, ...] as [O, I, ...] with zeros."""
-    out, inner = weight.shape[:2]
-    if inner * groups != channels or out % groups:
-        raise ModelError(f"node {node.name!r} (Conv): {channels} channels, weight {list(weight.shape)} and {groups} groups do not fit")
-    if groups == 1:
-        return weight
-    if weight.size * groups > MAX_DENSE:
-        ctx.fail(node, f"a convolution in {groups} groups would need a weight of {weight.size * groups} elements")
-    dense = np.zeros((groups, out // groups, groups, *weight.shape[1:]))
-    dense[np.arange(groups), :, np.arange(groups)] = weight.reshape(groups, out // groups, *weight.shape[1:])
-    return dense.reshape(out, channels, *weight.shape[2:])
-
-
-def _patches(idx: Index, weight: Shape, strides: list[int], dilations: list[int]) -> tuple[Index, Shape]:
-    """Index of all patches [B * prod(out), I * prod(kernel)], and (B, *out)."""
-    kernel = weight[2:]
-    reach = tuple((size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True))
-    axes = tuple(range(2, idx.ndim))
-    windows = np.lib.stride_tricks.sliding_window_view(idx, reach, axes)
-    steps = (slice(None), slice(None), *(slice(None, None, s) for s in strides), *(slice(None, None, d) for d in dilations))
-    windows = windows[steps]
-    rank = len(kernel)
-    moved = windows.transpose(0, *range(2, 2 + rank), 1, *range(2 + rank, 2 + 2 * rank))
-    lead = tuple(moved.shape[: 1 + rank])
-    return moved.reshape(elements(lead), -1), lead
 
 
 def einsum(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:

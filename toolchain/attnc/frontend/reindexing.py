@@ -46,6 +46,14 @@ def _identity(ctx: Context, node: NodeProto, shape: Shape, args: Sequence[Value 
     return [lambda x: x]
 
 
+def _dropout(ctx: Context, node: NodeProto, shape: Shape, args: Sequence[Value | None]) -> list[Move]:
+    """Nothing, unless it is told to train."""
+    training = args[2] if len(args) > 2 else None
+    if training is not None and not (isinstance(training, Const) and not training.array.any()):
+        ctx.fail(node, "a dropout in training mode")
+    return [lambda x: x]
+
+
 def _reshape(ctx: Context, node: NodeProto, shape: Shape, args: Sequence[Value | None]) -> list[Move]:
     wanted = integers(ctx, node, args, 1) or []
     new = reshaped(node, shape, wanted, bool(ctx.attributes(node).get("allowzero", 0)))
@@ -162,25 +170,35 @@ def _depth_to_space(ctx: Context, node: NodeProto, shape: Shape, args: Sequence[
 
 
 def _space_to_depth(ctx: Context, node: NodeProto, shape: Shape, args: Sequence[Value | None]) -> list[Move]:
-    block, (b, c, h, w) = int(ctx.attributes(node)["blocksize"]), shape
+    attributes = ctx.attributes(node)
+    block, (b, c, h, w) = int(attributes["blocksize"]), shape
     split = (b, c, h // block, block, w // block, block)
+    if attributes.get("mode", "DCR") == "CRD":
+        return [lambda x: x.reshape(split).transpose(0, 1, 3, 5, 2, 4).reshape(b, c * block**2, h // block, w // block)]
     return [lambda x: x.reshape(split).transpose(0, 3, 5, 1, 2, 4).reshape(b, c * block**2, h // block, w // block)]
 
 
 def _pad(ctx: Context, node: NodeProto, shape: Shape, args: Sequence[Value | None]) -> list[Move]:
     """Padding by nothing, as exporters leave it behind, or by less than nothing (a crop)."""
+    amounts = padding(ctx, node, args, len(shape))
+    if any(low > 0 or high > 0 for low, high in amounts):
+        ctx.fail(node, f"a tensor on the device cannot be padded (by {amounts}) here")
+    slices = tuple(slice(-low, size + high) for (low, high), size in zip(amounts, shape, strict=True))
+    return [lambda x: x[slices]]
+
+
+def padding(ctx: Context, node: NodeProto, args: Sequence[Value | None], rank: int) -> list[tuple[int, int]]:
+    """Elements that a Pad adds before and after, by axis."""
     pads, axes = integers(ctx, node, args, 1) or [], integers(ctx, node, args, 3)
-    axes = list(range(len(shape))) if axes is None else [axis % len(shape) for axis in axes]
-    if any(pad > 0 for pad in pads):
-        ctx.fail(node, f"a tensor on the device cannot be padded (by {pads})")
-    slices: list[slice] = [slice(None)] * len(shape)
+    axes = list(range(rank)) if axes is None else [axis % rank for axis in axes]
+    amounts = [(0, 0)] * rank
     for axis, low, high in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
-        slices[axis] = slice(-low, shape[axis] + high)
-    return [lambda x: x[tuple(slices)]]
+        amounts[axis] = (low, high)
+    return amounts
 
 
 PLANS: dict[str, Callable[[Context, NodeProto, Shape, Sequence[Value | None]], list[Move]]] = {
-    "Identity": _identity, "Dropout": _identity, "Cast": _identity, "CastLike": _identity, "Reshape": _reshape,
+    "Identity": _identity, "Dropout": _dropout, "Cast": _identity, "CastLike": _identity, "Reshape": _reshape,
     "Transpose": _transpose, "Squeeze": _squeeze, "Unsqueeze": _unsqueeze, "Flatten": _flatten, "Split": _split,
     "Slice": _slice, "Gather": _gather, "GatherND": _gather_nd, "Expand": _expand, "Tile": _tile,
     "Pad": _pad, "DepthToSpace": _depth_to_space, "SpaceToDepth": _space_to_depth,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -118,14 +118,22 @@ class Unary:
 
 
 Monomial = tuple[int, int, int, int]
-"""Exponents of x, mean(x), mean(x^2) and r, where r = 1 / sqrt(factor * var(x) + epsilon)."""
+"""Exponents of x, mean(x), mean(x^2) and r, the reciprocal deviation."""
+
+
+class Deviation(NamedTuple):
+    """sqrt(factor * v + epsilon), where v is the variance of x, or mean(x^2) if it is not `centered`."""
+
+    factor: float
+    epsilon: float
+    centered: bool = True
 
 
 @dataclass(eq=False)
 class Poly:
     """A step of a normalisation of `x` over its last axis: a sum of monomials with constant coefficients.
 
-    `r` = (factor, epsilon) defines the reciprocal deviation. `host` is the same tensor on the host, if the host can compute it.
+    `r` defines the deviation whose reciprocal is r. `host` is the same tensor on the host, if the host can compute it.
     """
 
     x: View
@@ -134,7 +142,7 @@ class Poly:
     src: Sources
     node: str
     operator: str
-    r: tuple[float, float] | None = None
+    r: Deviation | None = None
     host: View | None = None
 
 
@@ -143,7 +151,8 @@ class Scores:
     """softmax-to-be: scale * q . k^T + bias.
 
     `q`, `k` are views of shape [L, T, D] and [L, Tk, D], L the flattened leading axes; `lead` holds, in the ONNX shape of the
-    leading axes, which l is meant. `bias` is a view or constant of shape [L or 1, T or 1, Tk or 1]. After softmax `normalized` is set.
+    leading axes, which l is meant. With `cap`, scores are cap * tanh(scale * q . k^T) + bias. `bias` is a view or constant of
+    shape [L or 1, T or 1, Tk or 1]. After softmax `normalized` is set.
     `host` is the same tensor on the host, where that is cheap (outer products); `fallback` makes it another way on the device.
     """
 
@@ -155,6 +164,7 @@ class Scores:
     node: str
     operator: str
     bias: View | Const | None = None
+    cap: float | None = None
     normalized: bool = False
     host: View | None = None
     fallback: Callable[[], View] | None = None

@@ -6,13 +6,16 @@ from attnc.ir import Graph, Node
 from attnc.ops.add import Add
 from attnc.ops.attention import Attention
 from attnc.ops.base import Operator
+from attnc.ops.concat_channels import ConcatChannels
 from attnc.ops.concat_rows import ConcatRows
+from attnc.ops.depthwise import Depthwise
 from attnc.ops.gather_rows import GatherRows
 from attnc.ops.layer_normalization import LayerNormalization
 from attnc.ops.linear import Linear
 from attnc.ops.mean_rows import MeanRows
 from attnc.ops.mul import Mul
 from attnc.ops.normalize_rows import NormalizeRows
+from attnc.ops.patches import Patches
 from attnc.ops.requantize import Requantize
 from attnc.ops.rms_normalization import RmsNormalization
 from attnc.ops.rotary import Rotary
@@ -26,13 +29,16 @@ OPERATORS: dict[str, Operator] = {
     for op in (
         Add(),
         Attention(),
+        ConcatChannels(),
         ConcatRows(),
+        Depthwise(),
         GatherRows(),
         LayerNormalization(),
         Linear(),
         MeanRows(),
         Mul(),
         NormalizeRows(),
+        Patches(),
         Requantize(),
         RmsNormalization(),
         Rotary(),

@@ -58,11 +58,13 @@ def rescale_kernel(lanes: int) -> KernelCall:
     )
 
 
-def rescale_call(node: Node, ctx: Lowering, walks: tuple[Walk, Walk], rows: int, suffix: str = "", low: int | None = None) -> Call:
+def rescale_call(
+    node: Node, ctx: Lowering, walks: tuple[Walk, Walk], rows: int, suffix: str = "", low: int | None = None, channels: int | None = None
+) -> Call:
     """One call that moves `rows` rows along `walks` (source, target) with the factors `multiplier<suffix>` and `shift<suffix>` of
-    `node`, saturating to the type of its output (from `low` on, where given)."""
-    lanes, tiles = ctx.design.lanes, ctx.tiles(node.output)
-    channels = ctx.graph.value(node.output).shape[1]
+    `node`, saturating to the type of its output (from `low` on, where given); `channels` are those of the output unless given."""
+    channels = ctx.graph.value(node.output).shape[1] if channels is None else channels
+    lanes, tiles = ctx.design.lanes, -(-channels // ctx.design.lanes)
 
     def pack() -> bytes:
         record = node.params["multiplier" + suffix] + (node.params["shift" + suffix] << 24)

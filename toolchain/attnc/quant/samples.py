@@ -20,6 +20,7 @@ from attnc.npz import load_npz
 from attnc.ops.base import Array
 
 SYNTHETIC_SAMPLES = 16
+LOWEST = float(np.finfo(np.float32).min)
 
 
 def load_samples(path: Path, specs: list[TensorSpec]) -> dict[str, Array]:
@@ -82,8 +83,8 @@ def one_sample(arrays: Mapping[str, Array], specs: list[TensorSpec], index: int)
 
 
 def synthetic_samples(proto: onnx.ModelProto, specs: list[TensorSpec], seed: int, samples: int = SYNTHETIC_SAMPLES) -> dict[str, Array]:
-    """Inputs in the domain of each input: token ids below the size of their table, masks of ones with a tail of zeros, floats
-    from a standard normal distribution."""
+    """Inputs in the domain of each input: token ids below the size of their table, masks of ones with a tail of zeros (none in the
+    first sample), floats from a standard normal distribution."""
     rng = np.random.default_rng(seed)
     made: dict[str, Array] = {}
     for spec in specs:
@@ -96,6 +97,7 @@ def synthetic_samples(proto: onnx.ModelProto, specs: list[TensorSpec], seed: int
             made[spec.name] = rng.integers(0, table, shape).astype(spec.dtype)
         else:
             kept = rng.integers(max(1, shape[-1] // 2), shape[-1] + 1, (*shape[:-1], 1)) if shape else np.array(1)
+            kept[:1] = shape[-1] if shape else 1  # one sample without padding
             made[spec.name] = (np.arange(shape[-1] if shape else 1) < kept).reshape(shape).astype(spec.dtype)
     return made
 
@@ -170,10 +172,13 @@ class Edge:
         return found
 
     def feeds(self, arrays: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
-        """For each sample, the device's inputs in float64 [1, rows, channels]."""
+        """For each sample, the device's inputs in float64 [1, rows, channels]; minus infinity (masks) becomes the lowest float."""
         for index in range(count_samples(arrays, self.model.inputs)):
             tensors = self.tensors(one_sample(arrays, self.model.inputs, index))
-            yield {feed.value: tensors[feed.tensor].reshape(-1)[feed.index][np.newaxis].astype(np.float64) for feed in self.model.feeds}
+            yield {
+                feed.value: np.maximum(tensors[feed.tensor].reshape(-1)[feed.index][np.newaxis].astype(np.float64), LOWEST)
+                for feed in self.model.feeds
+            }
 
     def finish(self, sample: Mapping[str, Array], outputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs of the model for one sample, from the device's outputs in float [1, rows, channels]."""

@@ -1,0 +1,45 @@
+#pragma once
+// patches: one tap of a convolution: requantized pixels where the tap lies inside the picture, zeros elsewhere.
+//
+// Shapes   y [height*width, tiles*L] in (tile, row, column) order. Only positions with top <= row < bottom and left <= column < right
+//          of the first `used` tiles take a vector from x, in the same order.
+// Types    XT, YT signed integers; YT holds [low, high], and that range holds 0.
+// Rounding requantize: half up, then saturation to [low, high]. Zeros give zero, so padding lanes stay 0.
+// Speed    L values per cycle (II = 1).
+
+#include "attnc/fixedpoint.hpp"
+#include "attnc/types.hpp"
+
+#include <hls_stream.h>
+
+namespace attnc {
+
+template <class XT, class YT, int L>
+void patches(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int tiles, int used, int height, int width, int top, int bottom,
+             int left, int right, int multiplier, int shift, int low, int high) {
+  static_assert(attnc::width<YT>::value >= 16, "patches: outputs have at least 16 bits");
+  const int vectors = tiles * height * width;
+  int tile = 0, row = 0, column = 0;
+PATCHES:
+  for (int i = 0; i < vectors; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
+    const bool inside = tile < used && row >= top && row < bottom && column >= left && column < right;
+    Vec<XT, L> in;
+    if (inside) in = x.read();
+    Vec<YT, L> out;
+    for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+      const XT value = inside ? in.v[l] : XT(0);
+      out.v[l] = YT(requantize<XT>(value, multiplier_t(multiplier), shift_t(shift), low, high));
+    }
+    y.write(out);
+    const bool row_ends = column + 1 == width;
+    const bool tile_ends = row_ends && row + 1 == height;
+    column = row_ends ? 0 : column + 1;
+    row = tile_ends ? 0 : row_ends ? row + 1 : row;
+    tile = tile_ends ? tile + 1 : tile;
+  }
+}
+
+}  // namespace attnc

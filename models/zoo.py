@@ -1,0 +1,219 @@
+"""Compile every family of `families.py`, simulate the C++, compare it with golden and with float, print the table.
+
+    python models/zoo.py                      all families with every exporter
+    python models/zoo.py bert swin --json     some of them
+
+Each runs in a process of its own with a time limit. Exit code 1 if any of them fails or any element differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+TIMEOUT = 600
+TARGET, TARGET_DB = "zcu104", 30.0
+EXPORTERS = ("dynamo", "torchscript")
+OPSETS = {"dynamo": 20, "torchscript": 17}
+
+
+def export(name: str, exporter: str, path: Path) -> None:
+    """Write a family as ONNX, weights inside, and seeded inputs beside it."""
+    import numpy as np
+    import torch
+    from models.families import FAMILIES, Exported, randomize, samples
+
+    family = FAMILIES[name]
+    torch.manual_seed(0)
+    model = family.model().eval()
+    randomize(model)
+    inputs = (family.traced_inputs if exporter == "torchscript" and family.traced_inputs else family.inputs)()
+    wrapped = Exported(model, tuple(inputs), family.outputs).eval()
+    logging.disable(logging.WARNING)
+    options: dict[str, Any] = {"input_names": list(inputs), "output_names": list(family.outputs), "opset_version": OPSETS[exporter]}
+    if exporter == "dynamo":
+        options |= {"dynamo": True, "verbose": False, "external_data": False}
+    else:
+        options |= {"dynamo": False}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(wrapped, tuple(inputs.values()), str(path), **options)
+    np.savez(path.with_suffix(".npz"), **samples(family, list(inputs)))  # type: ignore[arg-type]
+
+
+def measure(name: str, exporter: str, folder: Path) -> dict[str, Any]:
+    """Export, compile, simulate, compare: one row of the table."""
+    from attnc.compiler import compile_model
+    from attnc.config import CompileOptions
+    from attnc.report import load_report
+    from attnc.verify.csim import compare_build
+
+    path, build = folder / f"{name}_{exporter}.onnx", folder / f"{name}_{exporter}"
+    export(name, exporter, path)
+    compile_model(path, CompileOptions(output=build, target=TARGET, calib=path.with_suffix(".npz"), force=True))
+    report = load_report(build)
+    result = compare_build(build)
+    placement = Counter(report["placement"])
+    return {
+        "device": placement["device"],
+        "host": placement["host"],
+        "folded": placement["folded"],
+        "operators": report["operators"],
+        "elements": result.elements,
+        "mismatches": result.mismatches,
+        "sqnr_db": accuracy(path, build),
+        "losses": losses(build, report["layers"]),
+        "cycles": report["estimate"]["cycles"],
+    }
+
+
+def losses(build: Path, layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The layers that lose most: those that add most noise to what their operands brought, relative to their own signal."""
+    from attnc.codegen.graph_file import load_graph
+
+    graph = load_graph(build / "golden")
+    by_output = {layer["output"]: layer for layer in layers}
+    found = []
+    for node in graph.nodes:
+        layer = by_output[node.output]
+        before = [10 ** (-by_output[name]["sqnr_db"] / 10) for name in node.inputs if name in by_output]
+        added = max(10 ** (-layer["sqnr_db"] / 10) - max(before, default=0.0), 1e-12)
+        row = {"node": layer["node"], "op": layer["op"], "type": layer["type"], "sqnr_db": layer["sqnr_db"]}
+        found.append((added, row))
+    return [row for _, row in sorted(found, key=lambda pair: -pair[0])[:3]]
+
+
+def accuracy(path: Path, build: Path) -> float:
+    """SQNR in dB of what golden gives for the outputs of the model, over the samples in the build."""
+    import numpy as np
+
+    from attnc.frontend.load import load_model
+    from attnc.npz import load_npz
+    from attnc.quant.samples import FloatModel
+    from attnc.report import decibels
+
+    inputs, found = load_npz(build / "golden" / "inputs.npz"), load_npz(build / "golden" / "outputs.npz")
+    model = FloatModel(load_model(path))
+    signal = noise = 0.0
+    for index in range(len(next(iter(inputs.values())))):
+        expected = model({key: array[index : index + 1] for key, array in inputs.items()})
+        for key, array in expected.items():
+            signal += float(np.square(array, dtype=np.float64).sum())
+            noise += float(np.square(array.astype(np.float64) - found[key][index : index + 1]).sum())
+    return round(decibels(signal, noise), 1)
+
+
+def run_one(name: str, exporter: str, folder: Path) -> dict[str, Any]:
+    """A family in a process of its own."""
+    command = [sys.executable, str(ROOT / "models" / "zoo.py"), "--one", name, exporter, "--folder", str(folder)]
+    paths = [str(ROOT), str(ROOT / "toolchain"), str(ROOT / "host"), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    started = time.perf_counter()
+    row: dict[str, Any] = {"family": name, "exporter": exporter}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=environment)
+        last = done.stdout.strip().splitlines()[-1:] or ["{}"]
+        row |= json.loads(last[0]) if done.returncode == 0 else {"error": _last_line(done.stderr)}
+    except subprocess.TimeoutExpired:
+        row["error"] = f"not ready after {TIMEOUT} s"
+    row["seconds"] = round(time.perf_counter() - started, 1)
+    return row
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no message"
+
+
+def failed(row: dict[str, Any]) -> bool:
+    """Whether a row is no success."""
+    return "error" in row or row["mismatches"] > 0
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """The table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Transformer families: C++ against golden, golden against float")
+    for title, justify in (
+        ("family", "left"), ("exporter", "left"), ("device", "right"), ("host", "right"), ("elements", "right"), ("mismatches", "right"),
+        ("SQNR dB", "right"), ("cycles (estimate)", "right"), ("remark", "left"),
+    ):  # fmt: skip
+        table.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for row in rows:
+        if "error" in row:
+            table.add_row(row["family"], row["exporter"], *[""] * 6, f"failed: {row['error']}", style="red")
+            continue
+        remark = ""
+        if row["sqnr_db"] < TARGET_DB:
+            remark = "largest losses: " + ", ".join(f"{loss['op']} {loss['node']} ({loss['sqnr_db']:.1f} dB)" for loss in row["losses"])
+        cells = [row["device"], row["host"], row["elements"], row["mismatches"], row["sqnr_db"], row["cycles"]]
+        table.add_row(row["family"], row["exporter"], *map(str, cells), remark, style="red" if row["mismatches"] else None)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    print(f"{sum(not failed(row) for row in rows)} of {len(rows)} compile and agree bit for bit")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("families", nargs="*", help="all by default")
+    parser.add_argument("--exporter", choices=EXPORTERS, action="append", help="both by default")
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    parser.add_argument("--folder", type=Path, help="keep models and build folders here")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--one", nargs=2, metavar=("FAMILY", "EXPORTER"), help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.one:
+        return _one(*args.one, args.folder)
+    from models.families import FAMILIES
+
+    names = args.families or list(FAMILIES)
+    if unknown := [name for name in names if name not in FAMILIES]:
+        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(FAMILIES)}")
+    jobs = [(name, exporter) for name in names for exporter in args.exporter or EXPORTERS]
+    with tempfile.TemporaryDirectory(prefix="attnc-zoo-") as temporary, ThreadPoolExecutor(args.workers) as pool:
+        folder = args.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = list(pool.map(lambda job: _noted(*job, folder), jobs))
+    if args.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        show(rows)
+    return int(any(failed(row) for row in rows))
+
+
+def _noted(name: str, exporter: str, folder: Path) -> dict[str, Any]:
+    row = run_one(name, exporter, folder)
+    outcome = row.get("error") or f"{row['mismatches']} mismatches, {row['sqnr_db']} dB"
+    print(f"{name} ({exporter}, {row['seconds']} s): {outcome}", file=sys.stderr, flush=True)
+    return row
+
+
+def _one(name: str, exporter: str, folder: Path) -> int:
+    """The child process: one row as JSON in the last line."""
+    from attnc.errors import AttncError
+
+    try:
+        print(json.dumps(measure(name, exporter, folder)))
+    except AttncError as error:
+        print(str(error).splitlines()[0], file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(ROOT), str(ROOT / "toolchain"), str(ROOT / "host")]
+    sys.exit(main())

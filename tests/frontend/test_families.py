@@ -1,0 +1,212 @@
+"""What families need beyond plain encoders: root-mean-square norms, rotary embeddings, windows, soft caps, convolutions on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from graphs import Builder, C, T
+from running import check
+
+from attnc.frontend import import_model
+from attnc.frontend.rotary import Mix, rotation
+from attnc.model import Model
+
+H, D = 2, 8
+
+
+def ops(model: Model) -> list[str]:
+    return [node.op for node in model.graph.nodes]
+
+
+# ---- root-mean-square normalisation ----
+
+
+def mean_square(b: Builder, x: str) -> str:
+    return str(b("Add", b("ReduceMean", b("Pow", x, 2.0), np.array([-1])), 1e-5))
+
+
+RMS: dict[str, Callable[[Builder, str], str]] = {
+    "reciprocal": lambda b, x: b("Mul", x, b("Reciprocal", b("Sqrt", mean_square(b, x)))),
+    "power": lambda b, x: b("Mul", b("Pow", mean_square(b, x), -0.5), x),
+    "division": lambda b, x: b("Div", x, b("Sqrt", mean_square(b, x))),
+    "sum": lambda b, x: b(
+        "Div", x, b("Sqrt", b("Add", b("Div", b("ReduceSum", b("Mul", x, x), np.array([-1])), np.array(float(C))), 1e-6))
+    ),
+}
+
+
+@pytest.mark.parametrize("style", RMS)
+def test_rms_normalisation(tmp_path: Path, style: str) -> None:
+    b = Builder()
+    x = b.linear(b.input("x", [1, T, C]), C, C)
+    y = b("Mul", b.random(C), RMS[style](b, x))
+    found = check(b.save(tmp_path / "m.onnx", b.linear(y, C, 3)), strict=True)
+    assert ops(found) == ["linear", "rms_normalization", "linear"]
+
+
+def test_rms_normalisation_of_heads(tmp_path: Path) -> None:
+    b = Builder()
+    x = b("Reshape", b.linear(b.input("x", [1, T, C]), C, H * D), np.array([1, T, H, D]))
+    y = b("Mul", RMS["power"](b, x), b.random(D))
+    found = check(b.save(tmp_path / "m.onnx", b("Reshape", b("Transpose", y, perm=[0, 1, 2, 3]), np.array([1, T, H * D]))), strict=True)
+    (norm,) = [node for node in found.graph.nodes if node.op == "rms_normalization"]
+    assert norm.attrs["group"] == D and norm.params["gamma"].shape == (H * D,) and ops(found) == ["linear", "rms_normalization"]
+
+
+# ---- rotary embeddings ----
+
+
+def angles(rotary: int, interleaved: bool) -> tuple[np.ndarray, np.ndarray]:
+    phase = np.arange(T)[:, None] * 0.7 ** np.arange(rotary // 2)
+    phase = np.repeat(phase, 2, axis=1) if interleaved else np.concatenate([phase, phase], axis=1)
+    return np.cos(phase), np.sin(phase)
+
+
+def turned(b: Builder, x: str, size: int, interleaved: bool) -> str:
+    """[-x2, x1] of the last axis."""
+    if interleaved:
+        first = b("Slice", x, np.array([0]), np.array([size]), np.array([-1]), np.array([2]))
+        second = b("Slice", x, np.array([1]), np.array([size]), np.array([-1]), np.array([2]))
+        parts = [b("Unsqueeze", part, np.array([-1])) for part in (b("Neg", second), first)]
+        return str(b("Reshape", b("Concat", *parts, axis=-1), np.array([1, H, T, size])))
+    first, second = b("Split", x, np.array([size // 2, size // 2]), axis=-1, outputs=2)
+    return str(b("Concat", b("Neg", second), first, axis=-1))
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("rotary", [D, D // 2])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_rotary(tmp_path: Path, rotary: int, interleaved: bool, swapped: bool) -> None:
+    b = Builder()
+    x = b("Transpose", b("Reshape", b.linear(b.input("x", [1, T, C]), C, H * D), np.array([1, T, H, D])), perm=[0, 2, 1, 3])
+    cos, sin = angles(rotary, interleaved)
+    part, rest = b("Split", x, np.array([rotary, D - rotary]), axis=-1, outputs=2) if rotary < D else (x, "")
+    terms = [b("Mul", part, cos), b("Mul", turned(b, part, rotary, interleaved), sin)]
+    y = b("Add", *(terms[::-1] if swapped else terms))
+    y = b("Concat", y, rest, axis=-1) if rest else y
+    y = b("Reshape", b("Transpose", y, perm=[0, 2, 1, 3]), np.array([1, T, H * D]))
+    found = check(b.save(tmp_path / "m.onnx", b.linear(y, H * D, 3)), strict=True)
+    (node,) = [node for node in found.graph.nodes if node.op == "rotary"]
+    assert ops(found) == ["linear", "rotary", "linear"]
+    assert node.attrs == {"num_heads": H, "rotary_dims": rotary, "interleaved": interleaved}
+    np.testing.assert_allclose(node.params["cos"], cos[:, ::2] if interleaved else cos[:, : rotary // 2], atol=1e-6)
+
+
+def test_what_only_looks_like_a_rotation_is_none() -> None:
+    columns = np.array([[0, 1, 2, 3], [2, 3, 0, 1]])
+    cos, sin = np.cos([0.3, 0.4]), np.sin([0.3, 0.4])
+    factors = np.stack([np.tile(cos, 2), np.concatenate([-sin, sin])])[:, None]
+    assert rotation(Mix("x", columns, factors), 5) is not None
+    assert rotation(Mix("x", columns, np.abs(factors)), 5) is None
+    assert rotation(Mix("x", np.array([[0, 1, 2, 3], [2, 3, 1, 0]]), factors), 5) is None
+    assert rotation(Mix("x", columns, factors * np.array([1, 1, 2, 1])), 5) is None
+
+
+# ---- attention ----
+
+
+def attention(b: Builder, x: str, groups: int, change: Callable[[str], str]) -> str:
+    """Heads of `groups` runs of tokens; `change` is applied to the scores."""
+    q, k, v = (
+        b("Transpose", b("Reshape", b.linear(x, C, H * D), np.array([groups, T, H, D])), perm=[0, 2, 1, 3]) for _ in range(3)
+    )  # fmt: skip
+    scores = change(b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2])))
+    y = b("MatMul", b("Softmax", scores, axis=-1), v)
+    return str(b("Reshape", b("Transpose", y, perm=[0, 2, 1, 3]), np.array([groups, T, H * D])))
+
+
+def test_windows_with_masks_of_their_own(tmp_path: Path) -> None:
+    b = Builder()
+    mask = np.where(b.rng.random((3, 1, T, T)) < 0.3, -100.0, 0.0)
+    mask[2] = mask[0]
+    bias = b.rng.standard_normal((H, T, T))
+    y = attention(b, b.input("x", [3, T, C]), 3, lambda scores: b("Add", b("Add", scores, bias), mask))
+    found = check(b.save(tmp_path / "m.onnx", y), strict=True)
+    nodes = [node for node in found.graph.nodes if node.op == "attention"]
+    assert sorted(node.attrs["groups"] for node in nodes) == [1, 2] and all(node.attrs["bias_heads"] == H for node in nodes)
+
+
+def test_soft_cap(tmp_path: Path) -> None:
+    b = Builder()
+    y = attention(b, b.input("x", [1, T, C]), 1, lambda scores: b("Mul", b("Tanh", b("Div", b("Mul", scores, 0.25), 50.0)), 50.0))
+    found = import_model(b.save(tmp_path / "m.onnx", y))
+    (node,) = [node for node in found.graph.nodes if node.op == "attention"]
+    assert node.attrs["softcap"] == pytest.approx(50.0) and node.attrs["scale"] == pytest.approx(0.25)
+
+
+# ---- convolutions on the device ----
+
+
+def picture(b: Builder, channels: int = 16) -> str:
+    return str(b("Conv", b.input("x", ["n", 3, 6, 8]), b.random(channels, 3, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "strides", "pads", "groups", "expected"),
+    [
+        ((3, 3), [1, 1], [1, 1, 1, 1], 1, ["linear", "patches", "linear"]),
+        ((3, 2), [2, 1], [1, 0, 1, 1], 1, ["linear", "patches", "linear"]),
+        ((3, 3), [2, 2], [1, 1, 1, 1], 16, ["linear", "patches", "depthwise"]),
+        ((2, 2), [2, 2], [0, 0, 0, 0], 4, ["linear", "patches", "linear"]),
+        ((1, 1), [2, 2], [0, 0, 0, 0], 1, ["linear", "gather_rows", "linear"]),
+    ],
+)
+def test_convolution(
+    tmp_path: Path, kernel: tuple[int, int], strides: list[int], pads: list[int], groups: int, expected: list[str]
+) -> None:  # fmt: skip
+    b = Builder()
+    y = b("Conv", picture(b), b.random(16, 16 // groups, *kernel), b.random(16), strides=strides, pads=pads, group=groups)
+    found = check(b.save(tmp_path / "m.onnx", y), strict=True)
+    assert ops(found) == expected
+
+
+def test_convolution_along_tokens(tmp_path: Path) -> None:
+    b = Builder()
+    y = b("Conv", b.input("x", ["n", 4, 9]), b.random(8, 4, 3), pads=[1, 1])
+    y = b("Conv", b("Relu", y), b.random(6, 8, 3), b.random(6), pads=[2, 2], strides=[2], dilations=[2])
+    found = check(b.save(tmp_path / "m.onnx", b.linear(b("Transpose", y, perm=[0, 2, 1]), 6, 3)))
+    assert ops(found) == ["linear", "unary", "patches", "linear", "linear"]
+
+
+@pytest.mark.parametrize("pads", [[0, 0, 1, 2, 0, 0, 0, 1], [0, 0, 2, -1, 0, 0, 1, 0], [0, 0, 0, 3, 0, 0, 0, 0]])
+def test_padding(tmp_path: Path, pads: list[int]) -> None:
+    b = Builder()
+    found = check(b.save(tmp_path / "m.onnx", b("Relu", b("Pad", b("Relu", picture(b)), np.array(pads)))), strict=True)
+    assert "patches" in ops(found)
+
+
+def test_infinite_numbers_are_not_expected(tmp_path: Path) -> None:
+    b = Builder()
+    y = b.linear(b.input("x", [1, T, C]), C, C)
+    some = b("ReduceMax", b("Cast", b("IsInf", y), to=6), keepdims=0)
+    limit = b("Where", b("Cast", some, to=9), 64504.0, 65504.0)
+    found = check(b.save(tmp_path / "m.onnx", b.linear(b("Clip", y, b("Neg", limit), limit), C, C)), strict=True)
+    assert set(ops(found)) == {"linear"}
+
+
+def test_average_pool(tmp_path: Path) -> None:
+    b = Builder()
+    found = check(b.save(tmp_path / "m.onnx", b("AveragePool", picture(b), kernel_shape=[2, 2], strides=[2, 2])), strict=True)
+    assert ops(found) == ["linear", "patches", "depthwise"]
+
+
+def test_channels_side_by_side(tmp_path: Path) -> None:
+    b = Builder()
+    x = picture(b)
+    y = b("Relu", b("Concat", b("Relu", x), b("Gelu", x) if b.opset >= 20 else b("Tanh", x), axis=1))
+    found = check(b.save(tmp_path / "m.onnx", y), strict=True)
+    assert "concat_channels" in ops(found)
+
+
+def test_patches_merged_four_by_four_tokens(tmp_path: Path) -> None:
+    b = Builder()
+    x = b("Reshape", b.linear(b.input("x", [1, 16, C]), C, 16), np.array([1, 4, 4, 16]))
+    parts = [
+        b("Slice", x, np.array([row, column]), np.array([4, 4]), np.array([1, 2]), np.array([2, 2])) for column in (0, 1) for row in (0, 1)
+    ]
+    y = b("LayerNormalization", b("Reshape", b("Concat", *parts, axis=-1), np.array([1, 4, 64])), b.random(64), b.random(64))
+    found = check(b.save(tmp_path / "m.onnx", b.linear(y, 64, 3)), strict=True)
+    assert "concat_channels" in ops(found) and ops(found)[-2:] == ["layer_normalization", "linear"]

@@ -1,0 +1,45 @@
+"""Families of the zoo, compiled and simulated; the others are slow, and `make zoo` runs them all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("transformers")
+from models import zoo
+from models.families import FAMILIES
+
+QUICK = {("bert", "dynamo"), ("vit", "torchscript"), ("beit", "dynamo"), ("whisper", "torchscript"), ("gpt2", "dynamo")}
+ALL = [(name, exporter) for name in FAMILIES for exporter in zoo.EXPORTERS]
+MARKED = [pytest.param(*pair, marks=() if pair in QUICK else pytest.mark.slow, id="-".join(pair)) for pair in ALL]
+LEAST_DB = 26.0
+"""Random weights of width 64 lose more than trained ones: what falls below 30 dB says in the table where."""
+
+
+@pytest.mark.parametrize(("name", "exporter"), MARKED)
+def test_family(tmp_path: Path, name: str, exporter: str) -> None:
+    row = zoo.measure(name, exporter, tmp_path)
+    assert row["mismatches"] == 0 and row["elements"] > 0
+    assert row["sqnr_db"] >= LEAST_DB, row["losses"]
+    assert row["device"] > 0 and row["cycles"] > 0
+
+
+def test_table_shows_failures(capsys: pytest.CaptureFixture[str]) -> None:
+    good = {"device": 1, "host": 2, "elements": 3, "mismatches": 0, "sqnr_db": 29.0, "cycles": 4}
+    losses = [{"op": "linear", "node": "n", "sqnr_db": 28.0}]
+    rows = [{"family": "a", "exporter": "dynamo", **good, "losses": losses}, {"family": "b", "exporter": "dynamo", "error": "no"}]
+    zoo.show(rows)
+    text = capsys.readouterr().out
+    assert "linear n (28.0 dB)" in text and "failed: no" in text and "1 of 2 compile" in text
+
+
+def test_unknown_family_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        zoo.main(["nothing"])
+    assert caught.value.code == 2 and "nothing" in capsys.readouterr().err
+
+
+def test_a_family_that_cannot_be_built_is_a_row(tmp_path: Path) -> None:
+    row = zoo.run_one("nothing", "dynamo", tmp_path)
+    assert zoo.failed(row) and "nothing" in row["error"]

@@ -1,0 +1,221 @@
+"""Rotary embeddings: pairs of channels of one tensor, turned by an angle per row.
+
+However it is spelled, the result is a sum of two tensors that each show chosen channels of one tensor, times constants:
+y[r, c] = a[r, c] * x[r, own[c]] + b[r, c] * x[r, partner[c]]. It is a rotation where partners come in pairs (i, j) with
+a_i = a_j and b_i = -b_j; channels with b = 0 and a = 1 pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from onnx import NodeProto
+
+from attnc.frontend.builder import LayoutError
+from attnc.frontend.context import Context
+from attnc.frontend.values import Array, Const, Index, Value, View, reindex
+from attnc.ir import Graph, Node
+
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A sum of channels of `root`: columns [n, C], factors [n, R or 1, C], n at most 2."""
+
+    root: str
+    columns: Index
+    factors: Array
+
+    def pick(self, which: Sequence[int]) -> Mix:
+        """Chosen channels."""
+        return replace(self, columns=self.columns[:, list(which)], factors=self.factors[:, :, list(which)])
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """`own` [C] are the channels of the root in the order of the result; cos and sin are [R, rotary_dims / 2]."""
+
+    own: Index
+    heads: int
+    interleaved: bool
+    cos: Array
+    sin: Array
+
+    @property
+    def attrs(self) -> dict[str, int | bool]:
+        """As attributes of the operator."""
+        return {"num_heads": self.heads, "rotary_dims": 2 * self.cos.shape[1], "interleaved": self.interleaved}
+
+
+def find_rotations(graph: Graph) -> None:
+    """Replace sums that are rotations by the operator `rotary`; what they were made of is left to be dropped."""
+    mixes: dict[str, Mix] = {}
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        mix = _mix(graph, mixes, node)
+        found = None
+        if mix is not None:
+            mixes[node.output] = mix
+            found = rotation(mix, graph.value(node.output).shape[0]) if len(mix.columns) == 2 else None
+        if mix is None or found is None:
+            nodes.append(node)
+            continue
+        source = mix.root
+        if not np.array_equal(found.own, np.arange(graph.value(source).shape[1])):
+            source = graph.fresh(f"{mix.root}_rotated")
+            graph.add_value(source, (graph.value(mix.root).shape[0], len(found.own)))
+            columns = tuple(int(column) for column in found.own)
+            nodes.append(Node(f"{node.name}:columns", "gather_columns", [mix.root], source, {"columns": columns}, source=node.source))
+        params = {"cos": found.cos, "sin": found.sin}
+        nodes.append(Node(node.name, "rotary", [source], node.output, dict(found.attrs), params, node.source))
+    graph.nodes = nodes
+
+
+def _mix(graph: Graph, mixes: dict[str, Mix], node: Node) -> Mix | None:
+    """The result of a node as a mix of one value; None if it is another operator, or a mix of several."""
+    if node.op == "gather_columns":
+        return _of(graph, mixes, node.inputs[0]).pick(node.attrs["columns"])
+    if node.op == "mul":
+        x, constant = node.inputs if node.inputs[1] in graph.constants else node.inputs[::-1]
+        if constant not in graph.constants or x in graph.constants or graph.value(x).shape != graph.value(node.output).shape:
+            return None
+        mix = _of(graph, mixes, x)
+        return replace(mix, factors=mix.factors * graph.constants[constant])
+    parts = [_of(graph, mixes, name) for name in node.inputs] if node.op in ("add", "concat_columns") else []
+    if not parts or len({part.root for part in parts}) != 1 or any(name in graph.constants for name in node.inputs):
+        return None
+    if node.op == "concat_columns":
+        return _side_by_side(parts)
+    if sum(len(part.columns) for part in parts) != 2 or len({graph.value(name).shape for name in node.inputs}) != 1:
+        return None
+    rows = max(part.factors.shape[1] for part in parts)
+    factors = [np.broadcast_to(part.factors, (1, rows, part.columns.shape[1])) for part in parts]
+    mix = Mix(parts[0].root, np.concatenate([part.columns for part in parts]), np.concatenate(factors))
+    turned = replace(mix, columns=mix.columns[::-1], factors=mix.factors[::-1])
+    return turned if _pairs(mix) is None and _pairs(turned) is not None else mix
+
+
+def _of(graph: Graph, mixes: dict[str, Mix], name: str) -> Mix:
+    channels = graph.value(name).shape[1]
+    return mixes.get(name) or Mix(name, np.arange(channels)[None], np.ones((1, 1, channels)))
+
+
+def _side_by_side(parts: Sequence[Mix]) -> Mix:
+    """Channels of several mixes of one root; a missing second term is the first one times zero."""
+    terms, rows = max(len(part.columns) for part in parts), max(part.factors.shape[1] for part in parts)
+    columns, factors = [], []
+    for part in parts:
+        missing = terms - len(part.columns)
+        wide = np.broadcast_to(part.factors, (len(part.columns), rows, part.columns.shape[1]))
+        columns.append(np.concatenate([part.columns, *[part.columns[:1]] * missing]))
+        factors.append(np.concatenate([wide, *[np.zeros_like(wide[:1])] * missing]))
+    return Mix(parts[0].root, np.concatenate(columns, axis=1), np.concatenate(factors, axis=2))
+
+
+def _pairs(mix: Mix) -> Index | None:
+    """The partner of each channel, itself where it passes; None if this is no rotation."""
+    (own, other), (cos, sin) = mix.columns, mix.factors
+    place = {int(column): channel for channel, column in enumerate(own)}
+    if len(place) != len(own):
+        return None
+    turned = np.any(sin != 0, axis=0)
+    partner = np.arange(len(own))
+    for channel in np.flatnonzero(turned):
+        partner[channel] = place.get(int(other[channel]), -1)
+    if not np.any(turned) or np.any(partner < 0) or not np.array_equal(partner[partner], np.arange(len(own))):
+        return None
+    if np.any(partner[turned] == np.flatnonzero(turned)) or not np.array_equal(turned[partner], turned):
+        return None
+    near = np.allclose(cos, cos[:, partner], rtol=0, atol=TOLERANCE) and np.allclose(sin, -sin[:, partner], rtol=0, atol=TOLERANCE)
+    return partner if near and np.allclose(cos[:, ~turned], 1, rtol=0, atol=TOLERANCE) else None
+
+
+def rotation(mix: Mix, rows: int) -> Rotation | None:
+    """The rotation that a mix of two terms is, with heads of one layout side by side."""
+    partner = _pairs(mix)
+    if partner is None:
+        return None
+    channels = len(partner)
+    moved = partner != np.arange(channels)
+    step = int(partner[0])
+    if step < 1:
+        return None
+    size = _head(mix, moved, step)
+    if size is None:
+        return None
+    rotary = int(np.argmin(moved[:size])) if not np.all(moved[:size]) else size
+    first = np.arange(0, rotary, 2) if step == 1 else np.arange(rotary // 2)
+    expected = np.arange(size)
+    expected[first], expected[first + step] = first + step, first
+    heads = channels // size
+    if 2 * len(first) != rotary or not np.array_equal(partner.reshape(heads, size), expected + size * np.arange(heads)[:, None]):
+        return None
+    cos, sin = (np.broadcast_to(part, (rows, channels)).reshape(rows, heads, size) for part in mix.factors)
+    if max(np.ptp(cos, axis=1).max(), np.ptp(sin, axis=1).max()) > TOLERANCE:
+        return None
+    return Rotation(mix.columns[0], heads, step == 1, cos[:, 0, first].copy(), -sin[:, 0, first])
+
+
+def _head(mix: Mix, moved: Index, step: int) -> int | None:
+    """Channels per head: up to the next head where some channels pass, else the pairs' span, else the shortest period."""
+    channels = len(moved)
+    if not np.all(moved):
+        starts = np.flatnonzero(moved[1:] & ~moved[:-1]) + 1
+        size = int(starts[0]) if len(starts) else channels
+        return size if channels % size == 0 else None
+    if step > 1:
+        return 2 * step if channels % (2 * step) == 0 else None
+    for size in range(2, channels + 1, 2):
+        parts = mix.factors.reshape(2, -1, channels // size, size) if channels % size == 0 else None
+        if parts is not None and np.ptp(parts, axis=2).max() <= TOLERANCE:
+            return size
+    return None
+
+
+# ---- the operator ----
+
+
+def rotary_embedding(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:
+    """RotaryEmbedding of opset 23 and later, with constant caches and positions."""
+    attributes = ctx.attributes(node)
+    assert args[0] is not None
+    x, tables = ctx.view(args[0]), args[1:]
+    if any(table is not None and not isinstance(table, Const) for table in tables):
+        ctx.fail(node, "its caches and positions must be constant")
+    cos, sin = (np.asarray(table.array, np.float64) for table in tables[:2] if isinstance(table, Const))
+    if len(tables) > 2 and isinstance(tables[2], Const):
+        cos, sin = cos[tables[2].array], sin[tables[2].array]
+    shape = x.shape
+    if len(shape) == 3:
+        heads = int(attributes.get("num_heads", 0))
+        if not heads:
+            ctx.fail(node, "num_heads is needed with an input of three axes")
+        x = _moved(x, lambda i: i.reshape(*shape[:2], heads, -1).transpose(0, 2, 1, 3))
+    size = x.shape[-1]
+    rotary = int(attributes.get("rotary_embedding_dim", 0)) or size
+    cos, sin = cos[..., : rotary // 2], sin[..., : rotary // 2]
+    if attributes.get("interleaved", 0):
+        first, second = np.arange(0, rotary, 2), np.arange(1, rotary, 2)
+    else:
+        first, second = np.arange(rotary // 2), np.arange(rotary // 2, rotary)
+    partner = np.arange(size)
+    partner[first], partner[second] = second, first
+    a, b = np.ones((*cos.shape[:2], size)), np.zeros((*cos.shape[:2], size))
+    a[..., first], a[..., second], b[..., first], b[..., second] = cos, cos, -sin, sin
+    name, src = node.output[0], (node.name,)
+    try:
+        own = ctx.elementwise.apply("mul", x, Const(a[:, None]), f"{name}_cos", src)
+        other = ctx.elementwise.apply("mul", _moved(x, lambda i: i[..., partner]), Const(b[:, None]), f"{name}_sin", src)
+        made = ctx.elementwise.apply("add", own, other, name, src)
+    except LayoutError as error:
+        ctx.fail(node, str(error))
+    return [_moved(made, lambda i: i.transpose(0, 2, 1, 3).reshape(shape)) if len(shape) == 3 else made]
+
+
+def _moved(view: View, move: Callable[[Array], Array]) -> View:
+    result = reindex(view, move)
+    assert isinstance(result, View)
+    return result
