@@ -231,6 +231,18 @@ def test_control_flow(tmp_path: Path) -> None:
     assert any(place.node == "choice" and place.where == "unsupported" for place in inspect_model(path))
 
 
+def test_routing_that_depends_on_data(tmp_path: Path) -> None:
+    b, y = small()
+    chosen = b("NonZero", b("Greater", b("ReduceSum", b("Sin", y), np.array([0, 2]), keepdims=0), 0.0))
+    some = b("Gather", b("Reshape", y, np.array([T, C])), b("Squeeze", chosen, np.array([0])), axis=0)
+    result = b("MatMul", some, b.random(C, 3))
+    path = tmp_path / "m.onnx"
+    graph = helper.make_graph(b.nodes, "g", b.inputs, [helper.make_tensor_value_info(result, 1, ["n", 3])], b.initializers)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    reasons = {place.operator: place.reason for place in inspect_model(path) if place.where == "unsupported"}
+    assert "depends on data" in reasons["NonZero"]
+
+
 def test_nothing_for_the_device(tmp_path: Path) -> None:
     b = Builder()
     refused(b.save(tmp_path / "m.onnx", b("Relu", b.input("x", [1, T, C]))), "nothing of this model")

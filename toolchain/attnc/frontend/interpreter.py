@@ -33,11 +33,14 @@ HEAVY = {
     "InstanceNormalization", "RMSNormalization", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "DeformConv",
 }  # fmt: skip
 """Operators that are worth a device: they never run on the host."""
+UNKNOWN = "this operator is not supported on the device"
 REASONS = {
     "DynamicQuantizeLinear": "its scale depends on data; quantize the model statically",
     "QLinearMatMul": "quantized models are read in QDQ form (QuantizeLinear and DequantizeLinear around operators of float)",
     "QLinearConv": "quantized models are read in QDQ form (QuantizeLinear and DequantizeLinear around operators of float)",
     "MatMulInteger": "its scale depends on data; quantize the model statically, in QDQ form",
+    **dict.fromkeys(("NonZero", "Unique", "Compress", "NonMaxSuppression"), "the shape of its result depends on data"),
+    **dict.fromkeys(("MaxPool", "LpPool", "GlobalMaxPool"), "of pooling, means over windows are supported only"),
     "ConvTranspose": "transposed convolutions are not supported",
 }
 
@@ -119,7 +122,7 @@ class Interpreter:
             return self._on_host(node, args)
         handler = HANDLERS.get(node.op_type)
         if handler is None:
-            self.ctx.fail(node, REASONS.get(node.op_type, "this operator is not supported on the device"))
+            self.ctx.fail(node, REASONS.get(node.op_type, UNKNOWN))
         return handler(self.ctx, node, args)
 
     def _failed(self, node: NodeProto, args: list[Value | None], error: UnsupportedError) -> list[Value]:
@@ -141,6 +144,7 @@ class Interpreter:
         for name, value in zip(node.input, args, strict=True):
             if isinstance(value, Failed):
                 self.unsupported.setdefault(value.error.node, value.error)
+                self._note_unknown(name)
                 assumed = self._assumed(name)
                 if assumed is None:
                     raise value.error
@@ -149,6 +153,19 @@ class Interpreter:
             else:
                 repaired.append(value)
         return repaired
+
+    def _note_unknown(self, name: str) -> None:
+        """Operators that no handler knows, between a tensor that failed and what it failed of: each is a reason of its own."""
+        stack, seen = [name], set()
+        while stack:
+            node = self.producer.get(stack.pop())
+            if node is None or node.name in seen or not isinstance(self.values.get(node.output[0]), Failed):
+                continue
+            seen.add(node.name)
+            stack += [operand for operand in node.input if operand]
+            if node.op_type not in HANDLERS:
+                reason = REASONS.get(node.op_type, UNKNOWN)
+                self.unsupported.setdefault(node.name, UnsupportedError(node.name, node.op_type, reason))
 
     def _assumed(self, name: str) -> View | None:
         """A made-up value of the device for a tensor that could not be computed."""
