@@ -78,6 +78,21 @@ def randomize(model: nn.Module, seed: int = 0) -> None:
             parameter.copy_(noise)
 
 
+def settle(model: nn.Module, inputs: dict[str, Tensor]) -> None:
+    """Give batch normalisations the statistics of random inputs: with those they start with, signals die out on the way."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # an average over all passes
+        norm.train()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for _ in range(4 if norms else 0):
+            model(**{name: torch.randn((8, *x.shape[1:]), generator=generator) for name, x in inputs.items()})
+    for norm in norms:
+        norm.eval()
+
+
 def tokens(mask: bool = False) -> dict[str, Tensor]:
     """Token numbers, and a padding mask."""
     generator = torch.Generator().manual_seed(0)

@@ -22,16 +22,21 @@ def test_family(tmp_path: Path, name: str, exporter: str) -> None:
     row = zoo.measure(name, exporter, tmp_path)
     assert row["mismatches"] == 0 and row["elements"] > 0
     assert row["sqnr_db"] >= LEAST_DB, row["losses"]
+    assert not zoo.failed(row) and row["varying"] >= zoo.LEAST_VARYING
     assert row["device"] > 0 and row["cycles"] > 0
 
 
 def test_table_shows_failures(capsys: pytest.CaptureFixture[str]) -> None:
-    good = {"device": 1, "host": 2, "elements": 3, "mismatches": 0, "sqnr_db": 29.0, "cycles": 4}
+    good = {"device": 1, "host": 2, "elements": 3, "mismatches": 0, "sqnr_db": 29.0, "varying": 0.5, "cycles": 4}
     losses = [{"op": "linear", "node": "n", "sqnr_db": 28.0}]
     rows = [{"family": "a", "exporter": "dynamo", **good, "losses": losses}, {"family": "b", "exporter": "dynamo", "error": "no"}]
     zoo.show(rows)
     text = capsys.readouterr().out
     assert "linear n (28.0 dB)" in text and "failed: no" in text and "1 of 2 compile" in text
+
+
+def test_outputs_that_ignore_the_inputs_are_a_failure() -> None:
+    assert zoo.failed({"mismatches": 0, "varying": 0.0}) and not zoo.failed({"mismatches": 0, "varying": 0.5})
 
 
 def test_unknown_family_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
