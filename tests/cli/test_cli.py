@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import attnc
-from attnc import cli
 from attnc.cli import main
+from attnc.console import parse_shapes
 from attnc.errors import ConfigError, DataError
 from attnc.npz import load_npz, save_npz
 from small_build import random_inputs
@@ -107,7 +107,7 @@ def test_csim(capsys: Capture, build: Path, inputs: Path) -> None:
 
 def test_csim_that_differs(capsys: Capture, build: Path) -> None:
     header = build / "hls" / "include" / "attnc" / "linear.hpp"
-    header.write_text(header.read_text().replace("k == 0 ? AccT(0) : acc[pe]", "acc[pe]"))
+    header.write_text(header.read_text().replace("AccT a = first ? AccT(0) : part[pe]", "AccT a = part[pe]"))
     assert main(["csim", str(build), "--json"]) == 1
     result = json.loads(capsys.readouterr().out)
     assert result["bit_exact"] is False and result["mismatches"] > 0
@@ -171,11 +171,11 @@ def test_errors_of_compile(capsys: Capture, tmp_path: Path) -> None:
 
 
 def test_shapes() -> None:
-    assert cli._shapes(["a=1,128", "b=c=2"]) == {"a": (1, 128), "b=c": (2,)}
-    assert cli._shapes(None) == {}
+    assert parse_shapes(["a=1,128", "b=c=2"]) == {"a": (1, 128), "b=c": (2,)}
+    assert parse_shapes(None) == {}
     for text in ("a", "=1", "a=", "a=1,,2", "a=-1"):
         with pytest.raises(ConfigError):
-            cli._shapes([text])
+            parse_shapes([text])
 
 
 def test_unexpected_errors(capsys: Capture, build: Path, monkeypatch: pytest.MonkeyPatch) -> None:

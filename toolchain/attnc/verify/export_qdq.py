@@ -22,6 +22,7 @@ from attnc.codegen.graph_file import load_graph
 from attnc.errors import BuildError
 from attnc.ir import Graph, Node, TensorType
 from attnc.ops.base import Array
+from attnc.ops.linear_weights import effective_weight
 from attnc_host import manifest as manifests
 from attnc_host.manifest import Feed, Fetch, Manifest, Port
 
@@ -109,13 +110,15 @@ def _storage(type_: TensorType) -> np.dtype[np.generic]:
 
 
 def _linear(w: Writer, node: Node, x: Sequence[str]) -> str:
-    """DequantizeLinear(int8 weight) per output channel, MatMul, and the bias in units of the accumulator."""
+    """DequantizeLinear(weight) per output channel, MatMul, and the bias in units of the accumulator. Weights with scales per group or
+    plane have these multiplied in, in int16."""
     p, x_type = node.params, w.graph.type(node.inputs[0])
-    weight, scale = p["weight"], np.asarray(p["weight_scale"], np.float64)
+    weight = effective_weight(p["weight"], p.get("group_multiplier"), int(node.attrs.get("group_size", 0)))
+    weight, scale = weight.astype(np.int8 if "group_multiplier" not in p else np.int16), np.asarray(p["weight_scale"], np.float64)
     per_channel = np.asarray(x_type.scale, np.float64)
     unit = float(per_channel.max())
-    name = w.constant(weight.T.astype(np.int8), f"{node.name}.weight")
-    real = w.op("DequantizeLinear", name, w.number(scale), w.constant(np.zeros(scale.shape, np.int8)), axis=1)
+    name = w.constant(np.ascontiguousarray(weight.T), f"{node.name}.weight")
+    real = w.op("DequantizeLinear", name, w.number(scale), w.constant(np.zeros(scale.shape, weight.dtype)), axis=1)
     if per_channel.ndim:
         real = w.op("Mul", real, w.number((unit / per_channel)[:, None]))
     product = w.op("MatMul", x[0], real)
