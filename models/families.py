@@ -78,6 +78,15 @@ def randomize(model: nn.Module, seed: int = 0) -> None:
             parameter.copy_(noise)
 
 
+def signals(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Noise; pictures have areas of colour as well, since pure noise looks alike to a network that takes means."""
+    made = rng.standard_normal(shape)
+    if len(shape) == 4:
+        areas = rng.standard_normal((*shape[:2], 4, 4)) + rng.standard_normal((*shape[:2], 1, 1))
+        made = 0.5 * made + np.kron(areas, np.ones((shape[2] // 4, shape[3] // 4)))
+    return made.astype(np.float32)
+
+
 def settle(model: nn.Module, inputs: dict[str, Tensor]) -> None:
     """Give batch normalisations the statistics of random inputs: with those they start with, signals die out on the way."""
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
@@ -85,10 +94,10 @@ def settle(model: nn.Module, inputs: dict[str, Tensor]) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # an average over all passes
         norm.train()
-    generator = torch.Generator().manual_seed(1)
+    rng = np.random.default_rng(2)
     with torch.no_grad():
         for _ in range(4 if norms else 0):
-            model(**{name: torch.randn((8, *x.shape[1:]), generator=generator) for name, x in inputs.items()})
+            model(**{name: torch.from_numpy(signals(rng, (16, *x.shape[1:]))) for name, x in inputs.items()})
     for norm in norms:
         norm.eval()
 
@@ -128,7 +137,7 @@ def samples(family: Family, names: list[str], count: int = 8, seed: int = 1) -> 
             length = np.where((np.arange(count) == 0) | family.local, shape[1], rng.integers(shape[1] // 2, shape[1] + 1, count))
             made[name] = (np.arange(shape[1]) < length[:, None]).astype(np.int64)
         elif example[name].is_floating_point():
-            made[name] = rng.standard_normal(shape).astype(np.float32)
+            made[name] = signals(rng, shape)
         else:
             made[name] = rng.integers(3, VOCABULARY, shape)
     return made
