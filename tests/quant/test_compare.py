@@ -30,9 +30,9 @@ def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
 
 def test_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(monkeypatch, "--layer", "node_linear_2_1", "--group-sizes", "0") == 0
+    assert run(monkeypatch, "--layer", "node_linear_2", "--group-sizes", "0") == 0
     shown = capsys.readouterr().out
-    assert "node_linear_2_1 [128 x 64]" in shown and "quantease" in shown and "ternary" in shown
+    assert "node_linear_2 [128 x 64]" in shown and "quantease" in shown and "ternary" in shown
 
 
 def test_unknown_layer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,6 @@ from attnc.frontend.shapes import Pins, pin_shapes
 from attnc.frontend.simplify import Simplified, inline_functions, name_nodes, simplify
 from attnc.frontend.values import Const, Opaque
 from attnc.model import Feed, Model, Placement, TensorSpec
-from attnc.ops import OPERATORS
 
 __all__ = ["import_model", "inspect_model", "load_float32"]
 
@@ -107,10 +106,9 @@ def _finish_graph(interpreter: Interpreter, ending: Ending) -> list[Feed]:
     graph, builder = interpreter.ctx.builder.graph, interpreter.ctx.builder
     graph.outputs = list(dict.fromkeys(fetch.value for fetch in ending.fetches))
     drop_unused(graph)
-    if "rotary" in OPERATORS:
-        fold_constants(graph)  # gains of a normalisation before it are no part of a rotation
-        find_rotations(graph)
-        drop_unused(graph)
+    fold_constants(graph)  # gains of a normalisation before it are no part of a rotation
+    find_rotations(graph)
+    drop_unused(graph)
     feeds = ColumnSelections(graph, [feed for feed in builder.feeds if feed.value in graph.inputs]).run()
     drop_unused(graph)
     fold_constants(graph)
