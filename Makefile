@@ -8,11 +8,12 @@ PYTEST_ARGS ?=
 ZOO_ARGS ?=
 SOURCES := toolchain host models bench tests
 
-.PHONY: help demo test zoo conformance lint format train bench bench-published clean tools
+.PHONY: help demo test test-slow zoo conformance lint format train bench bench-published clean tools
 
 help:
 	@echo "make demo    compile the shipped vision transformer, simulate it on every held-out image, print the results"
 	@echo "make test    lint, then all tests but the slow ones"
+	@echo "make test-slow  the tests that take longer: every family, every published design, the sentence encoder where it is installed"
 	@echo "make zoo     compile and simulate every transformer family, print the table (ZOO_ARGS: families, --exporter, --json)"
 	@echo "make conformance   the ONNX package's reference cases against the imported graphs"
 	@echo "make lint    ruff and mypy"
@@ -33,6 +34,9 @@ zoo: tools $(VENV)/.test
 
 conformance: $(VENV)/.test
 	$(BIN)/python models/conformance.py
+
+test-slow: tools $(VENV)/.test
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check $(SOURCES)

@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-ALL_LAYERS = 40
+ALL_LAYERS = 100
 """Models of up to this many nodes are shown node by node."""
 WORST = 12
 

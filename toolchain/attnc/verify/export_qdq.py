@@ -85,7 +85,7 @@ class Writer:
 
     def moved(self, op: str, x: str, *operands: str, type_: TensorType, **attrs: Any) -> str:
         """A rearrangement of a value, with its pair behind it again: the form that onnxruntime's quantizer writes. Without the pair
-        onnxruntime 1.31 adds one itself, and fails over its type (onnxruntime issue 25526)."""
+        onnxruntime 1.31 adds one itself, and fails over its type."""
         stem = x.split("/", 2)[2]
         return self.rounded(self.op(op, x, *operands, **attrs), type_, stem)
 
