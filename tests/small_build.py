@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from attnc.codegen.project import write_project
+from attnc.golden import run_golden
 from attnc.ir import Graph, Node
 from attnc.model import Feed, Fetch, Model, TensorSpec
 from attnc.ops.base import Array, Design
@@ -63,7 +64,8 @@ def write_small_build(folder: Path, host: bool = False, batched: bool = True, tr
     rng = np.random.default_rng(0)
     vectors = {"x": rng.integers(-128, 128, (samples, ROWS, K)).astype(np.int8)}
     folder.mkdir(parents=True, exist_ok=True)
-    write_project(folder, model, Design(4, 4, 4), BOARDS["kv260"], 200.0, {"file": "small.onnx", "sha256": "0" * 64}, vectors)
+    source, expected = {"file": "small.onnx", "sha256": "0" * 64}, run_golden(model.graph, vectors)
+    write_project(folder, model, Design(4, 4, 4), BOARDS["kv260"], 200.0, source, vectors, expected)
     return folder
 
 

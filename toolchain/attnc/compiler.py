@@ -172,7 +172,7 @@ def write(state: State) -> Path:
             {spec.name: np.concatenate([np.atleast_1d(f[spec.name]) for f in finished]) for spec in model.outputs},
         )
         places, ports = (state.schedule.memory, state.schedule.ports) if state.schedule else ({}, {})
-        program, cost = write_project(folder, model, state.design, state.board, state.clock_mhz, source, vectors, places, ports)
+        program, cost = write_project(folder, model, state.design, state.board, state.clock_mhz, source, vectors, outputs, places, ports)
         facts = report.compile_report(
             model=model, program=program, cost=cost, board=state.board, source=source, sqnr=state.sqnr, misfit=state.misfit,
             float_check={"against": state.float_model, "largest_relative_error": round(state.float_error, 9)},

@@ -150,12 +150,6 @@ class Builder:
             return axes_of(view.idx, view.base.channels)
         return last_axis(view.idx.ndim) if view.idx.ndim else Axes((), ())
 
-    def last_axis_matrix(self, view: View) -> str:
-        """A view of shape [..., C] as [prod(...), C]; raises `LayoutError`."""
-        if not view.shape:
-            raise LayoutError("a scalar has no channels")
-        return self.matrix(view.base, view.idx.reshape(-1, view.shape[-1]), view.src)
-
     def compact(self, view: View) -> View:
         """The same tensor over a value of the device that holds little else: for functions of single elements."""
         base = view.base

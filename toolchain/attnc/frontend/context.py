@@ -20,7 +20,6 @@ from attnc.frontend.values import (
     Base,
     Const,
     Failed,
-    Grid,
     Index,
     Opaque,
     Poly,
@@ -238,16 +237,6 @@ class Context:
             shape = self.host_constant(np.array(value.shape, np.int64))
             return self._host("Reshape", [name, shape], value.shape, info.elem_type, value.src).base.name
         return name
-
-    def _rounded(self, value: View, grid: Grid) -> View:
-        """A view of a tensor of the host that is really rounded to its imposed type."""
-        shape = self.info[value.base.name].shape or value.shape
-        low, high = (np.asarray(bound, np.float32) for bound in grid.type().range)
-        scale = Const(np.asarray(grid.scale, np.float32))
-        real = self.host_view(value.base.name, shape)
-        steps = self.host_node("Round", [self.host_node("Div", [real, scale], shape, value.src)], shape, value.src)
-        kept = self.host_node("Clip", [steps, Const(low), Const(high)], shape, value.src)
-        return View(self.host_node("Mul", [kept, scale], shape, value.src).base, value.idx, value.src)
 
     # ---- the device's side ----
 

@@ -14,11 +14,10 @@ import numpy as np
 
 from attnc.fixedpoint import Int64, matmul, shift_round_half_up
 from attnc.ir import GraphError, Node
-from attnc.ops.attention_sizes import PIPELINE, SCORE_EXCLUDED, Sizes, key_blocks, query_blocks, widths
-from attnc.ops.attention_two_pass import NO_WALK, PORTS, score_factors, shared_resources
-from attnc.ops.base import Array, Call, Design, IntType, KernelCall, Lowering, Resources, Walk
-from attnc.ops.exponential import EXP2_ROM, FRACTION_BITS, PROBABILITY_BITS, SCORE_BITS, exp2_negative
-from attnc.ops.softcap import NO_SOFTCAP, SOFTCAP_ROM
+from attnc.ops.attention_sizes import PIPELINE, SCORE_EXCLUDED, Sizes, key_blocks, query_blocks
+from attnc.ops.attention_two_pass import NO_WALK, PORTS, score_factors, shared_resources, types_and_tiles
+from attnc.ops.base import Array, Call, Design, KernelCall, Lowering, Resources, Walk
+from attnc.ops.exponential import FRACTION_BITS, PROBABILITY_BITS, SCORE_BITS, exp2_negative
 from attnc.ops.softmax import DIVISION_LATENCY
 from attnc.ops.storage import storage
 
@@ -108,21 +107,11 @@ def key_steps(sizes: Sizes, design: Design, lanes: int, queries: tuple[int, int]
 
 def kernel_of(node: Node, sizes: Sizes, design: Design, rows: int, block_keys: int) -> KernelCall:
     """The engine that serves `rows` queries past which blocks of `block_keys` keys stream."""
-    score, total, acc = widths(node, sizes)
     return KernelCall(
         header="attnc/attention_one_pass.hpp",
         function=FUNCTION,
         template_args=(
-            ("XT", IntType(8)),
-            ("BiasT", IntType(16)),
-            ("ScoreT", IntType(score)),
-            ("SumT", IntType(total, signed=False)),
-            ("AccT", IntType(acc)),
-            ("YT", IntType(16)),
-            ("Exp2", EXP2_ROM),
-            ("Cap", SOFTCAP_ROM if node.attrs.get("softcap") else NO_SOFTCAP),
-            ("HEAD_TILES_MAX", sizes.head // design.lanes),
-            ("VALUE_TILES_MAX", sizes.value // design.lanes),
+            *types_and_tiles(node, sizes, design),
             ("BLOCK_MAX", block_keys),
             ("ROWS_MAX", rows),
             ("BIAS_ROWS_MAX", max(1, min(sizes.bias_rows, rows))),

@@ -7,7 +7,7 @@ import math
 from attnc.fixedpoint import matmul
 from attnc.ir import Node
 from attnc.ops.attention_sizes import PIPELINE, SCORE_EXCLUDED, Sizes, query_blocks, widths
-from attnc.ops.base import Array, Call, Design, IntType, KernelCall, Lowering, Port, Resources, Walk
+from attnc.ops.base import Array, Call, Design, IntType, KernelCall, Lowering, Port, Resources, Table, Walk
 from attnc.ops.exponential import EXP2_ROM, PROBABILITY_BITS, SCORE_BITS, exp2_negative
 from attnc.ops.softcap import NO_SOFTCAP, SOFTCAP_ROM
 from attnc.ops.softmax import DIVISION_LATENCY, divider_luts
@@ -73,23 +73,30 @@ def score_factors(node: Node) -> tuple[int, int, int, int]:
     return attr["score_multiplier"], attr["score_shift"], attr.get("cap_multiplier", 0), attr.get("cap_shift", 0)
 
 
+def types_and_tiles(node: Node, sizes: Sizes, design: Design) -> tuple[tuple[str, IntType | int | Table], ...]:
+    """The template arguments with which both kernels begin."""
+    score, total, acc = widths(node, sizes)
+    return (
+        ("XT", IntType(8)),
+        ("BiasT", IntType(16)),
+        ("ScoreT", IntType(score)),
+        ("SumT", IntType(total, signed=False)),
+        ("AccT", IntType(acc)),
+        ("YT", IntType(16)),
+        ("Exp2", EXP2_ROM),
+        ("Cap", SOFTCAP_ROM if node.attrs.get("softcap") else NO_SOFTCAP),
+        ("HEAD_TILES_MAX", sizes.head // design.lanes),
+        ("VALUE_TILES_MAX", sizes.value // design.lanes),
+    )
+
+
 def kernel_of(node: Node, sizes: Sizes, design: Design, rows: int, keys: int) -> KernelCall:
     """The engine that serves `rows` queries and `keys` keys at a time."""
-    score, total, acc = widths(node, sizes)
     return KernelCall(
         header="attnc/attention.hpp",
         function=FUNCTION,
         template_args=(
-            ("XT", IntType(8)),
-            ("BiasT", IntType(16)),
-            ("ScoreT", IntType(score)),
-            ("SumT", IntType(total, signed=False)),
-            ("AccT", IntType(acc)),
-            ("YT", IntType(16)),
-            ("Exp2", EXP2_ROM),
-            ("Cap", SOFTCAP_ROM if node.attrs.get("softcap") else NO_SOFTCAP),
-            ("HEAD_TILES_MAX", sizes.head // design.lanes),
-            ("VALUE_TILES_MAX", sizes.value // design.lanes),
+            *types_and_tiles(node, sizes, design),
             ("KEYS_MAX", keys),
             ("ROWS_MAX", rows),
             ("BIAS_ROWS_MAX", max(1, min(sizes.bias_rows, rows))),

@@ -10,18 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
-from attnc.fixedpoint import requantize
-from attnc.ir import GraphError, Node, TensorType
-from attnc.ops.base import Array, Call, KernelCall, Lowering, Operator, Resources, Shape
-from attnc.ops.requantize import rescale_call, rescale_factors, rescale_resources
+from attnc.ir import GraphError, Node
+from attnc.ops.base import Call, Lowering, Shape
+from attnc.ops.concat import Concat
+from attnc.ops.requantize import rescale_call
 
 
-class ConcatChannels(Operator):
+class ConcatChannels(Concat):
     """Tensors side by side along the channels."""
 
     name = "concat_channels"
+    axis = 2
 
     def shape(self, node: Node, inputs: Sequence[Shape]) -> Shape:
         """[R, sum of the channels]."""
@@ -33,24 +32,6 @@ class ConcatChannels(Operator):
         """A tile belongs to one operand."""
         return math.gcd(*(channels for _, channels in inputs[:-1]))
 
-    def reference(self, node: Node, inputs: Sequence[Array]) -> Array:
-        """Concatenation; constants repeat for every sample."""
-        samples = max(x.shape[0] for x in inputs)
-        return np.concatenate([np.broadcast_to(x, (samples, *x.shape[1:])) for x in inputs], axis=2)
-
-    def quantize(self, node: Node, inputs: Sequence[TensorType], output: TensorType) -> None:
-        """Factors per operand."""
-        node.params = {}
-        for i, type_ in enumerate(inputs):
-            multiplier, shift = rescale_factors(type_, output, f"node {node.name!r} (concat_channels): operand {i}")
-            node.params |= {f"multiplier.{i}": multiplier, f"shift.{i}": shift}
-
-    def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:
-        """requantize of every operand."""
-        p = node.params
-        parts = [requantize(x, p[f"multiplier.{i}"], p[f"shift.{i}"], *output.range) for i, x in enumerate(inputs)]
-        return self.reference(node, parts).astype(output.dtype)
-
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """A call per operand."""
         calls, tile = [], 0
@@ -60,7 +41,3 @@ class ConcatChannels(Operator):
             calls.append(rescale_call(node, ctx, walks, rows, f".{i}", channels=ctx.graph.value(name).shape[1]))
             tile += tiles
         return calls
-
-    def resources(self, kernel: KernelCall) -> Resources:
-        """Those of the shared kernel."""
-        return rescale_resources(kernel)
