@@ -95,8 +95,9 @@ def estimate_facts(graph: Graph, program: Program, cost: Estimate, board: Board,
         "cycles": cost.cycles,
         "latency_ms": round(cost.latency_ms, 6),
         "multiply_adds_per_cycle": round(cost.macs / max(cost.cycles, 1), 3),
+        "multipliers": cost.macs_per_cycle,
         **summary(found, cost, lanes),
-        "instructions": len(program.calls),
+        "instructions": len(program.instructions),
         "memory_bytes": program.memory.words * lanes,
         "weight_bytes": program.weight_words * lanes,
         "bound": dict(Counter(call.bound for call in cost.calls).most_common()),
@@ -130,8 +131,8 @@ def _engine_report(program: Program, index: int, cost: Estimate) -> dict[str, An
     return {
         "name": engine.name,
         "op": engine.op,
-        "kernel": engine.kernel.function,
-        "calls": sum(e is engine for e, _ in program.calls),
+        "kernels": [slot.kernel.function for slot in engine.slots],
+        "calls": sum(instruction.engine is engine for instruction in program.instructions),
         "resources": {name: math.ceil(n) for name, n in zip(CLASSES, engine_total(engine, cost).astuple(), strict=True)},
     }
 

@@ -207,8 +207,8 @@ def _manifest(folder: Path, model: Model, program: Program, board: Board, clock_
         "feeds": feeds,
         "fetches": fetches,
         "memory": regions,
-        "program": {"instructions": len(program.calls), "instruction_ints": program.instruction_ints},
-        "engines": [{"name": e.name, "op": e.op, "kernel": e.kernel.function} for e in program.engines],
+        "program": {"instructions": len(program.instructions), "instruction_ints": program.instruction_ints},
+        "engines": [{"name": e.name, "op": e.op, "kernels": [s.kernel.function for s in e.slots]} for e in program.engines],
         "values": values,
         "files": checksums(folder),
     }

@@ -8,10 +8,11 @@ from typing import Any
 
 import jinja2
 
-from attnc.ops.base import IntType, KernelCall, Port, Table
+from attnc.ops.base import IntType, KernelCall, Table
 from attnc.resources import data_path
+from attnc.schedule.chains import store_port
 from attnc.schedule.cost import Estimate
-from attnc.schedule.program import WALK_INTS, Engine, Program, bundles
+from attnc.schedule.program import SLOT_INTS, WALK_INTS, Engine, Program, Stream
 
 TOP = "attnc_top"
 
@@ -34,24 +35,75 @@ def cpp_arg(value: IntType | int | Table) -> str:
     return f"tables::{value.name}" if isinstance(value, Table) else str(value)
 
 
-def _port(port: Port, index: int, memory: str) -> dict[str, Any]:
-    """What the template says of one stream."""
-    return {"name": port.name, "kind": port.kind, "type": port.type.cpp(), "memory": memory, "first": 1 + WALK_INTS * index}
+ACTIVATION = IntType(16)
+"""Elements of the streams between the kernels of a chain."""
+
+
+def _stream(stream: Stream, index: int) -> dict[str, Any]:
+    """What the template says of one stream between memory and engine."""
+    return {
+        "name": stream.name,
+        "kind": stream.kind,
+        "type": stream.type.cpp(),
+        "memory": stream.bundle,
+        "first": 1 + WALK_INTS * index,
+    }
+
+
+def _slots(engine: Engine) -> list[dict[str, Any]]:
+    """The kernels in order, each with the streams of its ports and where in an instruction its control and scalars are."""
+    names = {(stream.slot, stream.port): stream.name for stream in engine.streams}
+    types = [engine.entry] + [ACTIVATION] * len(engine.slots)
+    head, tail = engine.streams[0].name, engine.streams[-1].name
+    chain = [head, *(f"chain_{number}" for number in range(1, len(engine.slots))), tail]
+    control = 1 + WALK_INTS * len(engine.streams)
+    scalar = control + (SLOT_INTS * len(engine.slots) if engine.chained else 0)
+    found = []
+    for number, slot in enumerate(engine.slots):
+        kernel = slot.kernel
+        own = kernel.ports[slot.fed].type
+        arrives = f"tapped_{number}" if slot.tap else chain[number]
+        streams = [
+            arrives if index == slot.fed else chain[number + 1] if port.kind == "store" else names[number, index]
+            for index, port in enumerate(kernel.ports)
+        ]
+        found.append(
+            {
+                "name": f"{engine.name}_{number}_{kernel.function.rpartition('::')[2]}",
+                "number": number,
+                "function": kernel.function,
+                "args": ", ".join(cpp_arg(value) for _, value in kernel.template_args),
+                "ports": [
+                    {"name": port.name, "kind": port.kind, "type": (types[number] if index == slot.fed else port.type).cpp(), "stream": stream}
+                    for index, (port, stream) in enumerate(zip(kernel.ports, streams, strict=True))
+                ],
+                "fed": kernel.ports[slot.fed].name,
+                "from": types[number].cpp(),
+                "to": own.cpp(),
+                "converts": own != types[number],
+                "result": kernel.ports[store_port(kernel)].name,
+                "optional": slot.optional,
+                "tap": f"tap_{number}" if slot.tap else None,
+                "in": chain[number],
+                "arrives": arrives,
+                "out": chain[number + 1],
+                "control": control + SLOT_INTS * number,
+                "scalars": [{"name": name, "key": f"{name}_{number}", "at": scalar + i} for i, name in enumerate(kernel.scalars)],
+            }
+        )
+        scalar += len(kernel.scalars)
+    return found
 
 
 def _engine(engine: Engine) -> dict[str, Any]:
-    kernel = engine.kernel
-    ports = [_port(port, index, memory) for index, (port, memory) in enumerate(zip(kernel.ports, bundles(kernel), strict=True))]
-    memories = sorted({p["memory"] for p in ports if p["memory"] != "result"})
+    streams = [_stream(stream, index) for index, stream in enumerate(engine.streams)]
     return {
         "name": engine.name,
-        "op": engine.op,
+        "op": " > ".join(slot.op for slot in engine.slots),
         "index": engine.index,
-        "function": kernel.function,
-        "args": ", ".join(cpp_arg(value) for _, value in kernel.template_args),
-        "ports": ports,
-        "memories": memories,
-        "scalars": [(name, 1 + WALK_INTS * len(ports) + i) for i, name in enumerate(kernel.scalars)],
+        "chained": engine.chained,
+        "streams": streams,
+        "slots": _slots(engine),
     }
 
 
@@ -71,15 +123,16 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
         "clock_mhz": clock_mhz,
         "lanes": program.design.lanes,
         "engines": engines,
-        "headers": sorted({engine.kernel.header for engine in program.engines}),
+        "headers": sorted({slot.kernel.header for engine in program.engines for slot in engine.slots}),
+        "chained": any(engine.chained for engine in program.engines),
         "ports": cost.ports if cost else dict.fromkeys(program.bundles, "HP0"),
         "placement": [(buffer.macro, cost.places[buffer.key]) for buffer in cost.buffers] if cost else [],
-        "loads": sum(name.startswith("load_") for name in program.bundles),
-        "tables": tables_of([engine.kernel for engine in program.engines]),
+        "interfaces": [(name, name.rpartition("_")[0]) for name in program.bundles if name != "program"],
+        "tables": tables_of([slot.kernel for engine in program.engines for slot in engine.slots]),
         "instruction_ints": program.instruction_ints,
         # As hexadecimal of fixed width: the sources are as long for 24 layers as for 2.
         "depths": {
-            "program": f"0x{len(program.calls) * program.instruction_ints:08x}",
+            "program": f"0x{len(program.instructions) * program.instruction_ints:08x}",
             "weights": f"0x{max(program.weight_words, 1):08x}",
             "memory": f"0x{program.memory.words:08x}",
         },

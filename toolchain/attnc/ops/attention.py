@@ -157,6 +157,10 @@ class Attention(Operator):
             raise GraphError(f"node {node.name!r} (attention): {lanes} lanes must divide heads of {sizes.head} and {sizes.value} channels")
         return lower_one_pass(node, sizes, ctx) if passes_of(node, sizes) == 1 else lower_two_pass(node, sizes, ctx)
 
+    def macs_per_cycle(self, kernel: KernelCall) -> int:
+        """P queries (and lanes of keys) times L channels, in q . k and in p . v."""
+        return 2 * kernel.arg("L") * kernel.arg("P") * (kernel.arg("S") if kernel.function == ONE_PASS else 1)
+
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 

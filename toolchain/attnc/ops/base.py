@@ -121,8 +121,9 @@ class Walk:
 
 @dataclass(frozen=True)
 class Call:
-    """One instruction: a kernel with its walks (a per port, in order) and scalars (in order). `cycles` maps the processes of
-    the kernel to the cycles that each is busy; they overlap, so the call takes the longest plus `latency`."""
+    """One run of a kernel: its walks (a per port, in order) and scalars (in order). `cycles` maps the processes of the kernel to the
+    cycles that each is busy while its operands arrive; `held` those that work once all of them have arrived, and that packed words
+    are for. The processes of each overlap, so the call takes the longest of `cycles` and then the longest of `held`."""
 
     node: str
     kernel: KernelCall
@@ -130,6 +131,12 @@ class Call:
     scalars: tuple[int, ...]
     cycles: dict[str, int]
     macs: int = 0
+    held: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def span(self) -> int:
+        """Cycles of its slowest processes."""
+        return max(self.cycles.values(), default=0) + max(self.held.values(), default=0)
 
 
 @dataclass(frozen=True)
@@ -303,6 +310,10 @@ class Operator(ABC):
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """The calls of its kernel."""
 
+    def macs_per_cycle(self, kernel: KernelCall) -> int:
+        """Multiply-adds per cycle that the multipliers of a kernel can do; 0 where it has no array of them."""
+        return 0
+
     def engines(self, node: Node) -> tuple[str, ...]:
         """Names for attrs["engine"] among which the schedule may choose; none where there is no choice. All give the same integers."""
         return ()
@@ -314,7 +325,7 @@ class Operator(ABC):
         for name in self.engines(node):
             calls = self.lower(replace(node, attrs={**node.attrs, "engine": name}), replace(ctx, payload=lambda key, make: 0))
             kernel = calls[0].kernel
-            found[name] = sum(max(call.cycles.values()) for call in calls), self.resources(kernel)
+            found[name] = sum(call.span for call in calls), self.resources(kernel)
         return found
 
     @abstractmethod

@@ -153,8 +153,9 @@ class LayerNormalization(Operator):
                     kernel=kernel,
                     walks=(ctx.walk(x, row, rows, first, tiles), words, ctx.walk(y, row, rows, first, tiles)),
                     scalars=(rows, tiles, channels, int(self.centred), *factors),
-                    # One process: a pass in, the statistics (about 40 stages deep), a pass out.
-                    cycles={"normalize": 2 * tiles * max(rows, SLOTS) + rows + SLOTS + 40},
+                    # A pass in; then the statistics (about 40 stages deep) and a pass out.
+                    cycles={"accumulate": tiles * max(rows, SLOTS)},
+                    held={"normalize": tiles * max(rows, SLOTS) + rows + SLOTS + 40},
                 )
             )
         return calls

@@ -108,6 +108,10 @@ class Linear(Operator):
             raise GraphError(f"node {node.name!r}: {ctx.design.lanes} lanes do not divide groups of {group_size} weights")
         return _dsp_calls(node, ctx) if self.engine(node) == "dsp" else lookup.calls(node, ctx)
 
+    def macs_per_cycle(self, kernel: KernelCall) -> int:
+        """PE * L of the multipliers; tables have none."""
+        return kernel.arg("L") * kernel.arg("PE") if kernel.function == "attnc::linear" else 0
+
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
@@ -184,8 +188,9 @@ def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
                 kernel=kernel,
                 walks=(ctx.walk(x, row, rows, raw=True), weights, ctx.walk(y, row, rows)),
                 scalars=(rows, k_tiles, n_tiles, low, high, layout.bits, layout.group, group_tiles, layout.scales),
-                cycles={
-                    "accumulate": steps + load + (groups - 1) * max(steps, load) + steps,
+                cycles={"read": steps},
+                held={
+                    "accumulate": load + (groups - 1) * max(steps, load) + steps,
                     "rescale": groups * (pe * RECORD_BYTES // lanes + 2 * rows * pe // lanes),
                 },
                 macs=rows * math.prod(weight_shape(node)),

@@ -101,8 +101,9 @@ def calls(node: Node, ctx: Lowering) -> list[Call]:
                     *(rows, k_tiles, n_tiles, low, high, layout.steps, cut.planes, int(cut.binary)),
                     *(cut.group_tiles, layout.scales, cut.visits),
                 ),
-                cycles={
-                    "accumulate": rows * k_tiles + load + (cut.blocks - 1) * max(busy, load) + busy,
+                cycles={"read": rows * k_tiles},
+                held={
+                    "accumulate": load + (cut.blocks - 1) * max(busy, load) + busy,
                     "rescale": cut.blocks * layout.channels // layout.lanes * (RECORD_BYTES + 2 * rows),
                 },
                 macs=rows * math.prod(weight_shape(node)),

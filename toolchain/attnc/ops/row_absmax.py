@@ -67,7 +67,8 @@ class RowAbsmax(Operator):
                 kernel=kernel,
                 walks=(ctx.walk(x, row, rows), ctx.walk(y, row, rows)),
                 scalars=(rows, *tail),
-                cycles={"absmax": tiles * max(rows, SLOTS) + rows},
+                cycles={"absmax": tiles * max(rows, SLOTS)},
+                held={"write": rows},
             )
             for row, rows in ctx.row_blocks(x)
         ]

@@ -1,24 +1,25 @@
 """Estimates of cycles and resources. None comes from a synthesis run, and everything that shows them says so.
 
-Cycles: the processes of a call overlap, so a call takes its slowest process or memory port, and the time to fill and drain.
-A stream moves a word per cycle within a burst; short bursts are bound by the requests in flight, streams that read through the
-same port of the board add up, and all together are bound by the rate of the DDR. Instructions run one after the other.
+Cycles: the kernels of a chain overlap, and so do the processes of a kernel, but one that needs all its operands before it gives a result
+(`Call.held`) parts the chain: what is before it, then what comes from it. Each part takes its slowest process or memory port. A stream moves
+a word per cycle within a burst; short bursts are bound by the requests in flight, streams that read through the same port of the board add
+up, and all together are bound by the rate of the DDR. Instructions run one after the other, with the time to fill and drain each.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from attnc.errors import FitError
 from attnc.ops import OPERATORS
-from attnc.ops.base import Call, Resources
+from attnc.ops.base import KernelCall, Memory, Resources, Walk
 from attnc.ops.storage import memory_cost, usual_kind
 from attnc.schedule.devices import CLASSES, Board
 from attnc.schedule.placement import Buffer, collect, place, scaled
-from attnc.schedule.program import Engine, Program, bundles
+from attnc.schedule.program import Engine, Instruction, Program, Slot, Stream
 
 MEMORY_LATENCY = 60
 """Cycles from a read request to its first word (about 200 ns through an HP port at 250 MHz)."""
@@ -33,12 +34,16 @@ PORT = Resources(lut=1200, ff=1800, bram36=2)
 """An m_axi adapter of 128 bits with its buffers."""
 CONTROL = Resources(lut=1500, ff=2500)
 STREAM_DEPTH = 32
+SLOT_LATENCY = 12
+"""Cycles that a vector takes through a kernel that passes it on, on average."""
+PASSING = Resources(lut=60, ff=80)
+"""What lets a slot be passed by, or stored on the way: a counter and a multiplexer's control; the multiplexer itself is a LUT per 2 bits."""
 
 
 @dataclass(frozen=True)
 class CallCost:
-    """Estimated cycles of one call. `busy` are those of each process, stream ("port ...") and shared port of the board, and of the
-    DDR; `bound` is the largest of them, `start` comes on top. `words` are those that it moves."""
+    """Estimated cycles of one instruction. `busy` are those of each process, stream ("port ...") and shared port of the board, and of the
+    DDR; `bound` is what takes longest, `start` comes on top. `words` are those that it moves. `node` is the chain's main node."""
 
     node: str
     engine: str
@@ -50,41 +55,91 @@ class CallCost:
     macs: int
 
 
+@dataclass
+class _Part:
+    """What overlaps: cycles by process or stream, and words read through each port of the board."""
+
+    busy: dict[str, int] = field(default_factory=dict)
+    shared: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+
+    def stream(self, stream: Stream, walk: Walk, port: str) -> None:
+        """A stream that moves `walk` through `port`."""
+        moved = walk.vectors * walk.bytes
+        bursts = math.prod(walk.counts[:3]) * math.ceil(walk.counts[3] * walk.bytes / 64)
+        self.busy[f"port {stream.name}"] = max(moved, bursts * math.ceil(MEMORY_LATENCY / REQUESTS_IN_FLIGHT))
+        if stream.kind != "store":
+            self.shared.setdefault(port, []).append((stream.name, moved))
+
+    def all_busy(self) -> dict[str, int]:
+        """With the ports of the board that several streams share."""
+        ports = {
+            f"{tag} ({'+'.join(name for name, _ in streams)})": sum(moved for _, moved in streams)
+            for tag, streams in self.shared.items()
+            if len(streams) > 1
+        }
+        return {**self.busy, **ports}
+
+
 def assign_ports(names: list[str], board: Board) -> dict[str, str]:
-    """A memory port of the board for each bundle: weights on the first, the operands on the next ones, results on the last.
+    """A memory port of the board for each bundle: weights on the first, the operands on the next ones, results from the last downwards.
 
     A port reads and writes at the same time, so results share it with an operand at no loss.
     """
-    tags = board.ports
-    fixed = {"program": tags[0], "weights": tags[0], "result": tags[-1]}
-    return {name: fixed[name] if name in fixed else tags[(1 + int(name.removeprefix("load_"))) % len(tags)] for name in names}
+    tags, found = board.ports, {}
+    for name in names:
+        kind, _, number = name.rpartition("_")
+        place = {"load": 1 + int(number), "result": -1 - int(number)}.get(kind, 0) if kind else 0
+        found[name] = tags[place % len(tags)]
+    return found
 
 
-def call_cost(engine: Engine, call: Call, ports: Mapping[str, str], words_per_cycle: float, instruction_ints: int) -> CallCost:
-    """Cycles of a call: the slowest of its processes, streams, ports and the DDR, plus start-up."""
-    busy = dict(call.cycles)
-    words = 0
-    shared: dict[str, list[tuple[str, int]]] = {}
-    for port, walk, bundle in zip(engine.kernel.ports, call.walks, bundles(engine.kernel), strict=True):
-        moved = walk.vectors * walk.bytes
-        bursts = math.prod(walk.counts[:3]) * math.ceil(walk.counts[3] * walk.bytes / 64)
-        busy[f"port {port.name}"] = max(moved, bursts * math.ceil(MEMORY_LATENCY / REQUESTS_IN_FLIGHT))
-        words += moved
-        if port.kind != "store":
-            shared.setdefault(ports[bundle], []).append((port.name, moved))
-    for tag, streams in shared.items():
-        if len(streams) > 1:
-            busy[f"{tag} ({'+'.join(name for name, _ in streams)})"] = sum(moved for _, moved in streams)
+def _parts(engine: Engine, instruction: Instruction, ports: Mapping[str, str]) -> list[_Part]:
+    parts = [_Part()]
+    mine = {number: [s for s in engine.streams if s.slot == number] for number in range(len(engine.slots))}
+    ends = [s for s in engine.streams if s.slot is None]
+
+    def move(streams: list[Stream]) -> None:
+        for stream in streams:
+            walk = instruction.walk(stream)
+            if walk.vectors:
+                parts[-1].stream(stream, walk, ports[stream.bundle])
+
+    move([s for s in ends if s.kind == "load"])
+    alone = len(instruction.active) == 1
+    for number, call in instruction.active:
+        prefix = "" if alone else f"{engine.slots[number].op} "
+        early = [s for s in mine[number] if s.kind != "words" or not call.held]
+        move(early)
+        parts[-1].busy.update({prefix + name: cycles for name, cycles in call.cycles.items()})
+        if call.held:
+            parts.append(_Part({prefix + name: cycles for name, cycles in call.held.items()}))
+            move([s for s in mine[number] if s not in early])
+    move([s for s in ends if s.kind == "store"])
+    return parts
+
+
+def call_cost(instruction: Instruction, ports: Mapping[str, str], words_per_cycle: float, instruction_ints: int) -> CallCost:
+    """Cycles of an instruction: of each of its parts the slowest process, stream or port, or the DDR in all, plus start-up."""
+    engine = instruction.engine
+    found = [part.all_busy() for part in _parts(engine, instruction, ports)]
+    busy: dict[str, int] = {}
+    for name, cycles in (item for part in found for item in part.items()):
+        busy[name] = busy.get(name, 0) + cycles
+    words = sum(walk.vectors * walk.bytes for walk in map(instruction.walk, engine.streams))
     busy["ddr"] = math.ceil(words / words_per_cycle)
-    bound = max(busy, key=lambda name: busy[name])
-    start = 2 * MEMORY_LATENCY + CALL_OVERHEAD + instruction_ints
-    return CallCost(call.node, engine.name, busy[bound] + start, bound, start, busy, words, call.macs)
+    slowest = [max(part, key=lambda name: part[name]) for part in found if part]
+    longest = max(zip(found, slowest, strict=False), key=lambda entry: entry[0][entry[1]])[1]
+    total = sum(part[name] for part, name in zip(found, slowest, strict=False))
+    bound, total = ("ddr", busy["ddr"]) if busy["ddr"] > total else (longest, total)
+    start = 2 * MEMORY_LATENCY + CALL_OVERHEAD + instruction_ints + SLOT_LATENCY * (len(engine.slots) - 1)
+    macs = sum(call.macs for _, call in instruction.active)
+    return CallCost(instruction.chain.main.node.name, engine.name, total + start, bound, start, busy, words, macs)
 
 
 @dataclass(frozen=True)
 class Estimate:
     """Estimated cost of a whole program on a board. `engines` are the resources of each engine before its buffers were placed, `places` is
-    the kind of memory of each of `buffers`."""
+    the kind of memory of each of `buffers`, `macs_per_cycle` the multiply-adds that all arrays of multipliers can do."""
 
     calls: tuple[CallCost, ...]
     resources: Resources
@@ -94,6 +149,7 @@ class Estimate:
     places: Mapping[str, str]
     ports: Mapping[str, str]
     words_per_cycle: float
+    macs_per_cycle: int
 
     @property
     def cycles(self) -> int:
@@ -116,7 +172,7 @@ class Estimate:
         return sum(call.words for call in self.calls)
 
     def by_node(self) -> dict[str, int]:
-        """Cycles per node."""
+        """Cycles per main node of a chain."""
         total: dict[str, int] = {}
         for call in self.calls:
             total[call.node] = total.get(call.node, 0) + call.cycles
@@ -127,32 +183,47 @@ class Estimate:
         return dict(zip(CLASSES, self.resources.astuple(), strict=True))
 
 
-def header_stem(engine: Engine) -> str:
+def header_stem(slot: Slot) -> str:
     """The kernel's header without folder and suffix: what buffers are named after."""
-    return PurePosixPath(engine.kernel.header).stem
+    return PurePosixPath(slot.kernel.header).stem
 
 
-def function_name(engine: Engine) -> str:
-    """Its kernel function, without namespace."""
-    return engine.kernel.function.rpartition("::")[2]
+def function_name(kernel: KernelCall) -> str:
+    """Its function, without namespace."""
+    return kernel.function.rpartition("::")[2]
+
+
+def fifo(bits: int) -> Resources:
+    """A stream of 32 vectors is shift registers: a LUT per bit."""
+    return Resources(lut=bits * STREAM_DEPTH / 32, ff=bits)
+
+
+def slot_resources(slot: Slot, lanes: int, chained: bool) -> Resources:
+    """A kernel with its buffers where they usually lie, and what a chain adds."""
+    total = OPERATORS[slot.op].resources(slot.kernel)
+    if chained:
+        total = total + fifo(16 * lanes) + Resources(lut=16 * lanes / 2) + scaled(PASSING, slot.optional + slot.tap)
+    return total
 
 
 def engine_resources(engine: Engine, lanes: int) -> Resources:
-    """Kernel, loaders, storer and streams of one engine, with its buffers where they usually lie."""
-    total = OPERATORS[engine.op].resources(engine.kernel)
-    for port in engine.kernel.ports:
-        total = total + (STORER if port.kind == "store" else LOADER)
-        # A stream of 32 vectors is shift registers: a LUT per bit.
-        bits = lanes * (8 if port.kind == "words" else port.type.bits)
-        total = total + Resources(lut=bits * STREAM_DEPTH / 32, ff=bits)
+    """Kernels, loaders, storers and streams of one engine, with its buffers where they usually lie."""
+    total = sum((slot_resources(slot, lanes, engine.chained) for slot in engine.slots), Resources())
+    for stream in engine.streams:
+        total = total + (STORER if stream.kind == "store" else LOADER)
+        total = total + fifo(lanes * (8 if stream.kind == "words" else stream.type.bits))
     return total
 
 
 def engine_total(engine: Engine, cost: Estimate) -> Resources:
     """One engine with its buffers where the plan puts them."""
     own = cost.engines[engine.name]
-    kinds = ((memory, cost.places[f"{header_stem(engine)}.{memory.name}"]) for memory in own.memories)
+    kinds = ((memory, cost.places[f"{stem}.{memory.name}"]) for stem, memory in _memories(engine))
     return sum((memory_cost(memory, kind) for memory, kind in kinds), without_buffers(own))
+
+
+def _memories(engine: Engine) -> list[tuple[str, Memory]]:
+    return [(header_stem(slot), memory) for slot in engine.slots for memory in OPERATORS[slot.op].resources(slot.kernel).memories]
 
 
 def without_buffers(resources: Resources) -> Resources:
@@ -165,7 +236,7 @@ def program_resources(
 ) -> tuple[Resources, dict[str, Resources], list[Buffer], dict[str, str]]:
     """All engines, memory ports and control; then each engine, the buffers, and where they lie (`fixed` ones as given)."""
     engines = {engine.name: engine_resources(engine, program.design.lanes) for engine in program.engines}
-    buffers = collect((header_stem(engine), engines[engine.name]) for engine in program.engines)
+    buffers = collect((header_stem(slot), OPERATORS[slot.op].resources(slot.kernel)) for engine in program.engines for slot in engine.slots)
     logic = sum((without_buffers(r) for r in engines.values()), CONTROL) + scaled(PORT, len(program.bundles))
     total, places = place(logic, buffers, board.limits, fixed)
     return total, engines, buffers, places
@@ -178,9 +249,10 @@ def estimate(
     words_per_cycle = board.ddr_gb_s * 1e3 * DDR_EFFICIENCY / clock_mhz / program.design.lanes
     wired = {**assign_ports(program.bundles, board), **(ports or {})}
     ints = program.instruction_ints
-    calls = tuple(call_cost(engine, call, wired, words_per_cycle, ints) for engine, call in program.calls)
+    calls = tuple(call_cost(instruction, wired, words_per_cycle, ints) for instruction in program.instructions)
     total, engines, buffers, kinds = program_resources(program, board, places)
-    return Estimate(calls, total, clock_mhz, engines, tuple(buffers), kinds, wired, words_per_cycle)
+    macs = sum(OPERATORS[slot.op].macs_per_cycle(slot.kernel) for engine in program.engines for slot in engine.slots)
+    return Estimate(calls, total, clock_mhz, engines, tuple(buffers), kinds, wired, words_per_cycle, macs)
 
 
 def check_memory(program: Program, board: Board) -> None:

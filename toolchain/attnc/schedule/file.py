@@ -127,8 +127,9 @@ def schedule_text(program: Program, cost: Estimate, board: Board, objective: str
         + ", ".join(f"{name} {number:.0f}/{board.limits[name]:.0f}" for name, number in cost.used().items() if name in CLASSES),
         "engines:",
         *(
-            f"  {engine.name} ({engine.op}, {function_name(engine)}): {_arguments(engine.kernel.template_args)}"
+            f"  {engine.name} ({slot.op}, {function_name(slot.kernel)}): {_arguments(slot.kernel.template_args)}"
             for engine in program.engines
+            for slot in engine.slots
         ),
         "buffers, banks x depth x bits:",
         *(f"  {b.key}: {b.memory.banks} x {b.memory.depth} x {b.memory.width} in {cost.places[b.key]}" for b in cost.buffers),

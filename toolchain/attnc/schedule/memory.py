@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from attnc.ir import Graph
@@ -37,8 +39,14 @@ class MemoryMap:
         return max(self.inputs.end, self.constants.end, self.outputs.end, self.activations.end)
 
 
-def plan_memory(graph: Graph, words: dict[str, int]) -> MemoryMap:
-    """First fit in order of the nodes; a node's operands are live while it runs, so it never writes over them."""
+def apart(words: Mapping[str, int]) -> dict[str, int]:
+    """Word offsets that give every value a region of its own, so that an offset tells whose it is."""
+    return dict(zip(words, itertools.accumulate((max(size, 1) for size in words.values()), initial=0), strict=False))
+
+
+def plan_memory(graph: Graph, words: Mapping[str, int], steps: Sequence[tuple[Iterable[str], Iterable[str]]]) -> MemoryMap:
+    """First fit in order of the steps, each with the values that it reads and stores; what a step reads is live while it runs, so it never
+    writes over it. Values that no step stores take no memory."""
     values: dict[str, Region] = {}
     cursor = 0
 
@@ -54,14 +62,15 @@ def plan_memory(graph: Graph, words: dict[str, int]) -> MemoryMap:
     constants = contiguous(list(graph.constants))
     outputs = contiguous([name for name in graph.outputs if name not in values])
     base = cursor
-    last_use = {name: step for step, node in enumerate(graph.nodes) for name in node.inputs}
+    last_use = {name: step for step, (reads, _) in enumerate(steps) for name in reads}
     live: dict[str, Region] = {}
     high = base
-    for step, node in enumerate(graph.nodes):
-        if node.output not in values:
-            place = _first_fit(list(live.values()), base, words[node.output])
-            values[node.output] = live[node.output] = place
-            high = max(high, place.end)
+    for step, (_, stores) in enumerate(steps):
+        for name in stores:
+            if name not in values:
+                place = _first_fit(list(live.values()), base, words[name])
+                values[name] = live[name] = place
+                high = max(high, place.end)
         for name in [name for name in live if last_use.get(name, step) <= step]:
             del live[name]
     return MemoryMap(inputs, constants, outputs, Region(base, high - base), values)

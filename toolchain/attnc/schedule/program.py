@@ -2,28 +2,60 @@
 
 from __future__ import annotations
 
+import bisect
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from attnc.ir import Graph
 from attnc.ops import operator
-from attnc.ops.base import Call, Design, KernelCall, Lowering
-from attnc.schedule.memory import MemoryMap, plan_memory
+from attnc.ops.base import Call, Design, IntType, KernelCall, Lowering, Port, Walk
+from attnc.schedule.chains import Chain, Key, Link, Order, engine_orders, first_load, form_chains, store_port
+from attnc.schedule.memory import MemoryMap, apart, plan_memory
 
 WALK_INTS = 9
+SLOT_INTS = 3
+"""Of a slot: whether it works, the vectors that arrive, whether they are stored too."""
+IDLE = Walk(0, (0, 0, 0, 0), (0, 0, 0))
+BUNDLES = {"load": "load", "words": "weights", "store": "result"}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A kernel in an engine, with the sizes that serve all its calls. `fed` is the port through which the vectors of the chain arrive,
+    `optional` whether some instructions pass it by, `tap` whether some store what arrives."""
+
+    op: str
+    kernel: KernelCall
+    fed: int
+    optional: bool = False
+    tap: bool = False
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Between memory and an engine. `slot` and `port` say which kernel it belongs to: none for the first slot's input and the last one's
+    output; a tap has a slot and no port. `bundle` is the memory interface that it uses."""
+
+    name: str
+    kind: str
+    type: IntType
+    bundle: str
+    slot: int | None = None
+    port: int | None = None
 
 
 @dataclass(frozen=True)
 class Engine:
-    """One piece of hardware: a kernel with the sizes that serve all its calls, between its loaders and storers."""
+    """One piece of hardware: kernels, one behind the other, between loaders and storers. It is named after its main kernel."""
 
     index: int
-    op: str
-    kernel: KernelCall
+    slots: tuple[Slot, ...]
+    main: Slot
 
     @property
     def name(self) -> str:
@@ -31,9 +63,110 @@ class Engine:
         return f"engine_{self.index}"
 
     @property
+    def op(self) -> str:
+        """Operator of its main kernel."""
+        return self.main.op
+
+    @property
+    def kernel(self) -> KernelCall:
+        """Its main kernel."""
+        return self.main.kernel
+
+    @property
+    def chained(self) -> bool:
+        """Whether instructions say which of its slots work."""
+        return len(self.slots) > 1
+
+    @property
+    def entry(self) -> IntType:
+        """Elements of the stream into the first slot: 16 bits where some instructions pass that slot by."""
+        first = self.slots[0]
+        return IntType(16) if first.optional else first.kernel.ports[first.fed].type
+
+    @cached_property
+    def streams(self) -> tuple[Stream, ...]:
+        """The input of the first slot, the other operands slot by slot, taps, the output of the last."""
+        found: list[Stream] = []
+        used = dict.fromkeys(BUNDLES, 0)
+
+        def add(name: str, kind: str, type_: IntType, slot: int | None = None, port: int | None = None) -> None:
+            found.append(Stream(name, kind, type_, f"{BUNDLES[kind]}_{used[kind]}", slot, port))
+            used[kind] += 1
+
+        first, last = self.slots[0], self.slots[-1].kernel
+        add(self._name(0, first.kernel.ports[first.fed]), "load", self.entry)
+        for number, slot in enumerate(self.slots):
+            for index, port in enumerate(slot.kernel.ports):
+                if index != slot.fed and port.kind != "store":
+                    add(self._name(number, port), port.kind, port.type, number, index)
+        for number, slot in enumerate(self.slots):
+            if slot.tap:
+                add(f"tap_{number}", "store", IntType(16), number)
+        add(self._name(len(self.slots) - 1, last.ports[store_port(last)]), "store", IntType(16))
+        return tuple(found)
+
+    def _name(self, number: int, port: Port) -> str:
+        return f"{port.name}_{number}" if self.chained else port.name
+
+    @property
     def instruction_ints(self) -> int:
         """Integers of an instruction that drives it."""
-        return 1 + WALK_INTS * len(self.kernel.ports) + len(self.kernel.scalars)
+        control = SLOT_INTS * len(self.slots) if self.chained else 0
+        return 1 + WALK_INTS * len(self.streams) + control + sum(len(slot.kernel.scalars) for slot in self.slots)
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """What an engine does at a time: a call for each slot that works, and the chain that they belong to."""
+
+    engine: Engine
+    calls: tuple[Call | None, ...]
+    tapped: frozenset[int]
+    chain: Chain
+
+    @property
+    def active(self) -> list[tuple[int, Call]]:
+        """The slots that work, with their calls."""
+        return [(number, call) for number, call in enumerate(self.calls) if call is not None]
+
+    def walk(self, stream: Stream) -> Walk:
+        """How a stream goes through memory."""
+        active = self.active
+        if stream.port is not None:
+            assert stream.slot is not None
+            call = self.calls[stream.slot]
+            return IDLE if call is None else call.walks[stream.port]
+        if stream.slot is not None:
+            call = self.calls[stream.slot]
+            return IDLE if call is None or stream.slot not in self.tapped else self._arriving(stream.slot)
+        number, call = active[0] if stream.kind == "load" else active[-1]
+        return call.walks[self.engine.slots[number].fed] if stream.kind == "load" else call.walks[store_port(call.kernel)]
+
+    def _arriving(self, number: int) -> Walk:
+        call = self.calls[number]
+        assert call is not None
+        return call.walks[self.engine.slots[number].fed]
+
+    def control(self) -> list[int]:
+        """Per slot whether it works, the vectors that arrive, and whether they are stored too."""
+        ints: list[int] = []
+        vectors = self._arriving(self.active[0][0]).vectors
+        for number, call in enumerate(self.calls):
+            vectors = vectors if call is None else self._arriving(number).vectors
+            ints += [int(call is not None), vectors, int(number in self.tapped)]
+            if call is not None:
+                vectors = call.walks[store_port(call.kernel)].vectors
+        return ints
+
+    def encode(self) -> list[int]:
+        """As integers: engine, walks of its streams, control of its slots, scalars of its kernels."""
+        walks = [i for stream in self.engine.streams for i in self.walk(stream).encode()]
+        scalars = [
+            number
+            for slot, call in zip(self.engine.slots, self.calls, strict=True)
+            for number in (call.scalars if call is not None else [0] * len(slot.kernel.scalars))
+        ]
+        return [self.engine.index, *walks, *(self.control() if self.engine.chained else []), *scalars]
 
 
 @dataclass(frozen=True)
@@ -42,15 +175,21 @@ class Program:
 
     design: Design
     engines: tuple[Engine, ...]
-    calls: tuple[tuple[Engine, Call], ...]
+    instructions: tuple[Instruction, ...]
     memory: MemoryMap
     weight_words: int
 
     @property
+    def calls(self) -> list[tuple[Engine, Call]]:
+        """Every run of a kernel, with its engine."""
+        return [(instruction.engine, call) for instruction in self.instructions for _, call in instruction.active]
+
+    @property
     def bundles(self) -> list[str]:
         """All memory interfaces of the accelerator."""
-        loads = max((sum(port.kind == "load" for port in engine.kernel.ports) for engine in self.engines), default=0)
-        return ["program", "weights", *(f"load_{i}" for i in range(loads)), "result"]
+        found = {stream.bundle for engine in self.engines for stream in engine.streams}
+        kinds = list(BUNDLES.values())
+        return ["program", *sorted(found, key=lambda name: (kinds.index(name.rpartition("_")[0]), int(name.rpartition("_")[2])))]
 
     @property
     def instruction_ints(self) -> int:
@@ -58,21 +197,12 @@ class Program:
         return 16 * math.ceil(max((engine.instruction_ints for engine in self.engines), default=1) / 16)
 
     def encode(self) -> npt.NDArray[np.int32]:
-        """Instructions as integers [calls, instruction_ints]: engine, walks of its ports, scalars, zeros."""
-        code = np.zeros((len(self.calls), self.instruction_ints), np.int32)
-        for row, (engine, call) in zip(code, self.calls, strict=True):
-            ints = [engine.index, *(i for walk in call.walks for i in walk.encode()), *call.scalars]
+        """Instructions as integers [instructions, instruction_ints], filled up with zeros."""
+        code = np.zeros((len(self.instructions), self.instruction_ints), np.int32)
+        for row, instruction in zip(code, self.instructions, strict=True):
+            ints = instruction.encode()
             row[: len(ints)] = ints
         return code
-
-
-def bundles(kernel: KernelCall) -> list[str]:
-    """The memory interface (bundle) that each port of a kernel uses: load_0, load_1, ... in order, weights, result."""
-    names, loads = [], 0
-    for port in kernel.ports:
-        names.append({"load": f"load_{loads}", "words": "weights", "store": "result"}[port.kind])
-        loads += port.kind == "load"
-    return names
 
 
 class WeightMemory:
@@ -106,32 +236,69 @@ def weight_walks(call: Call) -> list[tuple[int, int]]:
 
 
 def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes], object] | None) -> Program:
-    """Lower every node, merge calls of one kernel into engines, place all values."""
+    """Lower every node, chain the calls, share engines, place all values."""
     weights = WeightMemory(design.lanes, write_weights)
     offsets: dict[str, int] = {}
     ctx = Lowering(graph, design, offsets, weights.place)
-    memory = plan_memory(graph, {name: ctx.words(name) for name in graph.values})
-    offsets.update({name: region.offset for name, region in memory.values.items()})
-    merged: dict[object, KernelCall] = {}
-    ops: dict[object, str] = {}
-    calls: list[Call] = []
-    engine_of: list[object] = []
-    for node in graph.nodes:
-        for call in operator(node).lower(node, ctx):
-            key = call.kernel.key
-            merged[key] = merged[key].merge(call.kernel) if key in merged else call.kernel
-            ops.setdefault(key, node.op)
-            calls.append(call)
-            engine_of.append(key)
+    words = {name: ctx.words(name) for name in graph.values}
+    offsets.update(apart(words))
+    chains = form_chains(graph, ((node, operator(node).lower(node, ctx)) for node in graph.nodes))
+    memory = plan_memory(graph, words, [(chain.reads, chain.stores()) for chain in chains])
+    chains = _settle(chains, offsets, {name: region.offset for name, region in memory.values.items()})
+    engines, engine_of = _engines(chains)
+    instructions = tuple(found for chain, engine in zip(chains, engine_of, strict=True) for found in _instructions(chain, engine))
     if write_weights is None:
+        calls = [call for instruction in instructions for _, call in instruction.active]
         weights.words = sum(dict(pair for call in calls for pair in weight_walks(call)).values())
-    # Engines are numbered by name, so that their order does not depend on which layer happens to come first.
-    keys = sorted(merged, key=str)
-    engines = {key: Engine(index, ops[key], merged[key]) for index, key in enumerate(keys)}
-    return Program(
-        design,
-        tuple(engines.values()),
-        tuple((engines[key], call) for key, call in zip(engine_of, calls, strict=True)),
-        memory,
-        weights.words,
-    )
+    return Program(design, engines, instructions, memory, weights.words)
+
+
+def _settle(chains: Sequence[Chain], apart_at: Mapping[str, int], final: Mapping[str, int]) -> list[Chain]:
+    """Move the walks from regions of their own, from which they were lowered, to where the values lie in the end."""
+    names, starts = list(apart_at), list(apart_at.values())
+
+    def moved(walk: Walk) -> Walk:
+        index = bisect.bisect_right(starts, walk.offset) - 1
+        return replace(walk, offset=walk.offset - starts[index] + final.get(names[index], starts[index]))
+
+    def call(old: Call) -> Call:
+        ports = zip(old.kernel.ports, old.walks, strict=True)
+        return replace(old, walks=tuple(walk if port.kind == "words" else moved(walk) for port, walk in ports))
+
+    return [Chain([replace(link, calls=tuple(map(call, link.calls))) for link in chain.links]) for chain in chains]
+
+
+def _engines(chains: Sequence[Chain]) -> tuple[tuple[Engine, ...], list[Engine]]:
+    """The engines, and the one of each chain. They are numbered by their kernels, so that their order does not depend on which layer
+    happens to come first."""
+    found = sorted(engine_orders(chains), key=lambda entry: str(entry[0].slots()))
+    engines = tuple(_engine(index, order, [chains[i] for i in members]) for index, (order, members) in enumerate(found))
+    engine_of = {i: engine for engine, (_, members) in zip(engines, found, strict=True) for i in members}
+    return engines, [engine_of[i] for i in range(len(chains))]
+
+
+def _engine(index: int, order: Order, chains: Sequence[Chain]) -> Engine:
+    links: dict[Key, list[Link]] = {key: [] for key in order.slots()}
+    for link in (link for chain in chains for link in chain.links):
+        links[link.key].append(link)
+    slots = []
+    for key, users in links.items():
+        kernel = users[0].calls[0].kernel
+        for call in (call for link in users for call in link.calls):
+            kernel = kernel.merge(call.kernel)
+        fed = order.fed.get(key, first_load(kernel))
+        slots.append(Slot(users[0].node.op, kernel, fed, len(users) < len(chains), any(link.tapped for link in users)))
+    heavy = next((chain.heavy for chain in chains if chain.heavy is not None), None)
+    main = next((slot for slot, key in zip(slots, links, strict=True) if key == heavy), slots[0])
+    return Engine(index, tuple(slots), main)
+
+
+def _instructions(chain: Chain, engine: Engine) -> list[Instruction]:
+    """One per block of rows."""
+    by_key = {link.key: link for link in chain.links}
+    links = [by_key.get(slot.kernel.key) for slot in engine.slots]
+    tapped = frozenset(number for number, link in enumerate(links) if link is not None and link.tapped)
+    return [
+        Instruction(engine, tuple(None if link is None else link.calls[block] for link in links), tapped, chain)
+        for block in range(len(chain.links[0].calls))
+    ]

@@ -1,7 +1,8 @@
-"""Where the cycles and the traffic of a program go: per stage (a node of the graph) and in sum, beside the roofs of the board.
+"""Where the cycles and the traffic of a program go: per stage (a chain of nodes) and in sum, beside the roofs of the board.
 
-DSP roof: two byte multiply-adds per DSP and cycle (WP486), of the DSPs that the design takes. DDR roof: the rate that long bursts reach.
-Lost cycles of a stage: those beyond what its multiply-adds would take if every multiplier of the design worked in every cycle.
+Multipliers: those in arrays, of all engines; they are busy in the cycles that the multiply-adds would take if all worked in every cycle, and
+the others are lost. DSP roof: two byte multiply-adds per DSP and cycle (WP486), of all DSPs that the design takes. DDR roof: the rate that
+long bursts reach.
 Traffic floor: every operand, weight and result of a stage passes the memory port once. For attention that is the lower bound of the
 literature, reached when all queries stay on chip (keys and values pass ceil(queries / resident queries) times else).
 """
@@ -13,8 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from attnc.ir import Graph
+from attnc.ops import OPERATORS
+from attnc.schedule.chains import Chain
 from attnc.schedule.cost import CallCost, Estimate
-from attnc.schedule.program import Program, weight_walks
+from attnc.schedule.program import Instruction, Program, weight_walks
 
 MACS_PER_DSP = 2
 NO_MULTIPLIERS = "no multiply-adds"
@@ -22,9 +25,11 @@ NO_MULTIPLIERS = "no multiply-adds"
 
 @dataclass(frozen=True)
 class Stage:
-    """One node: all its calls. `busy` are cycles of processes and ports, `lost` those by cause."""
+    """One chain: all its instructions. `node` is its main node, `nodes` are all of them; `busy` are cycles of processes and ports, `lost`
+    those by cause."""
 
     node: str
+    nodes: tuple[str, ...]
     op: str
     engine: str
     calls: int
@@ -41,6 +46,7 @@ class Stage:
         """As plain values for the report."""
         return {
             "node": self.node,
+            "nodes": list(self.nodes),
             "op": self.op,
             "engine": self.engine,
             "calls": self.calls,
@@ -56,6 +62,7 @@ class Stage:
 def _roofs(cost: Estimate, lanes: int, cycles: int, macs: int, words: int, floor: int) -> dict[str, Any]:
     return {
         "multiply_adds": macs,
+        "multipliers_busy_percent": _percent(macs, cycles * cost.macs_per_cycle),
         "ddr_bytes": words * lanes,
         "ddr_floor_bytes": floor * lanes,
         "dsp_roof_percent": _percent(macs, cycles * MACS_PER_DSP * cost.resources.dsp),
@@ -68,45 +75,47 @@ def _percent(part: float, whole: float) -> float:
 
 
 def stages(graph: Graph, program: Program, cost: Estimate) -> list[Stage]:
-    """One per node, in order."""
-    weights: dict[str, dict[int, int]] = defaultdict(dict)
-    for _, call in program.calls:
-        weights[call.node].update(weight_walks(call))
-    by_node: dict[str, list[CallCost]] = defaultdict(list)
-    for found in cost.calls:
-        by_node[found.node].append(found)
+    """One per chain, in order."""
+    groups: dict[int, tuple[Chain, list[Instruction], list[CallCost]]] = {}
+    for instruction, found in zip(program.instructions, cost.calls, strict=True):
+        group = groups.setdefault(id(instruction.chain), (instruction.chain, [], []))
+        group[1].append(instruction)
+        group[2].append(found)
+    arrays = {
+        engine.name: sum(OPERATORS[slot.op].macs_per_cycle(slot.kernel) for slot in engine.slots) for engine in program.engines
+    }
     result = []
-    for node in graph.nodes:
-        calls = by_node[node.name]
-        floor = sum(program.memory.values[name].words for name in {*node.inputs, node.output}) + sum(weights[node.name].values())
+    for chain, instructions, calls in groups.values():
+        weights = dict(pair for one in instructions for _, call in one.active for pair in weight_walks(call))
+        floor = sum(program.memory.values[name].words for name in {*chain.reads, *chain.stores()}) + sum(weights.values())
         # An operator may also read no more than a part of its operand.
         floor = min(floor, sum(call.words for call in calls))
-        result.append(_stage(node.name, node.op, calls, floor, cost))
+        result.append(_stage(chain, calls, floor, arrays[calls[0].engine], cost))
     return result
 
 
-def _stage(name: str, op: str, calls: list[CallCost], floor: int, cost: Estimate) -> Stage:
+def _stage(chain: Chain, calls: list[CallCost], floor: int, own: int, cost: Estimate) -> Stage:
     busy: Counter[str] = Counter()
     bounds: Counter[str] = Counter()
     for call in calls:
         busy.update(call.busy)
         bounds[call.bound] += call.cycles
-    bound = bounds.most_common(1)[0][0] if bounds else ""
+    bound = bounds.most_common(1)[0][0]
     cycles, start, macs = (sum(getattr(call, key) for call in calls) for key in ("cycles", "start", "macs"))
-    engine = calls[0].engine if calls else ""
     words = sum(call.words for call in calls)
-    own = cost.engines[engine].dsp if engine else 0.0
-    lost = _lost(cycles, start, macs, bound, own, cost.resources.dsp)
-    return Stage(name, op, engine, len(calls), cycles, start, bound, dict(busy), macs, words, floor, lost)
+    lost = _lost(cycles, start, macs, bound, own, cost.macs_per_cycle)
+    node, nodes = chain.main.node, tuple(link.node.name for link in chain.links)
+    return Stage(node.name, nodes, node.op, calls[0].engine, len(calls), cycles, start, bound, dict(busy), macs, words, floor, lost)
 
 
-def _lost(cycles: int, start: int, macs: int, bound: str, engine_dsp: float, design_dsp: float) -> dict[str, float]:
-    """Lost cycles by cause: starting calls, multipliers of other engines that stand still, and what the slowest process or port adds."""
-    if not macs or not engine_dsp:
-        return {"start of calls": start, f"{NO_MULTIPLIERS if not macs else 'multipliers idle'}, bound by {bound}": cycles - start}
-    alone, shared = macs / (MACS_PER_DSP * engine_dsp), macs / (MACS_PER_DSP * design_dsp)
+def _lost(cycles: int, start: int, macs: int, bound: str, own: int, all_: int) -> dict[str, float]:
+    """Lost cycles by cause: starting instructions, multipliers of other engines that stand still, and what the slowest process or port
+    adds."""
+    if not macs or not own:
+        return {"start": start, f"{NO_MULTIPLIERS if not macs else 'multipliers idle'}, bound by {bound}": cycles - start}
+    alone, shared = macs / own, macs / all_
     return {
-        "start of calls": start,
+        "start": start,
         "multipliers of other engines idle": alone - shared,
         f"own multipliers idle, bound by {bound}": max(cycles - start - alone, 0.0),
     }

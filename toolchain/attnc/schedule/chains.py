@@ -1,0 +1,214 @@
+"""Chains: kernels that hand a value on through a FIFO in place of the memory, and the engines that run them.
+
+Two kernels can follow each other where one stores exactly the vectors that the other loads, in the same order: their walks through the
+memory are equal. A chain is a run of such kernels, one instruction drives all of it, and values between them that nobody else reads
+never reach the memory. Values that others read too are stored on the way (a tap).
+
+An engine is one dataflow region that holds each of its kernels once, in a fixed order of slots; an instruction says which slots work, the
+others pass the vectors on. Kernels with arrays of multipliers (`Call.macs`) are what is scarce, so there is an engine for each of them,
+with its own copies of the small kernels before and behind it; chains without such a kernel use an engine that has their kernels already,
+or share engines of their own. The order of an engine's slots is that in which chains need them; a chain that would need another ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from attnc.ir import Graph, Node
+from attnc.ops.base import Call, KernelCall
+
+Key = tuple[Any, ...]
+
+
+def store_port(kernel: KernelCall) -> int:
+    """Index of the port through which a kernel's result leaves."""
+    return next(index for index, port in enumerate(kernel.ports) if port.kind == "store")
+
+
+def first_load(kernel: KernelCall) -> int:
+    """Index of the port that takes the vectors of the chain where no link says otherwise."""
+    return next(index for index, port in enumerate(kernel.ports) if port.kind == "load")
+
+
+@dataclass(frozen=True)
+class Link:
+    """A node in a chain: its calls (one per block of rows), the port that the node before feeds (None: all come from memory), and whether
+    what arrives there is stored too."""
+
+    node: Node
+    calls: tuple[Call, ...]
+    fed: int | None = None
+    tapped: bool = False
+
+    @property
+    def key(self) -> Key:
+        """Of its kernel."""
+        return self.calls[0].kernel.key
+
+    @property
+    def heavy(self) -> bool:
+        """Whether its kernel has an array of multipliers."""
+        return any(call.macs for call in self.calls)
+
+
+@dataclass
+class Chain:
+    """Nodes that run together."""
+
+    links: list[Link]
+
+    @property
+    def heavy(self) -> Key | None:
+        """The kernel that has multipliers, if one has."""
+        return next((link.key for link in self.links if link.heavy), None)
+
+    @property
+    def main(self) -> Link:
+        """What a chain is named after: the node with multipliers, else its first."""
+        return next((link for link in self.links if link.heavy), self.links[0])
+
+    @property
+    def reads(self) -> set[str]:
+        """Values that come from memory."""
+        made = {link.node.output for link in self.links}
+        return {name for link in self.links for name in link.node.inputs if name not in made}
+
+    def stores(self) -> list[str]:
+        """Values that go to memory."""
+        following = zip(self.links, self.links[1:], strict=False)
+        return [before.node.output for before, link in following if link.tapped] + [self.links[-1].node.output]
+
+
+@dataclass
+class Order:
+    """Which kernel comes before which, and the port that each takes the chain's vectors through."""
+
+    after: dict[Key, set[Key]] = field(default_factory=dict)
+    fed: dict[Key, int] = field(default_factory=dict)
+
+    def reaches(self, start: Key, end: Key) -> bool:
+        """Whether `start` must come before `end`."""
+        return start == end or any(self.reaches(key, end) for key in self.after.get(start, ()))
+
+    def allows(self, links: Sequence[Link]) -> bool:
+        """Whether `links` can follow each other."""
+        keys = [link.key for link in links]
+        if len(set(keys)) < len(keys) or any(self.fed.get(link.key, link.fed) != link.fed for link in links if link.fed is not None):
+            return False
+        return not any(self.reaches(later, earlier) for i, earlier in enumerate(keys) for later in keys[i + 1 :])
+
+    def add(self, links: Sequence[Link]) -> None:
+        """From now on `links` follow each other."""
+        for link in links:
+            self.after.setdefault(link.key, set())
+            if link.fed is not None:
+                self.fed[link.key] = link.fed
+        for before, link in zip(links, links[1:], strict=False):
+            self.after[before.key].add(link.key)
+
+    def slots(self) -> list[Key]:
+        """All kernels, each after those that come before it; else as they were added."""
+        left, done = list(self.after), []
+        while left:
+            ready = next(key for key in left if not any(key in self.after[other] for other in left if other != key))
+            left.remove(ready)
+            done.append(ready)
+        return done
+
+
+def _fed(before: Link, node: Node, calls: Sequence[Call]) -> int | None:
+    """The port through which `node` can take the result of `before` from a FIFO: one of those that most vectors pass."""
+    value = before.node.output
+    if len(calls) != len(before.calls) or node.inputs.count(value) != 1:
+        return None
+    walks = [call.walks[store_port(call.kernel)] for call in before.calls]
+    loads = [index for index, port in enumerate(calls[0].kernel.ports) if port.kind == "load"]
+    most = max(calls[0].walks[index].vectors for index in loads)
+    for index in loads:
+        if calls[0].walks[index].vectors == most and all(call.walks[index] == walk for call, walk in zip(calls, walks, strict=True)):
+            return index
+    return None
+
+
+def form_chains(graph: Graph, lowered: Iterable[tuple[Node, Sequence[Call]]]) -> list[Chain]:
+    """Every node in a chain, in an order in which they can run. The walks must lie in regions of their own for each value."""
+    chains: list[Chain] = []
+    made: dict[str, int] = {}
+    orders: dict[Key | None, Order] = {}
+    readers = {node.output: len(graph.consumers(node.output)) for node in graph.nodes}
+    for node, calls in lowered:
+        link = Link(node, tuple(calls))
+        place = _place(chains, made, orders, link)
+        if place is None:
+            chains.append(Chain([link]))
+            place = len(chains) - 1
+        else:
+            before = chains[place].links[-1]
+            value = before.node.output
+            tapped = readers[value] > 1 or value in graph.outputs
+            chains[place].links.append(Link(node, link.calls, _fed(before, node, calls), tapped))
+        chain = chains[place]
+        orders.setdefault(chain.heavy, Order()).add(chain.links)
+        made[node.output] = place
+    return chains
+
+
+def _place(chains: list[Chain], made: dict[str, int], orders: dict[Key | None, Order], link: Link) -> int | None:
+    """The chain that can go on with `link`: the last of those that make its operands, if all others are made before it."""
+    places = [made[name] for name in link.node.inputs if name in made]
+    if not places or places.count(max(places)) > 1:
+        return None
+    chain = chains[max(places)]
+    fed = _fed(chain.links[-1], link.node, link.calls)
+    if fed is None or (chain.heavy is not None and link.heavy):
+        return None
+    links = [*chain.links, Link(link.node, link.calls, fed)]
+    heavy = link.key if link.heavy else chain.heavy
+    return max(places) if orders.get(heavy, Order()).allows(links) else None
+
+
+def engine_orders(chains: Sequence[Chain]) -> list[tuple[Order, list[int]]]:
+    """The order of slots of each engine, and the chains that it runs."""
+    engines: dict[Key, tuple[Order, list[int]]] = {}
+    light: list[int] = []
+    for index, chain in enumerate(chains):
+        if chain.heavy is None:
+            light.append(index)
+            continue
+        order, members = engines.setdefault(chain.heavy, (Order(), []))
+        order.add(chain.links)
+        members.append(index)
+    result = list(engines.values())
+    left = [index for index in light if not _adopt(result, chains, index)]
+    return result + _light_engines(chains, left)
+
+
+def _adopt(engines: list[tuple[Order, list[int]]], chains: Sequence[Chain], index: int) -> bool:
+    """Give a chain without multipliers to an engine that has its kernels."""
+    links = chains[index].links
+    for order, members in engines:
+        if all(link.key in order.after for link in links) and order.allows(links):
+            order.add(links)
+            members.append(index)
+            return True
+    return False
+
+
+def _light_engines(chains: Sequence[Chain], left: list[int]) -> list[tuple[Order, list[int]]]:
+    """Chains without multipliers that share a kernel share an engine."""
+    groups: list[tuple[set[Key], list[int]]] = []
+    for index in left:
+        keys = {link.key for link in chains[index].links}
+        touching = [group for group in groups if group[0] & keys]
+        merged = (keys.union(*(group[0] for group in touching)), sorted([index, *(i for group in touching for i in group[1])]))
+        groups = [group for group in groups if group not in touching] + [merged]
+    result = []
+    for _, members in groups:
+        order = Order()
+        for index in members:
+            order.add(chains[index].links)
+        result.append((order, members))
+    return result
+
