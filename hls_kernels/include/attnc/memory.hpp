@@ -4,6 +4,7 @@
 //
 // Memory is an array of words of L bytes. A vector is L signed elements of `bytes` bytes, so one word, or two: all low bytes, then all
 // high bytes. Vector i of a tensor at word `offset` starts at word offset + i * bytes. II = 1 per word; bursts are count[3] * bytes words long.
+// Where a memory port is wide enough for two words per cycle, it is an array of such beats. Tensors start at even words.
 
 #include "attnc/types.hpp"
 
@@ -58,6 +59,93 @@ LOAD_0:
             out.write(vec);
           }
           first = word;
+        }
+      }
+    }
+  }
+}
+
+// As `load`, from memory in beats of two words: a vector of 16 bits per cycle, or two of 8 bits in two cycles.
+template <class T, int L>
+void load_beats(const Word<2 * L>* memory, Walk walk, hls::stream<Vec<T, L>>& out) {
+  static_assert(width<T>::value >= 8, "load: stream elements must have at least 8 bits");
+  const Int<16> zero = walk.zero_point;
+LOAD_BEATS_0:
+  for (int i0 = 0; i0 < walk.count[0]; ++i0) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
+  LOAD_BEATS_1:
+    for (int i1 = 0; i1 < walk.count[1]; ++i1) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
+    LOAD_BEATS_2:
+      for (int i2 = 0; i2 < walk.count[2]; ++i2) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
+        const int vectors = i0 * walk.stride[0] + i1 * walk.stride[1] + i2 * walk.stride[2];
+        if (walk.bytes == 2) {
+          const int base = walk.offset / 2 + vectors;
+        LOAD_16_BITS:
+          for (int i = 0; i < walk.count[3]; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 256
+            const Word<2 * L> beat = memory[base + i];
+            Vec<T, L> vec;
+            for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+              vec.v[l] = T(Int<16>(UInt<16>((UInt<16>(beat.v[L + l]) << 8) | beat.v[l])) - zero);
+            }
+            out.write(vec);
+          }
+        } else {
+          const int first = walk.offset + vectors, end = first + walk.count[3];
+        LOAD_8_BITS:
+          for (int at = first / 2; at < (end + 1) / 2; ++at) {
+#pragma HLS PIPELINE II = 2
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 128
+            const Word<2 * L> beat = memory[at];
+            for (int half = 0; half < 2; ++half) {
+#pragma HLS UNROLL
+              const int vector = 2 * at + half;
+              Vec<T, L> vec;
+              for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+                vec.v[l] = T(Int<8>(beat.v[half * L + l]) - zero);
+              }
+              if (vector >= first && vector < end) out.write(vec);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// As `store`, of vectors of 16 bits, a beat of two words each.
+template <class T, int L>
+void store_beats(hls::stream<Vec<T, L>>& in, Walk walk, Word<2 * L>* memory) {
+  static_assert(width<T>::value >= 16, "store: stream elements must have at least 16 bits");
+  const Int<16> zero = walk.zero_point;
+STORE_BEATS_0:
+  for (int i0 = 0; i0 < walk.count[0]; ++i0) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
+  STORE_BEATS_1:
+    for (int i1 = 0; i1 < walk.count[1]; ++i1) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
+    STORE_BEATS_2:
+      for (int i2 = 0; i2 < walk.count[2]; ++i2) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
+        const int base = walk.offset / 2 + i0 * walk.stride[0] + i1 * walk.stride[1] + i2 * walk.stride[2];
+      STORE_BEATS_3:
+        for (int i = 0; i < walk.count[3]; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 256
+          const Vec<T, L> q = in.read();
+          Word<2 * L> beat;
+          for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+            const UInt<16> stored = UInt<16>(T(q.v[l] + zero));
+            beat.v[l] = UInt<8>(stored);
+            beat.v[L + l] = UInt<8>(stored >> 8);
+          }
+          memory[base + i] = beat;
         }
       }
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,28 @@ def _stream(stream: Stream, index: int) -> dict[str, Any]:
     return {
         "name": stream.name,
         "kind": stream.kind,
+        "function": f"attnc::{'store' if stream.kind == 'store' else 'load'}{'_beats' if stream.beat > 1 else ''}",
         "type": stream.type.cpp(),
+        "word": word_of(stream.beat),
         "memory": stream.bundle,
         "first": 1 + WALK_INTS * index,
+    }
+
+
+def word_of(beat: int) -> str:
+    """Elements of a memory interface."""
+    return "beat_t" if beat > 1 else "word_t"
+
+
+def _interface(name: str, beat: int) -> dict[str, Any]:
+    kind = name.rpartition("_")[0]
+    memory = "weights" if kind == "weights" else "memory"
+    return {
+        "name": name,
+        "stores": kind in ("result", "wide"),
+        "memory": memory,
+        "word": word_of(beat),
+        "depth": "beats" if beat > 1 else memory,
     }
 
 
@@ -127,7 +147,8 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
         "chained": any(engine.chained for engine in program.engines),
         "ports": cost.ports if cost else dict.fromkeys(program.bundles, "HP0"),
         "placement": [(buffer.macro, cost.places[buffer.key]) for buffer in cost.buffers] if cost else [],
-        "interfaces": [(name, name.rpartition("_")[0]) for name in program.bundles if name != "program"],
+        "interfaces": [_interface(name, beat) for name, beat in program.interfaces.items()],
+        "beat": program.design.beat,
         "tables": tables_of([slot.kernel for engine in program.engines for slot in engine.slots]),
         "instruction_ints": program.instruction_ints,
         # As hexadecimal of fixed width: the sources are as long for 24 layers as for 2.
@@ -135,6 +156,7 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
             "program": f"0x{len(program.instructions) * program.instruction_ints:08x}",
             "weights": f"0x{max(program.weight_words, 1):08x}",
             "memory": f"0x{program.memory.words:08x}",
+            "beats": f"0x{math.ceil(program.memory.words / 2):08x}",
         },
     }
 

@@ -64,8 +64,8 @@ class _Part:
 
     def stream(self, stream: Stream, walk: Walk, port: str) -> None:
         """A stream that moves `walk` through `port`."""
-        moved = walk.vectors * walk.bytes
-        bursts = math.prod(walk.counts[:3]) * math.ceil(walk.counts[3] * walk.bytes / 64)
+        moved = walk.vectors * (1 if stream.beat > 1 else walk.bytes)
+        bursts = math.prod(walk.counts[:3]) * math.ceil(walk.counts[3] * walk.bytes / stream.beat / 64)
         self.busy[f"port {stream.name}"] = max(moved, bursts * math.ceil(MEMORY_LATENCY / REQUESTS_IN_FLIGHT))
         if stream.kind != "store":
             self.shared.setdefault(port, []).append((stream.name, moved))
@@ -88,7 +88,7 @@ def assign_ports(names: list[str], board: Board) -> dict[str, str]:
     tags, found = board.ports, {}
     for name in names:
         kind, _, number = name.rpartition("_")
-        place = {"load": 1 + int(number), "result": -1 - int(number)}.get(kind, 0) if kind else 0
+        place = {"load": 1 + int(number), "result": -1 - int(number), "wide": -1 - int(number)}.get(kind, 0) if kind else 0
         found[name] = tags[place % len(tags)]
     return found
 

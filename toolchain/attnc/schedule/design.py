@@ -67,13 +67,14 @@ def depth_choices(graph: Graph, lanes: int) -> tuple[int, ...]:
     return DEPTH_CHOICES[-1:] if programs[0].engines == programs[1].engines else DEPTH_CHOICES
 
 
-def candidates(graph: Graph, lanes: int) -> Iterator[Design]:
-    """Every design of `lanes` lanes that the search tries."""
+def candidates(graph: Graph, lanes: int, board: Board) -> Iterator[Design]:
+    """Every design of `lanes` lanes that the search tries; with a beat of two words where the ports are wide enough."""
+    beat = 2 if 16 * lanes <= board.axi_bits else 1
     tallest = max(value.shape[0] for value in graph.values.values())
     rows = [r for r in ROW_CHOICES if r < 2 * tallest or r == ROW_CHOICES[0]]
     for factor, queries, height, depth in product(PE_FACTORS, QUERY_CHOICES, rows, depth_choices(graph, lanes)):
         columns, tables = table_sizes(lanes, factor)
-        start = Design(lanes=lanes, pe=lanes * factor, rows=height, queries=queries)
+        start = Design(lanes=lanes, pe=lanes * factor, rows=height, queries=queries, beat=beat)
         yield replace(start, depth=depth, columns=columns, tables=tables)
 
 
@@ -129,7 +130,7 @@ def _search(
     """Try every combination: the best that fits, and how near the nearest comes of those that do not."""
     best: tuple[tuple[float, ...], Design] | None = None
     nearest: tuple[float, Estimate, str] | None = None
-    for design in candidates(graph, lanes):
+    for design in candidates(graph, lanes, board):
         cost = estimate(build_program(graph, design, None), board, clock_mhz)
         over = overrun(cost.resources, board)
         if over:
@@ -165,7 +166,7 @@ def changes(graph: Graph, board: Board, clock_mhz: float, cost: Estimate) -> lis
 
 def fits_somehow(graph: Graph, board: Board, clock_mhz: float) -> bool:
     """Whether any design fits, the smallest ones first."""
-    tried = (build_program(graph, design, None) for design in candidates(graph, choose_lanes(graph, board)))
+    tried = (build_program(graph, design, None) for design in candidates(graph, choose_lanes(graph, board), board))
     return any(overrun(estimate(program, board, clock_mhz).resources, board) is None for program in tried)
 
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from attnc.ir import Graph
 
 
+ALIGNMENT = 2
+
+
 @dataclass(frozen=True)
 class Region:
     """Words [offset, offset + words)."""
@@ -41,7 +44,7 @@ class MemoryMap:
 
 def apart(words: Mapping[str, int]) -> dict[str, int]:
     """Word offsets that give every value a region of its own, so that an offset tells whose it is."""
-    return dict(zip(words, itertools.accumulate((max(size, 1) for size in words.values()), initial=0), strict=False))
+    return dict(zip(words, itertools.accumulate((max(aligned(size), ALIGNMENT) for size in words.values()), initial=0), strict=False))
 
 
 def plan_memory(graph: Graph, words: Mapping[str, int], steps: Sequence[tuple[Iterable[str], Iterable[str]]]) -> MemoryMap:
@@ -55,7 +58,7 @@ def plan_memory(graph: Graph, words: Mapping[str, int], steps: Sequence[tuple[It
         start = cursor
         for name in names:
             values[name] = Region(cursor, words[name])
-            cursor += words[name]
+            cursor = aligned(cursor + words[name])
         return Region(start, cursor - start)
 
     inputs = contiguous(graph.inputs)
@@ -76,11 +79,16 @@ def plan_memory(graph: Graph, words: Mapping[str, int], steps: Sequence[tuple[It
     return MemoryMap(inputs, constants, outputs, Region(base, high - base), values)
 
 
+def aligned(words: int) -> int:
+    """The next offset at which a value may lie: a beat of memory never holds two values."""
+    return words + -words % ALIGNMENT
+
+
 def _first_fit(taken: list[Region], base: int, words: int) -> Region:
     """Lowest gap of `words` words at or above `base`."""
     cursor = base
     for region in sorted(taken, key=lambda r: r.offset):
         if region.offset - cursor >= words:
             break
-        cursor = max(cursor, region.end)
+        cursor = max(cursor, aligned(region.end))
     return Region(cursor, words)

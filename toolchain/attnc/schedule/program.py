@@ -21,7 +21,8 @@ WALK_INTS = 9
 SLOT_INTS = 3
 """Of a slot: whether it works, the vectors that arrive, whether they are stored too."""
 IDLE = Walk(0, (0, 0, 0, 0), (0, 0, 0))
-BUNDLES = {"load": "load", "words": "weights", "store": "result"}
+BUNDLES = {"load": "load", "words": "weights", "store": "result", "wide": "wide"}
+"""Memory interfaces by the kind of their streams; "wide" ones are those of stores that move two words per cycle."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Slot:
 @dataclass(frozen=True)
 class Stream:
     """Between memory and an engine. `slot` and `port` say which kernel it belongs to: none for the first slot's input and the last one's
-    output; a tap has a slot and no port. `bundle` is the memory interface that it uses."""
+    output; a tap has a slot and no port. `bundle` is the memory interface that it uses, `beat` the words that this moves per cycle."""
 
     name: str
     kind: str
@@ -47,15 +48,19 @@ class Stream:
     bundle: str
     slot: int | None = None
     port: int | None = None
+    beat: int = 1
 
 
 @dataclass(frozen=True)
 class Engine:
-    """One piece of hardware: kernels, one behind the other, between loaders and storers. It is named after its main kernel."""
+    """One piece of hardware: kernels, one behind the other, between loaders and storers. It is named after its main kernel. `beat` are the
+    words per cycle of its loaders, and of those storers (by name) that only 16-bit vectors pass."""
 
     index: int
     slots: tuple[Slot, ...]
     main: Slot
+    beat: int = 1
+    wide: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -90,8 +95,10 @@ class Engine:
         used = dict.fromkeys(BUNDLES, 0)
 
         def add(name: str, kind: str, type_: IntType, slot: int | None = None, port: int | None = None) -> None:
-            found.append(Stream(name, kind, type_, f"{BUNDLES[kind]}_{used[kind]}", slot, port))
-            used[kind] += 1
+            group = "wide" if name in self.wide else kind
+            beat = self.beat if kind == "load" or group == "wide" else 1
+            found.append(Stream(name, kind, type_, f"{BUNDLES[group]}_{used[group]}", slot, port, beat))
+            used[group] += 1
 
         first, last = self.slots[0], self.slots[-1].kernel
         add(self._name(0, first.kernel.ports[first.fed]), "load", self.entry)
@@ -185,11 +192,17 @@ class Program:
         return [(instruction.engine, call) for instruction in self.instructions for _, call in instruction.active]
 
     @property
+    def interfaces(self) -> dict[str, int]:
+        """The memory interfaces of the streams, with the words that each moves per cycle."""
+        found = {stream.bundle: stream.beat for engine in self.engines for stream in engine.streams}
+        kinds = list(BUNDLES.values())
+        order = sorted(found, key=lambda name: (kinds.index(name.rpartition("_")[0]), int(name.rpartition("_")[2])))
+        return {name: found[name] for name in order}
+
+    @property
     def bundles(self) -> list[str]:
         """All memory interfaces of the accelerator."""
-        found = {stream.bundle for engine in self.engines for stream in engine.streams}
-        kinds = list(BUNDLES.values())
-        return ["program", *sorted(found, key=lambda name: (kinds.index(name.rpartition("_")[0]), int(name.rpartition("_")[2])))]
+        return ["program", *self.interfaces]
 
     @property
     def instruction_ints(self) -> int:
@@ -245,8 +258,10 @@ def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes],
     chains = form_chains(graph, ((node, operator(node).lower(node, ctx)) for node in graph.nodes))
     memory = plan_memory(graph, words, [(chain.reads, chain.stores()) for chain in chains])
     chains = _settle(chains, offsets, {name: region.offset for name, region in memory.values.items()})
-    engines, engine_of = _engines(chains)
+    engines, engine_of = _engines(chains, design.beat)
     instructions = tuple(found for chain, engine in zip(chains, engine_of, strict=True) for found in _instructions(chain, engine))
+    if design.beat > 1:
+        engines, instructions = _widened(engines, instructions)
     if write_weights is None:
         calls = [call for instruction in instructions for _, call in instruction.active]
         weights.words = sum(dict(pair for call in calls for pair in weight_walks(call)).values())
@@ -268,16 +283,16 @@ def _settle(chains: Sequence[Chain], apart_at: Mapping[str, int], final: Mapping
     return [Chain([replace(link, calls=tuple(map(call, link.calls))) for link in chain.links]) for chain in chains]
 
 
-def _engines(chains: Sequence[Chain]) -> tuple[tuple[Engine, ...], list[Engine]]:
+def _engines(chains: Sequence[Chain], beat: int) -> tuple[tuple[Engine, ...], list[Engine]]:
     """The engines, and the one of each chain. They are numbered by their kernels, so that their order does not depend on which layer
     happens to come first."""
     found = sorted(engine_orders(chains), key=lambda entry: str(entry[0].slots()))
-    engines = tuple(_engine(index, order, [chains[i] for i in members]) for index, (order, members) in enumerate(found))
+    engines = tuple(_engine(index, order, [chains[i] for i in members], beat) for index, (order, members) in enumerate(found))
     engine_of = {i: engine for engine, (_, members) in zip(engines, found, strict=True) for i in members}
     return engines, [engine_of[i] for i in range(len(chains))]
 
 
-def _engine(index: int, order: Order, chains: Sequence[Chain]) -> Engine:
+def _engine(index: int, order: Order, chains: Sequence[Chain], beat: int) -> Engine:
     links: dict[Key, list[Link]] = {key: [] for key in order.slots()}
     for link in (link for chain in chains for link in chain.links):
         links[link.key].append(link)
@@ -290,7 +305,20 @@ def _engine(index: int, order: Order, chains: Sequence[Chain]) -> Engine:
         slots.append(Slot(users[0].node.op, kernel, fed, len(users) < len(chains), any(link.tapped for link in users)))
     heavy = next((chain.heavy for chain in chains if chain.heavy is not None), None)
     main = next((slot for slot, key in zip(slots, links, strict=True) if key == heavy), slots[0])
-    return Engine(index, tuple(slots), main)
+    return Engine(index, tuple(slots), main, beat)
+
+
+def _widened(engines: tuple[Engine, ...], instructions: tuple[Instruction, ...]) -> tuple[tuple[Engine, ...], tuple[Instruction, ...]]:
+    """Storers through which only 16-bit vectors pass move one per cycle."""
+    sizes: dict[tuple[int, str], set[int]] = {}
+    for instruction in instructions:
+        for stream in instruction.engine.streams:
+            walk = instruction.walk(stream)
+            if stream.kind == "store" and walk.vectors:
+                sizes.setdefault((instruction.engine.index, stream.name), set()).add(walk.bytes)
+    wide = [frozenset(name for (index, name), found in sizes.items() if index == e.index and found == {2}) for e in engines]
+    engines = tuple(replace(engine, wide=names) for engine, names in zip(engines, wide, strict=True))
+    return engines, tuple(replace(instruction, engine=engines[instruction.engine.index]) for instruction in instructions)
 
 
 def _instructions(chain: Chain, engine: Engine) -> list[Instruction]:
