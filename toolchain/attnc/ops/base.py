@@ -170,7 +170,7 @@ class Resources:
 class Design:
     """The parallelism of the hardware: lanes per word, output channels of the linear engine, rows buffered on chip,
     query rows of the attention engine; of the look-up engine: tables at a time, output channels at a time, activations per table of
-    ternary weights, and codes per channel of those that are buffered on chip."""
+    ternary weights, and codes per channel of those that are buffered on chip; rows of the linear engine that share a weight."""
 
     lanes: int = 16
     pe: int = 16
@@ -180,6 +180,7 @@ class Design:
     columns: int = 16
     group: int = 3
     depth: int = 2048
+    rows_at_once: int = 1
 
 
 @dataclass
