@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,9 @@ from attnc.fixedpoint import bits_for
 from attnc.golden import run_golden
 from attnc.ir import Graph, Node
 from attnc.ops.base import Design
+from attnc.schedule.cost import engine_resources, estimate
+from attnc.schedule.devices import BOARDS
+from attnc.schedule.program import build_program
 from harness import assert_exact, quantized, random_feeds, simulate, tensor_type
 
 
@@ -32,7 +37,18 @@ def linear_graph(shapes: list[tuple[int, int, int]], seed: int = 0, extreme: boo
 SHAPES = [(1, 1, 1), (3, 16, 16), (17, 64, 192), (5, 33, 47), (70, 20, 10), (64, 100, 64)]
 
 
-@pytest.mark.parametrize("design", [Design(16, 16, 64, 4), Design(8, 32, 16, 4), Design(4, 4, 3, 4)], ids=str)
+DESIGNS = [
+    Design(16, 16, 64, 4),
+    Design(8, 32, 16, 4),
+    Design(4, 4, 3, 4),
+    Design(16, 16, 64, 4, rows_at_once=4),
+    Design(8, 32, 16, 4, rows_at_once=3),
+    Design(4, 4, 3, 4, rows_at_once=8),
+]
+"""Rows at once that divide neither the rows nor the rows of a call, and more than there are; sums that leave more slowly than they come."""
+
+
+@pytest.mark.parametrize("design", DESIGNS, ids=str)
 def test_cpp_equals_golden(design: Design) -> None:
     graph = linear_graph(SHAPES)
     assert_exact(graph, random_feeds(graph, 4), design)
@@ -41,12 +57,13 @@ def test_cpp_equals_golden(design: Design) -> None:
 @pytest.mark.parametrize("bits", [8, 16])
 def test_extremes(bits: int) -> None:
     graph = linear_graph([(3, 64, 32), (2, 300, 16)], extreme=True, bits=bits)
-    assert_exact(graph, random_feeds(graph, 3), Design(16, 32, 4))
+    assert_exact(graph, random_feeds(graph, 3), Design(16, 32, 4, rows_at_once=2))
 
 
-def test_ap_types_equal_golden() -> None:
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_ap_types_equal_golden(at_once: int) -> None:
     graph = linear_graph([(3, 20, 19), (5, 33, 8)])
-    assert_exact(graph, random_feeds(graph, 3), Design(8, 16, 4), types="ap")
+    assert_exact(graph, random_feeds(graph, 3), Design(8, 16, 4, rows_at_once=at_once), types="ap")
 
 
 def test_golden_is_near_float() -> None:
@@ -86,11 +103,42 @@ def test_accumulator_width_holds_the_bound() -> None:
     assert node.attrs["acc_bits"] >= bits_for(int(bound))
 
 
-def test_a_planted_bug_is_caught() -> None:
-    graph = linear_graph([(5, 33, 47)])
-    feeds = random_feeds(graph, 2)
-    found = simulate(graph, feeds, patch={"linear.hpp": ("AccT a = first ? AccT(0) : part[pe]", "AccT a = part[pe]")})
-    assert (found["y0"] != run_golden(graph, feeds)["y0"]).any()
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("AccT((first ? AccT(0) : part[r][pe]) + AccT(a))", "AccT(part[r][pe] + AccT(a))"),
+        ("dot_pair<dot_t, XT, WT, L>(x_buffer[r]", "dot_pair<dot_t, XT, WT, L>(x_buffer[0]"),
+        ("x_bank = x_left == 0 || x_bank + 1 == R", "x_bank = x_bank + 1 == R"),
+        ("const int row_slots = max_of(k_tiles, R * TILES);", "const int row_slots = k_tiles;"),
+    ],
+)
+def test_a_planted_bug_is_caught(old: str, new: str) -> None:
+    graph = linear_graph([(5, 33, 47), (5, 8, 47)])
+    feeds = random_feeds(graph, 3)
+    expected = run_golden(graph, feeds)
+    try:
+        found = simulate(graph, feeds, Design(8, 16, 4, rows_at_once=3), patch={"linear.hpp": (old, new)})
+    except AssertionError as error:
+        assert "hls::stream" in str(error)  # too many sums, or too few
+    else:
+        assert any((found[name] != expected[name]).any() for name in graph.outputs)
+
+
+@pytest.mark.parametrize("design", DESIGNS[3:], ids=str)
+def test_cycles_and_resources_by_hand(design: Design) -> None:
+    """A weight that is read once serves several rows: multiply-adds by rows at once, banks of weights by channels."""
+    graph, board = linear_graph([(64, 1024, 1024)]), BOARDS["zcu102"]
+    program = build_program(graph, replace(design, rows=64), None)
+    (engine, call), at_once = program.calls[0], design.rows_at_once
+    k_tiles, groups, tiles = 1024 // design.lanes, 1024 // design.pe, design.pe // design.lanes
+    steps, load = -(-64 // at_once) * k_tiles, design.pe * 8 // design.lanes + design.pe * k_tiles
+    assert call.cycles["accumulate"] == max(64 * k_tiles, load) + (groups - 1) * max(steps, load) + steps + at_once * tiles
+    assert call.cycles["rescale"] == groups * tiles * (8 + 64 * (1 if tiles == 1 else 2))
+    resources = engine_resources(engine, design.lanes)
+    banks = {memory.name: memory.banks for memory in resources.memories}
+    assert banks["x_buffer"] == at_once and banks["w_buffer"] == design.pe and ("y_buffer" in banks) == (tiles > 1)
+    assert resources.dsp == design.lanes * design.pe * at_once / 2 + 2 * design.lanes
+    assert estimate(program, board, 250).calls[0].busy["accumulate"] == call.cycles["accumulate"]
 
 
 @pytest.mark.parametrize("types", ["native", "ap"])

@@ -42,8 +42,8 @@ def every_format() -> list[Spec]:
 DESIGNS = [
     Design(16, 16, 2, 4),
     Design(16, 32, 64, 4, tables=48, columns=32, group=5, depth=8),
-    Design(8, 16, 4, 4, tables=16, columns=8, depth=64),
-    Design(4, 4, 3, 4, tables=12, columns=4, group=3, depth=20),
+    Design(8, 16, 4, 4, tables=16, columns=8, depth=64, rows_at_once=3),
+    Design(4, 4, 3, 4, tables=12, columns=4, group=3, depth=20, rows_at_once=2),
 ]
 
 
@@ -67,7 +67,7 @@ def test_ap_types_equal_golden(group: int) -> None:
     names = [("ternary", "lookup")] if group == 5 else [e for e in ENGINES if e[0] in ("int8", "int3", "ternary", "binary2")]
     specs: list[Spec] = [(name, size, (2, 70, 19), engine) for name, engine in names for size in (0, 32)]
     graph = low_bit_graph(specs, extreme=True)
-    assert_exact(graph, random_feeds(graph, 3), Design(8, 8, 4, tables=8, columns=8, group=group, depth=32), types="ap")
+    assert_exact(graph, random_feeds(graph, 3), Design(8, 8, 4, tables=8, columns=8, group=group, depth=32, rows_at_once=3), types="ap")
 
 
 def test_golden_is_the_plain_sum() -> None:

@@ -34,7 +34,7 @@ def write(folder: Path, **fields: Any) -> Path:
 
 
 def test_what_is_written_can_be_given_back(graph: Graph, tmp_path: Path) -> None:
-    design = Design(16, 32, 32, 2)
+    design = Design(16, 32, 32, 2, rows_at_once=3)
     program = build_program(graph, design, None)
     places = {"linear.w_buffer": "uram", "linear.x_buffer": "lutram"}
     cost = estimate(program, KV260, 222.0, places, {"weights": "HP3"})
@@ -50,12 +50,19 @@ def test_what_is_written_can_be_given_back(graph: Graph, tmp_path: Path) -> None
     assert schedule_text(program, again, KV260, "latency") == path.read_text()
 
 
+def test_older_files_have_one_row_at_once(tmp_path: Path) -> None:
+    assert read_schedule(write(tmp_path)).parallelism == Design(16, 32, 32, 2, rows_at_once=1)
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"design": {**DESIGN, "pe": 24}}, r"'design.pe': needed a power of two, found 24"),
     ({"design": {**DESIGN, "pe": 8}}, r"'design.pe': needed a multiple of design.lanes \(16\), found 8"),
     ({"design": {**DESIGN, "rows": 0}}, r"'design.rows': .*greater than or equal to 1, found 0"),
     ({"design": {**DESIGN, "rows": True}}, r"'design.rows': .*integer, found True"),
     ({"design": {**DESIGN, "queries": 10**9}}, r"'design.queries': .*less than or equal to 4096"),
+    ({"design": {**DESIGN, "rows_at_once": 0}}, r"'design.rows_at_once': .*greater than or equal to 1, found 0"),
+    ({"design": {**DESIGN, "rows_at_once": 2.5}}, r"'design.rows_at_once': .*integer, found 2.5"),
+    ({"design": {**DESIGN, "rows_at_once": 33}}, r"'design.rows_at_once': needed at most design.rows \(32\), found 33"),
     ({"design": {**DESIGN, "wings": 2}}, r"'design.wings': .*found 2"),
     ({"design": {"lanes": 16}}, r"'design.pe': Field required"),
     ({"colour": "red"}, r"'colour': .*found 'red'"),

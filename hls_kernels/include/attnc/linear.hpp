@@ -12,8 +12,11 @@
 //          of channel v. So unpacking is wiring, and 8 banks are written at a time.
 // Scales   acc = sum over groups of multiplier * (sum of products); no multiplier, and no hardware for it, where scales = 0.
 // Rounding requantize: half up, then saturation to [low, high].
-// Speed    PE*L multiply-adds per cycle (II = 1), two per DSP (dsp_pair.hpp). The next group is loaded while this one is computed, a
-//          word per cycle, so a group takes the longer of rows * k_tiles cycles and its words.
+// Speed    R*PE*L multiply-adds per cycle (II = 1) from PE*L weights and R*L inputs, two per DSP (dsp_pair.hpp): R rows at a time take
+//          k_tiles cycles, or R*PE/L where that is more, since their sums leave a vector per cycle. The next group is loaded meanwhile, a
+//          word per cycle; so is x while group 0 is. Where R does not divide the rows, the last ones are computed beside rows of
+//          zeros, whose sums stay here. No y_buffer where PE = L: sums then come in the order of y.
+// Order    sums leave group after group, in a group row after row, in a row tile after tile.
 // Source   output-stationary tiling; one engine shared by all layers as in Edge-MoE.
 
 #include "attnc/dsp_pair.hpp"
@@ -71,16 +74,18 @@ template <class WT, int L> Vec<WT, L> take_tile(Vec<UInt<8>, L>& code, int bits,
   return weights;
 }
 
-template <class XT, class WT, class AccT, int L, int PE, int K_TILES_MAX, int ROWS_MAX, int SCALES_MAX, int PACKED>
+template <class XT, class WT, class AccT, int L, int PE, int R, int K_TILES_MAX, int ROWS_MAX, int SCALES_MAX, int PACKED>
 void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Word<L>>& records,
-                       hls::stream<Vec<AccT, PE>>& sums, int rows, int k_tiles, int n_tiles, int bits, int unit_tiles, int group_tiles,
+                       hls::stream<Vec<AccT, L>>& sums, int rows, int k_tiles, int n_tiles, int bits, int unit_tiles, int group_tiles,
                        int scales) {
-  static const int OCTETS = (PE + 7) / 8;
-  static Vec<XT, L> x_buffer[K_TILES_MAX][ROWS_MAX];
+  typedef Int<width<XT>::value + width<WT>::value + clog2(L)> dot_t;
+  static const int OCTETS = (PE + 7) / 8, TILES = PE / L, ROW_BLOCKS = (ROWS_MAX + R - 1) / R;
+  static Vec<XT, L> x_buffer[R][K_TILES_MAX][ROW_BLOCKS];
 #pragma HLS AGGREGATE variable = x_buffer
 #ifdef ATTNC_LINEAR_X_BUFFER
   ATTNC_BIND(x_buffer, ATTNC_LINEAR_X_BUFFER)
 #endif
+#pragma HLS ARRAY_PARTITION variable = x_buffer dim = 1 complete
   static Vec<WT, L> w_buffer[2][PE][K_TILES_MAX];
 #pragma HLS AGGREGATE variable = w_buffer
 #ifdef ATTNC_LINEAR_W_BUFFER
@@ -89,6 +94,10 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls:
 #pragma HLS ARRAY_PARTITION variable = w_buffer dim = 2 complete
   static UInt<8> s_buffer[2][PE][SCALES_MAX > 0 ? SCALES_MAX : 1];
 #pragma HLS ARRAY_PARTITION variable = s_buffer dim = 2 complete
+  AccT acc[R][PE], part[R][PE], done[R][PE];
+#pragma HLS ARRAY_PARTITION variable = acc complete dim = 0
+#pragma HLS ARRAY_PARTITION variable = part complete dim = 0
+#pragma HLS ARRAY_PARTITION variable = done complete dim = 0
   const int groups = (n_tiles * L + PE - 1) / PE;
   const bool packed = PACKED != 0 && bits < 8;
   const bool ternary = unit_tiles == 3;
@@ -101,41 +110,31 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls:
   const int scale_words = scales * (PE / L);
   const int slots = packed ? OCTETS * ((units - 1) * bits + last_slots) + (ternary ? 2 : 0) : PE * k_tiles;
   const int load_slots = record_words + scale_words + slots;
-  const int steps = rows * k_tiles;
+  const int x_slots = rows * k_tiles;
+  const int row_slots = max_of(k_tiles, R * TILES);
+  const int steps = (rows + R - 1) / R * row_slots;
+  int done_rows = 0, done_row = 0, done_tile = 0;
 
-READ_X_TILES:
-  for (int tile = 0; tile < k_tiles; ++tile) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = K_TILES_MAX
-  READ_X:
-    for (int row = 0; row < rows; ++row) {
-#pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
-      x_buffer[tile][row] = x.read();
-    }
-  }
-
-  // Group -1 computes nothing: it loads group 0.
+  // Group -1 computes nothing: it loads x and group 0. Group `groups` only sends the last sums.
 GROUPS:
-  for (int group = -1; group < groups; ++group) {
-#pragma HLS LOOP_TRIPCOUNT min = 2 max = 64
-    const bool computing = group >= 0;
+  for (int group = -1; group <= groups; ++group) {
+#pragma HLS LOOP_TRIPCOUNT min = 3 max = 64
     const bool loading = group + 1 < groups;
-    const int busy = computing ? steps : 0;
+    const int busy = group < 0 ? x_slots : group < groups ? steps : R * TILES;
     const int trips = loading && load_slots > busy ? load_slots : busy;
     const int fill = (group + 1) & 1, use = group & 1;
-    int row = 0, k = 0, in_group = 0, k_group = 0;
+    int left = rows, block = 0, k = 0, in_group = 0, k_group = 0;
+    int x_tile = 0, x_left = rows, x_block = 0, x_bank = 0;
     int load_pe = 0, load_k = 0, scale = 0, scale_tile = 0;
     int unit = 0, octet = 0, slot = 0, held_tiles = 0, held_octet = 0, held_k = 0;
     Vec<UInt<8>, L> codes[8], held[8];
 #pragma HLS ARRAY_PARTITION variable = codes complete
 #pragma HLS ARRAY_PARTITION variable = held complete
-    AccT acc[PE], part[PE];
-#pragma HLS ARRAY_PARTITION variable = acc complete
-#pragma HLS ARRAY_PARTITION variable = part complete
   MULTIPLY:
     for (int i = 0; i < trips; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
+#pragma HLS DEPENDENCE variable = x_buffer inter false
 #pragma HLS DEPENDENCE variable = w_buffer inter false
 #pragma HLS DEPENDENCE variable = s_buffer inter false
       if (loading && i < load_slots) {
@@ -187,52 +186,92 @@ GROUPS:
           }
         }
       }
-      if (i < busy) {
-        const Vec<XT, L> xs = x_buffer[k][row];
+      if (group < 0 && i < x_slots) {
+        const Vec<XT, L> xs = x.read();
+        for (int r = 0; r < R; ++r) {
+#pragma HLS UNROLL
+          Vec<XT, L> value;
+          for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+            value.v[l] = r == x_bank ? xs.v[l] : XT(0);
+          }
+          // The first row of a block clears those beside it, which may never come.
+          if (r == x_bank || x_bank == 0) x_buffer[r][x_tile][x_block] = value;
+        }
+        --x_left;
+        x_bank = x_left == 0 || x_bank + 1 == R ? 0 : x_bank + 1;
+        x_block = x_left == 0 ? 0 : x_bank == 0 ? x_block + 1 : x_block;
+        x_tile = x_left == 0 ? x_tile + 1 : x_tile;
+        x_left = x_left == 0 ? rows : x_left;
+      }
+      if (done_rows > 0) {
+        Vec<AccT, L> out;
+        for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+          out.v[l] = done[done_row][done_tile * L + l];
+        }
+        sums.write(out);
+        done_tile = done_tile + 1 == TILES ? 0 : done_tile + 1;
+        done_row = done_tile == 0 ? done_row + 1 : done_row;
+        done_rows = done_tile == 0 ? done_rows - 1 : done_rows;
+      }
+      const bool computing = group >= 0 && group < groups && left > 0;
+      if (computing && k < k_tiles) {
         const bool first = SCALES_MAX > 0 ? in_group == 0 : k == 0;
         const bool last = k + 1 == k_tiles;
         for (int pe = 0; pe < PE; pe += 2) {
 #pragma HLS UNROLL
-          AccT a = first ? AccT(0) : part[pe];
-          AccT b = first ? AccT(0) : part[pe + 1];
-          dot_pair<AccT, XT, WT, L>(xs, w_buffer[use][pe][k], w_buffer[use][pe + 1][k], a, b);
-          part[pe] = a;
-          part[pe + 1] = b;
+          for (int r = 0; r < R; ++r) {
+#pragma HLS UNROLL
+            dot_t a = 0, b = 0;
+            dot_pair<dot_t, XT, WT, L>(x_buffer[r][k][block], w_buffer[use][pe][k], w_buffer[use][pe + 1][k], a, b);
+            part[r][pe] = AccT((first ? AccT(0) : part[r][pe]) + AccT(a));
+            part[r][pe + 1] = AccT((first ? AccT(0) : part[r][pe + 1]) + AccT(b));
+          }
         }
         if (SCALES_MAX > 0) {
           const bool ends = last || in_group + 1 == group_tiles;
           if (ends) {
-            for (int pe = 0; pe < PE; ++pe) {
+            for (int r = 0; r < R; ++r) {
 #pragma HLS UNROLL
-              const AccT scaled = scales > 0 ? AccT(part[pe] * AccT(s_buffer[use][pe][k_group])) : part[pe];
-              acc[pe] = k_group == 0 ? scaled : AccT(acc[pe] + scaled);
+              for (int pe = 0; pe < PE; ++pe) {
+#pragma HLS UNROLL
+                const AccT scaled = scales > 0 ? AccT(part[r][pe] * AccT(s_buffer[use][pe][k_group])) : part[r][pe];
+                acc[r][pe] = k_group == 0 ? scaled : AccT(acc[r][pe] + scaled);
+              }
             }
           }
           in_group = ends ? 0 : in_group + 1;
           k_group = last ? 0 : ends ? k_group + 1 : k_group;
         }
         if (last) {
-          Vec<AccT, PE> out;
-          for (int pe = 0; pe < PE; ++pe) {
+          for (int r = 0; r < R; ++r) {
 #pragma HLS UNROLL
-            out.v[pe] = SCALES_MAX > 0 ? acc[pe] : part[pe];
+            for (int pe = 0; pe < PE; ++pe) {
+#pragma HLS UNROLL
+              done[r][pe] = SCALES_MAX > 0 ? acc[r][pe] : part[r][pe];
+            }
           }
-          sums.write(out);
-          k = 0;
-          ++row;
-        } else {
-          ++k;
+          done_rows = left < R ? left : R;
+          done_row = 0;
         }
+      }
+      if (computing && ++k == row_slots) {
+        k = 0;
+        ++block;
+        left -= R;
       }
     }
   }
 }
 
-// The sums of `steps` times PE channels, row after row, become outputs; then the next steps * PE channels, or what is left.
-template <class AccT, class YT, int L, int PE, int ROWS_MAX, int STEPS_MAX>
-void linear_rescale(hls::stream<Word<L>>& records, hls::stream<Vec<AccT, PE>>& sums, hls::stream<Vec<YT, L>>& y, int rows,
+// The sums of `steps` times PE channels, row after row and WIDTH at a time, become outputs; then the next steps * PE channels, or what is
+// left. A block of a single tile is not buffered: its rows are in order.
+template <class AccT, class YT, int L, int PE, int WIDTH, int ROWS_MAX, int STEPS_MAX>
+void linear_rescale(hls::stream<Word<L>>& records, hls::stream<Vec<AccT, WIDTH>>& sums, hls::stream<Vec<YT, L>>& y, int rows,
                     int n_tiles, int steps, int low, int high) {
-  static const int TILES = PE / L;
+  static const int TILES = PE / L, PARTS = WIDTH / L;
+  static const bool DIRECT = STEPS_MAX * TILES == 1;
   static Vec<YT, L> y_buffer[STEPS_MAX * TILES][ROWS_MAX];
 #pragma HLS AGGREGATE variable = y_buffer
 #ifdef ATTNC_LINEAR_Y_BUFFER
@@ -273,21 +312,26 @@ RESCALE_BLOCKS:
   RESCALE_ROWS:
     for (int row = 0; row < rows; ++row) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
-      int step = 0, tile = 0;
-      Vec<AccT, PE> sum;
+      int step = 0, tile = 0, part = 0;
+      Vec<AccT, WIDTH> sum;
     RESCALE:
       for (int i = 0; i < block_tiles; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = STEPS_MAX
-        if (tile == 0) sum = sums.read();
+        if (part == 0) sum = sums.read();
         Vec<YT, L> out;
         for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
           const int pe = tile * L + l;
-          const AccT biased = sum.v[pe] + AccT(record[step][pe].bias);
+          const AccT biased = sum.v[part * L + l] + AccT(record[step][pe].bias);
           out.v[l] = YT(requantize<AccT>(biased, record[step][pe].multiplier, record[step][pe].shift, low, high));
         }
-        y_buffer[i][row] = out;
+        if (DIRECT) {
+          y.write(out);
+        } else {
+          y_buffer[i][row] = out;
+        }
+        part = part + 1 == PARTS ? 0 : part + 1;
         tile = tile + 1 == TILES ? 0 : tile + 1;
         step = tile == 0 ? step + 1 : step;
       }
@@ -295,7 +339,7 @@ RESCALE_BLOCKS:
   WRITE_TILES:
     for (int tile = 0; tile < block_tiles; ++tile) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = STEPS_MAX
-      if (first + tile < n_tiles) {
+      if (!DIRECT && first + tile < n_tiles) {
       WRITE_Y:
         for (int row = 0; row < rows; ++row) {
 #pragma HLS PIPELINE II = 1
@@ -307,20 +351,21 @@ RESCALE_BLOCKS:
   }
 }
 
-template <class XT, class WT, class AccT, class YT, int L, int PE, int K_TILES_MAX, int ROWS_MAX, int SCALES_MAX, int PACKED>
+template <class XT, class WT, class AccT, class YT, int L, int PE, int R, int K_TILES_MAX, int ROWS_MAX, int SCALES_MAX, int PACKED>
 void linear(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y, int rows, int k_tiles, int n_tiles,
             int low, int high, int bits, int unit_tiles, int group_tiles, int scales) {
   static_assert(PE % L == 0 && PE % 2 == 0, "linear: PE must be an even multiple of the number of lanes L");
+  static_assert(R > 0, "linear: at least one row is computed at a time");
   static_assert(width<WT>::value == 8, "linear: weights are unpacked to bytes");
   static_assert(width<YT>::value >= 16, "linear: outputs have at least 16 bits");
 #pragma HLS DATAFLOW
   hls::stream<Word<L>> records("linear.records");
 #pragma HLS STREAM variable = records depth = 2 * PE * 8 / L
-  hls::stream<Vec<AccT, PE>> sums("linear.sums");
-#pragma HLS STREAM variable = sums depth = 16
-  linear_accumulate<XT, WT, AccT, L, PE, K_TILES_MAX, ROWS_MAX, SCALES_MAX, PACKED>(x, w, records, sums, rows, k_tiles, n_tiles, bits,
-                                                                                     unit_tiles, group_tiles, scales);
-  linear_rescale<AccT, YT, L, PE, ROWS_MAX, 1>(records, sums, y, rows, n_tiles, 1, low, high);
+  hls::stream<Vec<AccT, L>> sums("linear.sums");
+#pragma HLS STREAM variable = sums depth = 32
+  linear_accumulate<XT, WT, AccT, L, PE, R, K_TILES_MAX, ROWS_MAX, SCALES_MAX, PACKED>(x, w, records, sums, rows, k_tiles, n_tiles,
+                                                                                        bits, unit_tiles, group_tiles, scales);
+  linear_rescale<AccT, YT, L, PE, L, ROWS_MAX, 1>(records, sums, y, rows, n_tiles, 1, low, high);
 }
 
 }  // namespace attnc

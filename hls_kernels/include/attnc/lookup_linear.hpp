@@ -270,7 +270,7 @@ void lookup_linear(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::str
 #pragma HLS STREAM variable = sums depth = 16
   lookup_accumulate<Table, XT, PartT, AccT, L, T, Q, K_TILES_MAX, ROWS_MAX, COLUMNS_MAX, STEPS_MAX, DEPTH_MAX, SCALES_MAX>(
       x, w, records, sums, rows, k_tiles, n_tiles, steps, planes, both_signs, group_tiles, scales, visits);
-  linear_rescale<AccT, YT, L, Q, ROWS_MAX, STEPS_MAX>(records, sums, y, rows, n_tiles, steps, low, high);
+  linear_rescale<AccT, YT, L, Q, Q, ROWS_MAX, STEPS_MAX>(records, sums, y, rows, n_tiles, steps, low, high);
 }
 
 // The engines: one kernel with the tables that it takes.

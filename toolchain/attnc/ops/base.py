@@ -177,8 +177,8 @@ class Resources:
 class Design:
     """The parallelism of the hardware: lanes per word, output channels of the linear engine, rows buffered on chip,
     query rows of the attention engine; of the look-up engine: tables at a time, output channels at a time, activations per table of
-    ternary weights, and codes per channel of those that are buffered on chip; of the memory ports: words per beat, 1 or 2 (a vector of
-    16 bits)."""
+    ternary weights, and codes per channel of those that are buffered on chip; rows of the linear engine that share a weight; words per
+    beat of the memory ports, 1 or 2 (a vector of 16 bits)."""
 
     lanes: int = 16
     pe: int = 16
@@ -188,6 +188,7 @@ class Design:
     columns: int = 16
     group: int = 3
     depth: int = 2048
+    rows_at_once: int = 1
     beat: int = 1
 
 

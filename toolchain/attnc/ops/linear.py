@@ -23,7 +23,7 @@ from attnc.errors import ConfigError
 from attnc.fixedpoint import bits_for, check_bits, matmul, quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
 from attnc.ops import lookup
-from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, Walk, product_bits
+from attnc.ops.base import Array, Call, Design, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, Walk, product_bits
 from attnc.ops.linear_weights import effective_weight, input_unit, integer_weight, magnitude_bound, weight_format, weight_shape
 from attnc.ops.packing import RECORD_BYTES, Layout, payload
 from attnc.ops.storage import storage
@@ -109,34 +109,38 @@ class Linear(Operator):
         return _dsp_calls(node, ctx) if self.engine(node) == "dsp" else lookup.calls(node, ctx)
 
     def macs_per_cycle(self, kernel: KernelCall) -> int:
-        """PE * L of the multipliers; tables have none."""
-        return kernel.arg("L") * kernel.arg("PE") if kernel.function == "attnc::linear" else 0
+        """R * PE * L of the multipliers; tables have none."""
+        return kernel.arg("L") * kernel.arg("PE") * kernel.arg("R") if kernel.function == "attnc::linear" else 0
 
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
         DSP: two int8 multiply-adds that share an operand per DSP48E2 (WP486), one per rescaled lane and another where the
-        accumulator is wider than the 27-bit port; with scales per group the same again for each channel. Memories: x buffer, weight
-        double buffer (a bank per PE), multipliers, reordering buffer. LUT: about 8 per multiply-add for packing correction and
-        adder tree, 40 per rescaled lane, records, control; packed weights: 4 per byte of 8 vectors that are selected (7-input
-        functions for digits to base 3).
+        accumulator is wider than the 27-bit port; with scales per group the same again for each sum. Memories: x buffer (a bank per
+        row that is computed at once), weight double buffer (a bank per PE), multipliers, reordering buffer where a row gives more
+        than one vector. LUT: about 8 per multiply-add for packing correction and adder tree, a quarter per bit of all sums for
+        choosing the vector that leaves (a LUT chooses from 4), a LUT per bit of the FIFO of vectors, 40 per rescaled lane, records,
+        control; packed weights: 4 per byte of 8 vectors that are selected (7-input functions for digits to base 3). FF: each sum
+        twice (growing, and waiting to leave), a third time with scales.
         """
         if kernel.function != "attnc::linear":
             return lookup.resources(kernel)
         lanes, pe, rows, k_tiles, acc = (kernel.arg(name) for name in ("L", "PE", "ROWS_MAX", "K_TILES_MAX", "AccT"))
-        macs, scales = lanes * pe, kernel.arg("SCALES_MAX")
+        at_once, scales, tiles = kernel.arg("R"), kernel.arg("SCALES_MAX"), pe // lanes
+        macs, sums, per_sum = lanes * pe * at_once, pe * at_once, 1 if acc <= 27 else 2
         logic = Resources(
-            lut=8 * macs + pe * acc + 80 * lanes + 56 * pe + 1500,
-            ff=10 * macs + 2 * pe * acc + 80 * lanes + 56 * pe + 2000,
-            dsp=math.ceil(macs / 2) + lanes * (1 if acc <= 27 else 2),
+            lut=8 * macs + sums * acc / 4 + lanes * acc + 80 * lanes + 56 * pe + 1500,
+            ff=10 * macs + 2 * sums * acc + lanes * acc + 80 * lanes + 56 * pe + 2000,
+            dsp=math.ceil(macs / 2) + lanes * per_sum,
         )
         buffers: tuple[Resources, ...] = (
-            storage(k_tiles * rows, 8 * lanes, name="x_buffer"),
+            storage(k_tiles * math.ceil(rows / at_once), 8 * lanes, banks=at_once, name="x_buffer"),
             storage(2 * k_tiles, 8 * lanes, banks=pe, name="w_buffer"),
-            storage(rows * pe // lanes, 16 * lanes, name="y_buffer"),
         )
+        if tiles > 1:
+            buffers += (storage(rows * tiles, 16 * lanes, name="y_buffer"),)
         if scales:
-            logic = logic + Resources(lut=2 * pe * acc, ff=pe * acc, dsp=pe * (1 if acc <= 27 else 2))
+            logic = logic + Resources(lut=2 * sums * acc, ff=sums * acc, dsp=sums * per_sum)
             buffers += (storage(2 * scales, 8, banks=pe),)
         if kernel.arg("PACKED"):
             logic = logic + Resources(lut=8 * 8 * lanes * 4, ff=2 * 8 * 8 * lanes)
@@ -170,6 +174,7 @@ def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
             ("YT", IntType(16)),
             ("L", lanes),
             ("PE", pe),
+            ("R", ctx.design.rows_at_once),
             ("K_TILES_MAX", k_tiles),
             ("ROWS_MAX", ctx.design.rows),
             ("SCALES_MAX", layout.scales),
@@ -181,19 +186,28 @@ def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
     group_tiles = format_.group_size // lanes if layout.scales else k_tiles
     calls = []
     for row, rows in ctx.row_blocks(x):
-        steps = rows * k_tiles
         calls.append(
             Call(
                 node=node.name,
                 kernel=kernel,
                 walks=(ctx.walk(x, row, rows, raw=True), weights, ctx.walk(y, row, rows)),
                 scalars=(rows, k_tiles, n_tiles, low, high, layout.bits, layout.group, group_tiles, layout.scales),
-                cycles={"read": steps},
-                held={
-                    "accumulate": load + (groups - 1) * max(steps, load) + steps,
-                    "rescale": groups * (pe * RECORD_BYTES // lanes + 2 * rows * pe // lanes),
-                },
+                cycles={"read": rows * k_tiles},
+                held=_dsp_cycles(ctx.design, rows, k_tiles, groups, load),
                 macs=rows * math.prod(weight_shape(node)),
             )
         )
     return calls
+
+
+def _dsp_cycles(design: Design, rows: int, k_tiles: int, groups: int, load: int) -> dict[str, int]:
+    """Of the processes of linear.hpp, once x is there. A group takes its products, or the words of the next one; the words of the first
+    arrive with x; after the last, its last sums leave."""
+    tiles = design.pe // design.lanes
+    sums = design.rows_at_once * tiles
+    steps = math.ceil(rows / design.rows_at_once) * max(k_tiles, sums)
+    passes = 1 if tiles == 1 else 2  # into the buffer that brings rows in order, and out of it
+    return {
+        "accumulate": max(load - rows * k_tiles, 0) + (groups - 1) * max(steps, load) + steps + sums,
+        "rescale": groups * tiles * (RECORD_BYTES + passes * rows),
+    }

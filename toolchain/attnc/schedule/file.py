@@ -69,6 +69,8 @@ def read_schedule(path: Path) -> Schedule:
             _wrong(where, f"design.{name}", "a power of two", number)
     if design.pe % design.lanes:
         _wrong(where, "design.pe", f"a multiple of design.lanes ({design.lanes})", design.pe)
+    if design.rows_at_once > design.rows:
+        _wrong(where, "design.rows_at_once", f"at most design.rows ({design.rows})", design.rows_at_once)
     if design.group not in (3, 5):
         _wrong(where, "design.group", "3 or 5 activations per table of ternary weights", design.group)
     return schedule
