@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -114,6 +115,20 @@ class Walk:
         """Vectors that pass."""
         return math.prod(self.counts)
 
+    @cached_property
+    def order(self) -> tuple[Any, ...]:
+        """Equal for walks that pass the same vectors in the same order: nested loops without those that go on where another ends."""
+        loops = [(self.counts[3], 1)]
+        for count, stride in zip(self.counts[2::-1], self.strides[::-1], strict=True):
+            inner, step = loops[-1]
+            if count > 1 and stride == inner * step:
+                loops[-1] = (inner * count, step)
+            elif count > 1 and inner == 1:
+                loops[-1] = (count, stride)
+            elif count > 1:
+                loops.append((count, stride))
+        return self.offset, self.bytes, self.zero_point, *loops
+
     def encode(self) -> list[int]:
         """As integers of an instruction."""
         return [self.offset, *self.counts, *self.strides, self.bytes | (self.zero_point << 8)]
@@ -178,7 +193,7 @@ class Design:
     """The parallelism of the hardware: lanes per word, output channels of the linear engine, rows buffered on chip,
     query rows of the attention engine; of the look-up engine: tables at a time, output channels at a time, activations per table of
     ternary weights, and codes per channel of those that are buffered on chip; rows of the linear engine that share a weight; words per
-    beat of the memory ports, 1 or 2 (a vector of 16 bits)."""
+    beat of the memory ports, 1 or 2 (a vector of 16 bits); whether (2) or not (1) engines may have copies of small kernels."""
 
     lanes: int = 16
     pe: int = 16
@@ -190,6 +205,7 @@ class Design:
     depth: int = 2048
     rows_at_once: int = 1
     beat: int = 1
+    copies: int = 1
 
 
 @dataclass

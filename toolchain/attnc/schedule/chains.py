@@ -1,18 +1,19 @@
 """Chains: kernels that hand a value on through a FIFO in place of the memory, and the engines that run them.
 
-Two kernels can follow each other where one stores exactly the vectors that the other loads, in the same order: their walks through the
-memory are equal. A chain is a run of such kernels, one instruction drives all of it, and values between them that nobody else reads
-never reach the memory. Values that others read too are stored on the way (a tap).
+Two kernels can follow each other where one stores exactly the vectors that the other loads, in the same order. A chain is a run of such
+kernels, one instruction drives all of it, and values between them that nobody else reads never reach the memory. Values that others read
+too are stored on the way (a tap).
 
 An engine is one dataflow region that holds each of its kernels once, in a fixed order of slots; an instruction says which slots work, the
-others pass the vectors on. Kernels with arrays of multipliers (`Call.macs`) are what is scarce, so there is an engine for each of them,
-with its own copies of the small kernels before and behind it; chains without such a kernel use an engine that has their kernels already,
-or share engines of their own. The order of an engine's slots is that in which chains need them; a chain that would need another ends.
+others pass the vectors on. Kernels with arrays of multipliers (`Call.macs`) are what is scarce, so there is an engine for each of them. The
+one that multiplies most has small kernels before and behind it; the others stand alone, or have copies of small kernels of their own, as
+the design says. Chains without multipliers use an engine that has their kernels already, or share engines of their own. The order of an
+engine's slots is that in which chains need them; a chain that would need another ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,24 +124,27 @@ def _fed(before: Link, node: Node, calls: Sequence[Call]) -> int | None:
     value = before.node.output
     if len(calls) != len(before.calls) or node.inputs.count(value) != 1:
         return None
-    walks = [call.walks[store_port(call.kernel)] for call in before.calls]
+    orders = [call.walks[store_port(call.kernel)].order for call in before.calls]
     loads = [index for index, port in enumerate(calls[0].kernel.ports) if port.kind == "load"]
     most = max(calls[0].walks[index].vectors for index in loads)
     for index in loads:
-        if calls[0].walks[index].vectors == most and all(call.walks[index] == walk for call, walk in zip(calls, walks, strict=True)):
+        if calls[0].walks[index].vectors == most and all(call.walks[index].order == order for call, order in zip(calls, orders, strict=True)):
             return index
     return None
 
 
-def form_chains(graph: Graph, lowered: Iterable[tuple[Node, Sequence[Call]]]) -> list[Chain]:
-    """Every node in a chain, in an order in which they can run. The walks must lie in regions of their own for each value."""
+def form_chains(graph: Graph, lowered: Sequence[tuple[Node, Sequence[Call]]], copies: bool) -> list[Chain]:
+    """Every node in a chain, in an order in which they can run; with `copies`, all engines may have small kernels. The walks must lie in
+    regions of their own for each value."""
+    alone = set() if copies else _small_multipliers(lowered)
     chains: list[Chain] = []
     made: dict[str, int] = {}
     orders: dict[Key | None, Order] = {}
     readers = {node.output: len(graph.consumers(node.output)) for node in graph.nodes}
     for node, calls in lowered:
         link = Link(node, tuple(calls))
-        place = _place(chains, made, orders, link)
+        place = None if link.key in alone else _place(chains, made, orders, link)
+        place = None if place is not None and chains[place].heavy in alone else place
         if place is None:
             chains.append(Chain([link]))
             place = len(chains) - 1
@@ -153,6 +157,15 @@ def form_chains(graph: Graph, lowered: Iterable[tuple[Node, Sequence[Call]]]) ->
         orders.setdefault(chain.heavy, Order()).add(chain.links)
         made[node.output] = place
     return chains
+
+
+def _small_multipliers(lowered: Sequence[tuple[Node, Sequence[Call]]]) -> set[Key]:
+    """Kernels with multipliers, without the one that multiplies most."""
+    macs: dict[Key, int] = {}
+    for _, calls in lowered:
+        for call in calls:
+            macs[call.kernel.key] = macs.get(call.kernel.key, 0) + call.macs
+    return {key for key, count in macs.items() if 0 < count < max(macs.values())}
 
 
 def _place(chains: list[Chain], made: dict[str, int], orders: dict[Key | None, Order], link: Link) -> int | None:

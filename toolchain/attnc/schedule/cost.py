@@ -80,17 +80,23 @@ class _Part:
         return {**self.busy, **ports}
 
 
-def assign_ports(names: list[str], board: Board) -> dict[str, str]:
-    """A memory port of the board for each bundle: weights on the first, the operands on the next ones, results from the last downwards.
-
-    A port reads and writes at the same time, so results share it with an operand at no loss.
-    """
-    tags, found = board.ports, {}
-    for name in names:
-        kind, _, number = name.rpartition("_")
-        place = {"load": 1 + int(number), "result": -1 - int(number), "wide": -1 - int(number)}.get(kind, 0) if kind else 0
-        found[name] = tags[place % len(tags)]
-    return found
+def assign_ports(program: Program, board: Board) -> dict[str, str]:
+    """A memory port of the board for each bundle: what moves most first, each to the port that moves least so far. A port reads and writes
+    at the same time."""
+    moved: dict[str, int] = dict.fromkeys(program.bundles, 0)
+    for instruction in program.instructions:
+        for stream in instruction.engine.streams:
+            walk = instruction.walk(stream)
+            moved[stream.bundle] += walk.vectors * walk.bytes
+    stores = {stream.bundle for engine in program.engines for stream in engine.streams if stream.kind == "store"}
+    loads: dict[tuple[bool, str], int] = {(write, tag): 0 for write in (False, True) for tag in board.ports}
+    found = {}
+    for name in sorted(moved, key=lambda name: -moved[name]):
+        write = name in stores
+        tag = min(board.ports, key=lambda tag: loads[write, tag])
+        loads[write, tag] += moved[name]
+        found[name] = tag
+    return {name: found[name] for name in program.bundles}
 
 
 def _parts(engine: Engine, instruction: Instruction, ports: Mapping[str, str]) -> list[_Part]:
@@ -247,7 +253,7 @@ def estimate(
 ) -> Estimate:
     """Cost of `program` on `board` at a clock; `places` of buffers and memory `ports` of bundles as given, else chosen."""
     words_per_cycle = board.ddr_gb_s * 1e3 * DDR_EFFICIENCY / clock_mhz / program.design.lanes
-    wired = {**assign_ports(program.bundles, board), **(ports or {})}
+    wired = {**assign_ports(program, board), **(ports or {})}
     ints = program.instruction_ints
     calls = tuple(call_cost(instruction, wired, words_per_cycle, ints) for instruction in program.instructions)
     total, engines, buffers, kinds = program_resources(program, board, places)

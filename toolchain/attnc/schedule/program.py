@@ -255,7 +255,7 @@ def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes],
     ctx = Lowering(graph, design, offsets, weights.place)
     words = {name: ctx.words(name) for name in graph.values}
     offsets.update(apart(words))
-    chains = form_chains(graph, ((node, operator(node).lower(node, ctx)) for node in graph.nodes))
+    chains = form_chains(graph, [(node, operator(node).lower(node, ctx)) for node in graph.nodes], design.copies > 1)
     memory = plan_memory(graph, words, [(chain.reads, chain.stores()) for chain in chains])
     chains = _settle(chains, offsets, {name: region.offset for name, region in memory.values.items()})
     engines, engine_of = _engines(chains, design.beat)
