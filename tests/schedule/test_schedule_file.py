@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,8 @@ import yaml
 from attnc.errors import ConfigError, FitError
 from attnc.ir import Graph
 from attnc.ops.base import Design
-from attnc.schedule.cost import estimate
-from attnc.schedule.design import check_fit, choose_design
+from attnc.schedule.cost import estimate, overrun
+from attnc.schedule.design import QUERY_CHOICES, SCORES, candidates, check_fit, choose_design, multiplier_choices
 from attnc.schedule.devices import BOARDS, Board, with_utilisation
 from attnc.schedule.file import check_board, check_program, read_schedule, schedule_text
 from attnc.schedule.program import build_program
@@ -156,3 +158,19 @@ def test_objectives(graph: Graph) -> None:
         fast.used()[name] / getattr(KV260, name) for name in fast.used()
     )
     assert small.resources.lut < fast.resources.lut
+
+
+@pytest.mark.parametrize("objective", ["latency", "area", "energy"])
+def test_the_search_finds_what_trying_everything_does(objective: Any) -> None:
+    """It leaves out designs that others beat; the best of all is among the rest."""
+    graph, found = layer_graph(rows=40), []
+    pairs = multiplier_choices(graph, 16, 2 * KV260.limits["dsp"])
+    assert (1, 16) not in pairs and {(1, 1), (1, 6), (2, 3)} < set(pairs)
+    for start, queries in product(candidates(graph, 16, pairs), QUERY_CHOICES):
+        cost = estimate(build_program(graph, replace(start, queries=queries), None), KV260, 250)
+        if overrun(cost.resources, KV260) is None:
+            found.append((SCORES[objective](cost, KV260, 16), cost.cycles, cost.resources.lut))
+    chosen = choose_design(graph, KV260, 250, objective)
+    cost = estimate(build_program(graph, chosen, None), KV260, 250)
+    assert (SCORES[objective](cost, KV260, 16), cost.cycles, cost.resources.lut) == min(found)
+    assert objective != "latency" or chosen.rows_at_once > 1

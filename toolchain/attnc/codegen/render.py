@@ -48,7 +48,7 @@ def _stream(stream: Stream, index: int) -> dict[str, Any]:
         "function": f"attnc::{'store' if stream.kind == 'store' else 'load'}{'_beats' if stream.beat > 1 else ''}",
         "type": stream.type.cpp(),
         "word": word_of(stream.beat),
-        "memory": stream.bundle,
+        "memory": stream.pointer,
         "first": 1 + WALK_INTS * index,
     }
 
@@ -58,11 +58,12 @@ def word_of(beat: int) -> str:
     return "beat_t" if beat > 1 else "word_t"
 
 
-def _interface(name: str, beat: int) -> dict[str, Any]:
+def _interface(name: str, beat: int, bundle: str) -> dict[str, Any]:
     kind = name.rpartition("_")[0]
     memory = "weights" if kind == "weights" else "memory"
     return {
         "name": name,
+        "bundle": bundle,
         "stores": kind in ("result", "wide"),
         "memory": memory,
         "word": word_of(beat),
@@ -145,9 +146,9 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
         "engines": engines,
         "headers": sorted({slot.kernel.header for engine in program.engines for slot in engine.slots}),
         "chained": any(engine.chained for engine in program.engines),
-        "ports": cost.ports if cost else dict.fromkeys(program.bundles, "HP0"),
+        "ports": cost.ports if cost else dict.fromkeys(program.bundles.values(), "HP0"),
         "placement": [(buffer.macro, cost.places[buffer.key]) for buffer in cost.buffers] if cost else [],
-        "interfaces": [_interface(name, beat) for name, beat in program.interfaces.items()],
+        "interfaces": [_interface(name, beat, program.bundles[name]) for name, beat in program.pointers.items()],
         "beat": program.design.beat,
         "tables": tables_of([slot.kernel for engine in program.engines for slot in engine.slots]),
         "instruction_ints": program.instruction_ints,

@@ -71,9 +71,9 @@ class KernelCall:
     scalars: tuple[str, ...]
     fixed: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def key(self) -> tuple[Any, ...]:
-        """Calls with equal keys share an engine."""
+        """Calls with equal keys share a kernel of an engine."""
         tables = tuple(arg.name for _, arg in self.template_args if isinstance(arg, Table))
         return self.function, self.ports, tables, tuple(self.arg(name) for name in self.fixed)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from attnc.ir import Graph, Node
@@ -43,12 +44,12 @@ class Link:
     fed: int | None = None
     tapped: bool = False
 
-    @property
+    @cached_property
     def key(self) -> Key:
         """Of its kernel."""
         return self.calls[0].kernel.key
 
-    @property
+    @cached_property
     def heavy(self) -> bool:
         """Whether its kernel has an array of multipliers."""
         return any(call.macs for call in self.calls)

@@ -81,22 +81,20 @@ class _Part:
 
 
 def assign_ports(program: Program, board: Board) -> dict[str, str]:
-    """A memory port of the board for each bundle: what moves most first, each to the port that moves least so far. A port reads and writes
-    at the same time."""
-    moved: dict[str, int] = dict.fromkeys(program.bundles, 0)
+    """A memory port of the board for each memory interface: what moves most first, each to the port that moves least so far. A port reads
+    and writes at the same time."""
+    moved = {(bundle, write): 0 for bundle in program.bundles.values() for write in (False, True)}
     for instruction in program.instructions:
         for stream in instruction.engine.streams:
             walk = instruction.walk(stream)
-            moved[stream.bundle] += walk.vectors * walk.bytes
-    stores = {stream.bundle for engine in program.engines for stream in engine.streams if stream.kind == "store"}
-    loads: dict[tuple[bool, str], int] = {(write, tag): 0 for write in (False, True) for tag in board.ports}
-    found = {}
-    for name in sorted(moved, key=lambda name: -moved[name]):
-        write = name in stores
-        tag = min(board.ports, key=lambda tag: loads[write, tag])
-        loads[write, tag] += moved[name]
-        found[name] = tag
-    return {name: found[name] for name in program.bundles}
+            moved[program.bundles[stream.pointer], stream.kind == "store"] += walk.vectors * walk.bytes
+    loads = {(tag, write): 0 for tag in board.ports for write in (False, True)}
+    found: dict[str, str] = {}
+    for bundle in sorted(dict.fromkeys(program.bundles.values()), key=lambda name: -max(moved[name, False], moved[name, True])):
+        found[bundle] = min(board.ports, key=lambda tag: max(loads[tag, write] + moved[bundle, write] for write in (False, True)))
+        for write in (False, True):
+            loads[found[bundle], write] += moved[bundle, write]
+    return {bundle: found[bundle] for bundle in dict.fromkeys(program.bundles.values())}
 
 
 def _parts(engine: Engine, instruction: Instruction, ports: Mapping[str, str]) -> list[_Part]:
@@ -108,7 +106,7 @@ def _parts(engine: Engine, instruction: Instruction, ports: Mapping[str, str]) -
         for stream in streams:
             walk = instruction.walk(stream)
             if walk.vectors:
-                parts[-1].stream(stream, walk, ports[stream.bundle])
+                parts[-1].stream(stream, walk, ports[stream.pointer])
 
     move([s for s in ends if s.kind == "load"])
     alone = len(instruction.active) == 1
@@ -243,7 +241,7 @@ def program_resources(
     """All engines, memory ports and control; then each engine, the buffers, and where they lie (`fixed` ones as given)."""
     engines = {engine.name: engine_resources(engine, program.design.lanes) for engine in program.engines}
     buffers = collect((header_stem(slot), OPERATORS[slot.op].resources(slot.kernel)) for engine in program.engines for slot in engine.slots)
-    logic = sum((without_buffers(r) for r in engines.values()), CONTROL) + scaled(PORT, len(program.bundles))
+    logic = sum((without_buffers(r) for r in engines.values()), CONTROL) + scaled(PORT, len(set(program.bundles.values())))
     total, places = place(logic, buffers, board.limits, fixed)
     return total, engines, buffers, places
 
@@ -251,11 +249,12 @@ def program_resources(
 def estimate(
     program: Program, board: Board, clock_mhz: float, places: Mapping[str, str] | None = None, ports: Mapping[str, str] | None = None
 ) -> Estimate:
-    """Cost of `program` on `board` at a clock; `places` of buffers and memory `ports` of bundles as given, else chosen."""
+    """Cost of `program` on `board` at a clock; `places` of buffers and memory `ports` of memory interfaces as given, else chosen."""
     words_per_cycle = board.ddr_gb_s * 1e3 * DDR_EFFICIENCY / clock_mhz / program.design.lanes
     wired = {**assign_ports(program, board), **(ports or {})}
     ints = program.instruction_ints
-    calls = tuple(call_cost(instruction, wired, words_per_cycle, ints) for instruction in program.instructions)
+    by_pointer = {pointer: wired[bundle] for pointer, bundle in program.bundles.items()}
+    calls = tuple(call_cost(instruction, by_pointer, words_per_cycle, ints) for instruction in program.instructions)
     total, engines, buffers, kinds = program_resources(program, board, places)
     macs = sum(OPERATORS[slot.op].macs_per_cycle(slot.kernel) for engine in program.engines for slot in engine.slots)
     return Estimate(calls, total, clock_mhz, engines, tuple(buffers), kinds, wired, words_per_cycle, macs)

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import astuple, fields, replace
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, replace
 from itertools import product
 
 from attnc.config import Objective
 from attnc.errors import FitError
 from attnc.ir import Graph
 from attnc.ops import operator
-from attnc.ops.base import Design
-from attnc.schedule.cost import Estimate, estimate, overrun
+from attnc.ops.base import Design, Resources
+from attnc.schedule.cost import Estimate, estimate, overrun, without_buffers
 from attnc.schedule.devices import BOARDS, CLASSES, Board
 from attnc.schedule.energy import energy_mj
 from attnc.schedule.program import build_program
+from attnc.schedule.stages import MACS_PER_DSP
 
 MAX_LANES = 16
 MIN_LANES = 4
 ROW_CHOICES = (16, 32, 64, 128)
 QUERY_CHOICES = (1, 2, 4, 8, 16)
 PE_FACTORS = (1, 2, 4, 8, 16, 32)
+AT_ONCE_CHOICES = (1, 2, 3, 4, 6, 8, 12, 16)
+HALVED = ("pe", "rows", "queries", "rows_at_once")
+"""Parameters that a smaller design has less of."""
 DEPTH_CHOICES = (512, 2048)
 """Codes per channel that the look-up engine buffers: half a block RAM, and half a URAM for each of its two blocks."""
 
@@ -38,6 +43,10 @@ SCORES: dict[Objective, Callable[[Estimate, Board, int], float]] = {
 }
 """What each objective minimises: cycles per sample (both of the first), the largest share of any class of resources, millijoules per
 sample (`energy.py`). Of equal ones the fewest cycles, then the fewest LUTs."""
+Ranked = tuple[tuple[float, ...], Design]
+"""A design behind what it is ranked by."""
+BY_CYCLES = ("latency", "throughput")
+"""Objectives that minimise cycles and nothing else."""
 
 
 def choose_lanes(graph: Graph, board: Board) -> int:
@@ -61,35 +70,72 @@ def table_sizes(lanes: int, factor: int) -> tuple[int, int]:
     return lanes * min(factor, 4), lanes * (2 if factor >= 8 else 1)
 
 
+def matters(graph: Graph, lanes: int, low: Design, high: Design) -> bool:
+    """Whether two designs give different engines."""
+    programs = [build_program(graph, replace(design, lanes=lanes, pe=lanes), None) for design in (low, high)]
+    return programs[0].engines != programs[1].engines
+
+
 def depth_choices(graph: Graph, lanes: int) -> tuple[int, ...]:
     """DEPTH_CHOICES where they make a difference: some node is served by tables."""
-    programs = [build_program(graph, Design(lanes=lanes, pe=lanes, depth=depth), None) for depth in (1, DEPTH_CHOICES[-1])]
-    return DEPTH_CHOICES[-1:] if programs[0].engines == programs[1].engines else DEPTH_CHOICES
+    return DEPTH_CHOICES if matters(graph, lanes, Design(depth=1), Design(depth=DEPTH_CHOICES[-1])) else DEPTH_CHOICES[-1:]
 
 
-def candidates(graph: Graph, lanes: int, board: Board) -> Iterator[Design]:
-    """Every design of `lanes` lanes that the search tries; with a beat of two words where the ports are wide enough."""
+def multiplier_choices(graph: Graph, lanes: int, most: float) -> list[tuple[int, int]]:
+    """Pairs of (PE factor, rows at once) with at most `most` multiply-adds per cycle; of more than one row at once only where some node
+    is served by multipliers."""
+    if not matters(graph, lanes, Design(rows_at_once=1), Design(rows_at_once=2)):
+        return [(factor, 1) for factor in PE_FACTORS]
+    pairs = [pair for pair in product(PE_FACTORS, AT_ONCE_CHOICES) if lanes * lanes * math.prod(pair) <= most]
+    return pairs or [(1, 1)]
+
+
+def candidates(graph: Graph, lanes: int, board: Board, pairs: Sequence[tuple[int, int]]) -> Iterator[Design]:
+    """Every design of `lanes` lanes and `pairs` of PE factor and rows at once that the search tries, with one query, and beats of two
+    words where the ports are wide enough."""
     beat = 2 if 16 * lanes <= board.axi_bits else 1
     tallest = max(value.shape[0] for value in graph.values.values())
-    rows = [r for r in ROW_CHOICES if r < 2 * tallest or r == ROW_CHOICES[0]]
-    for factor, queries, height, depth in product(PE_FACTORS, QUERY_CHOICES, rows, depth_choices(graph, lanes)):
-        columns, tables = table_sizes(lanes, factor)
-        start = Design(lanes=lanes, pe=lanes * factor, rows=height, queries=queries, beat=beat)
-        yield replace(start, depth=depth, columns=columns, tables=tables)
+    rows = [r for r in ROW_CHOICES[::-1] if r < 2 * tallest or r == ROW_CHOICES[0]]
+    for (factor, at_once), height, depth in product(pairs, rows, depth_choices(graph, lanes)):
+        if at_once <= height:
+            columns, tables = table_sizes(lanes, factor)
+            start = Design(lanes=lanes, pe=lanes * factor, rows=height, queries=QUERY_CHOICES[0], rows_at_once=at_once, beat=beat)
+            yield replace(start, depth=depth, columns=columns, tables=tables)
+
+
+def demands(cost: Estimate) -> tuple[float, ...]:
+    """Cycles, and what a design takes of each class: its memories in blocks of either kind, since where they lie depends on the rest."""
+    logic = sum(map(without_buffers, cost.engines.values()), Resources())
+    blocks, ultra = (sum((buffer.cost(kind) for buffer in cost.buffers), Resources()) for kind in ("bram", "uram"))
+    return cost.cycles, logic.lut, logic.ff, logic.dsp, logic.bram36 + blocks.bram36, ultra.uram
+
+
+def worthwhile(tried: list[tuple[Design, Estimate]]) -> list[tuple[Design, Estimate]]:
+    """Those that no other one matches or beats in everything, fewest cycles first."""
+    kept: list[tuple[tuple[float, ...], tuple[Design, Estimate]]] = []
+    ranked = [(demands(cost), astuple(design), (design, cost)) for design, cost in tried]
+    for needs, _, entry in sorted(ranked, key=lambda row: row[:2]):
+        if not any(all(a <= b for a, b in zip(better, needs, strict=True)) for better, _ in kept):
+            kept.append((needs, entry))
+    return [entry for _, entry in kept]
 
 
 def choose_design(graph: Graph, board: Board, clock_mhz: float, objective: Objective = "latency") -> Design:
-    """The best design that fits, with as many lanes as a port has bytes, or fewer where nothing fits. Raises `FitError`, with the
-    binding resource and the smallest change that would fit, when none does."""
+    """The best design that fits, with as many lanes as a port has bytes, or fewer while that is better. Raises `FitError`, with the
+    binding resource and the smallest change that would fit, when none fits."""
     nearest: tuple[float, Estimate, str] | None = None
+    best: Ranked | None = None
     lanes = choose_lanes(graph, board)
-    while nearest is None or lanes >= MIN_LANES:
-        best, near = _search(graph, board, clock_mhz, objective, lanes)
-        if best is not None:
-            return best
-        assert near is not None
-        nearest = near if nearest is None or near[0] < nearest[0] else nearest
+    while lanes >= MIN_LANES or nearest is None and best is None:
+        found, near = _search(graph, board, clock_mhz, objective, lanes)
+        if best is not None and (found is None or best[0] <= found[0]):
+            break
+        best = found if found is not None else best
+        nearest = near if near is not None and (nearest is None or near[0] < nearest[0]) else nearest
         lanes //= 2
+    if best is not None:
+        return _with_copies(graph, board, clock_mhz, objective, best)
+    assert nearest is not None
     _, cost, over = nearest
     raise FitError(
         f"the model does not fit {board.name}, even with the smallest engines: {binding(cost, board, over)}; "
@@ -124,24 +170,64 @@ def choose_engines(graph: Graph, board: Board, clock_mhz: float, objective: Obje
     return best[2]
 
 
+def _with_copies(graph: Graph, board: Board, clock_mhz: float, objective: Objective, best: Ranked) -> Design:
+    """A design, with copies of small kernels where there is room for them and they help."""
+    design = replace(best[1], copies=2)
+    cost = estimate(build_program(graph, design, None), board, clock_mhz)
+    return design if overrun(cost.resources, board) is None and _rank(objective, cost, board, design) < best[0] else best[1]
+
+
+def _rank(objective: Objective, cost: Estimate, board: Board, design: Design) -> tuple[float, ...]:
+    """Lower is better: what the objective minimises, then cycles, then LUTs; the last decide between equals, always alike."""
+    return (SCORES[objective](cost, board, design.lanes), float(cost.cycles), cost.resources.lut, *map(float, astuple(design)))
+
+
 def _search(
     graph: Graph, board: Board, clock_mhz: float, objective: Objective, lanes: int
-) -> tuple[Design | None, tuple[float, Estimate, str] | None]:
-    """Try every combination: the best that fits, and how near the nearest comes of those that do not."""
-    best: tuple[tuple[float, ...], Design] | None = None
+) -> tuple[Ranked | None, tuple[float, Estimate, str] | None]:
+    """The best design that fits, and how near the nearest comes of those that do not."""
     nearest: tuple[float, Estimate, str] | None = None
-    for design in candidates(graph, lanes, board):
+    fitting: list[tuple[Design, Estimate]] = []
+    fits: set[tuple[int, int, int]] = set()
+    for design in candidates(graph, lanes, board, multiplier_choices(graph, lanes, MACS_PER_DSP * board.limits["dsp"])):
+        size = design.pe, design.rows_at_once, design.depth
+        if size in fits and objective in BY_CYCLES:
+            continue  # fewer rows on chip are no faster
         cost = estimate(build_program(graph, design, None), board, clock_mhz)
         over = overrun(cost.resources, board)
-        if over:
-            ratio = cost.used()[over] / max(board.limits[over], 1e-9)
-            if nearest is None or ratio < nearest[0]:
-                nearest = ratio, cost, over
+        if over is None:
+            fitting.append((design, cost))
+            fits.add(size)
             continue
-        key = (SCORES[objective](cost, board, design.lanes), float(cost.cycles), cost.resources.lut, *map(float, astuple(design)))
-        if best is None or key < best[0]:
-            best = key, design
-    return (None if best is None else best[1]), nearest
+        ratio = cost.used()[over] / max(board.limits[over], 1e-9)
+        if nearest is None or ratio < nearest[0]:
+            nearest = ratio, cost, over
+    return _with_queries(graph, board, clock_mhz, objective, worthwhile(fitting)), nearest
+
+
+def _with_queries(
+    graph: Graph, board: Board, clock_mhz: float, objective: Objective, starts: list[tuple[Design, Estimate]]
+) -> Ranked | None:
+    """The best of designs that fit with one query, each with as many queries as fit: more take more of everything. Cycles of the
+    operators add up, so what queries save depends on the rows alone; a design that cannot become the fastest is not tried."""
+    best: Ranked | None = None
+    saved: dict[tuple[int, int], int] = {}
+    for start, first in starts:
+        key = start.rows, start.depth
+        if key not in saved:
+            most = replace(start, queries=QUERY_CHOICES[-1])
+            saved[key] = first.cycles - estimate(build_program(graph, most, None), board, clock_mhz).cycles
+        if best is not None and objective in BY_CYCLES and first.cycles - saved[key] > best[0][0]:
+            continue
+        for queries in QUERY_CHOICES:
+            design = replace(start, queries=queries)
+            cost = first if design == start else estimate(build_program(graph, design, None), board, clock_mhz)
+            if overrun(cost.resources, board) is not None:
+                break
+            rank = _rank(objective, cost, board, design)
+            if best is None or rank < best[0]:
+                best = rank, design
+    return best
 
 
 def binding(cost: Estimate, board: Board, over: str) -> str:
@@ -165,19 +251,21 @@ def changes(graph: Graph, board: Board, clock_mhz: float, cost: Estimate) -> lis
 
 
 def fits_somehow(graph: Graph, board: Board, clock_mhz: float) -> bool:
-    """Whether any design fits, the smallest ones first."""
-    tried = (build_program(graph, design, None) for design in candidates(graph, choose_lanes(graph, board), board))
+    """Whether any design fits: one of the smallest."""
+    lanes = choose_lanes(graph, board)
+    tried = (build_program(graph, design, None) for design in candidates(graph, lanes, board, [(1, 1)]))
     return any(overrun(estimate(program, board, clock_mhz).resources, board) is None for program in tried)
 
 
 def smaller_designs(design: Design) -> list[tuple[str, Design]]:
     """Designs with a few parameters halved, those with the fewest halvings first, and what changed in words."""
     found: list[tuple[int, str, Design]] = []
-    for pe, rows, queries in product(range(6), range(6), range(5)):
-        halved = replace(design, pe=design.pe >> pe, rows=design.rows >> rows, queries=design.queries >> queries)
-        if pe + rows + queries and halved.pe >= halved.lanes and halved.rows and halved.queries:
-            pairs = zip([f.name for f in fields(design)], astuple(design), astuple(halved), strict=True)
-            found.append((pe + rows + queries, ", ".join(f"{n} {a} -> {b}" for n, a, b in pairs if a != b), halved))
+    for halvings in product(range(6), range(6), range(5), range(design.rows_at_once.bit_length())):
+        numbers = {name: getattr(design, name) >> by for name, by in zip(HALVED, halvings, strict=True)}
+        halved = replace(design, **numbers)
+        if sum(halvings) and halved.pe >= halved.lanes and halved.rows >= halved.rows_at_once and halved.queries:
+            changed = [f"{name} {getattr(design, name)} -> {numbers[name]}" for name, by in zip(HALVED, halvings, strict=True) if by]
+            found.append((sum(halvings), ", ".join(changed), halved))
     return [(text, halved) for _, text, halved in sorted(found, key=lambda entry: entry[:2])]
 
 

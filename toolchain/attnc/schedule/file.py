@@ -104,8 +104,8 @@ def check_program(schedule: Schedule, path: Path, program: Program, cost: Estima
     """Whether the interfaces and buffers that a schedule names are there, and the board has the memory."""
     where, buffers = f"schedule {path}", {buffer.key for buffer in cost.buffers}
     for bundle in schedule.ports:
-        if bundle not in program.bundles:
-            _wrong(where, "ports", f"only {', '.join(program.bundles)}", bundle)
+        if bundle not in program.bundles.values():
+            _wrong(where, "ports", f"only {', '.join(dict.fromkeys(program.bundles.values()))}", bundle)
     for key, kind in schedule.memory.items():
         if key not in buffers:
             _wrong(where, "memory", f"only {', '.join(sorted(buffers)) or 'nothing: no engine has buffers'}", key)

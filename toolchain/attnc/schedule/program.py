@@ -21,8 +21,8 @@ WALK_INTS = 9
 SLOT_INTS = 3
 """Of a slot: whether it works, the vectors that arrive, whether they are stored too."""
 IDLE = Walk(0, (0, 0, 0, 0), (0, 0, 0))
-BUNDLES = {"load": "load", "words": "weights", "store": "result", "wide": "wide"}
-"""Memory interfaces by the kind of their streams; "wide" ones are those of stores that move two words per cycle."""
+POINTERS = {"load": "load", "words": "weights", "store": "result", "wide": "wide"}
+"""Arguments of the accelerator by the kind of their streams; "wide" ones are those of stores that move two words per cycle."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Slot:
 @dataclass(frozen=True)
 class Stream:
     """Between memory and an engine. `slot` and `port` say which kernel it belongs to: none for the first slot's input and the last one's
-    output; a tap has a slot and no port. `bundle` is the memory interface that it uses, `beat` the words that this moves per cycle."""
+    output; a tap has a slot and no port. `pointer` is the argument of the accelerator that it uses, `beat` the words that this moves per cycle."""
 
     name: str
     kind: str
     type: IntType
-    bundle: str
+    pointer: str
     slot: int | None = None
     port: int | None = None
     beat: int = 1
@@ -92,12 +92,12 @@ class Engine:
     def streams(self) -> tuple[Stream, ...]:
         """The input of the first slot, the other operands slot by slot, taps, the output of the last."""
         found: list[Stream] = []
-        used = dict.fromkeys(BUNDLES, 0)
+        used = dict.fromkeys(POINTERS, 0)
 
         def add(name: str, kind: str, type_: IntType, slot: int | None = None, port: int | None = None) -> None:
             group = "wide" if name in self.wide else kind
             beat = self.beat if kind == "load" or group == "wide" else 1
-            found.append(Stream(name, kind, type_, f"{BUNDLES[group]}_{used[group]}", slot, port, beat))
+            found.append(Stream(name, kind, type_, f"{POINTERS[group]}_{used[group]}", slot, port, beat))
             used[group] += 1
 
         first, last = self.slots[0], self.slots[-1].kernel
@@ -131,7 +131,7 @@ class Instruction:
     tapped: frozenset[int]
     chain: Chain
 
-    @property
+    @cached_property
     def active(self) -> list[tuple[int, Call]]:
         """The slots that work, with their calls."""
         return [(number, call) for number, call in enumerate(self.calls) if call is not None]
@@ -191,18 +191,29 @@ class Program:
         """Every run of a kernel, with its engine."""
         return [(instruction.engine, call) for instruction in self.instructions for _, call in instruction.active]
 
-    @property
-    def interfaces(self) -> dict[str, int]:
-        """The memory interfaces of the streams, with the words that each moves per cycle."""
-        found = {stream.bundle: stream.beat for engine in self.engines for stream in engine.streams}
-        kinds = list(BUNDLES.values())
+    @cached_property
+    def pointers(self) -> dict[str, int]:
+        """The arguments through which streams reach memory, with the words that each moves per cycle."""
+        found = {stream.pointer: stream.beat for engine in self.engines for stream in engine.streams}
+        kinds = list(POINTERS.values())
         order = sorted(found, key=lambda name: (kinds.index(name.rpartition("_")[0]), int(name.rpartition("_")[2])))
         return {name: found[name] for name in order}
 
-    @property
-    def bundles(self) -> list[str]:
-        """All memory interfaces of the accelerator."""
-        return ["program", *self.interfaces]
+    @cached_property
+    def bundles(self) -> dict[str, str]:
+        """The memory interface of each pointer. One that writes shares it with one that reads words of its size, since an interface reads
+        and writes at the same time."""
+        readers: dict[int, list[str]] = {}
+        found = {"program": "program"}
+        for pointer, beat in self.pointers.items():
+            if pointer.startswith((POINTERS["load"], POINTERS["words"])):
+                readers.setdefault(beat, []).append(pointer)
+                found[pointer] = pointer
+        for pointer, beat in self.pointers.items():
+            if pointer not in found:
+                free = readers.get(beat)
+                found[pointer] = free.pop(0) if free else pointer
+        return found
 
     @property
     def instruction_ints(self) -> int:
@@ -257,7 +268,8 @@ def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes],
     offsets.update(apart(words))
     chains = form_chains(graph, [(node, operator(node).lower(node, ctx)) for node in graph.nodes], design.copies > 1)
     memory = plan_memory(graph, words, [(chain.reads, chain.stores()) for chain in chains])
-    chains = _settle(chains, offsets, {name: region.offset for name, region in memory.values.items()})
+    if write_weights is not None:  # where values lie changes no estimate
+        chains = _settle(chains, offsets, {name: region.offset for name, region in memory.values.items()})
     engines, engine_of = _engines(chains, design.beat)
     instructions = tuple(found for chain, engine in zip(chains, engine_of, strict=True) for found in _instructions(chain, engine))
     if design.beat > 1:
