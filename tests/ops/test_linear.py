@@ -89,7 +89,7 @@ def test_accumulator_width_holds_the_bound() -> None:
 def test_a_planted_bug_is_caught() -> None:
     graph = linear_graph([(5, 33, 47)])
     feeds = random_feeds(graph, 2)
-    found = simulate(graph, feeds, patch={"linear.hpp": ("AccT a = first ? AccT(0) : part[pe]", "AccT a = part[pe]")})
+    found = simulate(graph, feeds, patch={"linear.hpp": ("part[pe] = AccT((first ? AccT(0) : part[pe])", "part[pe] = AccT(part[pe]")})
     assert (found["y0"] != run_golden(graph, feeds)["y0"]).any()
 
 

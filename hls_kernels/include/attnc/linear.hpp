@@ -2,7 +2,10 @@
 // linear: y = requantize(x . W^T + bias), one shared engine for every matrix of the model.
 //
 // Shapes   x [rows, k_tiles*L], W [n_tiles*L, k_tiles*L], y [rows, n_tiles*L]; every stream in (tile, row) order.
-// Types    XT, WT signed integers; AccT holds bias plus any sum of products; YT holds [low, high].
+// Types    XT, WT signed bytes; AccT holds bias plus any sum of products; YT holds [low, high].
+// Inputs   x_bytes = 2: x of 16 bits comes as memory holds it, the word of its low bytes before that of its high bytes. With its highest
+//          bit turned over, a low byte is a signed one less 128, so x = 256 * high + low + 128: two steps per tile on the same
+//          multipliers, the sum of the second times 256. The bias holds 128 * sum of the weights. No hardware for it where X_BYTES = 1.
 // Weights  a stream of words, group after group of PE output channels: PE records of 8 bytes (bias s32, multiplier u24, shift u8,
 //          little endian); `scales` times PE multipliers u8, one per channel for each group of group_tiles tiles; the weights.
 //          bits = 8: PE rows of k_tiles words, one signed byte per weight.
@@ -13,7 +16,7 @@
 // Scales   acc = sum over groups of multiplier * (sum of products); no multiplier, and no hardware for it, where scales = 0.
 // Rounding requantize: half up, then saturation to [low, high].
 // Speed    PE*L multiply-adds per cycle (II = 1), two per DSP (dsp_pair.hpp). The next group is loaded while this one is computed, a
-//          word per cycle, so a group takes the longer of rows * k_tiles cycles and its words.
+//          word per cycle, so a group takes the longer of rows * k_tiles * x_bytes cycles and its words.
 // Source   output-stationary tiling; one engine shared by all layers as in Edge-MoE.
 
 #include "attnc/dsp_pair.hpp"
@@ -71,12 +74,14 @@ template <class WT, int L> Vec<WT, L> take_tile(Vec<UInt<8>, L>& code, int bits,
   return weights;
 }
 
-template <class XT, class WT, class AccT, int L, int PE, int K_TILES_MAX, int ROWS_MAX, int SCALES_MAX, int PACKED>
+template <class XT, class WT, class AccT, int L, int PE, int K_TILES_MAX, int X_TILES_MAX, int X_BYTES, int ROWS_MAX,
+          int SCALES_MAX, int PACKED>
 void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Word<L>>& records,
                        hls::stream<Vec<AccT, PE>>& sums, int rows, int k_tiles, int n_tiles, int bits, int unit_tiles, int group_tiles,
-                       int scales) {
+                       int scales, int x_bytes) {
+  typedef Int<width<XT>::value + width<WT>::value + clog2(L)> dot_t;
   static const int OCTETS = (PE + 7) / 8;
-  static Vec<XT, L> x_buffer[K_TILES_MAX][ROWS_MAX];
+  static Vec<XT, L> x_buffer[X_TILES_MAX][ROWS_MAX];
 #pragma HLS AGGREGATE variable = x_buffer
 #ifdef ATTNC_LINEAR_X_BUFFER
   ATTNC_BIND(x_buffer, ATTNC_LINEAR_X_BUFFER)
@@ -101,16 +106,26 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls:
   const int scale_words = scales * (PE / L);
   const int slots = packed ? OCTETS * ((units - 1) * bits + last_slots) + (ternary ? 2 : 0) : PE * k_tiles;
   const int load_slots = record_words + scale_words + slots;
-  const int steps = rows * k_tiles;
+  const int steps = rows * k_tiles * x_bytes;
 
 READ_X_TILES:
   for (int tile = 0; tile < k_tiles; ++tile) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = K_TILES_MAX
+    int row = 0, byte = 0;
   READ_X:
-    for (int row = 0; row < rows; ++row) {
+    for (int i = 0; i < rows * x_bytes; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
-      x_buffer[tile][row] = x.read();
+      Vec<XT, L> xs = x.read();
+      if (X_BYTES > 1 && x_bytes > 1 && byte == 0) {
+        for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+          xs.v[l] = XT(xs.v[l] ^ XT(-128));
+        }
+      }
+      x_buffer[tile * x_bytes + byte][row] = xs;
+      byte = byte + 1 == x_bytes ? 0 : byte + 1;
+      row = byte == 0 ? row + 1 : row;
     }
   }
 
@@ -123,7 +138,7 @@ GROUPS:
     const int busy = computing ? steps : 0;
     const int trips = loading && load_slots > busy ? load_slots : busy;
     const int fill = (group + 1) & 1, use = group & 1;
-    int row = 0, k = 0, in_group = 0, k_group = 0;
+    int row = 0, k = 0, byte = 0, in_group = 0, k_group = 0;
     int load_pe = 0, load_k = 0, scale = 0, scale_tile = 0;
     int unit = 0, octet = 0, slot = 0, held_tiles = 0, held_octet = 0, held_k = 0;
     Vec<UInt<8>, L> codes[8], held[8];
@@ -188,18 +203,20 @@ GROUPS:
         }
       }
       if (i < busy) {
-        const Vec<XT, L> xs = x_buffer[k][row];
-        const bool first = SCALES_MAX > 0 ? in_group == 0 : k == 0;
-        const bool last = k + 1 == k_tiles;
+        const Vec<XT, L> xs = x_buffer[X_BYTES > 1 ? k * x_bytes + byte : k][row];
+        const bool high = X_BYTES > 1 && byte == 1;
+        const bool whole = X_BYTES == 1 || byte + 1 == x_bytes;
+        const bool first = !high && (SCALES_MAX > 0 ? in_group == 0 : k == 0);
+        const bool last = whole && k + 1 == k_tiles;
         for (int pe = 0; pe < PE; pe += 2) {
 #pragma HLS UNROLL
-          AccT a = first ? AccT(0) : part[pe];
-          AccT b = first ? AccT(0) : part[pe + 1];
-          dot_pair<AccT, XT, WT, L>(xs, w_buffer[use][pe][k], w_buffer[use][pe + 1][k], a, b);
-          part[pe] = a;
-          part[pe + 1] = b;
+          dot_t a = 0, b = 0;
+          dot_pair<dot_t, XT, WT, L>(xs, w_buffer[use][pe][k], w_buffer[use][pe + 1][k], a, b);
+          part[pe] = AccT((first ? AccT(0) : part[pe]) + AccT(a) * AccT(high ? 256 : 1));
+          part[pe + 1] = AccT((first ? AccT(0) : part[pe + 1]) + AccT(b) * AccT(high ? 256 : 1));
         }
-        if (SCALES_MAX > 0) {
+        byte = whole ? 0 : byte + 1;
+        if (SCALES_MAX > 0 && whole) {
           const bool ends = last || in_group + 1 == group_tiles;
           if (ends) {
             for (int pe = 0; pe < PE; ++pe) {
@@ -220,7 +237,7 @@ GROUPS:
           sums.write(out);
           k = 0;
           ++row;
-        } else {
+        } else if (whole) {
           ++k;
         }
       }
@@ -307,19 +324,21 @@ RESCALE_BLOCKS:
   }
 }
 
-template <class XT, class WT, class AccT, class YT, int L, int PE, int K_TILES_MAX, int ROWS_MAX, int SCALES_MAX, int PACKED>
+template <class XT, class WT, class AccT, class YT, int L, int PE, int K_TILES_MAX, int X_TILES_MAX, int X_BYTES, int ROWS_MAX,
+          int SCALES_MAX, int PACKED>
 void linear(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y, int rows, int k_tiles, int n_tiles,
-            int low, int high, int bits, int unit_tiles, int group_tiles, int scales) {
+            int low, int high, int bits, int unit_tiles, int group_tiles, int scales, int x_bytes) {
   static_assert(PE % L == 0 && PE % 2 == 0, "linear: PE must be an even multiple of the number of lanes L");
-  static_assert(width<WT>::value == 8, "linear: weights are unpacked to bytes");
+  static_assert(width<XT>::value == 8 && width<WT>::value == 8, "linear: inputs come as bytes, weights are unpacked to bytes");
+  static_assert(X_BYTES == 1 || X_BYTES == 2, "linear: inputs have one or two bytes");
   static_assert(width<YT>::value >= 16, "linear: outputs have at least 16 bits");
 #pragma HLS DATAFLOW
   hls::stream<Word<L>> records("linear.records");
 #pragma HLS STREAM variable = records depth = 2 * PE * 8 / L
   hls::stream<Vec<AccT, PE>> sums("linear.sums");
 #pragma HLS STREAM variable = sums depth = 16
-  linear_accumulate<XT, WT, AccT, L, PE, K_TILES_MAX, ROWS_MAX, SCALES_MAX, PACKED>(x, w, records, sums, rows, k_tiles, n_tiles, bits,
-                                                                                     unit_tiles, group_tiles, scales);
+  linear_accumulate<XT, WT, AccT, L, PE, K_TILES_MAX, X_TILES_MAX, X_BYTES, ROWS_MAX, SCALES_MAX, PACKED>(
+      x, w, records, sums, rows, k_tiles, n_tiles, bits, unit_tiles, group_tiles, scales, x_bytes);
   linear_rescale<AccT, YT, L, PE, ROWS_MAX, 1>(records, sums, y, rows, n_tiles, 1, low, high);
 }
 
