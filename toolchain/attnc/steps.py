@@ -32,7 +32,7 @@ from attnc.schedule.devices import Board
 from attnc.schedule.file import Schedule
 from attnc.weights import WeightFormat
 
-WEIGHT_OPTIONS = ("weights", "group_size", "quantizer", "activations", "engine")
+WEIGHT_OPTIONS = ("weights", "group_size", "quantizer", "activations", "activation_bits", "engine")
 """Options that a config file may set too; on the command line they win over the file's own settings, not over its rules."""
 GRAM_SAMPLES = 64
 """Calibration samples from which covariances of inputs are taken."""
@@ -63,6 +63,7 @@ class State:
     sqnr: dict[str, float] = field(default_factory=dict)
     float_graph: Graph | None = None
     layers: LayerChoices | None = None
+    widened: frozenset[str] = frozenset()
     schedule: Schedule | None = None
     design: Design | None = None
     misfit: str | None = None
@@ -71,6 +72,11 @@ class State:
         """What was chosen for the weights of a layer."""
         assert self.layers is not None
         return self.layers.choose(node)
+
+    def input_bits(self, node: Node) -> int:
+        """Width of the input of a layer: what was asked for, where that is a number, else 16 for those that `widened` names."""
+        asked = self.settings(node).activation_bits
+        return (16 if node.name in self.widened else 8) if asked == "auto" else asked
 
     @property
     def graph(self) -> Graph:
@@ -164,7 +170,7 @@ def scale_tokens(state: State) -> None:
     """Dynamic activations for the layers whose settings ask for them."""
 
     def wanted(node: Node) -> bool:
-        return state.settings(node).activations == "dynamic" and "weight_q" not in node.params
+        return state.settings(node).activations == "dynamic" and state.input_bits(node) == 8 and "weight_q" not in node.params
 
     if any(wanted(node) for node in weighted(state.graph)):
         tokens.per_token(state.graph, wanted, glance(state, tokens.operands(state.graph, wanted)))
@@ -197,6 +203,8 @@ def quantize_weights(state: State) -> None:
 
 def plan(state: State) -> None:
     """What every value is to become."""
+    for node in weighted(state.graph):
+        node.attrs["activation_bits"] = state.input_bits(node)
     found = state.model.quantized
     state.plan.update(plan_types(state.graph, None if found is None else found.requantized))
 
