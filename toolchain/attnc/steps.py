@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,6 +65,10 @@ class State:
     float_graph: Graph | None = None
     layers: LayerChoices | None = None
     widened: frozenset[str] = frozenset()
+    """Layers whose inputs get 16 bits because the model needs it."""
+    widths: dict[str, Any] = field(default_factory=dict)
+    unplanned: Graph | None = None
+    """The float graph before types were planned."""
     schedule: Schedule | None = None
     design: Design | None = None
     misfit: str | None = None
@@ -203,6 +208,7 @@ def quantize_weights(state: State) -> None:
 
 def plan(state: State) -> None:
     """What every value is to become."""
+    state.unplanned = state.graph.copy()
     for node in weighted(state.graph):
         node.attrs["activation_bits"] = state.input_bits(node)
     found = state.model.quantized
@@ -226,18 +232,25 @@ def calibrate(state: State) -> None:
     state.statistics = observer.found
 
 
+def plan_again(state: State) -> None:
+    """Back to the float graph, planned with the widths of now. What calibration saw stays: new values are copies of known ones."""
+    assert state.unplanned is not None
+    state.model.graph = state.unplanned
+    state.plan.clear()
+    plan(state)
+    for node in state.graph.nodes:
+        if node.output not in state.statistics:
+            state.statistics[node.output] = state.statistics[node.inputs[0]]
+    for name, array in state.graph.constants.items():
+        observer = Observer(1)
+        observer(name, array[np.newaxis])
+        state.statistics.setdefault(name, observer.found[name])
+
+
 def quantize(state: State) -> None:
     """Keep the float graph for comparison; turn this one into integers."""
-    graph = state.graph
-    state.float_graph = Graph(
-        graph.name,
-        graph.inputs,
-        graph.outputs,
-        [type(node)(node.name, node.op, node.inputs, node.output, dict(node.attrs), node.params, node.source) for node in graph.nodes],
-        graph.values,
-        dict(graph.constants),
-    )
-    quantize_graph(graph)
+    state.float_graph = state.graph.copy()
+    quantize_graph(state.graph)
 
 
 def device_integers(graph: Graph, feeds: dict[str, Array], model: Model) -> dict[str, Array]:
