@@ -76,7 +76,7 @@ def _summary(facts: dict[str, Any], title: str) -> Table:
 def _reached(widths: dict[str, Any]) -> str:
     """The SQNR of the output that is farthest from float, and how it came about."""
     reached, before, count = min(widths["sqnr_db"].values(), default=99.0), widths["sqnr_db_of_8_bits"], len(widths["wide"])
-    text = f"{reached:.1f} dB against float on the worst output, {count} linear layers with inputs of 16 bits"
+    text = f"{reached:.1f} dB against float on the worst output, {count} linear layer{'' if count == 1 else 's'} with inputs of 16 bits"
     if before:
         text += f" ({min(before.values()):.1f} dB without those that the model needs)"
     return text + (f"; MISSES the target of {widths['target_db']:g} dB" if reached < widths["target_db"] else "")
