@@ -24,12 +24,12 @@ from attnc.ir import Node
 from attnc.ops.base import Array
 from attnc.ops.linear_weights import weight_shape
 from attnc.passes.weights import weighted
-from attnc.quant.noise import Probe, causes
+from attnc.quant.noise import Probe
 from attnc.quant.samples import Edge, chunks
 from attnc.steps import State
 
-PROBED = 4
-"""Samples on which single parts are measured."""
+PROBED, PROBED_ELEMENTS = 8, 1 << 18
+"""Samples on which single parts are measured: at most so many, and fewer (down to one) where their widest value has more elements."""
 SLACK = 10 ** (0.5 / 10)
 """Noise that may be left over that of all inputs widened, where the target is out of reach: half a decibel."""
 WORTHWHILE_DB = 1.0
@@ -91,7 +91,9 @@ def _noise(state: State) -> Array:
 def probe(state: State) -> Probe:
     """The graph on a few calibration samples."""
     assert state.float_graph is not None
-    feeds = next(chunks(islice(Edge(state.model).feeds(state.samples), PROBED), PROBED))
+    widest = max(value.shape[0] * value.shape[1] for value in state.graph.values.values())
+    count = min(PROBED, max(1, PROBED_ELEMENTS // widest))
+    feeds = next(chunks(islice(Edge(state.model).feeds(state.samples), count), count))
     values: dict[str, Array] = {}
     run_reference(state.float_graph, feeds, values.__setitem__)
     return Probe(state.float_graph, state.graph, values)
@@ -161,9 +163,11 @@ def _binding(state: State) -> list[dict[str, Any]]:
     """The nodes that bring most noise, and why; `percent` of what was measured at the output where they weigh most."""
     assert state.float_graph is not None
     found, measured = probe(state), _noise(state)
-    rows = [(found.rounding(name), name, "input", f"input of {state.graph.type(name).bits} bits") for name in state.graph.inputs]
-    for node in state.float_graph.nodes:
-        noise, why = causes(found, node)
-        rows.append((noise, node.name, node.op, why))
-    shares = sorted(((float((100 * noise / measured).max()), name, op, why) for noise, name, op, why in rows), key=lambda row: -row[0])
-    return [{"node": name, "op": op, "percent": round(share, 1), "why": why} for share, name, op, why in shares[:BINDING]]
+    shares: list[tuple[float, str, Node | None]]
+    shares = [(float((100 * found.rounding(name) / measured).max()), name, None) for name in state.graph.inputs]
+    shares += [(float((100 * found.node(node) / measured).max()), node.name, node) for node in state.float_graph.nodes]
+    rows = []
+    for share, name, node in sorted(shares, key=lambda row: -row[0])[:BINDING]:
+        why = f"input of {state.graph.type(name).bits} bits" if node is None else found.cause(node)
+        rows.append({"node": name, "op": "input" if node is None else node.op, "percent": round(share, 1), "why": why})
+    return rows
