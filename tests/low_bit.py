@@ -36,8 +36,8 @@ def grid_params(format_: WeightFormat, n: int, k: int, rng: np.random.Generator,
     }
 
 
-def low_bit_graph(specs: list[Spec], seed: int = 0, extreme: bool = False, bits: int = 8, zero_point: int = 0) -> Graph:
-    """Independent linear nodes."""
+def low_bit_graph(specs: list[Spec], seed: int = 0, extreme: bool = False, bits: int = 8, wide: bool = False) -> Graph:
+    """Independent linear nodes; their outputs have `bits` bits, their inputs 8, or 16 where they are `wide`."""
     rng = np.random.default_rng(seed)
     graph, types = Graph("low_bit"), {}
     for i, (weights, group_size, (rows, k, n), engine) in enumerate(specs):
@@ -48,5 +48,5 @@ def low_bit_graph(specs: list[Spec], seed: int = 0, extreme: bool = False, bits:
         graph.outputs.append(y)
         params = grid_params(WeightFormat.parse(weights, group_size), n, k, rng, extreme)
         graph.nodes.append(Node(f"n{i}", "linear", [x], y, {"weights": weights, "group_size": group_size, "engine": engine}, params))
-        types[x], types[y] = tensor_type(8, 0.02), tensor_type(bits, 0.05 if bits == 8 else 3e-4)
+        types[x], types[y] = tensor_type(16, 8e-5) if wide else tensor_type(8, 0.02), tensor_type(bits, 0.05 if bits == 8 else 3e-4)
     return quantized(graph, types)

@@ -32,7 +32,7 @@ LAYERS = (
     {"verify"},
     {"approx", "console", "cost_tables", "report", "report_tables", "tables"},
     {"steps"},
-    {"compiler", "estimation", "evaluation"},
+    {"compiler", "estimation", "evaluation", "widths"},
     {"cli_approx", "cli_export", "cost_commands"},
     {"cli"},
     {"__main__"},

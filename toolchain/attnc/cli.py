@@ -15,13 +15,15 @@ import attnc
 from attnc import cost_commands, tables
 from attnc.cli_approx import APPROX, approx, implementations
 from attnc.cli_export import EXPORT, export_qdq
-from attnc.config import Activations, Calibration, CompileOptions
+from attnc.config import SQNR_TARGET, Activations, Calibration, CompileOptions
 from attnc.console import (
+    ActivationBitsOption,
     Build,
     Json,
     ModelFile,
     ObjectiveOption,
     Shapes,
+    SqnrTargetOption,
     State,
     Types,
     UtilisationOption,
@@ -106,6 +108,8 @@ def compile_command(
     activations: Annotated[
         Activations | None, typer.Option("--activations", help="Scales of inputs of linear layers: calibrated, or per token (dynamic).")
     ] = None,
+    activation_bits: ActivationBitsOption = None,
+    sqnr_target: SqnrTargetOption = SQNR_TARGET,
     clock: Annotated[float | None, typer.Option("--clock", metavar="MHZ", help="Target clock; the board's by default.")] = None,
     objective: ObjectiveOption = "latency",
     utilisation: UtilisationOption = None,
@@ -139,6 +143,8 @@ def compile_command(
         quantizer=quantizer,
         engine=engine,
         activations=activations,
+        activation_bits=activation_bits,
+        sqnr_target=sqnr_target,
         clock_mhz=clock,
         objective=objective,
         utilisation=utilisation,

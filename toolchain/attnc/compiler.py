@@ -41,10 +41,12 @@ from attnc.steps import (
     fold_attention_masks,
     pair_rotary_channels,
     plan,
+    plan_again,
     quantize,
     quantize_weights,
     scale_tokens,
 )
+from attnc.widths import choose_widths
 
 Progress = Callable[[str], None]
 
@@ -65,8 +67,21 @@ STEPS: list[Step] = [
     ("quantizing weights", quantize_weights),
     ("quantizing", quantize),
     ("comparing golden with float", compare_layers),
+    ("choosing widths of inputs", lambda s: choose_widths(s, requantize)),
     ("choosing the design", lambda s: choose(s)),
 ]
+
+
+QUANTIZING = ("choosing scales", "choosing implementations", "quantizing weights", "quantizing", "comparing golden with float")
+
+
+def requantize(state: State) -> None:
+    """The quantized graph anew, with the widths that `state` asks for now."""
+    plan_again(state)
+    for title, step in STEPS:
+        if title in QUANTIZING:
+            step(state)
+            verify(state.graph)
 
 
 def compile_model(path: Path, options: CompileOptions, progress: Progress = lambda text: None) -> Path:
@@ -175,6 +190,7 @@ def write(state: State) -> Path:
         program, cost = write_project(folder, model, state.design, state.board, state.clock_mhz, source, vectors, outputs, places, ports)
         facts = report.compile_report(
             model=model, program=program, cost=cost, board=state.board, source=source, sqnr=state.sqnr, misfit=state.misfit,
+            widths=state.widths,
             float_check={"against": state.float_model, "largest_relative_error": round(state.float_error, 9)},
             calibration={
                 "source": "synthetic" if state.synthetic else str(state.options.calib.name if state.options.calib else ""),

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Calibration = Literal["mse", "minmax", "percentile"]
 Objective = Literal["latency", "throughput", "area", "energy"]
 DEFAULT_TARGET = "kv260"
 Activations = Literal["static", "dynamic"]
+
+
+def _number(given: Any) -> Any:
+    """Digits as a number: a command line has only text."""
+    return int(given) if isinstance(given, str) and given.isdigit() else given
+
+
+ActivationBits = Annotated[Literal[8, 16, "auto"], BeforeValidator(_number)]
+SQNR_TARGET = 30.0
 
 
 class CompileOptions(BaseModel):
@@ -45,6 +54,10 @@ class CompileOptions(BaseModel):
     engine: Literal["auto", "dsp", "lookup"] | None = None
     activations: Activations | None = None
     """static: a scale per tensor, from calibration. dynamic: inputs of linear layers get a scale per token while the device runs."""
+    activation_bits: ActivationBits | None = None
+    """Width of the inputs of linear layers: 8, 16, or auto (the default): 16 where the model needs it for `sqnr_target`."""
+    sqnr_target: float = Field(default=SQNR_TARGET, ge=0, le=90)
+    """SQNR in dB of golden against float, on every output of the device, that `auto` widens inputs for."""
     implementations: dict[str, str] = Field(default_factory=dict)
     """Implementation of a nonlinear function by the function's name (`attnc approx` lists both); "auto" for the others."""
     error_target: float | None = Field(default=None, gt=0, le=1)

@@ -7,7 +7,7 @@ arrays carry the samples in front: `[samples, rows, channels]`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -178,6 +178,12 @@ class Graph:
                 continue  # not in integers yet
             if array.min() < value.type.range[0] or array.max() > value.type.range[1]:
                 raise GraphError(f"constant {name!r} does not fit {value.type.short}")
+
+    def copy(self) -> Graph:
+        """A graph whose nodes, values and constants can be changed and replaced without a trace in this one; arrays are shared."""
+        nodes = [replace(node, inputs=[*node.inputs], attrs={**node.attrs}, params={**node.params}) for node in self.nodes]
+        values = {name: replace(value) for name, value in self.values.items()}
+        return Graph(self.name, [*self.inputs], [*self.outputs], nodes, values, {**self.constants})
 
     def dump(self) -> str:
         """The graph as text, a line per node."""

@@ -44,6 +44,7 @@ def compile_report(
     sqnr: dict[str, float],
     float_check: dict[str, Any],
     calibration: dict[str, Any],
+    widths: dict[str, Any],
     misfit: str | None = None,
 ) -> dict[str, Any]:
     """All facts of a compilation, ready for JSON; `misfit` says why the schedule does not fit the board."""
@@ -55,6 +56,7 @@ def compile_report(
         "target": {"name": board.name, "part": board.part, "clock_mhz": cost.clock_mhz},
         "board": board.model_dump(mode="json"),
         "calibration": calibration,
+        "activation_bits": widths,
         "float_check": float_check,
         "placement": dict(sorted(Counter(p.where for p in model.placements).items())),
         "host_operators": [{"node": p.node, "operator": p.operator, "reason": p.reason} for p in model.placements if p.where == "host"],

@@ -18,7 +18,7 @@ def render(facts: dict[str, Any]) -> RenderableType:
     """The report as tables."""
     cost = facts["estimate"]
     title = f"{escape(facts['model']['file'])} on {facts['target']['name']}"
-    return Group(_summary(facts, title), resources(cost), operators(cost), lost(cost), _layers(facts))
+    return Group(_summary(facts, title), resources(cost), operators(cost), lost(cost), *_widths(facts), _layers(facts))
 
 
 def render_estimate(cost: dict[str, Any], title: str) -> RenderableType:
@@ -56,6 +56,9 @@ def _summary(facts: dict[str, Any], title: str) -> Table:
     if imported:
         counts = f"{len(imported['weights'])} weights and {imported['activation_types']} types of activations as imported"
         table.add_row("quantized by", f"{' and '.join(imported['dialects'])}: {counts}, {len(imported['left_out'])} pairs left out")
+    widths = facts.get("activation_bits")
+    if widths:
+        table.add_row("SQNR, calibration", _reached(widths))
     evaluation = facts.get("evaluation")
     if evaluation:
         for kind, percent in evaluation.get("accuracy_percent", {}).items():
@@ -68,6 +71,39 @@ def _summary(facts: dict[str, Any], title: str) -> Table:
     _cost_rows(table, facts["estimate"])
     table.add_row("files", ", ".join(facts["files"].values()))
     return table
+
+
+def _reached(widths: dict[str, Any]) -> str:
+    """The SQNR of the output that is farthest from float, and how it came about."""
+    reached, before, count = min(widths["sqnr_db"].values(), default=99.0), widths["sqnr_db_of_8_bits"], len(widths["wide"])
+    text = f"{reached:.1f} dB against float on the worst output, {count} linear layer{'' if count == 1 else 's'} with inputs of 16 bits"
+    if before:
+        text += f" ({min(before.values()):.1f} dB without those that the model needs)"
+    return text + (f"; MISSES the target of {widths['target_db']:g} dB" if reached < widths["target_db"] else "")
+
+
+def _widths(facts: dict[str, Any]) -> list[Table]:
+    """Which inputs have 16 bits and why; what binds where the target is missed."""
+    widths, tables = facts.get("activation_bits"), []
+    for key, title, names in (
+        ("wide", "Linear layers with inputs of 16 bits", ("node", "why", "noise in 8 bits", "more multiply-adds")),
+        ("binding", "What keeps the outputs from the target, by share of the noise", ("node", "why", "share", "operator")),
+    ):
+        rows = widths[key] if widths else []
+        if not rows:
+            continue
+        more = f" (first {WORST} of {len(rows)})" if len(rows) > WORST else ""
+        table = Table(title=title + more, title_justify="left")
+        for name in names:
+            table.add_column(name, justify="left" if name in ("node", "why", "operator") else "right", overflow="ellipsis", max_width=56)
+        for row in rows[:WORST]:
+            if key == "binding":
+                cells = f"{row['percent']:.1f} %", row["op"]
+            else:
+                cells = (f"{row['noise_percent']:.1f} %", f"{row['multiply_adds']:,}") if "noise_percent" in row else ("", "")
+            table.add_row(escape(row["node"]), escape(row["why"]), *cells)
+        tables.append(table)
+    return tables
 
 
 def resources(cost: dict[str, Any]) -> Table:

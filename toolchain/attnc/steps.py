@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ from attnc.schedule.devices import Board
 from attnc.schedule.file import Schedule
 from attnc.weights import WeightFormat
 
-WEIGHT_OPTIONS = ("weights", "group_size", "quantizer", "activations", "engine")
+WEIGHT_OPTIONS = ("weights", "group_size", "quantizer", "activations", "activation_bits", "engine")
 """Options that a config file may set too; on the command line they win over the file's own settings, not over its rules."""
 GRAM_SAMPLES = 64
 """Calibration samples from which covariances of inputs are taken."""
@@ -63,6 +64,11 @@ class State:
     sqnr: dict[str, float] = field(default_factory=dict)
     float_graph: Graph | None = None
     layers: LayerChoices | None = None
+    widened: frozenset[str] = frozenset()
+    """Layers whose inputs get 16 bits because the model needs it."""
+    widths: dict[str, Any] = field(default_factory=dict)
+    unplanned: Graph | None = None
+    """The float graph before types were planned."""
     schedule: Schedule | None = None
     design: Design | None = None
     misfit: str | None = None
@@ -71,6 +77,11 @@ class State:
         """What was chosen for the weights of a layer."""
         assert self.layers is not None
         return self.layers.choose(node)
+
+    def input_bits(self, node: Node) -> int:
+        """Width of the input of a layer: what was asked for, where that is a number, else 16 for those that `widened` names."""
+        asked = self.settings(node).activation_bits
+        return (16 if node.name in self.widened else 8) if asked == "auto" else asked
 
     @property
     def graph(self) -> Graph:
@@ -164,7 +175,7 @@ def scale_tokens(state: State) -> None:
     """Dynamic activations for the layers whose settings ask for them."""
 
     def wanted(node: Node) -> bool:
-        return state.settings(node).activations == "dynamic" and "weight_q" not in node.params
+        return state.settings(node).activations == "dynamic" and state.input_bits(node) == 8 and "weight_q" not in node.params
 
     if any(wanted(node) for node in weighted(state.graph)):
         tokens.per_token(state.graph, wanted, glance(state, tokens.operands(state.graph, wanted)))
@@ -197,6 +208,9 @@ def quantize_weights(state: State) -> None:
 
 def plan(state: State) -> None:
     """What every value is to become."""
+    state.unplanned = state.graph.copy()
+    for node in weighted(state.graph):
+        node.attrs["activation_bits"] = state.input_bits(node)
     found = state.model.quantized
     state.plan.update(plan_types(state.graph, None if found is None else found.requantized))
 
@@ -218,18 +232,25 @@ def calibrate(state: State) -> None:
     state.statistics = observer.found
 
 
+def plan_again(state: State) -> None:
+    """Back to the float graph, planned with the widths of now. What calibration saw stays: new values are copies of known ones."""
+    assert state.unplanned is not None
+    state.model.graph = state.unplanned
+    state.plan.clear()
+    plan(state)
+    for node in state.graph.nodes:
+        if node.output not in state.statistics:
+            state.statistics[node.output] = state.statistics[node.inputs[0]]
+    for name, array in state.graph.constants.items():
+        observer = Observer(1)
+        observer(name, array[np.newaxis])
+        state.statistics.setdefault(name, observer.found[name])
+
+
 def quantize(state: State) -> None:
     """Keep the float graph for comparison; turn this one into integers."""
-    graph = state.graph
-    state.float_graph = Graph(
-        graph.name,
-        graph.inputs,
-        graph.outputs,
-        [type(node)(node.name, node.op, node.inputs, node.output, dict(node.attrs), node.params, node.source) for node in graph.nodes],
-        graph.values,
-        dict(graph.constants),
-    )
-    quantize_graph(graph)
+    state.float_graph = state.graph.copy()
+    quantize_graph(state.graph)
 
 
 def device_integers(graph: Graph, feeds: dict[str, Array], model: Model) -> dict[str, Array]:

@@ -2,7 +2,10 @@
 // linear: y = requantize(x . W^T + bias), one shared engine for every matrix of the model.
 //
 // Shapes   x [rows, k_tiles*L], W [n_tiles*L, k_tiles*L], y [rows, n_tiles*L]; every stream in (tile, row) order.
-// Types    XT, WT signed integers; AccT holds bias plus any sum of products; YT holds [low, high].
+// Types    XT, WT signed bytes; AccT holds bias plus any sum of products; YT holds [low, high].
+// Inputs   x_bytes = 2: x of 16 bits comes as memory holds it, the word of its low bytes before that of its high bytes. With its highest
+//          bit turned over, a low byte is a signed one less 128, so x = 256 * high + low + 128: two steps per tile on the same
+//          multipliers, the sum of the second times 256. The bias holds 128 * sum of the weights. No hardware for it where X_BYTES = 1.
 // Weights  a stream of words, group after group of PE output channels: PE records of 8 bytes (bias s32, multiplier u24, shift u8,
 //          little endian); `scales` times PE multipliers u8, one per channel for each group of group_tiles tiles; the weights.
 //          bits = 8: PE rows of k_tiles words, one signed byte per weight.
@@ -13,7 +16,7 @@
 // Scales   acc = sum over groups of multiplier * (sum of products); no multiplier, and no hardware for it, where scales = 0.
 // Rounding requantize: half up, then saturation to [low, high].
 // Speed    R*PE*L multiply-adds per cycle (II = 1) from PE*L weights and R*L inputs, two per DSP (dsp_pair.hpp): R rows at a time take
-//          k_tiles cycles, or R*PE/L where that is more, since their sums leave a vector per cycle. The next group is loaded meanwhile, a
+//          k_tiles * x_bytes cycles, or R*PE/L where that is more, since their sums leave a vector per cycle. The next group is loaded meanwhile, a
 //          word per cycle; so is x while group 0 is. Where R does not divide the rows, the last ones are computed beside rows of
 //          zeros, whose sums stay here. No y_buffer where PE = L: sums then come in the order of y.
 // Order    sums leave group after group, in a group row after row, in a row tile after tile.
@@ -74,13 +77,14 @@ template <class WT, int L> Vec<WT, L> take_tile(Vec<UInt<8>, L>& code, int bits,
   return weights;
 }
 
-template <class XT, class WT, class AccT, int L, int PE, int R, int K_TILES_MAX, int ROWS_MAX, int SCALES_MAX, int PACKED>
+template <class XT, class WT, class AccT, int L, int PE, int R, int K_TILES_MAX, int X_TILES_MAX, int X_BYTES, int ROWS_MAX,
+          int SCALES_MAX, int PACKED>
 void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Word<L>>& records,
                        hls::stream<Vec<AccT, L>>& sums, int rows, int k_tiles, int n_tiles, int bits, int unit_tiles, int group_tiles,
-                       int scales) {
+                       int scales, int x_bytes) {
   typedef Int<width<XT>::value + width<WT>::value + clog2(L)> dot_t;
   static const int OCTETS = (PE + 7) / 8, TILES = PE / L, ROW_BLOCKS = (ROWS_MAX + R - 1) / R;
-  static Vec<XT, L> x_buffer[R][K_TILES_MAX][ROW_BLOCKS];
+  static Vec<XT, L> x_buffer[R][X_TILES_MAX][ROW_BLOCKS];
 #pragma HLS AGGREGATE variable = x_buffer
 #ifdef ATTNC_LINEAR_X_BUFFER
   ATTNC_BIND(x_buffer, ATTNC_LINEAR_X_BUFFER)
@@ -110,8 +114,9 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls:
   const int scale_words = scales * (PE / L);
   const int slots = packed ? OCTETS * ((units - 1) * bits + last_slots) + (ternary ? 2 : 0) : PE * k_tiles;
   const int load_slots = record_words + scale_words + slots;
-  const int x_slots = rows * k_tiles;
-  const int row_slots = max_of(k_tiles, R * TILES);
+  const int products = k_tiles * x_bytes;
+  const int x_slots = rows * products;
+  const int row_slots = max_of(products, R * TILES);
   const int steps = (rows + R - 1) / R * row_slots;
   int done_rows = 0, done_row = 0, done_tile = 0;
 
@@ -123,8 +128,8 @@ GROUPS:
     const int busy = group < 0 ? x_slots : group < groups ? steps : R * TILES;
     const int trips = loading && load_slots > busy ? load_slots : busy;
     const int fill = (group + 1) & 1, use = group & 1;
-    int left = rows, block = 0, k = 0, in_group = 0, k_group = 0;
-    int x_tile = 0, x_left = rows, x_block = 0, x_bank = 0;
+    int left = rows, block = 0, step = 0, k = 0, byte = 0, in_group = 0, k_group = 0;
+    int x_tile = 0, x_byte = 0, x_left = rows, x_block = 0, x_bank = 0;
     int load_pe = 0, load_k = 0, scale = 0, scale_tile = 0;
     int unit = 0, octet = 0, slot = 0, held_tiles = 0, held_octet = 0, held_k = 0;
     Vec<UInt<8>, L> codes[8], held[8];
@@ -187,7 +192,13 @@ GROUPS:
         }
       }
       if (group < 0 && i < x_slots) {
-        const Vec<XT, L> xs = x.read();
+        Vec<XT, L> xs = x.read();
+        if (X_BYTES > 1 && x_bytes > 1 && x_byte == 0) {
+          for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+            xs.v[l] = XT(xs.v[l] ^ XT(-128));
+          }
+        }
         for (int r = 0; r < R; ++r) {
 #pragma HLS UNROLL
           Vec<XT, L> value;
@@ -196,13 +207,16 @@ GROUPS:
             value.v[l] = r == x_bank ? xs.v[l] : XT(0);
           }
           // The first row of a block clears those beside it, which may never come.
-          if (r == x_bank || x_bank == 0) x_buffer[r][x_tile][x_block] = value;
+          if (r == x_bank || x_bank == 0) x_buffer[r][x_tile + x_byte][x_block] = value;
         }
-        --x_left;
-        x_bank = x_left == 0 || x_bank + 1 == R ? 0 : x_bank + 1;
-        x_block = x_left == 0 ? 0 : x_bank == 0 ? x_block + 1 : x_block;
-        x_tile = x_left == 0 ? x_tile + 1 : x_tile;
-        x_left = x_left == 0 ? rows : x_left;
+        x_byte = x_byte + 1 == x_bytes ? 0 : x_byte + 1;
+        if (x_byte == 0) {
+          --x_left;
+          x_bank = x_left == 0 || x_bank + 1 == R ? 0 : x_bank + 1;
+          x_block = x_left == 0 ? 0 : x_bank == 0 ? x_block + 1 : x_block;
+          x_tile = x_left == 0 ? x_tile + x_bytes : x_tile;
+          x_left = x_left == 0 ? rows : x_left;
+        }
       }
       if (done_rows > 0) {
         Vec<AccT, L> out;
@@ -216,20 +230,22 @@ GROUPS:
         done_rows = done_tile == 0 ? done_rows - 1 : done_rows;
       }
       const bool computing = group >= 0 && group < groups && left > 0;
-      if (computing && k < k_tiles) {
-        const bool first = SCALES_MAX > 0 ? in_group == 0 : k == 0;
-        const bool last = k + 1 == k_tiles;
+      if (computing && step < products) {
+        const bool high = X_BYTES > 1 && byte == 1;
+        const bool whole = X_BYTES == 1 || byte + 1 == x_bytes;
+        const bool first = !high && (SCALES_MAX > 0 ? in_group == 0 : k == 0);
+        const bool last = whole && k + 1 == k_tiles;
         for (int pe = 0; pe < PE; pe += 2) {
 #pragma HLS UNROLL
           for (int r = 0; r < R; ++r) {
 #pragma HLS UNROLL
             dot_t a = 0, b = 0;
-            dot_pair<dot_t, XT, WT, L>(x_buffer[r][k][block], w_buffer[use][pe][k], w_buffer[use][pe + 1][k], a, b);
-            part[r][pe] = AccT((first ? AccT(0) : part[r][pe]) + AccT(a));
-            part[r][pe + 1] = AccT((first ? AccT(0) : part[r][pe + 1]) + AccT(b));
+            dot_pair<dot_t, XT, WT, L>(x_buffer[r][step][block], w_buffer[use][pe][k], w_buffer[use][pe + 1][k], a, b);
+            part[r][pe] = AccT((first ? AccT(0) : part[r][pe]) + AccT(a) * AccT(high ? 256 : 1));
+            part[r][pe + 1] = AccT((first ? AccT(0) : part[r][pe + 1]) + AccT(b) * AccT(high ? 256 : 1));
           }
         }
-        if (SCALES_MAX > 0) {
+        if (SCALES_MAX > 0 && whole) {
           const bool ends = last || in_group + 1 == group_tiles;
           if (ends) {
             for (int r = 0; r < R; ++r) {
@@ -255,8 +271,11 @@ GROUPS:
           done_rows = left < R ? left : R;
           done_row = 0;
         }
+        byte = whole ? 0 : byte + 1;
+        k = whole ? k + 1 : k;
       }
-      if (computing && ++k == row_slots) {
+      if (computing && ++step == row_slots) {
+        step = 0;
         k = 0;
         ++block;
         left -= R;
@@ -351,20 +370,22 @@ RESCALE_BLOCKS:
   }
 }
 
-template <class XT, class WT, class AccT, class YT, int L, int PE, int R, int K_TILES_MAX, int ROWS_MAX, int SCALES_MAX, int PACKED>
+template <class XT, class WT, class AccT, class YT, int L, int PE, int R, int K_TILES_MAX, int X_TILES_MAX, int X_BYTES,
+          int ROWS_MAX, int SCALES_MAX, int PACKED>
 void linear(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y, int rows, int k_tiles, int n_tiles,
-            int low, int high, int bits, int unit_tiles, int group_tiles, int scales) {
+            int low, int high, int bits, int unit_tiles, int group_tiles, int scales, int x_bytes) {
   static_assert(PE % L == 0 && PE % 2 == 0, "linear: PE must be an even multiple of the number of lanes L");
   static_assert(R > 0, "linear: at least one row is computed at a time");
-  static_assert(width<WT>::value == 8, "linear: weights are unpacked to bytes");
+  static_assert(width<XT>::value == 8 && width<WT>::value == 8, "linear: inputs come as bytes, weights are unpacked to bytes");
+  static_assert(X_BYTES == 1 || X_BYTES == 2, "linear: inputs have one or two bytes");
   static_assert(width<YT>::value >= 16, "linear: outputs have at least 16 bits");
 #pragma HLS DATAFLOW
   hls::stream<Word<L>> records("linear.records");
 #pragma HLS STREAM variable = records depth = 2 * PE * 8 / L
   hls::stream<Vec<AccT, L>> sums("linear.sums");
 #pragma HLS STREAM variable = sums depth = 32
-  linear_accumulate<XT, WT, AccT, L, PE, R, K_TILES_MAX, ROWS_MAX, SCALES_MAX, PACKED>(x, w, records, sums, rows, k_tiles, n_tiles,
-                                                                                        bits, unit_tiles, group_tiles, scales);
+  linear_accumulate<XT, WT, AccT, L, PE, R, K_TILES_MAX, X_TILES_MAX, X_BYTES, ROWS_MAX, SCALES_MAX, PACKED>(
+      x, w, records, sums, rows, k_tiles, n_tiles, bits, unit_tiles, group_tiles, scales, x_bytes);
   linear_rescale<AccT, YT, L, PE, L, ROWS_MAX, 1>(records, sums, y, rows, n_tiles, 1, low, high);
 }
 

@@ -240,13 +240,15 @@ class Lowering:
 
     def walk(self, name: str, row: int = 0, rows: int | None = None, tile: int = 0, tiles: int | None = None, raw: bool = False) -> Walk:
         """Rows [row, row+rows) of tiles [tile, tile+tiles) of a value, in (tile, row) order; the whole by default. With `raw`,
-        elements as memory holds them, zero point included: for kernels that read bytes."""
-        zero = 0 if raw else self.zero_point(name)
+        bytes as memory holds them, zero point included, low before high ones: for kernels that read bytes."""
         height = self.graph.value(name).shape[0]
         rows = height - row if rows is None else rows
         tiles = self.tiles(name) - tile if tiles is None else tiles
         size = self.bytes(name)
         offset = self.offsets[name] + (tile * height + row) * size
+        zero = 0 if raw else self.zero_point(name)
+        if raw:
+            rows, height, size = rows * size, height * size, 1
         if rows == height:  # one long burst
             return Walk(offset, (1, 1, 1, tiles * rows), (0, 0, 0), size, zero)
         return Walk(offset, (1, 1, tiles, rows), (0, 0, height), size, zero)

@@ -7,9 +7,12 @@ Scales   x one scale per channel k (a smoothed value) or per tensor; weight one 
 Weights  attrs["weights"], a name of `weights.WeightFormat`. A pass that quantizes hands over params weight_q, weight_unit and
          weight_multiplier (`weights.QuantizedWeight`) beside the bias; without them the weight becomes int8 per channel here.
 Engines  attrs["engine"]: "dsp" multiplies (linear.hpp), "lookup" tabulates (lookup_linear.hpp). Same integers.
+Inputs   8 bits, or 16 where attrs["activation_bits"] asks for them: these take twice the steps, and only "dsp" takes them.
 Rounding requantize (half up), saturation to the range of y.
-Zero     the multipliers read x as memory holds it, zero point included; param stored_bias takes zero_point * sum_k w[n,k] off again.
+Zero     the multipliers read x as memory holds it, zero point included; param stored_bias takes zero_point * sum_k w[n,k] off again,
+         and adds the 128 * sum_k w[n,k] that reading low bytes as signed ones leaves out.
 Widths   |acc| <= sum_k |w[n,k]| * |x|max + |bias[n]|, from the weights themselves; the engine's accumulator holds the largest.
+         x of 16 bits: its high bytes alone give up to 2**15 per weight, its low ones 2**7 more.
 """
 
 from __future__ import annotations
@@ -30,6 +33,10 @@ from attnc.ops.storage import storage
 
 TERNARY_TILES = 3
 """Tiles of a ternary code in the memory of the dsp engine."""
+LOW_BYTE_OFFSET = 128
+"""What a low byte of 16-bit inputs is more than the signed byte that is multiplied."""
+ACC_LIMIT = 44
+"""Bits of the largest accumulator besides its sign: with a multiplier of 17 bits it stays below 2**61, and so does what rounds it."""
 
 
 class Linear(Operator):
@@ -51,8 +58,8 @@ class Linear(Operator):
         return result
 
     def operand_bits(self, node: Node, index: int) -> int:
-        """The multipliers take bytes."""
-        return 8
+        """The multipliers take bytes, or two of them one after the other."""
+        return int(node.attrs.get("activation_bits", 8))
 
     def channel_weights(self, node: Node, index: int) -> Array | None:
         """Largest weight per input channel; None for imposed weights, which take no scale in."""
@@ -68,15 +75,17 @@ class Linear(Operator):
         factors = weight.multiplier.astype(np.uint8) if scaled else None
         whole = effective_weight(weight.q, factors, weight.format.group_size)
         bias = np.rint(bias_real / unit).astype(np.int64)
-        stored = bias - x.zero_point * whole.sum(axis=1, dtype=np.int64)
+        offset = LOW_BYTE_OFFSET if x.bits > 8 else 0
+        stored = bias + (offset - x.zero_point) * whole.sum(axis=1, dtype=np.int64)
         multiplier, shift = quantize_multiplier(unit / np.broadcast_to(output.scale, unit.shape))
-        peak = max(x.magnitude, 1 << (x.bits - 1))
+        peak = max(x.magnitude, 1 << (x.bits - 1)) + offset
         bound = int((magnitude_bound(weight, peak) + np.maximum(np.abs(bias), np.abs(stored))).max())
         node.params = {"weight": weight.q, "bias": bias, "multiplier": multiplier, "shift": shift, "weight_scale": weight.unit}
         node.params["stored_bias"] = stored
         if factors is not None:
             node.params["group_multiplier"] = factors
-        node.attrs["acc_bits"] = check_bits(max(bits_for(bound), 32), f"node {node.name!r}: accumulator", 39)
+        node.attrs["acc_bits"] = check_bits(max(bits_for(bound), 32), f"node {node.name!r}: accumulator", ACC_LIMIT)
+        node.attrs["input_bytes"] = 2 if x.bits > 8 else 1
         node.attrs["weight_magnitude"] = int(np.abs(whole).max(initial=1))
         if max(np.abs(bias).max(initial=0), np.abs(stored).max(initial=0)) >= 1 << 31:
             raise GraphError(f"node {node.name!r}: a bias needs more than 32 bits")
@@ -90,15 +99,19 @@ class Linear(Operator):
         return requantize(acc, p["multiplier"], p["shift"], *output.range).astype(output.dtype)
 
     def engines(self, node: Node) -> tuple[str, ...]:
-        """Multipliers take weights of at most 8 bits, so not a sum of planes with scales of their own; tables take them all."""
-        return ("lookup",) if weight_format(node).kind == "binary" else ("dsp", "lookup")
+        """Multipliers take weights of at most 8 bits, so not a sum of planes with scales of their own; tables take them all, but are
+        built from inputs of 8 bits."""
+        wide, planes = node.attrs.get("input_bytes", 1) > 1, weight_format(node).kind == "binary"
+        return () if wide and planes else ("dsp",) if wide else ("lookup",) if planes else ("dsp", "lookup")
 
     def engine(self, node: Node) -> str:
         """The engine of a node: the one it names, else multipliers for bytes and tables for less."""
-        named = node.attrs.get("engine", "dsp" if weight_format(node).name == "int8" else "lookup")
-        if named not in self.engines(node):
-            needed = " or ".join(self.engines(node))
-            raise ConfigError(f"node {node.name!r}: weights of {weight_format(node).name} run on the engine {needed}, found {named!r}")
+        served = self.engines(node)
+        named = node.attrs.get("engine", "dsp" if weight_format(node).name == "int8" or "lookup" not in served else "lookup")
+        if named not in served:
+            needed, bits = " or ".join(served) or "none", 8 * node.attrs.get("input_bytes", 1)
+            found = f"weights of {weight_format(node).name} on inputs of {bits} bits"
+            raise ConfigError(f"node {node.name!r}: {found} run on the engine {needed}, found {named!r}")
         return str(named)
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
@@ -120,8 +133,8 @@ class Linear(Operator):
         row that is computed at once), weight double buffer (a bank per PE), multipliers, reordering buffer where a row gives more
         than one vector. LUT: about 8 per multiply-add for packing correction and adder tree, a quarter per bit of all sums for
         choosing the vector that leaves (a LUT chooses from 4), a LUT per bit of the FIFO of vectors, 40 per rescaled lane, records,
-        control; packed weights: 4 per byte of 8 vectors that are selected (7-input functions for digits to base 3). FF: each sum
-        twice (growing, and waiting to leave), a third time with scales.
+        control; inputs of 16 bits: a choice of two per bit of a sum, half a LUT; packed weights: 4 per byte of 8 vectors that are
+        selected (7-input functions for digits to base 3). FF: each sum twice (growing, and waiting to leave), a third time with scales.
         """
         if kernel.function != "attnc::linear":
             return lookup.resources(kernel)
@@ -134,11 +147,13 @@ class Linear(Operator):
             dsp=math.ceil(macs / 2) + lanes * per_sum,
         )
         buffers: tuple[Resources, ...] = (
-            storage(k_tiles * math.ceil(rows / at_once), 8 * lanes, banks=at_once, name="x_buffer"),
+            storage(kernel.arg("X_TILES_MAX") * math.ceil(rows / at_once), 8 * lanes, banks=at_once, name="x_buffer"),
             storage(2 * k_tiles, 8 * lanes, banks=pe, name="w_buffer"),
         )
         if tiles > 1:
             buffers += (storage(rows * tiles, 16 * lanes, name="y_buffer"),)
+        if kernel.arg("X_BYTES") > 1:
+            logic = logic + Resources(lut=sums * acc // 2 + 8 * lanes + 100, ff=100)
         if scales:
             logic = logic + Resources(lut=2 * sums * acc, ff=sums * acc, dsp=sums * per_sum)
             buffers += (storage(2 * scales, 8, banks=pe),)
@@ -163,7 +178,7 @@ def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
     groups, load = math.ceil(n_tiles * lanes / pe), layout.words(k_tiles)
     offset = ctx.payload(f"{node.name}.dsp", lambda: payload(node, layout))
     weights = Walk(offset, (1, 1, 1, groups * load), (0, 0, 0))
-    low, high = ctx.graph.type(y).range
+    (low, high), x_bytes = ctx.graph.type(y).range, ctx.bytes(x)
     kernel = KernelCall(
         header="attnc/linear.hpp",
         function="attnc::linear",
@@ -176,12 +191,14 @@ def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
             ("PE", pe),
             ("R", ctx.design.rows_at_once),
             ("K_TILES_MAX", k_tiles),
+            ("X_TILES_MAX", k_tiles * x_bytes),
+            ("X_BYTES", x_bytes),
             ("ROWS_MAX", ctx.design.rows),
             ("SCALES_MAX", layout.scales),
             ("PACKED", int(layout.coding != "bytes")),
         ),
         ports=(Port("x", "load", IntType(8)), Port("w", "words"), Port("y", "store")),
-        scalars=("rows", "k_tiles", "n_tiles", "low", "high", "bits", "unit_tiles", "group_tiles", "scales"),
+        scalars=("rows", "k_tiles", "n_tiles", "low", "high", "bits", "unit_tiles", "group_tiles", "scales", "x_bytes"),
     )
     group_tiles = format_.group_size // lanes if layout.scales else k_tiles
     calls = []
@@ -191,23 +208,23 @@ def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
                 node=node.name,
                 kernel=kernel,
                 walks=(ctx.walk(x, row, rows, raw=True), weights, ctx.walk(y, row, rows)),
-                scalars=(rows, k_tiles, n_tiles, low, high, layout.bits, layout.group, group_tiles, layout.scales),
-                cycles={"read": rows * k_tiles},
-                held=_dsp_cycles(ctx.design, rows, k_tiles, groups, load),
+                scalars=(rows, k_tiles, n_tiles, low, high, layout.bits, layout.group, group_tiles, layout.scales, x_bytes),
+                cycles={"read": rows * k_tiles * x_bytes},
+                held=_dsp_cycles(ctx.design, rows, k_tiles * x_bytes, groups, load),
                 macs=rows * math.prod(weight_shape(node)),
             )
         )
     return calls
 
 
-def _dsp_cycles(design: Design, rows: int, k_tiles: int, groups: int, load: int) -> dict[str, int]:
+def _dsp_cycles(design: Design, rows: int, products: int, groups: int, load: int) -> dict[str, int]:
     """Of the processes of linear.hpp, once x is there. A group takes its products, or the words of the next one; the words of the first
     arrive with x; after the last, its last sums leave."""
     tiles = design.pe // design.lanes
     sums = design.rows_at_once * tiles
-    steps = math.ceil(rows / design.rows_at_once) * max(k_tiles, sums)
+    steps = math.ceil(rows / design.rows_at_once) * max(products, sums)
     passes = 1 if tiles == 1 else 2  # into the buffer that brings rows in order, and out of it
     return {
-        "accumulate": max(load - rows * k_tiles, 0) + (groups - 1) * max(steps, load) + steps + sums,
+        "accumulate": max(load - rows * products, 0) + (groups - 1) * max(steps, load) + steps + sums,
         "rescale": groups * tiles * (RECORD_BYTES + passes * rows),
     }

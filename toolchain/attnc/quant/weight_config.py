@@ -4,6 +4,7 @@
     group_size: 64           # 0: a scale per channel
     quantizer: gptq          # by default mse for int8 and int6, quantease for less
     activations: static      # or dynamic: a scale per token, found on the device
+    activation_bits: auto    # or 8, 16: width of the layer's input
     engine: auto             # or dsp, lookup
     layers:
       - match: "encoder.*.up"
@@ -16,6 +17,10 @@
 layers of the compiled graph; where it names none, among their operator kinds (`linear`); where it names none, among the nodes of the
 ONNX model that the layers stand for. A pattern that finds nothing is an error. As in .gitignore, the last rule that matches wins: for
 every key on its own, so a later rule changes only what it mentions.
+
+`activation_bits: auto` is 8, and 16 where the compiler finds that the model needs it; it looks at layers of int8 weights with static
+activations. Inputs of 16 bits take the multipliers (engine dsp) twice as long, and always have a calibrated scale: `dynamic` does
+not touch them.
 
 The file's own `group_size` also covers layers with fewer inputs than that: they have one scale per channel. A size that does not divide
 a layer's inputs otherwise is an error.
@@ -33,6 +38,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from attnc.config import ActivationBits, Activations
 from attnc.errors import ConfigError
 from attnc.ir import Graph, Node
 from attnc.quant.weights import QUANTIZERS, default_quantizer, find_quantizer
@@ -40,7 +46,6 @@ from attnc.weights import GROUP_SIZES, WeightFormat
 
 Weights = Literal["int8", "int6", "int5", "int4", "int3", "int2", "ternary", "binary2", "binary3", "binary4", "auto"]
 GroupSize = Literal[0, 32, 64, 128]
-Activations = Literal["static", "dynamic"]
 Engine = Literal["auto", "dsp", "lookup"]
 LOOKUP_BITS = 6
 """Widest weights that are looked up in tables: one plane per bit."""
@@ -57,6 +62,7 @@ class LayerRule(BaseModel):
     group_size: GroupSize | None = None
     quantizer: str | None = None
     activations: Activations | None = None
+    activation_bits: ActivationBits | None = None
     engine: Engine | None = None
 
 
@@ -69,6 +75,7 @@ class WeightConfig(BaseModel):
     group_size: GroupSize = 0
     quantizer: str | None = None
     activations: Activations = "static"
+    activation_bits: ActivationBits = "auto"
     engine: Engine = "auto"
     layers: tuple[LayerRule, ...] = ()
 
@@ -95,6 +102,7 @@ class LayerSettings:
     quantizer: str
     activations: Activations
     engine: Engine
+    activation_bits: ActivationBits = "auto"
 
     @property
     def format(self) -> WeightFormat:
@@ -156,14 +164,19 @@ def _settled(settings: Mapping[str, Any], node: Node, where: str) -> LayerSettin
         fitting = [str(g) for g in (0, *GROUP_SIZES) if g == 0 or inputs % g == 0]
         raise ConfigError(f"{at}: group_size {size} does not divide its {inputs} inputs; needed {' or '.join(fitting)}")
     weights, quantizer = settings["weights"], settings["quantizer"]
+    others = settings["activations"], settings["engine"], settings["activation_bits"]
+    if settings["activation_bits"] == 16 and settings["engine"] == "lookup":
+        raise ConfigError(f"{at}: engine lookup takes activations of 8 bits, found activation_bits 16; needed engine auto or dsp")
     if weights == "auto":
-        return LayerSettings("auto", size, quantizer or "", settings["activations"], settings["engine"])
+        return LayerSettings("auto", size, quantizer or "", *others)
     format = WeightFormat.parse(weights, size)
     quantizer = quantizer or default_quantizer(format)
     find_quantizer(quantizer, format, f"{at}: quantizer")
     if settings["engine"] == "lookup" and format.bits > LOOKUP_BITS:
         raise ConfigError(f"{at}: engine lookup takes weights of at most {LOOKUP_BITS} bits, found {weights}; needed engine auto or dsp")
-    return LayerSettings(weights, size, quantizer, settings["activations"], settings["engine"])
+    if settings["activation_bits"] == 16 and format.kind == "binary":
+        raise ConfigError(f"{at}: {weights} weights are looked up and take activations of 8 bits, found activation_bits 16")
+    return LayerSettings(weights, size, quantizer, *others)
 
 
 def read_weight_config(path: Path) -> WeightConfig:

@@ -1,0 +1,186 @@
+"""activation_bits: what auto finds, what it leaves alone, what the report says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from attnc.cli import main
+from attnc.compiler import quantize_model
+from attnc.config import CompileOptions
+from attnc.errors import ConfigError
+from attnc.steps import State
+from attnc.widths import Candidate, cheapest
+
+TOKENS, WIDTH = 8, 48
+Capture = pytest.CaptureFixture[str]
+
+
+def save(folder: Path, gated: bool) -> Path:
+    """y = f(x A) B + x C, where f is relu, or a fifth power, which has long tails: most of its range is empty."""
+    rng = np.random.default_rng(0)
+    weights = {name: rng.normal(size=(WIDTH, WIDTH)) / WIDTH**0.5 for name in "abc"}
+    weights["b"] /= 5 if gated else 1
+    middle = [
+        helper.make_node("Mul", ["xa", "xa"], ["square"]),
+        helper.make_node("Mul", ["square", "square"], ["fourth"]),
+        helper.make_node("Mul", ["fourth", "xa"], ["h"]),
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["xa"], name="up"),
+        *(middle if gated else [helper.make_node("Relu", ["xa"], ["h"])]),
+        helper.make_node("MatMul", ["h", "b"], ["hb"], name="down"),
+        helper.make_node("MatMul", ["x", "c"], ["xc"], name="side"),
+        helper.make_node("Add", ["hb", "xc"], ["y"], name="sum"),
+    ]
+    shape = [1, TOKENS, WIDTH]
+    graph = helper.make_graph(
+        nodes,
+        "gated" if gated else "plain",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()],
+    )
+    path = folder / f"{graph.name}.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    np.savez(path.with_suffix(".npz"), x=rng.normal(size=(12, TOKENS, WIDTH)).astype(np.float32))
+    return path
+
+
+def quantized(path: Path, **options: object) -> State:
+    return quantize_model(path, CompileOptions(calib=path.with_suffix(".npz"), **options))
+
+
+def wide(state: State) -> list[str]:
+    return [node.name for node in state.graph.nodes if node.attrs.get("input_bytes") == 2]
+
+
+def test_auto_widens_what_needs_it_and_no_more(tmp_path: Path) -> None:
+    path = save(tmp_path, True)
+    narrow, found = quantized(path, activation_bits=8), quantized(path)
+    assert narrow.sqnr["y"] < 28 and wide(narrow) == []
+    assert found.sqnr["y"] >= 30 and wide(found) == ["down"]
+    facts = found.widths
+    assert facts["sqnr_db_of_8_bits"]["y"] == round(narrow.sqnr["y"], 2) and facts["binding"] == []
+    (entry,) = facts["wide"]
+    assert entry["why"] == "needed" and entry["multiply_adds"] == TOKENS * WIDTH**2 and entry["noise_percent"] > 30
+
+
+def test_auto_changes_nothing_where_8_bits_do(tmp_path: Path) -> None:
+    path = save(tmp_path, False)
+    auto, narrow = quantized(path), quantized(path, activation_bits=8)
+    assert auto.sqnr["y"] >= 30 and wide(auto) == [] and auto.widths["sqnr_db_of_8_bits"] is None
+    assert auto.graph.dump() == narrow.graph.dump()
+    for a, b in zip(auto.graph.nodes, narrow.graph.nodes, strict=True):
+        assert all(np.array_equal(a.params[key], b.params[key]) for key in a.params)
+
+
+def test_target(tmp_path: Path) -> None:
+    path = save(tmp_path, True)
+    assert wide(quantized(path, sqnr_target=20)) == []
+    assert set(wide(quantized(path, sqnr_target=36))) > {"down"}
+
+
+def test_a_target_out_of_reach(tmp_path: Path) -> None:
+    """Those that come near to what all reach; where all gain little, none. The report says what binds."""
+    path = save(tmp_path, True)
+    far = quantized(path, sqnr_target=80)
+    assert "down" in wide(far) and far.widths["binding"][0]["percent"] > 10
+    few_bits = quantized(path, config=config(tmp_path, "layers: [{match: down, weights: int2, activation_bits: 16}]"))
+    assert wide(few_bits) == ["down"] and few_bits.widths["wide"] == [{"node": "down", "why": "asked for"}]
+    assert few_bits.widths["binding"][0] == {"node": "down", "op": "linear", "why": "weights of int2"} | {
+        "percent": few_bits.widths["binding"][0]["percent"]
+    }
+    assert few_bits.widths["binding"][0]["percent"] > 90
+
+
+def config(folder: Path, text: str) -> Path:
+    path = folder / "attnc.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_by_hand_and_by_rule(tmp_path: Path) -> None:
+    path = save(tmp_path, True)
+    assert len(wide(quantized(path, activation_bits=16))) == 3
+    found = quantized(path, config=config(tmp_path, "activation_bits: 8\nlayers: [{match: side, activation_bits: 16}]"))
+    assert wide(found) == ["side"]
+    copies = [node for node in found.graph.nodes if node.op == "requantize"]
+    assert [found.graph.type(node.output).short for node in copies] == ["s8"]  # the other reader of x
+    auto = quantized(path, config=config(tmp_path, "layers: [{match: down, activation_bits: 8}]"))
+    assert "down" not in wide(auto)
+
+
+def test_dynamic_layers_keep_a_scale_per_token(tmp_path: Path) -> None:
+    path = save(tmp_path, True)
+    dynamic = quantized(path, activations="dynamic")
+    assert wide(dynamic) == [] and sum(node.op == "normalize_rows" for node in dynamic.graph.nodes) == 2
+    by_hand = quantized(path, activations="dynamic", activation_bits=16)
+    assert len(wide(by_hand)) == 3 and not any(node.op == "normalize_rows" for node in by_hand.graph.nodes)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("activation_bits: 12", "activation_bits: needed 8, 16 or auto, found 12"),
+        ("layers: [{match: down, activation_bits: wide}]", r"layers\[0\]\.activation_bits: needed 8, 16 or auto, found 'wide'"),
+        (
+            "weights: int4\nengine: lookup\nlayers: [{match: down, activation_bits: 16}]",
+            r"layers\[0\]: layer 'down': engine lookup takes activations of 8 bits, found activation_bits 16",
+        ),
+        ("weights: binary3\nactivation_bits: 16", r"layer '\w+': binary3 weights are looked up and take activations of 8 bits"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        quantized(save(tmp_path, True), config=config(tmp_path, text))
+
+
+def test_command_line_report_and_exactness(tmp_path: Path, capsys: Capture) -> None:
+    path, build = save(tmp_path, True), tmp_path / "build"
+    command = ["compile", str(path), "--calib", str(path.with_suffix(".npz")), "-o", str(build)]
+    assert main([*command, "--activation-bits", "12"]) == 2
+    assert "'12' is not one of '8', '16', 'auto'" in capsys.readouterr().err
+    assert main([*command, "--sqnr-target", "200"]) == 2
+    assert "sqnr_target" in capsys.readouterr().err
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "1 linear layer with inputs of 16 bits" in out and "Linear layers with inputs of 16 bits" in out
+    assert out.splitlines()[1:4] == (build / "report.txt").read_text().splitlines()[1:4]
+    assert json.loads((build / "report.json").read_text())["activation_bits"]["wide"][0]["node"] == "down"
+    assert main(["csim", str(build), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["mismatches"] == 0
+    assert main([*command, "--activation-bits", "8", "--sqnr-target", "30"]) == 0
+    text = capsys.readouterr().out
+    assert "MISSES the target of 30 dB" in text and "What keeps the outputs from the target" in text
+    assert "output of 8 bits, read by linear" in text
+
+
+def candidate(name: str, macs: int, *noise: float) -> Candidate:
+    return Candidate(name, (name,), macs, np.array(noise))
+
+
+def test_cheapest() -> None:
+    dear, cheap, tiny = candidate("dear", 100, 5.0), candidate("cheap", 10, 4.0), candidate("tiny", 10, 0.1)
+    offered = [dear, cheap, tiny]
+
+    def names(noise: float, allowed: float) -> list[str]:
+        return [c.value for c in cheapest(offered, np.array([noise]), np.array([allowed]))]
+
+    assert names(10, 10) == []
+    assert names(10, 6.5) == ["cheap"]
+    assert names(10, 5.5) == ["dear"]  # with which neither cheap nor tiny is needed
+    assert names(10, 1.1) == ["cheap", "dear"]
+    assert sorted(names(10, 0.5)) == ["cheap", "dear", "tiny"]
+
+
+def test_cheapest_serves_every_output() -> None:
+    left, right = candidate("left", 10, 1.0, 0.0), candidate("right", 10, 0.0, 1.0)
+    both = cheapest([left, right], np.array([1.5, 1.5]), np.array([1.0, 1.0]))
+    assert {c.value for c in both} == {"left", "right"}
+    assert [c.value for c in cheapest([left, right], np.array([0.5, 1.5]), np.array([1.0, 1.0]))] == ["right"]

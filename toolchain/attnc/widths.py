@@ -1,0 +1,173 @@
+"""Which linear layers get inputs of 16 bits: the cheapest that bring a model to its SQNR target, found on calibration data.
+
+A model is quantized with inputs of 8 bits first. Where that reaches the target, nothing more is done and nothing costs more. Where it does
+not, every 8-bit input is rounded alone in the float graph (`quant.noise`), which says what widening it saves, and the model is
+quantized with all of them widened, which says what can be reached. Inputs are taken by saving per extra multiply-add until the rest meets
+the target, and those that turned out superfluous are given back. Noise only nearly adds up, so the choice is quantized and measured: first
+with what is left estimated from above (all of 8 bits, less what widening saves), then from below, then all inputs are taken.
+
+Where not even all inputs together reach the target, those are taken that come within `SLACK` of what all reach; none, where all together
+gain less than `WORTHWHILE_DB`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from attnc.golden import run_reference
+from attnc.ir import Node
+from attnc.ops.base import Array
+from attnc.ops.linear_weights import weight_shape
+from attnc.passes.weights import weighted
+from attnc.quant.noise import Probe
+from attnc.quant.samples import Edge, chunks
+from attnc.steps import State
+
+PROBED, PROBED_ELEMENTS = 8, 1 << 18
+"""Samples on which single parts are measured: at most so many, and fewer (down to one) where their widest value has more elements."""
+SLACK = 10 ** (0.5 / 10)
+"""Noise that may be left over that of all inputs widened, where the target is out of reach: half a decibel."""
+WORTHWHILE_DB = 1.0
+BINDING = 12
+"""Nodes that the report names where the target is missed."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An 8-bit input: the layers that read it, their multiply-adds (each would take another step), and the noise it brings to every
+    output."""
+
+    value: str
+    nodes: tuple[str, ...]
+    macs: int
+    noise: Array
+
+
+def choose_widths(state: State, requantize: Callable[[State], None]) -> None:
+    """Widen inputs where the target is missed; `requantize` makes the quantized graph anew, as `state.widened` now says. What was found
+    is left in `state.widths`."""
+    before, chosen = sqnr(state), list[Candidate]()
+    if min(before.values(), default=90.0) < state.options.sqnr_target:
+        offered = candidates(state)
+        if offered:
+            chosen = _search(state, offered, requantize)
+    state.widths = facts(state, chosen, before)
+
+
+def _search(state: State, offered: list[Candidate], requantize: Callable[[State], None]) -> list[Candidate]:
+    def measured(chosen: list[Candidate]) -> Array:
+        state.widened = frozenset(name for candidate in chosen for name in candidate.nodes)
+        requantize(state)
+        return _noise(state)
+
+    before, target = _noise(state), 10 ** (-state.options.sqnr_target / 10)
+    least = measured(offered)
+    if (least > target).any() and 10 * np.log10((before / least).max()) < WORTHWHILE_DB:
+        measured([])
+        return []
+    allowed = np.maximum(target, np.where(least > target, least * SLACK, 0))
+    for estimate in (before, least + sum(candidate.noise for candidate in offered)):
+        chosen = cheapest(offered, estimate, allowed)
+        if (measured(chosen) <= allowed).all():
+            return chosen
+    measured(offered)
+    return offered
+
+
+def sqnr(state: State) -> dict[str, float]:
+    """Of every output of the device, in dB."""
+    return {name: state.sqnr[name] for name in state.graph.outputs}
+
+
+def _noise(state: State) -> Array:
+    return np.array([10 ** (-db / 10) for db in sqnr(state).values()])
+
+
+def probe(state: State) -> Probe:
+    """The graph on a few calibration samples."""
+    assert state.float_graph is not None
+    widest = max(value.shape[0] * value.shape[1] for value in state.graph.values.values())
+    count = min(PROBED, max(1, PROBED_ELEMENTS // widest))
+    feeds = next(chunks(islice(Edge(state.model).feeds(state.samples), count), count))
+    values: dict[str, Array] = {}
+    run_reference(state.float_graph, feeds, values.__setitem__)
+    return Probe(state.float_graph, state.graph, values)
+
+
+def candidates(state: State) -> list[Candidate]:
+    """The inputs that `auto` may widen."""
+    readers: dict[str, list[Node]] = {}
+    for node in weighted(state.graph):
+        if open_to_search(state, node):
+            readers.setdefault(node.inputs[0], []).append(node)
+    found = probe(state) if readers else None
+    result = []
+    for value, nodes in readers.items():
+        assert found is not None
+        macs = sum(state.graph.value(value).shape[0] * int(np.prod(weight_shape(node))) for node in nodes)
+        result.append(Candidate(value, tuple(node.name for node in nodes), macs, found.rounding(value)))
+    return result
+
+
+def open_to_search(state: State, node: Node) -> bool:
+    """Layers of int8 weights on multipliers, with static inputs of 8 bits that no imported model dictates."""
+    settings, value = state.settings(node), state.graph.value(node.inputs[0])
+    plain = settings.weights == "int8" and settings.engine != "lookup" and settings.activations == "static"
+    return settings.activation_bits == "auto" and plain and value.imposed is None and state.graph.type(value.name).bits <= 8
+
+
+def cheapest(offered: Sequence[Candidate], noise: Array, allowed: Array) -> list[Candidate]:
+    """Those that bring `noise` down to `allowed` for few multiply-adds, or all."""
+    left, taken = noise, list[Candidate]()
+    while (left > allowed).any() and len(taken) < len(offered):
+        open_ = [c for c in offered if c not in taken]
+        gains = [float(np.minimum(c.noise, np.maximum(left - allowed, 0)).sum()) / max(c.macs, 1) for c in open_]
+        taken.append(open_[int(np.argmax(gains))])
+        left = left - taken[-1].noise
+    for candidate in sorted(taken, key=lambda c: -c.macs):
+        if (left + candidate.noise <= allowed).all():
+            taken.remove(candidate)
+            left = left + candidate.noise
+    return taken
+
+
+def facts(state: State, chosen: Sequence[Candidate], before: dict[str, float]) -> dict[str, Any]:
+    """For the report: the target, what was reached, which inputs have 16 bits and why, and what binds where the target is missed."""
+    noise = {name: 10 ** (-db / 10) for name, db in before.items()}
+    reasons = {
+        node: {
+            "value": candidate.value,
+            "multiply_adds": candidate.macs,
+            "noise_percent": round(float((100 * candidate.noise / list(noise.values())).max()), 1),
+        }
+        for candidate in chosen
+        for node in candidate.nodes
+    }
+    wide = [node.name for node in weighted(state.graph) if node.attrs.get("input_bytes") == 2]
+    missed = min(sqnr(state).values(), default=90.0) < state.options.sqnr_target
+    return {
+        "target_db": state.options.sqnr_target,
+        "sqnr_db": {name: round(db, 2) for name, db in sqnr(state).items()},
+        "sqnr_db_of_8_bits": {name: round(db, 2) for name, db in before.items()} if chosen else None,
+        "wide": [{"node": name, "why": "needed" if name in reasons else "asked for", **reasons.get(name, {})} for name in wide],
+        "binding": _binding(state) if missed else [],
+    }
+
+
+def _binding(state: State) -> list[dict[str, Any]]:
+    """The nodes that bring most noise, and why; `percent` of what was measured at the output where they weigh most."""
+    assert state.float_graph is not None
+    found, measured = probe(state), _noise(state)
+    shares: list[tuple[float, str, Node | None]]
+    shares = [(float((100 * found.rounding(name) / measured).max()), name, None) for name in state.graph.inputs]
+    shares += [(float((100 * found.node(node) / measured).max()), node.name, node) for node in state.float_graph.nodes]
+    rows = []
+    for share, name, node in sorted(shares, key=lambda row: -row[0])[:BINDING]:
+        why = f"input of {state.graph.type(name).bits} bits" if node is None else found.cause(node)
+        rows.append({"node": name, "op": "input" if node is None else node.op, "percent": round(share, 1), "why": why})
+    return rows
