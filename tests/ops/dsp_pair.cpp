@@ -1,19 +1,48 @@
-// Every pair of products against plain multiplication: prints how many were computed and how many differ.
+// Sums of pairs of products against plain multiplication: prints how many were computed and how many differ.
 #include "attnc/dsp_pair.hpp"
 
+#include <cstdint>
 #include <cstdio>
 
+namespace {
+
+typedef attnc::Int<8> s8;
+long wrong = 0, seen = 0;
+
+attnc::pair_sum_t product(int a, int b, int w) {
+  return attnc::pair_sum_t(attnc::pair_sum_t(attnc::pack_pair<s8>(s8(a), s8(b))) * attnc::pair_sum_t(w));
+}
+
+void check(attnc::pair_sum_t sum, int a, int b) {
+  const attnc::ProductPair pair = attnc::split_pair(sum);
+  wrong += int(pair.a) != a || int(pair.b) != b;
+  ++seen;
+}
+
+}  // namespace
+
 int main() {
-  long wrong = 0, seen = 0;
   for (int w = -128; w < 128; ++w) {
     for (int a = -128; a < 128; ++a) {
       for (int b = -128; b < 128; ++b) {
-        typedef attnc::Int<8> s8;
-        const attnc::ProductPair pair = attnc::multiply_pair<s8, s8>(s8(a), s8(b), s8(w));
-        wrong += int(pair.a) != a * w || int(pair.b) != b * w;
-        ++seen;
+        const attnc::pair_sum_t one = product(a, b, w);
+        check(one, a * w, b * w);
+        check(attnc::pair_sum_t(one * attnc::pair_sum_t(attnc::PAIR_CHAIN)), attnc::PAIR_CHAIN * a * w, attnc::PAIR_CHAIN * b * w);
       }
     }
+  }
+  std::uint32_t state = 1;
+  for (int i = 0; i < 1 << 22; ++i) {
+    attnc::pair_sum_t sum = 0;
+    int a_sum = 0, b_sum = 0;
+    for (int l = 0; l < attnc::PAIR_CHAIN; ++l) {
+      state = state * 1664525u + 1013904223u;
+      const int a = std::int8_t(state >> 24), b = std::int8_t(state >> 16), w = std::int8_t(state >> 8);
+      sum += product(a, b, w);
+      a_sum += a * w;
+      b_sum += b * w;
+    }
+    check(sum, a_sum, b_sum);
   }
   std::printf("%ld %ld\n", seen, wrong);
 }

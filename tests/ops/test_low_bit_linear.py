@@ -236,4 +236,4 @@ def test_dsp_pair_is_exact(types: str, tmp_path: Path) -> None:
     command = ["g++", "-std=c++14", "-O2", "-w", *flags, f"-I{include}", str(source), "-o", str(tmp_path / "pair")]
     subprocess.run(command, check=True)
     seen = subprocess.run([tmp_path / "pair"], check=True, capture_output=True, text=True).stdout
-    assert seen.split() == [str(256**3), "0"]
+    assert seen.split() == [str(2 * 256**3 + 2**22), "0"]

@@ -1,33 +1,41 @@
 #pragma once
 // dsp_pair: two products that share an operand from one multiplication, as a DSP48E2 (27 x 18 bits) does two int8 products at a time.
 //
-// Equation (a * 2^18 + b) * w = a*w * 2^18 + b*w. b*w lies in [-2^17, 2^17), so it is the low 18 bits read as signed; where it is
-//          negative it has borrowed 1 from the upper part, which bit 17 gives back.
-// Types    a, b, w signed, at most 8 bits: a * 2^18 + b fits 27 bits signed, w the 18-bit port.
-// Exact    for all 2^24 operand triples (tests/ops/test_low_bit_linear.py runs through them).
+// Equation (a * 2^18 + b) * w = a*w * 2^18 + b*w. A sum of up to 4 such products stays as it is, in the adders of the DSPs: its b part
+//          lies in [-2^17, 2^17), so it is the low 18 bits read as signed; where it is negative it has borrowed 1 from the upper part,
+//          which bit 17 gives back.
+// Types    a, b, w signed, at most 8 bits: a * 2^18 + b fits 27 bits signed, w the 18-bit port, the sum 36 bits.
+// Exact    for all 2^24 operand triples, alone and four times, and for sums of random ones (tests/ops/test_low_bit_linear.py).
 // Source   the packing that AMD describes in WP486.
 
 #include "attnc/types.hpp"
 
 namespace attnc {
 
+static const int PAIR_CHAIN = 4;
+typedef Int<27> packed_pair_t;
+typedef Int<36> pair_sum_t;
+
 struct ProductPair {
-  Int<17> a;
-  Int<17> b;
+  Int<18> a;
+  Int<18> b;
 };
 
-// a * w and b * w.
-template <class AT, class WT> ProductPair multiply_pair(AT a, AT b, WT w) {
+template <class T> packed_pair_t pack_pair(T a, T b) {
 #pragma HLS INLINE
-  static_assert(width<AT>::value <= 8 && width<WT>::value <= 8, "multiply_pair: operands of at most 8 bits");
-  const Int<27> packed = Int<27>(Int<27>(Int<27>(a) * (1 << 18)) + Int<27>(b));
-  const Int<45> product = Int<45>(packed) * Int<45>(w);
-  const Int<18> upper = Int<18>(product >> 18);
-  const Int<32> low = Int<32>(product & Int<45>((1 << 18) - 1));
+  static_assert(width<T>::value <= 8, "pack_pair: operands of at most 8 bits");
+  return packed_pair_t(packed_pair_t(packed_pair_t(a) * (1 << 18)) + packed_pair_t(b));
+}
+
+// The sums of a * w and of b * w from a sum of packed products.
+inline ProductPair split_pair(pair_sum_t sum) {
+#pragma HLS INLINE
+  const Int<18> upper = Int<18>(sum >> 18);
+  const Int<32> low = Int<32>(sum & pair_sum_t((1 << 18) - 1));
   const bool borrowed = low >= (1 << 17);
   ProductPair pair;
-  pair.a = Int<17>(upper + (borrowed ? 1 : 0));
-  pair.b = Int<17>(low - (borrowed ? (1 << 18) : 0));
+  pair.a = Int<18>(upper + (borrowed ? 1 : 0));
+  pair.b = Int<18>(low - (borrowed ? (1 << 18) : 0));
   return pair;
 }
 
@@ -42,9 +50,16 @@ void dot_pair(const Vec<XT, L>& x, const Vec<WT, L>& a, const Vec<WT, L>& b, Acc
   a_sum += a_dot;
   b_sum += b_dot;
 #else
-  for (int l = 0; l < L; ++l) {
+  static_assert(width<XT>::value <= 8 && PAIR_CHAIN << 14 < 1 << 17, "dot_pair: sums of products of 8 bits fit 18 bits");
+  static const int CHAIN = L < PAIR_CHAIN ? L : PAIR_CHAIN;
+  for (int first = 0; first < L; first += CHAIN) {
 #pragma HLS UNROLL
-    const ProductPair pair = multiply_pair<WT, XT>(a.v[l], b.v[l], x.v[l]);
+    pair_sum_t sum = 0;
+    for (int i = 0; i < CHAIN; ++i) {
+#pragma HLS UNROLL
+      sum += pair_sum_t(pair_sum_t(pack_pair<WT>(a.v[first + i], b.v[first + i])) * pair_sum_t(x.v[first + i]));
+    }
+    const ProductPair pair = split_pair(sum);
     a_sum += AccT(pair.a);
     b_sum += AccT(pair.b);
   }

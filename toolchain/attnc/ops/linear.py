@@ -131,10 +131,11 @@ class Linear(Operator):
         DSP: two int8 multiply-adds that share an operand per DSP48E2 (WP486), one per rescaled lane and another where the
         accumulator is wider than the 27-bit port; with scales per group the same again for each sum. Memories: x buffer (a bank per
         row that is computed at once), weight double buffer (a bank per PE), multipliers, reordering buffer where a row gives more
-        than one vector. LUT: about 8 per multiply-add for packing correction and adder tree, a quarter per bit of all sums for
-        choosing the vector that leaves (a LUT chooses from 4), a LUT per bit of the FIFO of vectors, 40 per rescaled lane, records,
-        control; inputs of 16 bits: a choice of two per bit of a sum, half a LUT; packed weights: 4 per byte of 8 vectors that are
-        selected (7-input functions for digits to base 3). FF: each sum twice (growing, and waiting to leave), a third time with scales.
+        than one vector. LUT: about 8 per multiply-add for taking sums of 4 packed products apart (DSPs add them) and adding those
+        up, a quarter per bit of all sums for choosing the vector that leaves (a LUT chooses from 4), a LUT per bit of the FIFO of
+        vectors, 40 per rescaled lane, records, control; inputs of 16 bits: a choice of two per bit of a sum, half a LUT; packed
+        weights: 4 per byte of 8 vectors that are selected (7-input functions for digits to base 3). FF: each sum twice (growing, and
+        waiting to leave), a third time with scales.
         """
         if kernel.function != "attnc::linear":
             return lookup.resources(kernel)
