@@ -46,11 +46,11 @@ def test_fixed_places_are_kept_and_no_uram_is_used_where_there_is_none() -> None
 
 
 def test_ports_of_every_board() -> None:
-    names = ["program", "weights", "load_0", "load_1", "load_2", "load_3", "result"]
+    names = ["program", "load_0", "load_1", "load_2", "load_3", "weights_0", "weights_1", "result_0", "result_1"]
     for board in BOARDS.values():
         ports = assign_ports(names, board)
         assert list(ports) == names and set(ports.values()) <= set(board.ports)
-    assert assign_ports(names, BOARDS["kv260"])["load_0"] != assign_ports(names, BOARDS["kv260"])["weights"]
+    assert assign_ports(names, BOARDS["kv260"])["load_0"] != assign_ports(names, BOARDS["kv260"])["weights_0"]
 
 
 def test_streams_of_one_port_add_up() -> None:
@@ -58,8 +58,10 @@ def test_streams_of_one_port_add_up() -> None:
     apart = estimate(program, board, 250)
     together = estimate(program, board, 250, ports=dict.fromkeys(program.bundles, "HP0"))
     attention = next(c for c in together.calls if c.node == "attention")
-    moved = [walk.vectors * walk.bytes for walk in next(call for _, call in program.calls if call.node == "attention").walks]
-    assert attention.busy["HP0 (q+k+v+bias)"] == sum(moved[:4]) and together.cycles >= apart.cycles
+    instruction = next(i for i in program.instructions if i.chain.main.node.name == "attention")
+    loads = [stream for stream in instruction.engine.streams if stream.kind != "store" and instruction.walk(stream).vectors]
+    moved = [instruction.walk(stream).vectors * instruction.walk(stream).bytes for stream in loads]
+    assert attention.busy[f"HP0 ({'+'.join(stream.name for stream in loads)})"] == sum(moved) and together.cycles >= apart.cycles
 
 
 @pytest.mark.parametrize("board", ["kv260", "zcu102"])
@@ -68,15 +70,16 @@ def test_account_is_complete(board: str) -> None:
     program = build_program(graph, Design(16, 32, 16, 2), None)
     cost = estimate(program, BOARDS[board], 250)
     found = stages(graph, program, cost)
-    assert [stage.node for stage in found] == [node.name for node in graph.nodes]
+    assert sorted(name for stage in found for name in stage.nodes) == sorted(node.name for node in graph.nodes)
+    assert all(stage.node in stage.nodes for stage in found) and len(found) < len(graph.nodes)
     assert sum(stage.cycles for stage in found) == cost.cycles == sum(row["cycles"] for row in by_operator(found, cost, 16))
-    peak = 2 * cost.resources.dsp
     for stage in found:
-        assert stage.cycles == pytest.approx(sum(stage.lost.values()) + stage.macs / peak, rel=1e-9), stage.node
-        assert stage.busy[stage.bound] == max(stage.busy.values()) == stage.cycles - stage.start
+        assert stage.cycles == pytest.approx(sum(stage.lost.values()) + stage.macs / cost.macs_per_cycle, rel=1e-9), stage.node
+        # What binds one part of a chain may rest while another part works.
+        assert stage.busy[stage.bound] <= stage.cycles - stage.start <= sum(stage.busy.values())
         assert 0 < stage.floor_words <= stage.words
     total = summary(found, cost, 16)
-    assert 0 < total["dsp_roof_percent"] < 100 and 0 < total["ddr_roof_percent"] <= 100
+    assert 0 < total["dsp_roof_percent"] < 100 and 0 < total["multipliers_busy_percent"] < 100 and 0 < total["ddr_roof_percent"] <= 100
     lost = losses(found, cost)
     assert lost == sorted(lost, key=lambda row: (-row["cycles"], row["op"], row["cause"]))
     assert {row["worst_stage"] for row in lost} <= {node.name for node in graph.nodes}

@@ -25,12 +25,17 @@ def random_graph(seed: int, nodes: int = 40) -> Graph:
     return graph
 
 
+def one_by_one(graph: Graph) -> list[tuple[list[str], list[str]]]:
+    """Every node is a step that stores its value."""
+    return [(node.inputs, [node.output]) for node in graph.nodes]
+
+
 def test_live_values_do_not_overlap() -> None:
     for seed in range(20):
         graph = random_graph(seed)
         rng = np.random.default_rng(seed)
         words = {name: int(rng.integers(1, 50)) for name in graph.values}
-        plan = plan_memory(graph, words)
+        plan = plan_memory(graph, words, one_by_one(graph))
         last = {name: step for step, node in enumerate(graph.nodes) for name in node.inputs}
         born = {node.output: step for step, node in enumerate(graph.nodes)}
         always = {*graph.inputs, *graph.constants, *graph.outputs}
@@ -44,7 +49,15 @@ def test_live_values_do_not_overlap() -> None:
                 assert last.get(a, born[a]) < born[b] or last.get(b, born[b]) < born[a]
 
 
+def test_what_no_step_stores_takes_no_memory() -> None:
+    graph = random_graph(5)
+    kept = {node.output for node in graph.nodes[::2]} | {*graph.outputs}
+    steps = [(node.inputs, [node.output] if node.output in kept else []) for node in graph.nodes]
+    plan = plan_memory(graph, dict.fromkeys(graph.values, 10), steps)
+    assert set(plan.values) == kept | {*graph.inputs, *graph.constants}
+
+
 def test_memory_is_reused() -> None:
     graph = random_graph(3, nodes=200)
-    plan = plan_memory(graph, dict.fromkeys(graph.values, 10))
+    plan = plan_memory(graph, dict.fromkeys(graph.values, 10), one_by_one(graph))
     assert plan.words < 10 * len(graph.values) / 3

@@ -39,13 +39,13 @@ def test_what_is_written_can_be_given_back(graph: Graph, tmp_path: Path) -> None
     design = Design(16, 32, 32, 2, rows_at_once=3)
     program = build_program(graph, design, None)
     places = {"linear.w_buffer": "uram", "linear.x_buffer": "lutram"}
-    cost = estimate(program, KV260, 222.0, places, {"weights": "HP3"})
+    cost = estimate(program, KV260, 222.0, places, {"weights_0": "HP3"})
     path = tmp_path / "schedule.yaml"
     path.write_text(schedule_text(program, cost, KV260, "latency"))
     schedule = read_schedule(path)
     check_board(schedule, path, graph, KV260)
     check_program(schedule, path, program, cost, KV260)
-    assert schedule.parallelism == design and schedule.clock_mhz == 222 and schedule.ports["weights"] == "HP3"
+    assert schedule.parallelism == design and schedule.clock_mhz == 222 and schedule.ports["weights_0"] == "HP3"
     assert schedule.memory == cost.places and {**cost.places, **places} == cost.places
     again = estimate(program, KV260, 222.0, schedule.memory, schedule.ports)
     assert again == cost
@@ -97,7 +97,7 @@ def test_what_is_no_schedule_is_refused(tmp_path: Path, text: str) -> None:
         ({"target": "zcu102"}, r"'target': needed 'kv260'.*found 'zcu102'"),
         ({"design": {**DESIGN, "lanes": 32}}, r"'design.lanes': needed at most 16, the bytes of a memory port of kv260, found 32"),
         ({"ports": {"load_0": "HP7"}}, r"'ports.load_0': needed one of the 3 memory ports of kv260 \(HP0, HP1, HP3\), found 'HP7'"),
-        ({"ports": {"load_9": "HP0"}}, r"'ports': needed only program, weights, load_0.*found 'load_9'"),
+        ({"ports": {"load_9": "HP0"}}, r"'ports': needed only program, load_0, .*weights_0, .*result_0.*found 'load_9'"),
         ({"memory": {"linear.z": "bram"}}, r"'memory': needed only attention.*linear.y_buffer, found 'linear.z'"),
     ],
 )

@@ -59,7 +59,7 @@ def sweep(facts: dict[str, Any]) -> RenderableType:
     """A row per board and setting; what does not fit says why below."""
     table = Table(title=escape(f"{clean(facts['model'])} ({facts['note']})"), title_justify="left")
     table.add_column("board")
-    for name in ("MHz", "objective", "design", "cycles", "ms", "mJ", "DSP busy", "LUT", "DSP", "BRAM36", "URAM"):
+    for name in ("MHz", "objective", "design", "cycles", "ms", "mJ", "MAC busy", "LUT", "DSP", "BRAM36", "URAM"):
         table.add_column(name, justify="left" if name in ("objective", "design") else "right")
     reasons = []
     for row in facts["rows"]:
@@ -70,6 +70,6 @@ def sweep(facts: dict[str, Any]) -> RenderableType:
             continue
         design = " ".join(f"{name}={number}" for name, number in row["design"].items())
         used = (f"{row['resources'][name]['used']:,}" for name in ("lut", "dsp", "bram36", "uram"))
-        numbers = f"{row['cycles']:,}", f"{row['latency_ms']:.3f}", f"{row['energy_mj']:.2f}", f"{row['dsp_roof_percent']:.1f} %"
+        numbers = f"{row['cycles']:,}", f"{row['latency_ms']:.3f}", f"{row['energy_mj']:.2f}", f"{row['multipliers_busy_percent']:.1f} %"
         table.add_row(*setting, design, *numbers, *used)
     return Group(table, *(escape(clean(reason)) for reason in dict.fromkeys(reasons)))

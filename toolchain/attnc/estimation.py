@@ -140,5 +140,15 @@ def _row(graph: Graph, board: Board, clock: float, objective: Objective) -> dict
         return {**row, "error": str(error)}
     cost = estimate(program, board, clock)
     facts = estimate_facts(graph, program, cost, board)
-    kept = ("cycles", "latency_ms", "dsp_roof_percent", "ddr_roof_percent", "ddr_bytes", "energy_mj", "power_watts", "resources")
+    kept = (
+        "cycles",
+        "latency_ms",
+        "multipliers_busy_percent",
+        "dsp_roof_percent",
+        "ddr_roof_percent",
+        "ddr_bytes",
+        "energy_mj",
+        "power_watts",
+        "resources",
+    )
     return {**row, "design": asdict(design), **{key: facts[key] for key in kept}, "lost": facts["lost"][:1]}

@@ -49,6 +49,7 @@ def compile_report(
 ) -> dict[str, Any]:
     """All facts of a compilation, ready for JSON; `misfit` says why the schedule does not fit the board."""
     graph, cycles = model.graph, cost.by_node()
+    main = {node: stage.node for stage in stages(graph, program, cost) for node in stage.nodes}
     return {
         "schema": SCHEMA,
         "attnc": attnc.__version__,
@@ -73,6 +74,7 @@ def compile_report(
                 "type": graph.type(node.output).short,
                 "sqnr_db": round(sqnr[node.output], 2),
                 "cycles": cycles.get(node.name, 0),
+                "with": main[node.name] if main[node.name] != node.name else None,
             }
             for node in graph.nodes
         ],

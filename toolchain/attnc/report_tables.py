@@ -38,8 +38,10 @@ def _pairs(title: str) -> Table:
 def _cost_rows(table: Table, cost: dict[str, Any]) -> None:
     table.add_row("cycles", f"{cost['cycles']:,} per sample (estimate)")
     table.add_row("latency", f"{cost['latency_ms']:.4f} ms at {cost['clock_mhz']:g} MHz (estimate)")
-    busy = f"{cost['dsp_roof_percent']:.1f} % of what the design's DSPs could do"
-    table.add_row("multiply-adds", f"{cost['multiply_adds']:,}, {cost['multiply_adds_per_cycle']:.1f} per cycle, {busy} (estimate)")
+    roof = f"{cost['dsp_roof_percent']:.1f} % of what the design's DSPs could do"
+    table.add_row("multiply-adds", f"{cost['multiply_adds']:,}, {cost['multiply_adds_per_cycle']:.1f} per cycle, {roof} (estimate)")
+    busy = f"{cost['multipliers_busy_percent']:.1f} % busy over the whole inference (estimate)"
+    table.add_row("multipliers", f"{cost['multipliers']:,} in arrays, {busy}")
     floor = f"{cost['ddr_floor_bytes']:,} if everything passed once"
     table.add_row("DDR traffic", f"{cost['ddr_bytes']:,} bytes per sample, {cost['ddr_roof_percent']:.1f} % of the DDR roof; {floor}")
     table.add_row("energy", f"{cost['energy_mj']:.3g} mJ per sample at {cost['power_watts']:.1f} W (rough estimate, assumed coefficients)")
@@ -120,14 +122,14 @@ def resources(cost: dict[str, Any]) -> Table:
 
 
 def operators(cost: dict[str, Any]) -> Table:
-    """Cycles and traffic by operator."""
-    table = Table(title="Where the cycles go (estimates)", title_justify="left")
-    titles = ("operator", "stages", "cycles", "share", "of DSP roof", "of DDR roof", "DDR bytes", "lower bound", "bound by")
+    """Cycles and traffic by the operator of each stage's main node."""
+    table = Table(title="Where the cycles go, by the main operator of each stage (estimates)", title_justify="left")
+    titles = ("operator", "stages", "cycles", "share", "MAC busy", "of DDR roof", "DDR bytes", "lower bound", "bound by")
     for name in titles:
         table.add_column(name, justify="left" if name in ("operator", "bound by") else "right")
     for row in cost["operators"]:
         bound = ", ".join(row["bound"]) if len(row["bound"]) < 4 else ", ".join(list(row["bound"])[:3]) + ", ..."
-        shares = (f"{row[key]:.1f} %" for key in ("cycles_percent", "dsp_roof_percent", "ddr_roof_percent"))
+        shares = (f"{row[key]:.1f} %" for key in ("cycles_percent", "multipliers_busy_percent", "ddr_roof_percent"))
         traffic = f"{row['ddr_bytes']:,}", f"{row['ddr_floor_bytes']:,}"
         table.add_row(row["op"], f"{row['stages']}", f"{row['cycles']:,}", *shares, *traffic, escape(bound))
     return table
@@ -146,13 +148,14 @@ def lost(cost: dict[str, Any]) -> Table:
 def worst_stages(cost: dict[str, Any]) -> Table:
     """The stages that take longest."""
     table = Table(title=f"The {min(WORST, len(cost['stages']))} longest of {len(cost['stages'])} stages (estimates)", title_justify="left")
-    for name in ("node", "operator", "cycles", "of DSP roof", "of DDR roof", "DDR bytes", "bound by"):
-        table.add_column(name, justify="left" if name in ("node", "operator", "bound by") else "right", overflow="ellipsis", max_width=44)
-    for stage in sorted(cost["stages"], key=lambda s: -s["cycles"])[:WORST]:
-        shares = (f"{stage[key]:.1f} %" for key in ("dsp_roof_percent", "ddr_roof_percent"))
-        table.add_row(
-            escape(stage["node"]), stage["op"], f"{stage['cycles']:,}", *shares, f"{stage['ddr_bytes']:,}", escape(stage["bound"])
+    for name in ("main node", "operators", "cycles", "MAC busy", "of DDR roof", "DDR bytes", "bound by"):
+        table.add_column(
+            name, justify="left" if name in ("main node", "operators", "bound by") else "right", overflow="ellipsis", max_width=44
         )
+    for stage in sorted(cost["stages"], key=lambda s: -s["cycles"])[:WORST]:
+        shares = (f"{stage[key]:.1f} %" for key in ("multipliers_busy_percent", "ddr_roof_percent"))
+        numbers = f"{stage['cycles']:,}", *shares, f"{stage['ddr_bytes']:,}"
+        table.add_row(escape(stage["node"]), " > ".join(stage["ops"]), *numbers, escape(stage["bound"]))
     return table
 
 
@@ -167,7 +170,8 @@ def _layers(facts: dict[str, Any]) -> Table:
         table.add_column(name, justify="right" if name in ("output", "SQNR dB", "cycles") else "left", overflow="ellipsis", max_width=44)
     for layer in layers:
         rows, channels = layer["shape"]
-        numbers = f"{layer['sqnr_db']:.1f}", f"{layer['cycles']:,}"
+        cycles = f"{layer['cycles']:,}" if layer["with"] is None else escape(f"with {layer['with']}")
+        numbers = f"{layer['sqnr_db']:.1f}", cycles
         table.add_row(escape(layer["node"]), layer["op"], f"{rows}x{channels}", layer["type"], *numbers)
     return table
 

@@ -95,7 +95,12 @@ def _slots(engine: Engine) -> list[dict[str, Any]]:
                 "function": kernel.function,
                 "args": ", ".join(cpp_arg(value) for _, value in kernel.template_args),
                 "ports": [
-                    {"name": port.name, "kind": port.kind, "type": (types[number] if index == slot.fed else port.type).cpp(), "stream": stream}
+                    {
+                        "name": port.name,
+                        "kind": port.kind,
+                        "type": (types[number] if index == slot.fed else port.type).cpp(),
+                        "stream": stream,
+                    }
                     for index, (port, stream) in enumerate(zip(kernel.ports, streams, strict=True))
                 ],
                 "fed": kernel.ports[slot.fed].name,

@@ -28,9 +28,9 @@ def broadcast_shape(node: Node, inputs: Sequence[Shape]) -> Shape:
     return max(rows_a, rows_b), channels_a
 
 
-def elementwise_call(node: Node, ctx: Lowering, function: str, factors: Sequence[int]) -> Call:
-    """A call of `attnc::<function>` for two operands; an operand of a single row comes second. `factors` are the scalars that
-    belong to the operands; where there are two multipliers in front they follow the operands."""
+def elementwise_calls(node: Node, ctx: Lowering, function: str, factors: Sequence[int]) -> list[Call]:
+    """A call of `attnc::<function>` per block of rows, for two operands; an operand of a single row comes second. `factors` are the
+    scalars that belong to the operands; where there are two multipliers in front they follow the operands."""
     a, b = node.inputs
     height = {name: ctx.graph.value(name).shape[0] for name in (a, b)}
     scalars = list(factors)
@@ -38,7 +38,7 @@ def elementwise_call(node: Node, ctx: Lowering, function: str, factors: Sequence
         a, b = b, a
         if function == "add":
             scalars[0], scalars[1] = scalars[1], scalars[0]
-    rows, tiles = height[a], ctx.tiles(a)
+    tiles, broadcast = ctx.tiles(a), height[b] < height[a]
     names = ("multiplier_a", "multiplier_b", "shift") if function == "add" else ("multiplier", "shift")
     kernel = KernelCall(
         header=f"attnc/{function}.hpp",
@@ -47,8 +47,12 @@ def elementwise_call(node: Node, ctx: Lowering, function: str, factors: Sequence
         ports=(Port("a", "load"), Port("b", "load"), Port("y", "store")),
         scalars=("rows", "tiles", "broadcast", *names, "low", "high"),
     )
-    values = (rows, tiles, int(height[b] < rows), *scalars, *ctx.graph.type(node.output).range)
-    return Call(node.name, kernel, (ctx.walk(a), ctx.walk(b), ctx.walk(node.output)), values, {function: rows * tiles})
+    calls = []
+    for row, rows in ctx.row_blocks(a):
+        walks = (ctx.walk(a, row, rows), ctx.walk(b) if broadcast else ctx.walk(b, row, rows), ctx.walk(node.output, row, rows))
+        values = (rows, tiles, int(broadcast), *scalars, *ctx.graph.type(node.output).range)
+        calls.append(Call(node.name, kernel, walks, values, {function: rows * tiles}))
+    return calls
 
 
 class Add(Operator):
@@ -80,8 +84,8 @@ class Add(Operator):
         return clamp(shift_round_half_up(a + b, node.params["shift"]), *output.range).astype(output.dtype)
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
-        """One call: the kernel buffers no rows."""
-        return [elementwise_call(node, ctx, "add", [*map(int, node.params["multiplier"]), int(node.params["shift"])])]
+        """A call per block of rows."""
+        return elementwise_calls(node, ctx, "add", [*map(int, node.params["multiplier"]), int(node.params["shift"])])
 
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.

@@ -15,7 +15,7 @@ import numpy as np
 
 from attnc.fixedpoint import quantize_multiplier, requantize
 from attnc.ir import Node, TensorType
-from attnc.ops.add import broadcast_shape, elementwise_call
+from attnc.ops.add import broadcast_shape, elementwise_calls
 from attnc.ops.base import Array, Call, KernelCall, Lowering, Operator, Resources, Shape, product_bits, scalar_scale
 from attnc.ops.requantize import ACTIVATION_BITS, activation
 
@@ -48,8 +48,8 @@ class Mul(Operator):
         return requantize(product, node.params["multiplier"], node.params["shift"], *output.range).astype(output.dtype)
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
-        """One call: the kernel buffers no rows."""
-        return [elementwise_call(node, ctx, "mul", [int(node.params["multiplier"]), int(node.params["shift"])])]
+        """A call per block of rows."""
+        return elementwise_calls(node, ctx, "mul", [int(node.params["multiplier"]), int(node.params["shift"])])
 
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.

@@ -81,6 +81,12 @@ def rescale_call(
     )
 
 
+def rescale_blocks(node: Node, ctx: Lowering, low: int | None = None) -> list[Call]:
+    """A call per block of rows that brings the operand of `node` to its output."""
+    x, y = node.inputs[0], node.output
+    return [rescale_call(node, ctx, (ctx.walk(x, *block), ctx.walk(y, *block)), block[1], low=low) for block in ctx.row_blocks(x)]
+
+
 def rescale_resources(kernel: KernelCall) -> Resources:
     """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
@@ -114,9 +120,8 @@ class Requantize(Operator):
         return requantize(inputs[0], node.params["multiplier"], node.params["shift"], *output.range).astype(output.dtype)
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
-        """One call: the kernel buffers no rows."""
-        x = node.inputs[0]
-        return [rescale_call(node, ctx, (ctx.walk(x), ctx.walk(node.output)), ctx.graph.value(x).shape[0])]
+        """A call per block of rows."""
+        return rescale_blocks(node, ctx)
 
     def resources(self, kernel: KernelCall) -> Resources:
         """Those of the shared kernel."""

@@ -26,7 +26,7 @@ from attnc.ir import GraphError, Node, TensorType
 from attnc.ops.approximation import AUTO, Approximated, Implementation
 from attnc.ops.base import Array, Call, KernelCall, Lowering, Resources, Shape, scalar_scale
 from attnc.ops.functions import FUNCTIONS, Function, find
-from attnc.ops.requantize import rescale_call, rescale_factors, rescale_resources
+from attnc.ops.requantize import rescale_blocks, rescale_factors, rescale_resources
 from attnc.ops.unary_chord import Chord
 from attnc.ops.unary_delta import Delta
 from attnc.ops.unary_method import FRACTION_BITS, Method
@@ -137,13 +137,11 @@ class Unary(Approximated):
         return clamp(result, _floor(function, low), high).astype(output.dtype)
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
-        """One call: no kernel buffers rows."""
+        """A call per block of rows."""
         function = self.function(node)
         if not rescaled(function):
-            return [METHODS[node.attrs["implementation"]].lower(node, function, ctx)]
-        x, y = node.inputs[0], node.output
-        low = _floor(function, ctx.graph.type(y).range[0])
-        return [rescale_call(node, ctx, (ctx.walk(x), ctx.walk(y)), ctx.graph.value(x).shape[0], low=low)]
+            return METHODS[node.attrs["implementation"]].lower(node, function, ctx)
+        return rescale_blocks(node, ctx, _floor(function, ctx.graph.type(node.output).range[0]))
 
     def resources(self, kernel: KernelCall) -> Resources:
         """Those of the implementation's kernel."""

@@ -27,7 +27,7 @@ from attnc.ops.unary_method import (
     input_fraction,
     rescaling_lane,
     rom_lane,
-    unary_call,
+    unary_calls,
 )
 
 STEP_BITS = 5
@@ -141,10 +141,10 @@ class Chord(Method):
         step = fraction_bits - STEP_BITS
         return interpolate(x, function, step) * 2.0 ** -(VALUE_BITS + step)
 
-    def lower(self, node: Node, function: Function, ctx: Lowering) -> Call:
-        """One call."""
+    def lower(self, node: Node, function: Function, ctx: Lowering) -> list[Call]:
+        """A call per block of rows."""
         scalars = {"step": node.attrs["step"], "left": function.left or 0, "right": function.right}
-        return unary_call(self, node, ctx, node.attrs["acc_bits"], rom(function.name), scalars)
+        return unary_calls(self, node, ctx, node.attrs["acc_bits"], rom(function.name), scalars)
 
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run."""

@@ -24,7 +24,7 @@ from attnc.ops.approximation import Implementation, times
 from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Resources, Table, product_bits, scalar_scale
 from attnc.ops.functions import Function, find
 from attnc.ops.unary_chord import identifier
-from attnc.ops.unary_method import VALUE_BITS, Method, every, fraction_bits, input_fraction, rescaling_lane, rom_lane, unary_call
+from attnc.ops.unary_method import VALUE_BITS, Method, every, fraction_bits, input_fraction, rescaling_lane, rom_lane, unary_calls
 
 GROWTH_BITS = 16
 ENTRY_BITS = 36
@@ -151,12 +151,12 @@ class Delta(Method):
         step = fraction_bits - self.segment_bits
         return subtract(x, function, self.segment_bits, step) * 2.0 ** -(VALUE_BITS + step)
 
-    def lower(self, node: Node, function: Function, ctx: Lowering) -> Call:
-        """One call."""
+    def lower(self, node: Node, function: Function, ctx: Lowering) -> list[Call]:
+        """A call per block of rows."""
         low, high = ends(function)
         relu = VALUE_BITS - self.segment_bits if function.delta == "relu" else -1
         scalars = {"step": node.attrs["step"], "relu": relu, "below": low, "above": high}
-        return unary_call(self, node, ctx, node.attrs["acc_bits"], rom(function.name, self.segment_bits), scalars)
+        return unary_calls(self, node, ctx, node.attrs["acc_bits"], rom(function.name, self.segment_bits), scalars)
 
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run."""

@@ -49,8 +49,8 @@ class Method(ABC):
         """f(x * 2**-fraction_bits) as float64 of what the kernel computes before it rounds to the output."""
 
     @abstractmethod
-    def lower(self, node: Node, function: Function, ctx: Lowering) -> Call:
-        """The call of its kernel."""
+    def lower(self, node: Node, function: Function, ctx: Lowering) -> list[Call]:
+        """The calls of its kernel."""
 
     @abstractmethod
     def resources(self, kernel: KernelCall) -> Resources:
@@ -84,10 +84,10 @@ def every(x: TensorType) -> Int64:
     return np.arange(low, high + 1, dtype=np.int64)
 
 
-def unary_call(method: Method, node: Node, ctx: Lowering, acc_bits: int, rom: Table | None, scalars: dict[str, int]) -> Call:
-    """A call on all of x. The kernel's scalars are rows, tiles, channels, then `scalars`, the factor, and the range of the output."""
+def unary_calls(method: Method, node: Node, ctx: Lowering, acc_bits: int, rom: Table | None, scalars: dict[str, int]) -> list[Call]:
+    """A call per block of rows. The kernel's scalars are rows, tiles, channels, then `scalars`, the factor, and the range of the output."""
     x, y = node.inputs[0], node.output
-    rows, channels = ctx.graph.value(x).shape
+    tiles, channels = ctx.tiles(x), ctx.graph.value(x).shape[1]
     low, high = ctx.graph.type(y).range
     own = scalars | {"multiplier": int(node.params["multiplier"]), "shift": int(node.params["shift"]), "low": low, "high": high}
     kernel = KernelCall(
@@ -103,9 +103,11 @@ def unary_call(method: Method, node: Node, ctx: Lowering, acc_bits: int, rom: Ta
         ports=(Port("x", "load"), Port("y", "store")),
         scalars=("rows", "tiles", "channels", *own),
     )
-    # The kernel buffers no rows.
-    values = (rows, ctx.tiles(x), channels, *own.values())
-    return Call(node.name, kernel, (ctx.walk(x), ctx.walk(y)), values, {method.kernel: rows * ctx.tiles(x)})
+    calls = []
+    for row, rows in ctx.row_blocks(x):
+        values, cycles = (rows, tiles, channels, *own.values()), {method.kernel: rows * tiles}
+        calls.append(Call(node.name, kernel, (ctx.walk(x, row, rows), ctx.walk(y, row, rows)), values, cycles))
+    return calls
 
 
 def rescaling_lane(acc_bits: int) -> Resources:

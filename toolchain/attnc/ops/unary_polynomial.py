@@ -23,7 +23,7 @@ from attnc.ops.approximation import Implementation, times
 from attnc.ops.base import Array, Call, KernelCall, Lowering, Resources, product_bits, scalar_scale
 from attnc.ops.functions import PARAMETRIC, Function
 from attnc.ops.requantize import activation
-from attnc.ops.unary_method import VALUE_BITS, Method, fraction_bits, input_fraction, rescaling_lane, unary_call
+from attnc.ops.unary_method import VALUE_BITS, Method, fraction_bits, input_fraction, rescaling_lane, unary_calls
 
 LEAST_FRACTION = 5
 ANY_SCALE = 15
@@ -175,15 +175,15 @@ class Polynomial(Method):
         result: Array = polynomial(x, form, fraction) * 2.0 ** -(VALUE_BITS + (fraction if form.linear else 0)) * unit**function.degree
         return result
 
-    def lower(self, node: Node, function: Function, ctx: Lowering) -> Call:
-        """One call: coefficients are scalars, so one engine serves every function."""
+    def lower(self, node: Node, function: Function, ctx: Lowering) -> list[Call]:
+        """A call per block of rows: coefficients are scalars, so one engine serves every function."""
         form = quadratic(function)
         assert form is not None
         fraction = node.attrs["fraction"]
         scalars = {"fraction": fraction, "limit": limit(form, fraction), "linear": int(form.linear)}
         for sign, side in (("n", form.negative), ("p", form.positive)):
             scalars |= {f"{sign}{degree}": value for degree, value in zip(("0", "1", "2", "_end"), side.integers(), strict=True)}
-        return unary_call(self, node, ctx, node.attrs["acc_bits"], None, scalars)
+        return unary_calls(self, node, ctx, node.attrs["acc_bits"], None, scalars)
 
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run."""

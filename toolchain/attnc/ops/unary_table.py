@@ -56,10 +56,10 @@ class TableOf256(Method):
         """The function itself: only the output rounds."""
         return function(x * 2.0**-fraction_bits)
 
-    def lower(self, node: Node, function: Function, ctx: Lowering) -> Call:
-        """One call."""
+    def lower(self, node: Node, function: Function, ctx: Lowering) -> list[Call]:
+        """A call per block of rows."""
         x, y, lanes = node.inputs[0], node.output, ctx.design.lanes
-        rows, channels = ctx.graph.value(x).shape
+        tiles, channels = ctx.tiles(x), ctx.graph.value(x).shape[1]
 
         def pack() -> bytes:
             return node.params["table"].astype("<i2").tobytes()
@@ -72,8 +72,11 @@ class TableOf256(Method):
             scalars=("rows", "tiles", "channels"),
         )
         words = Walk(ctx.payload(node.name, pack), (1, 1, 1, 2 * ENTRIES // lanes), (0, 0, 0))
-        cycles = {"table": ENTRIES + rows * ctx.tiles(x)}
-        return Call(node.name, kernel, (ctx.walk(x), words, ctx.walk(y)), (rows, ctx.tiles(x), channels), cycles)
+        calls = []
+        for row, rows in ctx.row_blocks(x):
+            walks = (ctx.walk(x, row, rows), words, ctx.walk(y, row, rows))
+            calls.append(Call(node.name, kernel, walks, (rows, tiles, channels), {"table": ENTRIES + rows * tiles}))
+        return calls
 
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from attnc.ir import Graph, Node
@@ -77,10 +78,15 @@ class Chain:
         made = {link.node.output for link in self.links}
         return {name for link in self.links for name in link.node.inputs if name not in made}
 
+    @property
+    def text(self) -> str:
+        """Its operators, as `linear* > add`: * where the result is stored on the way."""
+        taps = [link.tapped for link in self.links[1:]] + [False]
+        return " > ".join(link.node.op + "*" * tapped for link, tapped in zip(self.links, taps, strict=True))
+
     def stores(self) -> list[str]:
         """Values that go to memory."""
-        following = zip(self.links, self.links[1:], strict=False)
-        return [before.node.output for before, link in following if link.tapped] + [self.links[-1].node.output]
+        return [before.node.output for before, link in pairwise(self.links) if link.tapped] + [self.links[-1].node.output]
 
 
 @dataclass
@@ -107,7 +113,7 @@ class Order:
             self.after.setdefault(link.key, set())
             if link.fed is not None:
                 self.fed[link.key] = link.fed
-        for before, link in zip(links, links[1:], strict=False):
+        for before, link in pairwise(links):
             self.after[before.key].add(link.key)
 
     def slots(self) -> list[Key]:
@@ -225,4 +231,3 @@ def _light_engines(chains: Sequence[Chain], left: list[int]) -> list[tuple[Order
             order.add(chains[index].links)
         result.append((order, members))
     return result
-

@@ -1,9 +1,10 @@
 """Estimates of cycles and resources. None comes from a synthesis run, and everything that shows them says so.
 
 Cycles: the kernels of a chain overlap, and so do the processes of a kernel, but one that needs all its operands before it gives a result
-(`Call.held`) parts the chain: what is before it, then what comes from it. Each part takes its slowest process or memory port. A stream moves
-a word per cycle within a burst; short bursts are bound by the requests in flight, streams that read through the same port of the board add
-up, and all together are bound by the rate of the DDR. Instructions run one after the other, with the time to fill and drain each.
+(`Call.held`) parts the chain: what is before it, then what comes from it. Each part takes its slowest process or memory port. A stream
+moves a word per cycle within a burst; short bursts are bound by the requests in flight, streams that read through the same port of the
+board add up, and all together are bound by the rate of the DDR. Instructions run one after the other, with the time to fill and drain
+each.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ STREAM_DEPTH = 32
 SLOT_LATENCY = 12
 """Cycles that a vector takes through a kernel that passes it on, on average."""
 PASSING = Resources(lut=60, ff=80)
-"""What lets a slot be passed by, or stored on the way: a counter and a multiplexer's control; the multiplexer itself is a LUT per 2 bits."""
+"""What lets a slot be passed by, or stored on the way: a counter and a multiplexer's control; the multiplexer is a LUT per 2 bits."""
 
 
 @dataclass(frozen=True)

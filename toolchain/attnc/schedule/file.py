@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -135,6 +136,8 @@ def schedule_text(program: Program, cost: Estimate, board: Board, objective: str
             for engine in program.engines
             for slot in engine.slots
         ),
+        "chains, whose kernels overlap (* the result is stored on the way, for others):",
+        *(f"  {text}, {count} instructions" for text, count in _chains(program).items()),
         "buffers, banks x depth x bits:",
         *(f"  {b.key}: {b.memory.banks} x {b.memory.depth} x {b.memory.width} in {cost.places[b.key]}" for b in cost.buffers),
         "memory of the board, words from offset:",
@@ -154,6 +157,11 @@ def _arguments(args: Any) -> str:
     return ", ".join(
         f"{name} {value if isinstance(value, int) else getattr(value, 'bits', getattr(value, 'name', ''))}" for name, value in args
     )
+
+
+def _chains(program: Program) -> Counter[str]:
+    """Engine and kernels of each kind of chain, with its instructions."""
+    return Counter(f"{one.engine.name}: {one.chain.text}" for one in program.instructions)
 
 
 def _regions(program: Program) -> list[tuple[str, Any]]:

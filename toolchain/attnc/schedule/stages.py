@@ -1,8 +1,8 @@
 """Where the cycles and the traffic of a program go: per stage (a chain of nodes) and in sum, beside the roofs of the board.
 
-Multipliers: those in arrays, of all engines; they are busy in the cycles that the multiply-adds would take if all worked in every cycle, and
-the others are lost. DSP roof: two byte multiply-adds per DSP and cycle (WP486), of all DSPs that the design takes. DDR roof: the rate that
-long bursts reach.
+Multipliers: those in arrays, of all engines; they are busy in the cycles that their multiply-adds would take if all worked in every cycle,
+and the others are lost. Multiply-adds without an array of multipliers (tables) keep none busy. DSP roof: two byte multiply-adds per DSP and
+cycle (WP486), of all DSPs that the design takes. DDR roof: the rate that long bursts reach.
 Traffic floor: every operand, weight and result of a stage passes the memory port once. For attention that is the lower bound of the
 literature, reached when all queries stay on chip (keys and values pass ceil(queries / resident queries) times else).
 """
@@ -25,11 +25,12 @@ NO_MULTIPLIERS = "no multiply-adds"
 
 @dataclass(frozen=True)
 class Stage:
-    """One chain: all its instructions. `node` is its main node, `nodes` are all of them; `busy` are cycles of processes and ports, `lost`
-    those by cause."""
+    """One chain: all its instructions. `node` is its main node, `nodes` are all of them and `ops` their operators; `busy` are cycles of
+    processes and ports, `lost` those by cause; `array_macs` are the multiply-adds that arrays of multipliers do."""
 
     node: str
     nodes: tuple[str, ...]
+    ops: tuple[str, ...]
     op: str
     engine: str
     calls: int
@@ -38,6 +39,7 @@ class Stage:
     bound: str
     busy: dict[str, int]
     macs: int
+    array_macs: int
     words: int
     floor_words: int
     lost: dict[str, float]
@@ -48,21 +50,23 @@ class Stage:
             "node": self.node,
             "nodes": list(self.nodes),
             "op": self.op,
+            "ops": list(self.ops),
             "engine": self.engine,
             "calls": self.calls,
             "cycles": self.cycles,
             "start_cycles": self.start,
             "bound": self.bound,
             "busy": self.busy,
-            **_roofs(cost, lanes, self.cycles, self.macs, self.words, self.floor_words),
+            **_roofs(cost, lanes, self.cycles, [self]),
             "lost": {cause: round(cycles) for cause, cycles in self.lost.items()},
         }
 
 
-def _roofs(cost: Estimate, lanes: int, cycles: int, macs: int, words: int, floor: int) -> dict[str, Any]:
+def _roofs(cost: Estimate, lanes: int, cycles: int, members: list[Stage]) -> dict[str, Any]:
+    macs, arrays, words, floor = (sum(getattr(stage, key) for stage in members) for key in ("macs", "array_macs", "words", "floor_words"))
     return {
         "multiply_adds": macs,
-        "multipliers_busy_percent": _percent(macs, cycles * cost.macs_per_cycle),
+        "multipliers_busy_percent": _percent(arrays, cycles * cost.macs_per_cycle),
         "ddr_bytes": words * lanes,
         "ddr_floor_bytes": floor * lanes,
         "dsp_roof_percent": _percent(macs, cycles * MACS_PER_DSP * cost.resources.dsp),
@@ -81,9 +85,7 @@ def stages(graph: Graph, program: Program, cost: Estimate) -> list[Stage]:
         group = groups.setdefault(id(instruction.chain), (instruction.chain, [], []))
         group[1].append(instruction)
         group[2].append(found)
-    arrays = {
-        engine.name: sum(OPERATORS[slot.op].macs_per_cycle(slot.kernel) for slot in engine.slots) for engine in program.engines
-    }
+    arrays = {engine.name: sum(OPERATORS[slot.op].macs_per_cycle(slot.kernel) for slot in engine.slots) for engine in program.engines}
     result = []
     for chain, instructions, calls in groups.values():
         weights = dict(pair for one in instructions for _, call in one.active for pair in weight_walks(call))
@@ -104,8 +106,10 @@ def _stage(chain: Chain, calls: list[CallCost], floor: int, own: int, cost: Esti
     cycles, start, macs = (sum(getattr(call, key) for call in calls) for key in ("cycles", "start", "macs"))
     words = sum(call.words for call in calls)
     lost = _lost(cycles, start, macs, bound, own, cost.macs_per_cycle)
-    node, nodes = chain.main.node, tuple(link.node.name for link in chain.links)
-    return Stage(node.name, nodes, node.op, calls[0].engine, len(calls), cycles, start, bound, dict(busy), macs, words, floor, lost)
+    node = chain.main.node
+    nodes, ops = (tuple(getattr(link.node, key) for link in chain.links) for key in ("name", "op"))
+    counts = cycles, start, bound, dict(busy), macs, macs if own else 0, words, floor
+    return Stage(node.name, nodes, ops, node.op, calls[0].engine, len(calls), *counts, lost)
 
 
 def _lost(cycles: int, start: int, macs: int, bound: str, own: int, all_: int) -> dict[str, float]:
@@ -132,7 +136,6 @@ def by_operator(found: list[Stage], cost: Estimate, lanes: int) -> list[dict[str
         bound: Counter[str] = Counter()
         for stage in members:
             bound[stage.bound] += stage.cycles
-        macs, words, floor = (sum(getattr(stage, key) for stage in members) for key in ("macs", "words", "floor_words"))
         rows.append(
             {
                 "op": op,
@@ -141,7 +144,7 @@ def by_operator(found: list[Stage], cost: Estimate, lanes: int) -> list[dict[str
                 "cycles": cycles,
                 "cycles_percent": _percent(cycles, cost.cycles),
                 "bound": dict(bound.most_common()),
-                **_roofs(cost, lanes, cycles, macs, words, floor),
+                **_roofs(cost, lanes, cycles, members),
             }
         )
     return sorted(rows, key=lambda row: (-row["cycles"], row["op"]))
@@ -165,5 +168,4 @@ def losses(found: list[Stage], cost: Estimate) -> list[dict[str, Any]]:
 
 def summary(found: list[Stage], cost: Estimate, lanes: int) -> dict[str, Any]:
     """Roofs and sums of the whole program."""
-    macs, words, floor = (sum(getattr(stage, key) for stage in found) for key in ("macs", "words", "floor_words"))
-    return _roofs(cost, lanes, cost.cycles, macs, words, floor)
+    return _roofs(cost, lanes, cost.cycles, found)
