@@ -28,7 +28,7 @@ from attnc.quant.noise import Probe
 from attnc.quant.samples import Edge, chunks
 from attnc.steps import State
 
-PROBED, PROBED_ELEMENTS = 8, 1 << 18
+PROBED, PROBED_ELEMENTS = 8, 1 << 19
 """Samples on which single parts are measured: at most so many, and fewer (down to one) where their widest value has more elements."""
 SLACK = 10 ** (0.5 / 10)
 """Noise that may be left over that of all inputs widened, where the target is out of reach: half a decibel."""
