@@ -112,9 +112,7 @@ def exp2_negative(d: npt.ArrayLike, rom: Table = EXP2_ROM) -> Int64:
 
     0 where the whole part of the exponent is 16 or more. Never increases with d, and is 2**15 for d = 0.
     """
-    table = _every_exp2(rom.name)
-    result: Int64 = table[np.minimum(d, table.size - 1)]
-    return result
+    return _every_exp2(rom.name).take(d, mode="clip")
 
 
 @cache
