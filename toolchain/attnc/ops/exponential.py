@@ -112,7 +112,7 @@ def exp2_negative(d: npt.ArrayLike, rom: Table = EXP2_ROM) -> Int64:
 
     0 where the whole part of the exponent is 16 or more. Never increases with d, and is 2**15 for d = 0.
     """
-    return _every_exp2(rom.name).take(d, mode="clip")
+    return _every_exp2(rom.name).take(np.asarray(d), mode="clip")
 
 
 @cache

@@ -111,7 +111,7 @@ class Requantize(Operator):
 
     def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:
         """requantize per channel."""
-        return requantize(inputs[0], node.params["multiplier"], node.params["shift"], *output.range).astype(output.dtype)
+        return requantize(inputs[0], node.params["multiplier"], node.params["shift"], *output.range, output.dtype)
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """One call: the kernel buffers no rows."""

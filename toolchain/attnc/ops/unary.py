@@ -17,11 +17,11 @@ Padding  the kernels write 0 beyond the channels, whatever f(0) is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from attnc.fixedpoint import Int64, clamp, requantize
+from attnc.fixedpoint import clamp, requantize
 from attnc.ir import GraphError, Node, TensorType
 from attnc.ops.approximation import AUTO, Approximated, Implementation
 from attnc.ops.base import Array, Call, KernelCall, Lowering, Resources, Shape, scalar_scale
@@ -29,7 +29,7 @@ from attnc.ops.functions import FUNCTIONS, Function, find
 from attnc.ops.requantize import rescale_call, rescale_factors, rescale_resources
 from attnc.ops.unary_chord import Chord
 from attnc.ops.unary_delta import Delta
-from attnc.ops.unary_method import FRACTION_BITS, Method
+from attnc.ops.unary_method import FRACTION_BITS, Method, tabulated
 from attnc.ops.unary_polynomial import Polynomial
 from attnc.ops.unary_table import TableOf256
 
@@ -129,11 +129,12 @@ class Unary(Approximated):
 
     def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:
         """That of the implementation."""
-        function, (low, high) = self.function(node), output.range
+        function, x = self.function(node), inputs[0].astype(np.int64)
         if not rescaled(function):
             method = METHODS[node.attrs["implementation"]]
-            return tabulated(lambda x: method.golden(node, function, x, output).astype(output.dtype), inputs[0])
-        result = requantize(inputs[0], node.params["multiplier"], node.params["shift"], low, high)
+            return tabulated(lambda x: method.golden(node, function, x, output).astype(output.dtype), x)
+        low, high = output.range
+        result = requantize(x, node.params["multiplier"], node.params["shift"], low, high)
         return clamp(result, _floor(function, low), high).astype(output.dtype)
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
@@ -151,14 +152,6 @@ class Unary(Approximated):
             return rescale_resources(kernel)
         method = next(method for method in METHODS.values() if kernel.function == f"attnc::{method.kernel}")
         return method.resources(kernel)
-
-
-def tabulated(function: Callable[[Int64], Array], x: Array) -> Array:
-    """function(x) elementwise, found once for every integer between the smallest and the largest of x where those are fewer."""
-    low, high = int(x.min(initial=0)), int(x.max(initial=0))
-    if high - low >= x.size:
-        return function(x.astype(np.int64))
-    return function(np.arange(low, high + 1)).take(np.subtract(x, low, dtype=np.intp))
 
 
 def _floor(function: Function, low: int) -> int:
