@@ -1,7 +1,7 @@
 """The one place where integers are rounded, saturated and rescaled.
 
-Mirrors `attnc/fixedpoint.hpp` name for name. Arrays are int64 inside: callers keep every product below 2**63, which
-`check_bits` proves from the widths of the types and not from the data.
+Mirrors `attnc/fixedpoint.hpp` name for name. Callers keep every product below 2**63, which `check_bits` proves from the widths of the
+types and not from the data. Arrays are int64, or whole numbers in float64 (`carrier`): for those processors have vector instructions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_SHIFT = 62
 DOUBLE_BITS = 52
 """Whole numbers below 2**52 and their halves are exact in float64."""
 BYTE_PRODUCT_TERMS = 1 << 15
-"""A sum of as many products of two bytes fits int32, with sign or without."""
+"""A sum of as many products of two bytes, with sign or without, fits int32."""
 SINGLE_PRECISION_TERMS = 256
 """A sum is cut into pieces of at least this many terms; shorter ones are not worth it."""
 
@@ -54,8 +54,7 @@ def int_dtype(bits: int, signed: bool) -> np.dtype[np.signedinteger] | np.dtype[
 
 
 def carrier(bits: int) -> np.dtype[Any]:
-    """The type in which whole numbers of `bits` bits with sign are computed fastest: float64 while it is exact, else int64. Processors
-    have vector instructions for all that is done to doubles."""
+    """The type in which whole numbers of `bits` bits with sign are computed fastest: float64 while it is exact, else int64."""
     return np.dtype(np.float64 if bits <= DOUBLE_BITS else np.int64)
 
 
@@ -125,7 +124,7 @@ def _scaled(x: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLike) -
     shift <= 53; beyond, the quotient is below 1/4, and whichever way the sum is rounded, its floor is 0 as it should be.
     """
     x, multiplier, shift = np.asarray(x), np.asarray(multiplier), np.asarray(shift, np.int64)
-    if magnitude(x) * magnitude(multiplier) < 1 << DOUBLE_BITS:
+    if _bound(x) * _bound(multiplier) < 1 << DOUBLE_BITS:
         # One array for all steps, here and below: most of golden's time is memory traffic.
         total = np.asarray(x.astype(np.float64, copy=False) * np.ldexp(multiplier.astype(np.float64), -shift))
         np.add(total, 0.5, out=total)
@@ -134,7 +133,7 @@ def _scaled(x: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLike) -
     return np.right_shift(total, shift, out=total)
 
 
-def magnitude(x: npt.NDArray[Any]) -> int:
+def _bound(x: npt.NDArray[Any]) -> int:
     """A bound of |x|: that of its type where it has 32 bits or fewer, else that of its numbers."""
     if x.dtype.kind in "iu" and x.dtype.itemsize <= 4:
         return 1 << (8 * x.dtype.itemsize)
@@ -150,8 +149,10 @@ def bit_length(x: npt.ArrayLike) -> Int64:
 
 @cache
 def _byte_product() -> Any:
-    """Product of two matrices of bytes without sign, less 128 each, in int32. onnxruntime's kernels for two operands without sign never
-    saturate on their way, unlike those for a mixed pair on processors without dot products; they take a third of the time of floats."""
+    """Product of two matrices of unsigned bytes, 128 taken off each, in int32; a third of the time of floats.
+
+    onnxruntime's kernels for two unsigned operands are exact on every processor; those for a mixed pair saturate on some (AVX2).
+    """
     import onnxruntime
     from onnx import TensorProto, helper
 

@@ -18,7 +18,7 @@ from attnc.ops.base import Array, samples_first
 Visit = Callable[[str, Array], None]
 
 BLOCK_ELEMENTS = 1 << 18
-"""Elements of the largest tensor that golden carries through the graph at a time, in doubles as much as a core's cache holds."""
+"""Elements of the largest tensor in a block of samples: in doubles about what a core's cache holds."""
 
 
 @cache
@@ -76,21 +76,20 @@ def run_reference(graph: Graph, feeds: Mapping[str, Array], visit: Visit | None 
 def run_golden(graph: Graph, feeds: Mapping[str, Array], visit: Visit | None = None) -> dict[str, Array]:
     """The integer meaning of a quantized graph, bit for bit what the hardware computes.
 
-    Samples are independent: without a visitor, who sees whole values, blocks of them that fit a cache go through the graph by
-    themselves, on every core.
+    Samples do not meet. Unless there is a visitor, who wants whole values, they go through the graph in blocks, one on each core.
     """
 
     def step(node: Node, inputs: Sequence[Array]) -> Array:
         types = [graph.type(name) for name in node.inputs]
         return operator(node).golden(node, inputs, types, graph.type(node.output))
 
-    samples = max((feeds[name].shape[0] for name in graph.inputs), default=1)
+    samples = min((feeds[name].shape[0] for name in graph.inputs), default=1)
     size = max(1, BLOCK_ELEMENTS // max(rows * channels for rows, channels in (value.shape for value in graph.values.values())))
     with _blas().limit(limits=1, user_api="blas"):
         if visit or samples <= size:
             return _walk(graph, feeds, step, visit)
         blocks = [{name: feeds[name][at : at + size] for name in graph.inputs} for at in range(0, samples, size)]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             found = list(pool.map(lambda block: _walk(graph, block, step, None), blocks))
     return {name: np.concatenate([block[name] for block in found]) for name in graph.outputs}
 

@@ -72,14 +72,9 @@ class Linear(Operator):
         multiplier, shift = quantize_multiplier(unit / np.broadcast_to(output.scale, unit.shape))
         peak = max(x.magnitude, 1 << (x.bits - 1))
         bound = int((magnitude_bound(weight, peak) + np.maximum(np.abs(bias), np.abs(stored))).max())
-        # An input channel's weights lie together: that is how the products of golden read them.
-        node.params = {
-            "weight": np.asfortranarray(weight.q),
-            "bias": bias,
-            "multiplier": multiplier,
-            "shift": shift,
-            "weight_scale": weight.unit,
-        }
+        # Golden multiplies bytes fastest where the weights of an input channel lie together.
+        q = weight.q if scaled else np.asfortranarray(weight.q)
+        node.params = {"weight": q, "bias": bias, "multiplier": multiplier, "shift": shift, "weight_scale": weight.unit}
         node.params["stored_bias"] = stored
         if factors is not None:
             node.params["group_multiplier"] = factors
