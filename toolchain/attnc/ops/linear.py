@@ -89,7 +89,7 @@ class Linear(Operator):
         p = node.params
         weight = effective_weight(p["weight"], p.get("group_multiplier"), weight_format(node).group_size)
         acc = matmul(inputs[0], weight.T, types[0].magnitude * node.attrs["weight_magnitude"], np.float64)
-        return requantize(np.add(acc, p["bias"], out=acc), p["multiplier"], p["shift"], *output.range, output.dtype)
+        return requantize(np.add(acc, p["bias"].astype(acc.dtype), out=acc), p["multiplier"], p["shift"], *output.range, output.dtype)
 
     def engines(self, node: Node) -> tuple[str, ...]:
         """Multipliers take weights of at most 8 bits, so not a sum of planes with scales of their own; tables take them all."""
