@@ -1,12 +1,14 @@
 """The one place where integers are rounded, saturated and rescaled.
 
-Mirrors `attnc/fixedpoint.hpp` name for name. Arrays are int64 inside: callers keep every product below 2**63, which
-`check_bits` proves from the widths of the types and not from the data.
+Mirrors `attnc/fixedpoint.hpp` name for name. Callers keep every product below 2**63, which `check_bits` proves from the widths of the
+types and not from the data. Arrays are int64, or whole numbers in float64 (`carrier`): for those processors have vector instructions.
 """
 
 from __future__ import annotations
 
 import math
+from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,10 @@ Int64 = npt.NDArray[np.int64]
 MULTIPLIER_BITS = 17
 """Mantissa bits of a multiplier: with its sign it fills the 18-bit port of a DSP48."""
 MAX_SHIFT = 62
+DOUBLE_BITS = 52
+"""Whole numbers below 2**52 and their halves are exact in float64."""
+BYTE_PRODUCT_TERMS = 1 << 15
+"""A sum of as many products of two bytes, with sign or without, fits int32."""
 SINGLE_PRECISION_TERMS = 256
 """A sum is cut into pieces of at least this many terms; shorter ones are not worth it."""
 
@@ -45,6 +51,11 @@ def int_dtype(bits: int, signed: bool) -> np.dtype[np.signedinteger] | np.dtype[
         if bits <= width:
             return np.dtype(f"{'i' if signed else 'u'}{width // 8}")
     raise OverflowRiskError(f"a tensor type of {bits} bits: at most 64 are available")
+
+
+def carrier(bits: int) -> np.dtype[Any]:
+    """The type in which whole numbers of `bits` bits with sign are computed fastest: float64 while it is exact, else int64."""
+    return np.dtype(np.float64 if bits <= DOUBLE_BITS else np.int64)
 
 
 def clamp(x: npt.ArrayLike, low: int, high: int) -> Int64:
@@ -91,41 +102,89 @@ def quantize_multiplier(real: npt.ArrayLike, bits: int = MULTIPLIER_BITS) -> tup
     return multiplier, np.where(multiplier == 0, 0, shift)
 
 
-def requantize(acc: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLike, low: int, high: int) -> Int64:
-    """clamp(acc * multiplier / 2**shift), rounded half up."""
-    shift = np.asarray(shift, np.int64)
-    # One array for all steps: most of golden's time is memory traffic.
-    total = np.asarray(np.asarray(acc, np.int64) * np.asarray(multiplier, np.int64) + _half(shift))
-    np.right_shift(total, shift, out=total)
-    return np.clip(total, low, high, out=total)
+def requantize(
+    acc: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLike, low: int, high: int, dtype: npt.DTypeLike = np.int64
+) -> npt.NDArray[Any]:
+    """clamp(acc * multiplier / 2**shift), rounded half up, as `dtype`; `acc` may be whole numbers in float64."""
+    total = _scaled(acc, multiplier, shift)
+    return np.clip(total, low, high, out=total).astype(dtype, copy=False)
+
+
+def scale_round_half_up(
+    x: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLike, dtype: npt.DTypeLike = np.int64
+) -> npt.NDArray[Any]:
+    """x * multiplier / 2**shift, rounded to nearest, ties towards plus infinity, as `dtype`; as `requantize`, without its limits."""
+    return _scaled(x, multiplier, shift).astype(dtype, copy=False)
+
+
+def _scaled(x: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLike) -> npt.NDArray[Any]:
+    """x * multiplier / 2**shift, rounded half up: whole numbers, in float64 where that is exact, and otherwise in int64.
+
+    Exact means |x * multiplier| < 2**52. Then x * (multiplier / 2**shift) has at most 52 bits. Adding 1/2 takes at most 53 of them while
+    shift <= 53; beyond, the quotient is below 1/4, and whichever way the sum is rounded, its floor is 0 as it should be.
+    """
+    x, multiplier, shift = np.asarray(x), np.asarray(multiplier), np.asarray(shift, np.int64)
+    if _bound(x) * _bound(multiplier) < 1 << DOUBLE_BITS:
+        # One array for all steps, here and below: most of golden's time is memory traffic.
+        total = np.asarray(x.astype(np.float64, copy=False) * np.ldexp(multiplier.astype(np.float64), -shift))
+        np.add(total, 0.5, out=total)
+        return np.floor(total, out=total)
+    total = np.asarray(x.astype(np.int64) * multiplier.astype(np.int64) + _half(shift))
+    return np.right_shift(total, shift, out=total)
+
+
+def _bound(x: npt.NDArray[Any]) -> int:
+    """A bound of |x|: that of its type where it has 32 bits or fewer, else that of its numbers."""
+    if x.dtype.kind in "iu" and x.dtype.itemsize <= 4:
+        return 1 << (8 * x.dtype.itemsize)
+    return max(-int(x.min(initial=0)), int(x.max(initial=0)))
 
 
 def bit_length(x: npt.ArrayLike) -> Int64:
     """Bits of each non-negative integer below 2**63 (0 has none)."""
-    x = np.asarray(x, np.int64).copy()
-    length = np.zeros(x.shape, np.int64)
-    for step in (32, 16, 8, 4, 2, 1):
-        big = x >= (np.int64(1) << step)
-        length += np.where(big, step, 0)
-        x = np.where(big, x >> step, x)
-    return length + (x > 0)
+    x = np.asarray(x, np.int64)
+    # Without the bits next to a higher one: the highest stays, and rounding to a double cannot carry beyond it.
+    return np.frexp((x & ~(x >> 1)).astype(np.float64))[1].astype(np.int64)
 
 
-def matmul(a: npt.NDArray[np.integer], b: npt.NDArray[np.integer], magnitude: int) -> Int64:
-    """Exact integer a @ b through float BLAS; `magnitude` bounds |a * b| of one product.
+@cache
+def _byte_product() -> Any:
+    """Product of two matrices of unsigned bytes, 128 taken off each, in int32; a third of the time of floats.
 
-    Single precision carries integers up to 2**24 and double up to 2**53 exactly; NumPy's own integer matmul is slow. A long sum is
-    cut into pieces that single precision carries, twice as fast as double, and one matrix `b` serves all of `a` in a single product.
+    onnxruntime's kernels for two unsigned operands are exact on every processor; those for a mixed pair saturate on some (AVX2).
+    """
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    operands = [helper.make_tensor_value_info(name, TensorProto.UINT8, shape) for name, shape in (("a", "mk"), ("b", "kn"))]
+    zero = helper.make_tensor("zero", TensorProto.UINT8, [], [128])
+    node = helper.make_node("MatMulInteger", ["a", "b", "zero", "zero"], ["y"])
+    graph = helper.make_graph([node], "bytes", operands, [helper.make_tensor_value_info("y", TensorProto.INT32, "mn")], [zero])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def matmul(a: npt.NDArray[np.integer], b: npt.NDArray[np.integer], magnitude: int, dtype: npt.DTypeLike = np.int64) -> npt.NDArray[Any]:
+    """Exact integer a @ b; `magnitude` bounds |a * b| of one product, `dtype` must hold the sums.
+
+    Two matrices of bytes are multiplied as such. Others go through float BLAS: single precision carries integers up to 2**24 and double
+    up to 2**53 exactly; NumPy's own integer matmul is slow. A long sum is cut into pieces that single precision carries, twice as fast
+    as double, and one matrix `b` serves all of `a` in a single product.
     """
     terms = a.shape[-1]
     if magnitude * terms >= 1 << 53:
         raise OverflowRiskError(f"a product of {terms} terms up to {magnitude} needs {math.ceil(math.log2(magnitude * terms))} bits")
     if b.ndim == 2 and a.ndim > 2:
-        return matmul(a.reshape(-1, terms), b, magnitude).reshape(*a.shape[:-1], b.shape[1])
+        return matmul(a.reshape(-1, terms), b, magnitude, dtype).reshape(*a.shape[:-1], b.shape[1])
+    if b.ndim == 2 and a.dtype == b.dtype == np.int8 and terms <= BYTE_PRODUCT_TERMS:
+        result: npt.NDArray[Any] = _byte_product().run(None, {"a": a.view(np.uint8) ^ 0x80, "b": b.view(np.uint8) ^ 0x80})[0]
+        return result.astype(dtype, copy=False)
     step = (1 << 24) // max(magnitude, 1)
     if step < min(terms, SINGLE_PRECISION_TERMS):
-        return np.matmul(a.astype(np.float64), b.astype(np.float64)).astype(np.int64)
-    result = np.matmul(a[..., :step].astype(np.float32), b[..., :step, :].astype(np.float32)).astype(np.int64)
+        return np.matmul(a.astype(np.float64), b.astype(np.float64)).astype(dtype, copy=False)
+    result = np.matmul(a[..., :step].astype(np.float32), b[..., :step, :].astype(np.float32)).astype(dtype)
     for at in range(step, terms, step):
         part = np.matmul(a[..., at : at + step].astype(np.float32), b[..., at : at + step, :].astype(np.float32))
         np.add(result, part, out=result, casting="unsafe")

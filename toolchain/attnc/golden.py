@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
@@ -15,9 +17,12 @@ from attnc.ops.base import Array, samples_first
 
 Visit = Callable[[str, Array], None]
 
+BLOCK_ELEMENTS = 1 << 18
+"""Elements of the largest tensor in a block of samples: in doubles about what a core's cache holds."""
+
 
 @cache
-def _threads() -> ThreadpoolController:
+def _blas() -> ThreadpoolController:
     """The BLAS under NumPy. Its threads spin while they wait for each other, which for products of this size costs more than they
     gain even on an idle machine, and ten times as much on a busy one."""
     return ThreadpoolController()
@@ -35,8 +40,7 @@ def _walk(
         for name, array in live.items():
             visit(name, array)
     for node in graph.nodes:
-        with _threads().limit(limits=1, user_api="blas"):
-            result = step(node, samples_first([live[name] if name in live else graph.constants[name] for name in node.inputs]))
+        result = step(node, samples_first([live[name] if name in live else graph.constants[name] for name in node.inputs]))
         if result.shape[0] != samples:
             result = result.repeat(samples, axis=0)
         live[node.output] = result
@@ -63,19 +67,31 @@ def run_reference(graph: Graph, feeds: Mapping[str, Array], visit: Visit | None 
         return np.clip(array, low, high)
 
     def step(node: Node, inputs: Sequence[Array]) -> Array:
-        return saturated(node.output, operator(node).reference(node, inputs))
+        with _blas().limit(limits=1, user_api="blas"):
+            return saturated(node.output, operator(node).reference(node, inputs))
 
     return _walk(graph, {name: saturated(name, array) for name, array in feeds.items()}, step, visit)
 
 
 def run_golden(graph: Graph, feeds: Mapping[str, Array], visit: Visit | None = None) -> dict[str, Array]:
-    """The integer meaning of a quantized graph, bit for bit what the hardware computes."""
+    """The integer meaning of a quantized graph, bit for bit what the hardware computes.
+
+    Samples do not meet. Unless there is a visitor, who wants whole values, they go through the graph in blocks, one on each core.
+    """
 
     def step(node: Node, inputs: Sequence[Array]) -> Array:
         types = [graph.type(name) for name in node.inputs]
         return operator(node).golden(node, inputs, types, graph.type(node.output))
 
-    return _walk(graph, feeds, step, visit)
+    samples = min((feeds[name].shape[0] for name in graph.inputs), default=1)
+    size = max(1, BLOCK_ELEMENTS // max(rows * channels for rows, channels in (value.shape for value in graph.values.values())))
+    with _blas().limit(limits=1, user_api="blas"):
+        if visit or samples <= size:
+            return _walk(graph, feeds, step, visit)
+        blocks = [{name: feeds[name][at : at + size] for name in graph.inputs} for at in range(0, samples, size)]
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            found = list(pool.map(lambda block: _walk(graph, block, step, None), blocks))
+    return {name: np.concatenate([block[name] for block in found]) for name in graph.outputs}
 
 
 def missing(feeds: Mapping[str, Array], needed: Collection[str]) -> list[str]:

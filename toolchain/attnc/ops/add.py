@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from attnc.fixedpoint import clamp, quantize_multiplier, shift_round_half_up
+from attnc.fixedpoint import quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
 from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, scalar_scale
 from attnc.ops.requantize import activation
@@ -80,8 +80,8 @@ class Add(Operator):
 
     def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:
         """Both products, one rounding."""
-        a, b = (x.astype(np.int64) * m for x, m in zip(inputs, node.params["multiplier"], strict=True))
-        return clamp(shift_round_half_up(a + b, node.params["shift"]), *output.range).astype(output.dtype)
+        a, b = (x.astype(np.float64) * float(m) for x, m in zip(inputs, node.params["multiplier"], strict=True))
+        return requantize(a + b, 1, node.params["shift"], *output.range, output.dtype)
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """A call per block of rows."""

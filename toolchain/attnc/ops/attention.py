@@ -134,9 +134,11 @@ class Attention(Operator):
         allowed, passes = sizes.mask.allowed(sizes.queries, sizes.keys), passes_of(node, sizes)
         result = np.empty(output_shape(sizes, inputs), output.dtype)
         for out, q, k, v, bias in heads_of(sizes, inputs, result):
-            t = log2_scores(node, matmul(q, k.swapaxes(-1, -2), 1 << 14))
+            t = log2_scores(node, matmul(q, k.swapaxes(-1, -2), 1 << 14, np.float64))
             if bias is not None:
-                t = np.where(bias == BIAS_EXCLUDED, SCORE_EXCLUDED, t + (bias.astype(np.int64) << attr["bias_shift"]))
+                # What is added to an excluded key takes any score below SCORE_EXCLUDED, which no other sum comes near.
+                far = np.where(bias == BIAS_EXCLUDED, 2 * SCORE_EXCLUDED, bias.astype(np.int64) << attr["bias_shift"])
+                np.maximum(np.add(t, far, out=t), SCORE_EXCLUDED, out=t)
             if allowed is not None:
                 t = np.where(allowed, t, SCORE_EXCLUDED)
             multiplier, shift = attr["output_multiplier"], attr["output_shift"]

@@ -14,8 +14,8 @@ from attnc.ops.base import Array, Design, Shape, product_bits
 from attnc.ops.exponential import PROBABILITY_BITS, SCORE_BITS, sum_bits
 
 SCORE_EXCLUDED = -(1 << (SCORE_BITS + 1))
-CHUNK = 1 << 22
-"""Scores that golden and reference hold at a time: bounds their memory, changes nothing else."""
+CHUNK = 1 << 16
+"""Scores that golden and reference hold at a time: bounds their memory, and in doubles half a megabyte stays in a core's cache."""
 PIPELINE = 12
 """Cycles to fill and drain a loop that is not merged with the one around it."""
 UNLIMITED = 1 << 18
@@ -165,25 +165,28 @@ def output_shape(sizes: Sizes, inputs: Sequence[Array]) -> tuple[int, int, int]:
     return max(x.shape[0] for x in inputs), sizes.groups * sizes.queries, sizes.heads * sizes.value
 
 
-Head = tuple[Array, Array, Array, Array, "Array | None"]
+Heads = tuple[Array, Array, Array, Array, "Array | None"]
 
 
-def heads_of(sizes: Sizes, inputs: Sequence[Array], result: Array) -> Iterator[Head]:
-    """(out, q, k, v, bias) of each head, [samples, groups, rows, channels], some samples at a time; `out` is a view of `result`."""
-    samples = result.shape[0]
+def heads_of(sizes: Sizes, inputs: Sequence[Array], result: Array) -> Iterator[Heads]:
+    """(out, q, k, v, bias), some samples and heads of keys at a time: [samples, groups, heads of keys, heads that share one (or 1), rows,
+    channels]. `out` is a view of `result`."""
+    samples, kv = result.shape[0], sizes.kv_heads
+
+    def split(x: Array, groups: int, heads: int, sharing: int) -> Array:
+        return x.reshape(samples, groups, -1, heads, sharing, x.shape[-1] // (heads * sharing)).transpose(0, 1, 3, 4, 2, 5)
+
     q, k, v, *biases = (np.broadcast_to(x, (samples, *x.shape[1:])) for x in inputs)
-    q = q.reshape(samples, sizes.groups, sizes.queries, sizes.heads, sizes.head)
-    k = k.reshape(samples, sizes.groups, sizes.keys, sizes.kv_heads, sizes.head)
-    v = v.reshape(samples, sizes.groups, sizes.keys, sizes.kv_heads, sizes.value)
-    out = result.reshape(samples, sizes.groups, sizes.queries, sizes.heads, sizes.value)
-    bias = [b.reshape(samples, 1, sizes.bias_heads, sizes.bias_rows, sizes.keys) for b in biases]
-    step = max(1, CHUNK // (sizes.groups * sizes.queries * sizes.keys))
+    q, k, v = split(q, sizes.groups, kv, sizes.sharing), split(k, sizes.groups, kv, 1), split(v, sizes.groups, kv, 1)
+    out = split(result, sizes.groups, kv, sizes.sharing)
+    shared = sizes.bias_heads <= 1
+    bias = [b.reshape(samples, 1, *((1, 1) if shared else (kv, sizes.sharing)), sizes.bias_rows, sizes.keys) for b in biases]
+    scores = sizes.groups * sizes.queries * sizes.keys * sizes.sharing
+    heads, step = max(1, CHUNK // scores), max(1, CHUNK // (scores * kv))
     for at in range(0, samples, step):
-        part = slice(at, at + step)
-        for head in range(sizes.heads):
-            kv = head // sizes.sharing
-            one = bias[0][part, :, head % sizes.bias_heads] if bias else None
-            yield out[part, :, :, head], q[part, :, :, head], k[part, :, :, kv], v[part, :, :, kv], one
+        for head in range(0, kv, heads):
+            part = (slice(at, at + step), slice(None), slice(head, head + heads))
+            yield out[part], q[part], k[part], v[part], (bias[0][part[:1] if shared else part] if bias else None)
 
 
 def widths(node: Node, sizes: Sizes) -> tuple[int, int, int]:

@@ -23,7 +23,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from attnc.fixedpoint import bits_for, check_bits, clamp, shift_round_half_up
+from attnc.fixedpoint import bits_for, carrier, check_bits, requantize, scale_round_half_up
 from attnc.ir import GraphError, Node, TensorType
 from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, Walk, scalar_scale
 from attnc.ops.requantize import activation, byte_planes
@@ -103,14 +103,15 @@ class LayerNormalization(Operator):
 
     def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:
         """As the kernel: exact sums, integer rsqrt, two roundings."""
-        channels = group(node, inputs[0].shape[-1])
-        x = inputs[0].astype(np.int64).reshape(*inputs[0].shape[:-1], -1, channels)
-        squares = np.square(x).sum(axis=-1, keepdims=True)
-        total = x.sum(axis=-1, keepdims=True) if self.centred else np.zeros_like(squares)
+        channels, widths, p = group(node, inputs[0].shape[-1]), node.attrs["widths"], node.params
+        x = inputs[0].astype(carrier(widths["SquareT"])).reshape(*inputs[0].shape[:-1], -1, channels)
+        squares = np.square(x).sum(axis=-1, keepdims=True).astype(np.int64)
+        total = x.sum(axis=-1, keepdims=True).astype(np.int64) if self.centred else np.zeros_like(squares)
         mantissa, exponent = rsqrt(channels * squares - total * total + node.attrs["epsilon_int"])
-        z = shift_round_half_up((channels * x - total) * mantissa, MANTISSA_BITS - Z_BITS + exponent)
-        acc = z.reshape(inputs[0].shape) * node.params["gamma"] + node.params["beta"]
-        return clamp(shift_round_half_up(acc, node.attrs["shift"]), *output.range).astype(output.dtype)
+        np.subtract(np.multiply(x, channels, out=x), total.astype(x.dtype), out=x)
+        acc = scale_round_half_up(x, mantissa, MANTISSA_BITS - Z_BITS + exponent, carrier(widths["AccT"])).reshape(inputs[0].shape)
+        np.add(np.multiply(acc, p["gamma"].astype(acc.dtype), out=acc), p["beta"].astype(acc.dtype), out=acc)
+        return requantize(acc, 1, node.attrs["shift"], *output.range, output.dtype)
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """A call per block of rows and group."""

@@ -80,7 +80,9 @@ class Linear(Operator):
         multiplier, shift = quantize_multiplier(unit / np.broadcast_to(output.scale, unit.shape))
         peak = max(x.magnitude, 1 << (x.bits - 1)) + offset
         bound = int((magnitude_bound(weight, peak) + np.maximum(np.abs(bias), np.abs(stored))).max())
-        node.params = {"weight": weight.q, "bias": bias, "multiplier": multiplier, "shift": shift, "weight_scale": weight.unit}
+        # Golden multiplies bytes fastest where the weights of an input channel lie together.
+        q = weight.q if scaled else np.asfortranarray(weight.q)
+        node.params = {"weight": q, "bias": bias, "multiplier": multiplier, "shift": shift, "weight_scale": weight.unit}
         node.params["stored_bias"] = stored
         if factors is not None:
             node.params["group_multiplier"] = factors
@@ -95,8 +97,8 @@ class Linear(Operator):
         """Exact integer product, then requantize per channel."""
         p = node.params
         weight = effective_weight(p["weight"], p.get("group_multiplier"), weight_format(node).group_size)
-        acc = matmul(inputs[0], weight.T, types[0].magnitude * node.attrs["weight_magnitude"]) + p["bias"]
-        return requantize(acc, p["multiplier"], p["shift"], *output.range).astype(output.dtype)
+        acc = matmul(inputs[0], weight.T, types[0].magnitude * node.attrs["weight_magnitude"], np.float64)
+        return requantize(np.add(acc, p["bias"].astype(acc.dtype), out=acc), p["multiplier"], p["shift"], *output.range, output.dtype)
 
     def engines(self, node: Node) -> tuple[str, ...]:
         """Multipliers take weights of at most 8 bits, so not a sum of planes with scales of their own; tables take them all, but are

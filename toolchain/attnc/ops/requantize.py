@@ -117,7 +117,7 @@ class Requantize(Operator):
 
     def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:
         """requantize per channel."""
-        return requantize(inputs[0], node.params["multiplier"], node.params["shift"], *output.range).astype(output.dtype)
+        return requantize(inputs[0], node.params["multiplier"], node.params["shift"], *output.range, output.dtype)
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """A call per block of rows."""

@@ -29,7 +29,7 @@ from attnc.ops.functions import FUNCTIONS, Function, find
 from attnc.ops.requantize import rescale_blocks, rescale_factors, rescale_resources
 from attnc.ops.unary_chord import Chord
 from attnc.ops.unary_delta import Delta
-from attnc.ops.unary_method import FRACTION_BITS, Method
+from attnc.ops.unary_method import FRACTION_BITS, Method, tabulated
 from attnc.ops.unary_polynomial import Polynomial
 from attnc.ops.unary_table import TableOf256
 
@@ -131,7 +131,8 @@ class Unary(Approximated):
         """That of the implementation."""
         function, x = self.function(node), inputs[0].astype(np.int64)
         if not rescaled(function):
-            return METHODS[node.attrs["implementation"]].golden(node, function, x, output).astype(output.dtype)
+            method = METHODS[node.attrs["implementation"]]
+            return tabulated(lambda x: method.golden(node, function, x, output).astype(output.dtype), x)
         low, high = output.range
         result = requantize(x, node.params["multiplier"], node.params["shift"], low, high)
         return clamp(result, _floor(function, low), high).astype(output.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -82,6 +83,14 @@ def every(x: TensorType) -> Int64:
     """All integers of a type."""
     low, high = x.range
     return np.arange(low, high + 1, dtype=np.int64)
+
+
+def tabulated(function: Callable[[Int64], Array], x: Int64) -> Array:
+    """function(x) elementwise, found once for every integer between the smallest and the largest of x where those are fewer."""
+    low, high = int(x.min(initial=0)), int(x.max(initial=0))
+    if high - low >= x.size:
+        return function(x)
+    return function(np.arange(low, high + 1)).take(x - low)
 
 
 def unary_calls(method: Method, node: Node, ctx: Lowering, acc_bits: int, rom: Table | None, scalars: dict[str, int]) -> list[Call]:
