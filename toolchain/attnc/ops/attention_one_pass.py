@@ -16,7 +16,7 @@ from attnc.fixedpoint import Int64, matmul, shift_round_half_up
 from attnc.ir import GraphError, Node
 from attnc.ops.attention_sizes import PIPELINE, SCORE_EXCLUDED, Sizes, key_blocks, query_blocks
 from attnc.ops.attention_two_pass import NO_WALK, PORTS, score_factors, shared_resources, types_and_tiles
-from attnc.ops.base import Array, Call, Design, KernelCall, Lowering, Resources, Walk
+from attnc.ops.base import Array, Call, Design, KernelCall, Lowering, Resources, Table, Walk
 from attnc.ops.exponential import FRACTION_BITS, PROBABILITY_BITS, SCORE_BITS, exp2_negative
 from attnc.ops.softmax import DIVISION_LATENCY
 from attnc.ops.storage import storage
@@ -29,8 +29,9 @@ SPARE = 1
 """A sum of a query with any allowed key is at least 2**(15 - SPARE): its largest p is above 1/2."""
 
 
-def one_pass(t: Array, v: Array, lanes: int, step: int) -> tuple[Int64, Int64]:
-    """Scores [..., T, Tk] and values [..., Tk, HDV] to weighted sums [..., T, HDV] and sums of probabilities [..., T, 1]."""
+def one_pass(t: Array, v: Array, lanes: int, step: int, exp2: Table) -> tuple[Int64, Int64]:
+    """Scores [..., T, Tk] and values [..., Tk, HDV] to weighted sums [..., T, HDV] and sums of probabilities [..., T, 1]; `exp2` as of
+    `EXP2`."""
     shape = (*t.shape[:-1], lanes)
     largest = np.full(shape, WHOLE_EXCLUDED, np.int64)
     total = np.zeros(shape, np.int64)
@@ -46,7 +47,7 @@ def one_pass(t: Array, v: Array, lanes: int, step: int) -> tuple[Int64, Int64]:
             before = largest[..., lane]
             grown = np.maximum(before, (part.max(axis=-1) + (1 << FRACTION_BITS) - 1) >> FRACTION_BITS)
             shift = np.minimum(grown - before, MAX_RESCALE)
-            p = exp2_negative((grown << FRACTION_BITS)[..., None] - part)
+            p = exp2_negative((grown << FRACTION_BITS)[..., None] - part, exp2)
             p[part == SCORE_EXCLUDED] = 0
             largest[..., lane] = grown
             total[..., lane] = shift_round_half_up(total[..., lane], shift) + p.sum(axis=-1)

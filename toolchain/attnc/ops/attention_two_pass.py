@@ -6,9 +6,10 @@ import math
 
 from attnc.fixedpoint import matmul
 from attnc.ir import Node
+from attnc.ops.approximation import times
 from attnc.ops.attention_sizes import PIPELINE, SCORE_EXCLUDED, Sizes, query_blocks, widths
 from attnc.ops.base import Array, Call, Design, IntType, KernelCall, Lowering, Port, Resources, Table, Walk
-from attnc.ops.exponential import EXP2_ROM, PROBABILITY_BITS, SCORE_BITS, exp2_negative
+from attnc.ops.exponential import EXP2, PROBABILITY_BITS, SCORE_BITS, exp2_negative, exp2_of
 from attnc.ops.softcap import NO_SOFTCAP, SOFTCAP_ROM
 from attnc.ops.softmax import DIVISION_LATENCY, divider_luts
 from attnc.ops.storage import storage
@@ -25,9 +26,9 @@ PORTS = (
 NO_WALK = Walk(0, (0, 0, 0, 0), (0, 0, 0))
 
 
-def two_pass(t: Array, v: Array) -> tuple[Array, Array]:
-    """Scores [..., T, Tk] and values to weighted sums [..., T, HDV] and sums of probabilities [..., T, 1]."""
-    p = exp2_negative(t.max(axis=-1, keepdims=True) - t)
+def two_pass(t: Array, v: Array, exp2: Table) -> tuple[Array, Array]:
+    """Scores [..., T, Tk] and values to weighted sums [..., T, HDV] and sums of probabilities [..., T, 1]; `exp2` as of `EXP2`."""
+    p = exp2_negative(t.max(axis=-1, keepdims=True) - t, exp2)
     p[t == SCORE_EXCLUDED] = 0
     return matmul(p, v, 1 << (PROBABILITY_BITS + 7)), p.sum(axis=-1, keepdims=True)
 
@@ -83,7 +84,7 @@ def types_and_tiles(node: Node, sizes: Sizes, design: Design) -> tuple[tuple[str
         ("SumT", IntType(total, signed=False)),
         ("AccT", IntType(acc)),
         ("YT", IntType(16)),
-        ("Exp2", EXP2_ROM),
+        ("Exp2", EXP2[node.attrs["implementation"]].rom),
         ("Cap", SOFTCAP_ROM if node.attrs.get("softcap") else NO_SOFTCAP),
         ("HEAD_TILES_MAX", sizes.head // design.lanes),
         ("VALUE_TILES_MAX", sizes.value // design.lanes),
@@ -168,14 +169,18 @@ def shared_resources(kernel: KernelCall, lanes_of_keys: int) -> Resources:
     names = ("L", "P", "ScoreT", "SumT", "AccT")
     lanes, p, score, total, acc = (kernel.arg(name) for name in names)
     columns, divider = p * lanes_of_keys, divider_luts(total)
-    cap = dict(kernel.template_args)["Cap"] is SOFTCAP_ROM
+    tables = dict(kernel.template_args)
+    cap, exp2 = tables["Cap"] is SOFTCAP_ROM, tables["Exp2"]
+    assert isinstance(exp2, Table)
     rescale = columns * ((1 if score <= 27 else 2) + (3 if cap else 0)) + lanes * (1 if acc <= 27 else 2)
-    return Resources(
-        lut=8 * columns * lanes + columns * lanes * acc + columns * (132 + 120 + 5 * lanes + (160 if cap else 0)) + 80 * (columns + lanes)
+    logic = Resources(
+        lut=8 * columns * lanes + columns * lanes * acc + columns * (120 + 5 * lanes + (160 if cap else 0)) + 80 * (columns + lanes)
         + divider + 3300,
-        ff=10 * columns * lanes + 2 * columns * lanes * acc + columns * 12 * SCORE_BITS + 80 * lanes + 2 * divider + 4400,
+        ff=10 * columns * lanes + 2 * columns * lanes * acc + columns * 228 + 80 * lanes + 2 * divider + 4400,
         dsp=math.ceil(columns * lanes / 2) + columns * lanes + rescale,
-    ) + (storage(len(SOFTCAP_ROM.values), SOFTCAP_ROM.type.bits, banks=columns) if cap else Resources())  # fmt: skip
+    )  # fmt: skip
+    caps = storage(len(SOFTCAP_ROM.values), SOFTCAP_ROM.type.bits, banks=columns) if cap else Resources()
+    return logic + times(exp2_of(exp2).lane, columns) + caps
 
 
 def two_pass_resources(kernel: KernelCall) -> Resources:
