@@ -2,6 +2,7 @@
 
 Shapes   q [G*T, NH*HD], k [G*Tk, KVH*HD], v [G*Tk, KVH*HDV], optional bias [BH*BT, Tk], y [G*T, NH*HDV]; G independent groups of
          rows, head h reads the keys and values of head h // (NH/KVH). BH is 1 or NH, BT is 1 or T; groups share the bias.
+         In place of the bias, params with its factors (attention_channels.py).
 Masks    attributes `causal`, `window` (left, right; -1: no limit), `offset` (key at which query 0 stands; by default Tk - T, so that the
          last query stands at the last key): see attention_sizes.Mask. Masked work is not done. They combine with a bias.
 Cap      attribute `softcap` c > 0: scores become c * tanh(score / c) before the bias is added (softcap.py).
@@ -33,6 +34,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -40,6 +42,7 @@ from attnc.fixedpoint import Int64, matmul
 from attnc.ir import GraphError, Node, TensorType
 from attnc.ops.approximation import Approximated, Implementation
 from attnc.ops.attention_bias import BIAS_EXCLUDED, DEFAULT_BIAS_SHIFT, EXCLUDED_BELOW, bias_shift, bias_type, quantize_bias, shift_of
+from attnc.ops.attention_channels import channel_table, check_factors
 from attnc.ops.attention_one_pass import FUNCTION as ONE_PASS
 from attnc.ops.attention_one_pass import SPARE, lower_one_pass, one_pass, one_pass_resources
 from attnc.ops.attention_sizes import SCORE_EXCLUDED, Sizes, check_attributes, heads_of, output_shape, passes_of, widths
@@ -71,6 +74,8 @@ class Attention(Approximated):
         check_attributes(node)
         sizes = Sizes.of(node, inputs)
         passes_of(node, sizes)
+        if sizes.channels:
+            check_factors(node, sizes)
         if not sizes.valid() or list(inputs) != sizes.expected():
             raise GraphError(f"node {node.name!r} (attention): operands {list(inputs)} do not fit {sizes}")
         return sizes.groups * sizes.queries, sizes.heads * sizes.value
@@ -110,6 +115,8 @@ class Attention(Approximated):
     def reference(self, node: Node, inputs: Sequence[Array]) -> Array:
         """In float; keys whose bias is at most -1e4 are excluded, and a query without any allowed key gives zeros."""
         sizes, cap = Sizes.of(node, [x.shape[1:] for x in inputs]), node.attrs.get("softcap", 0.0)
+        if sizes.channels:
+            sizes, inputs = with_table(node, sizes, inputs, node.params["bias"])
         allowed = sizes.mask.allowed(sizes.queries, sizes.keys)
         result = np.empty(output_shape(sizes, inputs), inputs[0].dtype)
         for out, q, k, v, bias in heads_of(sizes, inputs, result):
@@ -140,6 +147,7 @@ class Attention(Approximated):
         if cap:
             attr["cap_multiplier"], attr["cap_shift"] = cap_multiplier(cap)
         attr["output_multiplier"], attr["output_shift"] = output_multiplier(v / scalar_scale(output, where))
+        node.params = {name: array for name, array in node.params.items() if name != "bias"}
         if len(inputs) > 3:
             attr["bias_shift"] = shift_of(inputs[3], where)
 
@@ -149,6 +157,8 @@ class Attention(Approximated):
         widths(node, sizes)
         allowed, passes = sizes.mask.allowed(sizes.queries, sizes.keys), passes_of(node, sizes)
         exp2 = EXP2[attr["implementation"]].rom
+        if sizes.channels:
+            sizes, inputs = with_table(node, sizes, inputs, channel_table(node))
         result = np.empty(output_shape(sizes, inputs), output.dtype)
         for out, q, k, v, bias in heads_of(sizes, inputs, result):
             t = log2_scores(node, matmul(q, k.swapaxes(-1, -2), 1 << 14))
@@ -185,6 +195,12 @@ class Attention(Approximated):
         FF: operands, accumulators and pipeline of the above. BRAM: the memories that each kernel lists.
         """
         return one_pass_resources(kernel) if kernel.function == ONE_PASS else two_pass_resources(kernel)
+
+
+def with_table(node: Node, sizes: Sizes, inputs: Sequence[Array], table: Array) -> tuple[Sizes, list[Array]]:
+    """Sizes and operands as if the bias that channels make were a table [BH*T, Tk] given to the node."""
+    heads = node.params["bias_queries"].shape[0]
+    return replace(sizes, bias_heads=heads, bias_rows=sizes.queries), [*inputs, table[np.newaxis]]
 
 
 def log2_scores(node: Node, acc: Int64) -> Int64:
