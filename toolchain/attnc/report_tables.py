@@ -56,6 +56,9 @@ def _summary(facts: dict[str, Any], title: str) -> Table:
     if imported:
         counts = f"{len(imported['weights'])} weights and {imported['activation_types']} types of activations as imported"
         table.add_row("quantized by", f"{' and '.join(imported['dialects'])}: {counts}, {len(imported['left_out'])} pairs left out")
+    biases = [layer["bias"] for layer in facts["layers"] if layer.get("bias")]
+    if biases:
+        table.add_row("attention bias", _bias(biases))
     evaluation = facts.get("evaluation")
     if evaluation:
         for kind, percent in evaluation.get("accuracy_percent", {}).items():
@@ -68,6 +71,16 @@ def _summary(facts: dict[str, Any], title: str) -> Table:
     _cost_rows(table, facts["estimate"])
     table.add_row("files", ", ".join(facts["files"].values()))
     return table
+
+
+def _bias(biases: list[dict[str, Any]]) -> str:
+    """How constant biases are made; errors in natural units of scores, measured."""
+    tables = f"table off by at most {max(bias['table_error'] for bias in biases):.2g}"
+    ranks = [bias["channels"] for bias in biases if bias["channels"]]
+    found = f"{min(ranks)} to {max(ranks)} channels off by at most {max(b['error'] for b in biases if b['channels']):.2g}" if ranks else ""
+    if biases[0]["by"] == "channels":
+        return f"{len(biases)} layers, {found} (a {tables})"
+    return f"{len(biases)} layers, {tables}; " + (f"{found} would cost more" if ranks else "channels were not chosen")
 
 
 def resources(cost: dict[str, Any]) -> Table:

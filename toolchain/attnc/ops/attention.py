@@ -74,7 +74,7 @@ class Attention(Approximated):
         check_attributes(node)
         sizes = Sizes.of(node, inputs)
         passes_of(node, sizes)
-        if sizes.channels:
+        if sizes.channels or node.attrs.get("bias_by") == "channels":
             check_factors(node, sizes)
         if not sizes.valid() or list(inputs) != sizes.expected():
             raise GraphError(f"node {node.name!r} (attention): operands {list(inputs)} do not fit {sizes}")

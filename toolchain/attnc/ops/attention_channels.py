@@ -40,13 +40,15 @@ def channel_table(node: Node) -> Array:
 def check_factors(node: Node, sizes: Sizes) -> None:
     """Refuse factors that do not fit the sizes of their node, or a table beside them."""
     where, p = f"node {node.name!r} (attention)", node.params
+    if sizes.bias_heads:
+        raise GraphError(f"{where}: needs its bias as a table or as channels, found both")
+    if not sizes.channels:
+        return
     found = [p[name].shape for name in ("bias_queries", "bias_keys", "bias_multiplier", "bias_product_shift")]
     heads, channels = found[0][0], found[0][-1]
     expected = [(heads, sizes.queries, channels), (heads, sizes.keys, channels), (heads,), (heads,)]
     if found != expected or heads not in (1, sizes.heads) or not 1 <= channels <= MAX_CHANNELS:
         raise GraphError(f"{where}: needs factors of the bias of 1 or {sizes.heads} heads and 1 to {MAX_CHANNELS} channels, found {found}")
-    if sizes.bias_heads:
-        raise GraphError(f"{where}: needs its bias as a table or as channels, found both")
     if node.attrs.get("bias_by") != "channels":
         raise GraphError(f'{where}: factors of a bias need bias_by = "channels", found {node.attrs.get("bias_by")!r}')
 
