@@ -76,11 +76,13 @@ def _summary(facts: dict[str, Any], title: str) -> Table:
 def _bias(biases: list[dict[str, Any]]) -> str:
     """How constant biases are made; errors in natural units of scores, measured."""
     tables = f"table off by at most {max(bias['table_error'] for bias in biases):.2g}"
-    ranks = [bias["channels"] for bias in biases if bias["channels"]]
-    found = f"{min(ranks)} to {max(ranks)} channels off by at most {max(b['error'] for b in biases if b['channels']):.2g}" if ranks else ""
+    fitted = [bias for bias in biases if bias["channels"]]
+    ranks = "/".join(str(rank) for rank in sorted({bias["channels"] for bias in fitted}))
+    found = f"{ranks} channels off by at most {max(bias['error'] for bias in fitted):.2g}" if fitted else ""
+    layers = "1 layer" if len(biases) == 1 else f"{len(biases)} layers"
     if biases[0]["by"] == "channels":
-        return f"{len(biases)} layers, {found} (a {tables})"
-    return f"{len(biases)} layers, {tables}; " + (f"{found} would cost more" if ranks else "channels were not chosen")
+        return f"{layers}, {found} (a {tables})"
+    return f"{layers}, {tables}" + (f"; {found} would cost more or were not wanted" if fitted else "")
 
 
 def resources(cost: dict[str, Any]) -> Table:
