@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,9 +63,26 @@ def test_cpp_equals_golden(passes: int, design: Design) -> None:
     assert_exact(graph, feeds_of(graph, 4), design)
 
 
+def widest() -> Case:
+    """64 channels, all at the ends of their range: what the sum has to hold."""
+    one = case(3, 5, 1, 1, 64, head=16, attrs=PASSES[2])
+    ends = {name: np.full_like(one.params[name], BIAS_LIMIT) for name in ("bias_queries", "bias_keys")}
+    ends["bias_keys"][0, 1:3] = -BIAS_LIMIT
+    return replace(one, params={**one.params, **ends, "bias_multiplier": np.array([(1 << 17) - 1]), "bias_product_shift": np.array([39])})
+
+
 def test_ap_types_equal_golden() -> None:
-    graph = build([case(5, 9, 2, 1, 3, head=8, value=8, attrs=PASSES[2]), case(4, 19, 2, 2, 5, attrs={**PASSES[1], "kv_lanes": 2})])
+    graph = build(
+        [widest(), case(5, 9, 2, 1, 3, head=8, value=8, attrs=PASSES[2]), case(4, 19, 2, 2, 5, attrs={**PASSES[1], "kv_lanes": 2})]
+    )
     assert_exact(graph, feeds_of(graph, 3), Design(8, 8, 4, 2), types="ap")
+
+
+def test_a_narrower_sum_would_overflow() -> None:
+    graph = build([widest()])
+    feeds, patch = feeds_of(graph, 4), {"attention_channels.hpp": ("Int<31 + clog2", "Int<30 + clog2")}
+    found = simulate(graph, feeds, Design(8, 8, 4, 2), types="ap", patch=patch)
+    assert (found["y0"] != run_golden(graph, feeds)["y0"]).any()
 
 
 @pytest.mark.parametrize("passes", PASSES)
@@ -78,6 +96,21 @@ def test_channels_are_the_table_that_they_make(passes: int) -> None:
     assert (table == BIAS_LIMIT).any() and (table == -BIAS_LIMIT).any() and not table[24:].any() and len(np.unique(table)) > 100
     found = run_golden(dense, feeds | {"b0": np.broadcast_to(table, (3, *table.shape))})["y0"]
     np.testing.assert_array_equal(run_golden(graph, feeds)["y0"], found)
+
+
+@pytest.mark.parametrize("passes", PASSES)
+def test_masked_work_is_not_done(passes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted in C++: products of channels of one causal head, for the allowed pairs and the corners that a block of four queries cuts."""
+    graph, log = build([case(32, 32, 1, 1, 2, head=8, value=8, attrs={**PASSES[passes], "causal": True})]), tmp_path / "count"
+    monkeypatch.setenv("ATTNC_COUNT", str(log))
+    old = "sum += bias_sum_t<CHANNELS_MAX>("
+    counter = (
+        'struct Count { long n = 0; ~Count() { std::FILE* f = std::fopen(std::getenv("ATTNC_COUNT"), "w"); '
+        'std::fprintf(f, "%ld", n); std::fclose(f); } }; static Count count; ++count.n; '
+    )
+    simulate(graph, feeds_of(graph, 1), Design(8, 8, 16, 4), patch={"attention_channels.hpp": (old, counter + old)})
+    pairs = 32 * 33 // 2
+    assert 2 * pairs <= int(log.read_text()) <= 2 * (pairs + 8 * 6)
 
 
 def test_table_is_rounded_half_up() -> None:

@@ -18,7 +18,7 @@ namespace attnc {
 
 static constexpr int BIAS_LIMIT = 32767;
 typedef Int<16> bias_factor_t;
-template <int CHANNELS_MAX> using bias_sum_t = Int<32 + clog2(CHANNELS_MAX)>;
+template <int CHANNELS_MAX> using bias_sum_t = Int<31 + clog2(CHANNELS_MAX)>;  // a product is below 2^30
 
 // A row of factors is WORDS words of memory; of each, WIDTH channels are kept.
 template <int CHANNELS_MAX, int PER_STEP, int L> struct BiasChannels {

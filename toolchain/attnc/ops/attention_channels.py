@@ -4,6 +4,7 @@
 Shapes   params of the node: bias_queries [BH, T, R] and bias_keys [BH, Tk, R], s16 of at most 32767; bias_multiplier and
          bias_product_shift [BH]; `bias` [BH*T, Tk], the exact float table, for the reference alone. BH is 1 or NH.
 Rounding one requantize (half up) to the unit, saturated to +-32767.
+Widths   sum: 31 bits and one per doubling of R, at most 37; rescaled 56.
 Error    half a unit from the requantize and 2**-17 of the bias from the multiplier, beside what the factors themselves leave:
          passes/attention_bias.py chooses and measures them.
 Memory   weights, in the order of use: per call and head the scale, the queries, then block after block the keys. Nodes with equal factors
@@ -105,7 +106,8 @@ def _head_words(node: Node, head: int, queries: tuple[int, int], key_blocks: lis
 
 def channel_resources(kernel: KernelCall, rows: int, keys: int, columns: int, banks: int) -> Resources:
     """What channels take beside an engine without biases: per query (and lane of keys) a DSP per channel and step and two that rescale
-    the sum (38 by 18 bits), 140 LUTs of shifter, clamp and channel select; factors of `rows` queries (a bank each of P) and `keys` keys."""
+    the sum (up to 37 by 18 bits), 140 LUTs of shifter, clamp and channel select; memories for the factors of `rows` queries (a bank for
+    each of P) and of `keys` keys (`banks`)."""
     lanes, p, channels, step = (kernel.arg(name) for name in ("L", "P", "CHANNELS_MAX", "PER_STEP"))
     width, words = 16 * _width(channels, lanes), words_of(channels, lanes)
     logic = Resources(lut=columns * (140 + 20 * step) + 400, ff=columns * (160 + 32 * step) + 500, dsp=columns * (step + 2))
