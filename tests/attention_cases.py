@@ -35,6 +35,7 @@ class Case:
     y_scale: float = 0.01
     scale: float = 0.25
     attrs: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Array] = field(default_factory=dict)
 
 
 def build(cases: list[Case]) -> Graph:
@@ -61,7 +62,7 @@ def build(cases: list[Case]) -> Graph:
         graph.add_value(f"y{i}", (c.groups * c.queries, c.heads * c.value))
         graph.outputs.append(f"y{i}")
         types[f"y{i}"] = tensor_type(c.bits, c.y_scale)
-        graph.nodes.append(Node(f"n{i}", "attention", names, f"y{i}", attrs=attrs))
+        graph.nodes.append(Node(f"n{i}", "attention", names, f"y{i}", attrs, dict(c.params)))
     return quantized(graph, types)
 
 

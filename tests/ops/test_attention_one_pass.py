@@ -14,6 +14,7 @@ from attnc.ops.attention_one_pass import cycles_of, key_steps, one_pass, one_pas
 from attnc.ops.attention_one_pass import kernel_of as one_pass_kernel
 from attnc.ops.attention_sizes import SCORE_EXCLUDED, Mask, Sizes, key_blocks, passes_of, two_pass_bits
 from attnc.ops.base import Array, Design
+from attnc.ops.exponential import EXP2_ROM
 from attnc.schedule.program import build_program
 from harness import assert_exact, simulate
 
@@ -118,7 +119,7 @@ def test_blocks_see_the_same_whatever_the_order_of_scores() -> None:
     rise = np.linspace(-9000, 9000, 64).astype(np.int64)
     results = []
     for t in (rise, rise[::-1], np.roll(rise, 20)):
-        acc, total = one_pass(t[None, None], v, 1, 8)
+        acc, total = one_pass(t[None, None], v, 1, 8, EXP2_ROM)
         results.append(float(acc[0, 0, 0] / total[0, 0, 0]))
         assert total[0, 0, 0] >= 1 << 14
     assert np.abs(np.array(results) - 127).max() <= 127 * 2**-12
@@ -127,7 +128,7 @@ def test_blocks_see_the_same_whatever_the_order_of_scores() -> None:
 def test_no_allowed_key_gives_zero_sums() -> None:
     t = np.full((1, 2, 16), SCORE_EXCLUDED, np.int64)
     t[0, 1, 5] = -(1 << 23)
-    acc, total = one_pass(t, np.full((1, 16, 2), -7, np.int64), 2, 4)
+    acc, total = one_pass(t, np.full((1, 16, 2), -7, np.int64), 2, 4, EXP2_ROM)
     assert total[0, 0, 0] == 0 and not acc[0, 0].any()
     np.testing.assert_array_equal(acc[0, 1], np.broadcast_to(-7 * total[0, 1], 2))
 
@@ -174,7 +175,7 @@ def test_wrong_attributes_are_refused(attrs: dict[str, object], message: str) ->
 
 
 def test_memories_do_not_grow_with_the_keys() -> None:
-    node, design = Node("n", "attention", [], "y", attrs={"passes": 1}), Design(16, queries=4)
+    node, design = Node("n", "attention", [], "y", attrs={"passes": 1, "implementation": "chord32"}), Design(16, queries=4)
     found = []
     for keys in (1024, 65536):
         sizes = Sizes(1, 64, keys, 3, 3, 64, 64, 0, 0)

@@ -88,3 +88,15 @@ def test_what_the_user_asked_for() -> None:
 def test_unknown_names_are_refused(wanted: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         set_implementations(stack(), wanted)
+
+
+def test_softmax_means_that_of_attention_too() -> None:
+    graph = Graph("g", inputs=["q", "k", "v"], outputs=["y"])
+    for name in ("q", "k", "v", "y"):
+        graph.add_value(name, (4, WIDTH))
+    attrs = {"num_heads": 1, "num_kv_heads": 1, "groups": 1, "scale": 0.25}
+    graph.nodes.append(Node("y", "attention", ["q", "k", "v"], "y", attrs))
+    set_implementations(graph, {"softmax": "polynomial"})
+    assert chosen(graph) == {"y": "polynomial"}
+    with pytest.raises(ConfigError, match=r"implementation of softmax: needed one of auto, chord4, .*log2, found 'ibert'"):
+        set_implementations(graph, {"softmax": "ibert"})

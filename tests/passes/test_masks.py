@@ -95,6 +95,17 @@ def test_numbers_inside_the_band_stay() -> None:
     np.testing.assert_allclose(result(graph, 8), before, atol=1e-12)
 
 
+def test_numbers_too_large_for_integers_are_lowered() -> None:
+    """BLOOM's spelling of ALiBi, slope times key, where late keys would saturate: softmax does not see what a query adds to all of them."""
+    bias = np.where(np.tri(8, dtype=bool), 40.0 * np.arange(8), -np.inf)[None]
+    graph = graph_with(bias, 1, 8, 8)
+    before = result(graph, 8)
+    assert fold_masks(graph) == 1
+    found = graph.constants[graph.nodes[0].inputs[3]]
+    np.testing.assert_allclose(found, np.where(np.tri(8, dtype=bool), 40.0 * (np.arange(8) - np.arange(8)[:, None]), 0.0))
+    np.testing.assert_allclose(result(graph, 8), before, atol=1e-12)
+
+
 def test_other_masks_stay() -> None:
     per_head = np.stack([additive(np.tri(8, dtype=bool)), additive(np.tri(8, k=1, dtype=bool))])
     one_row = additive(np.arange(8) < 6)

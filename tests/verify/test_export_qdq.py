@@ -18,6 +18,7 @@ from attnc.verify import export_qdq as export_module
 from attnc.verify.export_qdq import export_qdq, save_qdq
 from attnc.verify.golden_backend import GoldenBackend
 from attnc_host import Accelerator
+from frontend.graphs import Builder
 
 VIT = Path(__file__).resolve().parents[2] / "models" / "vit_digits"
 
@@ -103,3 +104,22 @@ def test_unknown_operators_are_named(digits: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.delitem(export_module.OPERATORS, "attention")
     with pytest.raises(BuildError, match="operator 'attention' cannot be written as ONNX"):
         export_qdq(digits)
+
+
+@pytest.mark.parametrize("bias", ["channels", "dense"])
+def test_masks_caps_and_biases_of_attention_are_exported(bias: str, tmp_path: Path) -> None:
+    b, tokens = Builder(), 12
+    x = b.input("x", [1, tokens, 16])
+    q, k, v = (b("Transpose", b("Reshape", b.linear(x, 16, 16), np.array([1, tokens, 2, 8])), perm=[0, 2, 1, 3]) for _ in range(3))
+    scores = b("Mul", b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2])), 0.5)
+    scores = b("Mul", b("Tanh", b("Div", scores, 2.0)), 2.0)
+    falling = np.array([0.5, 0.1])[:, None, None] * (np.arange(tokens) - np.arange(tokens)[:, None])
+    scores = b("Add", scores, np.where(np.tri(tokens, dtype=bool), falling, -1e9))
+    y = b("Reshape", b("Transpose", b("MatMul", b("Softmax", scores, axis=-1), v), perm=[0, 2, 1, 3]), np.array([1, tokens, 16]))
+    path = b.save(tmp_path / "m.onnx", b.linear(y, 16, 8))
+    build = compile_model(path, CompileOptions(output=tmp_path / "build", implementations={"attention_bias": bias}))
+    save_qdq(build, tmp_path / "q.onnx")
+    inputs = {"x": np.random.default_rng(0).normal(size=(1, tokens, 16)).astype(np.float32)}
+    session = ort.InferenceSession(str(tmp_path / "q.onnx"))
+    (name,) = (value.name for value in session.get_outputs())
+    assert cosine(session.run([name], inputs)[0], golden(build, inputs)[name]).min() > 0.999

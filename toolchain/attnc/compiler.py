@@ -20,7 +20,7 @@ from attnc.model import Model
 from attnc.npz import save_npz
 from attnc.ops import verify
 from attnc.ops.base import Array
-from attnc.passes.approximations import set_implementations, share_implementations
+from attnc.passes.approximations import share_implementations
 from attnc.passes.types import assign_types
 from attnc.quant.samples import Edge, count_samples, in_front, load_samples, one_sample, synthetic_samples
 from attnc.report_tables import as_text, render
@@ -34,11 +34,13 @@ from attnc.steps import (
     State,
     calibrate,
     check_against_float,
+    choose_attention_biases,
     choose_formats,
     compare_layers,
     device_integers,
     ease,
     fold_attention_masks,
+    note_implementations,
     pair_rotary_channels,
     plan,
     plan_again,
@@ -59,11 +61,12 @@ STEPS: list[Step] = [
     ("choosing formats of weights", choose_formats),
     ("easing attention", ease),
     ("scaling activations per token", scale_tokens),
-    ("noting implementations", lambda s: set_implementations(s.graph, s.options.implementations, s.options.error_target)),
+    ("noting implementations", note_implementations),
     ("planning types", plan),
     ("calibrating", calibrate),
     ("choosing scales", lambda s: assign_types(s.graph, s.plan, s.statistics, s.options.calibration)),
     ("choosing implementations", lambda s: share_implementations(s.graph)),
+    ("choosing how biases are made", choose_attention_biases),
     ("quantizing weights", quantize_weights),
     ("quantizing", quantize),
     ("comparing golden with float", compare_layers),

@@ -69,6 +69,7 @@ def compile_report(
                 "node": node.name,
                 "op": node.op,
                 "implementation": node.attrs.get("implementation"),
+                "bias": node.attrs.get("bias_report"),
                 "output": node.output,
                 "shape": list(graph.value(node.output).shape),
                 "type": graph.type(node.output).short,

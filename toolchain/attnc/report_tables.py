@@ -61,6 +61,9 @@ def _summary(facts: dict[str, Any], title: str) -> Table:
     widths = facts.get("activation_bits")
     if widths:
         table.add_row("SQNR, calibration", _reached(widths))
+    biases = [layer["bias"] for layer in facts["layers"] if layer.get("bias")]
+    if biases:
+        table.add_row("attention bias", _bias(biases))
     evaluation = facts.get("evaluation")
     if evaluation:
         for kind, percent in evaluation.get("accuracy_percent", {}).items():
@@ -106,6 +109,18 @@ def _widths(facts: dict[str, Any]) -> list[Table]:
             table.add_row(escape(row["node"]), escape(row["why"]), *cells)
         tables.append(table)
     return tables
+
+
+def _bias(biases: list[dict[str, Any]]) -> str:
+    """How constant biases are made; errors in natural units of scores, measured."""
+    tables = f"table off by at most {max(bias['table_error'] for bias in biases):.2g}"
+    fitted = [bias for bias in biases if bias["channels"]]
+    ranks = "/".join(str(rank) for rank in sorted({bias["channels"] for bias in fitted}))
+    found = f"{ranks} channels off by at most {max(bias['error'] for bias in fitted):.2g}" if fitted else ""
+    layers = "1 layer" if len(biases) == 1 else f"{len(biases)} layers"
+    if biases[0]["by"] == "channels":
+        return f"{layers}, {found} (a {tables})"
+    return f"{layers}, {tables}" + (f"; {found} would cost more or were not wanted" if fitted else "")
 
 
 def resources(cost: dict[str, Any]) -> Table:

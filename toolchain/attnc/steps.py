@@ -19,7 +19,8 @@ from attnc.model import Model
 from attnc.ops import operator, verify
 from attnc.ops.attention_bias import EXCLUDED_BELOW
 from attnc.ops.base import Array, Design
-from attnc.passes import attention, tokens
+from attnc.passes import attention, attention_bias, tokens
+from attnc.passes.approximations import set_implementations
 from attnc.passes.masks import fold_masks
 from attnc.passes.rotary import pair_rotary
 from attnc.passes.types import Requirement, plan_types, quantize_graph
@@ -92,6 +93,21 @@ class State:
 def fold_attention_masks(state: State) -> None:
     """Constant causal and banded masks become attributes, so that masked work is not done."""
     fold_masks(state.graph)
+
+
+def note_implementations(state: State) -> None:
+    """What the options say of functions, of the bias of attention (chosen later) and of its passes."""
+    own = {attention_bias.KIND, attention.KIND}
+    functions = {name: value for name, value in state.options.implementations.items() if name not in own}
+    set_implementations(state.graph, functions, state.options.error_target)
+    if attention.KIND in state.options.implementations:
+        attention.force_passes(state.graph, state.options.implementations[attention.KIND])
+
+
+def choose_attention_biases(state: State) -> None:
+    """Constant biases as tables or as channels."""
+    wanted = state.options.implementations.get(attention_bias.KIND, "auto")
+    attention_bias.choose_biases(state.graph, wanted, state.options.error_target)
 
 
 def pair_rotary_channels(state: State) -> None:

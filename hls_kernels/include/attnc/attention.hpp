@@ -4,8 +4,9 @@
 // Shapes   a call serves `rows` queries of each of heads = kv_heads * heads_per_kv heads (groups count as heads). Streams:
 //          q     per head: qk_tiles * rows vectors, (tile, row) order
 //          k, v  per kv head: qk_tiles * keys and v_tiles * keys vectors, (tile, key) order
-//          bias  for no head, the first or every one (bias_heads is 0, 1 or more): ceil(keys / L) * bias_rows vectors, (key tile,
-//                row) order; one row serves all queries when bias_rows is 1
+//          bias  (vectors) for no head, the first or every one (bias_heads is 0, 1 or more): ceil(keys / L) * bias_rows vectors, (key tile,
+//                row) order; one row serves all queries when bias_rows is 1; or words with a bias as `channels` of queries and keys
+//                for every head, attention_channels.hpp
 //          `scored` is the number of keys of a head's blocks of P queries, summed: what key_range gives (attention_common.hpp)
 //          y     per head: v_tiles * rows vectors, (tile, row) order
 // Types    XT signed bytes; ScoreT holds q . k, SumT a sum of `keys` probabilities, AccT the weighted sum of values.
@@ -18,6 +19,7 @@
 //          each read once per call.
 // Source   two-pass cascade with a row buffer as in FuseMax; resident queries past which the keys stream as in Edge-MoE.
 
+#include "attnc/attention_channels.hpp"
 #include "attnc/attention_common.hpp"
 #include "attnc/exponential.hpp"
 #include "attnc/fixedpoint.hpp"
@@ -28,9 +30,9 @@
 namespace attnc {
 
 // Bias of P queries per key. The rows of a head are loaded before its first block.
-template <class BiasT, int KEYS_MAX, int BIAS_ROWS_MAX, int L, int P>
+template <class BiasT, int KEYS_MAX, int BIAS_ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int L, int P>
 void attention_bias(hls::stream<Vec<BiasT, L>>& bias, hls::stream<Vec<BiasT, P>>& biases, int heads, int rows, int keys,
-                    int scored, int position, int before, int after, int bias_heads, int bias_rows) {
+                    int scored, int position, int before, int after, int bias_heads, int bias_rows, int) {
   static const int TILES_MAX = (KEYS_MAX + L - 1) / L;
   static const int BLOCKS_MAX = (BIAS_ROWS_MAX + P - 1) / P;
   static Vec<BiasT, L> buffer[P][TILES_MAX][BLOCKS_MAX];
@@ -69,6 +71,70 @@ BIAS_HEADS:
       }
       biases.write(out);
       at = key_next<P>(at, rows, keys, position, before, after);
+    }
+  }
+}
+
+// The same from factors of every head: rank-one terms summed over channels, PER_STEP at a time.
+template <class BiasT, int KEYS_MAX, int ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int L, int P>
+void attention_bias(hls::stream<Word<L>>& factors, hls::stream<Vec<BiasT, P>>& biases, int heads, int rows, int keys, int scored,
+                    int position, int before, int after, int bias_heads, int, int channels) {
+  typedef BiasChannels<CHANNELS_MAX, PER_STEP, L> Channels;
+  static const int BLOCKS_MAX = (ROWS_MAX + P - 1) / P;
+  static typename Channels::Factors q_factors[P][Channels::WORDS][BLOCKS_MAX];
+#pragma HLS AGGREGATE variable = q_factors
+#pragma HLS ARRAY_PARTITION variable = q_factors dim = 1 complete
+  static typename Channels::Factors k_factors[Channels::WORDS][KEYS_MAX];
+#pragma HLS AGGREGATE variable = k_factors
+  const int words = (channels + Channels::PER_WORD - 1) / Channels::PER_WORD, channel_steps = (channels + PER_STEP - 1) / PER_STEP;
+  const int sweeps = bias_heads > 0 ? heads : 0;
+
+BIAS_HEADS:
+  for (int head = 0; head < sweeps; ++head) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 16
+    const BiasScale scale = bias_scale<L>(factors.read());
+    int word = 0, row = 0;
+  LOAD_Q_FACTORS:
+    for (int i = 0; i < rows * words; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX * Channels::WORDS
+      q_factors[row % P][word][row / P] = Channels::factors(factors.read());
+      row = word + 1 == words ? row + 1 : row;
+      word = word + 1 == words ? 0 : word + 1;
+    }
+    word = 0;
+    row = 0;
+  LOAD_K_FACTORS:
+    for (int i = 0; i < keys * words; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = KEYS_MAX * Channels::WORDS
+      k_factors[word][row] = Channels::factors(factors.read());
+      row = word + 1 == words ? row + 1 : row;
+      word = word + 1 == words ? 0 : word + 1;
+    }
+    KeyCursor at = key_start<P>(rows, keys, position, before, after);
+    bias_sum_t<CHANNELS_MAX> acc[P];
+#pragma HLS ARRAY_PARTITION variable = acc complete
+    int step = 0;
+  EMIT_BIAS:
+    for (int i = 0; i < scored * channel_steps; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = KEYS_MAX * BLOCKS_MAX
+      const int channel = step * PER_STEP;
+      const typename Channels::Factors ks = k_factors[channel / Channels::PER_WORD][at.key];
+      Vec<BiasT, P> out;
+      for (int p = 0; p < P; ++p) {
+#pragma HLS UNROLL
+        const typename Channels::Factors qs = q_factors[p][channel / Channels::PER_WORD][at.block];
+        const bias_sum_t<CHANNELS_MAX> products = Channels::products(qs, ks, channel % Channels::PER_WORD);
+        acc[p] = step == 0 ? products : bias_sum_t<CHANNELS_MAX>(acc[p] + products);
+        out.v[p] = BiasT(requantize<bias_sum_t<CHANNELS_MAX>>(acc[p], scale.multiplier, scale.shift, -BIAS_LIMIT, BIAS_LIMIT));
+      }
+      if (step + 1 == channel_steps) {
+        biases.write(out);
+        at = key_next<P>(at, rows, keys, position, before, after);
+      }
+      step = step + 1 == channel_steps ? 0 : step + 1;
     }
   }
 }
@@ -302,11 +368,11 @@ WEIGHTED_HEADS:
 }
 
 template <class XT, class BiasT, class ScoreT, class SumT, class AccT, class YT, class Exp2, class Cap, int HEAD_TILES_MAX,
-          int VALUE_TILES_MAX, int KEYS_MAX, int ROWS_MAX, int BIAS_ROWS_MAX, int L, int P>
-void attention(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hls::stream<Vec<XT, L>>& v, hls::stream<Vec<BiasT, L>>& bias,
+          int VALUE_TILES_MAX, int KEYS_MAX, int ROWS_MAX, int BIAS_ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int L, int P, class BiasWord>
+void attention(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hls::stream<Vec<XT, L>>& v, hls::stream<BiasWord>& bias,
                hls::stream<Vec<YT, L>>& y, int heads, int kv_heads, int heads_per_kv, int rows, int keys, int scored, int qk_tiles, int v_tiles,
                int position, int before, int after, int score_multiplier, int score_shift, int cap_multiplier, int cap_shift,
-               int bias_heads, int bias_rows, int bias_shift, int output_multiplier, int output_shift, int low, int high) {
+               int bias_heads, int bias_rows, int bias_shift, int bias_channels, int output_multiplier, int output_shift, int low, int high) {
   static_assert(width<XT>::value == 8, "attention: queries, keys and values are bytes");
   static_assert(width<BiasT>::value == 16, "attention: biases have 16 bits");
   static_assert(width<YT>::value >= 16, "attention: outputs have at least 16 bits");
@@ -329,8 +395,8 @@ void attention(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hls::stre
 #pragma HLS STREAM variable = scales depth = 2 * P
   hls::stream<Vec<AccT, P * L>> weighted("attention.weighted");
 #pragma HLS STREAM variable = weighted depth = 2
-  attention_bias<BiasT, KEYS_MAX, BIAS_ROWS_MAX, L, P>(bias, biases, heads, rows, keys, scored, position, before, after, bias_heads,
-                                                       bias_rows);
+  attention_bias<BiasT, KEYS_MAX, BIAS_ROWS_MAX, CHANNELS_MAX, PER_STEP, L, P>(bias, biases, heads, rows, keys, scored, position, before,
+                                                                               after, bias_heads, bias_rows, bias_channels);
   attention_scores<XT, BiasT, ScoreT, Cap, HEAD_TILES_MAX, KEYS_MAX, ROWS_MAX, L, P>(
       q, k, biases, scores, kv_heads, heads_per_kv, rows, keys, scored, qk_tiles, position, before, after, score_multiplier, score_shift,
       cap_multiplier, cap_shift, bias_heads, bias_shift);

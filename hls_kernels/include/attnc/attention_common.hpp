@@ -5,6 +5,8 @@
 // Masks    query i of a call stands at `position` + i among the keys of the call and may look at `before` keys before that position and
 //          `after` keys after it. Causal attention has after = 0. Loops over keys run from the first to the last key that any of the P
 //          queries of a block may look at, so masked work is done only inside the blocks that the edges of the mask cross.
+// Order    causal queries go from the first to the last. Backwards (TeLLMe) the same pairs would be computed and the same keys loaded: a
+//          call loads what its own queries may look at, and the largest call, which sizes the buffers, is the same one.
 
 #include "attnc/exponential.hpp"
 #include "attnc/fixedpoint.hpp"

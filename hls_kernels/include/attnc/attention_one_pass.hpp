@@ -7,7 +7,8 @@
 //          q     per head: qk_tiles * rows vectors, (tile, row) order
 //          k, v  per head and block: qk_tiles * block_keys and v_tiles * block_keys vectors, (tile, key) order
 //          bias  (bias_heads > 0) per head and block: ceil(block_keys / L) * bias_rows vectors, (key tile, row) order; one row serves
-//                all queries when bias_rows is 1
+//                all queries when bias_rows is 1; or words with a bias as `channels` of queries and keys, attention_channels.hpp: per
+//                head the scale and all queries, then block after block the keys
 //          y     per head: v_tiles * rows vectors, (tile, row) order
 // Types    XT signed bytes; ScoreT holds q . k, SumT a sum of all probabilities, AccT the weighted sum of all values.
 // Numbers  scores t as in attention.hpp. Key j belongs to lane j % S. Per query and lane, block after block of keys:
@@ -20,6 +21,7 @@
 // Source   online softmax of FlashAttention-2 with a whole maximum, as in base-2 hardware; one-pass cascade of FuseMax; merge operator of
 //          LeanAttention; resident queries past which the keys stream as in Edge-MoE.
 
+#include "attnc/attention_channels.hpp"
 #include "attnc/attention_common.hpp"
 #include "attnc/exponential.hpp"
 #include "attnc/fixedpoint.hpp"
@@ -61,9 +63,9 @@ KeySteps key_steps(int block, int rows, int keys, int key_block, int key_step, i
 }
 
 // Bias of P queries and S keys per step.
-template <class BiasT, int BLOCK_MAX, int BIAS_ROWS_MAX, int L, int P, int S>
+template <class BiasT, int BLOCK_MAX, int BIAS_ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int L, int P, int S>
 void one_pass_bias(hls::stream<Vec<BiasT, L>>& bias, hls::stream<Vec<BiasT, P * S>>& biases, int heads, int rows, int keys, int block_keys,
-                   int key_step, int key_blocks, int position, int before, int after, int bias_heads, int bias_rows) {
+                   int key_step, int key_blocks, int position, int before, int after, int bias_heads, int bias_rows, int) {
   static const int TILES_MAX = (BLOCK_MAX + L - 1) / L;
   static const int BLOCKS_MAX = (BIAS_ROWS_MAX + P - 1) / P;
   static Vec<BiasT, L> buffer[P][TILES_MAX][BLOCKS_MAX];
@@ -104,6 +106,85 @@ BIAS_KEY_BLOCKS:
           }
         }
         biases.write(out);
+      }
+    }
+    key_block = key_block + 1 == key_blocks ? 0 : key_block + 1;
+  }
+}
+
+// The same from factors of every head: rank-one terms summed over channels, PER_STEP at a time.
+template <class BiasT, int BLOCK_MAX, int ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int L, int P, int S>
+void one_pass_bias(hls::stream<Word<L>>& factors, hls::stream<Vec<BiasT, P * S>>& biases, int heads, int rows, int keys, int block_keys,
+                   int key_step, int key_blocks, int position, int before, int after, int bias_heads, int, int channels) {
+  typedef BiasChannels<CHANNELS_MAX, PER_STEP, L> Channels;
+  static const int BLOCKS_MAX = (ROWS_MAX + P - 1) / P;
+  static const int STEPS_MAX = (BLOCK_MAX + S - 1) / S;
+  static typename Channels::Factors q_factors[P][Channels::WORDS][BLOCKS_MAX];
+#pragma HLS AGGREGATE variable = q_factors
+#pragma HLS ARRAY_PARTITION variable = q_factors dim = 1 complete
+  static typename Channels::Factors k_factors[S][Channels::WORDS][STEPS_MAX];
+#pragma HLS AGGREGATE variable = k_factors
+#pragma HLS ARRAY_PARTITION variable = k_factors dim = 1 complete
+  const int blocks = (rows + P - 1) / P;
+  const int words = (channels + Channels::PER_WORD - 1) / Channels::PER_WORD, channel_steps = (channels + PER_STEP - 1) / PER_STEP;
+  const int sweeps = bias_heads > 0 ? heads * key_blocks : 0;
+  int key_block = 0;
+  BiasScale scale = {0, 0};
+
+BIAS_KEY_BLOCKS:
+  for (int sweep = 0; sweep < sweeps; ++sweep) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
+    const int q_words = key_block == 0 ? rows * words : 0;
+    if (key_block == 0) scale = bias_scale<L>(factors.read());
+    int word = 0, row = 0;
+  LOAD_Q_FACTORS:
+    for (int i = 0; i < q_words; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX * Channels::WORDS
+      q_factors[row % P][word][row / P] = Channels::factors(factors.read());
+      row = word + 1 == words ? row + 1 : row;
+      word = word + 1 == words ? 0 : word + 1;
+    }
+    word = 0;
+    row = 0;
+  LOAD_K_FACTORS:
+    for (int i = 0; i < block_keys * words; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCK_MAX * Channels::WORDS
+      k_factors[row % S][word][row / S] = Channels::factors(factors.read());
+      row = word + 1 == words ? row + 1 : row;
+      word = word + 1 == words ? 0 : word + 1;
+    }
+  BIAS_BLOCKS:
+    for (int block = 0; block < blocks; ++block) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCKS_MAX
+      const KeySteps steps = key_steps<P, S>(block, rows, keys, key_block, key_step, key_blocks, position, before, after);
+      int key_step_at = steps.first, step = 0;
+      bias_sum_t<CHANNELS_MAX> acc[P * S];
+#pragma HLS ARRAY_PARTITION variable = acc complete
+    EMIT_BIAS:
+      for (int i = 0; i < (steps.stop - steps.first) * channel_steps; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = STEPS_MAX
+        const int channel = step * PER_STEP;
+        Vec<BiasT, P * S> out;
+        for (int s = 0; s < S; ++s) {
+#pragma HLS UNROLL
+          const typename Channels::Factors ks = k_factors[s][channel / Channels::PER_WORD][key_step_at];
+          for (int p = 0; p < P; ++p) {
+#pragma HLS UNROLL
+            const typename Channels::Factors qs = q_factors[p][channel / Channels::PER_WORD][block];
+            const int j = p * S + s;
+            const bias_sum_t<CHANNELS_MAX> products = Channels::products(qs, ks, channel % Channels::PER_WORD);
+            acc[j] = step == 0 ? products : bias_sum_t<CHANNELS_MAX>(acc[j] + products);
+            out.v[j] = BiasT(requantize<bias_sum_t<CHANNELS_MAX>>(acc[j], scale.multiplier, scale.shift, -BIAS_LIMIT, BIAS_LIMIT));
+          }
+        }
+        if (step + 1 == channel_steps) {
+          biases.write(out);
+          ++key_step_at;
+        }
+        step = step + 1 == channel_steps ? 0 : step + 1;
       }
     }
     key_block = key_block + 1 == key_blocks ? 0 : key_block + 1;
@@ -487,12 +568,13 @@ WEIGHTED_KEY_BLOCKS:
 }
 
 template <class XT, class BiasT, class ScoreT, class SumT, class AccT, class YT, class Exp2, class Cap, int HEAD_TILES_MAX,
-          int VALUE_TILES_MAX, int BLOCK_MAX, int ROWS_MAX, int BIAS_ROWS_MAX, int L, int P, int S>
+          int VALUE_TILES_MAX, int BLOCK_MAX, int ROWS_MAX, int BIAS_ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int L, int P, int S,
+          class BiasWord>
 void attention_one_pass(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hls::stream<Vec<XT, L>>& v,
-                        hls::stream<Vec<BiasT, L>>& bias, hls::stream<Vec<YT, L>>& y, int heads, int rows, int keys, int block_keys,
+                        hls::stream<BiasWord>& bias, hls::stream<Vec<YT, L>>& y, int heads, int rows, int keys, int block_keys,
                         int key_step, int key_blocks, int qk_tiles, int v_tiles, int position, int before, int after,
                         int score_multiplier, int score_shift, int cap_multiplier, int cap_shift, int bias_heads, int bias_rows,
-                        int bias_shift, int output_multiplier, int output_shift, int low, int high) {
+                        int bias_shift, int bias_channels, int output_multiplier, int output_shift, int low, int high) {
   static_assert(width<XT>::value == 8, "attention_one_pass: queries, keys and values are bytes");
   static_assert(width<BiasT>::value == 16, "attention_one_pass: biases have 16 bits");
   static_assert(width<YT>::value >= 16, "attention_one_pass: outputs have at least 16 bits");
@@ -517,8 +599,8 @@ void attention_one_pass(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, 
 #pragma HLS STREAM variable = scales depth = 2 * P
   hls::stream<Vec<AccT, P * L>> weighted("attention_one_pass.weighted");
 #pragma HLS STREAM variable = weighted depth = 2
-  one_pass_bias<BiasT, BLOCK_MAX, BIAS_ROWS_MAX, L, P, S>(bias, biases, heads, rows, keys, block_keys, key_step, key_blocks, position,
-                                                          before, after, bias_heads, bias_rows);
+  one_pass_bias<BiasT, BLOCK_MAX, BIAS_ROWS_MAX, CHANNELS_MAX, PER_STEP, L, P, S>(
+      bias, biases, heads, rows, keys, block_keys, key_step, key_blocks, position, before, after, bias_heads, bias_rows, bias_channels);
   one_pass_scores<XT, BiasT, ScoreT, Cap, HEAD_TILES_MAX, BLOCK_MAX, ROWS_MAX, L, P, S>(
       q, k, biases, scores, heads, rows, keys, block_keys, key_step, key_blocks, qk_tiles, position, before, after, score_multiplier,
       score_shift, cap_multiplier, cap_shift, bias_heads, bias_shift);

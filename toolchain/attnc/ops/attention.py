@@ -2,12 +2,14 @@
 
 Shapes   q [G*T, NH*HD], k [G*Tk, KVH*HD], v [G*Tk, KVH*HDV], optional bias [BH*BT, Tk], y [G*T, NH*HDV]; G independent groups of
          rows, head h reads the keys and values of head h // (NH/KVH). BH is 1 or NH, BT is 1 or T; groups share the bias.
+         In place of the bias, params with its factors (attention_channels.py).
 Masks    attributes `causal`, `window` (left, right; -1: no limit), `offset` (key at which query 0 stands; by default Tk - T, so that the
          last query stands at the last key): see attention_sizes.Mask. Masked work is not done. They combine with a bias.
 Cap      attribute `softcap` c > 0: scores become c * tanh(score / c) before the bias is added (softcap.py).
 Passes   attribute `passes`: 2 keeps a row of scores (attention.hpp), 1 rescales as it goes (attention_one_pass.hpp), "auto" (the default)
          takes 2 while the row, keys and values fit `TWO_PASS_BITS`. `kv_lanes` splits the keys of one pass over as many lanes; `key_step`
          forces how far its blocks of keys are apart.
+Method   attribute `implementation`: the exponential, one of `EXP2`, or "auto"; its target is that of softmax.
 Types    q, k, v bytes with one scale each; y one scale; bias s16 in units of 2**bias_shift scores, that is
          ln2 / 2**10 * 2**bias_shift in natural units, and -32768 excludes a key.
 Numbers  s = q . k exact; t = s * multiplier / 2**shift, the score in the log2 domain with 10 fractional bits, saturated to
@@ -18,7 +20,8 @@ Numbers  s = q . k exact; t = s * multiplier / 2**shift, the score in the log2 d
 Rounding requantize (half up) to t and to y, saturation to the range of y; in one pass, half up where l and o are rescaled.
 Error    against the float operator on what the integers stand for, V the largest |v|, sum >= 1 the row's sum of p:
          |y - y_float| <= V * (2 * (E + Tk * 2**-16 / sum) + 2**-15) + y.scale / 2, where E bounds the relative error of one p:
-         ln2 * 2**-10 * (1/2 + 2**-17 * |t|) from t, 7.5e-5 from the chord; E = 6e-4 for scores within +-32 log2 units.
+         ln2 * 2**-10 * (1/2 + 2**-17 * |t|) from t, 7.5e-5 from chord32 (2 * `EXP2[name].error` from another exponential); E = 6e-4 for
+         chord32 and scores within +-32 log2 units.
          A float bias adds its rounding, ln2 * 2**-10 * 2**bias_shift / 2, to E: 2.7e-3 at a bias_shift of 3. A softcap c adds 3.6e-5 * c.
          One pass: sum >= 1/2, and V * 2**-14 * (2 + kv_lanes) for the rescaled sums.
          Measured by the tests beside the rounding of y: 3.7e-4 * V (197 keys, scores of sd 2.5); a float bias of sd 3 rounded at a
@@ -31,31 +34,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from attnc.fixedpoint import Int64, matmul
 from attnc.ir import GraphError, Node, TensorType
+from attnc.ops.approximation import Approximated, Implementation
 from attnc.ops.attention_bias import BIAS_EXCLUDED, DEFAULT_BIAS_SHIFT, EXCLUDED_BELOW, bias_shift, bias_type, quantize_bias, shift_of
+from attnc.ops.attention_channels import channel_table, check_factors
 from attnc.ops.attention_one_pass import FUNCTION as ONE_PASS
 from attnc.ops.attention_one_pass import SPARE, lower_one_pass, one_pass, one_pass_resources
 from attnc.ops.attention_sizes import SCORE_EXCLUDED, Sizes, check_attributes, heads_of, output_shape, passes_of, widths
 from attnc.ops.attention_two_pass import lower_two_pass, two_pass, two_pass_resources
-from attnc.ops.base import Array, Call, KernelCall, Lowering, Operator, Resources, Shape, scalar_scale
-from attnc.ops.exponential import normalise, output_multiplier, score_multiplier, scores
+from attnc.ops.base import Array, Call, KernelCall, Lowering, Resources, Shape, scalar_scale
+from attnc.ops.exponential import ERROR_TARGET, EXP2, normalise, output_multiplier, score_multiplier, scores
 from attnc.ops.softcap import argument_multiplier, cap_multiplier, softcap, softcap_argument
 
 
-class Attention(Operator):
+class Attention(Approximated):
     """Scaled dot-product attention of all heads."""
 
     name = "attention"
+
+    def kind(self, node: Node) -> str:
+        """The exponential is that of a softmax."""
+        return "softmax"
+
+    def candidates(self, node: Node, x: TensorType | None) -> list[Implementation]:
+        """The exponentials."""
+        return list(EXP2.values())
+
+    def default_target(self, node: Node, output: TensorType) -> float:
+        """Of an exponential of at most 1."""
+        return ERROR_TARGET
 
     def shape(self, node: Node, inputs: Sequence[Shape]) -> Shape:
         """[G*T, NH*HDV]."""
         check_attributes(node)
         sizes = Sizes.of(node, inputs)
         passes_of(node, sizes)
+        if sizes.channels or node.attrs.get("bias_by") == "channels":
+            check_factors(node, sizes)
         if not sizes.valid() or list(inputs) != sizes.expected():
             raise GraphError(f"node {node.name!r} (attention): operands {list(inputs)} do not fit {sizes}")
         return sizes.groups * sizes.queries, sizes.heads * sizes.value
@@ -95,6 +115,8 @@ class Attention(Operator):
     def reference(self, node: Node, inputs: Sequence[Array]) -> Array:
         """In float; keys whose bias is at most -1e4 are excluded, and a query without any allowed key gives zeros."""
         sizes, cap = Sizes.of(node, [x.shape[1:] for x in inputs]), node.attrs.get("softcap", 0.0)
+        if sizes.channels:
+            sizes, inputs = with_table(node, sizes, inputs, node.params["bias"])
         allowed = sizes.mask.allowed(sizes.queries, sizes.keys)
         result = np.empty(output_shape(sizes, inputs), inputs[0].dtype)
         for out, q, k, v, bias in heads_of(sizes, inputs, result):
@@ -119,11 +141,13 @@ class Attention(Operator):
         if any(x.bits > 8 or not x.signed or x.zero_point for x in inputs[:3]):
             found = f"{', '.join(x.short for x in inputs[:3])} with zero points {[x.zero_point for x in inputs[:3]]}"
             raise GraphError(f"{where}: needs q, k and v in s8, found {found}")
+        self.select(node, inputs[0], output)
         factor, cap = q * k * attr["scale"], attr.get("softcap", 0.0)
         attr["score_multiplier"], attr["score_shift"] = argument_multiplier(factor, cap) if cap else score_multiplier(factor)
         if cap:
             attr["cap_multiplier"], attr["cap_shift"] = cap_multiplier(cap)
         attr["output_multiplier"], attr["output_shift"] = output_multiplier(v / scalar_scale(output, where))
+        node.params = {name: array for name, array in node.params.items() if name != "bias"}
         if len(inputs) > 3:
             attr["bias_shift"] = shift_of(inputs[3], where)
 
@@ -132,6 +156,9 @@ class Attention(Operator):
         sizes, attr = Sizes.of(node, [x.shape[1:] for x in inputs]), node.attrs
         widths(node, sizes)
         allowed, passes = sizes.mask.allowed(sizes.queries, sizes.keys), passes_of(node, sizes)
+        exp2 = EXP2[attr["implementation"]].rom
+        if sizes.channels:
+            sizes, inputs = with_table(node, sizes, inputs, channel_table(node))
         result = np.empty(output_shape(sizes, inputs), output.dtype)
         for out, q, k, v, bias in heads_of(sizes, inputs, result):
             t = log2_scores(node, matmul(q, k.swapaxes(-1, -2), 1 << 14, np.float64))
@@ -143,11 +170,11 @@ class Attention(Operator):
                 t = np.where(allowed, t, SCORE_EXCLUDED)
             multiplier, shift = attr["output_multiplier"], attr["output_shift"]
             if passes == 1:
-                acc, total = one_pass(t, v, attr.get("kv_lanes", 1), attr.get("key_step", 0))
+                acc, total = one_pass(t, v, attr.get("kv_lanes", 1), attr.get("key_step", 0), exp2)
                 # normalise() wants sums of at least 2**15: total and acc are both doubled.
                 acc, total = acc << SPARE, total << SPARE
             else:
-                acc, total = two_pass(t, v)
+                acc, total = two_pass(t, v, exp2)
             out[...] = normalise(acc, total, multiplier, shift, *output.range)
         return result
 
@@ -168,12 +195,18 @@ class Attention(Operator):
 
         DSP: q . k two byte products that share a key per DSP48E2 (WP486), p . v one each (17 by 8 bits); a rescale per query (and lane of
         keys) and per lane, two where the accumulator is wider than the 27-bit port; three more per query for a cap.
-        LUT: 8 per packed product (correction and adder tree), the adders of p . v; per query the exponential (two ROM reads of 16 LUTs,
-        chord 40, shifter 60), maximum, difference and bias (120) and the lane select of the bias (5 per lane); 80 per rescale (shifter
-        and clamp); one per bit of a memory of up to 64 words; the divider; control and the ranges of keys.
+        LUT: 8 per packed product (correction and adder tree), the adders of p . v; per query the exponential (`EXP2`), maximum,
+        difference and bias (120) and the lane select of the bias (5 per lane); 80 per rescale (shifter and clamp); one per
+        bit of a memory of up to 64 words; the divider; control and the ranges of keys.
         FF: operands, accumulators and pipeline of the above. BRAM: the memories that each kernel lists.
         """
         return one_pass_resources(kernel) if kernel.function == ONE_PASS else two_pass_resources(kernel)
+
+
+def with_table(node: Node, sizes: Sizes, inputs: Sequence[Array], table: Array) -> tuple[Sizes, list[Array]]:
+    """Sizes and operands as if the bias that channels make were a table [BH*T, Tk] given to the node."""
+    heads = node.params["bias_queries"].shape[0]
+    return replace(sizes, bias_heads=heads, bias_rows=sizes.queries), [*inputs, table[np.newaxis]]
 
 
 def log2_scores(node: Node, acc: Int64) -> Int64:

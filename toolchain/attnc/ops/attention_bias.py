@@ -16,6 +16,8 @@ BIAS_EXCLUDED = -32768
 BIAS_UNIT = math.log(2) / (1 << FRACTION_BITS)
 DEFAULT_BIAS_SHIFT = 3
 MAX_BIAS_SHIFT = 7
+LARGEST_BIAS = 32767 * BIAS_UNIT * (1 << DEFAULT_BIAS_SHIFT)
+"""In natural units, of a constant: 177. Beyond, values saturate."""
 
 
 def bias_type(shift: int) -> TensorType:
@@ -26,7 +28,7 @@ def bias_type(shift: int) -> TensorType:
 def bias_shift(real: Array) -> int:
     """The attribute `bias_shift` for a constant bias: the finest unit that holds its allowed values, at most DEFAULT_BIAS_SHIFT.
 
-    Beyond that (+-177 in natural units) values saturate: a probability that far below another is 0 anyway.
+    Beyond that (+-LARGEST_BIAS) values saturate: a probability that far below another is 0 anyway.
     """
     allowed = real[np.isfinite(real) & (real > EXCLUDED_BELOW)]
     peak = float(np.abs(allowed).max(initial=0.0))

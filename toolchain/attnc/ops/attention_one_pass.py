@@ -14,9 +14,11 @@ import numpy as np
 
 from attnc.fixedpoint import Int64, matmul, shift_round_half_up
 from attnc.ir import GraphError, Node
+from attnc.ops.attention_channels import PORT as CHANNELS_PORT
+from attnc.ops.attention_channels import bias_cycles, channel_resources, factor_walk
 from attnc.ops.attention_sizes import PIPELINE, SCORE_EXCLUDED, Sizes, key_blocks, query_blocks
-from attnc.ops.attention_two_pass import NO_WALK, PORTS, score_factors, shared_resources, types_and_tiles
-from attnc.ops.base import Array, Call, Design, KernelCall, Lowering, Resources, Walk
+from attnc.ops.attention_two_pass import NO_WALK, bias_scalars, bias_sizes, ports_of, score_factors, shared_resources, types_and_tiles
+from attnc.ops.base import Array, Call, Design, KernelCall, Lowering, Resources, Table, Walk
 from attnc.ops.exponential import FRACTION_BITS, PROBABILITY_BITS, SCORE_BITS, exp2_negative
 from attnc.ops.softmax import DIVISION_LATENCY
 from attnc.ops.storage import storage
@@ -29,8 +31,9 @@ SPARE = 1
 """A sum of a query with any allowed key is at least 2**(15 - SPARE): its largest p is above 1/2."""
 
 
-def one_pass(t: Array, v: Array, lanes: int, step: int) -> tuple[Int64, Int64]:
-    """Scores [..., T, Tk] and values [..., Tk, HDV] to weighted sums [..., T, HDV] and sums of probabilities [..., T, 1]."""
+def one_pass(t: Array, v: Array, lanes: int, step: int, exp2: Table) -> tuple[Int64, Int64]:
+    """Scores [..., T, Tk] and values [..., Tk, HDV] to weighted sums [..., T, HDV] and sums of probabilities [..., T, 1]; `exp2` as of
+    `EXP2`."""
     shape = (*t.shape[:-1], lanes)
     largest = np.full(shape, WHOLE_EXCLUDED, np.int64)
     total = np.zeros(shape, np.int64)
@@ -46,7 +49,7 @@ def one_pass(t: Array, v: Array, lanes: int, step: int) -> tuple[Int64, Int64]:
             before = largest[..., lane]
             grown = np.maximum(before, (part.max(axis=-1) + (1 << FRACTION_BITS) - 1) >> FRACTION_BITS)
             shift = np.minimum(grown - before, MAX_RESCALE)
-            p = exp2_negative((grown << FRACTION_BITS)[..., None] - part)
+            p = exp2_negative((grown << FRACTION_BITS)[..., None] - part, exp2)
             p[part == SCORE_EXCLUDED] = 0
             largest[..., lane] = grown
             total[..., lane] = shift_round_half_up(total[..., lane], shift) + p.sum(axis=-1)
@@ -76,7 +79,7 @@ def lower_one_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
         steps = key_steps(sizes, ctx.design, s, (row, rows), (first, last + 1), step, first * step + keys)
         counts = (sizes.sharing, rows, keys, block_keys, step, last + 1 - first, sizes.head // lanes, sizes.value // lanes)
         place = (sizes.mask.offset + row - first * step, sizes.mask.before, sizes.mask.after)
-        bias = (sizes.bias_heads, min(sizes.bias_rows, rows), attr["bias_shift"] if sizes.bias_heads else 0)
+        bias = bias_scalars(node, sizes, rows)
         factors = (attr["output_multiplier"], attr["output_shift"])
         pairs = sizes.mask.blocks(row, rows, sizes.keys, ctx.design.queries)
         cycles = cycles_of(sizes, ctx.design, rows, block_keys, steps)
@@ -114,16 +117,16 @@ def kernel_of(node: Node, sizes: Sizes, design: Design, rows: int, block_keys: i
             *types_and_tiles(node, sizes, design),
             ("BLOCK_MAX", block_keys),
             ("ROWS_MAX", rows),
-            ("BIAS_ROWS_MAX", max(1, min(sizes.bias_rows, rows))),
+            *bias_sizes(sizes, design, rows),
             ("L", design.lanes),
             ("P", design.queries),
             ("S", node.attrs.get("kv_lanes", 1)),
         ),
-        ports=PORTS,
+        ports=ports_of(node),
         scalars=(
             *("heads", "rows", "keys", "block_keys", "key_step", "key_blocks", "qk_tiles", "v_tiles", "position", "before", "after"),
             *("score_multiplier", "score_shift", "cap_multiplier", "cap_shift", "bias_heads", "bias_rows", "bias_shift"),
-            *("output_multiplier", "output_shift", "low", "high"),
+            *("bias_channels", "output_multiplier", "output_shift", "low", "high"),
         ),
         fixed=("S",),  # another number of lanes would give other results
     )
@@ -146,7 +149,10 @@ def walks_of(
         return Walk(ctx.offsets[name] + at * size, (sharing, count, tiles, length), (0, step, height), size)
 
     bias = NO_WALK
-    if sizes.bias_heads:
+    if sizes.channels:
+        key_blocks = [((first + block) * step, length) for block in range(count)]
+        bias = factor_walk(node, ctx, range(head * sharing, (head + 1) * sharing), (row, rows), key_blocks)
+    elif sizes.bias_heads:
         name = node.inputs[3]
         height, size = ctx.graph.value(name).shape[0], ctx.bytes(name)
         per_head = sizes.bias_rows if sizes.bias_heads > 1 else 0
@@ -174,8 +180,10 @@ def cycles_of(sizes: Sizes, design: Design, rows: int, block_keys: int, steps: A
     bias_words = 2 * steps.shape[0] * math.ceil(block_keys / design.lanes) * min(sizes.bias_rows, rows)
     last = DIVISION_LATENCY + blocks * (p * (1 + v_tiles) + PIPELINE) + v_tiles * rows
     done = first + heads * int(weighted + blocks * v_tiles * per_tile)
+    table = heads * int(bias_words + (steps + fill).sum()) if sizes.bias_heads else 0
+    made = heads * bias_cycles(sizes, design, rows, steps.shape[0] * block_keys, int((steps + fill).sum())) if sizes.channels else 0
     return {
-        "bias": heads * int(bias_words + (steps + fill).sum()) if sizes.bias_heads else 0,
+        "bias": table + made,
         "scores": block_keys * qk_tiles + heads * (rows * qk_tiles + int(scored)),
         "maximum": first + heads * int(online),
         "exponential": first + heads * int(online),
@@ -196,7 +204,6 @@ def one_pass_resources(kernel: KernelCall) -> Resources:
         (2 * s, v_tiles * steps, 8 * lanes),
         (1, v_tiles * rows, 16 * lanes),
         (p, qk_tiles * blocks, 8 * lanes),
-        (p, math.ceil(keys / lanes) * math.ceil(bias_rows / p), 16 * lanes),
         (1, steps + 3, (SCORE_BITS + 2) * p * s),
         (1, steps, (PROBABILITY_BITS + 1) * p * s),
         (1, blocks, (SCORE_BITS + 2 - FRACTION_BITS + total) * p * s),
@@ -205,4 +212,8 @@ def one_pass_resources(kernel: KernelCall) -> Resources:
     ]
     shifters = 4 * acc * s * lanes + 4 * total * p * s + 40 * p * s
     logic = shared_resources(kernel, s) + Resources(lut=shifters + 800, ff=2 * acc * s * lanes + 1000)
+    if CHANNELS_PORT in kernel.ports:
+        logic = logic + channel_resources(kernel, rows, keys, p * s, s)
+    else:
+        memories.append((p, math.ceil(keys / lanes) * math.ceil(bias_rows / p), 16 * lanes))
     return sum((storage(depth, width, banks) for banks, depth, width in memories), logic)

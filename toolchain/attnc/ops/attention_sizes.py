@@ -69,7 +69,8 @@ class Mask:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Groups, queries and keys per group, heads, channels per head, heads and rows of the bias (0 and 0 without one), the mask."""
+    """Groups, queries and keys per group, heads, channels per head, heads and rows of the table of biases (0 and 0 without one), the mask,
+    and how many channels make the bias where there is no table."""
 
     groups: int
     queries: int
@@ -81,6 +82,7 @@ class Sizes:
     bias_heads: int
     bias_rows: int
     mask: Mask = Mask()
+    channels: int = 0
 
     @classmethod
     def of(cls, node: Node, shapes: Sequence[Shape]) -> Sizes:
@@ -91,7 +93,8 @@ class Sizes:
         bias_heads, bias_rows = (attr.get("bias_heads", 1), attr.get("bias_rows", 1)) if len(shapes) > 3 else (0, 0)
         queries, keys = q_rows // groups, k_rows // groups
         channels = (q_channels // heads, v_channels // kv_heads)
-        return cls(groups, queries, keys, heads, kv_heads, *channels, bias_heads, bias_rows, Mask.of(node, queries, keys))
+        factors = node.params["bias_queries"].shape[-1] if "bias_queries" in node.params else 0
+        return cls(groups, queries, keys, heads, kv_heads, *channels, bias_heads, bias_rows, Mask.of(node, queries, keys), factors)
 
     @property
     def sharing(self) -> int:
@@ -135,7 +138,8 @@ def check_attributes(node: Node) -> None:
 def two_pass_bits(sizes: Sizes) -> int:
     """Bits that the two-pass kernel keeps on chip for the keys of a call: keys, values, row of scores, probabilities, bias."""
     keys = min(sizes.keys, sizes.mask.before + sizes.mask.after + RESIDENT)
-    return keys * (8 * (sizes.head + sizes.value) + 4 * (SCORE_BITS + 2 + PROBABILITY_BITS + 1) + 16 * min(sizes.bias_rows, RESIDENT))
+    bias = 16 * (sizes.channels or min(sizes.bias_rows, RESIDENT))
+    return keys * (8 * (sizes.head + sizes.value) + 4 * (SCORE_BITS + 2 + PROBABILITY_BITS + 1) + bias)
 
 
 def passes_of(node: Node, sizes: Sizes) -> int:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from itertools import product
 
 from attnc.fixedpoint import matmul
 from attnc.ir import Node
+from attnc.ops.approximation import times
+from attnc.ops.attention_channels import PORT as CHANNELS_PORT
+from attnc.ops.attention_channels import bias_cycles, channel_resources, factor_walk, per_step
 from attnc.ops.attention_sizes import PIPELINE, SCORE_EXCLUDED, Sizes, query_blocks, widths
 from attnc.ops.base import Array, Call, Design, IntType, KernelCall, Lowering, Port, Resources, Table, Walk
-from attnc.ops.exponential import EXP2_ROM, PROBABILITY_BITS, SCORE_BITS, exp2_negative
+from attnc.ops.exponential import EXP2, PROBABILITY_BITS, SCORE_BITS, exp2_negative, exp2_of
 from attnc.ops.softcap import NO_SOFTCAP, SOFTCAP_ROM
 from attnc.ops.softmax import DIVISION_LATENCY, divider_luts
 from attnc.ops.storage import storage
@@ -25,9 +30,9 @@ PORTS = (
 NO_WALK = Walk(0, (0, 0, 0, 0), (0, 0, 0))
 
 
-def two_pass(t: Array, v: Array) -> tuple[Array, Array]:
-    """Scores [..., T, Tk] and values to weighted sums [..., T, HDV] and sums of probabilities [..., T, 1]."""
-    p = exp2_negative(t.max(axis=-1, keepdims=True) - t)
+def two_pass(t: Array, v: Array, exp2: Table) -> tuple[Array, Array]:
+    """Scores [..., T, Tk] and values to weighted sums [..., T, HDV] and sums of probabilities [..., T, 1]; `exp2` as of `EXP2`."""
+    p = exp2_negative(t.max(axis=-1, keepdims=True) - t, exp2)
     p[t == SCORE_EXCLUDED] = 0
     return matmul(p, v, 1 << (PROBABILITY_BITS + 7)), p.sum(axis=-1, keepdims=True)
 
@@ -46,21 +51,23 @@ def lower_two_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
     kernel = kernel_of(node, sizes, ctx.design, max(rows for _, rows in blocks), held)
     low, high = ctx.graph.type(node.output).range
     attr, mask, calls = node.attrs, sizes.mask, []
-    heads = (sizes.groups * sizes.heads, sizes.groups * sizes.kv_heads, sizes.sharing)
-    for row, rows in blocks:
+    # Words of factors cannot start again for the next group: there a call serves one group.
+    spans = [(group, 1) for group in range(sizes.groups)] if sizes.channels else [(0, sizes.groups)]
+    heads = (spans[0][1] * sizes.heads, spans[0][1] * sizes.kv_heads, sizes.sharing)
+    for (row, rows), span in product(blocks, spans):
         first, keys = keys_of(sizes, lanes, row, rows)
         pairs = mask.blocks(row, rows, sizes.keys, ctx.design.queries)
         scored = sum(stop - start for _, start, stop in pairs)
-        bias = (sizes.bias_heads, min(sizes.bias_rows, rows), attr["bias_shift"] if sizes.bias_heads else 0)
         counts = (*heads, rows, keys, scored, sizes.head // lanes, sizes.value // lanes)
+        output = (attr["output_multiplier"], attr["output_shift"], low, high)
         place = (mask.offset + row - first, mask.before, mask.after)
         calls.append(
             Call(
                 node=node.name,
                 kernel=kernel,
-                walks=walks_of(node, sizes, ctx, (row, rows), (first, keys)),
-                scalars=(*counts, *place, *score_factors(node), *bias, attr["output_multiplier"], attr["output_shift"], low, high),
-                cycles=cycles_of(sizes, ctx.design, rows, keys, scored),
+                walks=walks_of(node, sizes, ctx, (row, rows), (first, keys), span),
+                scalars=(*counts, *place, *score_factors(node), *bias_scalars(node, sizes, rows), *output),
+                cycles=cycles_of(replace(sizes, groups=span[1]), ctx.design, rows, keys, scored),
                 macs=heads[0] * (sizes.head + sizes.value) * sum(count * (stop - start) for count, start, stop in pairs),
             )
         )
@@ -73,6 +80,19 @@ def score_factors(node: Node) -> tuple[int, int, int, int]:
     return attr["score_multiplier"], attr["score_shift"], attr.get("cap_multiplier", 0), attr.get("cap_shift", 0)
 
 
+def bias_scalars(node: Node, sizes: Sizes, rows: int) -> tuple[int, int, int, int]:
+    """bias_heads, bias_rows, bias_shift, bias_channels."""
+    shift = node.attrs["bias_shift"] if sizes.bias_heads or sizes.channels else 0
+    return (sizes.heads if sizes.channels else sizes.bias_heads), min(sizes.bias_rows, rows), shift, sizes.channels
+
+
+def ports_of(node: Node) -> tuple[Port, ...]:
+    """Factors of a bias come from the memory of the weights, a table from that of the activations."""
+    if node.attrs.get("bias_by") != "channels":
+        return PORTS
+    return tuple(CHANNELS_PORT if port.name == CHANNELS_PORT.name else port for port in PORTS)
+
+
 def types_and_tiles(node: Node, sizes: Sizes, design: Design) -> tuple[tuple[str, IntType | int | Table], ...]:
     """The template arguments with which both kernels begin."""
     score, total, acc = widths(node, sizes)
@@ -83,10 +103,19 @@ def types_and_tiles(node: Node, sizes: Sizes, design: Design) -> tuple[tuple[str
         ("SumT", IntType(total, signed=False)),
         ("AccT", IntType(acc)),
         ("YT", IntType(16)),
-        ("Exp2", EXP2_ROM),
+        ("Exp2", EXP2[node.attrs["implementation"]].rom),
         ("Cap", SOFTCAP_ROM if node.attrs.get("softcap") else NO_SOFTCAP),
         ("HEAD_TILES_MAX", sizes.head // design.lanes),
         ("VALUE_TILES_MAX", sizes.value // design.lanes),
+    )
+
+
+def bias_sizes(sizes: Sizes, design: Design, rows: int) -> tuple[tuple[str, int], ...]:
+    """The template arguments that say how a bias is made."""
+    return (
+        ("BIAS_ROWS_MAX", rows if sizes.channels else max(1, min(sizes.bias_rows, rows))),
+        ("CHANNELS_MAX", max(1, sizes.channels)),
+        ("PER_STEP", per_step(sizes, design)),
     )
 
 
@@ -99,31 +128,36 @@ def kernel_of(node: Node, sizes: Sizes, design: Design, rows: int, keys: int) ->
             *types_and_tiles(node, sizes, design),
             ("KEYS_MAX", keys),
             ("ROWS_MAX", rows),
-            ("BIAS_ROWS_MAX", max(1, min(sizes.bias_rows, rows))),
+            *bias_sizes(sizes, design, rows),
             ("L", design.lanes),
             ("P", design.queries),
         ),
-        ports=PORTS,
+        ports=ports_of(node),
         scalars=(
             *("heads", "kv_heads", "heads_per_kv", "rows", "keys", "scored", "qk_tiles", "v_tiles", "position", "before", "after"),
             *("score_multiplier", "score_shift", "cap_multiplier", "cap_shift", "bias_heads", "bias_rows", "bias_shift"),
-            *("output_multiplier", "output_shift", "low", "high"),
+            *("bias_channels", "output_multiplier", "output_shift", "low", "high"),
         ),
     )
 
 
-def walks_of(node: Node, sizes: Sizes, ctx: Lowering, queries: tuple[int, int], keys: tuple[int, int]) -> tuple[Walk, ...]:
-    """q, k, v, bias, y for the (first, count) queries and keys of every group: group, tile of channels (so head after head), row."""
+def walks_of(
+    node: Node, sizes: Sizes, ctx: Lowering, queries: tuple[int, int], keys: tuple[int, int], span: tuple[int, int]
+) -> tuple[Walk, ...]:
+    """q, k, v, bias, y for the (first, count) queries and keys of the (first, count) groups of `span`: group, tile of channels (so head
+    after head), row."""
 
     def grouped(name: str, per_group: int, first: int, count: int) -> Walk:
         height = ctx.graph.value(name).shape[0]
         size = ctx.bytes(name)
-        counts = (1, sizes.groups, ctx.tiles(name), count)
-        return Walk(ctx.offsets[name] + first * size, counts, (0, per_group, height), size, ctx.zero_point(name))
+        counts = (1, span[1], ctx.tiles(name), count)
+        return Walk(ctx.offsets[name] + (span[0] * per_group + first) * size, counts, (0, per_group, height), size, ctx.zero_point(name))
 
     q, k, v = node.inputs[:3]
     bias = NO_WALK
-    if sizes.bias_heads:
+    if sizes.channels:
+        bias = factor_walk(node, ctx, range(sizes.heads), queries, [keys])
+    elif sizes.bias_heads:
         name = node.inputs[3]
         height, rows = ctx.graph.value(name).shape[0], min(sizes.bias_rows, queries[1])
         # A bias of one head is loaded once; one per head is loaded for each head of each group.
@@ -153,8 +187,9 @@ def cycles_of(sizes: Sizes, design: Design, rows: int, keys: int, scored: int) -
     first = load + scored // blocks * qk_tiles + PIPELINE
     normalise_cycles = blocks * (design.queries * (1 + v_tiles) + PIPELINE) + v_tiles * rows
     bias_words = 2 * math.ceil(keys / design.lanes) * min(sizes.bias_rows, rows)
+    table = bias_words * (heads if sizes.bias_heads > 1 else 1) + row_scores if sizes.bias_heads else 0
     return {
-        "bias": bias_words * (heads if sizes.bias_heads > 1 else 1) + row_scores if sizes.bias_heads else 0,
+        "bias": heads * bias_cycles(sizes, design, rows, keys, scored) if sizes.channels else table,
         "scores": kv_heads * load + (heads - kv_heads) * rows * qk_tiles + row_scores * qk_tiles + heads * PIPELINE,
         "maximum": load + row_scores,
         "exponential": first + row_scores,
@@ -168,14 +203,18 @@ def shared_resources(kernel: KernelCall, lanes_of_keys: int) -> Resources:
     names = ("L", "P", "ScoreT", "SumT", "AccT")
     lanes, p, score, total, acc = (kernel.arg(name) for name in names)
     columns, divider = p * lanes_of_keys, divider_luts(total)
-    cap = dict(kernel.template_args)["Cap"] is SOFTCAP_ROM
+    tables = dict(kernel.template_args)
+    cap, exp2 = tables["Cap"] is SOFTCAP_ROM, tables["Exp2"]
+    assert isinstance(exp2, Table)
     rescale = columns * ((1 if score <= 27 else 2) + (3 if cap else 0)) + lanes * (1 if acc <= 27 else 2)
-    return Resources(
-        lut=8 * columns * lanes + columns * lanes * acc + columns * (132 + 120 + 5 * lanes + (160 if cap else 0)) + 80 * (columns + lanes)
+    logic = Resources(
+        lut=8 * columns * lanes + columns * lanes * acc + columns * (120 + 5 * lanes + (160 if cap else 0)) + 80 * (columns + lanes)
         + divider + 3300,
-        ff=10 * columns * lanes + 2 * columns * lanes * acc + columns * 12 * SCORE_BITS + 80 * lanes + 2 * divider + 4400,
+        ff=10 * columns * lanes + 2 * columns * lanes * acc + columns * 228 + 80 * lanes + 2 * divider + 4400,
         dsp=math.ceil(columns * lanes / 2) + columns * lanes + rescale,
-    ) + (storage(len(SOFTCAP_ROM.values), SOFTCAP_ROM.type.bits, banks=columns) if cap else Resources())  # fmt: skip
+    )  # fmt: skip
+    caps = storage(len(SOFTCAP_ROM.values), SOFTCAP_ROM.type.bits, banks=columns) if cap else Resources()
+    return logic + times(exp2_of(exp2).lane, columns) + caps
 
 
 def two_pass_resources(kernel: KernelCall) -> Resources:
@@ -187,9 +226,12 @@ def two_pass_resources(kernel: KernelCall) -> Resources:
         storage(v_tiles * keys, 8 * lanes, name="v_buffer"),
         storage(v_tiles * rows, 16 * lanes, name="y_buffer"),
         storage(qk_tiles * math.ceil(rows / p), 8 * lanes, banks=p, name="q_buffer"),
-        storage(math.ceil(keys / lanes) * math.ceil(bias_rows / p), 16 * lanes, banks=p, name="bias_buffer"),
         storage(keys + 2, (SCORE_BITS + 2) * p),
         storage(keys, (PROBABILITY_BITS + 1) * p, name="p_buffer"),
         storage(2, p * lanes * acc),
     )
-    return sum(memories, shared_resources(kernel, 1))
+    if CHANNELS_PORT in kernel.ports:
+        bias = channel_resources(kernel, rows, keys, p, 1)
+    else:
+        bias = storage(math.ceil(keys / lanes) * math.ceil(bias_rows / p), 16 * lanes, banks=p, name="bias_buffer")
+    return sum((*memories, bias), shared_resources(kernel, 1))

@@ -35,6 +35,8 @@ SCORE_LIMIT = (1 << (SCORE_BITS - 1)) - 1
 MAX_TERMS = 1 << 16
 MAX_SUM_SHIFT = 16
 LOG2_E = math.log2(math.e)
+ERROR_TARGET = 2.0**-13
+"""Error of an exponential that "auto" accepts: a third of what rounding the scores may do."""
 
 
 def exp2_values(segment_bits: int = SEGMENT_BITS) -> tuple[int, ...]:

@@ -37,6 +37,7 @@ from attnc.ops.base import (
     product_bits,
 )
 from attnc.ops.exponential import (
+    ERROR_TARGET,
     EXP2,
     PROBABILITY_BITS,
     SCORE_BITS,
@@ -53,7 +54,6 @@ from attnc.ops.storage import storage
 CHUNK = 1 << 22
 """Elements that golden works on at a time: bounds its memory, changes nothing else."""
 DIVISION_LATENCY = 40
-ERROR_TARGET = 2.0**-13
 
 
 class Softmax(Approximated):

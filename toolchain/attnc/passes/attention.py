@@ -14,11 +14,25 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from attnc.errors import ConfigError
 from attnc.ir import Graph, Node
 from attnc.ops.base import Array
 from attnc.quant.calibration import Statistics
 
 MAX_RATIO = 16.0
+KIND = "attention"
+PASSES: dict[str, str | int] = {"auto": "auto", "one_pass": 1, "two_pass": 2}
+"""Names of the kernels, and attribute `passes`."""
+
+
+def force_passes(graph: Graph, wanted: str) -> None:
+    """Every attention on the kernel called `wanted`."""
+    nodes = [node for node in graph.nodes if node.op == "attention"]
+    if wanted not in PASSES or not nodes:
+        found = repr(wanted) if nodes else "a model without attention"
+        raise ConfigError(f"implementation of {KIND}: needed one of {', '.join(PASSES)}, found {found}")
+    for node in nodes:
+        node.attrs["passes"] = PASSES[wanted]
 
 
 def ease_attention(graph: Graph, statistics: Mapping[str, Statistics]) -> None:

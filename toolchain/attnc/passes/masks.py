@@ -1,7 +1,7 @@
 """Constant masks become attributes: a causal or banded additive bias turns into `causal`, `window` and `offset` of its attention.
 
 Requires a float graph. Ensures the same meaning; a bias that was nothing but a mask is gone, one that also carried numbers keeps them
-and forgets the excluded keys. Masked work is then never done (see ops/attention.py).
+and forgets the excluded keys; numbers too large for it are lowered per query. Masked work is then never done (see ops/attention.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from attnc.ir import Graph, Node
-from attnc.ops.attention_bias import EXCLUDED_BELOW
+from attnc.ops.attention_bias import EXCLUDED_BELOW, LARGEST_BIAS
 from attnc.ops.attention_sizes import UNLIMITED, Mask
 from attnc.ops.base import Array
 
@@ -65,6 +65,14 @@ def fold_masks(graph: Graph) -> int:
     return count
 
 
+def _lowered(bias: Array, excluded: Array) -> Array:
+    """The numbers of allowed keys, 0 elsewhere. Where they are too large for the bias's integers (a slope times the position of the key),
+    every query's are lowered so that the largest is 0: softmax does not see it, and only what is far below the largest saturates."""
+    peak = np.where(excluded, -np.inf, bias).max(axis=-1, keepdims=True)
+    lower = np.where(np.isfinite(peak), peak, 0.0) if peak.max() > LARGEST_BIAS else 0.0
+    return np.where(excluded, 0.0, bias - lower)
+
+
 def _fold(graph: Graph, node: Node) -> bool:
     name, heads, rows = node.inputs[3], node.attrs.get("bias_heads", 1), node.attrs.get("bias_rows", 1)
     groups = node.attrs.get("groups", 1)
@@ -77,7 +85,7 @@ def _fold(graph: Graph, node: Node) -> bool:
     if mask is None or np.any(excluded != excluded[:1]):
         return False
     node.attrs.update(mask.attributes())
-    rest = np.where(excluded, 0.0, per_head)
+    rest = _lowered(per_head, excluded)
     if not np.any(rest):
         del node.inputs[3]
         for key in ("bias_heads", "bias_rows", "bias_shift"):

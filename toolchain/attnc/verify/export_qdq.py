@@ -21,6 +21,9 @@ from onnx import ModelProto, NodeProto, TensorProto, compose, helper, numpy_help
 from attnc.codegen.graph_file import load_graph
 from attnc.errors import BuildError
 from attnc.ir import Graph, Node, TensorType
+from attnc.ops.attention_bias import bias_type
+from attnc.ops.attention_channels import channel_table
+from attnc.ops.attention_sizes import Sizes
 from attnc.ops.base import Array
 from attnc.ops.linear_weights import effective_weight
 from attnc_host import manifest as manifests
@@ -142,8 +145,8 @@ def _type(w: Writer, x: str) -> TensorType:
 
 
 def _attention(w: Writer, node: Node, x: Sequence[str]) -> str:
-    """Softmax(scale * Q K^T + bias) V, in the model's own terms."""
-    attr = node.attrs
+    """Softmax(cap(scale * Q K^T) + bias + mask) V, in the model's own terms."""
+    attr, sizes = node.attrs, Sizes.of(node, [_shape(w, name) for name in x])
     groups, heads, kv_heads = attr.get("groups", 1), attr["num_heads"], attr["num_kv_heads"]
     q = _heads(w, x[0], groups, heads, (0, 1, 3, 2, 4))
     k = _heads(w, x[1], groups, kv_heads, (0, 1, 3, 4, 2))
@@ -152,10 +155,19 @@ def _attention(w: Writer, node: Node, x: Sequence[str]) -> str:
         which = w.constant(np.repeat(np.arange(kv_heads), heads // kv_heads))
         k, v = (w.moved("Gather", name, which, type_=_type(w, name), axis=2) for name in (k, v))
     scores = w.op("Mul", w.op("MatMul", q, k), w.number(attr["scale"]))
+    if attr.get("softcap"):
+        cap = w.number(attr["softcap"])
+        scores = w.op("Mul", w.op("Tanh", w.op("Div", scores, cap)), cap)
     if len(x) > 3:
         shape = w.ints(-1, 1, attr.get("bias_heads", 1), attr.get("bias_rows", 1), _shape(w, x[3])[1])
         bias = w.moved("Reshape", x[3], shape, type_=_type(w, x[3]))
         scores = w.op("Add", scores, bias)
+    if sizes.channels:
+        table = channel_table(node) * float(bias_type(attr["bias_shift"]).scale)
+        scores = w.op("Add", scores, w.number(table.reshape(-1, sizes.queries, sizes.keys)))
+    allowed = sizes.mask.allowed(sizes.queries, sizes.keys)
+    if allowed is not None:
+        scores = w.op("Add", scores, w.number(np.where(allowed, 0.0, np.finfo(np.float32).min / 2)))
     merged = w.op("Transpose", w.op("MatMul", w.op("Softmax", scores, axis=-1), v), perm=[0, 1, 3, 2, 4])
     rows, channels = w.graph.value(node.output).shape
     return w.reshape(merged, w.samples, rows, channels)

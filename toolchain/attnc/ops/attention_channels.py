@@ -1,0 +1,114 @@
+"""The bias of attention as channels: factors of queries and of keys in place of a table; mirrors attnc/attention_channels.hpp.
+
+    bias[h, i, j] = (sum over c of queries[h, i, c] * keys[h, j, c]) * multiplier[h] / 2**shift[h], in units of 2**bias_shift scores
+Shapes   params of the node: bias_queries [BH, T, R] and bias_keys [BH, Tk, R], s16 of at most 32767; bias_multiplier and
+         bias_product_shift [BH]; `bias` [BH*T, Tk], the exact float table, for the reference alone. BH is 1 or NH.
+Rounding one requantize (half up) to the unit, saturated to +-32767.
+Widths   sum: 31 bits and one per doubling of R, at most 37; rescaled 56.
+Error    half a unit from the requantize and 2**-17 of the bias from the multiplier, beside what the factors themselves leave:
+         passes/attention_bias.py chooses and measures them.
+Memory   weights, in the order of use: per call and head the scale, the queries, then block after block the keys. Nodes with equal factors
+         read the same words.
+Engine   attribute `bias_by` = "channels": the kernel takes words in place of vectors; a node of that kind without factors has no bias.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from attnc.fixedpoint import matmul, requantize
+from attnc.ir import GraphError, Node
+from attnc.ops.attention_sizes import Sizes
+from attnc.ops.base import Array, Design, KernelCall, Lowering, Port, Resources, Walk
+from attnc.ops.storage import storage
+
+BIAS_LIMIT = 32767
+MAX_CHANNELS = 64
+CHANNEL_BYTES = 2
+PORT = Port("bias", "words")
+
+
+def channel_table(node: Node) -> Array:
+    """The biases that the factors give: s16 [BH*T, Tk]."""
+    p = node.params
+    acc = matmul(p["bias_queries"], p["bias_keys"].swapaxes(-1, -2), BIAS_LIMIT**2)
+    multiplier, shift = (p[name][:, None, None] for name in ("bias_multiplier", "bias_product_shift"))
+    return requantize(acc, multiplier, shift, -BIAS_LIMIT, BIAS_LIMIT).astype(np.int16).reshape(-1, acc.shape[-1])
+
+
+def check_factors(node: Node, sizes: Sizes) -> None:
+    """Refuse factors that do not fit the sizes of their node, or a table beside them."""
+    where, p = f"node {node.name!r} (attention)", node.params
+    if sizes.bias_heads:
+        raise GraphError(f"{where}: needs its bias as a table or as channels, found both")
+    if not sizes.channels:
+        return
+    found = [p[name].shape for name in ("bias_queries", "bias_keys", "bias_multiplier", "bias_product_shift")]
+    heads, channels = found[0][0], found[0][-1]
+    expected = [(heads, sizes.queries, channels), (heads, sizes.keys, channels), (heads,), (heads,)]
+    if found != expected or heads not in (1, sizes.heads) or not 1 <= channels <= MAX_CHANNELS:
+        raise GraphError(f"{where}: needs factors of the bias of 1 or {sizes.heads} heads and 1 to {MAX_CHANNELS} channels, found {found}")
+    if node.attrs.get("bias_by") != "channels":
+        raise GraphError(f'{where}: factors of a bias need bias_by = "channels", found {node.attrs.get("bias_by")!r}')
+
+
+def per_step(sizes: Sizes, design: Design) -> int:
+    """Channels per cycle that keep up with the tiles of q . k: a power of two, at most those of a word."""
+    wanted = math.ceil(max(sizes.channels, 1) / (sizes.head // design.lanes))
+    return min(1 << (wanted - 1).bit_length(), _width(max(sizes.channels, 1), design.lanes))
+
+
+def _width(channels: int, lanes: int) -> int:
+    """Channels of a word that the kernel keeps."""
+    return min(1 << (channels - 1).bit_length(), lanes // CHANNEL_BYTES)
+
+
+def words_of(channels: int, lanes: int) -> int:
+    """Words of memory that the factors of a row take."""
+    return math.ceil(channels * CHANNEL_BYTES / lanes)
+
+
+def bias_cycles(sizes: Sizes, design: Design, rows: int, keys: int, steps: int) -> int:
+    """Of the process that makes the biases of a head: loading, and `steps` steps of keys."""
+    channel_steps = math.ceil(sizes.channels / per_step(sizes, design))
+    return 1 + (rows + keys) * words_of(sizes.channels, design.lanes) + steps * channel_steps
+
+
+def factor_walk(node: Node, ctx: Lowering, heads: range, queries: tuple[int, int], key_blocks: list[tuple[int, int]]) -> Walk:
+    """The words of a call that serves `heads`, and (first, count) of queries and of each block of keys."""
+    lanes, (row, rows) = ctx.design.lanes, queries
+    shared = node.params["bias_queries"].shape[0] == 1
+    per_head = 1 + (rows + sum(count for _, count in key_blocks)) * words_of(node.params["bias_queries"].shape[-1], lanes)
+
+    def make() -> bytes:
+        made = [_head_words(node, 0 if shared else head, queries, key_blocks, lanes) for head in heads]
+        return b"".join(made)
+
+    which = f"{len(heads)}" if shared else f"{heads.start}-{heads.stop}"
+    first, last = key_blocks[0][0], key_blocks[-1]
+    key = f"bias.{node.attrs['bias_digest']}.{which}.{row}+{rows}.{len(key_blocks)}.{first}-{last[0] + last[1]}"
+    return Walk(ctx.payload(key, make), (1, 1, 1, len(heads) * per_head), (0, 0, 0))
+
+
+def _head_words(node: Node, head: int, queries: tuple[int, int], key_blocks: list[tuple[int, int]], lanes: int) -> bytes:
+    """The scale, the queries, the keys of one head."""
+    p = node.params
+    record = int(p["bias_multiplier"][head]) | int(p["bias_product_shift"][head]) << 24
+    rows = [p["bias_queries"][head, queries[0] : queries[0] + queries[1]]]
+    rows += [p["bias_keys"][head, first : first + count] for first, count in key_blocks]
+    factors = np.concatenate(rows)
+    padded = np.zeros((len(factors), words_of(factors.shape[1], lanes) * lanes // CHANNEL_BYTES), "<i2")
+    padded[:, : factors.shape[1]] = factors
+    return record.to_bytes(4, "little").ljust(lanes, b"\0") + padded.tobytes()
+
+
+def channel_resources(kernel: KernelCall, rows: int, keys: int, columns: int, banks: int) -> Resources:
+    """What channels take beside an engine without biases: per query (and lane of keys) a DSP per channel and step and two that rescale
+    the sum (up to 37 by 18 bits), 140 LUTs of shifter, clamp and channel select; memories for the factors of `rows` queries (a bank for
+    each of P) and of `keys` keys (`banks`)."""
+    lanes, p, channels, step = (kernel.arg(name) for name in ("L", "P", "CHANNELS_MAX", "PER_STEP"))
+    width, words = 16 * _width(channels, lanes), words_of(channels, lanes)
+    logic = Resources(lut=columns * (140 + 20 * step) + 400, ff=columns * (160 + 32 * step) + 500, dsp=columns * (step + 2))
+    return logic + storage(words * math.ceil(rows / p), width, banks=p) + storage(words * math.ceil(keys / banks), width, banks=banks)
