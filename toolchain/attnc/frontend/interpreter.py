@@ -8,7 +8,7 @@ import numpy as np
 from onnx import AttributeProto, NodeProto
 
 from attnc.errors import ModelError, UnsupportedError
-from attnc.frontend import attention, convolution, imposed, normalization, pointwise, products, reindexing, rotary, tokens
+from attnc.frontend import attention_operator, convolution, imposed, normalization, pointwise, products, reindexing, rotary, tokens
 from attnc.frontend.builder import elements
 from attnc.frontend.context import MAX_INDEX, Context
 from attnc.frontend.folding import evaluate
@@ -20,7 +20,7 @@ Handler = Callable[[Context, NodeProto, Sequence[Value | None]], list[Value]]
 
 HANDLERS: dict[str, Handler] = {
     "MatMul": products.matmul, "Gemm": products.gemm, "Conv": convolution.conv, "Einsum": products.einsum,
-    "LayerNormalization": normalization.layer_normalization, "Attention": attention.attention_operator,
+    "LayerNormalization": normalization.layer_normalization, "Attention": attention_operator.attention_operator,
     "RMSNormalization": normalization.rms_normalization, "RotaryEmbedding": rotary.rotary_embedding,
     "Concat": tokens.concat, "ReduceMean": tokens.reduce_mean, "ReduceSum": tokens.reduce_mean,
     "GlobalAveragePool": tokens.global_average, "AveragePool": convolution.average_pool,
