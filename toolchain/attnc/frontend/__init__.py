@@ -19,6 +19,7 @@ from attnc.frontend.quantized_model import Quantized
 from attnc.frontend.rotary import find_rotations
 from attnc.frontend.shapes import Pins, pin_shapes
 from attnc.frontend.simplify import Simplified, inline_functions, name_nodes, simplify
+from attnc.frontend.softmax import find_softmax
 from attnc.frontend.values import Const, Opaque
 from attnc.model import Feed, Model, Placement, TensorSpec
 
@@ -91,7 +92,9 @@ def _prepare(path: Path, pins: Pins) -> tuple[Simplified, list[TensorSpec], dict
     to_float32(model)
     quantized = lower_quantization(model)
     specs = pin_shapes(model, pins, str(path))
-    return simplify(model, str(path)), specs, declared, quantized
+    simplified = simplify(model, str(path))
+    find_softmax(simplified)
+    return simplified, specs, declared, quantized
 
 
 def _fixed_first(output: onnx.ValueInfoProto) -> bool:
