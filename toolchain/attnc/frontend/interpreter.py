@@ -42,6 +42,12 @@ REASONS = {
     **dict.fromkeys(("NonZero", "Unique", "Compress", "NonMaxSuppression"), "the shape of its result depends on data"),
     **dict.fromkeys(("MaxPool", "LpPool", "GlobalMaxPool"), "of pooling, means over windows are supported only"),
     "ConvTranspose": "transposed convolutions are not supported",
+    **dict.fromkeys(
+        ("InstanceNormalization", "GroupNormalization"),
+        "the device normalises the channels of a token; means over tokens in a normalisation are not supported",
+    ),
+    **dict.fromkeys(("LSTM", "GRU", "RNN", "Scan", "CumSum", "CumProd"), "each of its steps waits for the one before"),
+    **dict.fromkeys(("TopK", "ArgMax", "ArgMin", "ReduceMax", "ReduceMin"), "the device compares numbers inside a softmax only"),
 }
 
 

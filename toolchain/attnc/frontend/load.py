@@ -9,12 +9,14 @@ from pathlib import Path
 
 import google.protobuf.message
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, checker
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, checker, version_converter
 from onnx.external_data_helper import load_external_data_for_model
 
 from attnc.errors import ModelError
 
-MIN_OPSET = 13
+MIN_OPSET = 11
+CONVERTED_OPSET = 13
+"""Models of an older opset are converted to this one, from which on the axes of reductions are inputs and Softmax has one axis."""
 ONNX_DOMAINS = ("", "ai.onnx")
 QONNX_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas")
 QONNX_OPERATORS = ("Quant", "IntQuant", "BipolarQuant", "Trunc")
@@ -46,7 +48,19 @@ def load_model(path: Path) -> ModelProto:
     except (OSError, ValueError, checker.ValidationError) as error:
         raise ModelError(f"{path}: the external data cannot be read: {_first_line(error)}") from error
     _drop_repeated_outputs(model)
-    return model
+    return _converted(path, model)
+
+
+def _converted(path: Path, model: ModelProto) -> ModelProto:
+    """The model in an opset that the frontend reads, by ONNX's own converter."""
+    version = min(entry.version for entry in model.opset_import if entry.domain in ONNX_DOMAINS)
+    if version >= CONVERTED_OPSET:
+        return model
+    try:
+        return version_converter.convert_version(model, CONVERTED_OPSET)
+    except Exception as error:  # the converter raises whatever C++ throws
+        reason = f"{path}: opset {version} cannot be converted to {CONVERTED_OPSET}; export the model again ({_first_line(error)})"
+        raise ModelError(reason) from error
 
 
 def _drop_repeated_outputs(model: ModelProto) -> None:
