@@ -56,5 +56,5 @@ def test_softmax_of_old_opsets_runs_over_all_axes_behind_its_axis(tmp_path: Path
 def test_what_cannot_be_converted(tmp_path: Path) -> None:
     b = Builder(11)
     y = b("Upsample", b.input("x", [1, 1, T, C]), np.ones(4), mode="nearest")
-    with pytest.raises(ModelError, match="Upsample|opset 11"):
+    with pytest.raises(ModelError, match=r"Upsample|opset 11"):
         import_model(b.save(tmp_path / "m.onnx", b.linear(y, C, 3)))
