@@ -35,10 +35,13 @@ HEAVY = {
 """Operators that are worth a device: they never run on the host."""
 UNKNOWN = "this operator is not supported on the device"
 REASONS = {
-    "DynamicQuantizeLinear": "its scale depends on data; quantize the model statically",
+    **dict.fromkeys(
+        ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"),
+        "its scale depends on data; quantize the model statically in QDQ form, or give the float model and --activations dynamic, "
+        "which finds a scale per token on the device",
+    ),
     "QLinearMatMul": "quantized models are read in QDQ form (QuantizeLinear and DequantizeLinear around operators of float)",
     "QLinearConv": "quantized models are read in QDQ form (QuantizeLinear and DequantizeLinear around operators of float)",
-    "MatMulInteger": "its scale depends on data; quantize the model statically, in QDQ form",
     **dict.fromkeys(("NonZero", "Unique", "Compress", "NonMaxSuppression"), "the shape of its result depends on data"),
     **dict.fromkeys(("MaxPool", "LpPool", "GlobalMaxPool"), "of pooling, means over windows are supported only"),
     "ConvTranspose": "transposed convolutions are not supported",
@@ -102,7 +105,7 @@ class Interpreter:
         if subgraphs(node):
             return True
         info = self.ctx.info.get(node.output[0])
-        return node.op_type in HEAVY and (info is None or info.is_float)
+        return node.op_type in HEAVY and (info is None or info.is_float or node.op_type in REASONS)
 
     def _interpret(self, node: NodeProto, args: list[Value | None]) -> list[Value]:
         try:

@@ -22,6 +22,8 @@ QONNX_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas")
 QONNX_OPERATORS = ("Quant", "IntQuant", "BipolarQuant", "Trunc")
 MICROSOFT = "com.microsoft"
 """onnxruntime's quantizer writes QuantizeLinear and DequantizeLinear of 16 bits under this domain before opset 21."""
+QUANTIZED = ("QLinear", "QGemm", "QAttention", "DynamicQuantize", "MatMulInteger")
+"""Beginnings of the names of its operators on integers, in that domain."""
 MAX_ELEMENTS = 1 << 31
 """More elements than that in one tensor are taken for a mistake (or an attack on the memory of the machine)."""
 
@@ -122,10 +124,12 @@ def _check_domains(path: Path, model: ModelProto) -> None:
             if node.domain in QONNX_DOMAINS or (node.domain == MICROSOFT and node.op_type in ("QuantizeLinear", "DequantizeLinear")):
                 continue
             if node.domain not in ONNX_DOMAINS and (node.domain, node.op_type) not in functions:
-                raise ModelError(
-                    f"{path}: node {node.name or node.op_type!r} is operator {node.op_type!r} of domain {node.domain!r}; "
-                    "only operators of ONNX itself are supported"
-                )
+                what = f"{path}: node {node.name or node.op_type!r} is operator {node.op_type!r} of domain {node.domain!r}"
+                if node.domain == MICROSOFT and node.op_type.startswith(
+                    ("QLinear", "QGemm", "QAttention", "DynamicQuantize", "MatMulInteger")
+                ):
+                    raise ModelError(f"{what}; quantized models are read in QDQ form (QuantFormat.QDQ of onnxruntime's quantizer)")
+                raise ModelError(f"{what}; only operators of ONNX itself are supported")
 
 
 def _check_tensor(path: Path, tensor: TensorProto) -> None:
