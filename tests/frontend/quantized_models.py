@@ -88,12 +88,15 @@ def attention_block(path: Path) -> Path:
     return save(path, nodes, ([1, T, D], [1, T, 5]), floats, 20)
 
 
-def quantize(path: Path, output: Path, shape: tuple[int, ...], activations: QuantType, per_channel: bool, symmetric: bool = False) -> Path:
+def quantize(
+    path: Path, output: Path, shape: tuple[int, ...], activations: QuantType, per_channel: bool, symmetric: bool = False,
+    weights: QuantType = QuantType.QInt8,
+) -> Path:  # fmt: skip
     """As onnxruntime's quantizer writes it."""
     logging.disable(logging.WARNING)
     try:
         quantize_static(
-            path, output, Reader(shape), quant_format=QuantFormat.QDQ, activation_type=activations, weight_type=QuantType.QInt8,
+            path, output, Reader(shape), quant_format=QuantFormat.QDQ, activation_type=activations, weight_type=weights,
             per_channel=per_channel, extra_options={"ActivationSymmetric": symmetric},
         )  # fmt: skip
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from running import check, random_inputs, run_model
 
 from attnc.frontend import import_model
 from attnc.model import Model
-from attnc.ops.functions import FUNCTIONS
 
 
 def ops(model: Model) -> list[str]:
@@ -99,65 +97,6 @@ def test_layer_normalization_operator(tmp_path: Path) -> None:
     y = b("LayerNormalization", x, b.random(C), epsilon=0.1, axis=2)
     found = save_and_check(b, tmp_path, b("Mul", y, 3.0))
     assert ops(found) == ["layer_normalization"] and found.graph.nodes[0].attrs["epsilon"] == pytest.approx(0.1)
-
-
-# ---- functions ----
-
-
-def gelu_erf(b: Builder, x: str) -> str:
-    return b("Mul", b("Mul", x, 0.5), b("Add", b("Erf", b("Div", x, math.sqrt(2))), 1.0))
-
-
-def gelu_erf_other(b: Builder, x: str) -> str:
-    return b("Mul", b("Mul", b("Add", 1.0, b("Erf", b("Mul", 0.70710678, x))), x), 0.5)
-
-
-def gelu_tanh(b: Builder, x: str) -> str:
-    cube = b("Mul", b("Mul", x, x), x)
-    inner = b("Mul", b("Add", x, b("Mul", cube, 0.044715)), 0.7978845608)
-    return b("Mul", b("Mul", 0.5, x), b("Add", b("Tanh", inner), 1.0))
-
-
-def gelu_pow(b: Builder, x: str) -> str:
-    inner = b("Mul", 0.797885, b("Add", x, b("Mul", 0.044715, b("Pow", x, 3.0))))
-    return b("Mul", x, b("Mul", b("Add", 1.0, b("Tanh", inner)), 0.5))
-
-
-FUNCTION_SPELLINGS: dict[str, tuple[str, Callable[[Builder, str], str]]] = {
-    "erf": ("gelu", gelu_erf), "erf2": ("gelu", gelu_erf_other), "tanh": ("gelu_tanh", gelu_tanh), "pow": ("gelu_tanh", gelu_pow),
-    "quick": ("gelu_sigmoid", lambda b, x: b("Mul", x, b("Sigmoid", b("Mul", x, 1.702)))),
-    "silu": ("silu", lambda b, x: b("Mul", b("Sigmoid", x), x)),
-    "silu_exp": ("silu", lambda b, x: b("Div", x, b("Add", 1.0, b("Exp", b("Neg", x))))),
-    "sigmoid_exp": ("sigmoid", lambda b, x: b("Reciprocal", b("Add", b("Exp", b("Neg", x)), 1.0))),
-    "relu_max": ("relu", lambda b, x: b("Max", x, 0.0)), "relu_clip": ("relu", lambda b, x: b("Clip", x, 0.0)),
-    "relu_where": ("relu", lambda b, x: b("Where", b("Greater", x, 0.0), x, 0.0)),
-    "softplus": ("softplus", lambda b, x: b("Softplus", x)),
-    "softplus_log": ("softplus", lambda b, x: b("Log", b("Add", b("Exp", x), 1.0))),
-    "hard_swish": ("hard_swish", lambda b, x: b("HardSwish", x)),
-    "hard_swish2": ("hard_swish", lambda b, x: b("Div", b("Mul", x, b("Clip", b("Add", x, 3.0), 0.0, 6.0)), 6.0)),
-    "hard_sigmoid": ("hard_sigmoid", lambda b, x: b("HardSigmoid", x, alpha=1 / 6, beta=0.5)),
-    "tanh_op": ("tanh", lambda b, x: b("Tanh", x)),
-    "gelu_op": ("gelu", lambda b, x: b("Gelu", x)), "gelu_op_tanh": ("gelu_tanh", lambda b, x: b("Gelu", x, approximate="tanh")),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", FUNCTION_SPELLINGS)
-def test_functions(tmp_path: Path, name: str) -> None:
-    function, spelling = FUNCTION_SPELLINGS[name]
-    if function not in FUNCTIONS:
-        pytest.skip("not a function of the device")
-    b = Builder(20)
-    x = b.input("x", [1, T, C])
-    found = save_and_check(b, tmp_path, b.linear(spelling(b, b.linear(x, C, 6)), 6, 3))
-    assert ops(found) == ["linear", "unary", "linear"] and found.graph.nodes[1].attrs["function"] == function
-
-
-def test_chain_of_functions(tmp_path: Path) -> None:
-    b = Builder(20)
-    y = b.linear(b.input("x", [1, T, C]), C, 6)
-    y = b("Tanh", gelu_erf(b, b("Relu", y)))
-    found = save_and_check(b, tmp_path, b("Mul", b("Sigmoid", y), 2.0))
-    assert [node.attrs["function"] for node in found.graph.nodes if node.op == "unary"] == ["relu", "gelu", "tanh", "sigmoid"]
 
 
 def test_gated(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +15,7 @@ import onnxruntime as ort
 import pytest
 import quantized_models as models
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import QuantType
+from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 from attnc.codegen.graph_file import load_graph
 from attnc.compiler import compile_model
@@ -336,9 +337,9 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
         weighted(q=WIDE, z=np.array(0, np.uint8)),
         "weight 'wd', made by 'dequantize_w': it is asymmetric.*from 0 to 255",
     ),
-    "blocks": (
-        pair(weight={"s": np.full((2, 4), 0.1), "z": np.zeros((2, 4), np.int8), "attrs": {"axis": 0, "block_size": 2}}, opset=21),
-        "'dequantize_w'.*tensor 'wq': scales per block of 2 are not supported",
+    "blocks that do not fit": (
+        pair(weight={"s": np.full((3, 4), 0.1), "z": np.zeros((3, 4), np.int8), "attrs": {"axis": 0, "block_size": 2}}, opset=21),
+        r"'dequantize_w'.*tensor 'wq': scales of shape \[3, 4\] for blocks of 2; needed \[2, 4\]",
     ),
     "zero point of another type": (weighted(z=np.zeros((), np.uint8)), "'dequantize_w'|wz"),
     "16 bits off the middle": (pair(0.1, 5, np.int16, opset=21), "'quantize_x'.*tensor 'x': a zero point off the middle with 16 bits"),
@@ -386,6 +387,47 @@ def test_good_input_of_the_same_making(tmp_path: Path) -> None:
     ))]  # fmt: skip
     assert all([node.op for node in model.graph.nodes] == ["linear"] for model in good)
     np.testing.assert_array_equal(good[2].graph.nodes[0].params["weight_q"], WIDE.T.astype(int) - 128)
+
+
+def test_uint8_weights_around_128(tmp_path: Path) -> None:
+    """They have -128 among them, which symmetric formats do not."""
+    source = models.attention_block(tmp_path / "f.onnx")
+    path = models.quantize(source, tmp_path / "q.onnx", (1, models.T, models.D), QuantType.QUInt8, True, weights=QuantType.QUInt8)
+    build = compile_model(path, CompileOptions(output=tmp_path / "build"))
+    assert compare_build(build).bit_exact
+    linears = [node.params["weight"] for node in load_graph(build / "golden").nodes if node.op == "linear"]
+    assert min(weight.min() for weight in linears) == -128
+
+
+def test_scales_per_block_become_float(tmp_path: Path) -> None:
+    """int4 with a scale per 32 weights, as weight-only quantizers write it, is quantized again, which the report says."""
+    rng = np.random.default_rng(0)
+    q, s = rng.integers(-7, 8, (64, 16)), rng.uniform(0.02, 0.1, (2, 16)).astype(np.float32)
+    constants = {"ws": s}
+    node = helper.make_node("DequantizeLinear", ["wq", "ws"], ["wd"], name="dequantize_w", axis=0, block_size=32)
+    path = models.save(tmp_path / "m.onnx", [node, helper.make_node("MatMul", ["x", "wd"], ["y"])], ([1, 9, 64], [1, 9, 16]), constants, 21)
+    model = onnx.load(path)
+    model.graph.initializer.append(helper.make_tensor("wq", TensorProto.INT4, [64, 16], q.ravel().tolist()))
+    onnx.save(model, path)
+    imported = import_model(path)
+    np.testing.assert_allclose(imported.graph.nodes[0].params["weight"], (q * np.repeat(s, 32, axis=0)).T, rtol=1e-6)
+    build = compile_model(path, CompileOptions(output=tmp_path / "build", weights="int4", group_size=32))
+    assert compare_build(build).bit_exact
+    facts = json.loads((build / "report.json").read_text())["import"]
+    assert any("scales per block are quantized again" in rule and "wd: blocks of 32" in rule for rule in facts["rounding_rules"])
+
+
+def test_operators_on_integers_are_refused_with_the_form_that_is_read(tmp_path: Path) -> None:
+    logging.disable(logging.WARNING)
+    quantize_static(
+        str(models.mlp(tmp_path / "f.onnx")), str(tmp_path / "q.onnx"), models.Reader((4, models.K)), quant_format=QuantFormat.QOperator
+    )
+    quantize_dynamic(tmp_path / "f.onnx", tmp_path / "d.onnx")
+    logging.disable(logging.NOTSET)
+    with pytest.raises(AttncError, match=r"QGemm.*QDQ form"):
+        import_model(tmp_path / "q.onnx")
+    with pytest.raises(AttncError, match=r"MatMulInteger.*--activations dynamic"):
+        import_model(tmp_path / "d.onnx")
 
 
 def test_dynamic_quantization_is_refused(tmp_path: Path) -> None:

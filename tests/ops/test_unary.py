@@ -19,6 +19,7 @@ from builder import Builder
 from harness import assert_exact, random_feeds, simulate, tensor_type
 
 EVERY = np.arange(-32768, 32768)
+CHANGES_OF_TYPE = [(name, "auto") for name in ("relu", "identity", "clip_-1_1", "clip_0_6", "clip_-inf_0.3", "clip_-0.7_inf", "clip_9_99")]
 PAIRS = [(name, method.name) for name, function in FUNCTIONS.items() for method, _ in methods(function)]
 CURVED = [(name, method) for name, method in PAIRS if method != "table"]
 
@@ -66,6 +67,8 @@ def test_functions_against_their_definitions() -> None:
     logistic = 1 / (1 + np.exp(-x))
     expected = {
         "elu": np.where(x < 0, np.exp(np.minimum(x, 0)) - 1, x),
+        "erf": [math.erf(v) for v in x],
+        "exp": [math.exp(v) for v in x],
         "gelu": [v / 2 * (1 + math.erf(v / math.sqrt(2))) for v in x],
         "gelu_sigmoid": x / (1 + np.exp(-1.702 * x)),
         "gelu_tanh": x / (1 + np.exp(-2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
@@ -74,11 +77,13 @@ def test_functions_against_their_definitions() -> None:
         "hard_swish": x * np.clip((x + 3) / 6, 0, 1),
         "identity": x,
         "leaky_relu": np.where(x > 0, x, 0.01 * x),
+        "mish": x * np.tanh(np.log1p(np.exp(x))),
         "relu": np.where(x > 0, x, 0),
         "relu_squared": np.where(x > 0, x * x, 0),
         "sigmoid": logistic,
         "silu": x * logistic,
         "softplus": np.log1p(np.exp(x)),
+        "softsign": [v / (1 + abs(v)) for v in x],
         "tanh": (np.exp(2 * x) - 1) / (np.exp(2 * x) + 1),
     }
     assert expected.keys() == FUNCTIONS.keys()
@@ -102,13 +107,19 @@ def test_what_functions_say_of_themselves() -> None:
 
 def test_functions_with_a_parameter_in_their_name() -> None:
     x = np.linspace(-20, 20, 401)
-    for name, expected in (("leaky_relu_0.3", np.where(x < 0, 0.3 * x, x)), ("hard_sigmoid_0.25", np.clip(0.25 * x + 0.5, 0, 1))):
+    cases = {
+        "leaky_relu_0.3": np.where(x < 0, 0.3 * x, x), "leaky_relu_-1": np.abs(x), "hard_sigmoid_0.25": np.clip(0.25 * x + 0.5, 0, 1),
+        "elu_1.5": np.where(x < 0, 1.5 * np.expm1(x), x), "clip_-1_2.5": np.minimum(np.maximum(x, -1), 2.5),
+        "clip_-inf_7": np.minimum(x, 7), "clip_0_6": np.clip(x, 0, 6),
+    }  # fmt: skip
+    for name, expected in cases.items():
         function = find(name)
-        assert function is not None
+        assert function is not None and find(name) is function
         np.testing.assert_allclose(function(x), expected, atol=1e-12)
         for method, implementation in methods(function):
             assert np.abs(error_of(method, name, 11)).max() <= implementation.error
-    for name in ("leaky_relu_x", "elu_1.5", "hard_sigmoid_0.01", "gelu_0.5", "cosh", "leaky_relu_nan"):
+    refused = ("clip_1_1", "clip_2_1", "clip_1", "clip", "clip_nan_1", "clip__1", "leaky_relu_1.5", "elu_2.5")
+    for name in (*refused, "leaky_relu_x", "hard_sigmoid_0.01", "gelu_0.5", "cosh", "leaky_relu_nan"):
         assert find(name) is None, name
 
 
@@ -162,11 +173,12 @@ def test_deltas_follow_the_float_function(name: str) -> None:
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_golden_is_near_float(bits: int) -> None:
-    graph = unary_graph([(256, 256)], [*PAIRS, ("relu", "auto"), ("identity", "auto")], bits)
+    graph = unary_graph([(256, 256)], [*PAIRS, *CHANGES_OF_TYPE], bits)
     feeds = every_input(graph)
     found = run_golden(graph, feeds)
     for node in graph.nodes:
-        x, y, function = graph.type(node.inputs[0]), graph.type(node.output), FUNCTIONS[node.attrs["function"]]
+        x, y, function = graph.type(node.inputs[0]), graph.type(node.output), find(node.attrs["function"])
+        assert function is not None
         real = function(x.dequantize(feeds[node.inputs[0]])) / y.scale
         stated = 0.0 if rescaled(function) else METHODS[node.attrs["implementation"]].implementation(function).error  # type: ignore[union-attr]
         size = np.abs(real * y.scale).max() if function.degree else 1.0
@@ -185,7 +197,7 @@ def test_table_is_the_nearest_output_for_every_byte() -> None:
 
 
 def test_cpp_equals_golden_for_every_input() -> None:
-    graph = unary_graph([(256, 256)], [*PAIRS, ("relu", "auto"), ("identity", "auto")], 16)
+    graph = unary_graph([(256, 256)], [*PAIRS, *CHANGES_OF_TYPE], 16)
     assert_exact(graph, every_input(graph))
 
 

@@ -139,9 +139,9 @@ def _unary(name: str, bits: int) -> Study:
     node = Node("approx", "unary", ["x"], "y", {"function": name})
     all_of_them = op.candidates(node, None) if rescaled(function) else [implementation for _, implementation in methods(function)]
     candidates = [c for c in all_of_them if bits == 8 or c.name != "table"]
-    chosen = choose(AUTO, [c for c in candidates if c.name != "table"], op.target(node, y), name).name
-    if bits == 8:
-        chosen = choose(AUTO, candidates, op.target(node, y), name).name
+    if not candidates:
+        raise ConfigError(f"--bits: needed 8 for {name}, which has a table of all 8-bit inputs only, found {bits}")
+    chosen = choose(AUTO, candidates, op.target(node, y), name).name
     return Study(
         name,
         f"every s{bits} in steps of 2**-{fraction} ({x[0]:g} to {x[-1]:g})",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from attnc.errors import AttncError, ModelError, UnsupportedError
@@ -19,7 +20,9 @@ from attnc.frontend.quantized_model import Quantized
 from attnc.frontend.rotary import find_rotations
 from attnc.frontend.shapes import Pins, pin_shapes
 from attnc.frontend.simplify import Simplified, inline_functions, name_nodes, simplify
+from attnc.frontend.softmax import find_softmax
 from attnc.frontend.values import Const, Opaque
+from attnc.ir import Graph
 from attnc.model import Feed, Model, Placement, TensorSpec
 
 __all__ = ["import_model", "inspect_model", "load_float32"]
@@ -51,6 +54,17 @@ def import_model(path: Path, shapes: Pins | None = None, strict: bool = False) -
     outputs = _outputs(interpreter, specs, declared)
     placements = place(interpreter, before, ending)
     return Model(graph, specs, outputs, feeds, ending.fetches, leading, trailing, placements, quantized)
+
+
+def _check_numbers(graph: Graph) -> None:
+    """Weights, gains and other constants are finite numbers."""
+    for node in graph.nodes:
+        constants = {name: graph.constants[name] for name in node.inputs if name in graph.constants}
+        for name, array in [*node.params.items(), *(("constant operand", array) for array in constants.values())]:
+            bad = np.argwhere(~np.isfinite(array))
+            if bad.size:
+                where = f"node {node.source[-1] if node.source else node.name!r} ({node.op})"
+                raise ModelError(f"{where}: its {name} holds NaN or infinity, the first at {bad[0].tolist()}")
 
 
 def load_float32(path: Path) -> onnx.ModelProto:
@@ -91,7 +105,9 @@ def _prepare(path: Path, pins: Pins) -> tuple[Simplified, list[TensorSpec], dict
     to_float32(model)
     quantized = lower_quantization(model)
     specs = pin_shapes(model, pins, str(path))
-    return simplify(model, str(path)), specs, declared, quantized
+    simplified = simplify(model, str(path))
+    find_softmax(simplified)
+    return simplified, specs, declared, quantized
 
 
 def _fixed_first(output: onnx.ValueInfoProto) -> bool:
@@ -106,6 +122,7 @@ def _finish_graph(interpreter: Interpreter, ending: Ending) -> list[Feed]:
     graph, builder = interpreter.ctx.builder.graph, interpreter.ctx.builder
     graph.outputs = list(dict.fromkeys(fetch.value for fetch in ending.fetches))
     drop_unused(graph)
+    _check_numbers(graph)
     fold_constants(graph)  # gains of a normalisation before it are no part of a rotation
     find_rotations(graph)
     drop_unused(graph)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -153,11 +152,26 @@ def _where(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> Value
         return None if scores is None else replace(scores, src=merge(scores.src, condition.src, (node.name,)))
     scores, value, keeps = (chosen, other, True) if isinstance(chosen, Scores) else (other, chosen, False)
     number = scalar(value)
+    if isinstance(scores, Scores) and scores.normalized and number == 0 and isinstance(condition, Const):
+        return _cleared(node, scores, ~condition.array if keeps else condition.array)
     if not isinstance(scores, Scores) or scores.normalized or number is None or condition is None or not on_host(condition):
         return None
     if number > MASKED:
         ctx.fail(node, f"masked attention scores are set to {number:g}; {MASKED:g} or less is needed to leave a key out")
     return add_bias(ctx, node, scores, mask_bias(ctx, node, condition, max(number, LOWEST), keeps))
+
+
+def _cleared(node: NodeProto, scores: Scores, cleared: Array) -> Scores | None:
+    """Probabilities set to 0 where `cleared`: nothing changes if they are 0 there already, being masked, and others of the row are not."""
+    cleared = np.broadcast_to(cleared, scores.shape)
+    if np.any(cleared):
+        bias = scores.bias
+        if not isinstance(bias, Const):
+            return None
+        masked = np.broadcast_to((bias.array <= MASKED)[scores.lead] if bias.shape[0] > 1 else bias.array <= MASKED, scores.shape)
+        if np.any(cleared & (~masked | masked.all(axis=-1, keepdims=True))):
+            return None
+    return replace(scores, src=merge(scores.src, (node.name,)))
 
 
 def mask_bias(ctx: Context, node: NodeProto, condition: Value, low: float, keeps: bool) -> View | Const:
@@ -299,66 +313,3 @@ def _bias(ctx: Context, node: NodeProto, scores: Scores, grid: Grid) -> tuple[st
     if isinstance(bias, Const):
         return ("", {}) if not np.any(matrix) else (ctx.builder.constant(matrix, f"{node.output[0]}_bias"), attrs)
     return ctx.builder.feed(bias.base.name, matrix), attrs
-
-
-# ---- the operator ----
-
-
-def attention_operator(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:
-    """`Attention` of opset 23 and later."""
-    attributes = ctx.attributes(node)
-    given = [*args, *[None] * 7][:7]
-    for index, what in ((4, "a past key"), (5, "a past value"), (6, "a number of keys that are not padding")):
-        if given[index] is not None:
-            ctx.fail(node, f"it has {what}; caches are not supported")
-    if any(node.output[1:]):
-        ctx.fail(node, "outputs other than the first (caches, scores) are not supported")
-    if attributes.get("softcap", 0.0):
-        ctx.fail(node, "softcap is not supported")
-    if any(attributes.get(side, -1) not in (-1, 0) for side in ("left_window_size", "right_window_size")):
-        ctx.fail(node, "windows of attention are not supported")
-    q, k, v = (_heads(ctx, node, value, attributes, index) for index, value in enumerate(given[:3]))
-    repeats = q.shape[1] // k.shape[1]
-    swapped = reindex(k, lambda x: np.repeat(x, repeats, 1).swapaxes(-1, -2))
-    scores = make_scores(ctx, node, q, swapped)
-    scores.scale *= float(attributes.get("scale") or 1 / math.sqrt(q.shape[-1]))
-    if given[3] is not None:
-        scores = add_bias(ctx, node, scores, _mask(ctx, node, given[3], scores))
-    if attributes.get("is_causal", 0):
-        t, tk = scores.shape[-2:]
-        scores = add_bias(ctx, node, scores, Const(np.where(np.tri(t, tk, dtype=bool), 0.0, LOWEST)))
-    out = attend(ctx, node, replace(scores, normalized=True), reindex(v, lambda x: np.repeat(x, repeats, 1)))
-    b, h, t, d = out.shape
-    return [reindex(out, lambda x: x.transpose(0, 2, 1, 3).reshape(b, t, h * d)) if given[0] is not None and _rank(given[0]) == 3 else out]
-
-
-def _rank(value: Value) -> int:
-    return len(getattr(value, "shape", ()))
-
-
-def _heads(ctx: Context, node: NodeProto, value: Value | None, attributes: dict[str, int], index: int) -> View:
-    """An operand as [B, heads, T, D]."""
-    if value is None:
-        raise ModelError(f"node {node.name!r} (Attention): query, key and value are needed")
-    view = ctx.view(value)
-    if len(view.shape) == 4:
-        return view
-    heads = int(attributes.get("q_num_heads" if index == 0 else "kv_num_heads", 0))
-    if len(view.shape) != 3 or not heads or view.shape[2] % heads:
-        raise ModelError(f"node {node.name!r} (Attention): operand {index} of shape {list(view.shape)} does not split into {heads} heads")
-    b, t, c = view.shape
-    split = reindex(view, lambda x: x.reshape(b, t, heads, c // heads).transpose(0, 2, 1, 3))
-    assert isinstance(split, View)
-    return split
-
-
-def _mask(ctx: Context, node: NodeProto, mask: Value, scores: Scores) -> View | Const:
-    """attn_mask, boolean (true keeps) or added."""
-    if not on_host(mask):
-        ctx.fail(node, "its mask is computed on the device; it must be constant or come from the host")
-    concrete = ctx.concrete(mask)
-    if concrete.shape and concrete.shape[-1] not in (1, scores.shape[-1]):
-        ctx.fail(node, f"its mask covers {concrete.shape[-1]} of {scores.shape[-1]} keys")
-    elem = ctx.info.get(node.input[3])
-    boolean = concrete.array.dtype == bool if isinstance(concrete, Const) else elem is not None and elem.elem_type == 9
-    return mask_bias(ctx, node, concrete, LOWEST, True) if boolean else concrete

@@ -130,8 +130,7 @@ class Context:
                 found = self._from_parts(value)
                 if found is not None:
                     return found
-                reason = f"this pointwise function is not one of those known: {functions.names()}"
-                raise UnsupportedError(value.node, value.operator, reason)
+                raise UnsupportedError(value.node, value.operator, functions.why_not(value.operator))
         assert known is not None
         stem = value.node
         if known.gain == 0:

@@ -13,7 +13,8 @@ from attnc.frontend.builder import LayoutError, elements, scalar
 from attnc.frontend.columns import MIN_LANES
 from attnc.frontend.context import Context
 from attnc.frontend.layout import Axes, identity
-from attnc.frontend.products import MAX_DENSE, flat_linear, inner_pointwise
+from attnc.frontend.pointwise import step
+from attnc.frontend.products import MAX_DENSE, flat_linear
 from attnc.frontend.reindexing import padding, rearrange
 from attnc.frontend.values import Array, Const, Index, Shape, Value, View, merge
 
@@ -97,7 +98,7 @@ def conv(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Va
     if bias is not None:
         if not isinstance(bias, Const):
             ctx.fail(node, "its bias must be constant")
-        result = inner_pointwise(ctx, node, "Add", result, Const(bias.array.reshape(-1, *[1] * rank)))
+        result = step(ctx, node, "Add", result, Const(bias.array.reshape(-1, *[1] * rank)))
     return [result]
 
 

@@ -21,6 +21,7 @@ from attnc.frontend.quantized_model import Quantized, QuantizedConstant, weight_
 from attnc.frontend.values import Array, Base, Grid, Scores, Unary, Value, View, merge
 from attnc.ir import Graph, Node, TensorType
 from attnc.ops import operator
+from attnc.ops.functions import find
 from attnc.weights import WeightFormat
 
 TOLERANCE = 3e-5
@@ -309,10 +310,14 @@ def rounding_rules(found: Quantized, graph: Graph) -> list[str]:
         "attention": "attention: softmax by a chord table of 2**x and one reciprocal (see ops/attention.py), its scores and "
         "probabilities not rounded to 8 bits",
         "layer_normalization": "layer_normalization: an integer reciprocal root (see ops/layer_normalization.py)",
+        "rms_normalization": "rms_normalization: an integer reciprocal root (see ops/rms_normalization.py)",
+        "rotary": "rotary: cosines and sines of 14 fraction bits (see ops/rotary.py)",
         "softmax": "softmax: a chord table of 2**x and one reciprocal (see ops/softmax.py)",
-        "unary": "unary: functions other than relu are interpolated in a table (see ops/unary.py)",
+        "unary": "unary: functions other than relu and clip are interpolated in a table (see ops/unary.py)",
     }
     rules += [text for op, text in texts.items() if op in ops and (op != "unary" or _tables(graph))]
+    if found.blocks:
+        rules.append(f"weights with scales per block are quantized again, to the format of --weights: {'; '.join(found.blocks)}")
     if found.requantized:
         count = len(found.requantized)
         rules.append(f"{count} operands rounded once more to a type that their reader takes: zero point 0 for attention, 8 bits for linear")
@@ -320,4 +325,5 @@ def rounding_rules(found: Quantized, graph: Graph) -> list[str]:
 
 
 def _tables(graph: Graph) -> bool:
-    return any(node.op == "unary" and node.attrs["function"] not in ("relu", "identity") for node in graph.nodes)
+    functions = [find(node.attrs["function"]) for node in graph.nodes if node.op == "unary"]
+    return any(function is None or function.clamp is None for function in functions)

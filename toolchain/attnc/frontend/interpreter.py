@@ -8,7 +8,7 @@ import numpy as np
 from onnx import AttributeProto, NodeProto
 
 from attnc.errors import ModelError, UnsupportedError
-from attnc.frontend import attention, convolution, imposed, normalization, pointwise, products, reindexing, rotary, tokens
+from attnc.frontend import attention_operator, convolution, imposed, normalization, pointwise, products, reindexing, rotary, tokens
 from attnc.frontend.builder import elements
 from attnc.frontend.context import MAX_INDEX, Context
 from attnc.frontend.folding import evaluate
@@ -20,7 +20,7 @@ Handler = Callable[[Context, NodeProto, Sequence[Value | None]], list[Value]]
 
 HANDLERS: dict[str, Handler] = {
     "MatMul": products.matmul, "Gemm": products.gemm, "Conv": convolution.conv, "Einsum": products.einsum,
-    "LayerNormalization": normalization.layer_normalization, "Attention": attention.attention_operator,
+    "LayerNormalization": normalization.layer_normalization, "Attention": attention_operator.attention_operator,
     "RMSNormalization": normalization.rms_normalization, "RotaryEmbedding": rotary.rotary_embedding,
     "Concat": tokens.concat, "ReduceMean": tokens.reduce_mean, "ReduceSum": tokens.reduce_mean,
     "GlobalAveragePool": tokens.global_average, "AveragePool": convolution.average_pool,
@@ -35,13 +35,22 @@ HEAVY = {
 """Operators that are worth a device: they never run on the host."""
 UNKNOWN = "this operator is not supported on the device"
 REASONS = {
-    "DynamicQuantizeLinear": "its scale depends on data; quantize the model statically",
+    **dict.fromkeys(
+        ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"),
+        "its scale depends on data; quantize the model statically in QDQ form, or give the float model and --activations dynamic, "
+        "which finds a scale per token on the device",
+    ),
     "QLinearMatMul": "quantized models are read in QDQ form (QuantizeLinear and DequantizeLinear around operators of float)",
     "QLinearConv": "quantized models are read in QDQ form (QuantizeLinear and DequantizeLinear around operators of float)",
-    "MatMulInteger": "its scale depends on data; quantize the model statically, in QDQ form",
     **dict.fromkeys(("NonZero", "Unique", "Compress", "NonMaxSuppression"), "the shape of its result depends on data"),
     **dict.fromkeys(("MaxPool", "LpPool", "GlobalMaxPool"), "of pooling, means over windows are supported only"),
     "ConvTranspose": "transposed convolutions are not supported",
+    **dict.fromkeys(
+        ("InstanceNormalization", "GroupNormalization"),
+        "the device normalises the channels of a token; means over tokens in a normalisation are not supported",
+    ),
+    **dict.fromkeys(("LSTM", "GRU", "RNN", "Scan", "CumSum", "CumProd"), "each of its steps waits for the one before"),
+    **dict.fromkeys(("TopK", "ArgMax", "ArgMin", "ReduceMax", "ReduceMin"), "the device compares numbers inside a softmax only"),
 }
 
 
@@ -96,7 +105,7 @@ class Interpreter:
         if subgraphs(node):
             return True
         info = self.ctx.info.get(node.output[0])
-        return node.op_type in HEAVY and (info is None or info.is_float)
+        return node.op_type in HEAVY and (info is None or info.is_float or node.op_type in REASONS)
 
     def _interpret(self, node: NodeProto, args: list[Value | None]) -> list[Value]:
         try:

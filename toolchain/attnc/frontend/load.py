@@ -9,17 +9,21 @@ from pathlib import Path
 
 import google.protobuf.message
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, checker
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, checker, version_converter
 from onnx.external_data_helper import load_external_data_for_model
 
 from attnc.errors import ModelError
 
-MIN_OPSET = 13
+MIN_OPSET = 11
+CONVERTED_OPSET = 13
+"""Models of an older opset are converted to this one, from which on the axes of reductions are inputs and Softmax has one axis."""
 ONNX_DOMAINS = ("", "ai.onnx")
 QONNX_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas")
 QONNX_OPERATORS = ("Quant", "IntQuant", "BipolarQuant", "Trunc")
 MICROSOFT = "com.microsoft"
 """onnxruntime's quantizer writes QuantizeLinear and DequantizeLinear of 16 bits under this domain before opset 21."""
+QUANTIZED = ("QLinear", "QGemm", "QAttention", "DynamicQuantize", "MatMulInteger")
+"""Beginnings of the names of its operators on integers, in that domain."""
 MAX_ELEMENTS = 1 << 31
 """More elements than that in one tensor are taken for a mistake (or an attack on the memory of the machine)."""
 
@@ -46,7 +50,19 @@ def load_model(path: Path) -> ModelProto:
     except (OSError, ValueError, checker.ValidationError) as error:
         raise ModelError(f"{path}: the external data cannot be read: {_first_line(error)}") from error
     _drop_repeated_outputs(model)
-    return model
+    return _converted(path, model)
+
+
+def _converted(path: Path, model: ModelProto) -> ModelProto:
+    """The model in an opset that the frontend reads, by ONNX's own converter."""
+    version = min(entry.version for entry in model.opset_import if entry.domain in ONNX_DOMAINS)
+    if version >= CONVERTED_OPSET:
+        return model
+    try:
+        return version_converter.convert_version(model, CONVERTED_OPSET)
+    except Exception as error:  # the converter raises whatever C++ throws
+        reason = f"{path}: opset {version} cannot be converted to {CONVERTED_OPSET}; export the model again ({_first_line(error)})"
+        raise ModelError(reason) from error
 
 
 def _drop_repeated_outputs(model: ModelProto) -> None:
@@ -108,10 +124,12 @@ def _check_domains(path: Path, model: ModelProto) -> None:
             if node.domain in QONNX_DOMAINS or (node.domain == MICROSOFT and node.op_type in ("QuantizeLinear", "DequantizeLinear")):
                 continue
             if node.domain not in ONNX_DOMAINS and (node.domain, node.op_type) not in functions:
-                raise ModelError(
-                    f"{path}: node {node.name or node.op_type!r} is operator {node.op_type!r} of domain {node.domain!r}; "
-                    "only operators of ONNX itself are supported"
-                )
+                what = f"{path}: node {node.name or node.op_type!r} is operator {node.op_type!r} of domain {node.domain!r}"
+                if node.domain == MICROSOFT and node.op_type.startswith(
+                    ("QLinear", "QGemm", "QAttention", "DynamicQuantize", "MatMulInteger")
+                ):
+                    raise ModelError(f"{what}; quantized models are read in QDQ form (QuantFormat.QDQ of onnxruntime's quantizer)")
+                raise ModelError(f"{what}; only operators of ONNX itself are supported")
 
 
 def _check_tensor(path: Path, tensor: TensorProto) -> None:

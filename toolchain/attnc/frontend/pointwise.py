@@ -58,10 +58,6 @@ def _leaky(x: Array, a: Attributes) -> Array:
     return np.where(x >= 0, x, a.get("alpha", 0.01) * x)
 
 
-def _swish(x: Array, a: Attributes) -> Array:
-    return x * FUNCTIONS["sigmoid"](a.get("alpha", 1.0) * x)
-
-
 def _pow(x: Array, y: Array) -> Array:
     return np.power(x, np.round(y) if np.all(np.round(y) == y) else y)
 
@@ -71,8 +67,7 @@ ONE_OPERAND: dict[str, Callable[[Array, Attributes], Array]] = {
     "Softplus": lambda x, a: np.logaddexp(0, x), "Erf": lambda x, a: erf(x), "Exp": lambda x, a: np.exp(x),
     "Log": lambda x, a: np.log(x), "Sqrt": lambda x, a: np.sqrt(x), "Neg": lambda x, a: -x, "Abs": lambda x, a: np.abs(x),
     "Reciprocal": lambda x, a: 1 / x, "Gelu": _gelu, "Elu": _elu, "Selu": _selu, "LeakyRelu": _leaky,
-    "Celu": lambda x, a: np.maximum(x, 0) + np.minimum(0, a.get("alpha", 1.0) * np.expm1(np.minimum(x, 0) / a.get("alpha", 1.0))),
-    "HardSigmoid": _hard_sigmoid, "HardSwish": lambda x, a: FUNCTIONS["hard_swish"](x), "Swish": _swish,
+    "HardSigmoid": _hard_sigmoid, "HardSwish": lambda x, a: FUNCTIONS["hard_swish"](x),
     "Mish": lambda x, a: x * np.tanh(np.logaddexp(0, x)), "Softsign": lambda x, a: x / (1 + np.abs(x)),
     "ThresholdedRelu": lambda x, a: np.where(x > a.get("alpha", 1.0), x, 0), "Sin": lambda x, a: np.sin(x),
     "Cos": lambda x, a: np.cos(x), "Sign": lambda x, a: np.sign(x), "Floor": lambda x, a: np.floor(x),
@@ -87,7 +82,7 @@ MORE_OPERANDS: dict[str, Function] = {
     "Less": np.less, "LessOrEqual": np.less_equal, "Equal": np.equal, "And": np.logical_and, "Or": np.logical_or,
     "PRelu": lambda x, slope: np.where(x >= 0, x, slope * x),
 }  # fmt: skip
-OPERATORS = {*ONE_OPERAND, *MORE_OPERANDS, "Clip"}
+OPERATORS = {*ONE_OPERAND, *MORE_OPERANDS, "Clip", "Celu", "Swish"}
 
 
 def pointwise(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:
@@ -103,11 +98,61 @@ def pointwise(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> li
     combined = normalization.combine(ctx, node, given, None)
     if combined is not None:
         return [combined]
+    if node.op_type in EXPANSIONS and isinstance(given[0], (View, Unary)):
+        expanded = EXPANSIONS[node.op_type](ctx, node, given)
+        if expanded is not None:
+            return [expanded]
     given = [_without_poly(ctx, value) for value in given]
     composed = compose(ctx, node, given if node.op_type != "Clip" else [None if v is None else _without_poly(ctx, v) for v in args])
     if composed is not None:
         return [composed]
     return [_binary(ctx, node, given)]
+
+
+def step(ctx: Context, node: NodeProto, op: str, *args: Value) -> Value:
+    """A pointwise operator inside another one."""
+    inner = NodeProto()
+    inner.CopyFrom(node)
+    inner.op_type = op
+    del inner.attribute[:]
+    return pointwise(ctx, inner, args)[0]
+
+
+def _number(value: float) -> Const:
+    return Const(np.array(value))
+
+
+def _celu(ctx: Context, node: NodeProto, given: Sequence[Value]) -> Value | None:
+    """alpha * elu(x / alpha)."""
+    alpha = ctx.attributes(node).get("alpha", 1.0)
+    scaled = step(ctx, node, "Elu", step(ctx, node, "Mul", given[0], _number(1 / alpha)))
+    return step(ctx, node, "Mul", scaled, _number(alpha))
+
+
+def _swish(ctx: Context, node: NodeProto, given: Sequence[Value]) -> Value | None:
+    """x * sigmoid(alpha * x)."""
+    scaled = step(ctx, node, "Mul", given[0], _number(ctx.attributes(node).get("alpha", 1.0)))
+    return step(ctx, node, "Mul", given[0], step(ctx, node, "Sigmoid", scaled))
+
+
+def _prelu(ctx: Context, node: NodeProto, given: Sequence[Value]) -> Value | None:
+    """relu(x) * (1 - slope) + x * slope, where the slopes are not one number."""
+    slope = given[1]
+    if not isinstance(slope, Const) or scalar(slope) is not None:
+        return None
+    rising = step(ctx, node, "Mul", step(ctx, node, "Relu", given[0]), Const(1 - slope.array.astype(np.float64), slope.src))
+    return step(ctx, node, "Add", rising, step(ctx, node, "Mul", given[0], slope))
+
+
+def _power(ctx: Context, node: NodeProto, given: Sequence[Value]) -> Value | None:
+    """x**2 as x * x."""
+    return step(ctx, node, "Mul", given[0], given[0]) if len(given) == 2 and scalar(given[1]) == 2 else None
+
+
+EXPANSIONS: dict[str, Callable[[Context, NodeProto, Sequence[Value]], Value | None]] = {
+    "Celu": _celu, "Swish": _swish, "PRelu": _prelu, "Pow": _power,
+}  # fmt: skip
+"""Operators that are made of others, where the first operand is on the device; None where they are not."""
 
 
 def _refuse_scores(ctx: Context, given: Sequence[Value]) -> None:

@@ -11,7 +11,7 @@ from attnc.errors import ModelError
 from attnc.frontend.attention import attend, make_scores
 from attnc.frontend.builder import LayoutError, elements
 from attnc.frontend.context import Context
-from attnc.frontend.pointwise import pointwise
+from attnc.frontend.pointwise import step
 from attnc.frontend.reindexing import apply
 from attnc.frontend.values import Array, Const, Scores, Shape, Test, Unary, Value, View, merge, on_host, reindex
 
@@ -155,28 +155,19 @@ def gemm(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Va
         alpha = 1.0
     result = product(ctx, node, a, b)
     if alpha != 1.0:
-        result = inner_pointwise(ctx, node, "Mul", result, Const(np.array(alpha)))
+        result = step(ctx, node, "Mul", result, Const(np.array(alpha)))
     bias = args[2] if len(args) > 2 else None
     if bias is None or beta == 0:
         return [result]
     if beta != 1.0:
-        bias = Const(bias.array * beta) if isinstance(bias, Const) else inner_pointwise(ctx, node, "Mul", bias, Const(np.array(beta)))
-    return [inner_pointwise(ctx, node, "Add", result, bias)]
+        bias = Const(bias.array * beta) if isinstance(bias, Const) else step(ctx, node, "Mul", bias, Const(np.array(beta)))
+    return [step(ctx, node, "Add", result, bias)]
 
 
 def _flip(ctx: Context, node: NodeProto, value: Value) -> Value:
     if not isinstance(value, (View, Const, Unary, Scores)):
         value = ctx.concrete(value)
     return apply(ctx, node, value, lambda x: x.swapaxes(-1, -2))
-
-
-def inner_pointwise(ctx: Context, node: NodeProto, op: str, a: Value, b: Value) -> Value:
-    """A pointwise operator inside another one."""
-    inner = NodeProto()
-    inner.CopyFrom(node)
-    inner.op_type = op
-    del inner.attribute[:]
-    return pointwise(ctx, inner, [a, b])[0]
 
 
 def einsum(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:

@@ -153,12 +153,30 @@ class _Lowering:
             self.kept.append(node)
             return
         given = self.arrays[node.input[0]]
+        if block := int(attributes.get("block_size", 0)):
+            self._blocks(node, attributes, given, block)
+            return
         scale, zero, dtype = self._parameters(node, attributes, given.dtype)
         axis = int(attributes.get("axis", 1))
         shape = self._broadcast(node, given, scale, axis)
         q = given.astype(np.int64) - zero.reshape(shape)
         bits = 32 if dtype.name == "int32" else BITS[dtype.name]
         self._remember(node, node.output[0], q, scale, axis % max(given.ndim, 1), bits)
+
+    def _blocks(self, node: NodeProto, attributes: dict[str, Any], given: Array, block: int) -> None:
+        """A constant with a scale per block: its numbers, as float. The device's scales of groups are not those of the blocks."""
+        axis = int(attributes.get("axis", 1))
+        scale, zero, _ = self._parameters(node, {k: v for k, v in attributes.items() if k != "block_size"}, given.dtype)
+        if not -given.ndim <= axis < given.ndim:
+            fail(node, node.input[0], f"its axis is {axis}, the tensor has {given.ndim} axes")
+        shape = list(given.shape)
+        shape[axis] = -(-shape[axis] // block)
+        if list(scale.shape) != shape or zero.shape != scale.shape:
+            fail(node, node.input[0], f"scales of shape {list(scale.shape)} for blocks of {block}; needed {shape}")
+        scale, zero = (np.repeat(array, block, axis).take(range(given.shape[axis]), axis) for array in (scale, zero))
+        name = node.output[0]
+        self.new[name] = self.arrays[name] = ((given.astype(np.int64) - zero) * scale).astype(np.float32)
+        self.found.blocks.append(f"{name}: blocks of {block}")
 
     def _check_pair(self, node: NodeProto, attributes: dict[str, Any], source: NodeProto | None) -> None:
         """A pair has one scale and one zero point."""

@@ -39,8 +39,8 @@ class QuantizedConstant:
 class Quantized:
     """What a quantized model says. `readers` maps a node to the quantized constants that it reads (directly or through operators
     that only rearrange), `products` names those nodes that multiply, `grids` maps the integers that a QuantizeLinear makes to their
-    type; `passed` are pairs that the device leaves out, with the reason. `lowered` is the model as it is here, with constants in float
-    and pairs on activations."""
+    type; `passed` are pairs that the device leaves out, with the reason; `blocks` are constants with scales per block. `lowered` is
+    the model as it is here, with constants in float and pairs on activations."""
 
     dialects: list[str] = field(default_factory=list)
     constants: dict[str, QuantizedConstant] = field(default_factory=dict)
@@ -51,6 +51,7 @@ class Quantized:
     passed: dict[str, str] = field(default_factory=dict)
     weights: list[dict[str, Any]] = field(default_factory=list)
     requantized: list[str] = field(default_factory=list)
+    blocks: list[str] = field(default_factory=list)
     lowered: ModelProto = field(default_factory=ModelProto)
 
     def float_model(self) -> ModelProto:

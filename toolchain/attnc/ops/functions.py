@@ -2,7 +2,7 @@
 
 `FUNCTIONS[name](x)` evaluates in float64. The other fields say what its implementations may use: where the interval that needs a
 ROM ends and which slope continues it outside, which symmetry it has, whether it commutes with scaling. `find` also knows the
-functions with a parameter in their name, such as leaky_relu_0.3.
+functions with parameters in their names, such as leaky_relu_0.3 and clip_-1_1.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class Function:
     """A function of one real number.
 
     `left` and `right` are the slopes (0 or 1) with which it goes on outside [-limit, limit); None where it grows otherwise.
-    `degree` n > 0 says that f(a*x) = a**n * f(x) for a > 0: such a function takes inputs of any scale; `low` is its smallest value.
+    `degree` n > 0 says that f(a*x) = a**n * f(x) for a > 0: such a function takes inputs of any scale.
+    `clamp` gives the bounds of a function that is x between them: it is a change of type that saturates, and takes any scale too.
     `delta` says that f is an asymptote minus a function of |x|: of ReLU ("relu": ReLU(x) - f(x) is even and vanishes), or of a
     step from f(-inf) to f(inf) given by `ends` ("step": the difference is odd).
     """
@@ -34,7 +35,7 @@ class Function:
     right: int = 1
     limit: int = 8
     degree: int = 0
-    low: float = -math.inf
+    clamp: tuple[float, float] | None = None
     delta: str = ""
     ends: tuple[float, float] = (0.0, 0.0)
 
@@ -43,6 +44,8 @@ class Function:
         return self.evaluate(np.asarray(x, np.float64))
 
 
+LARGEST_EXPONENT = 80.0
+"""exp is constant from here on; e**80 is 5e34, and single precision ends at 3e38."""
 _STEPS = 32
 _EDGE = 6
 _NODES = np.arange(-_EDGE * _STEPS, _EDGE * _STEPS + 1) / _STEPS
@@ -100,40 +103,51 @@ def _elu(name: str, alpha: float) -> Function:
     return Function(name, lambda x: np.where(x < 0, alpha * np.expm1(np.minimum(x, 0.0)), x), limit=16)
 
 
-PARAMETRIC: dict[str, tuple[Callable[[str, float], Function], float, float]] = {
-    "elu": (_elu, 1.0, 0.0),
-    "hard_sigmoid": (_hard_sigmoid, 1 / 6, 0.1),
-    "leaky_relu": (_leaky_relu, 0.01, 0.0),
+def _clip(name: str, low: float, high: float) -> Function:
+    """min(max(x, low), high); either bound may be infinite."""
+    return Function(name, lambda x: np.clip(x, low, high), left=int(low == -math.inf), right=int(high == math.inf), clamp=(low, high))
+
+
+PARAMETRIC: dict[str, tuple[Callable[[str, float], Function], float, float, float]] = {
+    "elu": (_elu, 1.0, 0.0, 2.0),
+    "hard_sigmoid": (_hard_sigmoid, 1 / 6, 0.1, 1.0),
+    "leaky_relu": (_leaky_relu, 0.01, -1.0, 1.0),
 }
-"""Functions of a parameter alpha, its usual value and the least one, up to 1: `elu` is elu_1.0, `elu_0.5` another."""
+"""Functions of a parameter alpha, its usual, least and largest value: `elu` is elu_1.0, `elu_0.5` another; leaky_relu_-1 is |x|."""
 
 
 def _parametric(name: str) -> Function | None:
     stem, _, text = name.rpartition("_")
-    if stem not in PARAMETRIC:
-        return None
-    make, _, least = PARAMETRIC[stem]
+    first, _, low = stem.rpartition("_")
     try:
-        alpha = float(text)
+        if stem in PARAMETRIC:
+            make, _, least, largest = PARAMETRIC[stem]
+            return make(name, float(text)) if least <= float(text) <= largest else None
+        if first == "clip":
+            return _clip(name, float(low), float(text)) if float(low) < float(text) else None
     except ValueError:
-        return None
-    return make(name, alpha) if least <= alpha <= 1 else None
+        pass
+    return None
 
 
 FUNCTIONS: dict[str, Function] = {
     function.name: function
     for function in (
-        *(make(name, usual) for name, (make, usual, _) in PARAMETRIC.items()),
+        *(make(name, usual) for name, (make, usual, *_) in PARAMETRIC.items()),
         _hard_sigmoid("hard_sigmoid_0.2", 0.2),
+        Function("erf", erf, right=0, delta="step", ends=(-1.0, 1.0)),
+        Function("exp", lambda x: np.exp(np.minimum(x, LARGEST_EXPONENT)), left=None),
         Function("gelu", _gelu, delta="relu"),
         Function("gelu_sigmoid", lambda x: x * sigmoid(1.702 * x), delta="relu"),
         Function("gelu_tanh", _gelu_tanh, delta="relu"),
         Function("hard_swish", lambda x: x * hard_sigmoid(x), delta="relu"),
-        Function("identity", lambda x: x, left=1, degree=1),
-        Function("relu", lambda x: np.maximum(x, 0.0), degree=1, low=0.0),
-        Function("relu_squared", lambda x: np.square(np.maximum(x, 0.0)), left=None, degree=2, low=0.0),
+        Function("identity", lambda x: x, left=1, degree=1, clamp=(-math.inf, math.inf)),
+        Function("mish", lambda x: x * np.tanh(np.logaddexp(0.0, x)), limit=16),
+        Function("relu", lambda x: np.maximum(x, 0.0), degree=1, clamp=(0.0, math.inf)),
+        Function("relu_squared", lambda x: np.square(np.maximum(x, 0.0)), left=None, degree=2),
         Function("sigmoid", sigmoid, right=0, limit=16, delta="step", ends=(0.0, 1.0)),
         Function("silu", lambda x: x * sigmoid(x), limit=16, delta="relu"),
+        Function("softsign", lambda x: x / (1 + np.abs(x)), left=None),
         Function("softplus", lambda x: np.logaddexp(0.0, x), limit=16, delta="relu"),
         Function("tanh", np.tanh, right=0, delta="step", ends=(-1.0, 1.0)),
     )

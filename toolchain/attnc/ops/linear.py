@@ -88,7 +88,7 @@ class Linear(Operator):
             node.params["group_multiplier"] = factors
         node.attrs["acc_bits"] = check_bits(max(bits_for(bound), 32), f"node {node.name!r}: accumulator", ACC_LIMIT)
         node.attrs["input_bytes"] = 2 if x.bits > 8 else 1
-        node.attrs["weight_magnitude"] = int(np.abs(whole).max(initial=1))
+        node.attrs["weight_magnitude"] = int(np.abs(whole.astype(np.int32)).max(initial=1))
         if max(np.abs(bias).max(initial=0), np.abs(stored).max(initial=0)) >= 1 << 31:
             raise GraphError(f"node {node.name!r}: a bias needs more than 32 bits")
         product_bits(node, node.attrs["acc_bits"])

@@ -59,10 +59,16 @@ def rescale_kernel(lanes: int) -> KernelCall:
 
 
 def rescale_call(
-    node: Node, ctx: Lowering, walks: tuple[Walk, Walk], rows: int, suffix: str = "", low: int | None = None, channels: int | None = None
+    node: Node,
+    ctx: Lowering,
+    walks: tuple[Walk, Walk],
+    rows: int,
+    suffix: str = "",
+    bounds: tuple[int, int] | None = None,
+    channels: int | None = None,
 ) -> Call:
     """One call that moves `rows` rows along `walks` (source, target) with the factors `multiplier<suffix>` and `shift<suffix>` of
-    `node`, saturating to the type of its output (from `low` on, where given); `channels` are those of the output unless given."""
+    `node`, saturating to `bounds` (those of the type of its output unless given); `channels` are those of the output unless given."""
     channels = ctx.graph.value(node.output).shape[1] if channels is None else channels
     lanes, tiles = ctx.design.lanes, -(-channels // ctx.design.lanes)
 
@@ -71,20 +77,20 @@ def rescale_call(
         return byte_planes(np.broadcast_to(record, channels), RECORD_PLANES, lanes).tobytes()
 
     words = Walk(ctx.payload(node.name + suffix, pack), (1, 1, 1, tiles * RECORD_PLANES), (0, 0, 0))
-    type_low, high = ctx.graph.type(node.output).range
+    low, high = bounds or ctx.graph.type(node.output).range
     return Call(
         node=node.name,
         kernel=rescale_kernel(lanes),
         walks=(walks[0], words, walks[1]),
-        scalars=(rows, tiles, type_low if low is None else low, high),
+        scalars=(rows, tiles, low, high),
         cycles={"rescale": RECORD_PLANES + tiles * max(rows, RECORD_PLANES)},
     )
 
 
-def rescale_blocks(node: Node, ctx: Lowering, low: int | None = None) -> list[Call]:
-    """A call per block of rows that brings the operand of `node` to its output."""
+def rescale_blocks(node: Node, ctx: Lowering, bounds: tuple[int, int] | None = None) -> list[Call]:
+    """A call per block of rows that brings the operand of `node` to its output, saturating to `bounds`."""
     x, y = node.inputs[0], node.output
-    return [rescale_call(node, ctx, (ctx.walk(x, *block), ctx.walk(y, *block)), block[1], low=low) for block in ctx.row_blocks(x)]
+    return [rescale_call(node, ctx, (ctx.walk(x, *block), ctx.walk(y, *block)), block[1], bounds=bounds) for block in ctx.row_blocks(x)]
 
 
 def rescale_resources(kernel: KernelCall) -> Resources:

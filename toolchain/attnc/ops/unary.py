@@ -6,22 +6,24 @@ Method   attribute `implementation`, see approximation.py: one of `METHODS` that
          delta8/16/32 an asymptote minus a table over |x|, segments of 1/8, 1/16, 1/32  unary_delta.py
          polynomial  a quadratic in |x| per sign, no table                            unary_polynomial.py
          table       all 256 values, for inputs of 8 bits                             unary_table.py
-         relu and identity commute with scaling and have one implementation: requantize, with a clamp.
+         relu, identity and clip have one implementation: requantize, with a clamp to their bounds.
 Scales   y one per tensor. x s16 with a power of two for scale, 2**-11 (range [-16, 16)) unless attribute `fraction_bits` says otherwise,
-         so that one table serves every layer; s8 of any scale for "table", and with attribute `input_bits` = 8; any type for relu,
-         identity, leaky_relu and relu_squared.
+         so that one table serves every layer; s8 of any scale for "table", with attribute `input_bits` = 8, and for functions that have
+         no other implementation (exp, softsign); any type for relu, identity, clip, leaky_relu and relu_squared.
 Target   of "auto": half a step of y.
-Error    the implementation's, then 0.5 + |y| * 2**-17 steps of y (0.5 for "table"). relu and identity as requantize.
+Error    the implementation's, then 0.5 + |y| * 2**-17 steps of y (0.5 for "table"). relu, identity and clip as requantize, and bounds are
+         rounded to half a step of y.
 Padding  the kernels write 0 beyond the channels, whatever f(0) is.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from attnc.fixedpoint import clamp, requantize
+from attnc.fixedpoint import requantize
 from attnc.ir import GraphError, Node, TensorType
 from attnc.ops.approximation import AUTO, Approximated, Implementation
 from attnc.ops.base import Array, Call, KernelCall, Lowering, Resources, Shape, scalar_scale
@@ -51,7 +53,7 @@ def methods(function: Function) -> list[tuple[Method, Implementation]]:
 
 def rescaled(function: Function) -> bool:
     """Whether requantize computes it."""
-    return function.name in ("identity", "relu")
+    return function.clamp is not None
 
 
 class Unary(Approximated):
@@ -92,7 +94,10 @@ class Unary(Approximated):
 
     def reads_bytes(self, node: Node) -> bool:
         """Whether the input must have 8 bits."""
-        return node.attrs.get("implementation", AUTO) == TableOf256.name or node.attrs.get("input_bits", 16) <= 8
+        if node.attrs.get("implementation", AUTO) == TableOf256.name or node.attrs.get("input_bits", 16) <= 8:
+            return True
+        function = self.function(node)
+        return not rescaled(function) and all(method.name == TableOf256.name for method, _ in methods(function))
 
     def operand_bits(self, node: Node, index: int) -> int:
         """8 for a table of all inputs."""
@@ -100,7 +105,8 @@ class Unary(Approximated):
 
     def fixed_operand_type(self, node: Node, index: int) -> TensorType | None:
         """s16 with `fraction_bits` fraction bits; any type where a function commutes with scaling or has a table of all inputs."""
-        if self.function(node).degree or self.reads_bytes(node):
+        function = self.function(node)
+        if function.degree or rescaled(function) or self.reads_bytes(node):
             return None
         return TensorType(16, True, np.asarray(2.0 ** -node.attrs.get("fraction_bits", FRACTION_BITS)))
 
@@ -133,16 +139,14 @@ class Unary(Approximated):
         if not rescaled(function):
             method = METHODS[node.attrs["implementation"]]
             return tabulated(lambda x: method.golden(node, function, x, output).astype(output.dtype), x)
-        low, high = output.range
-        result = requantize(x, node.params["multiplier"], node.params["shift"], low, high)
-        return clamp(result, _floor(function, low), high).astype(output.dtype)
+        return requantize(x, node.params["multiplier"], node.params["shift"], *_bounds(function, output)).astype(output.dtype)
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """A call per block of rows."""
         function = self.function(node)
         if not rescaled(function):
             return METHODS[node.attrs["implementation"]].lower(node, function, ctx)
-        return rescale_blocks(node, ctx, _floor(function, ctx.graph.type(node.output).range[0]))
+        return rescale_blocks(node, ctx, _bounds(function, ctx.graph.type(node.output)))
 
     def resources(self, kernel: KernelCall) -> Resources:
         """Those of the implementation's kernel."""
@@ -152,6 +156,9 @@ class Unary(Approximated):
         return method.resources(kernel)
 
 
-def _floor(function: Function, low: int) -> int:
-    """The smallest integer that relu gives: 0; that of the type (`low`) for identity."""
-    return max(low, 0) if function.low == 0 else low
+def _bounds(function: Function, output: TensorType) -> tuple[int, int]:
+    """The smallest and largest integer of a function that is a change of type: its bounds rounded half up, within the range of y."""
+    assert function.clamp is not None
+    least, largest = output.range
+    low, high = (math.floor(min(max(bound / float(output.scale), least), largest) + 0.5) for bound in function.clamp)
+    return low, high

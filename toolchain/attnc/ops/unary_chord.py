@@ -39,12 +39,14 @@ BEND_MIN = 1e-6
 
 ERROR_BOUNDS = {
     "elu": 1.2e-4,
+    "erf": 1.2e-4,
     "gelu": 1.0e-4,
     "gelu_sigmoid": 1.1e-4,
     "gelu_tanh": 1.0e-4,
     "hard_sigmoid": 6.0e-6,
     "hard_sigmoid_0.2": 6.5e-6,
     "hard_swish": 4.0e-5,
+    "mish": 7.7e-5,
     "sigmoid": 1.6e-5,
     "silu": 6.0e-5,
     "softplus": 3.1e-5,

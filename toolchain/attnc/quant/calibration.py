@@ -72,8 +72,14 @@ def symmetric_scale(stats: Statistics, bits: int, method: Calibration, channel_f
     return (peak if method == "minmax" else _least_error_clip(np.abs(sample).ravel(), peak, limit)) / limit
 
 
+LARGEST_SQUARED = 1e15
+"""Squares of larger values, and sums of them, overflow float32: these are not clipped."""
+
+
 def _least_error_clip(magnitudes: Array, peak: float, limit: int) -> float:
     """Clipping point in [peak/8, peak] that minimises the mean squared quantization error."""
+    if peak > LARGEST_SQUARED:
+        return peak
     clips = peak * np.geomspace(0.125, 1.0, CLIP_CANDIDATES)
     errors = []
     for clip in clips:

@@ -55,7 +55,10 @@ def check_samples(arrays: Mapping[str, Array], specs: list[TensorSpec], where: s
             raise DataError(f"{where}: input {spec.name!r}: needed shape {wanted}, found {list(array.shape)}")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise DataError(f"{where}: input {spec.name!r}: contains NaN or infinity")
-        checked[spec.name] = array.astype(spec.dtype)
+        with np.errstate(over="ignore"):
+            checked[spec.name] = array.astype(spec.dtype)
+        if array.dtype.kind == "f" and not np.isfinite(checked[spec.name]).all():
+            raise DataError(f"{where}: input {spec.name!r}: contains numbers that {spec.dtype} cannot hold")
         counts[spec.name] = array.shape[0] if stacked else 1
     samples = max(counts.values(), default=1)
     odd = {name: count for name, count in counts.items() if count not in (1, samples)}

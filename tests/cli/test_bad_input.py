@@ -1,0 +1,145 @@
+"""What a user may get wrong about weights, calibration data and settings, through the command line: a defined result or one error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from attnc.cli import main
+from attnc.verify.csim import compare_build
+
+K, N = 32, 8
+Capture = pytest.CaptureFixture[str]
+Change = Callable[[np.ndarray], object]
+
+
+@pytest.fixture(autouse=True)
+def quick_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXXFLAGS", "-O1")
+
+
+def put(value: float) -> Change:
+    return lambda array: array.__setitem__(np.unravel_index(3, array.shape), value)
+
+
+def model(path: Path, change: Change = lambda array: None, which: str = "w0") -> Path:
+    """Linear, ReLU, layer normalisation, linear; `change` edits one of the constants in place."""
+    rng = np.random.default_rng(0)
+    constants = {"w0": rng.normal(size=(K, K)) / 5, "b0": rng.normal(size=K), "gamma": rng.normal(1, 0.1, K), "beta": rng.normal(size=K)}
+    constants["w1"] = rng.normal(size=(K, N)) / 5
+    change(constants[which])
+    nodes = [
+        helper.make_node("MatMul", ["x", "w0"], ["m"], name="first"),
+        helper.make_node("Add", ["m", "b0"], ["a"], name="bias"),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("LayerNormalization", ["r", "gamma", "beta"], ["l"], name="norm"),
+        helper.make_node("MatMul", ["l", "w1"], ["y"], name="last"),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 6, size]) for name, size in (("x", K), ("y", N))]
+    tensors = [numpy_helper.from_array(array.astype(np.float32), name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, "model", values[:1], values[1:], tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+def error_of(capsys: Capture, tmp_path: Path, *args: object) -> str:
+    assert main(["compile", *map(str, args), "-o", str(tmp_path / "out")]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "Traceback" not in err and "Warning" not in err and not (tmp_path / "out").exists()
+    return err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("which", "what"), [("w0", "weight"), ("b0", "constant operand"), ("gamma", "gamma"), ("w1", "weight")])
+def test_weights_that_are_no_numbers(capsys: Capture, tmp_path: Path, which: str, what: str, value: float) -> None:
+    found = error_of(capsys, tmp_path, model(tmp_path / "m.onnx", put(value), which))
+    assert "NaN or infinity, the first at [" in found and f"its {what} holds" in found, found
+
+
+CALIBRATION: dict[str, tuple[dict[str, np.ndarray], str]] = {
+    "nan": ({"x": np.full((4, 6, K), np.nan, np.float32)}, "input 'x': contains NaN or infinity"),
+    "infinite": ({"x": np.full((4, 6, K), np.inf, np.float32)}, "input 'x': contains NaN or infinity"),
+    "too large": ({"x": np.full((4, 6, K), 1e300)}, "input 'x': contains numbers that float32 cannot hold"),
+    "name": ({"z": np.zeros((4, 6, K))}, "input 'x' is missing; the file has 'z'"),
+    "nothing": ({}, "the archive is empty"),
+    "shape": ({"x": np.zeros((4, 6, K - 1))}, "input 'x': needed shape [samples, 6, 32], found [4, 6, 31]"),
+    "rank": ({"x": np.zeros((4, 1, 6, K))}, "input 'x': needed shape [samples, 6, 32], found [4, 1, 6, 32]"),
+    "no samples": ({"x": np.zeros((0, 6, K))}, "found [0, 6, 32]"),
+    "text": ({"x": np.array(["a"])}, "input 'x': needed numbers (float32), found <U1"),
+    "complex": ({"x": np.zeros((4, 6, K), complex)}, "needed numbers (float32), found complex128"),
+    "objects": ({"x": np.array([None, 1], object)}, "not an .npz archive of numbers"),
+}
+
+
+@pytest.mark.parametrize("case", CALIBRATION)
+def test_calibration_data(capsys: Capture, tmp_path: Path, case: str) -> None:
+    arrays, message = CALIBRATION[case]
+    np.savez(tmp_path / "calib.npz", **arrays)  # type: ignore[arg-type]
+    found = error_of(capsys, tmp_path, model(tmp_path / "m.onnx"), "--calib", tmp_path / "calib.npz")
+    assert message in found and "calib.npz" in found
+
+
+SETTINGS: dict[str, tuple[str, str]] = {
+    "key": ("weight: int4", "unknown key weight (did you mean weights?)"),
+    "width": ("weights: int9", "needed int8, int6"),
+    "one bit": ("weights: int1", "needed int8, int6"),
+    "layer": ("layers: [{match: lst, weights: int4}]", "'lst' matches no layer (did you mean last?)"),
+    "group": ("group_size: 48", "group_size: needed 0, 32, 64 or 128, found 48"),
+    "group that does not divide": ("layers: [{match: last, weights: int4, group_size: 64}]", "group_size 64 does not divide its 32 inputs"),
+    "engine": ("engine: lookup", "engine lookup takes weights of at most 6 bits"),
+    "quantizer": ("weights: int4\nquantizer: absmean", "absmean cannot make int4 weights"),
+}
+
+
+@pytest.mark.parametrize("case", SETTINGS)
+def test_settings(capsys: Capture, tmp_path: Path, case: str) -> None:
+    text, message = SETTINGS[case]
+    (tmp_path / "c.yaml").write_text(text)
+    found = error_of(capsys, tmp_path, model(tmp_path / "m.onnx"), "--config", tmp_path / "c.yaml")
+    assert message in found and "c.yaml" in found
+
+
+def test_options(capsys: Capture, tmp_path: Path) -> None:
+    path = model(tmp_path / "m.onnx")
+    for options, message in (
+        (("--weights", "int7"), "needed int8, int6"),
+        (("--group-size", "7"), "group_size: needed 0, 32, 64 or 128, found 7"),
+        (("--quantizer", "gtpq"), "quantizer: needed one of minmax"),
+        (("--implementation", "softmx=table"), "needed one of the functions that the model has"),
+    ):
+        assert message in error_of(capsys, tmp_path, path, *options)
+
+
+ZEROS: dict[str, tuple[Change, str, tuple[str, ...]]] = {
+    "weight": (lambda w: w.fill(0), "w0", ()),
+    "ternary weight": (lambda w: w.fill(0), "w0", ("--weights", "ternary")),
+    "binary weight": (lambda w: w.fill(0), "w0", ("--weights", "binary2", "--quantizer", "binary")),
+    "output channel": (lambda w: w[:, 3].fill(0), "w0", ("--weights", "int4", "--quantizer", "gptq")),
+    "input channel": (lambda w: w[3].fill(0), "w1", ("--activations", "dynamic")),
+    "gains": (lambda w: w.fill(0), "gamma", ()),
+    "tiny": (lambda w: w.__imul__(1e-30), "w0", ()),
+    "huge": (lambda w: w.__imul__(1e15), "w0", ()),
+}
+
+
+@pytest.mark.parametrize("case", ZEROS)
+def test_channels_of_zeros_have_a_defined_result(capsys: Capture, tmp_path: Path, case: str) -> None:
+    change, which, options = ZEROS[case]
+    path = model(tmp_path / "m.onnx", change, which)
+    assert main(["compile", str(path), "-o", str(tmp_path / "out"), "--quiet", *options]) == 0
+    assert "Warning" not in capsys.readouterr().err
+    assert compare_build(tmp_path / "out").bit_exact
+
+
+@pytest.mark.parametrize("options", [(), ("--activations", "dynamic"), ("--weights", "int4", "--quantizer", "quantease")])
+def test_calibration_with_zeros_alone_has_a_defined_result(capsys: Capture, tmp_path: Path, options: tuple[str, ...]) -> None:
+    np.savez(tmp_path / "calib.npz", x=np.zeros((4, 6, K), np.float32))
+    path = model(tmp_path / "m.onnx")
+    assert main(["compile", str(path), "--calib", str(tmp_path / "calib.npz"), "-o", str(tmp_path / "out"), "--quiet", *options]) == 0
+    assert "Warning" not in capsys.readouterr().err
+    assert compare_build(tmp_path / "out").bit_exact

@@ -1,0 +1,204 @@
+"""Attention as the ONNX operator with all it can say, and softmax, windows and masks as they are spelled out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from graphs import Builder, C, T
+from onnx import TensorProto
+from onnx.reference import ReferenceEvaluator
+from running import check, random_inputs, run_model
+
+from attnc.errors import AttncError
+from attnc.frontend import import_model
+from attnc.model import Model
+
+H, D = 2, 4
+
+
+def ops(model: Model) -> list[str]:
+    return [node.op for node in model.graph.nodes]
+
+
+def heads(b: Builder, x: str, count: int, tokens: int = T) -> str:
+    split = b("Reshape", b.linear(x, C, D * count), np.array([1, tokens, count, D]))
+    return str(b("Transpose", split, perm=[0, 2, 1, 3]))
+
+
+def merged(b: Builder, y: str) -> str:
+    return b.linear(b("Reshape", b("Transpose", y, perm=[0, 2, 1, 3]), np.array([1, T, H * D])), H * D, 3)
+
+
+def qkv(b: Builder, query_heads: int = H, kv_heads: int = H) -> list[str]:
+    x = b.input("x", ["n", T, C])
+    return [heads(b, x, count) for count in (query_heads, kv_heads, kv_heads)]
+
+
+def against_reference(path: Path) -> Model:
+    model = import_model(path)
+    inputs = random_inputs(model)
+    expected = ReferenceEvaluator(onnx.load(path)).run(None, inputs)
+    for found, wanted in zip(run_model(model, inputs).values(), expected, strict=True):
+        assert found.shape == wanted.shape
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+    return model
+
+
+# ---- the operator ----
+
+OPERATOR: dict[str, tuple[int, dict[str, Any]]] = {
+    "softcap": (24, {"softcap": 2.0}), "softcap_scale": (24, {"softcap": 1.5, "scale": 0.7}), "left": (25, {"left_window_size": 2}),
+    "right": (25, {"right_window_size": 1}), "both": (25, {"left_window_size": 1, "right_window_size": 2}),
+    "itself": (25, {"left_window_size": 0}), "causal_window": (25, {"left_window_size": 2, "is_causal": 1}),
+    "all": (25, {"left_window_size": 3, "is_causal": 1, "softcap": 3.0, "scale": 0.4}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OPERATOR)
+@pytest.mark.parametrize("mask", ["none", "added", "boolean"])
+def test_operator(tmp_path: Path, case: str, mask: str) -> None:
+    opset, attributes = OPERATOR[case]
+    b = Builder(opset)
+    operands = qkv(b, 4, 2)
+    if mask != "none":
+        operands.append(b.random(T, T) if mask == "added" else b.constant((b.rng.random((1, 1, T, T)) > 0.5) | np.eye(T, dtype=bool)))
+    model = against_reference(b.save(tmp_path / "m.onnx", b("Attention", *operands, **attributes)))
+    (node,) = [node for node in model.graph.nodes if node.op == "attention"]
+    assert node.attrs["num_heads"] == 4 and node.attrs["num_kv_heads"] == 2
+    assert node.attrs.get("softcap", 0.0) == attributes.get("softcap", 0.0)
+
+
+def test_keys_and_values_are_outputs_too(tmp_path: Path) -> None:
+    b = Builder(24)
+    y, k, v = b("Attention", *qkv(b, 4, 2), outputs=3, is_causal=1)
+    proto = b.model(y, k, v)
+    for output, count in zip(proto.graph.output[1:], (2, 2), strict=True):
+        output.CopyFrom(onnx.helper.make_tensor_value_info(output.name, TensorProto.FLOAT, ["n", count, T, D]))
+    onnx.save(proto, tmp_path / "m.onnx")
+    against_reference(tmp_path / "m.onnx")
+
+
+def test_what_the_operator_may_not_have(tmp_path: Path) -> None:
+    b = Builder(24)
+    operands = qkv(b)
+    lengths = b.constant(np.array([3]))
+    path = b.save(tmp_path / "m.onnx", b("Attention", *operands, "", "", "", lengths, name="counted"))
+    with pytest.raises(AttncError, match=r"counted.*not padding; caches are not supported"):
+        import_model(path)
+    b = Builder(24)
+    _, _, _, scores = b("Attention", *qkv(b), outputs=4, name="scored")
+    with pytest.raises(AttncError, match=r"scored.*output 3 is not supported"):
+        import_model(b.save(tmp_path / "m.onnx", b("MatMul", scores, b.random(T, 3))))
+
+
+# ---- softmax spelled out ----
+
+
+def exponential(b: Builder, s: str, shifted: bool) -> str:
+    return str(b("Exp", b("Sub", s, b("ReduceMax", s, np.array([-1]))) if shifted else s))
+
+
+def divided(b: Builder, s: str) -> str:
+    e = exponential(b, s, True)
+    return str(b("Div", e, b("ReduceSum", e, np.array([3]))))
+
+
+def multiplied(b: Builder, s: str) -> str:
+    e = exponential(b, s, True)
+    return str(b("Mul", b("Reciprocal", b("ReduceSum", e, np.array([-1]))), b("Cast", e, to=1)))
+
+
+def plain(b: Builder, s: str) -> str:
+    e = exponential(b, s, False)
+    return str(b("Div", e, b("ReduceSum", b("Identity", e), np.array([-1]))))
+
+
+@pytest.mark.parametrize("spelling", [divided, multiplied, plain])
+def test_softmax_spelled_out(tmp_path: Path, spelling: Callable[[Builder, str], str]) -> None:
+    b = Builder(18)
+    q, k, v = qkv(b)
+    y = b("MatMul", spelling(b, b("Mul", b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2])), 0.5)), v)
+    model = check(b.save(tmp_path / "m.onnx", merged(b, y)), strict=True)
+    assert ops(model).count("attention") == 1 and "softmax" not in ops(model)
+
+
+def test_what_is_nearly_a_softmax_is_none(tmp_path: Path) -> None:
+    b = Builder(18)
+    q, k, v = qkv(b)
+    s = b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2]))
+    e = exponential(b, s, False)
+    y = b("MatMul", b("Div", e, b("ReduceSum", e, np.array([2]))), v)  # over the queries
+    with pytest.raises(AttncError):
+        import_model(b.save(tmp_path / "m.onnx", merged(b, y)))
+
+
+# ---- windows and masks ----
+
+
+def positions(b: Builder) -> tuple[str, str]:
+    steps = b("Range", np.array(0), np.array(T), np.array(1))
+    return b("Unsqueeze", steps, np.array([1])), b("Unsqueeze", steps, np.array([0]))
+
+
+def window(b: Builder) -> str:
+    """Queries see keys up to themselves, and two behind: both comparisons as exporters write them."""
+    i, j = positions(b)
+    return str(b("And", b("LessOrEqual", j, i), b("Greater", j, b("Sub", i, np.array(3)))))
+
+
+def window_not(b: Builder) -> str:
+    i, j = positions(b)
+    return str(b("Not", b("Or", b("Greater", j, i), b("LessOrEqual", b("Add", j, np.array(3)), i))))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("made", [window, window_not])
+@pytest.mark.parametrize("how", ["where_scores", "where_bias", "multiplied"])
+def test_windows_of_two_comparisons(tmp_path: Path, made: Callable[[Builder], str], how: str, padded: bool) -> None:
+    b = Builder(18)
+    q, k, v = qkv(b)
+    keep = b("Reshape", made(b), np.array([1, 1, T, T]))
+    if padded:
+        given = b("Unsqueeze", b("Cast", b.input("mask", ["n", T], TensorProto.INT64), to=9), np.array([1, 2]))
+        keep = b("And", keep, given)
+    lowest = float(np.finfo(np.float32).min)
+    s = b("Mul", b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2])), 0.5)
+    if how == "where_scores":
+        s = b("Where", keep, s, lowest)
+    elif how == "where_bias":
+        s = b("Add", b("Where", keep, 0.0, lowest), s)
+    else:
+        s = b("Add", s, b("Mul", b("Sub", 1.0, b("Cast", keep, to=1)), lowest))
+    y = merged(b, b("MatMul", b("Softmax", s, axis=-1), v))
+    options = {"mask": np.ones((1, T), np.int64)} if padded else {}
+    model = check(b.save(tmp_path / "m.onnx", y), strict=not padded, **options)
+    assert ops(model).count("attention") == 1
+
+
+@pytest.mark.parametrize("all_rows", [False, True])
+def test_probabilities_that_the_mask_clears_again(tmp_path: Path, all_rows: bool) -> None:
+    """DeBERTa sets what is masked to 0 after the softmax as well; a row without keys would not be 0 on the device."""
+    b = Builder(18)
+    q, k, v = qkv(b)
+    masked = np.triu(np.ones((T, T), bool), 0 if all_rows else 1).T if all_rows else np.triu(np.ones((T, T), bool), 1)
+    s = b("Where", masked, -3e38, b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2])))
+    p = b("Where", masked, 0.0, b("Softmax", s, axis=-1))
+    path = b.save(tmp_path / "m.onnx", merged(b, b("MatMul", p, v)))
+    if all_rows:
+        with pytest.raises(AttncError, match="probabilities"):
+            import_model(path)
+    else:
+        assert ops(check(path, strict=True)).count("attention") == 1
+
+
+def test_normalised_queries_and_keys(tmp_path: Path) -> None:
+    b = Builder(24)
+    q, k, v = qkv(b)
+    q, k = (b("RMSNormalization", x, b.random(D), axis=-1, epsilon=1e-5) for x in (q, k))
+    model = against_reference(b.save(tmp_path / "m.onnx", b("Attention", q, k, v, is_causal=1)))
+    assert ops(model).count("rms_normalization") == 2 and ops(model).count("attention") == 1
