@@ -19,7 +19,7 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff rewrite the sources"
 	@echo "make train   train models/vit_digits again"
-	@echo "make bench   how fast the tool itself is: a table, stored in bench/results"
+	@echo "make bench   speed of the tool, packing, quantizers on a real layer, hls4ml beside attnc: tables, stored in bench/results"
 	@echo "make bench-published   estimates beside published accelerators"
 	@echo "make clean   remove the virtual environment, caches and build folders"
 
@@ -52,6 +52,9 @@ train: $(VENV)/.train
 
 bench: tools $(VENV)/.test
 	$(BIN)/python bench/speed.py
+	$(BIN)/python bench/packing.py
+	$(BIN)/python bench/weight_quantizers.py
+	$(BIN)/python bench/peers.py
 
 bench-published: $(VENV)/.demo
 	$(BIN)/python bench/published.py

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from bench import quantizers
+from bench import weight_quantizers
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["quantizers.py", "--source", "digits", *arguments])
-    return quantizers.main()
+    monkeypatch.setattr(sys, "argv", ["weight_quantizers.py", "--source", "digits", *arguments])
+    return weight_quantizers.main()
 
 
 def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 """All weight quantizers and formats on one real layer: how far the layer's output moves.
 
-    python bench/quantizers.py
-    python bench/quantizers.py --source digits --layer node_linear_2 --group-sizes 0 64 --json
+    python bench/weight_quantizers.py
+    python bench/weight_quantizers.py --source digits --layer node_linear_2 --group-sizes 0 64 --json
 
 The layer comes out of a model through attnc's frontend: of all-MiniLM-L6-v2 where the extra [zoo] is installed (by default the first
 matrix of the MLP in the fourth of six layers), else of the shipped digits model. Its inputs on the calibration samples, rounded as an int8
