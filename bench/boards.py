@@ -154,9 +154,9 @@ Written by `python bench/boards.py` (or `make boards`); not edited by hand.
 
 attnc's rows are **estimates** of its cost model for models with random weights (`models/shapes.py`), int8, default settings; no
 synthesis run stands behind them, and watts are rougher still. Published rows are **measurements** by others, and no like for like: other
-precisions, boards, clocks and, for M3ViT and the pruned DeiT-S, other workloads. HG-PIPE's latency is that of the first
-image of a stream. A dash is a figure that we have not found. For BERT on a ZCU102 and a ZCU111 FQ-BERT's abstract (arXiv 2103.02800) gives 3.18 sequences per second and
-watt, and no latency.
+precisions, boards, clocks and, for M3ViT and the pruned DeiT-S, other workloads. HG-PIPE's latency is that of the first image of a
+stream. A dash is a figure that we have not found. For BERT on a ZCU102 and a ZCU111 FQ-BERT's abstract (arXiv 2103.02800) gives 3.18
+sequences per second and watt, and no latency.
 
 {comparison(rows)}
 
