@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 ZOO_ARGS ?=
 SOURCES := toolchain host models bench tests
 
-.PHONY: help demo test test-slow zoo conformance lint format train bench bench-published clean tools
+.PHONY: help demo test test-slow zoo conformance lint format train bench bench-published boards clean tools
 
 help:
 	@echo "make demo    compile the shipped vision transformer, simulate it on every held-out image, print the results"
@@ -19,8 +19,9 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff rewrite the sources"
 	@echo "make train   train models/vit_digits again"
-	@echo "make bench   how fast the tool itself is: a table, stored in bench/results"
+	@echo "make bench   speed of the tool, packing, quantizers on a real layer, hls4ml beside attnc: tables, stored in bench/results"
 	@echo "make bench-published   estimates beside published accelerators"
+	@echo "make boards  DeiT-tiny and BERT-base compiled for boards, beside published designs: rewrites docs/boards.md, about five minutes"
 	@echo "make clean   remove the virtual environment, caches and build folders"
 
 demo: tools $(VENV)/.demo
@@ -52,9 +53,15 @@ train: $(VENV)/.train
 
 bench: tools $(VENV)/.test
 	$(BIN)/python bench/speed.py
+	$(BIN)/python bench/packing.py
+	$(BIN)/python bench/weight_quantizers.py
+	$(BIN)/python bench/peers.py
 
 bench-published: $(VENV)/.demo
 	$(BIN)/python bench/published.py
+
+boards: tools $(VENV)/.test
+	$(BIN)/python bench/boards.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

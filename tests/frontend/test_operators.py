@@ -140,6 +140,18 @@ def test_products_with_constants(tmp_path: Path) -> None:
     assert set(ops(found)) == {"linear"}
 
 
+@pytest.mark.parametrize(("rows", "shape", "axis"), [(1, (1, 64), 1), (2, (1, 128), -1), (64, (64, C), 0), (64, (40, C), 0)])
+def test_gathered_constants(tmp_path: Path, rows: int, shape: tuple[int, int], axis: int) -> None:
+    # As BERT picks its token types from a buffer of 512.
+    b = Builder()
+    long = 512 if axis else rows
+    data = b.rng.standard_normal((rows, 512) if axis else (rows, C)).astype(np.float32)
+    chosen = b("GatherElements", data, b.rng.integers(-long, long, shape), axis=axis)
+    x = b.input("x", [1, shape[0], C])
+    y = b("Add", b.linear(x, C, C), chosen) if axis == 0 else b("MatMul", b.linear(x, C, shape[1]), b("Transpose", chosen, perm=[1, 0]))
+    save_and_check(b, tmp_path, y)
+
+
 def test_flattened_tokens(tmp_path: Path) -> None:
     b = Builder()
     x = b("Relu", b.linear(b.input("x", [1, T, C]), C, 4))

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 
 from attnc.errors import ModelError
 from attnc.frontend.builder import elements
@@ -16,6 +17,16 @@ from attnc.frontend.simplify import GROWING
 from attnc.frontend.values import Array
 
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+
+
+class GatherElements(OpRun):
+    """The operator by its definition; the evaluator of onnx 1.23 fails along an axis of more than 32 elements."""
+
+    def _run(self, data: Array, indices: Array, axis: int = 0) -> tuple[Array]:
+        """Element i of the result along `axis` is data[..., indices[i], ...]; along other axes `data` may be longer than `indices`."""
+        along = axis % data.ndim
+        reached = tuple(slice(None) if i == along else slice(n) for i, n in enumerate(indices.shape))
+        return (np.take_along_axis(data[reached], indices.astype(np.int64), along),)
 
 
 def evaluate(ctx: Context, node: NodeProto, arrays: Sequence[Array | None]) -> list[Array]:
@@ -27,7 +38,7 @@ def evaluate(ctx: Context, node: NodeProto, arrays: Sequence[Array | None]) -> l
     names = [name for name in dict.fromkeys(node.input) if name]
     by_name = {name: array for name, array in zip(node.input, arrays, strict=True) if name and array is not None}
     try:
-        evaluator = ReferenceEvaluator(_single(ctx, node, by_name))
+        evaluator = ReferenceEvaluator(_single(ctx, node, by_name), new_ops=[GatherElements])
         with np.errstate(all="ignore"):
             results = evaluator.run(None, {name: by_name[name] for name in names})
     except Exception as error:  # whatever the evaluator of this operator raises

@@ -12,8 +12,6 @@ and 8 channels (bit v of byte l: channel v).
 from __future__ import annotations
 
 import math
-import time
-import tracemalloc
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -200,27 +198,3 @@ def _ternary(q: Array, last: int) -> Array:
         code *= q.dtype.type(3)
         code += digits[..., i, :]
     return code
-
-
-def measure(layout: Layout, weights: int = 50_000_000, k: int = 4096, seed: int = 0) -> dict[str, float]:
-    """Pack a random matrix of about `weights` weights: weights per second, bits per weight without records and scales, and the
-    peak of what packing allocated, in MB."""
-    rng = np.random.default_rng(seed)
-    n = max(layout.channels, weights // k)
-    limit = 1 if layout.coding == "ternary" else (1 << (layout.bits - 1)) - 1
-    row = rng.integers(-limit, limit + 1, (min(n, 512), k), np.int8)
-    q = np.resize(row, (n, k))
-    record = records(np.zeros(n, np.int64), np.ones(n, np.int64), np.ones(n, np.int64))
-    tracemalloc.start()
-    start, total = time.perf_counter(), 0
-    for part in pack(layout, q, record):
-        total += len(part)
-    seconds = time.perf_counter() - start
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return {
-        "weights": float(q.size),
-        "weights_per_second": q.size / seconds,
-        "bits_per_weight": 8 * (total - math.ceil(n / layout.columns) * layout.columns * RECORD_BYTES) / q.size,
-        "peak_mb": peak / 1e6,
-    }

@@ -6,17 +6,18 @@ import json
 import sys
 
 import pytest
-from models import compare_quantizers
+
+from bench import weight_quantizers
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["compare_quantizers.py", *arguments])
-    return compare_quantizers.main()
+    monkeypatch.setattr(sys, "argv", ["weight_quantizers.py", "--source", "digits", *arguments])
+    return weight_quantizers.main()
 
 
 def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "--json", "--group-sizes", "0", "64") == 0
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(capsys.readouterr().out)["results"]
     assert (found["layer"], found["shape"]) == ("node_linear_3", [64, 128])
     rows = {(row["format"], row["group_size"]): row["error"] for row in found["rows"]}
     assert len(rows) == 20

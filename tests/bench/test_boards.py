@@ -1,0 +1,44 @@
+"""The page about boards: written from rows alone, estimates and measurements told apart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from bench.common import RESULTS
+from models.shapes import export
+
+from attnc.frontend import import_model
+from bench import boards
+
+
+def test_page_is_what_the_stored_rows_give() -> None:
+    rows = json.loads((RESULTS / "boards.json").read_text())["results"]["rows"]
+    assert boards.PAGE.read_text() == boards.page(rows)
+    readme = boards.README.read_text()
+    assert boards.with_table(readme, rows) == readme
+    assert [(row["model"], row["board"]) for row in rows] == [(m, b) for m, targets in boards.TARGETS.items() for b in targets]
+    assert all(row["csim"]["elements"] > 0 and row["csim"]["mismatches"] == 0 for row in rows)
+
+
+def test_every_row_says_what_it_is() -> None:
+    used = {kind: {"used": 1, "available": 0 if kind == "uram" else 4, "limit": 3} for kind in boards.KINDS}
+    row = {
+        **{"model": "deit_tiny", "board": "zcu102", "clock_mhz": 300.0, "lost": [], "resources": used},
+        **{"cycles": 3_000_000, "latency_ms": 10.0, "multiply_adds": 1_000_000_000, "dsp_roof_percent": 50.0, "power_watts": 4.0},
+        "csim": {"elements": 5, "mismatches": 0},
+    }
+    lines = boards.page([row]).splitlines()
+    assert sum(line.endswith("| estimate |") for line in lines) == 1
+    assert sum("| measurement, arXiv" in line for line in lines) == len(boards.PUBLISHED)
+
+
+@pytest.mark.slow
+def test_deit_tiny_has_the_published_shape(tmp_path: Path) -> None:
+    export("deit_tiny", tmp_path / "deit.onnx", samples=1)
+    graph = import_model(tmp_path / "deit.onnx").graph
+    attention = [node for node in graph.nodes if node.op == "attention"]
+    assert len(attention) == 12 and all(graph.value(node.output).shape == (197, 192) for node in attention)
+    weights = sum(node.params["weight"].size for node in graph.nodes if node.op == "linear")
+    assert 5.4e6 < weights < 5.8e6  # 5.7 M parameters with positions, norms and biases
