@@ -15,6 +15,7 @@ import attnc
 from attnc import cost_commands, tables
 from attnc.cli_approx import APPROX, approx, implementations
 from attnc.cli_export import EXPORT, export_qdq
+from attnc.cli_search import BUDGET, POOL, SEARCH_HELP
 from attnc.config import Activations, Calibration, CompileOptions
 from attnc.console import (
     Build,
@@ -80,7 +81,9 @@ def _root(
     epilog="\b\nExamples:\n"
     "  attnc compile vit.onnx --target kv260 --calib images.npz\n"
     "  attnc compile bert.onnx --target zcu104 --shape input_ids=1,128 --shape attention_mask=1,128 -o build/bert\n"
-    "  attnc compile vit.onnx --target my_board.yaml --clock 150 --json > report.json",
+    "  attnc compile vit.onnx --target my_board.yaml --clock 150 --json > report.json\n"
+    '  attnc compile vit.onnx --calib calib.npz --weights auto --budget "accuracy_drop<=1"\n'
+    '  attnc compile bert.onnx --calib calib.npz --weights auto --budget "cosine>=0.99" --pool mean:attention_mask\n\n' + SEARCH_HELP,
 )
 def compile_command(
     model: ModelFile,
@@ -97,7 +100,13 @@ def compile_command(
     shape: Shapes = None,
     calibration: Annotated[Calibration, typer.Option("--calibration", help="How ranges are chosen.")] = "mse",
     config: Annotated[Path | None, typer.Option("--config", help="attnc.yaml: weights, activations and engine per layer.")] = None,
-    weights: Annotated[str | None, typer.Option("--weights", help="int8 (default), int6 ... int2, ternary, binary4 ... binary2.")] = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="int8 (default), int6 ... int2, ternary, binary4 ... binary2; auto.")
+    ] = None,
+    budget: Annotated[str | None, typer.Option("--budget", metavar="METRIC", help=BUDGET)] = None,
+    heldout: Annotated[Path | None, typer.Option("--heldout", help="Samples that --budget is measured on; see below.")] = None,
+    labels: Annotated[str | None, typer.Option("--labels", help="Name of their labels in the .npz.", show_default="label")] = None,
+    pool: Annotated[str | None, typer.Option("--pool", metavar="mean:MASK", help=POOL)] = None,
     group_size: Annotated[int | None, typer.Option("--group-size", help="Weights that share a scale: 32, 64, 128; 0: a channel.")] = None,
     quantizer: Annotated[str | None, typer.Option("--quantizer", help="minmax, mse, absmean, gptq, quantease, binary.")] = None,
     engine: Annotated[
@@ -135,6 +144,10 @@ def compile_command(
         calibration=calibration,
         config=config,
         weights=weights,
+        budget=budget,
+        heldout=heldout,
+        labels=labels,
+        pool=pool,
         group_size=group_size,
         quantizer=quantizer,
         engine=engine,
@@ -153,9 +166,9 @@ def compile_command(
     if calib is None and not quiet:
         note("without --calib the inputs for calibration are made up: accuracy on real data is then a guess")
     with Progress(delay=0, quiet=quiet) as progress:
-        from attnc.compiler import compile_model
+        from attnc.precision.compile import compile_model
 
-        folder = Path(compile_model(model, options, progress.stage))
+        folder = compile_model(model, options, progress, (lambda text: None) if quiet else note)
     from attnc.report import load_report
     from attnc.report_tables import render
 

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cache
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
+from attnc.blas import one_thread
 from attnc.ir import Graph, Node
 from attnc.ops import operator
 from attnc.ops.base import Array, samples_first
 
 Visit = Callable[[str, Array], None]
-
-
-@cache
-def _threads() -> ThreadpoolController:
-    """The BLAS under NumPy. Its threads spin while they wait for each other, which for products of this size costs more than they
-    gain even on an idle machine, and ten times as much on a busy one."""
-    return ThreadpoolController()
 
 
 def _walk(
@@ -35,7 +27,7 @@ def _walk(
         for name, array in live.items():
             visit(name, array)
     for node in graph.nodes:
-        with _threads().limit(limits=1, user_api="blas"):
+        with one_thread():
             result = step(node, samples_first([live[name] if name in live else graph.constants[name] for name in node.inputs]))
         if result.shape[0] != samples:
             result = result.repeat(samples, axis=0)

@@ -18,7 +18,8 @@ def render(facts: dict[str, Any]) -> RenderableType:
     """The report as tables."""
     cost = facts["estimate"]
     title = f"{escape(facts['model']['file'])} on {facts['target']['name']}"
-    return Group(_summary(facts, title), resources(cost), operators(cost), lost(cost), _layers(facts))
+    search = [_formats(facts["precision"]), _curve(facts["precision"])] if "precision" in facts else []
+    return Group(_summary(facts, title), *search, resources(cost), operators(cost), lost(cost), _layers(facts))
 
 
 def render_estimate(cost: dict[str, Any], title: str) -> RenderableType:
@@ -67,6 +68,33 @@ def _summary(facts: dict[str, Any], title: str) -> Table:
             table.add_row(f"SQNR of {escape(name)}", f"{value:.1f} dB against float")
     _cost_rows(table, facts["estimate"])
     table.add_row("files", ", ".join(facts["files"].values()))
+    return table
+
+
+def _curve(found: dict[str, Any]) -> Table:
+    """Every choice of formats that the search measured."""
+    pool = f", rows as --pool {found['pool']}" if found["pool"] else ""
+    title = f"Search: bits per weight (scales included) against {found['metric']}, {found['samples']} samples held out{pool}"
+    table = Table(title=escape(title), title_justify="left")
+    for name in ("bits per weight", found["metric"], "less for chance", found["budget"], ""):
+        table.add_column(escape(name), justify="right" if name else "left")
+    for point in found["curve"]:
+        numbers = f"{point['bits_per_weight']:.3f}", f"{point['value']:.5g}", f"{point['margin']:.3g}" if point["margin"] else ""
+        table.add_row(*numbers, "holds" if point["holds"] else "no", "chosen" if point["chosen"] else "")
+    return table
+
+
+def _formats(found: dict[str, Any]) -> Table:
+    """How many layers and weights have which format."""
+    title = f"Formats of weights: {found['bits_per_weight']:.3f} bits per weight in all, {found['weight_bytes']:,} bytes with scales"
+    table = Table(title=title, title_justify="left")
+    for name in ("format", "group", "layers", "weights"):
+        table.add_column(name, justify="left" if name == "format" else "right")
+    counted: dict[tuple[str, int], list[int]] = {}
+    for layer in found["layers"]:
+        counted.setdefault((layer["weights"], layer["group_size"]), []).append(layer["size"])
+    for (weights, group), sizes in sorted(counted.items()):
+        table.add_row(weights, str(group or "channel"), f"{len(sizes)}", f"{sum(sizes):,}")
     return table
 
 
