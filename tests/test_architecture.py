@@ -34,7 +34,7 @@ LAYERS = (
     {"steps"},
     {"compiler", "estimation", "evaluation"},
     {"precision"},
-    {"cli_approx", "cli_export", "cli_search", "cost_commands"},
+    {"cli_approx", "cli_compile", "cli_export", "cost_commands"},
     {"cli"},
     {"__main__"},
 )

@@ -14,8 +14,8 @@ import typer
 import attnc
 from attnc import cost_commands, tables
 from attnc.cli_approx import APPROX, approx, implementations
+from attnc.cli_compile import EPILOG, BudgetOption, HeldoutOption, LabelsOption, PoolOption
 from attnc.cli_export import EXPORT, export_qdq
-from attnc.cli_search import BUDGET, POOL, SEARCH_HELP
 from attnc.config import Activations, Calibration, CompileOptions
 from attnc.console import (
     Build,
@@ -78,12 +78,7 @@ def _root(
     "compile",
     short_help="Compile a model into a build folder.",
     no_args_is_help=True,
-    epilog="\b\nExamples:\n"
-    "  attnc compile vit.onnx --target kv260 --calib images.npz\n"
-    "  attnc compile bert.onnx --target zcu104 --shape input_ids=1,128 --shape attention_mask=1,128 -o build/bert\n"
-    "  attnc compile vit.onnx --target my_board.yaml --clock 150 --json > report.json\n"
-    '  attnc compile vit.onnx --calib calib.npz --weights auto --budget "accuracy_drop<=1"\n'
-    '  attnc compile bert.onnx --calib calib.npz --weights auto --budget "cosine>=0.99" --pool mean:attention_mask\n\n' + SEARCH_HELP,
+    epilog=EPILOG,
 )
 def compile_command(
     model: ModelFile,
@@ -103,10 +98,10 @@ def compile_command(
     weights: Annotated[
         str | None, typer.Option("--weights", help="int8 (default), int6 ... int2, ternary, binary4 ... binary2; auto.")
     ] = None,
-    budget: Annotated[str | None, typer.Option("--budget", metavar="METRIC", help=BUDGET)] = None,
-    heldout: Annotated[Path | None, typer.Option("--heldout", help="Samples that --budget is measured on; see below.")] = None,
-    labels: Annotated[str | None, typer.Option("--labels", help="Name of their labels in the .npz.", show_default="label")] = None,
-    pool: Annotated[str | None, typer.Option("--pool", metavar="mean:MASK", help=POOL)] = None,
+    budget: BudgetOption = None,
+    heldout: HeldoutOption = None,
+    labels: LabelsOption = None,
+    pool: PoolOption = None,
     group_size: Annotated[int | None, typer.Option("--group-size", help="Weights that share a scale: 32, 64, 128; 0: a channel.")] = None,
     quantizer: Annotated[str | None, typer.Option("--quantizer", help="minmax, mse, absmean, gptq, quantease, binary.")] = None,
     engine: Annotated[
