@@ -22,7 +22,8 @@ from attnc.frontend import load_float32
 from attnc.frontend.quantized import runnable
 from attnc.npz import load_npz
 from attnc.ops.base import Array
-from attnc.passes.weights import assigned, weighted
+from attnc.ops.linear_weights import weight_format
+from attnc.passes.weights import weighted
 from attnc.precision.budget import UNITS, Budget, Pool, Score, Yardstick
 from attnc.precision.layers import Assignment, Layers, Samples, assignment_key, golden_outputs
 from attnc.precision.search import Ladder, Option, Position, descend, hull
@@ -225,7 +226,7 @@ class Search:
             row = asdict(self.chosen.assignment.get(node.name) or self.state.settings(node))
             del row["open_group"]
             if node.attrs.get("quantizer") == "lossless":
-                format = assigned(node).format
+                format = weight_format(node)
                 row.update(weights=format.name, group_size=format.group_size, quantizer=default_quantizer(format))
             rows[node.name] = row
         top = dict(Counter(tuple(row.items()) for row in rows.values()).most_common(1)[0][0])

@@ -9,8 +9,8 @@ from attnc.golden import run_golden
 from attnc.ir import Node
 from attnc.ops import operator
 from attnc.ops.base import Array
-from attnc.ops.linear_weights import weight_shape
-from attnc.passes.weights import assigned, weighted
+from attnc.ops.linear_weights import weight_format, weight_shape
+from attnc.passes.weights import weighted
 from attnc.precision.budget import Outputs
 from attnc.precision.state import Store, fingerprint
 from attnc.quant.candidates import candidates
@@ -86,7 +86,7 @@ class Layers:
     def bytes(self, assignment: Assignment) -> float:
         """What the formats promise for the weights of all layers, closed ones included."""
         return sum(
-            (assignment[name].format if name in assignment else assigned(self._original[name]).format).promised_bytes(*shape)
+            (assignment[name].format if name in assignment else weight_format(self._original[name])).promised_bytes(*shape)
             for name, shape in self.shapes.items()
         )
 
