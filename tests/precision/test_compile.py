@@ -168,7 +168,10 @@ def test_a_stale_or_damaged_state_is_not_used(files: dict[str, Path], built: Pat
     assert main([*command, "--budget", "cosine>=0.995", "--calibration", "minmax", "--quiet"]) == 0
     capsys.readouterr()
     assert main([*command, "--budget", "cosine>=0.995", "--json"]) == 0
-    assert "belongs to another model, other samples or other settings; the search starts afresh" in capsys.readouterr().err
+    assert (
+        "belongs to another model, other samples, other settings or another version of attnc; the search starts afresh"
+        in capsys.readouterr().err
+    )
     assert hashes(output) == hashes(built)
     state = tmp_path / "build.search" / "state.json"
     state.write_text(state.read_text().replace("0.99", "0.98"))

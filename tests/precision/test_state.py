@@ -44,7 +44,7 @@ def test_another_key_starts_afresh(tmp_path: Path) -> None:
     filled(tmp_path / "s")
     notes: list[str] = []
     store = Store(tmp_path / "s", "other", notes.append)
-    assert store.resumed == 0 and "belongs to another model, other samples or other settings" in notes[0]
+    assert store.resumed == 0 and "belongs to another model, other samples, other settings or another version of attnc" in notes[0]
     assert [path.name for path in (tmp_path / "s").iterdir()] == ["state.json"]
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import yaml
 
-import attnc
 from attnc import compiler
 from attnc.codegen.project import check_output
 from attnc.compiler import CONFIG, STEPS
@@ -28,7 +27,7 @@ from attnc.precision.budget import UNITS, Budget, Pool, Score, Yardstick
 from attnc.precision.layers import Assignment, Layers, Samples, assignment_key, golden_outputs
 from attnc.precision.search import Ladder, Option, Position, descend, hull
 from attnc.precision.sensitivity import make_weights, measure_gains
-from attnc.precision.state import Store, fingerprint
+from attnc.precision.state import Store, fingerprint, version
 from attnc.quant.samples import Edge, FloatModel, count_samples, held_out, load_samples, one_sample, select_samples
 from attnc.quant.weight_config import LayerSettings
 from attnc.quant.weights import default_quantizer
@@ -157,7 +156,7 @@ class Search:
         protos = [None if p is None else p.SerializeToString(deterministic=True) for p in (model.leading, model.trailing)]
         choices = {name: [repr(s) for s in found] for name, found in self.layers.choices.items()}
         data = (self.state.samples, self.heldout, self.labels, self.budget.metric, self.options.pool, self.path.read_bytes())
-        return fingerprint(attnc.__version__, nodes, types, graph.constants, protos, choices, data)
+        return fingerprint(version(), nodes, types, graph.constants, protos, choices, data)
 
     def _measure(self, ladder: Ladder, position: Position) -> Score:
         assignment = self._assignment(ladder, position)

@@ -1,8 +1,9 @@
 """What a search knows, on disk: it survives an interruption, and serves the next budget.
 
-A folder with `state.json` (estimates, measurements, a checksum of itself) and the integers of every format of every layer that was tried,
-a file each. All of it belongs to one key, a hash of the model, its types, the samples and the settings. A state with another key is
-of no use and is replaced; so is one that is damaged. Files are written beside and renamed, before the record that names them.
+A folder with `state.json` (estimates, measurements, a checksum of itself) and the integers of every format of every layer that was
+tried, a file each. All of it belongs to one key, a hash of the model, its types, the samples, the settings and the compiler. A state
+with another key is of no use and is replaced; so is one that is damaged. Files are written beside and renamed, before the record
+that names them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+import attnc
 from attnc.codegen.project import write_json
 from attnc.errors import ConfigError
 from attnc.npz import load_npz, save_npz
@@ -111,6 +113,14 @@ class Store:
         return sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
 
 
+def version() -> str:
+    """Release and SHA-256 of the compiler's own source: another compiler may quantize otherwise."""
+    folder, digest = Path(attnc.__file__).parent, hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return f"{attnc.__version__} {digest.hexdigest()}"
+
+
 def fingerprint(*parts: Any) -> str:
     """SHA-256 over nested dicts, lists and arrays; of anything else, over its `repr`."""
     digest = hashlib.sha256()
@@ -155,7 +165,7 @@ def _read(path: Path, key: str) -> tuple[dict[str, Any] | None, str]:
         if found["sha256"] != _digest(data):
             return None, f"{FILE} is damaged (checksum)"
         if found["key"] != key:
-            return None, "it belongs to another model, other samples or other settings"
+            return None, "it belongs to another model, other samples, other settings or another version of attnc"
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return None, f"{FILE} is damaged ({type(error).__name__})"
     return data, ""
