@@ -225,13 +225,14 @@ def test_weights_on_a_grid_stay_there(files: dict[str, Path], tmp_path: Path) ->
         (["--budget", "accuracy_drop<=1", "--labels", "truth"], "needed the labels 'truth', found 'x', 'label'"),
         (["--budget", "accuracy_drop<=1", "--heldout", "other"], "accuracy_drop needs labels beside the samples"),
         (["--budget", "cosine>=0.9", "--heldout", "nowhere.npz"], "no such file"),
+        (["--budget", "cosine>=0.9", "--heldout", "calib"], "is the file of --calib; leave it out, and every 4th sample is held out"),
         (["--budget", "cosine>=0.9", "--quantizer", "binary"], "quantizer binary makes none of the formats of a search"),
         (["--budget", "cosine>=0.99999"], "--budget cosine>=0.99999 cannot be held: the finest formats"),
     ],
 )
 def test_errors(files: dict[str, Path], tmp_path: Path, capsys: Capture, more: list[str], message: str) -> None:
     given = {"--calib": str(files["calib"]), "--weights": "auto", "-o": str(tmp_path / "build")}
-    given |= {key: str(files["other"]) if value == "other" else value for key, value in zip(more[::2], more[1::2], strict=True)}
+    given |= {key: str(files[value]) if value in files else value for key, value in zip(more[::2], more[1::2], strict=True)}
     assert main(["compile", str(files["model"]), *(part for key, value in given.items() if value for part in (key, value))]) == 2
     out, err = capsys.readouterr()
     assert out == "" and "Traceback" not in err and message in err.splitlines()[-1]

@@ -53,6 +53,13 @@ def _summary(facts: dict[str, Any], title: str) -> Table:
     table, calibration = _pairs(title), facts["calibration"]
     synthetic = " (made-up inputs: accuracy is a guess until --calib is given)" if calibration["source"] == "synthetic" else ""
     table.add_row("calibration", f"{calibration['samples']} samples, {calibration['source']}, {calibration['method']}{synthetic}")
+    precision = facts.get("precision")
+    if precision:
+        pool = f", rows {precision['pool']}" if precision["pool"] else ""
+        margin = f" (less {precision['margin']:.3g} for chance)" if precision["margin"] else ""
+        table.add_row("weights", f"{precision['bits_per_weight']:.3f} bits each, {precision['weight_bytes']:,} bytes, scales included")
+        measured = f"{precision['metric']} {precision['value']:.5g}{margin} on {precision['samples']} samples held out{pool}"
+        table.add_row("budget", escape(f"{precision['budget']}: {measured}"))
     imported = facts.get("import")
     if imported:
         counts = f"{len(imported['weights'])} weights and {imported['activation_types']} types of activations as imported"
@@ -73,9 +80,7 @@ def _summary(facts: dict[str, Any], title: str) -> Table:
 
 def _curve(found: dict[str, Any]) -> Table:
     """Every choice of formats that the search measured."""
-    pool = f", rows as --pool {found['pool']}" if found["pool"] else ""
-    title = f"Search: bits per weight (scales included) against {found['metric']}, {found['samples']} samples held out{pool}"
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=f"Bits per weight against {found['metric']}", title_justify="left")
     for name in ("bits per weight", found["metric"], "less for chance", found["budget"], ""):
         table.add_column(escape(name), justify="right" if name else "left")
     for point in found["curve"]:
@@ -86,8 +91,7 @@ def _curve(found: dict[str, Any]) -> Table:
 
 def _formats(found: dict[str, Any]) -> Table:
     """How many layers and weights have which format."""
-    title = f"Formats of weights: {found['bits_per_weight']:.3f} bits per weight in all, {found['weight_bytes']:,} bytes with scales"
-    table = Table(title=title, title_justify="left")
+    table = Table(title="Formats of weights", title_justify="left")
     for name in ("format", "group", "layers", "weights"):
         table.add_column(name, justify="left" if name == "format" else "right")
     counted: dict[tuple[str, int], list[int]] = {}

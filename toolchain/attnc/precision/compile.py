@@ -39,6 +39,7 @@ HOLD_OUT = 4
 PROBES = 8
 """Held-out samples on which gains are measured."""
 ROUNDS = 2
+"""Times that gains are measured and their ladder is searched; around a choice they differ from those around the finest formats."""
 SEARCH_OPTIONS = ("budget", "heldout", "labels", "pool")
 Note = Callable[[str], None]
 
@@ -59,7 +60,9 @@ def compile_model(path: Path, options: CompileOptions, progress: Progress, note:
     compiler.run(state, STEPS, progress.stage)
     state.precision = search.facts(state)
     progress.stage("writing the project")
-    return compiler.write(state)
+    build = compiler.write(state)
+    note(f"{search.folder} ({search.store.bytes() / 1e6:.1f} MB) makes a search for another budget quick; it is not needed otherwise")
+    return build
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,10 @@ class Search:
         self.budget = Budget.parse(options.budget or "")
         if options.calib is None:
             raise ConfigError("--budget needs --calib: on made-up inputs the accuracy of a model means nothing")
+        if options.heldout is not None and options.heldout.resolve() == options.calib.resolve():
+            raise ConfigError(
+                f"--heldout {options.heldout}: is the file of --calib; leave it out, and every {HOLD_OUT}th sample is held out"
+            )
         config = weight_config(options)
         if config.weights != "auto" and not any(rule.weights == "auto" for rule in config.layers):
             raise ConfigError("--budget is for weights that a search may choose; give --weights auto, or auto for layers in the config")
