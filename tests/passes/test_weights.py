@@ -60,6 +60,16 @@ def test_factors_of_a_smoothed_input_belong_to_the_weight() -> None:
     assert loss(inputs, weight, real) < 0.7 * loss(inputs, weight, plain)
 
 
+def test_integers_of_a_layer_do_not_depend_on_its_neighbours() -> None:
+    """A gram is there as soon as one reader of the input wants it; mse, which could use it, must not notice."""
+    weight, inputs = layer()
+    alone, beside = single(weight, 0.1), single(weight, 0.1)
+    assign_weights(alone, always("int4", "mse"), {})
+    assign_weights(beside, always("int4", "mse"), {"x": gram(inputs)})
+    np.testing.assert_array_equal(alone.nodes[0].params["weight_q"], beside.nodes[0].params["weight_q"])
+    np.testing.assert_array_equal(alone.nodes[0].params["weight_unit"], beside.nodes[0].params["weight_unit"])
+
+
 def test_errors_name_the_layer() -> None:
     weight, _ = layer(k=40)
     with pytest.raises(ConfigError, match="weight of 'up': group_size 32 does not divide its 40 inputs"):

@@ -85,7 +85,9 @@ def test_as_a_chooser() -> None:
 def test_auto_is_left_to_the_search(tmp_path: Path) -> None:
     found = chosen("weights: auto\nlayers: [{match: embed, weights: int8}]", tmp_path)
     assert found["embed"].format.name == "int8"
-    assert found["enc.0.q"].weights == "auto"
+    assert found["enc.0.q"].weights == "auto" and found["enc.0.q"].open_group
+    assert not chosen("weights: auto\ngroup_size: 0", tmp_path)["enc.0.q"].open_group
+    assert not chosen("weights: auto\nlayers: [{match: enc.*, group_size: 0}]", tmp_path)["enc.0.q"].open_group
     with pytest.raises(ConfigError, match="auto is for the search"):
         _ = found["enc.0.q"].format
 
@@ -95,6 +97,7 @@ def test_auto_is_left_to_the_search(tmp_path: Path) -> None:
     [
         ("wieghts: int4", r"unknown key wieghts \(did you mean weights\?\); needed weights, group_size"),
         ("layers: [{match: embed, wights: int4}]", r"unknown key layers\[0\]\.wights \(did you mean weights\?\); needed match, weights"),
+        ("hold_out: 1", "hold_out: value error, needed 0 or at least 2"),
         ("weights: int7", r"weights: needed int8, .* or auto, found 'int7' \(did you mean int"),
         ("layers: [{match: embed}, {match: embed, weights: 4}]", r"layers\[1\]\.weights: needed int8, .*found 4"),
         ("weights: binary5", r"weights: needed .*found 'binary5' \(did you mean binary"),

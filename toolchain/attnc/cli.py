@@ -14,6 +14,7 @@ import typer
 import attnc
 from attnc import cost_commands, tables
 from attnc.cli_approx import APPROX, approx, implementations
+from attnc.cli_compile import EPILOG, BudgetOption, CalibOption, HeldoutOption, LabelsOption, PoolOption, TargetOption
 from attnc.cli_export import EXPORT, export_qdq
 from attnc.config import SQNR_TARGET, Activations, Calibration, CompileOptions
 from attnc.console import (
@@ -79,19 +80,12 @@ def _root(
     "compile",
     short_help="Compile a model into a build folder.",
     no_args_is_help=True,
-    epilog="\b\nExamples:\n"
-    "  attnc compile vit.onnx --target kv260 --calib images.npz\n"
-    "  attnc compile bert.onnx --target zcu104 --shape input_ids=1,128 --shape attention_mask=1,128 -o build/bert\n"
-    "  attnc compile vit.onnx --target my_board.yaml --clock 150 --json > report.json",
+    epilog=EPILOG,
 )
 def compile_command(
     model: ModelFile,
-    target: Annotated[
-        str | None, typer.Option("--target", help="Board (see `attnc targets`), or a YAML or TOML file with one.", show_default="kv260")
-    ] = None,
-    calib: Annotated[
-        Path | None, typer.Option("--calib", help="Calibration inputs, .npz by input name. Without: made-up inputs, accuracy is a guess.")
-    ] = None,
+    target: TargetOption = None,
+    calib: CalibOption = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The build folder to write; an attnc build there is replaced.")] = Path(
         "build"
     ),
@@ -99,7 +93,13 @@ def compile_command(
     shape: Shapes = None,
     calibration: Annotated[Calibration, typer.Option("--calibration", help="How ranges are chosen.")] = "mse",
     config: Annotated[Path | None, typer.Option("--config", help="attnc.yaml: weights, activations and engine per layer.")] = None,
-    weights: Annotated[str | None, typer.Option("--weights", help="int8 (default), int6 ... int2, ternary, binary4 ... binary2.")] = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="int8 (default), int6 ... int2, ternary, binary4 ... binary2; auto.")
+    ] = None,
+    budget: BudgetOption = None,
+    heldout: HeldoutOption = None,
+    labels: LabelsOption = None,
+    pool: PoolOption = None,
     group_size: Annotated[int | None, typer.Option("--group-size", help="Weights that share a scale: 32, 64, 128; 0: a channel.")] = None,
     quantizer: Annotated[str | None, typer.Option("--quantizer", help="minmax, mse, absmean, gptq, quantease, binary.")] = None,
     engine: Annotated[
@@ -139,6 +139,10 @@ def compile_command(
         calibration=calibration,
         config=config,
         weights=weights,
+        budget=budget,
+        heldout=heldout,
+        labels=labels,
+        pool=pool,
         group_size=group_size,
         quantizer=quantizer,
         engine=engine,
@@ -159,9 +163,9 @@ def compile_command(
     if calib is None and not quiet:
         note("without --calib the inputs for calibration are made up: accuracy on real data is then a guess")
     with Progress(delay=0, quiet=quiet) as progress:
-        from attnc.compiler import compile_model
+        from attnc.precision.compile import compile_model
 
-        folder = Path(compile_model(model, options, progress.stage))
+        folder = compile_model(model, options, progress, (lambda text: None) if quiet else note)
     from attnc.report import load_report
     from attnc.report_tables import render
 

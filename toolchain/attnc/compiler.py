@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,16 @@ from attnc.ops import verify
 from attnc.ops.base import Array
 from attnc.passes.approximations import share_implementations
 from attnc.passes.types import assign_types
-from attnc.quant.samples import Edge, count_samples, in_front, load_samples, one_sample, synthetic_samples
+from attnc.quant.samples import (
+    Edge,
+    count_samples,
+    held_out,
+    in_front,
+    load_samples,
+    one_sample,
+    select_samples,
+    synthetic_samples,
+)
 from attnc.report_tables import as_text, render
 from attnc.schedule.cost import check_memory, estimate
 from attnc.schedule.design import check_fit, choose_engines
@@ -47,10 +57,13 @@ from attnc.steps import (
     quantize,
     quantize_weights,
     scale_tokens,
+    weight_config,
 )
 from attnc.widths import choose_widths
 
 Progress = Callable[[str], None]
+CONFIG = "attnc.yaml"
+"""In a build: the settings of its layers, where they came from a file or a search."""
 
 
 Step = tuple[str, Callable[[State], None]]
@@ -141,7 +154,9 @@ def dump(state: State, number: int, title: str) -> None:
 
 def _samples(path: Path, model: Model, options: CompileOptions) -> dict[str, Array]:
     if options.calib is not None:
-        return load_samples(options.calib, model.inputs)
+        samples = load_samples(options.calib, model.inputs)
+        calibrating, _ = held_out(count_samples(samples, model.inputs), weight_config(options).hold_out)
+        return select_samples(samples, model.inputs, calibrating)
     return synthetic_samples(onnx.load(path, load_external_data=False), model.inputs, options.seed)
 
 
@@ -203,6 +218,11 @@ def write(state: State) -> Path:
         )  # fmt: skip
         if model.quantized is not None:
             facts["import"] = import_report(model.quantized, model.graph)
+        if state.precision is not None:
+            facts["precision"] = state.precision
+        if state.options.config is not None:
+            shutil.copyfile(state.options.config, folder / CONFIG)
+            facts["files"]["config"] = CONFIG
         objective = f"as given in {state.options.schedule.name}" if state.options.schedule else state.options.objective
         (folder / "schedule.yaml").write_text(schedule_text(program, cost, state.board, objective))
         write_json(folder / "report.json", facts)

@@ -47,7 +47,17 @@ class CompileOptions(BaseModel):
     config: Path | None = None
     """`attnc.yaml`: format, quantizer, activations and engine per layer."""
     weights: str | None = None
-    """Format of weights: int8 (default), int6 to int2, ternary, binary4 to binary2."""
+    """Format of weights: int8 (default), int6 to int2, ternary, binary4 to binary2; auto: the search's to choose."""
+    budget: str | None = None
+    """What a search over formats must hold: "cosine>=0.99", "sqnr>=30" or "accuracy_drop<=1"."""
+    heldout: Path | None = None
+    """Samples that the search measures on, `.npz`; by default every 4th calibration sample, which then does not calibrate."""
+    hold_out: int | None = None
+    """Every so-many-th calibration sample does not calibrate."""
+    labels: str | None = None
+    """Name of the labels beside those samples; by default "label"."""
+    pool: str | None = None
+    """Which rows of the outputs the search compares: mean:MASK or rows:MASK, MASK an input that is 0 where a row is padding."""
     group_size: int | None = None
     """Weights that share a scale: 32, 64 or 128; 0 for the whole channel."""
     quantizer: str | None = None

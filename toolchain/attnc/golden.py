@@ -6,11 +6,10 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
+from attnc.blas import one_thread
 from attnc.ir import Graph, Node
 from attnc.ops import operator
 from attnc.ops.base import Array, samples_first
@@ -19,13 +18,6 @@ Visit = Callable[[str, Array], None]
 
 BLOCK_ELEMENTS = 1 << 18
 """Elements of the largest tensor in a block of samples: in doubles about what a core's cache holds."""
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    """The BLAS under NumPy. Its threads spin while they wait for each other, which for products of this size costs more than they
-    gain even on an idle machine, and ten times as much on a busy one."""
-    return ThreadpoolController()
 
 
 def _walk(
@@ -67,7 +59,7 @@ def run_reference(graph: Graph, feeds: Mapping[str, Array], visit: Visit | None 
         return np.clip(array, low, high)
 
     def step(node: Node, inputs: Sequence[Array]) -> Array:
-        with _blas().limit(limits=1, user_api="blas"):
+        with one_thread():
             return saturated(node.output, operator(node).reference(node, inputs))
 
     return _walk(graph, {name: saturated(name, array) for name, array in feeds.items()}, step, visit)
@@ -85,7 +77,7 @@ def run_golden(graph: Graph, feeds: Mapping[str, Array], visit: Visit | None = N
 
     samples = min((feeds[name].shape[0] for name in graph.inputs), default=1)
     size = max(1, BLOCK_ELEMENTS // max(rows * channels for rows, channels in (value.shape for value in graph.values.values())))
-    with _blas().limit(limits=1, user_api="blas"):
+    with one_thread():
         if visit or samples <= size:
             return _walk(graph, feeds, step, visit)
         blocks = [{name: feeds[name][at : at + size] for name in graph.inputs} for at in range(0, samples, size)]

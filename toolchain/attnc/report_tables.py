@@ -18,7 +18,9 @@ def render(facts: dict[str, Any]) -> RenderableType:
     """The report as tables."""
     cost = facts["estimate"]
     title = f"{escape(facts['model']['file'])} on {facts['target']['name']}"
-    return Group(_summary(facts, title), resources(cost), operators(cost), lost(cost), *_widths(facts), _layers(facts))
+    search = [_formats(facts["precision"]), _curve(facts["precision"])] if "precision" in facts else []
+    tables = resources(cost), operators(cost), lost(cost), *_widths(facts), _layers(facts)
+    return Group(_summary(facts, title), *search, *tables)
 
 
 def render_estimate(cost: dict[str, Any], title: str) -> RenderableType:
@@ -54,6 +56,13 @@ def _summary(facts: dict[str, Any], title: str) -> Table:
     table, calibration = _pairs(title), facts["calibration"]
     synthetic = " (made-up inputs: accuracy is a guess until --calib is given)" if calibration["source"] == "synthetic" else ""
     table.add_row("calibration", f"{calibration['samples']} samples, {calibration['source']}, {calibration['method']}{synthetic}")
+    precision = facts.get("precision")
+    if precision:
+        pool = f", rows {precision['pool']}" if precision["pool"] else ""
+        margin = f" (less {precision['margin']:.3g} for chance)" if precision["margin"] else ""
+        table.add_row("weights", f"{precision['bits_per_weight']:.3f} bits each, {precision['weight_bytes']:,} bytes, scales included")
+        measured = f"{precision['metric']} {precision['value']:.5g}{margin} on {precision['samples']} samples held out{pool}"
+        table.add_row("budget", escape(f"{precision['budget']}: {measured}"))
     imported = facts.get("import")
     if imported:
         counts = f"{len(imported['weights'])} weights and {imported['activation_types']} types of activations as imported"
@@ -121,6 +130,30 @@ def _bias(biases: list[dict[str, Any]]) -> str:
     if biases[0]["by"] == "channels":
         return f"{layers}, {found} (a {tables})"
     return f"{layers}, {tables}" + (f"; {found} would cost more or were not wanted" if fitted else "")
+
+
+def _curve(found: dict[str, Any]) -> Table:
+    """Every choice of formats that the search measured."""
+    table = Table(title=f"Bits per weight against {found['metric']}", title_justify="left")
+    for name in ("bits per weight", found["metric"], "less for chance", found["budget"], ""):
+        table.add_column(escape(name), justify="right" if name else "left")
+    for point in found["curve"]:
+        numbers = f"{point['bits_per_weight']:.3f}", f"{point['value']:.5g}", f"{point['margin']:.3g}" if point["margin"] else ""
+        table.add_row(*numbers, "holds" if point["holds"] else "no", "chosen" if point["chosen"] else "")
+    return table
+
+
+def _formats(found: dict[str, Any]) -> Table:
+    """How many layers and weights have which format."""
+    table = Table(title="Formats of weights", title_justify="left")
+    for name in ("format", "group", "layers", "weights"):
+        table.add_column(name, justify="left" if name == "format" else "right")
+    counted: dict[tuple[str, int], list[int]] = {}
+    for layer in found["layers"]:
+        counted.setdefault((layer["weights"], layer["group_size"]), []).append(layer["size"])
+    for (weights, group), sizes in sorted(counted.items()):
+        table.add_row(weights, str(group or "channel"), f"{len(sizes)}", f"{sum(sizes):,}")
+    return table
 
 
 def resources(cost: dict[str, Any]) -> Table:

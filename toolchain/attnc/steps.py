@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from attnc import report
 from attnc.config import CompileOptions
-from attnc.errors import ModelError
+from attnc.errors import ConfigError, ModelError
 from attnc.frontend import load_float32
 from attnc.golden import run_golden, run_reference
 from attnc.ir import Graph, Node
@@ -26,6 +27,7 @@ from attnc.passes.rotary import pair_rotary
 from attnc.passes.types import Requirement, plan_types, quantize_graph
 from attnc.passes.weights import assign_weights, mark_lossless, weighted
 from attnc.quant.calibration import Observer, Statistics
+from attnc.quant.candidates import candidates
 from attnc.quant.gram import GramObserver
 from attnc.quant.samples import Edge, FloatModel, chunks, count_samples, one_sample
 from attnc.quant.weight_config import LayerChoices, LayerSettings, WeightConfig, check_weight_config, read_weight_config
@@ -34,7 +36,7 @@ from attnc.schedule.devices import Board
 from attnc.schedule.file import Schedule
 from attnc.weights import WeightFormat
 
-WEIGHT_OPTIONS = ("weights", "group_size", "quantizer", "activations", "activation_bits", "engine")
+WEIGHT_OPTIONS = ("weights", "group_size", "quantizer", "activations", "activation_bits", "engine", "hold_out")
 """Options that a config file may set too; on the command line they win over the file's own settings, not over its rules."""
 GRAM_SAMPLES = 64
 """Calibration samples from which covariances of inputs are taken."""
@@ -70,6 +72,10 @@ class State:
     widths: dict[str, Any] = field(default_factory=dict)
     unplanned: Graph | None = None
     """The float graph before types were planned."""
+    searched: dict[str, LayerSettings] | None = None
+    """Filled with the layers whose formats are for a search to choose (they start at the finest); None: there is no search."""
+    precision: dict[str, Any] | None = None
+    """What the search found, for the report."""
     schedule: Schedule | None = None
     design: Design | None = None
     misfit: str | None = None
@@ -170,14 +176,25 @@ def glance(state: State, names: set[str]) -> dict[str, Statistics]:
     return observer.found
 
 
+def weight_config(options: CompileOptions) -> WeightConfig:
+    """The config file, with what the options say in its place."""
+    config = WeightConfig() if options.config is None else read_weight_config(options.config)
+    given = {name: getattr(options, name) for name in WEIGHT_OPTIONS if getattr(options, name) is not None}
+    return check_weight_config({**config.model_dump(mode="json", exclude_unset=True), **given}, str(options.config or "options"))
+
+
 def choose_formats(state: State) -> None:
     """Format of the weights and engine of every layer, from the options and the config file; weights that already lie on a grid
     which the format holds are marked."""
-    options = state.options
-    config = WeightConfig() if options.config is None else read_weight_config(options.config)
-    given = {name: getattr(options, name) for name in WEIGHT_OPTIONS if getattr(options, name) is not None}
-    config = check_weight_config({**config.model_dump(mode="json", exclude_unset=True), **given}, str(options.config or "options"))
-    state.layers = config.bind(state.graph, str(options.config or "options"))
+    where = str(state.options.config or "options")
+    state.layers = weight_config(state.options).bind(state.graph, where)
+    auto = {name: settings for name, settings in state.layers.settings.items() if settings.weights == "auto"}
+    if auto:
+        if state.searched is None:
+            raise ConfigError(f'{where}: weights: auto needs a search; give `attnc compile` a --budget such as "cosine>=0.99"')
+        state.searched.update(auto)
+        finest = {n.name: candidates(auto[n.name], n.params["weight"].shape[1], n.name)[0] for n in weighted(state.graph) if n.name in auto}
+        state.layers = LayerChoices({**state.layers.settings, **finest})
     mark_lossless(state.graph, state.layers.weights)
 
 
@@ -197,20 +214,27 @@ def scale_tokens(state: State) -> None:
         tokens.per_token(state.graph, wanted, glance(state, tokens.operands(state.graph, wanted)))
 
 
+def chunk_size(graph: Graph) -> int:
+    """Samples that go through the graph together."""
+    return max(1, CHUNK_ELEMENTS // max(value.shape[0] * value.shape[1] for value in graph.values.values()))
+
+
+def input_grams(state: State, graph: Graph, names: Collection[str], samples: Mapping[str, Array]) -> dict[str, Array]:
+    """X^T X / count of some values over the first samples that run through `graph`, a float graph whose values have types."""
+    types = {name: graph.type(name) for name in names}
+    observer = GramObserver(types, types)
+    feeds = itertools.islice(Edge(state.model).feeds(samples), GRAM_SAMPLES)
+    for chunk in chunks(feeds, chunk_size(graph)):
+        run_reference(graph, chunk, observer)
+    return observer.grams()
+
+
 def quantize_weights(state: State) -> None:
     """Weights on their grids. A second walk through the float graph, over few samples, finds the covariances of their inputs where a
     quantizer wants them."""
     nodes = weighted(state.graph)
     needing = [node for node in nodes if QUANTIZERS[state.settings(node).quantizer].needs_gram]
-    grams: dict[str, Array] = {}
-    if needing:
-        types = {name: state.graph.type(name) for name in {node.inputs[0] for node in needing}}
-        observer = GramObserver(types, types)
-        widest = max(value.shape[0] * value.shape[1] for value in state.graph.values.values())
-        feeds = itertools.islice(Edge(state.model).feeds(state.samples), GRAM_SAMPLES)
-        for chunk in chunks(feeds, max(1, CHUNK_ELEMENTS // widest)):
-            run_reference(state.graph, chunk, observer)
-        grams = observer.grams()
+    grams = input_grams(state, state.graph, {node.inputs[0] for node in needing}, state.samples) if needing else {}
 
     def chosen(node: Node) -> tuple[WeightFormat, str]:
         return state.settings(node).format, state.settings(node).quantizer
@@ -233,15 +257,13 @@ def plan(state: State) -> None:
 
 def calibrate(state: State) -> None:
     """Statistics of every value over all samples, in chunks that bound the memory."""
-    total = count_samples(state.samples, state.model.inputs)
-    widest = max(value.shape[0] * value.shape[1] for value in state.graph.values.values())
-    observer = Observer(total)
+    observer = Observer(count_samples(state.samples, state.model.inputs))
 
     def observe(name: str, array: Array) -> None:
         # A mask may be infinite: its type is fixed, whatever it holds.
         observer(name, array if state.plan[name].type is None else np.where(np.isinf(array), 0.0, array))
 
-    for chunk in chunks(Edge(state.model).feeds(state.samples), max(1, CHUNK_ELEMENTS // widest)):
+    for chunk in chunks(Edge(state.model).feeds(state.samples), chunk_size(state.graph)):
         run_reference(state.graph, chunk, observe)
     for name, array in state.graph.constants.items():
         observe(name, array[np.newaxis])

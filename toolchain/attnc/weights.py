@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +16,9 @@ Array = npt.NDArray[Any]
 GROUP_SIZES = (32, 64, 128)
 GROUP_MULTIPLIER_BITS = 8
 """Scales of the groups of a channel are integers of this many bits, times one scale of the channel."""
+SCALE_BYTES = 4
+"""Multiplier (24 bits) and shift (8 bits) of an output channel."""
+TERNARY_BITS = 5 / 3
 NAMES = "int8, int6, int5, int4, int3, int2, ternary, binary2, binary3 or binary4"
 
 
@@ -48,6 +52,15 @@ class WeightFormat:
     def limit(self) -> int:
         """Largest magnitude of an integer or ternary weight."""
         return 1 if self.kind == "ternary" else (1 << (self.bits - 1)) - 1
+
+    def promised_bytes(self, outputs: int, inputs: int) -> float:
+        """What a weight [outputs, inputs] takes, scales included: its codes (ternary: 5 bits for 3), 4 bytes for the scale of a channel,
+        a byte for the scale of every group (and plane of a binary weight). Padding of sizes that are no multiple of a memory word
+        comes on top."""
+        planes = self.bits if self.kind == "binary" else 1
+        groups = math.ceil(inputs / self.group_size) if self.group_size else 1
+        scales = SCALE_BYTES + (groups * planes if groups * planes > 1 else 0)
+        return outputs * (inputs * (TERNARY_BITS if self.kind == "ternary" else self.bits) / 8 + scales)
 
 
 @dataclass(frozen=True)

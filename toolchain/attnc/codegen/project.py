@@ -33,17 +33,20 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 
 
-@contextlib.contextmanager
-def staged(output: Path, force: bool) -> Iterator[Path]:
-    """A fresh folder that takes the place of `output` when the block ends well, and vanishes when it does not.
-
-    An `output` that exists must be an attnc build, an empty folder, or `force` must be given.
-    """
+def check_output(output: Path, force: bool) -> None:
+    """Refuse an output that exists and is neither an attnc build nor an empty folder; `force` allows any folder."""
     output = output.absolute()
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise ConfigError(f"output {output}: needed a folder, found something else")
     if output.is_dir() and any(output.iterdir()) and not (output / MANIFEST).is_file() and not force:
         raise ConfigError(f"output {output}: the folder is not empty and attnc did not make it; choose another with -o, or give --force")
+
+
+@contextlib.contextmanager
+def staged(output: Path, force: bool) -> Iterator[Path]:
+    """A fresh folder that takes the place of `output` when the block ends well, and vanishes when it does not; see `check_output`."""
+    check_output(output, force)
+    output = output.absolute()
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))

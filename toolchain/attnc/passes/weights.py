@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from attnc.blas import one_thread
 from attnc.ir import Graph, Node
 from attnc.ops.base import Array
-from attnc.quant.weights import quantize, recognise
+from attnc.quant.weights import QUANTIZERS, quantize, recognise
 from attnc.weights import QuantizedWeight, WeightFormat
 
 Chooser = Callable[[Node], tuple[WeightFormat, str]]
@@ -50,18 +51,28 @@ def assign_weights(graph: Graph, chooser: Chooser, grams: Mapping[str, Array]) -
         if "weight_q" in node.params:
             continue
         format, quantizer = chooser(node)
-        factor = input_factor(graph, node)
-        weight = np.asarray(node.params["weight"], np.float64) * factor
+        weight, gram = met(graph, node, grams.get(node.inputs[0]))
         found = _carried(node, weight, format)
         if found is None:
-            gram = grams.get(node.inputs[0])
-            # X W^T = (X / factor) (W factor)^T: what the integers meet is X / factor.
-            scaled = None if gram is None else gram / np.outer(factor, factor)
-            found = quantize(quantizer, weight, format, scaled, node.name)
+            found = quantized(node, weight, format, quantizer, gram)
         else:
             quantizer = "lossless"
         node.attrs.update(weights=found.format.name, group_size=found.format.group_size, quantizer=quantizer)
         node.params.update(weight_q=found.q, weight_unit=found.unit, weight_multiplier=found.multiplier)
+
+
+def met(graph: Graph, node: Node, gram: Array | None) -> tuple[Array, Array | None]:
+    """The weight [N, K] that the integers stand for, and the gram [K, K] of what they meet, from the gram of the layer's real input:
+    X W^T = (X / factor) (W factor)^T, with the factor of a smoothed input."""
+    factor = input_factor(graph, node)
+    return np.asarray(node.params["weight"], np.float64) * factor, None if gram is None else gram / np.outer(factor, factor)
+
+
+def quantized(node: Node, weight: Array, format: WeightFormat, quantizer: str, gram: Array | None) -> QuantizedWeight:
+    """The integers of a layer. A quantizer that can do without the gram never gets it: whether there is one depends on the formats of
+    the layers that read the same input, and a layer's integers must not."""
+    with one_thread():
+        return quantize(quantizer, weight, format, gram if QUANTIZERS[quantizer].needs_gram else None, node.name)
 
 
 def assigned(node: Node) -> QuantizedWeight:

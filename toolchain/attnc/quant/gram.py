@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from attnc.blas import one_thread
 from attnc.errors import DataError
 from attnc.ir import Graph, TensorType
 from attnc.ops.base import Array
@@ -42,7 +43,8 @@ class GramObserver:
         flat = array.reshape(-1, array.shape[-1])
         for start in range(0, len(flat), CHUNK_ROWS):
             rows = self._real(name, flat[start : start + CHUNK_ROWS])
-            product = rows.T @ rows
+            with one_thread():
+                product = rows.T @ rows
             if not np.isfinite(product).all():
                 raise DataError(f"calibration: value {name!r} becomes NaN, infinite or too large to square in the float model")
             if name in self._sums:

@@ -85,6 +85,23 @@ def one_sample(arrays: Mapping[str, Array], specs: list[TensorSpec], index: int)
     return result
 
 
+def select_samples(arrays: Mapping[str, Array], specs: list[TensorSpec], indices: Array) -> dict[str, Array]:
+    """Some of the samples; what all samples share stays."""
+    chosen = {}
+    for spec in specs:
+        array = arrays[spec.name]
+        stacked = spec.shape[:1] == (1,) or in_front(array, spec)
+        chosen[spec.name] = array[indices] if stacked and array.shape[0] > 1 else array
+    return chosen
+
+
+def held_out(total: int, every: int) -> tuple[Array, Array]:
+    """Indices of the samples that calibrate, and of those that are held out: every `every`-th; none for 0."""
+    index = np.arange(total)
+    out = (index % every == every - 1) if every else np.zeros(total, bool)
+    return index[~out], index[out]
+
+
 def synthetic_samples(proto: onnx.ModelProto, specs: list[TensorSpec], seed: int, samples: int = SYNTHETIC_SAMPLES) -> dict[str, Array]:
     """Inputs in the domain of each input: token ids below the size of their table, masks of ones with a tail of zeros (none in the
     first sample), floats from a standard normal distribution."""

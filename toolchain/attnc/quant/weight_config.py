@@ -1,11 +1,12 @@
 """The file that says how each layer is quantized: `attnc.yaml`.
 
-    weights: int4            # a format of weights, or auto: leave it to the search
+    weights: int4            # a format of weights, or auto: leave it to the search (`attnc compile --budget`)
     group_size: 64           # 0: a scale per channel
     quantizer: gptq          # by default mse for int8 and int6, quantease for less
     activations: static      # or dynamic: a scale per token, found on the device
     activation_bits: auto    # or 8, 16: width of the layer's input
     engine: auto             # or dsp, lookup
+    hold_out: 4              # every 4th calibration sample does not calibrate: a search measures on it; 0: none
     layers:
       - match: "encoder.*.up"
         weights: ternary
@@ -36,7 +37,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from attnc.config import ActivationBits, Activations
 from attnc.errors import ConfigError
@@ -77,7 +78,15 @@ class WeightConfig(BaseModel):
     activations: Activations = "static"
     activation_bits: ActivationBits = "auto"
     engine: Engine = "auto"
+    hold_out: int = Field(default=0, ge=0)
     layers: tuple[LayerRule, ...] = ()
+
+    @field_validator("hold_out")
+    @classmethod
+    def _leaves_some(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("needed 0 or at least 2, as 1 holds every sample out")
+        return value
 
     def bind(self, graph: Graph, where: str = "weights") -> LayerChoices:
         """The settings of every layer of `graph`; `where` names the file in errors. Raises `ConfigError` for what cannot be."""
@@ -88,7 +97,7 @@ class WeightConfig(BaseModel):
             place = f"{where}: layers[{index}]"
             for node in _matching(rule.match, nodes, f"{place}.match"):
                 changes = {key: value for key, value in rule.model_dump(exclude={"match"}).items() if value is not None}
-                chosen[node.name] = {**chosen[node.name], **changes}
+                chosen[node.name] = {**chosen[node.name], **changes, **({"open_group": False} if "group_size" in changes else {})}
                 blame[node.name] = place
         return LayerChoices({node.name: _settled(chosen[node.name], node, blame[node.name]) for node in nodes})
 
@@ -103,6 +112,13 @@ class LayerSettings:
     activations: Activations
     engine: Engine
     activation_bits: ActivationBits = "auto"
+    open_group: bool = False
+    """Of weights `auto`: the group size is the search's to choose, because nobody gave one."""
+
+    @property
+    def label(self) -> str:
+        """Format and group size in one word: int4g32."""
+        return f"{self.weights}g{self.group_size}" if self.group_size else self.weights
 
     @property
     def format(self) -> WeightFormat:
@@ -129,7 +145,8 @@ class LayerChoices:
 
 def _base(config: WeightConfig, node: Node) -> dict[str, Any]:
     """The file's own settings for `node`."""
-    settings = config.model_dump(exclude={"layers"})
+    settings = config.model_dump(exclude={"layers", "hold_out"})
+    settings["open_group"] = "group_size" not in config.model_fields_set
     if node.params["weight"].shape[1] < config.group_size:
         settings["group_size"] = 0
     return settings
@@ -168,7 +185,7 @@ def _settled(settings: Mapping[str, Any], node: Node, where: str) -> LayerSettin
     if settings["activation_bits"] == 16 and settings["engine"] == "lookup":
         raise ConfigError(f"{at}: engine lookup takes activations of 8 bits, found activation_bits 16; needed engine auto or dsp")
     if weights == "auto":
-        return LayerSettings("auto", size, quantizer or "", *others)
+        return LayerSettings("auto", size, quantizer or "", *others, open_group=settings["open_group"])
     format = WeightFormat.parse(weights, size)
     quantizer = quantizer or default_quantizer(format)
     find_quantizer(quantizer, format, f"{at}: quantizer")

@@ -135,7 +135,7 @@ def _fed(before: Link, node: Node, calls: Sequence[Call]) -> int | None:
     loads = [index for index, port in enumerate(calls[0].kernel.ports) if port.kind == "load"]
     most = max(calls[0].walks[index].vectors for index in loads)
     for index in loads:
-        if calls[0].walks[index].vectors == most and all(call.walks[index].order == order for call, order in zip(calls, orders, strict=True)):
+        if calls[0].walks[index].vectors == most and [call.walks[index].order for call in calls] == orders:
             return index
     return None
 

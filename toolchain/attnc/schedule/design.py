@@ -126,7 +126,7 @@ def choose_design(graph: Graph, board: Board, clock_mhz: float, objective: Objec
     nearest: tuple[float, Estimate, str] | None = None
     best: Ranked | None = None
     lanes = choose_lanes(graph, board)
-    while lanes >= MIN_LANES or nearest is None and best is None:
+    while lanes >= MIN_LANES or (nearest is None and best is None):
         found, near = _search(graph, board, clock_mhz, objective, lanes)
         if best is not None and (found is None or best[0] <= found[0]):
             break

@@ -86,8 +86,9 @@ def check_board(schedule: Schedule, path: Path, graph: Graph, board: Board) -> N
     where, lanes = f"schedule {path}", schedule.parallelism.lanes
     if schedule.target is not None and schedule.target != board.name:
         _wrong(where, "target", f"{board.name!r}, which --target names (or no such field)", schedule.target)
-    if schedule.parallelism.beat > 2 or 8 * lanes * schedule.parallelism.beat > board.axi_bits > 8 * lanes:
-        _wrong(where, "design.beat", f"1, or 2 where a port of {board.axi_bits} bits holds two words of {lanes} bytes", schedule.parallelism.beat)
+    beat = schedule.parallelism.beat
+    if beat > 2 or 8 * lanes * beat > board.axi_bits > 8 * lanes:
+        _wrong(where, "design.beat", f"1, or 2 where a port ({board.axi_bits} bits) holds two words of {lanes} bytes", beat)
     if 8 * lanes > board.axi_bits:
         _wrong(where, "design.lanes", f"at most {board.axi_bits // 8}, the bytes of a memory port of {board.name}", lanes)
     for name in ("tables", "columns"):

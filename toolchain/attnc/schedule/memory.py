@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from attnc.ir import Graph
 
-
 ALIGNMENT = 2
 
 

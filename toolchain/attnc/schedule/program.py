@@ -40,7 +40,8 @@ class Slot:
 @dataclass(frozen=True)
 class Stream:
     """Between memory and an engine. `slot` and `port` say which kernel it belongs to: none for the first slot's input and the last one's
-    output; a tap has a slot and no port. `pointer` is the argument of the accelerator that it uses, `beat` the words that this moves per cycle."""
+    output; a tap has a slot and no port. `pointer` is the argument of the accelerator that it uses, `beat` the words that this moves per
+    cycle."""
 
     name: str
     kind: str

@@ -1,0 +1,50 @@
+"""Options and examples of `attnc compile`, those of its search for formats of weights above all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+TargetOption = Annotated[
+    str | None, typer.Option("--target", help="Board (see `attnc targets`), or a YAML or TOML file with one.", show_default="kv260")
+]
+CalibOption = Annotated[
+    Path | None, typer.Option("--calib", help="Calibration inputs, .npz by input name. Without: made-up inputs, accuracy is a guess.")
+]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="METRIC",
+        help='With weights auto, what the cheapest formats must hold: "cosine>=0.99", "sqnr>=30" (dB), "accuracy_drop<=1" (points).',
+    ),
+]
+HeldoutOption = Annotated[Path | None, typer.Option("--heldout", help="Samples that --budget is measured on; see below.")]
+LabelsOption = Annotated[str | None, typer.Option("--labels", help="Name of their labels in the .npz.", show_default="label")]
+PoolOption = Annotated[
+    str | None,
+    typer.Option(
+        "--pool",
+        metavar="mean:MASK",
+        help="Measure --budget on rows of the outputs where the input MASK is not 0: their mean (mean:MASK), or as they are (rows:MASK).",
+    ),
+]
+EPILOG = (
+    "\b\nExamples:\n"
+    "  attnc compile vit.onnx --target kv260 --calib images.npz\n"
+    "  attnc compile bert.onnx --target zcu104 --shape input_ids=1,128 --shape attention_mask=1,128 -o build/bert\n"
+    "  attnc compile vit.onnx --target my_board.yaml --clock 150 --json > report.json\n"
+    '  attnc compile vit.onnx --calib images.npz --weights auto --budget "accuracy_drop<=1"\n'
+    '  attnc compile bert.onnx --calib text.npz --weights auto --budget "cosine>=0.99" --pool mean:attention_mask\n'
+    "  attnc compile vit.onnx --calib images.npz --config build/attnc.yaml\n\n"
+    "\b\nBudgets, golden (integers) against float, of the worst output:\n"
+    "  cosine         between the two output vectors of a sample, the mean over the samples\n"
+    "  sqnr           10 log10(sum float^2 / sum (golden - float)^2) over all samples, in dB\n"
+    "  accuracy_drop  top-1 accuracy of float less golden's, in points; needs labels; of the first output\n"
+    "A budget of cosine or sqnr is held if the figure less two standard errors holds it. It is measured on\n"
+    "--heldout, by default on every 4th sample of --calib, which then does not calibrate. The search keeps what\n"
+    "it knows in OUTPUT.search: the same command goes on from there, another budget starts from there. The choice\n"
+    "is attnc.yaml in the build: --config makes the same build of it without a search."
+)
