@@ -18,7 +18,7 @@ def test_without_the_packages_a_note_stands_in(monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(peers.versions() is None, reason=peers.MISSING)
 def test_hls4ml_is_exact_on_its_path(tmp_path: Path) -> None:
-    pytest.importorskip("hgq")
     found = peers.run_hls4ml(tmp_path)
     assert found["exact"] and found["mmac_s"] > 0
