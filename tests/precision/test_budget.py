@@ -96,7 +96,7 @@ def test_accuracy_drop_counts() -> None:
     assert Yardstick("accuracy_drop", expected, samples(4), None, np.array([0, 1, 2, 0])).score(found) == Score(25.0)
 
 
-@pytest.mark.parametrize("labels", [None, np.zeros(3, int), np.zeros((4, 1), int), np.zeros(4)])
+@pytest.mark.parametrize("labels", [None, np.array(3), np.zeros(3, int), np.zeros((4, 1), int), np.zeros(4)])
 def test_labels_that_do_not_fit(labels: Array | None) -> None:
     with pytest.raises(DataError, match="labels"):
         Yardstick("accuracy_drop", [{"y": np.eye(2)}] * 4, samples(4), None, labels)

@@ -136,7 +136,7 @@ class Search:
             raise DataError(
                 f"{given}: 1 sample in {self.hold_out} is held out for the search; needed {2 * self.hold_out} or --heldout, found {total}"
             )
-        return select_samples(samples, specs, index), labels[index] if labels is not None and len(labels) == total else labels
+        return select_samples(samples, specs, index), labels[index] if labels is not None and labels.shape[:1] == (total,) else labels
 
     def _yardstick(self, arrays: Mapping[str, Array], labels: Array | None) -> Yardstick:
         """Float outputs of samples."""
