@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 
 import numpy as np
@@ -23,6 +24,11 @@ def _threads() -> ThreadpoolController:
     return ThreadpoolController()
 
 
+def one_thread() -> AbstractContextManager[object]:
+    """For walks through a graph and for single operators."""
+    return _threads().limit(limits=1, user_api="blas")
+
+
 def _walk(
     graph: Graph, feeds: Mapping[str, Array], step: Callable[[Node, Sequence[Array]], Array], visit: Visit | None
 ) -> dict[str, Array]:
@@ -35,7 +41,7 @@ def _walk(
         for name, array in live.items():
             visit(name, array)
     for node in graph.nodes:
-        with _threads().limit(limits=1, user_api="blas"):
+        with one_thread():
             result = step(node, samples_first([live[name] if name in live else graph.constants[name] for name in node.inputs]))
         if result.shape[0] != samples:
             result = result.repeat(samples, axis=0)

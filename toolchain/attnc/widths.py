@@ -28,7 +28,7 @@ from attnc.quant.noise import Probe
 from attnc.quant.samples import Edge, chunks
 from attnc.steps import State
 
-PROBED, PROBED_ELEMENTS = 8, 1 << 19
+PROBED, PROBED_ELEMENTS = 8, 1 << 18
 """Samples on which single parts are measured: at most so many, and fewer (down to one) where their widest value has more elements."""
 SLACK_DB, WORTHWHILE_DB = 0.5, 1.0
 BINDING = 12
