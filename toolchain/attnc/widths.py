@@ -6,8 +6,8 @@ quantized with all of them widened, which says what can be reached. Inputs are t
 the target, and those that turned out superfluous are given back. Noise only nearly adds up, so the choice is quantized and measured: first
 with what is left estimated from above (all of 8 bits, less what widening saves), then from below, then all inputs are taken.
 
-Where not even all inputs together reach the target, those are taken that come within `SLACK` of what all reach; none, where all together
-gain less than `WORTHWHILE_DB`.
+Where not even all inputs together reach the target, a choice is made that is estimated to come within `SLACK_DB` of what all reach and
+measured to come within `WORTHWHILE_DB`; where all together gain less than that, none is taken.
 """
 
 from __future__ import annotations
@@ -28,11 +28,9 @@ from attnc.quant.noise import Probe
 from attnc.quant.samples import Edge, chunks
 from attnc.steps import State
 
-PROBED, PROBED_ELEMENTS = 8, 1 << 19
+PROBED, PROBED_ELEMENTS = 8, 1 << 18
 """Samples on which single parts are measured: at most so many, and fewer (down to one) where their widest value has more elements."""
-SLACK = 10 ** (0.5 / 10)
-"""Noise that may be left over that of all inputs widened, where the target is out of reach: half a decibel."""
-WORTHWHILE_DB = 1.0
+SLACK_DB, WORTHWHILE_DB = 0.5, 1.0
 BINDING = 12
 """Nodes that the report names where the target is missed."""
 
@@ -65,18 +63,25 @@ def _search(state: State, offered: list[Candidate], requantize: Callable[[State]
         requantize(state)
         return _noise(state)
 
-    before, target = _noise(state), 10 ** (-state.options.sqnr_target / 10)
+    before, target = _noise(state), power(-state.options.sqnr_target)
     least = measured(offered)
-    if (least > target).any() and 10 * np.log10((before / least).max()) < WORTHWHILE_DB:
+    missed = least > target
+    if missed.any() and (before <= least * power(WORTHWHILE_DB)).all():
         measured([])
         return []
-    allowed = np.maximum(target, np.where(least > target, least * SLACK, 0))
+    aim = np.where(missed, least * power(SLACK_DB), target)
+    good = np.where(missed, least * power(WORTHWHILE_DB), target)
     for estimate in (before, least + sum(candidate.noise for candidate in offered)):
-        chosen = cheapest(offered, estimate, allowed)
-        if (measured(chosen) <= allowed).all():
+        chosen = cheapest(offered, estimate, aim)
+        if (measured(chosen) <= good).all():
             return chosen
     measured(offered)
     return offered
+
+
+def power(db: float) -> float:
+    """Decibels as a ratio of energies."""
+    return float(10 ** (db / 10))
 
 
 def sqnr(state: State) -> dict[str, float]:
@@ -85,7 +90,7 @@ def sqnr(state: State) -> dict[str, float]:
 
 
 def _noise(state: State) -> Array:
-    return np.array([10 ** (-db / 10) for db in sqnr(state).values()])
+    return np.array([power(-db) for db in sqnr(state).values()])
 
 
 def probe(state: State) -> Probe:
@@ -138,12 +143,12 @@ def cheapest(offered: Sequence[Candidate], noise: Array, allowed: Array) -> list
 
 def facts(state: State, chosen: Sequence[Candidate], before: dict[str, float]) -> dict[str, Any]:
     """For the report: the target, what was reached, which inputs have 16 bits and why, and what binds where the target is missed."""
-    noise = {name: 10 ** (-db / 10) for name, db in before.items()}
+    noise = np.array([power(-db) for db in before.values()])
     reasons = {
         node: {
             "value": candidate.value,
             "multiply_adds": candidate.macs,
-            "noise_percent": round(float((100 * candidate.noise / list(noise.values())).max()), 1),
+            "noise_percent": round(float((100 * candidate.noise / noise).max()), 1),
         }
         for candidate in chosen
         for node in candidate.nodes

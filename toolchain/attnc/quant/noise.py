@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from attnc.blas import one_thread
 from attnc.ir import Graph, Node
 from attnc.ops import operator
 from attnc.ops.base import Array, samples_first
@@ -40,8 +41,9 @@ class Probe:
         integers = [operator(own).quantize_operand(own, i, self.values[name], types[i]) for i, name in enumerate(node.inputs)]
         real = [type_.dequantize(q) for type_, q in zip(types, integers, strict=True)]
         output = self.graph.type(node.output)
-        found = output.dequantize(operator(own).golden(own, samples_first(integers), types, output))
-        error = found - operator(node).reference(node, real)
+        with one_thread():
+            found = output.dequantize(operator(own).golden(own, samples_first(integers), types, output))
+            error = found - operator(node).reference(node, [x.astype(np.float32) for x in real])
         return self._arriving({node.output: self.values[node.output] + error})
 
     def weights(self, node: Node) -> Array:
@@ -74,6 +76,7 @@ class Probe:
         for node in self.float_graph.nodes:
             if node.output not in changed and any(name in live for name in node.inputs):
                 inputs = [live.get(name, self.values[name]) for name in node.inputs]
-                live[node.output] = operator(node).reference(node, inputs)
+                with one_thread():
+                    live[node.output] = operator(node).reference(node, inputs)
         noise = [np.square(live[name] - self.values[name], dtype=np.float64).sum() if name in live else 0.0 for name in self.graph.outputs]
         return np.array(noise) / self.signal
