@@ -155,6 +155,17 @@ def test_decoder(tmp_path: Path, case: str, activations: str) -> None:
     assert (found >= {"row_absmax", "normalize_rows", "scale_rows"}) == (activations == "dynamic")
 
 
+@pytest.mark.parametrize("interleaved", [0, 1])
+def test_rotary_alone(tmp_path: Path, interleaved: int) -> None:
+    """Scores do not see an order of channels that queries and keys share; the rotated channels themselves do."""
+    b, t, d = Builder(23), 12, 16
+    phase = np.arange(t)[:, None] * 0.7 ** np.arange(4)
+    x = heads(b, b.input("x", [1, t, 32]), t, 2, d)
+    tables = b.constant(np.cos(phase)[None]), b.constant(np.sin(phase)[None])
+    y = b("RotaryEmbedding", x, *tables, interleaved=interleaved, rotary_embedding_dim=8)
+    assert near_golden(b, y, tmp_path) == {"linear", "rotary"}
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_convolutions(tmp_path: Path, stride: int) -> None:
     """Dense and depthwise, with padding, on the device."""
