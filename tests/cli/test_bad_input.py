@@ -55,7 +55,7 @@ def error_of(capsys: Capture, tmp_path: Path, *args: object) -> str:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize(("which", "what"), [("w0", "weight"), ("b0", "constant operand"), ("gamma", "gamma"), ("w1", "weight")])
+@pytest.mark.parametrize(("which", "what"), [("w0", "weight"), ("b0", "constant operand"), ("gamma", "constant operand"), ("w1", "weight")])
 def test_weights_that_are_no_numbers(capsys: Capture, tmp_path: Path, which: str, what: str, value: float) -> None:
     found = error_of(capsys, tmp_path, model(tmp_path / "m.onnx", put(value), which))
     assert "NaN or infinity, the first at [" in found and f"its {what} holds" in found, found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,11 +16,16 @@ from attnc import cli
 from attnc.compiler import compile_model
 from attnc.config import CompileOptions
 from attnc.errors import BuildError
+from attnc.ops import OPERATORS as DEVICE_OPERATORS
+from attnc.ops.functions import FUNCTIONS as DEVICE_FUNCTIONS
 from attnc.verify import export_qdq as export_module
 from attnc.verify.export_qdq import export_qdq, save_qdq
+from attnc.verify.export_qdq import operators as export_operators
 from attnc.verify.golden_backend import GoldenBackend
 from attnc_host import Accelerator
-from frontend.graphs import Builder
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "frontend"))
+from graphs import Builder
 
 VIT = Path(__file__).resolve().parents[2] / "models" / "vit_digits"
 
@@ -123,3 +130,89 @@ def test_masks_caps_and_biases_of_attention_are_exported(bias: str, tmp_path: Pa
     session = ort.InferenceSession(str(tmp_path / "q.onnx"))
     (name,) = (value.name for value in session.get_outputs())
     assert cosine(session.run([name], inputs)[0], golden(build, inputs)[name]).min() > 0.999
+
+
+# ---- every operator ----
+
+
+def near_golden(b: Builder, y: str, tmp_path: Path, least: float = 0.9995, **options: Any) -> set[str]:
+    """Compile a small model, compare its export in onnxruntime with golden on its own vectors; the operators of the build."""
+    path = b.save(tmp_path / "m.onnx", y)
+    build = compile_model(path, CompileOptions(output=tmp_path / "build", **options))
+    session = ort.InferenceSession(export_qdq(build).SerializeToString())
+    vectors, expected = (dict(np.load(build / "golden" / f"{name}.npz")) for name in ("inputs", "outputs"))
+    (name,) = expected
+    rows = [session.run([name], {key: array[i : i + 1] for key, array in vectors.items()})[0] for i in range(len(expected[name]))]
+    assert cosine(np.concatenate(rows), expected[name]).min() > least
+    return {node["op"] for node in json.loads((build / "golden" / "graph.json").read_text())["nodes"]}
+
+
+def heads(b: Builder, x: str, tokens: int, count: int, size: int) -> str:
+    return str(b("Transpose", b("Reshape", b.linear(x, 32, count * size), np.array([1, tokens, count, size])), perm=[0, 2, 1, 3]))
+
+
+@pytest.mark.parametrize("activations", ["static", "dynamic"])
+@pytest.mark.parametrize("case", ["interleaved", "half", "partial"])
+def test_decoder(tmp_path: Path, case: str, activations: str) -> None:
+    """Grouped queries, normalised and turned, a window, a soft cap, root-mean-square norms."""
+    b, t, d = Builder(25), 12, 16
+    x = b.linear(b.input("x", [1, t, 32]), 32, 32)
+    y = b("RMSNormalization", x, b.random(32), axis=-1, epsilon=1e-5)
+    q, k, v = (heads(b, y, t, count, d) for count in (4, 2, 2))
+    turned = 8 if case == "partial" else d
+    phase = np.arange(t)[:, None] * 0.7 ** np.arange(turned // 2)
+    extra: dict[str, Any] = {"rotary_embedding_dim": turned, "num_heads": 0} if case == "partial" else {}
+    tables = b.constant(np.cos(phase)[None]), b.constant(np.sin(phase)[None])
+    q, k = (b("RMSNormalization", part, b.random(d), axis=-1) for part in (q, k))
+    q, k = (b("RotaryEmbedding", part, *tables, interleaved=int(case == "interleaved"), **extra) for part in (q, k))
+    o = b("Attention", q, k, v, is_causal=1, left_window_size=5, softcap=2.0)
+    o = b("Reshape", b("Transpose", o, perm=[0, 2, 1, 3]), np.array([1, t, 64]))
+    y = b("Add", b.linear(o, 64, 32), x)
+    gate, up = b.linear(y, 32, 48), b.linear(y, 32, 48)
+    found = near_golden(b, b.linear(b("Mul", b("Mul", gate, b("Sigmoid", gate)), up), 48, 8), tmp_path, activations=activations)
+    assert found >= {"rotary", "rms_normalization", "attention", "mul"}
+    assert (found >= {"row_absmax", "normalize_rows", "scale_rows"}) == (activations == "dynamic")
+
+
+@pytest.mark.parametrize("interleaved", [0, 1])
+def test_rotary_alone(tmp_path: Path, interleaved: int) -> None:
+    """Scores do not see an order of channels that queries and keys share; the rotated channels themselves do."""
+    b, t, d = Builder(23), 12, 16
+    phase = np.arange(t)[:, None] * 0.7 ** np.arange(4)
+    x = heads(b, b.input("x", [1, t, 32]), t, 2, d)
+    tables = b.constant(np.cos(phase)[None]), b.constant(np.sin(phase)[None])
+    y = b("RotaryEmbedding", x, *tables, interleaved=interleaved, rotary_embedding_dim=8)
+    assert near_golden(b, y, tmp_path) == {"linear", "rotary"}
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolutions(tmp_path: Path, stride: int) -> None:
+    """Dense and depthwise, with padding, on the device."""
+    b = Builder(20)
+    x = b.input("x", [1, 3, 8, 8])
+    y = b("Conv", x, b.random(16, 3, 3, 3), b.random(16), pads=[1, 1, 1, 1], strides=[stride, stride])
+    y = b("Relu", y)
+    y = b("Conv", y, b.random(16, 1, 3, 3), b.random(16), pads=[1, 1, 1, 1], group=16)
+    y = b("Conv", b("HardSwish", y), b.random(12, 16, 3, 3), b.random(12), pads=[1, 1, 1, 1])
+    assert near_golden(b, y, tmp_path) >= {"patches", "depthwise", "linear"}
+
+
+def test_functions(tmp_path: Path) -> None:
+    """Every function of the device, and those with parameters, as onnxruntime computes them."""
+    b = Builder(20)
+    x = b.linear(b.input("x", [1, 16, 16]), 16, 16)
+    parts = [
+        b("Elu", x), b("Elu", x, alpha=0.5), b("Erf", x), b("Exp", b("Mul", x, 0.3)), b("Gelu", x), b("Gelu", x, approximate="tanh"),
+        b("Mul", x, b("Sigmoid", b("Mul", x, 1.702))), b("HardSigmoid", x), b("HardSigmoid", x, alpha=1 / 6), b("HardSwish", x),
+        b("LeakyRelu", x), b("LeakyRelu", x, alpha=0.25), b("Mish", x), b("Relu", x), b("Mul", b("Relu", x), x), b("Sigmoid", x),
+        b("Mul", x, b("Sigmoid", x)), b("Softplus", x), b("Softsign", x), b("Tanh", x), b("Clip", x, -0.5, 0.7), b("Min", x, 0.4),
+        b("Max", x, -0.2),
+    ]  # fmt: skip
+    assert near_golden(b, b("Concat", *parts, axis=-1), tmp_path, least=0.998) >= {"unary"}
+
+
+def test_every_operator_and_function_can_be_exported() -> None:
+    assert set(export_module.OPERATORS) == set(DEVICE_OPERATORS)
+    assert {name for name, function in DEVICE_FUNCTIONS.items() if function.clamp is None} <= {
+        *export_operators.FUNCTIONS, *(name for name in DEVICE_FUNCTIONS if name.rpartition("_")[0] in export_operators.PARAMETRIC),
+    }  # fmt: skip
