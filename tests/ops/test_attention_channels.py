@@ -149,6 +149,11 @@ def test_wrong_factors_are_refused() -> None:
         operator(node).shape(replace(node, attrs={**node.attrs, "bias_by": None}), shapes)
 
 
+def test_words_of_two_bytes_hold_no_scale() -> None:
+    with pytest.raises(GraphError, match="a bias in channels needs at least 4 lanes, found 2"):
+        build_program(build([case(4, 6, 2, 2, 2)]), Design(2, 2, 8, 2), None)
+
+
 def test_channels_take_less_memory_than_a_table() -> None:
     """A KiB or two of factors in place of a table of 64 queries and 256 keys; the multipliers are what it costs."""
     design, graph = Design(16, 16, 64, 4), build([case(64, 256, 4, 4, 2, attrs=PASSES[2])])

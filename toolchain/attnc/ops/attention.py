@@ -42,7 +42,7 @@ from attnc.fixedpoint import Int64, matmul
 from attnc.ir import GraphError, Node, TensorType
 from attnc.ops.approximation import Approximated, Implementation
 from attnc.ops.attention_bias import BIAS_EXCLUDED, DEFAULT_BIAS_SHIFT, EXCLUDED_BELOW, bias_shift, bias_type, quantize_bias, shift_of
-from attnc.ops.attention_channels import channel_table, check_factors
+from attnc.ops.attention_channels import MIN_LANES, channel_table, check_factors
 from attnc.ops.attention_one_pass import FUNCTION as ONE_PASS
 from attnc.ops.attention_one_pass import SPARE, lower_one_pass, one_pass, one_pass_resources
 from attnc.ops.attention_sizes import SCORE_EXCLUDED, Sizes, check_attributes, heads_of, output_shape, passes_of, widths
@@ -184,6 +184,8 @@ class Attention(Approximated):
         lanes = ctx.design.lanes
         if sizes.head % lanes or sizes.value % lanes:
             raise GraphError(f"node {node.name!r} (attention): {lanes} lanes must divide heads of {sizes.head} and {sizes.value} channels")
+        if sizes.channels and lanes < MIN_LANES:
+            raise GraphError(f"node {node.name!r} (attention): a bias in channels needs at least {MIN_LANES} lanes, found {lanes}")
         return lower_one_pass(node, sizes, ctx) if passes_of(node, sizes) == 1 else lower_two_pass(node, sizes, ctx)
 
     def macs_per_cycle(self, kernel: KernelCall) -> int:

@@ -27,6 +27,8 @@ from attnc.ops.storage import storage
 BIAS_LIMIT = 32767
 MAX_CHANNELS = 64
 CHANNEL_BYTES = 2
+MIN_LANES = 4
+"""Bytes of the scale of a head, which comes in one word."""
 PORT = Port("bias", "words")
 
 

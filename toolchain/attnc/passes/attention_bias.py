@@ -28,7 +28,7 @@ from attnc.ir import Graph, Node
 from attnc.ops import operator
 from attnc.ops.approximation import BRAM_IN_LUTS, DSP_IN_LUTS
 from attnc.ops.attention_bias import BIAS_UNIT, DEFAULT_BIAS_SHIFT, bias_shift
-from attnc.ops.attention_channels import BIAS_LIMIT, MAX_CHANNELS
+from attnc.ops.attention_channels import BIAS_LIMIT, MAX_CHANNELS, MIN_LANES
 from attnc.ops.attention_sizes import Mask
 from attnc.ops.base import Array, Design, KernelCall, Lowering
 
@@ -82,7 +82,11 @@ def choose_biases(graph: Graph, wanted: str = "auto", target: float | None = Non
         return
     # A table that only the host knows needs the other engine anyway.
     others = any(node.op == "attention" and len(node.inputs) > 3 and node not in nodes for node in graph.nodes)
-    tried = wanted == "channels" or (wanted == "auto" and not others)
+    narrow = _usual_lanes(graph) < MIN_LANES
+    if narrow and wanted == "channels":
+        found = f"words of {_usual_lanes(graph)} bytes"
+        raise ConfigError(f"implementation of {KIND}: channels: needed heads of a multiple of {MIN_LANES} channels, found {found}")
+    tried = wanted == "channels" or (wanted == "auto" and not others and not narrow)
     # One BLAS thread: more only wait for each other on tables of this size.
     with threadpool_limits(limits=1, user_api="blas"):
         fits = _fits(graph, nodes, target, wanted == "channels") if tried else {}
@@ -285,12 +289,17 @@ def _rewrite(graph: Graph, node: Node, found: Fit | None) -> None:
         node.attrs.pop(name, None)
 
 
+def _usual_lanes(graph: Graph) -> int:
+    """Bytes per word that the heads allow."""
+    nodes = (node for node in graph.nodes if node.op == "attention")
+    return math.gcd(USUAL_LANES, *(operator(node).lane_divisor(node, [graph.value(name).shape for name in node.inputs]) for node in nodes))
+
+
 def _cost(graph: Graph, fits: dict[str, Fit]) -> float:
     """(cycles + words) * LUTs of all attention, with the biases of `fits` as channels."""
     copies = [replace(node, attrs=dict(node.attrs), inputs=list(node.inputs)) for node in graph.nodes if node.op == "attention"]
     changed = Graph("cost", graph.inputs, graph.outputs, copies, graph.values, graph.constants)
-    lanes = math.gcd(USUAL_LANES, *(operator(node).lane_divisor(node, [graph.value(n).shape for n in node.inputs]) for node in copies))
-    ctx = Lowering(changed, Design(lanes=lanes), dict.fromkeys(graph.values, 0), lambda key, make: 0)
+    ctx = Lowering(changed, Design(lanes=_usual_lanes(graph)), dict.fromkeys(graph.values, 0), lambda key, make: 0)
     engines: dict[object, KernelCall] = {}
     time = 0
     for node in copies:
