@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from attnc.codegen.render import write_sources
 from attnc.golden import run_golden
 from attnc.ir import Graph, Node, TensorType
 from attnc.ops import operator
@@ -276,6 +280,16 @@ def test_code_of_random_graphs_is_exact(seed: int, rows: int) -> None:
 def test_code_with_ap_types_is_exact() -> None:
     graph = random_graph(2, steps=6)
     assert_exact(graph, random_feeds(graph, 2), Design(8, 8, 5, 2), "ap")
+
+
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+def test_code_of_chains_compiles_without_warnings(compiler: str, tmp_path: Path) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no {compiler} here")
+    write_sources(build_program(random_graph(8), Design(8, 8, 5, 2), None), tmp_path, part="part", clock_mhz=200)
+    flags = "-std=c++14 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-label -DATTNC_NATIVE_TYPES -fsyntax-only -I. -Isim -Iinclude"
+    done = subprocess.run([compiler, *flags.split(), "attnc_top.cpp"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 BUGS = [
