@@ -272,7 +272,7 @@ def test_cycles_of_a_chain() -> None:
         max(weights, *a.held.values(), *b.cycles.values(), *y.cycles.values()),
     ]
     assert cost.cycles - cost.start == sum(parts) < sum(call.span for call in (n, a, b, y)) + loaded
-    assert cost.node == "a" and cost.bound == "linear accumulate"
+    assert cost.node == "a" and cost.bound == "accumulate"
 
 
 GRAPHS = [(0, 64), (1, 5), (8, 4), (11, 12)]
