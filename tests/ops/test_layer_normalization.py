@@ -136,6 +136,7 @@ def test_resources_and_cycles_follow_the_structure() -> None:
     ctx = Lowering(graph, Design(16, 16, 64), dict.fromkeys(graph.values, 0), lambda key, make: 0)
     calls = operator(node).lower(node, ctx)
     assert [call.scalars[0] for call in calls] == [64, 6]
-    assert [call.cycles["normalize"] for call in calls] == [2 * 4 * 64 + 64 + 48, 2 * 4 * 8 + 6 + 48]
+    assert [call.cycles["accumulate"] for call in calls] == [4 * 64, 4 * 8]
+    assert [call.held["normalize"] for call in calls] == [4 * 64 + 64 + 48, 4 * 8 + 6 + 48]
     found = operator(node).resources(calls[0].kernel)
     assert found.bram36 == 4 and found.dsp == 77 and min(found.lut, found.ff) > 0

@@ -42,6 +42,7 @@ def test_what_is_written_can_be_given_back(graph: Graph, tmp_path: Path) -> None
     cost = estimate(program, KV260, 222.0, places, {"weights_0": "HP3"})
     path = tmp_path / "schedule.yaml"
     path.write_text(schedule_text(program, cost, KV260, "latency"))
+    assert "#   engine_1: layer_normalization* > linear: 1\n" in path.read_text()
     schedule = read_schedule(path)
     check_board(schedule, path, graph, KV260)
     check_program(schedule, path, program, cost, KV260)

@@ -13,7 +13,7 @@ from attnc.ops.base import IntType, KernelCall, Table
 from attnc.resources import data_path
 from attnc.schedule.chains import store_port
 from attnc.schedule.cost import Estimate
-from attnc.schedule.program import SLOT_INTS, WALK_INTS, Engine, Program, Stream
+from attnc.schedule.program import SLOT_INTS, WALK_INTS, Engine, Program, Slot, Stream
 
 TOP = "attnc_top"
 
@@ -71,6 +71,12 @@ def _interface(name: str, beat: int, bundle: str) -> dict[str, Any]:
     }
 
 
+def _controls(slot: Slot, number: int, converts: bool, first: int) -> list[tuple[str, int]]:
+    """Those of the integers that control a slot that it needs: name, and where in an instruction; they start at `first`."""
+    needed = ("active", slot.optional), ("vectors", slot.optional or slot.tap or converts), ("tapping", slot.tap)
+    return [(f"{name}_{number}", first + at) for at, (name, used) in enumerate(needed) if used]
+
+
 def _slots(engine: Engine) -> list[dict[str, Any]]:
     """The kernels in order, each with the streams of its ports and where in an instruction its control and scalars are."""
     names = {(stream.slot, stream.port): stream.name for stream in engine.streams}
@@ -113,7 +119,7 @@ def _slots(engine: Engine) -> list[dict[str, Any]]:
                 "in": chain[number],
                 "arrives": arrives,
                 "out": chain[number + 1],
-                "control": control + SLOT_INTS * number,
+                "controls": _controls(slot, number, own != types[number], control + SLOT_INTS * number),
                 "scalars": [{"name": name, "key": f"{name}_{number}", "at": scalar + i} for i, name in enumerate(kernel.scalars)],
             }
         )

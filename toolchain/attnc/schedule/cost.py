@@ -110,9 +110,10 @@ def _parts(engine: Engine, instruction: Instruction, ports: Mapping[str, str]) -
                 parts[-1].stream(stream, walk, ports[stream.pointer])
 
     move([s for s in ends if s.kind == "load"])
-    alone = len(instruction.active) == 1
+    main = instruction.chain.main.key
     for number, call in instruction.active:
-        prefix = "" if alone else f"{engine.slots[number].op} "
+        # The processes of the main kernel keep their names, whatever is chained with it.
+        prefix = "" if call.kernel.key == main else f"{engine.slots[number].op} "
         early = [s for s in mine[number] if s.kind != "words" or not call.held]
         move(early)
         parts[-1].busy.update({prefix + name: cycles for name, cycles in call.cycles.items()})

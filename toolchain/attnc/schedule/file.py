@@ -137,8 +137,8 @@ def schedule_text(program: Program, cost: Estimate, board: Board, objective: str
             for engine in program.engines
             for slot in engine.slots
         ),
-        "chains, whose kernels overlap (* the result is stored on the way, for others):",
-        *(f"  {text}, {count} instructions" for text, count in _chains(program).items()),
+        "chains, whose kernels overlap (* where the result is stored on the way), and how many instructions run them:",
+        *(f"  {text}: {count}" for text, count in _chains(program).items()),
         "buffers, banks x depth x bits:",
         *(f"  {b.key}: {b.memory.banks} x {b.memory.depth} x {b.memory.width} in {cost.places[b.key]}" for b in cost.buffers),
         "memory of the board, words from offset:",
