@@ -312,3 +312,45 @@ def test_a_bug_in_the_links_is_seen(right: str, wrong: str) -> None:
     feeds = random_feeds(graph, 2)
     found = simulate(graph, feeds, DESIGN, patch={"chain.hpp": (right, wrong)})
     assert (found["y"] != run_golden(graph, feeds)["y"]).any()
+
+
+def shared_operand(shared_type: TensorType = BYTE) -> Graph:
+    """Three linear layers on a value that a requantize makes, as queries, keys and values are."""
+    sketch = Sketch(x=WORD)("u", "requantize", "x", type_=shared_type)("q", "linear", "u")("k", "linear", "u")("v", "linear", "u")
+    return sketch("s", "add", "k", "v", type_=WORD)("y", "add", "q", "s", type_=WORD).ends("y")
+
+
+def test_an_operand_that_is_still_there_is_not_read_again() -> None:
+    program = build_program(shared_operand(), DESIGN, None)
+    assert texts(program) == ["u q", "k", "v s", "y"]
+    assert [one.chain.links[0].kept for one in program.instructions] == [None, "u", "u", None]
+    assert "u" not in program.memory.values  # nobody reads it from memory
+    _, second, _, _ = program.instructions
+    assert not any(second.walk(stream).vectors for stream in second.engine.streams if stream.kind == "load")
+    cost = estimate(program, BOARDS["kv260"], 250)
+    assert cost.calls[1].cycles < cost.calls[0].cycles and "read" not in cost.calls[1].busy
+
+
+def test_an_operand_of_several_blocks_is_read_again() -> None:
+    program = build_program(shared_operand(), Design(8, 16, 8, 2), None)
+    assert all(one.chain.links[0].kept is None for one in program.instructions) and "u" in program.memory.values
+
+
+def test_another_operand_in_between_is_not_kept() -> None:
+    graph = Sketch(x=BYTE, z=BYTE)("a", "linear", "x")("b", "linear", "z")("c", "linear", "x")("d", "add", "a", "b")("y", "add", "c", "d")
+    program = build_program(graph.ends("y"), DESIGN, None)
+    assert all(one.chain.links[0].kept is None for one in program.instructions)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 3])
+def test_code_that_keeps_operands_is_exact(rows_at_once: int) -> None:
+    graph = shared_operand()
+    assert_exact(graph, random_feeds(graph, 3), Design(8, 16, 64, 2, rows_at_once=rows_at_once))
+
+
+def test_forgetting_an_operand_is_seen() -> None:
+    graph = shared_operand()
+    feeds = random_feeds(graph, 2)
+    forgets = ("if (r == x_bank || x_bank == 0) x_buffer", "if (keep != 0) x_buffer")
+    found = simulate(graph, feeds, DESIGN, patch={"linear.hpp": forgets})
+    assert (found["y"] != run_golden(graph, feeds)["y"]).any()

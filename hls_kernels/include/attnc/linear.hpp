@@ -19,6 +19,7 @@
 //          k_tiles * x_bytes cycles, or R*PE/L where that is more, since their sums leave a vector per cycle. The next group is loaded meanwhile, a
 //          word per cycle; so is x while group 0 is. Where R does not divide the rows, the last ones are computed beside rows of
 //          zeros, whose sums stay here. No y_buffer where PE = L: sums then come in the order of y.
+// Keep     keep = 1: x is that of the run before, which had the same rows and k_tiles, and is not read again.
 // Order    sums leave group after group, in a group row after row, in a row tile after tile.
 // Source   output-stationary tiling; one engine shared by all layers as in Edge-MoE.
 
@@ -81,7 +82,7 @@ template <class XT, class WT, class AccT, int L, int PE, int R, int K_TILES_MAX,
           int SCALES_MAX, int PACKED>
 void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Word<L>>& records,
                        hls::stream<Vec<AccT, L>>& sums, int rows, int k_tiles, int n_tiles, int bits, int unit_tiles, int group_tiles,
-                       int scales, int x_bytes) {
+                       int scales, int x_bytes, int keep) {
   typedef Int<width<XT>::value + width<WT>::value + clog2(L)> dot_t;
   static const int OCTETS = (PE + 7) / 8, TILES = PE / L, ROW_BLOCKS = (ROWS_MAX + R - 1) / R;
   static Vec<XT, L> x_buffer[R][X_TILES_MAX][ROW_BLOCKS];
@@ -115,7 +116,7 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls:
   const int slots = packed ? OCTETS * ((units - 1) * bits + last_slots) + (ternary ? 2 : 0) : PE * k_tiles;
   const int load_slots = record_words + scale_words + slots;
   const int products = k_tiles * x_bytes;
-  const int x_slots = rows * products;
+  const int x_slots = keep != 0 ? 0 : rows * products;
   const int row_slots = max_of(products, R * TILES);
   const int steps = (rows + R - 1) / R * row_slots;
   int done_rows = 0, done_row = 0, done_tile = 0;
@@ -373,7 +374,7 @@ RESCALE_BLOCKS:
 template <class XT, class WT, class AccT, class YT, int L, int PE, int R, int K_TILES_MAX, int X_TILES_MAX, int X_BYTES,
           int ROWS_MAX, int SCALES_MAX, int PACKED>
 void linear(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y, int rows, int k_tiles, int n_tiles,
-            int low, int high, int bits, int unit_tiles, int group_tiles, int scales, int x_bytes) {
+            int low, int high, int bits, int unit_tiles, int group_tiles, int scales, int x_bytes, int keep) {
   static_assert(PE % L == 0 && PE % 2 == 0, "linear: PE must be an even multiple of the number of lanes L");
   static_assert(R > 0, "linear: at least one row is computed at a time");
   static_assert(width<XT>::value == 8 && width<WT>::value == 8, "linear: inputs come as bytes, weights are unpacked to bytes");
@@ -385,7 +386,7 @@ void linear(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Vec
   hls::stream<Vec<AccT, L>> sums("linear.sums");
 #pragma HLS STREAM variable = sums depth = 32
   linear_accumulate<XT, WT, AccT, L, PE, R, K_TILES_MAX, X_TILES_MAX, X_BYTES, ROWS_MAX, SCALES_MAX, PACKED>(
-      x, w, records, sums, rows, k_tiles, n_tiles, bits, unit_tiles, group_tiles, scales, x_bytes);
+      x, w, records, sums, rows, k_tiles, n_tiles, bits, unit_tiles, group_tiles, scales, x_bytes, keep);
   linear_rescale<AccT, YT, L, PE, L, ROWS_MAX, 1>(records, sums, y, rows, n_tiles, 1, low, high);
 }
 

@@ -21,6 +21,8 @@ from attnc.ir import Graph, GraphError, Node, TensorType
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, int]
+KEEP = "keep"
+"""The scalar by which a kernel learns that its operand is that of its run before."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,8 @@ class Walk:
 class Call:
     """One run of a kernel: its walks (a per port, in order) and scalars (in order). `cycles` maps the processes of the kernel to the
     cycles that each is busy while its operands arrive; `held` those that work once all of them have arrived, and that packed words
-    are for. The processes of each overlap, so the call takes the longest of `cycles` and then the longest of `held`."""
+    are for. The processes of each overlap, so the call takes the longest of `cycles` and then the longest of `held`. `again` is `held`
+    for a run that finds its operand in the kernel, since the run before had the same one (scalar "keep" = 1); None where none stays."""
 
     node: str
     kernel: KernelCall
@@ -147,6 +150,13 @@ class Call:
     cycles: dict[str, int]
     macs: int = 0
     held: dict[str, int] = field(default_factory=dict)
+    again: dict[str, int] | None = None
+
+    def repeated(self) -> Call:
+        """The same call where the operand of the one before stays in the kernel."""
+        assert self.again is not None
+        scalars = [1 if name == KEEP else number for name, number in zip(self.kernel.scalars, self.scalars, strict=True)]
+        return replace(self, scalars=tuple(scalars), cycles={}, held=self.again)
 
     @property
     def span(self) -> int:

@@ -26,7 +26,7 @@ from attnc.errors import ConfigError
 from attnc.fixedpoint import bits_for, check_bits, matmul, quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
 from attnc.ops import lookup
-from attnc.ops.base import Array, Call, Design, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, Walk, product_bits
+from attnc.ops.base import KEEP, Array, Call, Design, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, Walk, product_bits
 from attnc.ops.linear_weights import effective_weight, input_unit, integer_weight, magnitude_bound, weight_format, weight_shape
 from attnc.ops.packing import RECORD_BYTES, Layout, payload
 from attnc.ops.storage import storage
@@ -201,7 +201,7 @@ def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
             ("PACKED", int(layout.coding != "bytes")),
         ),
         ports=(Port("x", "load", IntType(8)), Port("w", "words"), Port("y", "store")),
-        scalars=("rows", "k_tiles", "n_tiles", "low", "high", "bits", "unit_tiles", "group_tiles", "scales", "x_bytes"),
+        scalars=("rows", "k_tiles", "n_tiles", "low", "high", "bits", "unit_tiles", "group_tiles", "scales", "x_bytes", KEEP),
     )
     group_tiles = format_.group_size // lanes if layout.scales else k_tiles
     calls = []
@@ -211,23 +211,24 @@ def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
                 node=node.name,
                 kernel=kernel,
                 walks=(ctx.walk(x, row, rows, raw=True), weights, ctx.walk(y, row, rows)),
-                scalars=(rows, k_tiles, n_tiles, low, high, layout.bits, layout.group, group_tiles, layout.scales, x_bytes),
+                scalars=(rows, k_tiles, n_tiles, low, high, layout.bits, layout.group, group_tiles, layout.scales, x_bytes, 0),
                 cycles={"read": rows * k_tiles * x_bytes},
-                held=_dsp_cycles(ctx.design, rows, k_tiles * x_bytes, groups, load),
+                held=_dsp_cycles(ctx.design, rows, k_tiles * x_bytes, groups, load, rows * k_tiles * x_bytes),
+                again=_dsp_cycles(ctx.design, rows, k_tiles * x_bytes, groups, load, 0),
                 macs=rows * math.prod(weight_shape(node)),
             )
         )
     return calls
 
 
-def _dsp_cycles(design: Design, rows: int, products: int, groups: int, load: int) -> dict[str, int]:
+def _dsp_cycles(design: Design, rows: int, products: int, groups: int, load: int, read: int) -> dict[str, int]:
     """Of the processes of linear.hpp, once x is there. A group takes its products, or the words of the next one; the words of the first
-    arrive with x; after the last, its last sums leave."""
+    arrive in the `read` cycles of x; after the last, its last sums leave."""
     tiles = design.pe // design.lanes
     sums = design.rows_at_once * tiles
     steps = math.ceil(rows / design.rows_at_once) * max(products, sums)
     passes = 1 if tiles == 1 else 2  # into the buffer that brings rows in order, and out of it
     return {
-        "accumulate": max(load - rows * products, 0) + (groups - 1) * max(steps, load) + steps + sums,
+        "accumulate": max(load - read, 0) + (groups - 1) * max(steps, load) + steps + sums,
         "rescale": groups * tiles * (RECORD_BYTES + passes * rows),
     }

@@ -14,7 +14,7 @@ engine's slots is that in which chains need them; a chain that would need anothe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -37,13 +37,14 @@ def first_load(kernel: KernelCall) -> int:
 
 @dataclass(frozen=True)
 class Link:
-    """A node in a chain: its calls (one per block of rows), the port that the node before feeds (None: all come from memory), and whether
-    what arrives there is stored too."""
+    """A node in a chain: its calls (one per block of rows), the port that the node before feeds (None: all come from memory), whether
+    what arrives there is stored too, and the operand that is still in the kernel, if one is."""
 
     node: Node
     calls: tuple[Call, ...]
     fed: int | None = None
     tapped: bool = False
+    kept: str | None = None
 
     @cached_property
     def key(self) -> Key:
@@ -76,13 +77,14 @@ class Chain:
     def reads(self) -> set[str]:
         """Values that come from memory."""
         made = {link.node.output for link in self.links}
-        return {name for link in self.links for name in link.node.inputs if name not in made}
+        return {name for link in self.links for name in link.node.inputs if name not in made and name != link.kept}
 
     @property
     def text(self) -> str:
-        """Its operators, as `linear* > add`: * where the result is stored on the way."""
+        """Its operators, as `linear* > add`: * where the result is stored on the way; (linear) where its operand is still there."""
         taps = [link.tapped for link in self.links[1:]] + [False]
-        return " > ".join(link.node.op + "*" * tapped for link, tapped in zip(self.links, taps, strict=True))
+        names = [f"({link.node.op})" if link.kept else link.node.op for link in self.links]
+        return " > ".join(name + "*" * tapped for name, tapped in zip(names, taps, strict=True))
 
     def stores(self) -> list[str]:
         """Values that go to memory."""
@@ -163,7 +165,35 @@ def form_chains(graph: Graph, lowered: Sequence[tuple[Node, Sequence[Call]]], co
         chain = chains[place]
         orders.setdefault(chain.heavy, Order()).add(chain.links)
         made[node.output] = place
+    _keep_operands(graph, chains)
     return chains
+
+
+def _keep_operands(graph: Graph, chains: list[Chain]) -> None:
+    """Where a kernel with multipliers starts on the operand that its last run had, that is not read again. A value that nobody else reads
+    need not be stored."""
+    last: dict[Key, Link] = {}
+    for chain in chains:
+        if chain.heavy is None:
+            continue
+        first, before = chain.links[0], last.get(chain.heavy)
+        if first.heavy and before is not None and _holds(before, first):
+            loads = [index for index, port in enumerate(first.calls[0].kernel.ports) if port.kind == "load"]
+            name = first.node.inputs[loads.index(first_load(first.calls[0].kernel))]
+            chain.links[0] = replace(first, calls=tuple(call.repeated() for call in first.calls), kept=name)
+        last[chain.heavy] = chain.main
+    needed = {*graph.outputs, *(name for chain in chains for name in chain.reads)}
+    for chain in chains:
+        for number, (before, link) in enumerate(pairwise(chain.links), 1):
+            chain.links[number] = replace(link, tapped=link.tapped and before.node.output in needed)
+
+
+def _holds(before: Link, link: Link) -> bool:
+    """Whether the operand of `link` is what `before` left in their kernel: they run once each, on the same vectors."""
+    if len(before.calls) > 1 or len(link.calls) > 1 or link.calls[0].again is None:
+        return False
+    port = first_load(link.calls[0].kernel)
+    return before.fed in (None, port) and before.calls[0].walks[port].order == link.calls[0].walks[port].order
 
 
 def _small_multipliers(lowered: Sequence[tuple[Node, Sequence[Call]]]) -> set[Key]:

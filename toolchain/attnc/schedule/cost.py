@@ -127,15 +127,15 @@ def _parts(engine: Engine, instruction: Instruction, ports: Mapping[str, str]) -
 def call_cost(instruction: Instruction, ports: Mapping[str, str], words_per_cycle: float, instruction_ints: int) -> CallCost:
     """Cycles of an instruction: of each of its parts the slowest process, stream or port, or the DDR in all, plus start-up."""
     engine = instruction.engine
-    found = [part.all_busy() for part in _parts(engine, instruction, ports)]
+    found = [busy for busy in (part.all_busy() for part in _parts(engine, instruction, ports)) if busy]
     busy: dict[str, int] = {}
     for name, cycles in (item for part in found for item in part.items()):
         busy[name] = busy.get(name, 0) + cycles
     words = sum(walk.vectors * walk.bytes for walk in map(instruction.walk, engine.streams))
     busy["ddr"] = math.ceil(words / words_per_cycle)
-    slowest = [max(part, key=lambda name: part[name]) for part in found if part]
-    longest = max(zip(found, slowest, strict=False), key=lambda entry: entry[0][entry[1]])[1]
-    total = sum(part[name] for part, name in zip(found, slowest, strict=False))
+    slowest = [max(part, key=lambda name: part[name]) for part in found]
+    longest = max(zip(found, slowest, strict=True), key=lambda entry: entry[0][entry[1]])[1]
+    total = sum(part[name] for part, name in zip(found, slowest, strict=True))
     bound, total = ("ddr", busy["ddr"]) if busy["ddr"] > total else (longest, total)
     start = 2 * MEMORY_LATENCY + CALL_OVERHEAD + instruction_ints + SLOT_LATENCY * (len(engine.slots) - 1)
     macs = sum(call.macs for _, call in instruction.active)

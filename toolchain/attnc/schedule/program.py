@@ -147,6 +147,8 @@ class Instruction:
         if stream.slot is not None:
             call = self.calls[stream.slot]
             return IDLE if call is None or stream.slot not in self.tapped else self._arriving(stream.slot)
+        if stream.kind == "load" and self.chain.links[0].kept is not None:
+            return IDLE
         number, call = active[0] if stream.kind == "load" else active[-1]
         return call.walks[self.engine.slots[number].fed] if stream.kind == "load" else call.walks[store_port(call.kernel)]
 
@@ -158,9 +160,10 @@ class Instruction:
     def control(self) -> list[int]:
         """Per slot whether it works, the vectors that arrive, and whether they are stored too."""
         ints: list[int] = []
-        vectors = self._arriving(self.active[0][0]).vectors
+        first, kept = self.active[0][0], self.chain.links[0].kept is not None
+        vectors = 0 if kept else self._arriving(first).vectors
         for number, call in enumerate(self.calls):
-            vectors = vectors if call is None else self._arriving(number).vectors
+            vectors = vectors if call is None or (kept and number == first) else self._arriving(number).vectors
             ints += [int(call is not None), vectors, int(number in self.tapped)]
             if call is not None:
                 vectors = call.walks[store_port(call.kernel)].vectors
