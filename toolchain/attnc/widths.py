@@ -31,8 +31,8 @@ from attnc.steps import State
 PROBED, PROBED_ELEMENTS = 8, 1 << 18
 """Samples on which single parts are measured: at most so many, and fewer (down to one) where their widest value has more elements."""
 SLACK_DB, WORTHWHILE_DB = 0.5, 1.0
-BINDING = 12
-"""Nodes that the report names where the target is missed."""
+BINDING_PERCENT = 0.5
+"""Share of the noise from which on the report names a node where the target is missed."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,9 @@ def _binding(state: State) -> list[dict[str, Any]]:
     shares = [(float((100 * found.rounding(name) / measured).max()), name, None) for name in state.graph.inputs]
     shares += [(float((100 * found.node(node) / measured).max()), node.name, node) for node in state.float_graph.nodes]
     rows = []
-    for share, name, node in sorted(shares, key=lambda row: -row[0])[:BINDING]:
+    for share, name, node in sorted(shares, key=lambda row: -row[0]):
+        if share < BINDING_PERCENT:
+            break
         why = f"input of {state.graph.type(name).bits} bits" if node is None else found.cause(node)
         rows.append({"node": name, "op": "input" if node is None else node.op, "percent": round(share, 1), "why": why})
     return rows
