@@ -98,7 +98,7 @@ def test_code_and_hardware_do_not_grow_with_the_layers(tmp_path: Path) -> None:
     sizes, engines = [], []
     for layers in (2, 24):
         vit.export(vit.random_model(layers=layers), tmp_path / f"{layers}.onnx")
-        build = compiled(tmp_path / f"{layers}.onnx", tmp_path / f"build{layers}", activation_bits=8)
+        build = compiled(tmp_path / f"{layers}.onnx", tmp_path / f"build{layers}")
         sources = [p for p in sorted((build / "hls").rglob("*")) if p.is_file() and p.parent.name != "data"]
         sizes.append({path.relative_to(build).as_posix(): path.stat().st_size for path in sources})
         report = json.loads((build / "report.json").read_text())

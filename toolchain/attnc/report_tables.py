@@ -88,7 +88,7 @@ def _reached(widths: dict[str, Any]) -> str:
     text = f"{reached:.1f} dB against float on the worst output, {count} linear layer{'' if count == 1 else 's'} with inputs of 16 bits"
     if before:
         text += f" ({min(before.values()):.1f} dB without those that the model needs)"
-    return text + (f"; MISSES the target of {widths['target_db']:g} dB: {causes(widths)}" if reached < widths["target_db"] else "")
+    return text + (f"; MISSES the target of {widths['target_db']:g} dB: {causes(widths)}" if widths["missed"] else "")
 
 
 def _widths(facts: dict[str, Any]) -> list[Table]:
