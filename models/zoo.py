@@ -62,6 +62,7 @@ def measure(name: str, exporter: str, folder: Path) -> dict[str, Any]:
     from attnc.compiler import compile_model
     from attnc.config import CompileOptions
     from attnc.report import load_report
+    from attnc.report_tables import causes
     from attnc.verify.csim import compare_build
 
     path, build = folder / f"{name}_{exporter}.onnx", folder / f"{name}_{exporter}"
@@ -83,6 +84,7 @@ def measure(name: str, exporter: str, folder: Path) -> dict[str, Any]:
         "wide": len(report["activation_bits"]["wide"]),
         "linear": report["operators"].get("linear", 0),
         "binding": report["activation_bits"]["binding"],
+        "causes": causes(report["activation_bits"]),
         "cycles": report["estimate"]["cycles"],
     }
 
@@ -156,9 +158,8 @@ def show(rows: list[dict[str, Any]]) -> None:
             continue
         remark = "" if row["varying"] >= LEAST_VARYING else f"outputs do not depend on the inputs ({row['varying']}) "
         if row["sqnr_db"] < TARGET_DB:
-            remark += "; ".join(
-                f"{entry['percent']:.0f} % {entry['why']} ({entry['op']} {entry['node']})" for entry in row["binding"][:SHOWN]
-            )
+            worst = (f"{entry['node']} ({entry['why']}, {entry['percent']:.0f} %)" for entry in row["binding"][:SHOWN])
+            remark += f"noise by cause: {row['causes']}; worst nodes: {'; '.join(worst)}"
         wide = f"{row['wide']} of {row['linear']}"
         cells = [row["device"], row["host"], row["elements"], row["mismatches"], row["sqnr_db"], wide, row["cycles"]]
         table.add_row(row["family"], row["exporter"], *map(str, cells), remark, style="red" if failed(row) else None)

@@ -80,6 +80,11 @@ def test_auto_changes_nothing_where_8_bits_do(tmp_path: Path) -> None:
         assert all(np.array_equal(a.params[key], b.params[key]) for key in a.params)
 
 
+def test_made_up_inputs_widen_nothing(tmp_path: Path) -> None:
+    found = quantize_model(save(tmp_path, True), CompileOptions())
+    assert found.sqnr["y"] < 30 and wide(found) == [] and not found.widths["missed"] and found.widths["binding"] == []
+
+
 def test_target(tmp_path: Path) -> None:
     path = save(tmp_path, True)
     assert wide(quantized(path, sqnr_target=20)) == []

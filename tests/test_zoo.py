@@ -30,11 +30,15 @@ def test_family(tmp_path: Path, name: str, exporter: str) -> None:
 def test_table_shows_failures(capsys: pytest.CaptureFixture[str]) -> None:
     good = {"device": 1, "host": 2, "elements": 3, "mismatches": 0, "sqnr_db": 29.0, "varying": 0.5, "cycles": 4, "wide": 5, "linear": 6}
     binding = [{"op": "linear", "node": "n", "percent": 41.4, "why": "weights of int2"}]
-    rows = [{"family": "a", "exporter": "dynamo", **good, "binding": binding}, {"family": "b", "exporter": "dynamo", "error": "no"}]
+    rows = [
+        {"family": "a", "exporter": "dynamo", **good, "binding": binding, "causes": "weights of int2 80 %"},
+        {"family": "b", "exporter": "dynamo", "error": "no"},
+    ]
     zoo.show(rows)
     text = capsys.readouterr().out
     assert (
-        "41 % weights of int2 (linear n)" in " ".join(text.split())
+        "weights of int2 80 %" in " ".join(text.split())
+        and "n (weights of int2, 41 %)" in " ".join(text.split())
         and "5 of 6" in text
         and "failed: no" in text
         and "1 of 2 compile" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -87,13 +88,21 @@ def _summary(facts: dict[str, Any], title: str) -> Table:
     return table
 
 
+def causes(widths: dict[str, Any]) -> str:
+    """What keeps a model from its target, summed over the nodes."""
+    total: Counter[str] = Counter()
+    for row in widths["binding"]:
+        total[row["why"]] += row["percent"]
+    return ", ".join(f"{why} {percent:.0f} %" for why, percent in total.most_common(3))
+
+
 def _reached(widths: dict[str, Any]) -> str:
     """The SQNR of the output that is farthest from float, and how it came about."""
     reached, before, count = min(widths["sqnr_db"].values(), default=99.0), widths["sqnr_db_of_8_bits"], len(widths["wide"])
     text = f"{reached:.1f} dB against float on the worst output, {count} linear layer{'' if count == 1 else 's'} with inputs of 16 bits"
     if before:
         text += f" ({min(before.values()):.1f} dB without those that the model needs)"
-    return text + (f"; MISSES the target of {widths['target_db']:g} dB" if reached < widths["target_db"] else "")
+    return text + (f"; MISSES the target of {widths['target_db']:g} dB: {causes(widths)}" if widths["missed"] else "")
 
 
 def _widths(facts: dict[str, Any]) -> list[Table]:

@@ -6,6 +6,8 @@ quantized with all of them widened, which says what can be reached. Inputs are t
 the target, and those that turned out superfluous are given back. Noise only nearly adds up, so the choice is quantized and measured: first
 with what is left estimated from above (all of 8 bits, less what widening saves), then from below, then all inputs are taken.
 
+Made-up calibration inputs prove nothing: on those, nothing is searched.
+
 Where not even all inputs together reach the target, a choice is made that is estimated to come within `SLACK_DB` of what all reach and
 measured to come within `WORTHWHILE_DB`; where all together gain less than that, none is taken.
 """
@@ -31,8 +33,8 @@ from attnc.steps import State
 PROBED, PROBED_ELEMENTS = 8, 1 << 18
 """Samples on which single parts are measured: at most so many, and fewer (down to one) where their widest value has more elements."""
 SLACK_DB, WORTHWHILE_DB = 0.5, 1.0
-BINDING = 12
-"""Nodes that the report names where the target is missed."""
+BINDING_PERCENT = 0.5
+"""Share of the noise from which on the report names a node where the target is missed."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def choose_widths(state: State, requantize: Callable[[State], None]) -> None:
     """Widen inputs where the target is missed; `requantize` makes the quantized graph anew, as `state.widened` now says. What was found
     is left in `state.widths`."""
     before, chosen = sqnr(state), list[Candidate]()
-    if min(before.values(), default=90.0) < state.options.sqnr_target:
+    if missed(state):
         offered = candidates(state)
         if offered:
             chosen = _search(state, offered, requantize)
@@ -65,18 +67,23 @@ def _search(state: State, offered: list[Candidate], requantize: Callable[[State]
 
     before, target = _noise(state), power(-state.options.sqnr_target)
     least = measured(offered)
-    missed = least > target
-    if missed.any() and (before <= least * power(WORTHWHILE_DB)).all():
+    beyond = least > target
+    if beyond.any() and (before <= least * power(WORTHWHILE_DB)).all():
         measured([])
         return []
-    aim = np.where(missed, least * power(SLACK_DB), target)
-    good = np.where(missed, least * power(WORTHWHILE_DB), target)
+    aim = np.where(beyond, least * power(SLACK_DB), target)
+    good = np.where(beyond, least * power(WORTHWHILE_DB), target)
     for estimate in (before, least + sum(candidate.noise for candidate in offered)):
         chosen = cheapest(offered, estimate, aim)
         if (measured(chosen) <= good).all():
             return chosen
     measured(offered)
     return offered
+
+
+def missed(state: State) -> bool:
+    """Whether an output misses the target on real inputs."""
+    return not state.synthetic and min(sqnr(state).values(), default=90.0) < state.options.sqnr_target
 
 
 def power(db: float) -> float:
@@ -154,13 +161,13 @@ def facts(state: State, chosen: Sequence[Candidate], before: dict[str, float]) -
         for node in candidate.nodes
     }
     wide = [node.name for node in weighted(state.graph) if node.attrs.get("input_bytes") == 2]
-    missed = min(sqnr(state).values(), default=90.0) < state.options.sqnr_target
     return {
         "target_db": state.options.sqnr_target,
         "sqnr_db": {name: round(db, 2) for name, db in sqnr(state).items()},
         "sqnr_db_of_8_bits": {name: round(db, 2) for name, db in before.items()} if chosen else None,
         "wide": [{"node": name, "why": "needed" if name in reasons else "asked for", **reasons.get(name, {})} for name in wide],
-        "binding": _binding(state) if missed else [],
+        "missed": missed(state),
+        "binding": _binding(state) if missed(state) else [],
     }
 
 
@@ -172,7 +179,9 @@ def _binding(state: State) -> list[dict[str, Any]]:
     shares = [(float((100 * found.rounding(name) / measured).max()), name, None) for name in state.graph.inputs]
     shares += [(float((100 * found.node(node) / measured).max()), node.name, node) for node in state.float_graph.nodes]
     rows = []
-    for share, name, node in sorted(shares, key=lambda row: -row[0])[:BINDING]:
+    for share, name, node in sorted(shares, key=lambda row: -row[0]):
+        if share < BINDING_PERCENT:
+            break
         why = f"input of {state.graph.type(name).bits} bits" if node is None else found.cause(node)
         rows.append({"node": name, "op": "input" if node is None else node.op, "percent": round(share, 1), "why": why})
     return rows
