@@ -91,6 +91,10 @@ def test_report_and_manifest_say_what_was_promised(digits: Path) -> None:
     assert sum(layer["with"] is not None for layer in report["layers"]) > 10
     values = {value["name"] for value in manifest["values"]}
     assert values < {layer["output"] for layer in report["layers"]} | values and len(values) < len(nodes)
+    weights = {layer["node"]: layer["weights"] for layer in report["layers"] if layer["weights"]}
+    assert weights.keys() == {layer["node"] for layer in report["layers"] if layer["op"] == "linear"}
+    assert all((w["format"], w["quantizer"], w["engine"], w["why"]) == ("int8", "mse", "dsp", "bytes") for w in weights.values())
+    assert report["engine_choice"] is None
     assert set(report["estimate"]["resources"]) == {"lut", "ff", "dsp", "bram36", "uram"}
     assert "estimate" in report["estimate"]["note"] and "estimate" in (digits / "report.txt").read_text()
     for name, entry in manifest["files"].items():
@@ -237,3 +241,35 @@ def test_a_folder_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
     compiled(tmp_path / "m.onnx", tmp_path / "mine", force=True)
     assert (tmp_path / "mine" / "manifest.json").is_file()
+
+
+def test_report_says_which_engine_serves_which_layer_and_why(tmp_path: Path) -> None:
+    config = tmp_path / "attnc.yaml"
+    config.write_text(
+        "weights: int4\nlayers:\n"
+        "  - {match: node_matmul_1, weights: int8}\n"
+        "  - {match: node_linear_2, weights: ternary, engine: lookup, group_size: 32}\n"
+        "  - {match: node_matmul_3, weights: binary3}\n"
+        "  - {match: node_linear_6, weights: int8, activation_bits: 16}\n"
+        "  - {match: node_linear_7, quantizer: gptq, activations: dynamic}\n"
+    )
+    build = compiled(DIGITS / "vit_digits.onnx", tmp_path / "build", calib=DIGITS / "calib.npz", config=config)
+    report, text = json.loads((build / "report.json").read_text()), (build / "report.txt").read_text()
+    found = {layer["node"]: layer["weights"] for layer in report["layers"]}
+    chosen, tried = report["engine_choice"]["chosen"], report["engine_choice"]["tried"]
+
+    def row(name: str) -> tuple[object, ...]:
+        return tuple(found[name][key] for key in ("format", "group_size", "quantizer", "input", "activations", "engine", "why"))
+
+    assert row("node_matmul_1") == ("int8", 0, "mse", "s8", "static", "dsp", "bytes")
+    assert row("node_linear_2") == ("ternary", 32, "quantease", "s8", "static", "lookup", "asked for")
+    assert row("node_matmul_3") == ("binary3", 0, found["node_matmul_3"]["quantizer"], "s8", "static", "lookup", "the only one")
+    assert row("node_linear_6") == ("int8", 0, "mse", "s16", "static", "dsp", "the only one")
+    assert row("node_linear_7") == ("int4", 0, "gptq", "s8", "dynamic", chosen, "cost")
+    assert tried.keys() == {"dsp", "lookup"} and tried[chosen]["cycles"] == report["estimate"]["cycles"]
+    assert all(cost["cycles"] >= tried[chosen]["cycles"] for cost in tried.values())
+    assert all(f"{name}: {cost['cycles']:,} cycles" in text for name, cost in tried.items())
+    # With a schedule nothing is searched.
+    options = {"calib": DIGITS / "calib.npz", "config": config, "schedule": build / "schedule.yaml"}
+    again = json.loads((compiled(DIGITS / "vit_digits.onnx", tmp_path / "again", **options) / "report.json").read_text())
+    assert again["engine_choice"] is None and {layer["weights"]["why"] for layer in again["layers"] if layer["weights"]} >= {"by format"}

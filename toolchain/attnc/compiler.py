@@ -164,7 +164,7 @@ def choose(state: State) -> None:
     """The design: the schedule's where one is given, else the best that fits; and the engine of every layer that may have either."""
     graph, board, path = state.graph, state.board, state.options.schedule
     if state.schedule is None or path is None:
-        state.design = choose_engines(graph, board, state.clock_mhz, state.options.objective)
+        state.design, state.engines = choose_engines(graph, board, state.clock_mhz, state.options.objective)
     else:
         state.design = state.schedule.parallelism
     program = build_program(graph, state.design, None)
@@ -206,9 +206,10 @@ def write(state: State) -> Path:
         )
         places, ports = (state.schedule.memory, state.schedule.ports) if state.schedule else ({}, {})
         program, cost = write_project(folder, model, state.design, state.board, state.clock_mhz, source, vectors, outputs, places, ports)
+        assert state.layers is not None
         facts = report.compile_report(
             model=model, program=program, cost=cost, board=state.board, source=source, sqnr=state.sqnr, misfit=state.misfit,
-            widths=state.widths,
+            widths=state.widths, settings=state.layers, choice=state.engines,
             float_check={"against": state.float_model, "largest_relative_error": round(state.float_error, 9)},
             calibration={
                 "source": "synthetic" if state.synthetic else str(state.options.calib.name if state.options.calib else ""),

@@ -16,9 +16,15 @@ import numpy as np
 
 import attnc
 from attnc.errors import BuildError
-from attnc.ir import Graph
+from attnc.ir import Graph, Node
 from attnc.model import Model
+from attnc.ops import operator
+from attnc.ops.linear_weights import weight_format, weight_shape
+from attnc.passes.tokens import has_scale_per_token
+from attnc.passes.weights import weighted
+from attnc.quant.weight_config import LayerChoices, LayerSettings
 from attnc.schedule.cost import Estimate, engine_total
+from attnc.schedule.design import EngineChoice
 from attnc.schedule.devices import CLASSES, Board
 from attnc.schedule.energy import energy_mj, power_watts
 from attnc.schedule.program import Program
@@ -45,11 +51,15 @@ def compile_report(
     float_check: dict[str, Any],
     calibration: dict[str, Any],
     widths: dict[str, Any],
+    settings: LayerChoices,
+    choice: EngineChoice | None,
     misfit: str | None = None,
 ) -> dict[str, Any]:
-    """All facts of a compilation, ready for JSON; `misfit` says why the schedule does not fit the board."""
+    """All facts of a compilation, ready for JSON; `misfit` says why the schedule does not fit the board, `choice` how engines were
+    chosen (None: a schedule was given)."""
     graph, cycles = model.graph, cost.by_node()
     main = {node: stage.node for stage in stages(graph, program, cost) for node in stage.nodes}
+    weights = {node.name: _weights_report(graph, node, settings.choose(node), choice) for node in weighted(graph)}
     return {
         "schema": SCHEMA,
         "attnc": attnc.__version__,
@@ -63,6 +73,7 @@ def compile_report(
         "host_operators": [{"node": p.node, "operator": p.operator, "reason": p.reason} for p in model.placements if p.where == "host"],
         "operators": dict(sorted(Counter(node.op for node in graph.nodes).items())),
         "design": {**vars(program.design)},
+        "engine_choice": None if choice is None or not choice.tried else {"chosen": choice.kind, "tried": choice.tried},
         "engines": [_engine_report(program, index, cost) for index in range(len(program.engines))],
         "layers": [
             {
@@ -70,6 +81,7 @@ def compile_report(
                 "op": node.op,
                 "implementation": node.attrs.get("implementation"),
                 "bias": node.attrs.get("bias_report"),
+                "weights": weights.get(node.name),
                 "output": node.output,
                 "shape": list(graph.value(node.output).shape),
                 "type": graph.type(node.output).short,
@@ -88,6 +100,31 @@ def compile_report(
             "schedule": "schedule.yaml",
             "report": "report.txt",
         },
+    }
+
+
+def _weights_report(graph: Graph, node: Node, settings: LayerSettings, choice: EngineChoice | None) -> dict[str, Any]:
+    """Format and quantizer of a layer, its input, and the engine that serves it: `why` is "asked for", "the only one" (that takes this
+    format and this input), "bytes" (which are what multipliers are made for), "cost" or "by format" (a schedule was given, so that
+    nothing was searched)."""
+    format, engines = weight_format(node), operator(node).engines(node)
+    if len(engines) < 2:
+        why = "the only one"
+    elif settings.engine != "auto":
+        why = "asked for"
+    elif choice is not None and node.name in choice.nodes:
+        why = "cost"
+    else:
+        why = "bytes" if format.bits == 8 else "by format"
+    return {
+        "format": format.name,
+        "group_size": format.group_size,
+        "quantizer": node.attrs.get("quantizer", "imported"),
+        "count": math.prod(weight_shape(node)),
+        "input": graph.type(node.inputs[0]).short,
+        "activations": "dynamic" if has_scale_per_token(graph, node) else "static",
+        "engine": operator(node).engine(node),
+        "why": why,
     }
 
 

@@ -19,9 +19,9 @@ def render(facts: dict[str, Any]) -> RenderableType:
     """The report as tables."""
     cost = facts["estimate"]
     title = f"{escape(facts['model']['file'])} on {facts['target']['name']}"
-    search = [_formats(facts["precision"]), _curve(facts["precision"])] if "precision" in facts else []
+    search = [_curve(facts["precision"])] if "precision" in facts else []
     tables = resources(cost), operators(cost), lost(cost), *_widths(facts), _layers(facts)
-    return Group(_summary(facts, title), *search, *tables)
+    return Group(_summary(facts, title), *search, *_linear_layers(facts), *tables)
 
 
 def render_estimate(cost: dict[str, Any], title: str) -> RenderableType:
@@ -152,17 +152,31 @@ def _curve(found: dict[str, Any]) -> Table:
     return table
 
 
-def _formats(found: dict[str, Any]) -> Table:
-    """How many layers and weights have which format."""
-    table = Table(title="Formats of weights", title_justify="left")
-    for name in ("format", "group", "layers", "weights"):
-        table.add_column(name, justify="left" if name == "format" else "right")
-    counted: dict[tuple[str, int], list[int]] = {}
-    for layer in found["layers"]:
-        counted.setdefault((layer["weights"], layer["group_size"]), []).append(layer["size"])
-    for (weights, group), sizes in sorted(counted.items()):
-        table.add_row(weights, str(group or "channel"), f"{len(sizes)}", f"{sum(sizes):,}")
-    return table
+def _linear_layers(facts: dict[str, Any]) -> list[Table]:
+    """How many linear layers have which format, from which quantizer, and which engine serves them; what each engine would have cost."""
+    counted: dict[tuple[str, ...], list[int]] = {}
+    for weights in (layer["weights"] for layer in facts["layers"] if layer.get("weights")):
+        scale = "per token" if weights["activations"] == "dynamic" else "static"
+        scales = f"group of {weights['group_size']}" if weights["group_size"] else "channel"
+        row = weights["format"], scales, weights["quantizer"], f"{weights['input']} {scale}", weights["engine"], weights["why"]
+        counted.setdefault(row, []).append(weights["count"])
+    if not counted:
+        return []
+    choice = facts.get("engine_choice")
+    table = Table(title="Linear layers: formats of weights, and engines", title_justify="left", caption_justify="left")
+    for name in ("weights", "scale per", "quantizer", "inputs", "engine", "why this engine", "layers", "number of weights"):
+        table.add_column(name, justify="right" if name in ("layers", "number of weights") else "left")
+    for row, sizes in sorted(counted.items()):
+        table.add_row(*row, f"{len(sizes)}", f"{sum(sizes):,}")
+    if choice:
+        table.caption = "Cost of the whole design (estimates):\n" + "\n".join(_engine_cost(*tried) for tried in choice["tried"].items())
+    return [table]
+
+
+def _engine_cost(name: str, tried: dict[str, Any]) -> str:
+    if "misfit" in tried:
+        return f"{name}: does not fit"
+    return f"{name}: {tried['cycles']:,} cycles, {tried['lut']:,} LUT, {tried['dsp']:,} DSP, {tried['bram36']:,} BRAM36"
 
 
 def resources(cost: dict[str, Any]) -> Table:
@@ -223,13 +237,16 @@ def _layers(facts: dict[str, Any]) -> Table:
         title = f"The {WORST} of {len(layers)} layers that are farthest from float (SQNR of golden; cycles are estimates)"
         layers = sorted(layers, key=lambda layer: layer["sqnr_db"])[:WORST]
     table = Table(title=title, title_justify="left")
-    for name in ("node", "operator", "output", "type", "SQNR dB", "cycles"):
+    for name in ("node", "operator", "weights", "engine", "output", "type", "SQNR dB", "cycles"):
         table.add_column(name, justify="right" if name in ("output", "SQNR dB", "cycles") else "left", overflow="ellipsis", max_width=44)
     for layer in layers:
         rows, channels = layer["shape"]
         cycles = f"{layer['cycles']:,}" if layer["with"] is None else escape(f"with {layer['with']}")
         numbers = f"{layer['sqnr_db']:.1f}", cycles
-        table.add_row(escape(layer["node"]), layer["op"], f"{rows}x{channels}", layer["type"], *numbers)
+        weights = layer.get("weights")
+        group = f"g{weights['group_size']}" if weights and weights["group_size"] else ""
+        served = (f"{weights['format']}{group} {weights['quantizer']}", weights["engine"]) if weights else ("", "")
+        table.add_row(escape(layer["node"]), layer["op"], *served, f"{rows}x{channels}", layer["type"], *numbers)
     return table
 
 

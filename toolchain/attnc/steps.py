@@ -32,6 +32,7 @@ from attnc.quant.gram import GramObserver
 from attnc.quant.samples import Edge, FloatModel, chunks, count_samples, one_sample
 from attnc.quant.weight_config import LayerChoices, LayerSettings, WeightConfig, check_weight_config, read_weight_config
 from attnc.quant.weights import QUANTIZERS
+from attnc.schedule.design import EngineChoice
 from attnc.schedule.devices import Board
 from attnc.schedule.file import Schedule
 from attnc.weights import WeightFormat
@@ -78,6 +79,8 @@ class State:
     """What the search found, for the report."""
     schedule: Schedule | None = None
     design: Design | None = None
+    engines: EngineChoice | None = None
+    """How the engine of layers that may have either was chosen; None where a schedule was given."""
     misfit: str | None = None
 
     def settings(self, node: Node) -> LayerSettings:

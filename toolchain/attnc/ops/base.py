@@ -349,6 +349,10 @@ class Operator(ABC):
         """Names for attrs["engine"] among which the schedule may choose; none where there is no choice. All give the same integers."""
         return ()
 
+    def engine(self, node: Node) -> str:
+        """The one of `engines` that serves a quantized node."""
+        return str(node.attrs["engine"])
+
     def engine_costs(self, node: Node, ctx: Lowering) -> dict[str, tuple[int, Resources]]:
         """For each engine that can serve a quantized node: cycles of its busiest process over all calls, and what one engine with
         just these sizes takes."""

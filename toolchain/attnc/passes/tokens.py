@@ -50,6 +50,12 @@ def per_token(graph: Graph, wanted: Callable[[Node], bool], statistics: Mapping[
         graph.nodes.insert(graph.nodes.index(node) + 1, _back(graph, node, *shared[x]))
 
 
+def has_scale_per_token(graph: Graph, node: Node) -> bool:
+    """Whether the input of a linear node is what `per_token` puts in front of it."""
+    maker = graph.producer(node.inputs[0])
+    return maker is not None and maker.op == "normalize_rows"
+
+
 def _smooth(graph: Graph, x: str, readers: list[Node], stats: Statistics) -> list[Node]:
     """Move a factor per channel of `x` into the weights of its readers; the nodes that divide `x` by it, if any are needed."""
     weights = np.concatenate([reader.params["weight"] for reader in readers])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import product
 
 from attnc.config import Objective
@@ -143,23 +143,35 @@ def choose_design(graph: Graph, board: Board, clock_mhz: float, objective: Objec
     )
 
 
-def choose_engines(graph: Graph, board: Board, clock_mhz: float, objective: Objective = "latency") -> Design:
+@dataclass(frozen=True)
+class EngineChoice:
+    """Which engine the layers share that may have either, and what the search found for each."""
+
+    nodes: frozenset[str]
+    kind: str
+    tried: dict[str, dict[str, int | float | str]]
+    """By engine: cycles per sample and resources of the whole design (estimates), or `misfit`, why none fits the board."""
+
+
+def choose_engines(graph: Graph, board: Board, clock_mhz: float, objective: Objective = "latency") -> tuple[Design, EngineChoice]:
     """`choose_design`, once for each engine that layers without one of their own could share; the better of the two stays, in
     attribute `engine` of those nodes."""
     open_nodes = [node for node in graph.nodes if "engine" not in node.attrs and len(operator(node).engines(node)) > 1]
     kinds = sorted({engine for node in open_nodes for engine in operator(node).engines(node)})
     best: tuple[tuple[float, float], str, Design] | None = None
     misfit: FitError | None = None
+    tried: dict[str, dict[str, int | float | str]] = {}
     for kind in kinds or [""]:
         for node in open_nodes:
             node.attrs["engine"] = kind if kind in operator(node).engines(node) else operator(node).engines(node)[0]
         try:
             design = choose_design(graph, board, clock_mhz, objective)
         except FitError as error:
-            misfit = error
+            misfit, tried[kind] = error, {"misfit": str(error)}
             continue
         cost = estimate(build_program(graph, design, None), board, clock_mhz)
         score = SCORES[objective](cost, board, design.lanes), cost.resources.lut
+        tried[kind] = {"cycles": cost.cycles, **{name: math.ceil(used) for name, used in cost.used().items()}}
         if best is None or score < best[0]:
             best = score, kind, design
     if best is None:
@@ -167,7 +179,7 @@ def choose_engines(graph: Graph, board: Board, clock_mhz: float, objective: Obje
         raise misfit
     for node in open_nodes:
         node.attrs["engine"] = best[1] if best[1] in operator(node).engines(node) else operator(node).engines(node)[0]
-    return best[2]
+    return best[2], EngineChoice(frozenset(node.name for node in open_nodes), best[1], tried if open_nodes else {})
 
 
 def _with_copies(graph: Graph, board: Board, clock_mhz: float, objective: Objective, best: Ranked) -> Design:
