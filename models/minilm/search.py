@@ -123,6 +123,7 @@ def main() -> int:
     parser.add_argument("--csim", type=int, default=0, metavar="N", help="also compare the C++ with golden on the first N sentences")
     parser.add_argument("--examples", type=int, default=3, metavar="N", help="differing neighbours to print")
     parser.add_argument("--json", action="store_true")
+    parser.set_defaults(weights="int8", budget=None, output=None)  # what evaluate.settings asks for
     args = parser.parse_args()
     if args.sentences < 2 or not 0 <= args.csim <= args.sentences:
         parser.error(f"needed at least 2 sentences and --csim among them, found {args.sentences} and {args.csim}")

@@ -46,11 +46,21 @@ def test_fixed_places_are_kept_and_no_uram_is_used_where_there_is_none() -> None
 
 
 def test_ports_of_every_board() -> None:
-    names = ["program", "load_0", "load_1", "load_2", "load_3", "weights_0", "weights_1", "result_0", "result_1"]
+    program = build_program(layer_graph(), Design(16, 16, 32, 2), None)
     for board in BOARDS.values():
-        ports = assign_ports(names, board)
-        assert list(ports) == names and set(ports.values()) <= set(board.ports)
-    assert assign_ports(names, BOARDS["kv260"])["load_0"] != assign_ports(names, BOARDS["kv260"])["weights_0"]
+        ports = assign_ports(program, board)
+        assert set(ports) == set(program.bundles.values()) and set(ports.values()) <= set(board.ports)
+    ports = assign_ports(program, BOARDS["kv260"])
+    assert ports["load_0"] != ports["weights_0"]
+
+
+def test_pointers_that_write_share_an_interface_with_one_that_reads() -> None:
+    for design in (Design(16, 16, 32, 2), Design(8, 16, 32, 2, beat=2)):
+        program = build_program(layer_graph(), design, None)
+        writers = {stream.pointer for engine in program.engines for stream in engine.streams if stream.kind == "store"}
+        shared = [program.bundles[name] for name in writers]
+        assert len(set(shared)) == len(shared)  # no two writers share one
+        assert all(program.pointers[program.bundles[name]] == program.pointers[name] for name in writers)
 
 
 def test_streams_of_one_port_add_up() -> None:

@@ -42,7 +42,7 @@ def test_what_is_written_can_be_given_back(graph: Graph, tmp_path: Path) -> None
     cost = estimate(program, KV260, 222.0, places, {"weights_0": "HP3"})
     path = tmp_path / "schedule.yaml"
     path.write_text(schedule_text(program, cost, KV260, "latency"))
-    assert "#   engine_1: layer_normalization* > linear: 1\n" in path.read_text()
+    assert "#   engine_1: layer_normalization > linear: 1\n" in path.read_text()
     schedule = read_schedule(path)
     check_board(schedule, path, graph, KV260)
     check_program(schedule, path, program, cost, KV260)
@@ -98,7 +98,7 @@ def test_what_is_no_schedule_is_refused(tmp_path: Path, text: str) -> None:
         ({"target": "zcu102"}, r"'target': needed 'kv260'.*found 'zcu102'"),
         ({"design": {**DESIGN, "lanes": 32}}, r"'design.lanes': needed at most 16, the bytes of a memory port of kv260, found 32"),
         ({"ports": {"load_0": "HP7"}}, r"'ports.load_0': needed one of the 3 memory ports of kv260 \(HP0, HP1, HP3\), found 'HP7'"),
-        ({"ports": {"load_9": "HP0"}}, r"'ports': needed only program, load_0, .*weights_0, .*result_0.*found 'load_9'"),
+        ({"ports": {"load_9": "HP0"}}, r"'ports': needed only program, load_0, .*weights_0.*found 'load_9'"),
         ({"memory": {"linear.z": "bram"}}, r"'memory': needed only attention.*linear.y_buffer, found 'linear.z'"),
     ],
 )
@@ -167,11 +167,13 @@ def test_the_search_finds_what_trying_everything_does(objective: Any) -> None:
     graph, found = layer_graph(rows=40), []
     pairs = multiplier_choices(graph, 16, 2 * KV260.limits["dsp"])
     assert (1, 16) not in pairs and {(1, 1), (1, 6), (2, 3)} < set(pairs)
-    for start, queries in product(candidates(graph, 16, pairs), QUERY_CHOICES):
-        cost = estimate(build_program(graph, replace(start, queries=queries), None), KV260, 250)
-        if overrun(cost.resources, KV260) is None:
-            found.append((SCORES[objective](cost, KV260, 16), cost.cycles, cost.resources.lut))
+    for lanes in (16, 8, 4):
+        starts = candidates(graph, lanes, KV260, multiplier_choices(graph, lanes, 2 * KV260.limits["dsp"]))
+        for start, queries, copies in product(starts, QUERY_CHOICES, (1, 2)):
+            cost = estimate(build_program(graph, replace(start, queries=queries, copies=copies), None), KV260, 250)
+            if overrun(cost.resources, KV260) is None:
+                found.append((SCORES[objective](cost, KV260, lanes), cost.cycles, cost.resources.lut))
     chosen = choose_design(graph, KV260, 250, objective)
     cost = estimate(build_program(graph, chosen, None), KV260, 250)
-    assert (SCORES[objective](cost, KV260, 16), cost.cycles, cost.resources.lut) == min(found)
+    assert (SCORES[objective](cost, KV260, chosen.lanes), cost.cycles, cost.resources.lut) == min(found)
     assert objective != "latency" or chosen.rows_at_once > 1
