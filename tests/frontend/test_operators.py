@@ -176,6 +176,19 @@ def test_convolution_1d_with_padding(tmp_path: Path) -> None:
     assert found.leading is not None and ops(found) == ["linear"]
 
 
+def test_a_node_of_the_host_may_have_the_name_of_its_tensor(tmp_path: Path) -> None:
+    b = Builder()
+    tokens = b("Concat", b.input("x", [1, T, C]), np.ones((1, 1, C), np.float32), axis=1)
+    y = b("MatMul", tokens, b.random(C, 3))
+    path = b.save(tmp_path / "m.onnx", y)
+    model = onnx.load(path)
+    for node in model.graph.node:
+        node.name = node.output[0]
+    onnx.save(model, path)
+    found = check(path, strict=False)
+    assert found.leading is not None and ops(found) == ["linear"]
+
+
 # ---- attention ----
 
 

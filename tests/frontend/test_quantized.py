@@ -185,6 +185,36 @@ def test_a_weight_that_is_scaled(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first.params["weight_q"], q.T)
 
 
+def test_a_pair_on_what_only_a_fixed_shape_makes_constant(tmp_path: Path) -> None:
+    """A class token, repeated as often as there are samples: until the batch is fixed, its pair looks like an activation's. Opset 18,
+    at which the evaluator of onnx has no DequantizeLinear. The pair is left out, and named in the report."""
+    rng = np.random.default_rng(2)
+    constants: dict[str, np.ndarray] = {
+        "token": rng.normal(size=(1, 1, models.D)).astype(np.float32),
+        "v": rng.normal(size=(models.D, models.D)).astype(np.float32) / 4,
+        "w": rng.normal(size=(models.D, 5)).astype(np.float32) / 4,
+        "rest": np.array([1, models.D]),
+        "zero": np.array([0]),
+    }
+    nodes = [
+        helper.make_node("Shape", ["x"], ["whole"], name="whole"),
+        helper.make_node("Gather", ["whole", "zero"], ["batch"], name="batch"),
+        helper.make_node("Concat", ["batch", "rest"], ["shape"], name="shape", axis=0),
+        helper.make_node("Expand", ["token", "shape"], ["tokens"], name="tokens"),
+        helper.make_node("MatMul", ["x", "v"], ["embedded"], name="embedding"),
+        helper.make_node("Concat", ["tokens", "embedded"], ["all"], name="all", axis=1),
+        helper.make_node("MatMul", ["all", "w"], ["y"], name="head"),
+    ]
+    path = models.save(tmp_path / "f.onnx", nodes, (["n", models.T, models.D], ["n", models.T + 1, 5]), constants, 18)
+    path = models.quantize(path, tmp_path / "q.onnx", (1, models.T, models.D), QuantType.QInt8, True)
+    assert any(node.op_type == "DequantizeLinear" and node.input[0].startswith("tokens") for node in onnx.load(path).graph.node)
+    build = compile_model(path, CompileOptions(output=tmp_path / "build"))
+    assert compare_build(build).bit_exact
+    report = json.loads((build / "report.json").read_text())
+    assert min(layer["sqnr_db"] for layer in report["layers"]) > 35
+    assert [pair["node"] for pair in report["import"]["left_out"]] == ["tokens_QuantizeLinear"]
+
+
 # ---- QONNX ----
 
 

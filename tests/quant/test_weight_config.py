@@ -109,7 +109,7 @@ def test_auto_is_left_to_the_search(tmp_path: Path) -> None:
         ("engine: dsp48", r"engine: needed auto, dsp or lookup, found 'dsp48' \(did you mean dsp\?\)"),
         ("layers: [{weights: int4}]", r"layers\[0\]\.match is missing"),
         ("layers: [{match: ''}]", r"layers\[0\]\.match: .*found ''"),
-        ("layers: {match: embed}", r"layers: .*found \{'match': 'embed'\}"),
+        ("layers: {match: embed}", r"layers: needed a list of rules.*found \{'match': 'embed'\}"),
         ("layers: [embed]", r"layers\[0\]: .*found 'embed'"),
         (
             "layers: [{match: enc.0.u}]",

@@ -14,7 +14,7 @@ import typer
 import attnc
 from attnc import cost_commands, tables
 from attnc.cli_approx import APPROX, approx, implementations
-from attnc.cli_compile import EPILOG, BudgetOption, CalibOption, HeldoutOption, LabelsOption, PoolOption, TargetOption
+from attnc.cli_compile import EPILOG, BudgetOption, CalibOption, HeldoutOption, LabelsOption, PoolOption, QuantizerOption, TargetOption
 from attnc.cli_export import EXPORT, export_qdq
 from attnc.config import SQNR_TARGET, Activations, Calibration, CompileOptions
 from attnc.console import (
@@ -101,7 +101,7 @@ def compile_command(
     labels: LabelsOption = None,
     pool: PoolOption = None,
     group_size: Annotated[int | None, typer.Option("--group-size", help="Weights that share a scale: 32, 64, 128; 0: a channel.")] = None,
-    quantizer: Annotated[str | None, typer.Option("--quantizer", help="minmax, mse, absmean, gptq, quantease, binary.")] = None,
+    quantizer: QuantizerOption = None,
     engine: Annotated[
         Literal["auto", "dsp", "lookup"] | None, typer.Option("--engine", help="Multipliers or tables; auto: by cost.")
     ] = None,

@@ -31,6 +31,14 @@ PoolOption = Annotated[
         help="Measure --budget on rows of the outputs where the input MASK is not 0: their mean (mean:MASK), or as they are (rows:MASK).",
     ),
 ]
+QuantizerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--quantizer",
+        help="minmax, mse, absmean, absmean_tensor, gptq, quantease, binary.",
+        show_default="mse for int8 and int6, else quantease",
+    ),
+]
 EPILOG = (
     "\b\nExamples:\n"
     "  attnc compile vit.onnx --target kv260 --calib images.npz\n"

@@ -138,11 +138,8 @@ def _closure(interpreter: Interpreter, producer: dict[str, NodeProto], inputs: S
         if name in seen or name in inputs or _constant(interpreter, name):
             continue
         seen.add(name)
-        node = producer[name]
-        if node.name not in seen:
-            seen.add(node.name)
-            found.append(node)
-            stack += [operand for operand in node.input if operand]
+        found.append(producer[name])
+        stack += [operand for operand in producer[name].input if operand]
     unique = {id(node): node for node in found}
     return list(unique.values())
 

@@ -18,7 +18,7 @@ from attnc.frontend.builder import LayoutError
 from attnc.frontend.context import Context
 from attnc.frontend.pointwise import ONE_OPERAND
 from attnc.frontend.quantized_model import Quantized, QuantizedConstant, weight_names
-from attnc.frontend.values import Array, Base, Grid, Scores, Unary, Value, View, merge
+from attnc.frontend.values import Array, Base, Const, Grid, Scores, Unary, Value, View, merge
 from attnc.ir import Graph, Node, TensorType
 from attnc.ops import operator
 from attnc.ops.functions import find
@@ -39,6 +39,9 @@ def quantize(ctx: Context, node: NodeProto, value: Value) -> Value | None:
         return None
     if node.output[0] in ctx.simplified.outputs:
         ctx.fail(node, "it makes integers that are an output of the model")
+    if isinstance(value, Const):  # constant only since the shapes are fixed, as a token repeated for each sample
+        found.passed[node.name] = "a constant: the device rounds it to the type of what it becomes a part of"
+        return value
     grid = found.grids[node.output[0]]
     if isinstance(value, View) and not value.base.device and (value.base.imposed is None or grid.same(value.base.imposed)):
         return View(replace(value.base, imposed=grid), value.idx, merge(value.src, (node.name,)))
@@ -56,7 +59,7 @@ def quantize(ctx: Context, node: NodeProto, value: Value) -> Value | None:
 def dequantize(ctx: Context, node: NodeProto, value: Value) -> Value | None:
     """A DequantizeLinear on an activation: nothing is left to do, unless its integers come from the host."""
     found = ctx.quantized
-    if found is None:
+    if found is None or (isinstance(value, Const) and value.array.dtype.kind != "f"):
         return None
     if isinstance(value, View) and not value.base.device and value.base.imposed is None:
         grid = found.grids.get(node.output[0])

@@ -199,7 +199,7 @@ class Interpreter:
     def _pair(self, node: NodeProto, args: list[Value | None]) -> list[Value] | None:
         """QuantizeLinear and DequantizeLinear on activations."""
         handler = {"QuantizeLinear": imposed.quantize, "DequantizeLinear": imposed.dequantize}.get(node.op_type)
-        if handler is None or not isinstance(args[0], (View, Unary, Poly, Scores, Test)):
+        if handler is None or not isinstance(args[0], (Const, View, Unary, Poly, Scores, Test)):
             return None
         made = handler(self.ctx, node, args[0])
         return None if made is None else [made]

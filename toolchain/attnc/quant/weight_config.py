@@ -235,6 +235,8 @@ def _reason(error: ValidationError) -> str:
         known = list((LayerRule if "." in path else WeightConfig).model_fields)
         key = str(first["loc"][-1])
         return f"unknown key {path}{_hint(key, known)}; needed {', '.join(known)}"
+    if first["type"] == "tuple_type":
+        return f"{path}: needed a list of rules, each with a match and what it changes, found {first['input']!r}"
     if first["type"] == "missing":
         return f"{path} is missing"
     if first["type"] == "literal_error":
