@@ -202,3 +202,27 @@ def test_normalised_queries_and_keys(tmp_path: Path) -> None:
     q, k = (b("RMSNormalization", x, b.random(D), axis=-1, epsilon=1e-5) for x in (q, k))
     model = against_reference(b.save(tmp_path / "m.onnx", b("Attention", q, k, v, is_causal=1)))
     assert ops(model).count("rms_normalization") == 2 and ops(model).count("attention") == 1
+
+
+@pytest.mark.parametrize("bound", ["Clip", "Max", "Add", ""])
+def test_queries_and_keys_of_unit_length(tmp_path: Path, bound: str) -> None:
+    b = Builder(20)
+
+    def unit(x: str) -> str:
+        long = b("ReduceL2", x, np.array([-1]), keepdims=1)
+        long = b(bound, *((1e-6, long) if bound == "Max" else (long, 1e-6))) if bound else long
+        return str(b("Div", x, b("Expand", long, np.array([1, H, T, D]))))
+
+    q, k, v = qkv(b)
+    p = b("Softmax", b("Mul", b("MatMul", unit(q), b("Transpose", unit(k), perm=[0, 1, 3, 2])), 3.0), axis=-1)
+    found = ops(check(b.save(tmp_path / "m.onnx", merged(b, b("MatMul", p, v))), strict=True))
+    assert found.count("rms_normalization") == 2 and found.count("attention") == 1
+
+
+def test_other_lengths_are_none(tmp_path: Path) -> None:
+    b = Builder(20)
+    y = b.linear(b.input("x", ["n", T, C]), C, C)
+    bounded = b("Max", b("ReduceL2", y, np.array([-1]), keepdims=1), 0.5)
+    path = b.save(tmp_path / "m.onnx", b.linear(b("Div", y, bounded), C, 2))
+    with pytest.raises(AttncError, match="ReduceL2"):
+        import_model(path)
