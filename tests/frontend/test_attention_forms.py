@@ -226,3 +226,21 @@ def test_other_lengths_are_none(tmp_path: Path) -> None:
     path = b.save(tmp_path / "m.onnx", b.linear(b("Div", y, bounded), C, 2))
     with pytest.raises(AttncError, match="ReduceL2"):
         import_model(path)
+
+
+@pytest.mark.parametrize("after", ["nothing", "bias"])
+def test_a_factor_per_head(tmp_path: Path, after: str) -> None:
+    b = Builder(20)
+    q, k, v = qkv(b)
+    s = b("Mul", b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2])), np.array([0.3, 0.7], np.float32).reshape(H, 1, 1))
+    s = b("Add", s, b.random(1, H, T, T)) if after == "bias" else s
+    found = ops(check(b.save(tmp_path / "m.onnx", merged(b, b("MatMul", b("Softmax", s, axis=-1), v))), strict=True))
+    assert found.count("attention") == 1 and found.count("mul") == 0
+
+
+def test_factors_that_differ_among_the_scores_of_a_head(tmp_path: Path) -> None:
+    b = Builder(20)
+    q, k, v = qkv(b)
+    s = b("Mul", b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2])), b.random(1, H, 1, T))
+    with pytest.raises(AttncError):
+        import_model(b.save(tmp_path / "m.onnx", merged(b, b("MatMul", b("Softmax", s, axis=-1), v))))
