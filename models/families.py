@@ -183,6 +183,12 @@ def _swin() -> nn.Module:
     ))  # fmt: skip
 
 
+def _swinv2() -> nn.Module:
+    return hf.Swinv2Model(hf.Swinv2Config(
+        image_size=32, patch_size=4, embed_dim=32, depths=[2, 2], num_heads=[2, 4], window_size=4, mlp_ratio=2.0, drop_path_rate=0.0
+    ))  # fmt: skip
+
+
 def _mobilevit() -> nn.Module:
     return hf.MobileViTModel(hf.MobileViTConfig(
         image_size=64, patch_size=2, hidden_sizes=[32, 48, 64], neck_hidden_sizes=[16, 16, 24, 32, 48, 64, 64], num_attention_heads=4,
@@ -241,6 +247,7 @@ FAMILIES: dict[str, Family] = {
         _image("dinov2", hf.Dinov2Config, "Dinov2Model", mlp_ratio=2),
         _image("beit", hf.BeitConfig, "BeitModel", use_relative_position_bias=True, drop_path_rate=0.0),
         Family("swin", _swin, pixels()),
+        Family("swinv2", _swinv2, pixels()),
         Family("mobilevit", _mobilevit, pixels(64)),
         Family("segformer", _segformer, pixels()),
         Family("whisper", _whisper, mel),

@@ -29,6 +29,11 @@ def test_table(capsys: Capture) -> None:
     assert "every s8 in steps of 2**-4" in out and "estimates" in out
 
 
+def test_other_names(capsys: Capture) -> None:
+    assert main(["approx", "quick_gelu", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["function"] == "gelu_sigmoid"
+
+
 @pytest.mark.parametrize("function", [*FUNCTIONS, *OTHERS])
 def test_measured_errors_are_within_the_stated_ones(capsys: Capture, function: str) -> None:
     for bits in (8,) if function in ("exp", "softsign") else (8, 16):

@@ -202,3 +202,45 @@ def test_normalised_queries_and_keys(tmp_path: Path) -> None:
     q, k = (b("RMSNormalization", x, b.random(D), axis=-1, epsilon=1e-5) for x in (q, k))
     model = against_reference(b.save(tmp_path / "m.onnx", b("Attention", q, k, v, is_causal=1)))
     assert ops(model).count("rms_normalization") == 2 and ops(model).count("attention") == 1
+
+
+@pytest.mark.parametrize("bound", ["Clip", "Max", "Add", ""])
+def test_queries_and_keys_of_unit_length(tmp_path: Path, bound: str) -> None:
+    b = Builder(20)
+
+    def unit(x: str) -> str:
+        long = b("ReduceL2", x, np.array([-1]), keepdims=1)
+        long = b(bound, *((1e-6, long) if bound == "Max" else (long, 1e-6))) if bound else long
+        return str(b("Div", x, b("Expand", long, np.array([1, H, T, D]))))
+
+    q, k, v = qkv(b)
+    p = b("Softmax", b("Mul", b("MatMul", unit(q), b("Transpose", unit(k), perm=[0, 1, 3, 2])), 3.0), axis=-1)
+    found = ops(check(b.save(tmp_path / "m.onnx", merged(b, b("MatMul", p, v))), strict=True))
+    assert found.count("rms_normalization") == 2 and found.count("attention") == 1
+
+
+def test_other_lengths_are_none(tmp_path: Path) -> None:
+    b = Builder(20)
+    y = b.linear(b.input("x", ["n", T, C]), C, C)
+    bounded = b("Max", b("ReduceL2", y, np.array([-1]), keepdims=1), 0.5)
+    path = b.save(tmp_path / "m.onnx", b.linear(b("Div", y, bounded), C, 2))
+    with pytest.raises(AttncError, match="ReduceL2"):
+        import_model(path)
+
+
+@pytest.mark.parametrize("after", ["nothing", "bias"])
+def test_a_factor_per_head(tmp_path: Path, after: str) -> None:
+    b = Builder(20)
+    q, k, v = qkv(b)
+    s = b("Mul", b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2])), np.array([0.3, 0.7], np.float32).reshape(H, 1, 1))
+    s = b("Add", s, b.random(1, H, T, T)) if after == "bias" else s
+    found = ops(check(b.save(tmp_path / "m.onnx", merged(b, b("MatMul", b("Softmax", s, axis=-1), v))), strict=True))
+    assert found.count("attention") == 1 and found.count("mul") == 0
+
+
+def test_factors_that_differ_among_the_scores_of_a_head(tmp_path: Path) -> None:
+    b = Builder(20)
+    q, k, v = qkv(b)
+    s = b("Mul", b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2])), b.random(1, H, 1, T))
+    with pytest.raises(AttncError):
+        import_model(b.save(tmp_path / "m.onnx", merged(b, b("MatMul", b("Softmax", s, axis=-1), v))))

@@ -304,3 +304,13 @@ def test_every_unsupported_node_is_named(tmp_path: Path) -> None:
     path = b.save(tmp_path / "m.onnx", b.linear(y, C, C))
     bad = {place.node: place.reason for place in inspect_model(path) if place.where == "unsupported"}
     assert list(bad) == ["first", "second", "third"] and "means over tokens" in bad["third"]
+
+
+def test_an_output_whose_shape_depends_on_data(tmp_path: Path) -> None:
+    b = Builder()
+    y = b.linear(b.input("x", ["n", T, C]), C, C)
+    b("Compress", y, b("Greater", b("ReduceMax", y, np.array([0, 2]), keepdims=0), 0.0), axis=1, name="pick")
+    path = b.save(tmp_path / "m.onnx", b.nodes[-1].output[0])
+    with pytest.raises(UnsupportedError, match=r"node 'pick' .*depends on data"):
+        import_model(path)
+    assert [place.node for place in inspect_model(path) if place.where == "unsupported"] == ["pick"]

@@ -309,13 +309,13 @@ def test_masked_mean(tmp_path: Path) -> None:
 def test_trailing(tmp_path: Path) -> None:
     b = Builder()
     y = b.linear(b.input("x", ["n", T, C]), C, C)
-    norm = b("ReduceL2", y, np.array([-1]), keepdims=1)
+    norm = b("ReduceL1", y, np.array([-1]), keepdims=1)
     b("Div", y, norm, name="unit")
     b("ArgMax", y, axis=-1, keepdims=0, name="arg")
     path = tmp_path / "m.onnx"
     onnx.save(b.model(b.nodes[-2].output[0], b.nodes[-1].output[0], elem_types=(1, TensorProto.INT64)), path)
     found = check(path)
-    assert found.trailing is not None and {n.op_type for n in found.trailing.graph.node} == {"ReduceL2", "Div", "ArgMax"}
+    assert found.trailing is not None and {n.op_type for n in found.trailing.graph.node} == {"ReduceL1", "Div", "ArgMax"}
     assert {p.node for p in found.placements if p.where == "host"} >= {"unit", "arg"}
 
 

@@ -24,6 +24,8 @@ SEED = 0
 SOFTMAX_KEYS, SOFTMAX_DEVIATION, SOFTMAX_PEAK = 197, 2.0, 10.0
 NORM_CHANNELS, NORM_PEAK = 256, 5.0
 ROWS = 256
+ALIASES = {"quick_gelu": "gelu_sigmoid", "swish": "silu"}
+"""Other names that functions go by."""
 FLOOR = 1e-7
 """Errors below it are drawn as if they were it."""
 
@@ -92,6 +94,7 @@ def study(function: str, bits: int, wanted: Sequence[str] = ()) -> Study:
     """Measure the implementations called `wanted` (all by default) of a function on inputs of 8 or 16 bits."""
     if bits not in (8, 16):
         raise ConfigError(f"--bits: needed 8 or 16, found {bits}")
+    function = ALIASES.get(function, function)
     others: dict[str, Callable[[int], Study]] = {
         "softmax": _softmax,
         "layer_normalization": lambda bits: _normalization("layer_normalization", bits),

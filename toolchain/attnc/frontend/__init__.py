@@ -79,13 +79,15 @@ def inspect_model(path: Path, shapes: Pins | None = None) -> list[Placement]:
 
     Raises for models that are broken or whose shapes are not known, and not for unsupported nodes.
     """
-    simplified, _, _, quantized = _prepare(Path(path), shapes or {})
+    simplified, specs, declared, quantized = _prepare(Path(path), shapes or {})
     interpreter = Interpreter(simplified, Path(path).stem, collect=True)
     interpreter.ctx.quantized = quantized
     interpreter.run()
     ending = trace_outputs(interpreter)
     try:
         feeds = _finish_graph(interpreter, ending)
+        if not interpreter.unsupported:  # what comes after an unsupported node may have no shape
+            _outputs(interpreter, specs, declared)
     except UnsupportedError as error:
         interpreter.unsupported.setdefault(error.node, error)
         feeds = interpreter.ctx.builder.feeds
@@ -153,7 +155,8 @@ def _outputs(interpreter: Interpreter, specs: list[TensorSpec], declared: dict[s
         if shape is None and not isinstance(value, (Opaque,)):
             shape = value.shape
         if shape is None:
-            raise ModelError(f"the shape of output {name!r} depends on data, or cannot be inferred")
+            maker = next(node for node in interpreter.nodes if name in node.output)
+            raise UnsupportedError(maker.name, maker.op_type, f"the shape of output {name!r} depends on data, or cannot be inferred")
         elem_type = info.elem_type if info is not None and info.elem_type else onnx.TensorProto.FLOAT
         if isinstance(value, Const):
             raise ModelError(f"output {name!r} of the model is constant: it does not depend on the inputs")

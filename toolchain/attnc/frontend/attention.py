@@ -89,6 +89,8 @@ def pointwise_scores(ctx: Context, node: NodeProto, args: Sequence[Value | None]
         return _multiplied(ctx, node, scores, number)
     if op == "Div" and number and scores is first:
         return _multiplied(ctx, node, scores, 1 / number)
+    if op == "Mul" and isinstance(other, Const) and scores.bias is None and scores.cap is None:
+        return _multiplied_by_head(ctx, node, scores, other.array)
     if op == "Max" and number is not None and number <= MASKED and len(args) == 2:
         return replace(scores, src=merge(scores.src, (node.name,)))
     if op == "Add" or (op == "Sub" and scores is first):
@@ -119,6 +121,20 @@ def _multiplied(ctx: Context, node: NodeProto, scores: Scores, factor: float) ->
         bias = ctx.host_node("Mul", [bias, Const(np.array(factor, np.float32))], bias.shape, (node.name,))
     scale, cap = (scores.scale, scores.cap * factor) if scores.cap is not None else (scores.scale * factor, None)
     return replace(scores, scale=scale, cap=cap, bias=bias, src=merge(scores.src, (node.name,)), host=None, fallback=None)
+
+
+def _multiplied_by_head(ctx: Context, node: NodeProto, scores: Scores, factors: Array) -> Scores | None:
+    """A constant per head, as cosine attention learns it, goes into the queries; None for factors that differ among scores of a head."""
+    scores = canonical(scores)
+    wide: Array = factors.reshape((1,) * (len(scores.shape) - factors.ndim) + factors.shape)
+    if wide.shape[-2:] != (1, 1) or np.broadcast_shapes(wide.shape[:-2], scores.lead.shape) != scores.lead.shape:
+        return None
+    per_head = Const(np.broadcast_to(wide[..., 0, 0], scores.lead.shape).reshape(-1, 1, 1))
+    try:
+        q = ctx.elementwise.apply("mul", scores.q, per_head, f"{node.output[0]}_queries", (node.name,))
+    except LayoutError as error:
+        ctx.fail(node, str(error))
+    return replace(scores, q=q, src=merge(scores.src, (node.name,)), host=None, fallback=None)
 
 
 def add_bias(ctx: Context, node: NodeProto, scores: Scores, bias: View | Const) -> Scores:

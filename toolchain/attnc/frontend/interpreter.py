@@ -22,7 +22,7 @@ HANDLERS: dict[str, Handler] = {
     "MatMul": products.matmul, "Gemm": products.gemm, "Conv": convolution.conv, "Einsum": products.einsum,
     "LayerNormalization": normalization.layer_normalization, "Attention": attention_operator.attention_operator,
     "RMSNormalization": normalization.rms_normalization, "RotaryEmbedding": rotary.rotary_embedding,
-    "Concat": tokens.concat, "ReduceMean": tokens.reduce_mean, "ReduceSum": tokens.reduce_mean,
+    "Concat": tokens.concat, "ReduceMean": tokens.reduce_mean, "ReduceSum": tokens.reduce_mean, "ReduceL2": tokens.reduce_l2,
     "GlobalAveragePool": tokens.global_average, "AveragePool": convolution.average_pool,
     "Softmax": tokens.softmax, "BatchNormalization": tokens.batch_normalization,
     **dict.fromkeys(reindexing.PLANS, reindexing.rearrange), **dict.fromkeys(pointwise.OPERATORS, pointwise.pointwise),

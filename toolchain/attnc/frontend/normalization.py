@@ -30,6 +30,8 @@ SCALED: Monomial = (1, 0, 0, 1)
 SHIFTED: Monomial = (0, 1, 0, 1)
 SMALL_EPSILON = 1e-4
 """An epsilon added to the deviation, and not to the variance, is accepted up to here: (s + e) is then taken as sqrt(s^2 + e^2)."""
+NO_EPSILON = 1e-12
+"""What `_clean` takes for zero."""
 OPERATORS = {"Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Reciprocal", "Neg", "Abs", "Max", "Clip", "Sum", "Relu"}
 
 Terms = dict[Monomial, Array]
@@ -119,6 +121,13 @@ def reduce_mean(node: NodeProto, value: Value, keepdims: bool, total: bool, host
     return Poly(lifted.x, terms, shape, merge(lifted.src, (node.name,)), node.name, node.op_type, lifted.r, host)
 
 
+def length(node: NodeProto, x: View, keepdims: bool) -> Poly:
+    """sqrt(sum(x^2)) over the last axis."""
+    shape = (*x.shape[:-1], 1) if keepdims else x.shape[:-1]
+    r = Deviation(float(x.shape[-1]), 0.0, centered=False)
+    return Poly(x, {DEVIATION: np.ones(())}, shape, merge(x.src, (node.name,)), node.name, node.op_type, r)
+
+
 def combine(ctx: Context, node: NodeProto, args: Sequence[Value], host: View | None) -> Value | None:
     """A pointwise operator on steps of one normalisation; None if they are not, or if the result leads nowhere."""
     polys = [value for value in args if isinstance(value, Poly)]
@@ -186,7 +195,9 @@ def _compute(ctx: Context, node: NodeProto, operands: Sequence[Poly], r: Deviati
     if op == "Reciprocal":
         return _inverse(first, r)
     if op in ("Abs", "Max", "Clip", "Relu"):
-        return (first, r) if _is_variance(first) else None
+        if _is_variance(first):
+            return first, r
+        return _at_least(*((second, first) if op == "Max" and DEVIATION in second else (first, second)), r)
     return _power(ctx, node, first, 0.5 if op == "Sqrt" else _number(second, ONE), r)
 
 
@@ -194,6 +205,16 @@ def _is_variance(terms: Terms) -> bool:
     """f*(w - m^2) + e, f > 0: never negative, so that clamping at 0 does nothing."""
     f = _number(terms, POWER)
     return f is not None and f > 0 and set(terms) <= {POWER, SQUARE, ONE}
+
+
+def _at_least(terms: Terms, bound: Terms, r: Deviation | None) -> tuple[Terms, Deviation | None] | None:
+    """max(deviation, bound): a small bound that keeps a row of zeros from a division by zero."""
+    scale, least = _number(terms, DEVIATION), _number(bound, ONE)
+    if set(terms) != {DEVIATION} or not set(bound) <= {ONE} or r is None or not scale or least is None:
+        return None
+    if scale < 0 or not 0 <= least / scale <= SMALL_EPSILON:
+        return None
+    return terms, r._replace(epsilon=r.epsilon + max(least / scale, NO_EPSILON) ** 2)
 
 
 def _inverse(terms: Terms, r: Deviation | None) -> tuple[Terms, Deviation | None] | None:

@@ -132,6 +132,20 @@ def reduce_mean(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> 
     return [_mean_rows(ctx, node, view, axes, keepdims, total)]
 
 
+def reduce_l2(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:
+    """ReduceL2 over channels: a step of a normalisation to unit length."""
+    assert args[0] is not None
+    view = ctx.concrete(args[0])
+    rank = len(view.shape)
+    axes = reduced_axes(ctx, node, args, rank)
+    keepdims = bool(ctx.attributes(node).get("keepdims", 1))
+    if isinstance(view, Const):
+        return [Const(np.sqrt(np.sum(np.square(view.array), axis=tuple(axes), keepdims=keepdims)))]
+    if axes != [rank - 1]:
+        ctx.fail(node, f"lengths over axes {axes} are not supported, only over the last one")
+    return [normalization.length(node, view, keepdims)]
+
+
 def _along_channels(value: Value) -> bool:
     """Whether the last axis of a view lies along channels."""
     if not isinstance(value, View) or not value.base.device or not value.shape or value.shape[-1] == 1:
