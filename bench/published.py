@@ -171,7 +171,7 @@ POINTS = (
         1754,
         0.5,
         {"latency_ms": 6.47, "lut": 156_100, "dsp": 1754, "bram36": 383, "watts": 9.83},
-        "its stages stream into each other, attnc runs the matrices one after the other; its operation count (2.45 G) is a fifth above ours",
+        "its stages stream into each other, attnc runs matrices one after the other; its operation count (2.45 G) is a fifth above ours",
     ),
     Published(
         "UbiMoE (W16A32)",
