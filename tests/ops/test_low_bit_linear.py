@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from attnc.fixedpoint import bits_for
 from attnc.golden import run_golden
 from attnc.ir import Graph, GraphError, Node
 from attnc.ops import lookup, operator
-from attnc.ops.base import Design, Lowering
+from attnc.ops.base import Design, Lowering, Resources
 from attnc.ops.linear import dsp_layout
 from attnc.ops.linear_weights import folded_weight
 from attnc.ops.packing import payload
@@ -188,11 +189,17 @@ def test_a_bias_far_above_its_weights() -> None:
 def test_costs_are_known_for_each_engine() -> None:
     graph = low_bit_graph([("ternary", 0, (4, 1536, 256), "lookup"), ("binary2", 64, (4, 1536, 256), "lookup")])
     ctx = Lowering(graph, Design(), dict.fromkeys(graph.values, 0), lambda key, make: 0)
-    costs = [operator(node).engine_costs(node, ctx) for node in graph.nodes]
+    costs: list[dict[str, Resources]] = []
+    for node in graph.nodes:
+        costs.append({})
+        for engine in operator(node).engines(node):
+            calls = operator(node).lower(replace(node, attrs={**node.attrs, "engine": engine}), ctx)
+            assert sum(call.span for call in calls) > 0
+            costs[-1][engine] = operator(node).resources(calls[0].kernel)
     assert [set(cost) for cost in costs] == [{"dsp", "lookup"}, {"lookup"}]
-    for cycles, used in (pair for cost in costs for pair in cost.values()):
-        assert cycles > 0 and used.lut > 0 and used.ff > 0 and used.dsp > 0 and used.bram36 > 0
-    assert costs[0]["lookup"][1].dsp < costs[0]["dsp"][1].dsp
+    for used in (resources for cost in costs for resources in cost.values()):
+        assert used.lut > 0 and used.ff > 0 and used.dsp > 0 and used.bram36 > 0
+    assert costs[0]["lookup"].dsp < costs[0]["dsp"].dsp
 
 
 def test_formats_without_a_quantizer_are_refused() -> None:

@@ -353,16 +353,6 @@ class Operator(ABC):
         """The one of `engines` that serves a quantized node."""
         return str(node.attrs["engine"])
 
-    def engine_costs(self, node: Node, ctx: Lowering) -> dict[str, tuple[int, Resources]]:
-        """For each engine that can serve a quantized node: cycles of its busiest process over all calls, and what one engine with
-        just these sizes takes."""
-        found = {}
-        for name in self.engines(node):
-            calls = self.lower(replace(node, attrs={**node.attrs, "engine": name}), replace(ctx, payload=lambda key, make: 0))
-            kernel = calls[0].kernel
-            found[name] = sum(call.span for call in calls), self.resources(kernel)
-        return found
-
     @abstractmethod
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate of one engine, all of it: no figure is left at zero that hardware would need."""
