@@ -10,6 +10,11 @@ torch = pytest.importorskip("torch")
 import torch_models as models  # noqa: E402
 from running import check  # noqa: E402
 
+from attnc.cli import main  # noqa: E402
+from attnc.errors import UnsupportedError  # noqa: E402
+from attnc.frontend import import_model  # noqa: E402
+from attnc.verify.csim import compare_build  # noqa: E402
+
 D, T = models.D, models.TOKENS
 
 
@@ -88,6 +93,39 @@ def test_encoder_layer(folder: Path, dynamo: bool, norm_first: bool) -> None:
     x = torch.randn(1, T, D) if not norm_first else torch.randn(T, 1, D)
     path = models.export(layer, (x,), folder / f"encoder{dynamo}{norm_first}.onnx", dynamo, 17 if not dynamo else 18)
     assert ops(check(path, strict=True)).count("layer_normalization") == 2
+
+
+def rotary(folder: Path, style: str, dynamo: bool, kv_heads: int = 2, sign: int = 1) -> Path:
+    torch.manual_seed(3)
+    model, path = models.RotaryAttention(style, kv_heads, sign=sign), folder / f"rotary_{style}{dynamo}{kv_heads}{sign}.onnx"
+    return models.export(model, (torch.randn(1, T, D),), path, dynamo, 18 if dynamo else 17, {"x": {0: "batch"}})
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+@pytest.mark.parametrize("style", models.ROTARY)
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_rotations_of_pairs_made_one_by_one(folder: Path, dynamo: bool, style: str, kv_heads: int) -> None:
+    found = check(rotary(folder, style, dynamo, kv_heads), strict=True)
+    nodes = {op: [node.attrs for node in found.graph.nodes if node.op == op] for op in ("rotary", "attention")}
+    assert sorted(ops(found)) == ["attention", *["linear"] * 4, *["rotary"] * 2]
+    assert sorted(attrs["num_heads"] for attrs in nodes["rotary"]) == [kv_heads, 2]
+    assert {attrs["interleaved"] for attrs in nodes["rotary"]} == {not style.startswith("halves")}
+    assert {attrs["rotary_dims"] for attrs in nodes["rotary"]} == {4 if style == "partial" else 8}
+    assert nodes["attention"][0]["softcap"] == 2.0
+
+
+@pytest.mark.parametrize("style", ["slices", "halves"])
+def test_pairs_that_are_not_turned_are_no_rotation(folder: Path, style: str) -> None:
+    with pytest.raises(UnsupportedError):
+        import_model(rotary(folder, style, False, sign=-1))
+
+
+@pytest.mark.parametrize("style", ["slices", "partial"])
+def test_rotations_in_cpp_equal_golden(folder: Path, style: str) -> None:
+    build = folder / f"build_{style}"
+    assert main(["compile", str(rotary(folder, style, True, 1)), "-o", str(build), "--quiet"]) == 0
+    comparison = compare_build(build)
+    assert comparison.elements > 0 and comparison.mismatches == 0
 
 
 HUGGING_FACE = {

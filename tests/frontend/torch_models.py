@@ -172,6 +172,64 @@ class TorchMha(nn.Module):
         return self.mha(x, x, x, need_weights=self.weights)[0]
 
 
+ROTARY = ("slices", "unbind", "indexed", "unsqueezed", "other_order", "heads_first", "partial", "halves", "halves_stacked")
+
+
+class RotaryAttention(nn.Module):
+    """Causal attention with a soft cap, its queries and keys turned by [a * cos - b * sin, a * sin + b * cos], as LLaMA writes it.
+
+    `sign` -1 makes something of it that is no rotation. Two heads of 8 channels; one of keys and values with `kv_heads` 1.
+    """
+
+    def __init__(self, style: str, kv_heads: int = 2, cap: float = 2.0, sign: int = 1) -> None:
+        super().__init__()
+        self.style, self.size, self.repeats, self.cap, self.sign = style, D // 2, 2 // kv_heads, cap, sign
+        self.q, self.k, self.v = nn.Linear(D, D), nn.Linear(D, kv_heads * self.size), nn.Linear(D, kv_heads * self.size)
+        self.out = nn.Linear(D, D)
+        angles = torch.arange(TOKENS)[:, None] * 0.7 ** torch.arange(self.turned // 2)
+        angles = angles if style == "heads_first" else angles[:, None]
+        self.register_buffer("cos", angles.cos())
+        self.register_buffer("sin", angles.sin())
+
+    @property
+    def turned(self) -> int:
+        """Channels per head that are turned."""
+        return self.size // 2 if self.style == "partial" else self.size
+
+    def pairs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The first and the second of all pairs."""
+        if self.style.startswith("halves"):
+            return x[..., : self.turned // 2], x[..., self.turned // 2 :]
+        split = x.reshape(*x.shape[:-1], -1, 2)
+        if self.style == "unbind":
+            return split.unbind(-1)  # type: ignore[return-value]
+        return (split[..., 0], split[..., 1]) if self.style == "indexed" else (x[..., 0::2], x[..., 1::2])
+
+    def rotate(self, x: Tensor) -> Tensor:
+        """The spelling under test."""
+        (a, b), cos, sin = self.pairs(x[..., : self.turned]), self.cos, self.sin
+        first, second = a * cos - b * sin, a * sin + self.sign * b * cos
+        if self.style == "other_order":
+            first, second = -(b * sin) + cos * a, cos * b + a * sin
+        if self.style == "unsqueezed":
+            return torch.cat([first.unsqueeze(-1), second.unsqueeze(-1)], -1).reshape(x.shape)
+        if self.style == "halves":
+            return torch.cat([first, second], -1)
+        y = torch.stack([first, second], -2 if self.style == "halves_stacked" else -1).flatten(-2)
+        return torch.cat([y, x[..., self.turned :]], -1) if self.style == "partial" else y
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part(x).view(*x.shape[:2], -1, self.size) for part in (self.q, self.k, self.v))
+        if self.style == "heads_first":
+            q, k = (self.rotate(part.transpose(1, 2)) for part in (q, k))
+        else:
+            q, k = (self.rotate(part).transpose(1, 2) for part in (q, k))
+        k, v = (part.repeat_interleave(self.repeats, 1) for part in (k, v.transpose(1, 2)))
+        scores = q @ k.transpose(-1, -2) * self.size**-0.5
+        scores = torch.tanh(scores / self.cap) * self.cap + torch.full((TOKENS, TOKENS), -math.inf).triu(1)
+        return self.out((scores.softmax(-1) @ v).transpose(1, 2).reshape(x.shape))
+
+
 def export(
     model: nn.Module, inputs: tuple[Tensor, ...], path: Path, dynamo: bool, opset: int, dynamic: Any = None, names: list[str] | None = None
 ) -> Path:

@@ -33,6 +33,10 @@ class Mix:
         """Chosen channels."""
         return replace(self, columns=self.columns[:, list(which)], factors=self.factors[:, :, list(which)])
 
+    def turned(self) -> Mix:
+        """The same sum with its terms the other way round."""
+        return replace(self, columns=self.columns[::-1], factors=self.factors[::-1])
+
 
 @dataclass(frozen=True)
 class Rotation:
@@ -94,8 +98,7 @@ def _mix(graph: Graph, mixes: dict[str, Mix], node: Node) -> Mix | None:
     rows = max(part.factors.shape[1] for part in parts)
     factors = [np.broadcast_to(part.factors, (1, rows, part.columns.shape[1])) for part in parts]
     mix = Mix(parts[0].root, np.concatenate([part.columns for part in parts]), np.concatenate(factors))
-    turned = replace(mix, columns=mix.columns[::-1], factors=mix.factors[::-1])
-    return turned if _pairs(mix) is None and _pairs(turned) is not None else mix
+    return mix.turned() if _pairs(mix) is None and _pairs(mix.turned()) is not None else mix
 
 
 def _of(graph: Graph, mixes: dict[str, Mix], name: str) -> Mix:
@@ -103,7 +106,48 @@ def _of(graph: Graph, mixes: dict[str, Mix], name: str) -> Mix:
     return mixes.get(name) or Mix(name, np.arange(channels)[None], np.ones((1, 1, channels)))
 
 
+def is_rotated_apart(graph: Graph, names: Sequence[str]) -> bool:
+    """Whether the values side by side are a rotation, each made on its own: [a * cos - b * sin, a * sin + b * cos]."""
+    needed, nodes = set(names), []
+    for node in reversed(graph.nodes):
+        if node.output in needed and node.op in ("gather_columns", "mul", "add", "concat_columns"):
+            needed.update(node.inputs)
+            nodes.append(node)
+    mixes: dict[str, Mix] = {}
+    for node in reversed(nodes):
+        mix = _mix(graph, mixes, node)
+        if mix is not None:
+            mixes[node.output] = mix
+    parts = [mixes[name] for name in names if name in mixes]
+    if len(parts) < len(names) or len({part.root for part in parts}) != 1 or any(len(part.columns) != 2 for part in parts):
+        return False
+    return _pairs(_side_by_side(parts)) is not None
+
+
 def _side_by_side(parts: Sequence[Mix]) -> Mix:
+    """Channels of several mixes of one root, their terms in an order that makes a rotation of the whole if there is one."""
+    whole = _joined(parts)
+    if len(whole.columns) == 2 and _pairs(whole) is None:
+        for turned in (False, True):
+            faced = _joined(_faced(parts, turned))
+            if _pairs(faced) is not None:
+                return faced
+    return whole
+
+
+def _faced(parts: Sequence[Mix], turned: bool) -> list[Mix]:
+    """Sums with their terms in the order in which no channel is the first term twice; where both orders are, `turned` decides."""
+    taken: set[int] = set()
+    faced = []
+    for part in parts:
+        orders = [part.turned(), part] if turned else [part, part.turned()]
+        fitting = [order for order in orders if taken.isdisjoint(order.columns[0].tolist())]
+        faced.append(fitting[0] if fitting and len(part.columns) == 2 else part)
+        taken.update(faced[-1].columns[0].tolist())
+    return faced
+
+
+def _joined(parts: Sequence[Mix]) -> Mix:
     """Channels of several mixes of one root; a missing second term is the first one times zero."""
     terms, rows = max(len(part.columns) for part in parts), max(part.factors.shape[1] for part in parts)
     columns, factors = [], []

@@ -13,6 +13,7 @@ from attnc.frontend.builder import TRANSPOSED, LayoutError
 from attnc.frontend.context import Context
 from attnc.frontend.layout import Axes, axes_of, identity, sort_into_grid
 from attnc.frontend.reindexing import integers
+from attnc.frontend.rotary import is_rotated_apart
 from attnc.frontend.values import Array, Const, Poly, Scores, Test, Unary, Value, View, merge
 
 
@@ -58,6 +59,8 @@ def _concat(ctx: Context, node: NodeProto, parts: Sequence[View | Const], axis: 
         return parts[0]
     rank = len(parts[0].shape)
     axes = _common_axes(parts, rank)
+    if axis not in axes.channels and _pairs_apart(ctx, parts, axis):
+        axes = Axes(tuple(row for row in axes.rows if row != axis), tuple(sorted((*axes.channels, axis))))
     names, targets = [], []
     for part in parts:
         matrix = axes.matrix(part.array if isinstance(part, Const) else part.idx)
@@ -77,6 +80,12 @@ def _concat(ctx: Context, node: NodeProto, parts: Sequence[View | Const], axis: 
     idx = np.concatenate([axes.restore(piece, part.shape) for piece, part in zip(pieces, parts, strict=True)], axis)
     assert idx.shape == shape
     return View(base, idx)
+
+
+def _pairs_apart(ctx: Context, parts: Sequence[View | Const], axis: int) -> bool:
+    """The two halves of a rotary embedding on a new axis: it could run along rows or channels, and they belong side by side."""
+    views = [part for part in parts if isinstance(part, View) and part.base.device and part.shape[axis] == 1]
+    return len(views) == len(parts) and is_rotated_apart(ctx.builder.graph, [view.base.name for view in views])
 
 
 def _common_axes(parts: Sequence[View | Const], rank: int) -> Axes:
