@@ -85,12 +85,12 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls:
                        int scales, int x_bytes, int keep) {
   typedef Int<width<XT>::value + width<WT>::value + clog2(L)> dot_t;
   static const int OCTETS = (PE + 7) / 8, TILES = PE / L, ROW_BLOCKS = (ROWS_MAX + R - 1) / R;
-  static Vec<XT, L> x_buffer[R][X_TILES_MAX][ROW_BLOCKS];
+  static Vec<XT, L> x_buffer[ROW_BLOCKS][X_TILES_MAX][R];
 #pragma HLS AGGREGATE variable = x_buffer
 #ifdef ATTNC_LINEAR_X_BUFFER
   ATTNC_BIND(x_buffer, ATTNC_LINEAR_X_BUFFER)
 #endif
-#pragma HLS ARRAY_PARTITION variable = x_buffer dim = 1 complete
+#pragma HLS ARRAY_PARTITION variable = x_buffer dim = 3 complete
   static Vec<WT, L> w_buffer[2][PE][K_TILES_MAX];
 #pragma HLS AGGREGATE variable = w_buffer
 #ifdef ATTNC_LINEAR_W_BUFFER
@@ -208,7 +208,7 @@ GROUPS:
             value.v[l] = r == x_bank ? xs.v[l] : XT(0);
           }
           // The first row of a block clears those beside it, which may never come.
-          if (r == x_bank || x_bank == 0) x_buffer[r][x_tile + x_byte][x_block] = value;
+          if (r == x_bank || x_bank == 0) x_buffer[x_block][x_tile + x_byte][r] = value;
         }
         x_byte = x_byte + 1 == x_bytes ? 0 : x_byte + 1;
         if (x_byte == 0) {
@@ -236,12 +236,12 @@ GROUPS:
         const bool whole = X_BYTES == 1 || byte + 1 == x_bytes;
         const bool first = !high && (SCALES_MAX > 0 ? in_group == 0 : k == 0);
         const bool last = whole && k + 1 == k_tiles;
-        for (int pe = 0; pe < PE; pe += 2) {
+        for (int r = 0; r < R; ++r) {
 #pragma HLS UNROLL
-          for (int r = 0; r < R; ++r) {
+          for (int pe = 0; pe < PE; pe += 2) {
 #pragma HLS UNROLL
             dot_t a = 0, b = 0;
-            dot_pair<dot_t, XT, WT, L>(x_buffer[r][step][block], w_buffer[use][pe][k], w_buffer[use][pe + 1][k], a, b);
+            dot_pair<dot_t, XT, WT, L>(x_buffer[block][step][r], w_buffer[use][pe][k], w_buffer[use][pe + 1][k], a, b);
             part[r][pe] = AccT((first ? AccT(0) : part[r][pe]) + AccT(a) * AccT(high ? 256 : 1));
             part[r][pe + 1] = AccT((first ? AccT(0) : part[r][pe + 1]) + AccT(b) * AccT(high ? 256 : 1));
           }
