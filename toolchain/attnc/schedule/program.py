@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from attnc.ir import Graph
-from attnc.ops import operator
-from attnc.ops.base import Call, Design, IntType, KernelCall, Lowering, Port, Walk
+from attnc.ops import OPERATORS, operator
+from attnc.ops.base import Call, Design, IntType, KernelCall, Lowering, Port, Resources, Walk
 from attnc.schedule.chains import Chain, Key, Link, Order, engine_orders, first_load, form_chains, store_port
 from attnc.schedule.memory import MemoryMap, apart, plan_memory
 
@@ -35,6 +35,16 @@ class Slot:
     fed: int
     optional: bool = False
     tap: bool = False
+
+    @cached_property
+    def resources(self) -> Resources:
+        """Estimate of the kernel, with its buffers where they usually lie."""
+        return OPERATORS[self.op].resources(self.kernel)
+
+    @cached_property
+    def macs_per_cycle(self) -> int:
+        """Multiply-adds that its array of multipliers can do."""
+        return OPERATORS[self.op].macs_per_cycle(self.kernel)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from attnc.ir import Graph
-from attnc.ops import OPERATORS
 from attnc.schedule.chains import Chain
 from attnc.schedule.cost import CallCost, Estimate
 from attnc.schedule.program import Instruction, Program, weight_walks
@@ -85,7 +84,7 @@ def stages(graph: Graph, program: Program, cost: Estimate) -> list[Stage]:
         group = groups.setdefault(id(instruction.chain), (instruction.chain, [], []))
         group[1].append(instruction)
         group[2].append(found)
-    arrays = {engine.name: sum(OPERATORS[slot.op].macs_per_cycle(slot.kernel) for slot in engine.slots) for engine in program.engines}
+    arrays = {engine.name: sum(slot.macs_per_cycle for slot in engine.slots) for engine in program.engines}
     result = []
     for chain, instructions, calls in groups.values():
         weights = dict(pair for one in instructions for _, call in one.active for pair in weight_walks(call))
