@@ -1,0 +1,34 @@
+"""Whether two walks touch the same memory: what decides which instructions may run at the same time, or trade places."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from attnc.ops.base import Walk
+
+
+def _runs(walk: Walk) -> tuple[npt.NDArray[np.int64], int]:
+    """First words of the stretches that a walk passes, ascending, and the words of each."""
+    starts = np.zeros(1, np.int64)
+    for count, stride in zip(walk.counts[:3], walk.strides, strict=True):
+        starts = (starts[:, None] + np.arange(count) * stride).reshape(-1)
+    return walk.offset + walk.bytes * np.unique(starts), walk.bytes * walk.counts[3]
+
+
+def _span(walk: Walk) -> tuple[int, int]:
+    """First word, and the one after the last, of what a walk may touch."""
+    ends = [(count - 1) * stride for count, stride in zip(walk.counts[:3], walk.strides, strict=True)]
+    first, last = sum(min(end, 0) for end in ends), sum(max(end, 0) for end in ends)
+    return walk.offset + first * walk.bytes, walk.offset + (last + walk.counts[3]) * walk.bytes
+
+
+def overlap(a: Walk, b: Walk) -> bool:
+    """Whether any word belongs to both."""
+    if not a.vectors or not b.vectors or _span(a)[0] >= _span(b)[1] or _span(b)[0] >= _span(a)[1]:
+        return False
+    (starts, size), (others, other_size) = _runs(a), _runs(b)
+    after = np.searchsorted(others, starts)  # the first of the others that does not start before
+    behind, ahead = others[np.maximum(after - 1, 0)], others[np.minimum(after, len(others) - 1)]
+    touches = ((after > 0) & (behind + other_size > starts)) | ((after < len(others)) & (ahead < starts + size))
+    return bool(touches.any())
