@@ -18,7 +18,8 @@ from attnc.ops.base import Design, Walk
 from attnc.schedule.chains import Link, Order
 from attnc.schedule.cost import estimate
 from attnc.schedule.devices import BOARDS
-from attnc.schedule.program import SLOT_INTS, WALK_INTS, Instruction, Program, build_program
+from attnc.schedule.engine import SLOT_INTS, WALK_INTS, Instruction
+from attnc.schedule.program import Program, build_program
 from harness import assert_exact, quantized, random_feeds, simulate, tensor_type
 from schedule.graphs import layer_graph
 from schedule.random_graphs import random_graph
@@ -332,9 +333,11 @@ def test_an_operand_that_is_still_there_is_not_read_again() -> None:
     assert cost.calls[1].cycles < cost.calls[0].cycles and "read" not in cost.calls[1].busy
 
 
-def test_an_operand_of_several_blocks_is_read_again() -> None:
-    program = build_program(shared_operand(), Design(8, 16, 8, 2), None)
-    assert all(one.chain.links[0].kept is None for one in program.instructions) and "u" in program.memory.values
+def test_operands_of_two_blocks_are_kept_and_of_three_read_again() -> None:
+    two, three = (build_program(shared_operand(), Design(8, 16, rows, 2), None) for rows in (8, 4))
+    kept = [one for one in two.instructions if one.chain.links[0].kept == "u"]
+    assert [one.side for one in kept] == [0, 1, 0, 1] and "u" not in two.memory.values
+    assert all(one.chain.links[0].kept is None for one in three.instructions) and "u" in three.memory.values
 
 
 def test_another_operand_in_between_is_not_kept() -> None:
@@ -344,14 +347,15 @@ def test_another_operand_in_between_is_not_kept() -> None:
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 3])
-def test_code_that_keeps_operands_is_exact(rows_at_once: int) -> None:
+@pytest.mark.parametrize("rows", [64, 8, 4])
+def test_code_that_keeps_operands_is_exact(rows: int, rows_at_once: int) -> None:
     graph = shared_operand()
-    assert_exact(graph, random_feeds(graph, 3), Design(8, 16, 64, 2, rows_at_once=rows_at_once))
+    assert_exact(graph, random_feeds(graph, 3), Design(8, 16, rows, 2, rows_at_once=rows_at_once))
 
 
 def test_forgetting_an_operand_is_seen() -> None:
     graph = shared_operand()
     feeds = random_feeds(graph, 2)
-    forgets = ("if (r == x_bank || x_bank == 0) x_buffer", "if (keep != 0) x_buffer")
+    forgets = ("if (r == x_bank || x_bank == 0) x_buffer", "if (fill_rows == 0) x_buffer")
     found = simulate(graph, feeds, DESIGN, patch={"linear.hpp": forgets})
     assert (found["y"] != run_golden(graph, feeds)["y"]).any()

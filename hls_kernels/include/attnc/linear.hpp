@@ -17,9 +17,12 @@
 // Rounding requantize: half up, then saturation to [low, high].
 // Speed    R*PE*L multiply-adds per cycle (II = 1) from PE*L weights and R*L inputs, two per DSP (dsp_pair.hpp): R rows at a time take
 //          k_tiles * x_bytes cycles, or R*PE/L where that is more, since their sums leave a vector per cycle. The next group is loaded meanwhile, a
-//          word per cycle; so is x while group 0 is. Where R does not divide the rows, the last ones are computed beside rows of
-//          zeros, whose sums stay here. No y_buffer where PE = L: sums then come in the order of y.
-// Keep     keep = 1: x is that of the run before, which had the same rows and k_tiles, and is not read again.
+//          word per cycle. Where R does not divide the rows, the last ones are computed beside rows of zeros, whose sums stay here.
+//          No y_buffer where PE = L: sums then come in the order of y.
+// Operand  x_buffer holds X_SIDES operands; a run computes with the one in `side`. Stream x brings fill_rows rows of fill_tiles tiles
+//          of fill_bytes bytes into fill_side: the operand of this very run, before it computes (fill_first = 1), or that of a later
+//          one while this one computes, into the other side (fill_first = 0), a vector per cycle as they come. n_tiles = 0 only fills.
+//          fill_rows = 0: x was brought before, and nothing is.
 // Order    sums leave group after group, in a group row after row, in a row tile after tile.
 // Source   output-stationary tiling; one engine shared by all layers as in Edge-MoE.
 
@@ -78,19 +81,20 @@ template <class WT, int L> Vec<WT, L> take_tile(Vec<UInt<8>, L>& code, int bits,
   return weights;
 }
 
-template <class XT, class WT, class AccT, int L, int PE, int R, int K_TILES_MAX, int X_TILES_MAX, int X_BYTES, int ROWS_MAX,
-          int SCALES_MAX, int PACKED>
+template <class XT, class WT, class AccT, int L, int PE, int R, int K_TILES_MAX, int X_TILES_MAX, int X_BYTES, int X_SIDES,
+          int ROWS_MAX, int SCALES_MAX, int PACKED>
 void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Word<L>>& records,
                        hls::stream<Vec<AccT, L>>& sums, int rows, int k_tiles, int n_tiles, int bits, int unit_tiles, int group_tiles,
-                       int scales, int x_bytes, int keep) {
+                       int scales, int x_bytes, int side, int fill_rows, int fill_tiles, int fill_bytes, int fill_side,
+                       int fill_first) {
   typedef Int<width<XT>::value + width<WT>::value + clog2(L)> dot_t;
   static const int OCTETS = (PE + 7) / 8, TILES = PE / L, ROW_BLOCKS = (ROWS_MAX + R - 1) / R;
-  static Vec<XT, L> x_buffer[ROW_BLOCKS][X_TILES_MAX][R];
+  static Vec<XT, L> x_buffer[X_SIDES][ROW_BLOCKS][X_TILES_MAX][R];
 #pragma HLS AGGREGATE variable = x_buffer
 #ifdef ATTNC_LINEAR_X_BUFFER
   ATTNC_BIND(x_buffer, ATTNC_LINEAR_X_BUFFER)
 #endif
-#pragma HLS ARRAY_PARTITION variable = x_buffer dim = 3 complete
+#pragma HLS ARRAY_PARTITION variable = x_buffer dim = 4 complete
   static Vec<WT, L> w_buffer[2][PE][K_TILES_MAX];
 #pragma HLS AGGREGATE variable = w_buffer
 #ifdef ATTNC_LINEAR_W_BUFFER
@@ -116,21 +120,24 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls:
   const int slots = packed ? OCTETS * ((units - 1) * bits + last_slots) + (ternary ? 2 : 0) : PE * k_tiles;
   const int load_slots = record_words + scale_words + slots;
   const int products = k_tiles * x_bytes;
-  const int x_slots = keep != 0 ? 0 : rows * products;
   const int row_slots = max_of(products, R * TILES);
   const int steps = (rows + R - 1) / R * row_slots;
   int done_rows = 0, done_row = 0, done_tile = 0;
+  int x_slots = fill_rows * fill_tiles * fill_bytes;
+  int x_tile = 0, x_byte = 0, x_left = fill_rows, x_block = 0, x_bank = 0;
 
-  // Group -1 computes nothing: it loads x and group 0. Group `groups` only sends the last sums.
+  // Group -1 computes nothing: it loads group 0, and x where this run needs it. Group `groups` only sends the last sums, and waits for
+  // what is left of x.
 GROUPS:
   for (int group = -1; group <= groups; ++group) {
 #pragma HLS LOOP_TRIPCOUNT min = 3 max = 64
     const bool loading = group + 1 < groups;
-    const int busy = group < 0 ? x_slots : group < groups ? steps : R * TILES;
+    const bool waits = group == groups || (group < 0 && fill_first != 0);
+    const int filling = waits ? x_slots : 0;
+    const int busy = group < 0 ? filling : group < groups ? steps : max_of(filling, R * TILES);
     const int trips = loading && load_slots > busy ? load_slots : busy;
     const int fill = (group + 1) & 1, use = group & 1;
     int left = rows, block = 0, step = 0, k = 0, byte = 0, in_group = 0, k_group = 0;
-    int x_tile = 0, x_byte = 0, x_left = rows, x_block = 0, x_bank = 0;
     int load_pe = 0, load_k = 0, scale = 0, scale_tile = 0;
     int unit = 0, octet = 0, slot = 0, held_tiles = 0, held_octet = 0, held_k = 0;
     Vec<UInt<8>, L> codes[8], held[8];
@@ -192,9 +199,11 @@ GROUPS:
           }
         }
       }
-      if (group < 0 && i < x_slots) {
+      // What comes too late for this iteration is taken in another: the products wait for nothing that they do not need.
+      if (x_slots > 0 && (waits || !x.empty())) {
         Vec<XT, L> xs = x.read();
-        if (X_BYTES > 1 && x_bytes > 1 && x_byte == 0) {
+        --x_slots;
+        if (X_BYTES > 1 && fill_bytes > 1 && x_byte == 0) {
           for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
             xs.v[l] = XT(xs.v[l] ^ XT(-128));
@@ -208,15 +217,15 @@ GROUPS:
             value.v[l] = r == x_bank ? xs.v[l] : XT(0);
           }
           // The first row of a block clears those beside it, which may never come.
-          if (r == x_bank || x_bank == 0) x_buffer[x_block][x_tile + x_byte][r] = value;
+          if (r == x_bank || x_bank == 0) x_buffer[X_SIDES > 1 ? fill_side : 0][x_block][x_tile + x_byte][r] = value;
         }
-        x_byte = x_byte + 1 == x_bytes ? 0 : x_byte + 1;
+        x_byte = x_byte + 1 == fill_bytes ? 0 : x_byte + 1;
         if (x_byte == 0) {
           --x_left;
           x_bank = x_left == 0 || x_bank + 1 == R ? 0 : x_bank + 1;
           x_block = x_left == 0 ? 0 : x_bank == 0 ? x_block + 1 : x_block;
-          x_tile = x_left == 0 ? x_tile + x_bytes : x_tile;
-          x_left = x_left == 0 ? rows : x_left;
+          x_tile = x_left == 0 ? x_tile + fill_bytes : x_tile;
+          x_left = x_left == 0 ? fill_rows : x_left;
         }
       }
       if (done_rows > 0) {
@@ -241,7 +250,7 @@ GROUPS:
           for (int pe = 0; pe < PE; pe += 2) {
 #pragma HLS UNROLL
             dot_t a = 0, b = 0;
-            dot_pair<dot_t, XT, WT, L>(x_buffer[block][step][r], w_buffer[use][pe][k], w_buffer[use][pe + 1][k], a, b);
+            dot_pair<dot_t, XT, WT, L>(x_buffer[X_SIDES > 1 ? side : 0][block][step][r], w_buffer[use][pe][k], w_buffer[use][pe + 1][k], a, b);
             part[r][pe] = AccT((first ? AccT(0) : part[r][pe]) + AccT(a) * AccT(high ? 256 : 1));
             part[r][pe + 1] = AccT((first ? AccT(0) : part[r][pe + 1]) + AccT(b) * AccT(high ? 256 : 1));
           }
@@ -372,12 +381,14 @@ RESCALE_BLOCKS:
 }
 
 template <class XT, class WT, class AccT, class YT, int L, int PE, int R, int K_TILES_MAX, int X_TILES_MAX, int X_BYTES,
-          int ROWS_MAX, int SCALES_MAX, int PACKED>
+          int X_SIDES, int ROWS_MAX, int SCALES_MAX, int PACKED>
 void linear(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y, int rows, int k_tiles, int n_tiles,
-            int low, int high, int bits, int unit_tiles, int group_tiles, int scales, int x_bytes, int keep) {
+            int low, int high, int bits, int unit_tiles, int group_tiles, int scales, int x_bytes, int side, int fill_rows,
+            int fill_tiles, int fill_bytes, int fill_side, int fill_first) {
   static_assert(PE % L == 0 && PE % 2 == 0, "linear: PE must be an even multiple of the number of lanes L");
   static_assert(R > 0, "linear: at least one row is computed at a time");
   static_assert(width<XT>::value == 8 && width<WT>::value == 8, "linear: inputs come as bytes, weights are unpacked to bytes");
+  static_assert(X_SIDES == 1 || X_SIDES == 2, "linear: one or two operands are held");
   static_assert(X_BYTES == 1 || X_BYTES == 2, "linear: inputs have one or two bytes");
   static_assert(width<YT>::value >= 16, "linear: outputs have at least 16 bits");
 #pragma HLS DATAFLOW
@@ -385,8 +396,9 @@ void linear(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Vec
 #pragma HLS STREAM variable = records depth = 2 * PE * 8 / L
   hls::stream<Vec<AccT, L>> sums("linear.sums");
 #pragma HLS STREAM variable = sums depth = 32
-  linear_accumulate<XT, WT, AccT, L, PE, R, K_TILES_MAX, X_TILES_MAX, X_BYTES, ROWS_MAX, SCALES_MAX, PACKED>(
-      x, w, records, sums, rows, k_tiles, n_tiles, bits, unit_tiles, group_tiles, scales, x_bytes, keep);
+  linear_accumulate<XT, WT, AccT, L, PE, R, K_TILES_MAX, X_TILES_MAX, X_BYTES, X_SIDES, ROWS_MAX, SCALES_MAX, PACKED>(
+      x, w, records, sums, rows, k_tiles, n_tiles, bits, unit_tiles, group_tiles, scales, x_bytes, side, fill_rows, fill_tiles,
+      fill_bytes, fill_side, fill_first);
   linear_rescale<AccT, YT, L, PE, L, ROWS_MAX, 1>(records, sums, y, rows, n_tiles, 1, low, high);
 }
 

@@ -13,7 +13,8 @@ from attnc.ops.base import IntType, KernelCall, Table
 from attnc.resources import data_path
 from attnc.schedule.chains import store_port
 from attnc.schedule.cost import Estimate
-from attnc.schedule.program import SLOT_INTS, WALK_INTS, Engine, Program, Slot, Stream
+from attnc.schedule.engine import SLOT_INTS, WALK_INTS, Engine, Slot, Stream
+from attnc.schedule.program import Program
 
 TOP = "attnc_top"
 

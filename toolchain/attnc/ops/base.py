@@ -21,8 +21,11 @@ from attnc.ir import Graph, GraphError, Node, TensorType
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, int]
-KEEP = "keep"
-"""The scalar by which a kernel learns that its operand is that of its run before."""
+FILL = ("side", "fill_rows", "fill_tiles", "fill_bytes", "fill_side", "fill_first")
+"""The scalars of a kernel that holds operands: the side that its own lies in, the size and side of the one that comes, and whether it
+waits for that one. Any other kernel is given its operand as it runs."""
+SIDES = "X_SIDES"
+"""The template argument of such a kernel that says how many operands it holds."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,10 @@ class KernelCall:
             raise GraphError(f"template argument {name!r} of {self.function} is a table")
         return value.bits if isinstance(value, IntType) else value
 
+    def with_arg(self, name: str, value: int) -> KernelCall:
+        """The same with another number for template argument `name`."""
+        return replace(self, template_args=tuple((key, value if key == name else old) for key, old in self.template_args))
+
     def merge(self, other: KernelCall) -> KernelCall:
         """The kernel that serves both calls."""
 
@@ -140,8 +147,9 @@ class Walk:
 class Call:
     """One run of a kernel: its walks (a per port, in order) and scalars (in order). `cycles` maps the processes of the kernel to the
     cycles that each is busy while its operands arrive; `held` those that work once all of them have arrived, and that packed words
-    are for. The processes of each overlap, so the call takes the longest of `cycles` and then the longest of `held`. `again` is `held`
-    for a run that finds its operand in the kernel, since the run before had the same one (scalar "keep" = 1); None where none stays."""
+    are for. The processes of each overlap, so the call takes the longest of `cycles` and then the longest of `held`. A kernel with scalars
+    `FILL` can be brought its operand beforehand, or find there what a run before had: `operand` are the rows, tiles and bytes of it, and
+    `ready` is `held` of a run that finds it there."""
 
     node: str
     kernel: KernelCall
@@ -150,13 +158,12 @@ class Call:
     cycles: dict[str, int]
     macs: int = 0
     held: dict[str, int] = field(default_factory=dict)
-    again: dict[str, int] | None = None
+    operand: tuple[int, int, int] | None = None
+    ready: dict[str, int] = field(default_factory=dict)
 
-    def repeated(self) -> Call:
-        """The same call where the operand of the one before stays in the kernel."""
-        assert self.again is not None
-        scalars = [1 if name == KEEP else number for name, number in zip(self.kernel.scalars, self.scalars, strict=True)]
-        return replace(self, scalars=tuple(scalars), cycles={}, held=self.again)
+    def waiting(self) -> Call:
+        """The same call where the operand is in the kernel already."""
+        return replace(self, cycles={}, held=self.ready)
 
     @property
     def span(self) -> int:

@@ -26,7 +26,22 @@ from attnc.errors import ConfigError
 from attnc.fixedpoint import bits_for, check_bits, matmul, quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
 from attnc.ops import lookup
-from attnc.ops.base import KEEP, Array, Call, Design, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, Walk, product_bits
+from attnc.ops.base import (
+    FILL,
+    SIDES,
+    Array,
+    Call,
+    Design,
+    IntType,
+    KernelCall,
+    Lowering,
+    Operator,
+    Port,
+    Resources,
+    Shape,
+    Walk,
+    product_bits,
+)
 from attnc.ops.linear_weights import effective_weight, input_unit, integer_weight, magnitude_bound, weight_format, weight_shape
 from attnc.ops.packing import RECORD_BYTES, Layout, payload
 from attnc.ops.storage import storage
@@ -150,7 +165,7 @@ class Linear(Operator):
             dsp=math.ceil(macs / 2) + lanes * per_sum,
         )
         buffers: tuple[Resources, ...] = (
-            storage(kernel.arg("X_TILES_MAX") * math.ceil(rows / at_once), 8 * lanes, banks=at_once, name="x_buffer"),
+            storage(kernel.arg(SIDES) * kernel.arg("X_TILES_MAX") * math.ceil(rows / at_once), 8 * lanes, banks=at_once, name="x_buffer"),
             storage(2 * k_tiles, 8 * lanes, banks=pe, name="w_buffer"),
         )
         if tiles > 1:
@@ -196,25 +211,28 @@ def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
             ("K_TILES_MAX", k_tiles),
             ("X_TILES_MAX", k_tiles * x_bytes),
             ("X_BYTES", x_bytes),
+            (SIDES, 1),
             ("ROWS_MAX", ctx.design.rows),
             ("SCALES_MAX", layout.scales),
             ("PACKED", int(layout.coding != "bytes")),
         ),
         ports=(Port("x", "load", IntType(8)), Port("w", "words"), Port("y", "store")),
-        scalars=("rows", "k_tiles", "n_tiles", "low", "high", "bits", "unit_tiles", "group_tiles", "scales", "x_bytes", KEEP),
+        scalars=("rows", "k_tiles", "n_tiles", "low", "high", "bits", "unit_tiles", "group_tiles", "scales", "x_bytes", *FILL),
     )
     group_tiles = format_.group_size // lanes if layout.scales else k_tiles
     calls = []
     for row, rows in ctx.row_blocks(x):
+        own = (0, rows, k_tiles, x_bytes, 0, 1)
         calls.append(
             Call(
                 node=node.name,
                 kernel=kernel,
                 walks=(ctx.walk(x, row, rows, raw=True), weights, ctx.walk(y, row, rows)),
-                scalars=(rows, k_tiles, n_tiles, low, high, layout.bits, layout.group, group_tiles, layout.scales, x_bytes, 0),
+                scalars=(rows, k_tiles, n_tiles, low, high, layout.bits, layout.group, group_tiles, layout.scales, x_bytes, *own),
                 cycles={"read": rows * k_tiles * x_bytes},
                 held=_dsp_cycles(ctx.design, rows, k_tiles * x_bytes, groups, load, rows * k_tiles * x_bytes),
-                again=_dsp_cycles(ctx.design, rows, k_tiles * x_bytes, groups, load, 0),
+                operand=(rows, k_tiles, x_bytes),
+                ready=_dsp_cycles(ctx.design, rows, k_tiles * x_bytes, groups, load, 0),
                 macs=rows * math.prod(weight_shape(node)),
             )
         )

@@ -23,6 +23,8 @@ from attnc.ir import Graph, Node
 from attnc.ops.base import Call, KernelCall
 
 Key = tuple[Any, ...]
+OPERANDS = 2
+"""That a kernel with scalars `FILL` may hold."""
 
 
 def store_port(kernel: KernelCall) -> int:
@@ -180,7 +182,7 @@ def _keep_operands(graph: Graph, chains: list[Chain]) -> None:
         if first.heavy and before is not None and _holds(before, first):
             loads = [index for index, port in enumerate(first.calls[0].kernel.ports) if port.kind == "load"]
             name = first.node.inputs[loads.index(first_load(first.calls[0].kernel))]
-            chain.links[0] = replace(first, calls=tuple(call.repeated() for call in first.calls), kept=name)
+            chain.links[0] = replace(first, calls=tuple(call.waiting() for call in first.calls), kept=name)
         last[chain.heavy] = chain.main
     needed = {*graph.outputs, *(name for chain in chains for name in chain.reads)}
     for chain in chains:
@@ -189,11 +191,12 @@ def _keep_operands(graph: Graph, chains: list[Chain]) -> None:
 
 
 def _holds(before: Link, link: Link) -> bool:
-    """Whether the operand of `link` is what `before` left in their kernel: they run once each, on the same vectors."""
-    if len(before.calls) > 1 or len(link.calls) > 1 or link.calls[0].again is None:
+    """Whether the operands of `link` are what `before` left in their kernel: there are as many as that holds, on the same vectors."""
+    if len(before.calls) != len(link.calls) or len(link.calls) > OPERANDS or link.calls[0].operand is None:
         return False
     port = first_load(link.calls[0].kernel)
-    return before.fed in (None, port) and before.calls[0].walks[port].order == link.calls[0].walks[port].order
+    same = all(old.walks[port].order == new.walks[port].order for old, new in zip(before.calls, link.calls, strict=True))
+    return before.fed in (None, port) and same
 
 
 def _small_multipliers(lowered: Sequence[tuple[Node, Sequence[Call]]]) -> set[Key]:

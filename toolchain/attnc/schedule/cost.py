@@ -18,8 +18,9 @@ from attnc.errors import FitError
 from attnc.ops.base import KernelCall, Memory, Resources, Walk
 from attnc.ops.storage import memory_cost, usual_kind
 from attnc.schedule.devices import CLASSES, Board
+from attnc.schedule.engine import Engine, Instruction, Slot, Stream
 from attnc.schedule.placement import Buffer, collect, place, scaled
-from attnc.schedule.program import Engine, Instruction, Program, Slot, Stream
+from attnc.schedule.program import Program
 
 MEMORY_LATENCY = 60
 """Cycles from a read request to its first word (about 200 ns through an HP port at 250 MHz)."""
@@ -97,10 +98,23 @@ def assign_ports(program: Program, board: Board) -> dict[str, str]:
     return {bundle: found[bundle] for bundle in dict.fromkeys(program.bundles.values())}
 
 
-def _parts(engine: Engine, instruction: Instruction, ports: Mapping[str, str]) -> list[_Part]:
-    parts = [_Part()]
-    mine = {number: [s for s in engine.streams if s.slot == number] for number in range(len(engine.slots))}
-    ends = [s for s in engine.streams if s.slot is None]
+def _parts(instruction: Instruction, ports: Mapping[str, str]) -> list[_Part]:
+    """What brings the operand of another instruction overlaps with the main kernel, which waits for none."""
+    slot, slots = instruction.engine.operand_slot or 0, range(len(instruction.engine.slots))
+    parts = _slots_parts(instruction, ports, slots[slot:] if instruction.ready else slots)
+    if instruction.brings is not None:
+        before = _slots_parts(instruction.brings, ports, slots[:slot])
+        main = instruction.brings.calls[slot]
+        before[-1].busy.update(main.cycles if main is not None else {})
+        if not instruction.own:
+            return before
+        parts[0].busy["next operand"] = sum(max(part.all_busy().values(), default=0) for part in before)
+    return parts
+
+
+def _slots_parts(instruction: Instruction, ports: Mapping[str, str], slots: range) -> list[_Part]:
+    """Of some of its slots, working for its own block."""
+    engine, parts = instruction.engine, [_Part()]
 
     def move(streams: list[Stream]) -> None:
         for stream in streams:
@@ -108,25 +122,28 @@ def _parts(engine: Engine, instruction: Instruction, ports: Mapping[str, str]) -
             if walk.vectors:
                 parts[-1].stream(stream, walk, ports[stream.pointer])
 
-    move([s for s in ends if s.kind == "load"])
+    move([s for s in engine.streams if s.slot is None and s.kind == "load" and not instruction.ready])
     main = instruction.chain.main.key
-    for number, call in instruction.active:
+    for number, call in instruction.own:
+        if number not in slots:
+            continue
         # The processes of the main kernel keep their names, whatever is chained with it.
         prefix = "" if call.kernel.key == main else f"{engine.slots[number].op} "
-        early = [s for s in mine[number] if s.kind != "words" or not call.held]
+        mine = [s for s in engine.streams if s.slot == number]
+        early = [s for s in mine if s.kind != "words" or not call.held]
         move(early)
         parts[-1].busy.update({prefix + name: cycles for name, cycles in call.cycles.items()})
         if call.held:
             parts.append(_Part({prefix + name: cycles for name, cycles in call.held.items()}))
-            move([s for s in mine[number] if s not in early])
-    move([s for s in ends if s.kind == "store"])
-    return parts
+            move([s for s in mine if s not in early])
+    move([s for s in engine.streams if s.slot is None and s.kind == "store" and slots.stop == len(engine.slots)])
+    return [part for part in parts if part.busy] or [_Part()]
 
 
 def call_cost(instruction: Instruction, ports: Mapping[str, str], words_per_cycle: float, instruction_ints: int) -> CallCost:
     """Cycles of an instruction: of each of its parts the slowest process, stream or port, or the DDR in all, plus start-up."""
     engine = instruction.engine
-    found = [busy for busy in (part.all_busy() for part in _parts(engine, instruction, ports)) if busy]
+    found = [busy for busy in (part.all_busy() for part in _parts(instruction, ports)) if busy]
     busy: dict[str, int] = {}
     for name, cycles in (item for part in found for item in part.items()):
         busy[name] = busy.get(name, 0) + cycles

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from itertools import product
@@ -200,16 +201,16 @@ def _search(
     """The best design that fits, and how near the nearest comes of those that do not."""
     nearest: tuple[float, Estimate, str] | None = None
     fitting: list[tuple[Design, Estimate]] = []
-    fits: set[tuple[int, int, int]] = set()
+    fits: Counter[tuple[int, int, int]] = Counter()
     for design in candidates(graph, lanes, board, multiplier_choices(graph, lanes, MACS_PER_DSP * board.limits["dsp"])):
         size = design.pe, design.rows_at_once, design.depth
-        if size in fits and objective in BY_CYCLES:
-            continue  # fewer rows on chip are no faster
+        if fits[size] > 1 and objective in BY_CYCLES:
+            continue  # half the rows may be faster, since one half is read while the other computes; fewer are not
         cost = estimate(build_program(graph, design, None), board, clock_mhz)
         over = overrun(cost.resources, board)
         if over is None:
             fitting.append((design, cost))
-            fits.add(size)
+            fits[size] += 1
             continue
         ratio = cost.used()[over] / max(board.limits[over], 1e-9)
         if nearest is None or ratio < nearest[0]:

@@ -12,182 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from attnc.ir import Graph
-from attnc.ops import OPERATORS, operator
-from attnc.ops.base import Call, Design, IntType, KernelCall, Lowering, Port, Resources, Walk
-from attnc.schedule.chains import Chain, Key, Link, Order, engine_orders, first_load, form_chains, store_port
+from attnc.ops import operator
+from attnc.ops.base import SIDES, Call, Design, Lowering, Walk
+from attnc.schedule.chains import Chain, Key, Link, Order, engine_orders, first_load, form_chains
+from attnc.schedule.engine import POINTERS, Engine, Instruction, Slot
 from attnc.schedule.memory import MemoryMap, apart, plan_memory
-
-WALK_INTS = 9
-SLOT_INTS = 3
-"""Of a slot: whether it works, the vectors that arrive, whether they are stored too."""
-IDLE = Walk(0, (0, 0, 0, 0), (0, 0, 0))
-POINTERS = {"load": "load", "words": "weights", "store": "result", "wide": "wide"}
-"""Arguments of the accelerator by the kind of their streams; "wide" ones are those of stores that move two words per cycle."""
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A kernel in an engine, with the sizes that serve all its calls. `fed` is the port through which the vectors of the chain arrive,
-    `optional` whether some instructions pass it by, `tap` whether some store what arrives."""
-
-    op: str
-    kernel: KernelCall
-    fed: int
-    optional: bool = False
-    tap: bool = False
-
-    @cached_property
-    def resources(self) -> Resources:
-        """Estimate of the kernel, with its buffers where they usually lie."""
-        return OPERATORS[self.op].resources(self.kernel)
-
-    @cached_property
-    def macs_per_cycle(self) -> int:
-        """Multiply-adds that its array of multipliers can do."""
-        return OPERATORS[self.op].macs_per_cycle(self.kernel)
-
-
-@dataclass(frozen=True)
-class Stream:
-    """Between memory and an engine. `slot` and `port` say which kernel it belongs to: none for the first slot's input and the last one's
-    output; a tap has a slot and no port. `pointer` is the argument of the accelerator that it uses, `beat` the words that this moves per
-    cycle."""
-
-    name: str
-    kind: str
-    type: IntType
-    pointer: str
-    slot: int | None = None
-    port: int | None = None
-    beat: int = 1
-
-
-@dataclass(frozen=True)
-class Engine:
-    """One piece of hardware: kernels, one behind the other, between loaders and storers. It is named after its main kernel. `beat` are the
-    words per cycle of its loaders, and of those storers (by name) that only 16-bit vectors pass."""
-
-    index: int
-    slots: tuple[Slot, ...]
-    main: Slot
-    beat: int = 1
-    wide: frozenset[str] = frozenset()
-
-    @property
-    def name(self) -> str:
-        """A C++ identifier."""
-        return f"engine_{self.index}"
-
-    @property
-    def op(self) -> str:
-        """Operator of its main kernel."""
-        return self.main.op
-
-    @property
-    def kernel(self) -> KernelCall:
-        """Its main kernel."""
-        return self.main.kernel
-
-    @property
-    def chained(self) -> bool:
-        """Whether instructions say which of its slots work."""
-        return len(self.slots) > 1
-
-    @property
-    def entry(self) -> IntType:
-        """Elements of the stream into the first slot: 16 bits where some instructions pass that slot by."""
-        first = self.slots[0]
-        return IntType(16) if first.optional else first.kernel.ports[first.fed].type
-
-    @cached_property
-    def streams(self) -> tuple[Stream, ...]:
-        """The input of the first slot, the other operands slot by slot, taps, the output of the last."""
-        found: list[Stream] = []
-        used = dict.fromkeys(POINTERS, 0)
-
-        def add(name: str, kind: str, type_: IntType, slot: int | None = None, port: int | None = None) -> None:
-            group = "wide" if name in self.wide else kind
-            beat = self.beat if kind == "load" or group == "wide" else 1
-            found.append(Stream(name, kind, type_, f"{POINTERS[group]}_{used[group]}", slot, port, beat))
-            used[group] += 1
-
-        first, last = self.slots[0], self.slots[-1].kernel
-        add(self._name(0, first.kernel.ports[first.fed]), "load", self.entry)
-        for number, slot in enumerate(self.slots):
-            for index, port in enumerate(slot.kernel.ports):
-                if index != slot.fed and port.kind != "store":
-                    add(self._name(number, port), port.kind, port.type, number, index)
-        for number, slot in enumerate(self.slots):
-            if slot.tap:
-                add(f"tap_{number}", "store", IntType(16), number)
-        add(self._name(len(self.slots) - 1, last.ports[store_port(last)]), "store", IntType(16))
-        return tuple(found)
-
-    def _name(self, number: int, port: Port) -> str:
-        return f"{port.name}_{number}" if self.chained else port.name
-
-    @property
-    def instruction_ints(self) -> int:
-        """Integers of an instruction that drives it."""
-        control = SLOT_INTS * len(self.slots) if self.chained else 0
-        return 1 + WALK_INTS * len(self.streams) + control + sum(len(slot.kernel.scalars) for slot in self.slots)
-
-
-@dataclass(frozen=True)
-class Instruction:
-    """What an engine does at a time: a call for each slot that works, and the chain that they belong to."""
-
-    engine: Engine
-    calls: tuple[Call | None, ...]
-    tapped: frozenset[int]
-    chain: Chain
-
-    @cached_property
-    def active(self) -> list[tuple[int, Call]]:
-        """The slots that work, with their calls."""
-        return [(number, call) for number, call in enumerate(self.calls) if call is not None]
-
-    def walk(self, stream: Stream) -> Walk:
-        """How a stream goes through memory."""
-        active = self.active
-        if stream.port is not None:
-            assert stream.slot is not None
-            call = self.calls[stream.slot]
-            return IDLE if call is None else call.walks[stream.port]
-        if stream.slot is not None:
-            call = self.calls[stream.slot]
-            return IDLE if call is None or stream.slot not in self.tapped else self._arriving(stream.slot)
-        if stream.kind == "load" and self.chain.links[0].kept is not None:
-            return IDLE
-        number, call = active[0] if stream.kind == "load" else active[-1]
-        return call.walks[self.engine.slots[number].fed] if stream.kind == "load" else call.walks[store_port(call.kernel)]
-
-    def _arriving(self, number: int) -> Walk:
-        call = self.calls[number]
-        assert call is not None
-        return call.walks[self.engine.slots[number].fed]
-
-    def control(self) -> list[int]:
-        """Per slot whether it works, the vectors that arrive, and whether they are stored too."""
-        ints: list[int] = []
-        first, kept = self.active[0][0], self.chain.links[0].kept is not None
-        vectors = 0 if kept else self._arriving(first).vectors
-        for number, call in enumerate(self.calls):
-            vectors = vectors if call is None or (kept and number == first) else self._arriving(number).vectors
-            ints += [int(call is not None), vectors, int(number in self.tapped)]
-            if call is not None:
-                vectors = call.walks[store_port(call.kernel)].vectors
-        return ints
-
-    def encode(self) -> list[int]:
-        """As integers: engine, walks of its streams, control of its slots, scalars of its kernels."""
-        walks = [i for stream in self.engine.streams for i in self.walk(stream).encode()]
-        scalars = [
-            number
-            for slot, call in zip(self.engine.slots, self.calls, strict=True)
-            for number in (call.scalars if call is not None else [0] * len(slot.kernel.scalars))
-        ]
-        return [self.engine.index, *walks, *(self.control() if self.engine.chained else []), *scalars]
+from attnc.schedule.prefetch import prefetch
 
 
 @dataclass(frozen=True)
@@ -288,8 +118,9 @@ def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes],
     instructions = tuple(found for chain, engine in zip(chains, engine_of, strict=True) for found in _instructions(chain, engine))
     if design.beat > 1:
         engines, instructions = _widened(engines, instructions)
+    engines, instructions = _two_sided(engines, tuple(prefetch(instructions)))
     if write_weights is None:
-        calls = [call for instruction in instructions for _, call in instruction.active]
+        calls = [call for chain in chains for link in chain.links for call in link.calls]
         weights.words = sum(dict(pair for call in calls for pair in weight_walks(call)).values())
     return Program(design, engines, instructions, memory, weights.words)
 
@@ -347,12 +178,25 @@ def _widened(engines: tuple[Engine, ...], instructions: tuple[Instruction, ...])
     return engines, tuple(replace(instruction, engine=engines[instruction.engine.index]) for instruction in instructions)
 
 
+def _two_sided(engines: tuple[Engine, ...], instructions: tuple[Instruction, ...]) -> tuple[tuple[Engine, ...], tuple[Instruction, ...]]:
+    """Kernels that hold two operands where instructions ask for it."""
+
+    def widened(engine: Engine) -> Engine:
+        slots = tuple(replace(slot, kernel=slot.kernel.with_arg(SIDES, 2)) if slot is engine.main else slot for slot in engine.slots)
+        return replace(engine, slots=slots, main=slots[engine.operand_slot or 0])
+
+    two = {one.engine.index for one in instructions if one.side}
+    engines = tuple(widened(engine) if engine.index in two else engine for engine in engines)
+    return engines, tuple(replace(one, engine=engines[one.engine.index]) for one in instructions)
+
+
 def _instructions(chain: Chain, engine: Engine) -> list[Instruction]:
     """One per block of rows."""
     by_key = {link.key: link for link in chain.links}
     links = [by_key.get(slot.kernel.key) for slot in engine.slots]
     tapped = frozenset(number for number, link in enumerate(links) if link is not None and link.tapped)
+    kept = chain.links[0].kept is not None
     return [
-        Instruction(engine, tuple(None if link is None else link.calls[block] for link in links), tapped, chain)
+        Instruction(engine, tuple(None if link is None else link.calls[block] for link in links), tapped, chain, block, kept)
         for block in range(len(chain.links[0].calls))
     ]

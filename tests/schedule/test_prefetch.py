@@ -1,0 +1,144 @@
+"""Operands that are brought while the kernel computes with another one: which, when, where they lie, and that C++ equals golden."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import attnc.schedule.prefetch as prefetch_module
+from attnc.golden import run_golden
+from attnc.ir import Graph, Node
+from attnc.ops.base import Design
+from attnc.schedule.cost import estimate
+from attnc.schedule.devices import BOARDS
+from attnc.schedule.engine import Instruction
+from attnc.schedule.overlap import overlap
+from attnc.schedule.program import Program, build_program
+from harness import assert_exact, quantized, random_feeds, simulate, tensor_type
+from schedule.graphs import layer_graph
+from schedule.random_graphs import random_graph
+
+BYTE = tensor_type(8, 2.0**-5)
+
+
+@pytest.fixture(autouse=True)
+def _starting_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that small programs bring operands wherever they can."""
+    monkeypatch.setattr(prefetch_module, "START", 0)
+
+
+def products(count: int = 4, rows: int = 24, width: int = 256, last: int = 256) -> Graph:
+    """Linear layers, one behind the other, of `width` channels, and of `last` ones in the end."""
+    rng = np.random.default_rng(2)
+    graph = Graph("products", inputs=["v0"], outputs=[f"v{count}"])
+    graph.add_value("v0", (rows, width))
+    for i in range(count):
+        outputs = last if i + 1 == count else width
+        graph.add_value(f"v{i + 1}", (rows, outputs))
+        params = {"weight": rng.normal(size=(outputs, width)) / np.sqrt(width), "bias": rng.normal(size=outputs)}
+        graph.nodes.append(Node(f"n{i}", "linear", [f"v{i}"], f"v{i + 1}", params=params))
+    return quantized(graph, dict.fromkeys(graph.values, BYTE))
+
+
+def check(program: Program) -> int:
+    """Go through the program: what does each side hold, and is it what the instruction needs? How many operands were brought."""
+    held: dict[tuple[int, int], tuple[object, int]] = {}
+    brought = 0
+    for place, one in enumerate(program.instructions):
+        slot = one.engine.operand_slot
+        if slot is None or (one.own and one.calls[slot] is None):
+            continue
+        if not one.ready:
+            held[one.engine.index, one.side] = (one.chain, one.block), place
+        if one.own:
+            chain, _ = held[one.engine.index, one.side]
+            assert one.chain.links[0].kept is not None or chain == (one.chain, one.block), one.chain.text
+        if one.brings is not None:
+            assert not one.own or one.brings.side != one.side, "the operand in use is written over"
+            held[one.engine.index, one.brings.side] = (one.brings.chain, one.brings.block), place
+            brought += bool(one.own)
+            behind = next(i for i in range(place, len(program.instructions)) if is_run(program.instructions[i], one.brings))
+            written = [walk for between in program.instructions[place:behind] for walk in between.writes()]
+            assert not any(overlap(a, b) for a in one.brings.operand_reads() for b in written), "read before it is written"
+    return brought
+
+
+def is_run(one: Instruction, wanted: Instruction) -> bool:
+    """Whether `one` computes with the operand of `wanted`."""
+    return bool(one.own) and one.chain is wanted.chain and one.block == wanted.block
+
+
+@pytest.mark.parametrize(("rows", "brought"), [(36, 0), (18, 7), (12, 11)])
+def test_the_next_block_comes_while_this_one_computes(rows: int, brought: int) -> None:
+    """All but the first; with one block of rows, each needs the whole of the one before."""
+    program = build_program(products(rows=36), Design(8, 8, rows, 2), None)
+    assert check(program) == brought
+    assert program.engines[0].kernel.arg("X_SIDES") == (2 if brought else 1)
+
+
+def test_what_overlaps_costs_the_longer_of_both() -> None:
+    program = build_program(products(), Design(8, 8, 12, 2), None)
+    cost = estimate(program, BOARDS["kv260"], 250)
+    before, after = cost.calls[1], cost.calls[-1]  # the last brings nothing
+    assert 0 < before.busy["next operand"] < before.busy["accumulate"] and before.cycles == after.cycles
+    assert cost.calls[0].macs == 0 and cost.macs == 4 * 24 * 256 * 256
+
+
+def test_random_programs_hold_what_they_need() -> None:
+    brought = [
+        check(build_program(random_graph(seed), Design(8, 8, rows, 2), lambda data: None)) for seed in range(40) for rows in (3, 4, 6, 12)
+    ]
+    assert sum(map(bool, brought)) > 40
+
+
+def test_a_short_operand_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert not check(build_program(products(width=32, last=32), Design(8, 8, 12, 2), None))
+
+
+@pytest.mark.parametrize("rows", [4, 5, 6])
+@pytest.mark.parametrize("types", ["native", "ap"])
+def test_code_is_exact(rows: int, types: str) -> None:
+    for seed in (3, 7):
+        graph = random_graph(seed)
+        assert_exact(graph, random_feeds(graph, 2), Design(8, 8, rows, 2, rows_at_once=2, beat=2), types=types)
+
+
+@pytest.mark.parametrize("rows", [16, 12])
+def test_a_layer_is_exact(rows: int) -> None:
+    graph = layer_graph()
+    design = Design(8, 8, rows, 4, rows_at_once=4)
+    assert check(build_program(graph, design, None))
+    assert_exact(graph, random_feeds(graph, 2), design)
+
+
+BUGS = [
+    ("x_buffer[X_SIDES > 1 ? fill_side : 0]", "x_buffer[0]"),
+    ("x_buffer[X_SIDES > 1 ? side : 0]", "x_buffer[0]"),
+    ("const int filling = waits ? x_slots : 0;", "const int filling = group < 0 && waits ? x_slots : 0;"),
+]
+
+
+@pytest.mark.parametrize(("right", "wrong"), BUGS)
+@pytest.mark.parametrize("last", [8, 64])
+def test_a_planted_bug_is_caught(right: str, wrong: str, last: int) -> None:
+    """The last one shows where an operand comes for longer than there is to compute, as with a single tile of outputs."""
+    graph = products(2, 32, 64, last) if last > 8 else products(1, 128, 64, last)
+    feeds, design = random_feeds(graph, 2, corners=False), Design(8, 8, 16, 2, rows_at_once=16)
+    assert check(build_program(graph, design, None))
+    assert_exact(graph, feeds, design)
+    try:
+        found = simulate(graph, feeds, design, patch={"linear.hpp": (right, wrong)})
+    except AssertionError as error:
+        assert "hls::stream" in str(error)
+    else:
+        output = graph.outputs[0]
+        assert (found[output] != run_golden(graph, feeds)[output]).any() or (last == 64 and "filling" in right)
+
+
+def test_reading_too_early_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefetch_module, "_untouched", lambda *_: True)
+    graph = products(3, 16, 64, 64)
+    feeds = random_feeds(graph, 2, corners=False)
+    found = simulate(graph, feeds, Design(8, 8, 16, 2))
+    assert (found["v3"] != run_golden(graph, feeds)["v3"]).any()

@@ -1,0 +1,250 @@
+"""Engines, the hardware that layers share, and the instructions that drive them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from attnc.ops import OPERATORS
+from attnc.ops.base import FILL, Call, IntType, KernelCall, Port, Resources, Walk
+from attnc.schedule.chains import Chain, store_port
+
+WALK_INTS = 9
+SLOT_INTS = 3
+"""Of a slot: whether it works, the vectors that arrive, whether they are stored too."""
+IDLE = Walk(0, (0, 0, 0, 0), (0, 0, 0))
+POINTERS = {"load": "load", "words": "weights", "store": "result", "wide": "wide"}
+"""Arguments of the accelerator by the kind of their streams; "wide" ones are those of stores that move two words per cycle."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A kernel in an engine, with the sizes that serve all its calls. `fed` is the port through which the vectors of the chain arrive,
+    `optional` whether some instructions pass it by, `tap` whether some store what arrives."""
+
+    op: str
+    kernel: KernelCall
+    fed: int
+    optional: bool = False
+    tap: bool = False
+
+    @cached_property
+    def resources(self) -> Resources:
+        """Estimate of the kernel, with its buffers where they usually lie."""
+        return OPERATORS[self.op].resources(self.kernel)
+
+    @cached_property
+    def macs_per_cycle(self) -> int:
+        """Multiply-adds that its array of multipliers can do."""
+        return OPERATORS[self.op].macs_per_cycle(self.kernel)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Between memory and an engine. `slot` and `port` say which kernel it belongs to: none for the first slot's input and the last one's
+    output; a tap has a slot and no port. `pointer` is the argument of the accelerator that it uses, `beat` the words that this moves per
+    cycle."""
+
+    name: str
+    kind: str
+    type: IntType
+    pointer: str
+    slot: int | None = None
+    port: int | None = None
+    beat: int = 1
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One piece of hardware: kernels, one behind the other, between loaders and storers. It is named after its main kernel. `beat` are the
+    words per cycle of its loaders, and of those storers (by name) that only 16-bit vectors pass."""
+
+    index: int
+    slots: tuple[Slot, ...]
+    main: Slot
+    beat: int = 1
+    wide: frozenset[str] = frozenset()
+
+    @property
+    def name(self) -> str:
+        """A C++ identifier."""
+        return f"engine_{self.index}"
+
+    @property
+    def op(self) -> str:
+        """Operator of its main kernel."""
+        return self.main.op
+
+    @property
+    def kernel(self) -> KernelCall:
+        """Its main kernel."""
+        return self.main.kernel
+
+    @cached_property
+    def operand_slot(self) -> int | None:
+        """The slot of its main kernel where that can be brought its operand beforehand."""
+        number = next(number for number, slot in enumerate(self.slots) if slot is self.main)
+        return number if set(FILL) <= set(self.kernel.scalars) else None
+
+    @property
+    def chained(self) -> bool:
+        """Whether instructions say which of its slots work."""
+        return len(self.slots) > 1
+
+    @property
+    def entry(self) -> IntType:
+        """Elements of the stream into the first slot: 16 bits where some instructions pass that slot by."""
+        first = self.slots[0]
+        return IntType(16) if first.optional else first.kernel.ports[first.fed].type
+
+    @cached_property
+    def streams(self) -> tuple[Stream, ...]:
+        """The input of the first slot, the other operands slot by slot, taps, the output of the last."""
+        found: list[Stream] = []
+        used = dict.fromkeys(POINTERS, 0)
+
+        def add(name: str, kind: str, type_: IntType, slot: int | None = None, port: int | None = None) -> None:
+            group = "wide" if name in self.wide else kind
+            beat = self.beat if kind == "load" or group == "wide" else 1
+            found.append(Stream(name, kind, type_, f"{POINTERS[group]}_{used[group]}", slot, port, beat))
+            used[group] += 1
+
+        first, last = self.slots[0], self.slots[-1].kernel
+        add(self._name(0, first.kernel.ports[first.fed]), "load", self.entry)
+        for number, slot in enumerate(self.slots):
+            for index, port in enumerate(slot.kernel.ports):
+                if index != slot.fed and port.kind != "store":
+                    add(self._name(number, port), port.kind, port.type, number, index)
+        for number, slot in enumerate(self.slots):
+            if slot.tap:
+                add(f"tap_{number}", "store", IntType(16), number)
+        add(self._name(len(self.slots) - 1, last.ports[store_port(last)]), "store", IntType(16))
+        return tuple(found)
+
+    def _name(self, number: int, port: Port) -> str:
+        return f"{port.name}_{number}" if self.chained else port.name
+
+    @property
+    def instruction_ints(self) -> int:
+        """Integers of an instruction that drives it."""
+        control = SLOT_INTS * len(self.slots) if self.chained else 0
+        return 1 + WALK_INTS * len(self.streams) + control + sum(len(slot.kernel.scalars) for slot in self.slots)
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """What an engine does at a time: a call for each slot that works, for a block of the rows of a chain.
+
+    Where the main kernel holds operands: the one of this block lies in `side`, and is there before where it is `ready`. The slots up to the
+    main kernel then are free to bring the operand of another instruction (`brings`). One without calls does nothing else.
+    """
+
+    engine: Engine
+    calls: tuple[Call | None, ...]
+    tapped: frozenset[int]
+    chain: Chain
+    block: int = 0
+    ready: bool = False
+    side: int = 0
+    brings: Instruction | None = None
+
+    @cached_property
+    def own(self) -> list[tuple[int, Call]]:
+        """The slots that work for its own block, with their calls."""
+        return [(number, call) for number, call in enumerate(self.calls) if call is not None]
+
+    @cached_property
+    def early(self) -> list[tuple[int, Call]]:
+        """The slots before the main kernel that work for another block."""
+        return [] if self.brings is None else [pair for pair in self.brings.own if pair[0] < (self.engine.operand_slot or 0)]
+
+    @property
+    def active(self) -> list[tuple[int, Call]]:
+        """All slots that work, with their calls."""
+        return self.early + self.own
+
+    def waiting(self) -> Instruction:
+        """The same where its operand is there already: what brings that does nothing."""
+        slot = self.engine.operand_slot
+        assert slot is not None
+        main = self.calls[slot]
+        calls = (None,) * slot + (None if main is None else main.waiting(),) + self.calls[slot + 1 :]
+        return replace(self, calls=calls, ready=True)
+
+    def bringing(self) -> Instruction:
+        """One that does nothing but bring the operand of this one."""
+        return replace(self, calls=(None,) * len(self.calls), tapped=frozenset(), ready=True, brings=self)
+
+    def serves(self, number: int) -> Instruction | None:
+        """For which instruction the vectors come that arrive at a slot."""
+        slot = self.engine.operand_slot
+        return self if slot is None or number > slot or not self.ready else self.brings
+
+    def walk(self, stream: Stream) -> Walk:
+        """How a stream goes through memory."""
+        if stream.slot is None and stream.kind == "store":
+            return self.own[-1][1].walks[store_port(self.own[-1][1].kernel)] if self.own else IDLE
+        number = stream.slot or 0
+        # Other operands of the main kernel are those of its own block.
+        own = stream.port is not None and number == self.engine.operand_slot
+        one = self if own else self.serves(number)
+        if one is None or not one.own:
+            return IDLE
+        if stream.slot is None:
+            first, call = one.own[0]
+            return call.walks[self.engine.slots[first].fed]
+        found = one.calls[number]
+        if found is None or (stream.port is None and number not in one.tapped):
+            return IDLE
+        return found.walks[self.engine.slots[number].fed if stream.port is None else stream.port]
+
+    def operand_reads(self) -> list[Walk]:
+        """What the slots up to the main kernel read to bring its operand."""
+        slot = self.engine.operand_slot
+        assert slot is not None
+        streams = [s for s in self.engine.streams if s.kind == "load" and (s.slot is None or s.slot < slot)]
+        return [self.walk(stream) for stream in streams]
+
+    def writes(self) -> list[Walk]:
+        """What it stores."""
+        return [self.walk(stream) for stream in self.engine.streams if stream.kind == "store"]
+
+    def _vectors(self) -> list[int]:
+        """That arrive at each slot for the own block."""
+        fed = [0 if call is None else call.walks[slot.fed].vectors for slot, call in zip(self.engine.slots, self.calls, strict=True)]
+        found: list[int] = []
+        vectors = 0 if self.ready or not self.own else fed[self.own[0][0]]
+        for number, call in enumerate(self.calls):
+            if call is not None and not (self.ready and number == self.engine.operand_slot):
+                vectors = fed[number]
+            found.append(vectors)
+            if call is not None:
+                vectors = call.walks[store_port(call.kernel)].vectors
+        return found
+
+    def control(self) -> list[int]:
+        """Per slot whether it works, the vectors that arrive, and whether they are stored too."""
+        ints: list[int] = []
+        for number in range(len(self.calls)):
+            one = self.serves(number)
+            works = self.calls[number] is not None or (one is not None and one.calls[number] is not None)
+            ints += [int(works), one._vectors()[number] if one else 0, int(one is not None and number in one.tapped)]
+        return ints
+
+    def _scalars(self, number: int) -> list[int]:
+        """Of the kernel in a slot; of the main kernel with the sizes of the operand that comes, and the sides of both."""
+        kernel, one = self.engine.slots[number].kernel, self.serves(number)
+        call = one.calls[number] if one is not None and number != self.engine.operand_slot else self.calls[number]
+        scalars = list(call.scalars) if call is not None else [0] * len(kernel.scalars)
+        if number == self.engine.operand_slot:
+            main = one.calls[number] if one is not None else None
+            operand = main.operand if main is not None and main.operand is not None else (0, 0, 0)
+            into = one.side if one is not None else 0
+            scalars[-len(FILL) :] = [self.side, *operand, into, int(not self.ready)]
+        return scalars
+
+    def encode(self) -> list[int]:
+        """As integers: engine, walks of its streams, control of its slots, scalars of its kernels."""
+        walks = [i for stream in self.engine.streams for i in self.walk(stream).encode()]
+        scalars = [integer for number in range(len(self.calls)) for integer in self._scalars(number)]
+        return [self.engine.index, *walks, *(self.control() if self.engine.chained else []), *scalars]

@@ -1,0 +1,125 @@
+"""Operands that are brought into a kernel while it computes with another one.
+
+A kernel with scalars `FILL` holds two operands. While it computes with one, the first slots of its engine can bring the next: that of the
+instruction behind it, where nothing that this one needs is written in between. An instruction may also find an operand that one before it
+left (`Link.kept`). Where neither is so, it waits for its operand, and its first slots then serve no other one; or an instruction of its
+own brings the operand, which takes longer, but leaves the slots to the next. Which of these is quickest in all is found by going
+through the instructions of an engine once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from attnc.ops.base import Call
+from attnc.schedule.chains import OPERANDS
+from attnc.schedule.engine import Instruction
+from attnc.schedule.overlap import overlap
+
+START = 400
+"""Cycles that an instruction more costs, about what `cost.call_cost` adds to each."""
+WAITS, BROUGHT, ALONE, KEPT, NONE = "waits", "brought", "alone", "kept", "none"
+"""How an operand comes: its instruction waits for it, the one before brings it, or one of its own does; it is there still; the main
+kernel does not work and needs none."""
+_Way = tuple[int, str, "_Way | None"]
+"""Cycles so far, how the last operand came, and the way to there."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """An instruction of the engine: its place in the program, cycles that bringing its operand takes, cycles once it is there where it
+    waited (`after`) and where it did not (`ready`). `fixed` says how the operand comes where there is no choice; one that is not `movable`
+    stores what arrives."""
+
+    place: int
+    instruction: Instruction
+    front: int
+    after: int
+    ready: int
+    fixed: str | None
+    movable: bool
+
+
+def _cycles(calls: Sequence[Call]) -> int:
+    return max((call.span for call in calls), default=0)
+
+
+def _run(place: int, instruction: Instruction) -> _Run:
+    slot = instruction.engine.operand_slot
+    assert slot is not None
+    main = instruction.calls[slot]
+    if main is None:
+        return _Run(place, instruction, 0, 0, 0, NONE, False)
+    before = [call for call in instruction.calls[:slot] if call is not None]
+    front = max(_cycles(before), max(main.cycles.values(), default=0))
+    after, ready = (max(found.values(), default=0) for found in (main.held, main.ready))
+    movable = not any(number <= slot for number in instruction.tapped)
+    return _Run(place, instruction, front, after, ready, KEPT if instruction.ready else None, movable)
+
+
+def _untouched(program: Sequence[Instruction], before: _Run, run: _Run) -> bool:
+    """Whether what brings the operand of `run` may work while `before` does: all that it reads was written earlier."""
+    reads = run.instruction.operand_reads()
+    return not any(overlap(read, write) for one in program[before.place : run.place] for write in one.writes() for read in reads)
+
+
+def _choose(program: Sequence[Instruction], runs: Sequence[_Run]) -> list[str]:
+    """How the operand of each run comes: the quickest way through two states, in which the first slots served the run before (False), or
+    are free to bring the operand of the next one (True)."""
+    best: dict[bool, _Way] = {False: (0, "", None)}
+    previous: _Run | None = None
+    for run in runs:
+        moves: list[tuple[bool, int, str, _Way]] = []
+        early = previous is not None and run.movable and best.get(True) is not None and _untouched(program, previous, run)
+        for free, before in best.items():
+            cycles = before[0]
+            if run.fixed is not None:
+                moves.append((run.fixed == KEPT, cycles + run.ready, run.fixed, before))
+                continue
+            moves.append((False, cycles + run.front + run.after, WAITS, before))
+            moves.append((True, cycles + START + run.front + run.ready, ALONE, before))
+            if free and early and previous is not None:
+                moves.append((True, cycles + max(run.front - previous.ready, 0) + run.ready, BROUGHT, before))
+        best = {}
+        for free, cycles, way, before in moves:
+            if free not in best or cycles < best[free][0]:
+                best[free] = cycles, way, before
+        previous = run
+    ways: list[str] = []
+    step: _Way | None = min(best.values(), key=lambda entry: entry[0])
+    while step is not None and step[1]:
+        ways.append(step[1])
+        step = step[2]
+    return ways[::-1]
+
+
+def _sides(runs: Sequence[_Run], ways: Sequence[str]) -> list[int]:
+    """Where each operand lies: in side 0 where one is enough, else in turn, so that the one in use is not written over, and of two that are
+    kept neither."""
+    if BROUGHT not in ways and not any(way == KEPT and run.instruction.block for run, way in zip(runs, ways, strict=True)):
+        return [0] * len(runs)
+    sides: list[int] = []
+    last, of_block = 1, [0] * OPERANDS
+    for run, way in zip(runs, ways, strict=True):
+        block = run.instruction.block % OPERANDS
+        if way in (WAITS, BROUGHT, ALONE):
+            last = of_block[block] = 1 - last
+        sides.append(of_block[block] if way != NONE else 0)
+    return sides
+
+
+def prefetch(program: Sequence[Instruction]) -> list[Instruction]:
+    """The program with operands brought as early as it pays."""
+    found: dict[int, list[Instruction]] = {place: [one] for place, one in enumerate(program)}
+    engines = {one.engine.index: one.engine for one in program if one.engine.operand_slot is not None}
+    for index in engines:
+        runs = [_run(place, one) for place, one in enumerate(program) if one.engine.index == index]
+        ways = _choose(program, runs)
+        placed = [replace(run.instruction, side=side) for run, side in zip(runs, _sides(runs, ways), strict=True)]
+        nexts = [*((placed[i + 1] if ways[i + 1] == BROUGHT else None) for i in range(len(runs) - 1)), None]
+        for run, way, one, brings in zip(runs, ways, placed, nexts, strict=True):
+            ready = one if way in (WAITS, NONE) else one.waiting()
+            alone = [one.bringing()] if way == ALONE else []
+            found[run.place] = [*alone, replace(ready, brings=brings)]
+    return [one for place in sorted(found) for one in found[place]]
