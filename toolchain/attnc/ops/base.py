@@ -50,12 +50,14 @@ class Table:
 class Port:
     """A stream between memory and a kernel.
 
-    `kind` is "load" or "store" (vectors of `type`, activations in memory) or "words" (packed words from the weight memory).
+    `kind` is "load" or "store" (vectors of `type`, activations in memory) or "words" (packed words from the weight memory; `beat` of
+    them per cycle, from an even word on where that is 2).
     """
 
     name: str
     kind: str
     type: IntType = IntType(16)
+    beat: int = 1
 
 
 @dataclass(frozen=True)

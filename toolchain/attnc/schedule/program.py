@@ -15,14 +15,15 @@ from attnc.ir import Graph
 from attnc.ops import OPERATORS, operator
 from attnc.ops.base import Call, Design, IntType, KernelCall, Lowering, Port, Resources, Walk
 from attnc.schedule.chains import Chain, Key, Link, Order, engine_orders, first_load, form_chains, store_port
-from attnc.schedule.memory import MemoryMap, apart, plan_memory
+from attnc.schedule.memory import MemoryMap, aligned, apart, plan_memory
 
 WALK_INTS = 9
 SLOT_INTS = 3
 """Of a slot: whether it works, the vectors that arrive, whether they are stored too."""
 IDLE = Walk(0, (0, 0, 0, 0), (0, 0, 0))
-POINTERS = {"load": "load", "words": "weights", "store": "result", "wide": "wide"}
-"""Arguments of the accelerator by the kind of their streams; "wide" ones are those of stores that move two words per cycle."""
+POINTERS = {"load": "load", "words": "weights", "wide words": "wide_weights", "store": "result", "wide": "wide"}
+"""Arguments of the accelerator by the kind of their streams; "wide" ones are those of packed words and of stores that move two words per
+cycle. Those of stores come last."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,9 @@ class Engine:
         found: list[Stream] = []
         used = dict.fromkeys(POINTERS, 0)
 
-        def add(name: str, kind: str, type_: IntType, slot: int | None = None, port: int | None = None) -> None:
-            group = "wide" if name in self.wide else kind
-            beat = self.beat if kind == "load" or group == "wide" else 1
+        def add(name: str, kind: str, type_: IntType, slot: int | None = None, port: int | None = None, words: int = 1) -> None:
+            group = "wide" if name in self.wide else "wide words" if words > 1 else kind
+            beat = self.beat if kind == "load" or group == "wide" else words
             found.append(Stream(name, kind, type_, f"{POINTERS[group]}_{used[group]}", slot, port, beat))
             used[group] += 1
 
@@ -116,7 +117,7 @@ class Engine:
         for number, slot in enumerate(self.slots):
             for index, port in enumerate(slot.kernel.ports):
                 if index != slot.fed and port.kind != "store":
-                    add(self._name(number, port), port.kind, port.type, number, index)
+                    add(self._name(number, port), port.kind, port.type, number, index, port.beat)
         for number, slot in enumerate(self.slots):
             if slot.tap:
                 add(f"tap_{number}", "store", IntType(16), number)
@@ -220,7 +221,7 @@ class Program:
         readers: dict[int, list[str]] = {}
         found = {"program": "program"}
         for pointer, beat in self.pointers.items():
-            if pointer.startswith((POINTERS["load"], POINTERS["words"])):
+            if pointer.startswith((POINTERS["load"], POINTERS["words"], POINTERS["wide words"])):
                 readers.setdefault(beat, []).append(pointer)
                 found[pointer] = pointer
         for pointer, beat in self.pointers.items():
@@ -244,7 +245,7 @@ class Program:
 
 
 class WeightMemory:
-    """Packed weights in the order of their first use; `write` takes their bytes as they come, so none is kept.
+    """Packed weights in the order of their first use, each from an even word on; `write` takes their bytes as they come, so none is kept.
 
     Without `write` nothing is packed and offsets only tell arrays apart: enough for an estimate.
     """
@@ -265,6 +266,9 @@ class WeightMemory:
                 words = math.ceil(len(data) / self.lanes)
                 self.write(data.ljust(words * self.lanes, b"\0"))
                 self.words += words
+            if self.words < aligned(self.words):
+                self.write(b"\0" * self.lanes)
+                self.words += 1
         return self.offsets[key]
 
 
@@ -290,7 +294,7 @@ def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes],
         engines, instructions = _widened(engines, instructions)
     if write_weights is None:
         calls = [call for instruction in instructions for _, call in instruction.active]
-        weights.words = sum(dict(pair for call in calls for pair in weight_walks(call)).values())
+        weights.words = sum(map(aligned, dict(pair for call in calls for pair in weight_walks(call)).values()))
     return Program(design, engines, instructions, memory, weights.words)
 
 
