@@ -137,8 +137,8 @@ def _codes(layout: Layout, q: Array, blocks: int) -> Array:
     width = chunks * layout.group * layout.lanes
     if layout.coding == "bytes":
         whole = _pad(_pad(q, -1, width), -2, blocks * layout.channels)
-        by_turns = np.ascontiguousarray(whole).view(np.uint8).reshape(-1, layout.turns, k_tiles, layout.lanes)
-        return np.ascontiguousarray(by_turns.swapaxes(1, 2)).reshape(blocks, -1)
+        words = np.ascontiguousarray(whole).view(f"V{layout.lanes}").reshape(-1, layout.turns, k_tiles)
+        return np.ascontiguousarray(words.swapaxes(1, 2)).view(np.uint8).reshape(blocks, -1)
     planes = [_octets(layout, plane, blocks, chunks) for plane in (q if q.ndim == 3 else q[np.newaxis])]
     if layout.coding == "planes":
         # [blocks, steps, planes, chunks, octets, tiles of a chunk, lanes]
