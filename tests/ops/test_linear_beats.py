@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from attnc.codegen.render import write_sources
 from attnc.golden import run_golden
 from attnc.ir import Graph
 from attnc.ops import operator
@@ -155,3 +160,15 @@ def test_a_port_of_two_words_takes_half_the_cycles() -> None:
     assert [cost[beat].busy["port w"] for beat in (1, 2)] == [words, words // 2]
     assert cost[1].words == cost[2].words
     assert cost[1].busy["accumulate"] > 1.5 * cost[2].busy["accumulate"]
+
+
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+def test_code_compiles_without_warnings(compiler: str, tmp_path: Path) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no {compiler} here")
+    program = build_program(low_bit_graph(every_format()), DESIGNS[1], None)
+    write_sources(program, tmp_path, part="part", clock_mhz=200)
+    flags = "-std=c++14 -O1 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-label -DATTNC_NATIVE_TYPES -I. -Isim -Iinclude -c"
+    for source in ("attnc_top.cpp", "testbench.cpp"):
+        done = subprocess.run([compiler, *flags.split(), source], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
