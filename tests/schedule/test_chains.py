@@ -277,14 +277,14 @@ def test_cycles_of_a_chain() -> None:
     assert cost.node == "a" and cost.bound == "accumulate"
 
 
-GRAPHS = [(0, 64), (1, 5), (8, 4), (11, 12)]
-"""Seed, rows on chip."""
+GRAPHS = [(0, 64, 1), (1, 5, 1), (8, 4, 1), (11, 12, 1), (8, 4, 2), (11, 12, 2)]
+"""Seed, rows on chip, words per beat."""
 
 
-@pytest.mark.parametrize(("seed", "rows"), GRAPHS)
-def test_code_of_random_graphs_is_exact(seed: int, rows: int) -> None:
+@pytest.mark.parametrize(("seed", "rows", "beat"), GRAPHS)
+def test_code_of_random_graphs_is_exact(seed: int, rows: int, beat: int) -> None:
     graph = random_graph(seed)
-    assert_exact(graph, random_feeds(graph, 3, seed), Design(8, 8, rows, 2))
+    assert_exact(graph, random_feeds(graph, 3, seed), Design(8, 8, rows, 2, beat=beat))
 
 
 def test_code_with_ap_types_is_exact() -> None:

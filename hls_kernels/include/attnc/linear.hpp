@@ -8,17 +8,19 @@
 //          multipliers, the sum of the second times 256. The bias holds 128 * sum of the weights. No hardware for it where X_BYTES = 1.
 // Weights  a stream of words, group after group of PE output channels: PE records of 8 bytes (bias s32, multiplier u24, shift u8,
 //          little endian); `scales` times PE multipliers u8, one per channel for each group of group_tiles tiles; the weights.
-//          bits = 8: PE rows of k_tiles words, one signed byte per weight.
+//          bits = 8: PE rows of k_tiles words, one signed byte per weight; W_WORDS of these rows take turns, word by word.
 //          bits < 8: units of unit_tiles tiles and 8 channels, all channels of a tile before the next tile. A unit is one code per
 //          lane and channel: the weight (unit_tiles = 1, two's complement), or 1 + w of 3 tiles as digits to base 3 (unit_tiles = 3,
 //          bits = 5; 2 or 4 bits where 1 or 2 tiles are left). Word i of a unit holds bit i of its codes: bit v of byte l is lane l
 //          of channel v. So unpacking is wiring, and 8 banks are written at a time.
+// Beats    W_WORDS words arrive per cycle. They are of one thing: records, multipliers of a group, rows that take turns, a unit. Things
+//          follow each other without gaps: one may begin with the second word of a beat.
 // Scales   acc = sum over groups of multiplier * (sum of products); no multiplier, and no hardware for it, where scales = 0.
 // Rounding requantize: half up, then saturation to [low, high].
 // Speed    R*PE*L multiply-adds per cycle (II = 1) from PE*L weights and R*L inputs, two per DSP (dsp_pair.hpp): R rows at a time take
-//          k_tiles * x_bytes cycles, or R*PE/L where that is more, since their sums leave a vector per cycle. The next group is loaded meanwhile, a
-//          word per cycle. Where R does not divide the rows, the last ones are computed beside rows of zeros, whose sums stay here.
-//          No y_buffer where PE = L: sums then come in the order of y.
+//          k_tiles * x_bytes cycles, or R*PE/L where that is more, since their sums leave a vector per cycle. The next group is
+//          loaded meanwhile, a beat per cycle. Where R does not divide the rows, the last ones are computed beside rows of zeros,
+//          whose sums stay here. No y_buffer where PE = L: sums then come in the order of y.
 // Operand  x_buffer holds X_SIDES operands; a run computes with the one in `side`. Stream x brings fill_rows rows of fill_tiles tiles
 //          of fill_bytes bytes into fill_side: the operand of this very run, before it computes (fill_first = 1), or that of a later
 //          one while this one computes, into the other side (fill_first = 0), a vector per cycle as they come. n_tiles = 0 only fills.
@@ -81,14 +83,44 @@ template <class WT, int L> Vec<WT, L> take_tile(Vec<UInt<8>, L>& code, int bits,
   return weights;
 }
 
+// The next `count` words, 1 or all W, of a stream that brings W at a time; the one that is left of a beat waits in `spare`.
+template <int L, int W> Word<W * L> take_words(hls::stream<Word<W * L>>& w, Word<L>& spare, bool& spared, int count) {
+#pragma HLS INLINE
+  Word<W * L> beat = Word<W * L>(), taken;
+  const bool reads = count == W || !spared;
+  if (reads) beat = w.read();
+  for (int l = 0; l < W * L; ++l) {
+#pragma HLS UNROLL
+    taken.v[l] = W == 1 || !spared ? beat.v[l] : l < L ? spare.v[l % L] : beat.v[l % L];
+  }
+  for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+    if (reads) spare.v[l] = beat.v[(W - 1) * L + l];
+  }
+  spared = W > 1 && spared != (count < W);
+  return taken;
+}
+
+// Word `part` of some that came together.
+template <int L, int W> Word<L> word_at(const Word<W * L>& words, int part) {
+#pragma HLS INLINE
+  Word<L> word;
+  for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+    word.v[l] = words.v[part * L + l];
+  }
+  return word;
+}
+
 template <class XT, class WT, class AccT, int L, int PE, int R, int K_TILES_MAX, int X_TILES_MAX, int X_BYTES, int X_SIDES,
-          int ROWS_MAX, int SCALES_MAX, int PACKED>
-void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Word<L>>& records,
+          int ROWS_MAX, int SCALES_MAX, int PACKED, int W_WORDS>
+void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>>& w, hls::stream<Word<W_WORDS * L>>& records,
                        hls::stream<Vec<AccT, L>>& sums, int rows, int k_tiles, int n_tiles, int bits, int unit_tiles, int group_tiles,
                        int scales, int x_bytes, int side, int fill_rows, int fill_tiles, int fill_bytes, int fill_side,
                        int fill_first) {
   typedef Int<width<XT>::value + width<WT>::value + clog2(L)> dot_t;
   static const int OCTETS = (PE + 7) / 8, TILES = PE / L, ROW_BLOCKS = (ROWS_MAX + R - 1) / R;
+  static const int SCALE_PARTS = (TILES + W_WORDS - 1) / W_WORDS, SCALE_REST = TILES - (SCALE_PARTS - 1) * W_WORDS;
   static Vec<XT, L> x_buffer[X_SIDES][ROW_BLOCKS][X_TILES_MAX][R];
 #pragma HLS AGGREGATE variable = x_buffer
 #ifdef ATTNC_LINEAR_X_BUFFER
@@ -113,18 +145,21 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls:
   const int units = ternary ? (k_tiles + 2) / 3 : k_tiles;
   const int last_tiles = ternary ? k_tiles - 3 * (units - 1) : 1;
   const int last_bits = ternary ? ternary_bits(last_tiles) : bits;
-  // A unit of 3 tiles needs 3 cycles to be written, a last one of 1 tile has 2 words; its 2 later tiles are written after its words.
-  const int last_slots = ternary ? max_of(last_bits, 3) : bits;
-  const int record_words = PE * 8 / L;
-  const int scale_words = scales * (PE / L);
-  const int slots = packed ? OCTETS * ((units - 1) * bits + last_slots) + (ternary ? 2 : 0) : PE * k_tiles;
-  const int load_slots = record_words + scale_words + slots;
+  // A unit of 3 tiles needs 3 cycles to be written, its words may take fewer; the 2 later tiles of the last one are written after them.
+  const int unit_slots = max_of((bits + W_WORDS - 1) / W_WORDS, ternary ? 3 : 1);
+  const int last_slots = max_of((last_bits + W_WORDS - 1) / W_WORDS, ternary ? 3 : 1);
+  const int record_slots = PE * 8 / L / W_WORDS;
+  const int scale_slots = scales * SCALE_PARTS;
+  const int slots = packed ? OCTETS * ((units - 1) * unit_slots + last_slots) + (ternary ? 2 : 0) : PE / W_WORDS * k_tiles;
+  const int load_slots = record_slots + scale_slots + slots;
   const int products = k_tiles * x_bytes;
   const int row_slots = max_of(products, R * TILES);
   const int steps = (rows + R - 1) / R * row_slots;
   int done_rows = 0, done_row = 0, done_tile = 0;
   int x_slots = fill_rows * fill_tiles * fill_bytes;
   int x_tile = 0, x_byte = 0, x_left = fill_rows, x_block = 0, x_bank = 0;
+  Word<L> spare = Word<L>();
+  bool spared = false;
 
   // Group -1 computes nothing: it loads group 0, and x where this run needs it. Group `groups` only sends the last sums, and waits for
   // what is left of x.
@@ -138,7 +173,7 @@ GROUPS:
     const int trips = loading && load_slots > busy ? load_slots : busy;
     const int fill = (group + 1) & 1, use = group & 1;
     int left = rows, block = 0, step = 0, k = 0, byte = 0, in_group = 0, k_group = 0;
-    int load_pe = 0, load_k = 0, scale = 0, scale_tile = 0;
+    int load_rows = 0, load_k = 0, scale = 0, scale_part = 0;
     int unit = 0, octet = 0, slot = 0, held_tiles = 0, held_octet = 0, held_k = 0;
     Vec<UInt<8>, L> codes[8], held[8];
 #pragma HLS ARRAY_PARTITION variable = codes complete
@@ -151,36 +186,47 @@ GROUPS:
 #pragma HLS DEPENDENCE variable = w_buffer inter false
 #pragma HLS DEPENDENCE variable = s_buffer inter false
       if (loading && i < load_slots) {
-        if (i < record_words) {
-          records.write(w.read());
-        } else if (SCALES_MAX > 0 && i < record_words + scale_words) {
-          const Word<L> word = w.read();
+        const bool in_records = i < record_slots;
+        const bool in_scales = SCALES_MAX > 0 && !in_records && i < record_slots + scale_slots;
+        const bool in_codes = packed && !in_records && !in_scales;
+        const bool last_unit = unit + 1 == units;
+        const int bit = slot * W_WORDS, unit_bits = unit == units ? 0 : last_unit ? last_bits : bits;
+        const int left_words = in_codes ? unit_bits - bit : in_scales && scale_part + 1 == SCALE_PARTS ? SCALE_REST : W_WORDS;
+        Word<W_WORDS * L> words = Word<W_WORDS * L>();
+        if (left_words > 0) words = take_words<L, W_WORDS>(w, spare, spared, left_words < W_WORDS ? left_words : W_WORDS);
+        if (in_records) {
+          records.write(words);
+        } else if (in_scales) {
           for (int pe = 0; pe < PE; ++pe) {
 #pragma HLS UNROLL
-            if (pe / L == scale_tile) s_buffer[fill][pe][scale] = word.v[pe % L];
+            if (pe / L / W_WORDS == scale_part) s_buffer[fill][pe][scale] = words.v[pe % (W_WORDS * L)];
           }
-          scale_tile = scale_tile + 1 == PE / L ? 0 : scale_tile + 1;
-          scale = scale_tile == 0 ? scale + 1 : scale;
+          scale_part = scale_part + 1 == SCALE_PARTS ? 0 : scale_part + 1;
+          scale = scale_part == 0 ? scale + 1 : scale;
         } else if (!packed) {
-          const Word<L> word = w.read();
-          Vec<WT, L> weights;
-          for (int l = 0; l < L; ++l) {
+          for (int row = 0; row < W_WORDS; ++row) {
 #pragma HLS UNROLL
-            weights.v[l] = WT(Int<8>(word.v[l]));
+            Vec<WT, L> weights;
+            for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+              weights.v[l] = WT(Int<8>(words.v[row * L + l]));
+            }
+            w_buffer[fill][load_rows * W_WORDS + row][load_k] = weights;
           }
-          w_buffer[fill][load_pe][load_k] = weights;
           load_k = load_k + 1 == k_tiles ? 0 : load_k + 1;
-          load_pe = load_k == 0 ? load_pe + 1 : load_pe;
+          load_rows = load_k == 0 ? load_rows + 1 : load_rows;
         } else {
           if (unit < units) {
-            const bool last = unit + 1 == units;
-            if (slot < (last ? last_bits : bits)) add_code_bit<UInt<8>, L>(codes, w.read(), slot);
-            if (++slot == (last ? last_slots : bits)) {
+            for (int part = 0; part < W_WORDS; ++part) {
+#pragma HLS UNROLL
+              if (bit + part < unit_bits) add_code_bit<UInt<8>, L>(codes, word_at<L, W_WORDS>(words, part), bit + part);
+            }
+            if (++slot == (last_unit ? last_slots : unit_slots)) {
               for (int v = 0; v < 8; ++v) {
 #pragma HLS UNROLL
                 held[v] = codes[v];
               }
-              held_tiles = last ? last_tiles : unit_tiles;
+              held_tiles = last_unit ? last_tiles : unit_tiles;
               held_octet = octet;
               held_k = unit * unit_tiles;
               slot = 0;
@@ -295,9 +341,9 @@ GROUPS:
 }
 
 // The sums of `steps` times PE channels, row after row and WIDTH at a time, become outputs; then the next steps * PE channels, or what is
-// left. A block of a single tile is not buffered: its rows are in order.
-template <class AccT, class YT, int L, int PE, int WIDTH, int ROWS_MAX, int STEPS_MAX>
-void linear_rescale(hls::stream<Word<L>>& records, hls::stream<Vec<AccT, WIDTH>>& sums, hls::stream<Vec<YT, L>>& y, int rows,
+// left. A block of a single tile is not buffered: its rows are in order. Of the records, BYTES bytes come at a time.
+template <class AccT, class YT, int L, int PE, int WIDTH, int ROWS_MAX, int STEPS_MAX, int BYTES>
+void linear_rescale(hls::stream<Word<BYTES>>& records, hls::stream<Vec<AccT, WIDTH>>& sums, hls::stream<Vec<YT, L>>& y, int rows,
                     int n_tiles, int steps, int low, int high) {
   static const int TILES = PE / L, PARTS = WIDTH / L;
   static const bool DIRECT = STEPS_MAX * TILES == 1;
@@ -321,12 +367,12 @@ RESCALE_BLOCKS:
     for (int step = 0; step < block_steps; ++step) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = STEPS_MAX
     READ_RECORDS:
-      for (int i = 0; i < PE * 8 / L; ++i) {
+      for (int i = 0; i < PE * 8 / BYTES; ++i) {
 #pragma HLS PIPELINE II = 1
-        const Word<L> word = records.read();
-        for (int l = 0; l < L; ++l) {
+        const Word<BYTES> word = records.read();
+        for (int l = 0; l < BYTES; ++l) {
 #pragma HLS UNROLL
-          bytes[i * L + l] = word.v[l];
+          bytes[i * BYTES + l] = word.v[l];
         }
       }
     DECODE_RECORDS:
@@ -381,22 +427,23 @@ RESCALE_BLOCKS:
 }
 
 template <class XT, class WT, class AccT, class YT, int L, int PE, int R, int K_TILES_MAX, int X_TILES_MAX, int X_BYTES,
-          int X_SIDES, int ROWS_MAX, int SCALES_MAX, int PACKED>
-void linear(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y, int rows, int k_tiles, int n_tiles,
-            int low, int high, int bits, int unit_tiles, int group_tiles, int scales, int x_bytes, int side, int fill_rows,
+          int X_SIDES, int ROWS_MAX, int SCALES_MAX, int PACKED, int W_WORDS>
+void linear(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>>& w, hls::stream<Vec<YT, L>>& y, int rows, int k_tiles,
+            int n_tiles, int low, int high, int bits, int unit_tiles, int group_tiles, int scales, int x_bytes, int side, int fill_rows,
             int fill_tiles, int fill_bytes, int fill_side, int fill_first) {
   static_assert(PE % L == 0 && PE % 2 == 0, "linear: PE must be an even multiple of the number of lanes L");
   static_assert(R > 0, "linear: at least one row is computed at a time");
   static_assert(width<XT>::value == 8 && width<WT>::value == 8, "linear: inputs come as bytes, weights are unpacked to bytes");
   static_assert(X_SIDES == 1 || X_SIDES == 2, "linear: one or two operands are held");
   static_assert(X_BYTES == 1 || X_BYTES == 2, "linear: inputs have one or two bytes");
+  static_assert(W_WORDS == 1 || W_WORDS == 2, "linear: weights come one or two words per cycle");
   static_assert(width<YT>::value >= 16, "linear: outputs have at least 16 bits");
 #pragma HLS DATAFLOW
-  hls::stream<Word<L>> records("linear.records");
-#pragma HLS STREAM variable = records depth = 2 * PE * 8 / L
+  hls::stream<Word<W_WORDS * L>> records("linear.records");
+#pragma HLS STREAM variable = records depth = 2 * PE * 8 / L / W_WORDS
   hls::stream<Vec<AccT, L>> sums("linear.sums");
 #pragma HLS STREAM variable = sums depth = 32
-  linear_accumulate<XT, WT, AccT, L, PE, R, K_TILES_MAX, X_TILES_MAX, X_BYTES, X_SIDES, ROWS_MAX, SCALES_MAX, PACKED>(
+  linear_accumulate<XT, WT, AccT, L, PE, R, K_TILES_MAX, X_TILES_MAX, X_BYTES, X_SIDES, ROWS_MAX, SCALES_MAX, PACKED, W_WORDS>(
       x, w, records, sums, rows, k_tiles, n_tiles, bits, unit_tiles, group_tiles, scales, x_bytes, side, fill_rows, fill_tiles,
       fill_bytes, fill_side, fill_first);
   linear_rescale<AccT, YT, L, PE, L, ROWS_MAX, 1>(records, sums, y, rows, n_tiles, 1, low, high);

@@ -152,13 +152,13 @@ STORE_BEATS_0:
   }
 }
 
-// Words as they lie in memory (packed weights and parameters).
-template <int L> void load_words(const Word<L>* memory, Walk walk, hls::stream<Word<L>>& out) {
+// Words as they lie in memory (packed weights and parameters), W at a time: then from an even word on, the last beat as a whole.
+template <int L, int W = 1> void load_words(const Word<W * L>* memory, Walk walk, hls::stream<Word<W * L>>& out) {
 LOAD_WORDS:
-  for (int i = 0; i < walk.count[3]; ++i) {
+  for (int i = 0; i < (walk.count[3] + W - 1) / W; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
-    out.write(memory[walk.offset + i]);
+    out.write(memory[walk.offset / W + i]);
   }
 }
 

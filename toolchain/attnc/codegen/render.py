@@ -61,14 +61,14 @@ def word_of(beat: int) -> str:
 
 def _interface(name: str, beat: int, bundle: str) -> dict[str, Any]:
     kind = name.rpartition("_")[0]
-    memory = "weights" if kind == "weights" else "memory"
+    memory = "weights" if kind in ("weights", "wide_weights") else "memory"
     return {
         "name": name,
         "bundle": bundle,
         "stores": kind in ("result", "wide"),
         "memory": memory,
         "word": word_of(beat),
-        "depth": "beats" if beat > 1 else memory,
+        "depth": f"{memory}_beats" if beat > 1 else memory,
     }
 
 
@@ -105,6 +105,7 @@ def _slots(engine: Engine) -> list[dict[str, Any]]:
                     {
                         "name": port.name,
                         "kind": port.kind,
+                        "word": word_of(port.beat),
                         "type": (types[number] if index == slot.fed else port.type).cpp(),
                         "stream": stream,
                     }
@@ -169,7 +170,8 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
             "program": f"0x{len(program.instructions) * program.instruction_ints:08x}",
             "weights": f"0x{max(program.weight_words, 1):08x}",
             "memory": f"0x{program.memory.words:08x}",
-            "beats": f"0x{math.ceil(program.memory.words / 2):08x}",
+            "weights_beats": f"0x{max(math.ceil(program.weight_words / 2), 1):08x}",
+            "memory_beats": f"0x{math.ceil(program.memory.words / 2):08x}",
         },
     }
 

@@ -53,12 +53,14 @@ class Table:
 class Port:
     """A stream between memory and a kernel.
 
-    `kind` is "load" or "store" (vectors of `type`, activations in memory) or "words" (packed words from the weight memory).
+    `kind` is "load" or "store" (vectors of `type`, activations in memory) or "words" (packed words from the weight memory; `beat` of
+    them per cycle, from an even word on where that is 2).
     """
 
     name: str
     kind: str
     type: IntType = IntType(16)
+    beat: int = 1
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,8 @@ class Design:
     """The parallelism of the hardware: lanes per word, output channels of the linear engine, rows buffered on chip,
     query rows of the attention engine; of the look-up engine: tables at a time, output channels at a time, activations per table of
     ternary weights, and codes per channel of those that are buffered on chip; rows of the linear engine that share a weight; words per
-    beat of the memory ports, 1 or 2 (a vector of 16 bits); whether (2) or not (1) engines may have copies of small kernels."""
+    beat of the memory ports, 1 or 2 (a vector of 16 bits, two words of a linear layer's weights); whether (2) or not (1) engines may have
+    copies of small kernels."""
 
     lanes: int = 16
     pe: int = 16

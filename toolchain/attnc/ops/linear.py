@@ -151,8 +151,8 @@ class Linear(Operator):
         than one vector. LUT: about 8 per multiply-add for taking sums of 4 packed products apart (DSPs add them) and adding those
         up, a quarter per bit of all sums for choosing the vector that leaves (a LUT chooses from 4), a LUT per bit of the FIFO of
         vectors, 40 per rescaled lane, records, control; inputs of 16 bits: a choice of two per bit of a sum, half a LUT; packed
-        weights: 4 per byte of 8 vectors that are selected (7-input functions for digits to base 3). FF: each sum twice (growing, and
-        waiting to leave), a third time with scales.
+        weights: 4 per byte of 8 vectors that are selected (7-input functions for digits to base 3); words that come two at a time and may
+        wait: half a LUT per bit. FF: each sum twice (growing, and waiting to leave), a third time with scales.
         """
         if kernel.function != "attnc::linear":
             return lookup.resources(kernel)
@@ -177,6 +177,8 @@ class Linear(Operator):
             buffers += (storage(2 * scales, 8, banks=pe),)
         if kernel.arg("PACKED"):
             logic = logic + Resources(lut=8 * 8 * lanes * 4, ff=2 * 8 * 8 * lanes)
+        if kernel.arg("W_WORDS") > 1 and (kernel.arg("PACKED") or scales):
+            logic = logic + Resources(lut=8 * lanes, ff=8 * lanes)
         return sum(buffers, logic)
 
 
@@ -186,16 +188,18 @@ def dsp_layout(node: Node, ctx: Lowering) -> Layout:
     scales = node.params["group_multiplier"].shape[-1] if "group_multiplier" in node.params else 0
     if format_.kind == "ternary":
         return Layout(lanes, pe, 1, "ternary", 5, TERNARY_TILES, scales)
-    return Layout(lanes, pe, 1, "bytes" if format_.bits == 8 else "bits", format_.bits, 1, scales)
+    if format_.bits == 8:
+        return Layout(lanes, pe, 1, "bytes", 8, 1, scales, turns=ctx.design.beat)
+    return Layout(lanes, pe, 1, "bits", format_.bits, 1, scales)
 
 
 def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
     x, y = node.inputs[0], node.output
     layout, format_, lanes, pe = dsp_layout(node, ctx), weight_format(node), ctx.design.lanes, ctx.design.pe
     k_tiles, n_tiles = ctx.tiles(x), ctx.tiles(y)
-    groups, load = math.ceil(n_tiles * lanes / pe), layout.words(k_tiles)
+    groups, load = math.ceil(n_tiles * lanes / pe), _load_cycles(layout, k_tiles, ctx.design.beat)
     offset = ctx.payload(f"{node.name}.dsp", lambda: payload(node, layout))
-    weights = Walk(offset, (1, 1, 1, groups * load), (0, 0, 0))
+    weights = Walk(offset, (1, 1, 1, groups * layout.words(k_tiles)), (0, 0, 0))
     (low, high), x_bytes = ctx.graph.type(y).range, ctx.bytes(x)
     kernel = KernelCall(
         header="attnc/linear.hpp",
@@ -215,8 +219,9 @@ def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
             ("ROWS_MAX", ctx.design.rows),
             ("SCALES_MAX", layout.scales),
             ("PACKED", int(layout.coding != "bytes")),
+            ("W_WORDS", ctx.design.beat),
         ),
-        ports=(Port("x", "load", IntType(8)), Port("w", "words"), Port("y", "store")),
+        ports=(Port("x", "load", IntType(8)), Port("w", "words", beat=ctx.design.beat), Port("y", "store")),
         scalars=("rows", "k_tiles", "n_tiles", "low", "high", "bits", "unit_tiles", "group_tiles", "scales", "x_bytes", *FILL),
     )
     group_tiles = format_.group_size // lanes if layout.scales else k_tiles
@@ -239,14 +244,24 @@ def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
     return calls
 
 
+def _load_cycles(layout: Layout, k_tiles: int, beat: int) -> int:
+    """Of linear.hpp for the weights of PE channels: `beat` words per cycle, of records, of a multiplier of each channel, or of a unit. A
+    unit of 3 tiles takes the 3 cycles in which it is written out; those of the last one end after its words."""
+    head = layout.columns * RECORD_BYTES // layout.lanes // beat + layout.scales * math.ceil(layout.columns // layout.lanes / beat)
+    if layout.coding == "bytes":
+        return head + layout.columns // beat * k_tiles
+    whole, last = (max(math.ceil(words / beat), layout.group) for words in (layout.unit_words, layout.tail_words(k_tiles)))
+    return head + math.ceil(layout.columns / 8) * ((math.ceil(k_tiles / layout.group) - 1) * whole + last) + layout.group - 1
+
+
 def _dsp_cycles(design: Design, rows: int, products: int, groups: int, load: int, read: int) -> dict[str, int]:
-    """Of the processes of linear.hpp, once x is there. A group takes its products, or the words of the next one; the words of the first
-    arrive in the `read` cycles of x; after the last, its last sums leave."""
+    """Of the processes of linear.hpp, once x is there. A group takes its products, or the words of the next one (`load` cycles); those of
+    the first arrive in the `read` cycles of x; after the last, its last sums leave."""
     tiles = design.pe // design.lanes
     sums = design.rows_at_once * tiles
     steps = math.ceil(rows / design.rows_at_once) * max(products, sums)
     passes = 1 if tiles == 1 else 2  # into the buffer that brings rows in order, and out of it
     return {
         "accumulate": max(load - read, 0) + (groups - 1) * max(steps, load) + steps + sums,
-        "rescale": groups * tiles * (RECORD_BYTES + passes * rows),
+        "rescale": groups * tiles * (RECORD_BYTES // design.beat + passes * rows),
     }

@@ -3,7 +3,7 @@
 A block is steps * columns output channels, the last one as many columns as are left: their records (8 bytes each), their
 multipliers, their codes. Codes come in units of 8 channels and `group` tiles; word i of a unit holds bit i of the codes of its L lanes
 and 8 channels (bit v of byte l: channel v).
-  bytes    a signed byte per weight, channel after channel: no units.
+  bytes    a signed byte per weight, channel after channel: no units. `turns` channels take turns, word by word.
   bits     a unit per tile; the code is the weight in two's complement, `bits` words.
   ternary  a unit per 3 or 5 tiles; the code is 1 + w as digits to base 3, 5 or 8 words; the least that suffices for a shorter last one.
   planes   a unit per plane and 4 tiles; the code is a bit of each tile's weight, a word per tile. Highest plane first.
@@ -42,6 +42,8 @@ class Layout:
     """Tiles that share a code."""
     scales: int = 0
     """Multipliers per channel."""
+    turns: int = 1
+    """bytes: channels that lie side by side, since they arrive together. They divide the columns."""
 
     @property
     def channels(self) -> int:
@@ -135,7 +137,8 @@ def _codes(layout: Layout, q: Array, blocks: int) -> Array:
     width = chunks * layout.group * layout.lanes
     if layout.coding == "bytes":
         whole = _pad(_pad(q, -1, width), -2, blocks * layout.channels)
-        return np.ascontiguousarray(whole).view(np.uint8).reshape(blocks, -1)
+        words = np.ascontiguousarray(whole).view(f"V{layout.lanes}").reshape(-1, layout.turns, k_tiles)
+        return np.ascontiguousarray(words.swapaxes(1, 2)).view(np.uint8).reshape(blocks, -1)
     planes = [_octets(layout, plane, blocks, chunks) for plane in (q if q.ndim == 3 else q[np.newaxis])]
     if layout.coding == "planes":
         # [blocks, steps, planes, chunks, octets, tiles of a chunk, lanes]

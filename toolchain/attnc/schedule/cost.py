@@ -65,7 +65,7 @@ class _Part:
 
     def stream(self, stream: Stream, walk: Walk, port: str) -> None:
         """A stream that moves `walk` through `port`."""
-        moved = walk.vectors * (1 if stream.beat > 1 else walk.bytes)
+        moved = math.ceil(walk.vectors / stream.beat) if stream.kind == "words" else walk.vectors * (1 if stream.beat > 1 else walk.bytes)
         bursts = math.prod(walk.counts[:3]) * math.ceil(walk.counts[3] * walk.bytes / stream.beat / 64)
         self.busy[f"port {stream.name}"] = max(moved, bursts * math.ceil(MEMORY_LATENCY / REQUESTS_IN_FLIGHT))
         if stream.kind != "store":
@@ -233,7 +233,7 @@ def engine_resources(engine: Engine, lanes: int) -> Resources:
     total = sum((slot_resources(slot, lanes, engine.chained) for slot in engine.slots), Resources())
     for stream in engine.streams:
         total = total + (STORER if stream.kind == "store" else LOADER)
-        total = total + fifo(lanes * (8 if stream.kind == "words" else stream.type.bits))
+        total = total + fifo(lanes * (8 * stream.beat if stream.kind == "words" else stream.type.bits))
     return total
 
 

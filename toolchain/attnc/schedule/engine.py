@@ -13,8 +13,9 @@ WALK_INTS = 9
 SLOT_INTS = 3
 """Of a slot: whether it works, the vectors that arrive, whether they are stored too."""
 IDLE = Walk(0, (0, 0, 0, 0), (0, 0, 0))
-POINTERS = {"load": "load", "words": "weights", "store": "result", "wide": "wide"}
-"""Arguments of the accelerator by the kind of their streams; "wide" ones are those of stores that move two words per cycle."""
+POINTERS = {"load": "load", "words": "weights", "wide words": "wide_weights", "store": "result", "wide": "wide"}
+"""Arguments of the accelerator by the kind of their streams; "wide" ones are those of packed words and of stores that move two words per
+cycle. Those of stores come last."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,9 @@ class Engine:
         found: list[Stream] = []
         used = dict.fromkeys(POINTERS, 0)
 
-        def add(name: str, kind: str, type_: IntType, slot: int | None = None, port: int | None = None) -> None:
-            group = "wide" if name in self.wide else kind
-            beat = self.beat if kind == "load" or group == "wide" else 1
+        def add(name: str, kind: str, type_: IntType, slot: int | None = None, port: int | None = None, words: int = 1) -> None:
+            group = "wide" if name in self.wide else "wide words" if words > 1 else kind
+            beat = self.beat if kind == "load" or group == "wide" else words
             found.append(Stream(name, kind, type_, f"{POINTERS[group]}_{used[group]}", slot, port, beat))
             used[group] += 1
 
@@ -114,7 +115,7 @@ class Engine:
         for number, slot in enumerate(self.slots):
             for index, port in enumerate(slot.kernel.ports):
                 if index != slot.fed and port.kind != "store":
-                    add(self._name(number, port), port.kind, port.type, number, index)
+                    add(self._name(number, port), port.kind, port.type, number, index, port.beat)
         for number, slot in enumerate(self.slots):
             if slot.tap:
                 add(f"tap_{number}", "store", IntType(16), number)

@@ -16,7 +16,7 @@ from attnc.ops import operator
 from attnc.ops.base import SIDES, Call, Design, Lowering, Walk
 from attnc.schedule.chains import Chain, Key, Link, Order, engine_orders, first_load, form_chains
 from attnc.schedule.engine import POINTERS, Engine, Instruction, Slot
-from attnc.schedule.memory import MemoryMap, apart, plan_memory
+from attnc.schedule.memory import MemoryMap, aligned, apart, plan_memory
 from attnc.schedule.prefetch import prefetch
 
 
@@ -50,7 +50,7 @@ class Program:
         readers: dict[int, list[str]] = {}
         found = {"program": "program"}
         for pointer, beat in self.pointers.items():
-            if pointer.startswith((POINTERS["load"], POINTERS["words"])):
+            if pointer.startswith((POINTERS["load"], POINTERS["words"], POINTERS["wide words"])):
                 readers.setdefault(beat, []).append(pointer)
                 found[pointer] = pointer
         for pointer, beat in self.pointers.items():
@@ -74,7 +74,7 @@ class Program:
 
 
 class WeightMemory:
-    """Packed weights in the order of their first use; `write` takes their bytes as they come, so none is kept.
+    """Packed weights in the order of their first use, each from an even word on; `write` takes their bytes as they come, so none is kept.
 
     Without `write` nothing is packed and offsets only tell arrays apart: enough for an estimate.
     """
@@ -95,6 +95,9 @@ class WeightMemory:
                 words = math.ceil(len(data) / self.lanes)
                 self.write(data.ljust(words * self.lanes, b"\0"))
                 self.words += words
+            if self.words < aligned(self.words):
+                self.write(b"\0" * self.lanes)
+                self.words += 1
         return self.offsets[key]
 
 
@@ -121,7 +124,7 @@ def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes],
     engines, instructions = _two_sided(engines, tuple(prefetch(instructions)))
     if write_weights is None:
         calls = [call for chain in chains for link in chain.links for call in link.calls]
-        weights.words = sum(dict(pair for call in calls for pair in weight_walks(call)).values())
+        weights.words = sum(map(aligned, dict(pair for call in calls for pair in weight_walks(call)).values()))
     return Program(design, engines, instructions, memory, weights.words)
 
 

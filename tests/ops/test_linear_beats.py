@@ -1,0 +1,174 @@
+"""linear whose weights arrive two words per cycle: C++ against golden in every format, the same bytes in memory, half the cycles."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attnc.codegen.render import write_sources
+from attnc.golden import run_golden
+from attnc.ir import Graph
+from attnc.ops import operator
+from attnc.ops.base import Design, Lowering
+from attnc.ops.linear import dsp_layout
+from attnc.ops.packing import payload
+from attnc.schedule.cost import estimate
+from attnc.schedule.devices import BOARDS
+from attnc.schedule.program import build_program
+from harness import assert_exact, random_feeds, simulate
+from low_bit import Spec, low_bit_graph
+
+FORMATS = ("int8", "int6", "int5", "int4", "int3", "int2", "ternary")
+DESIGNS = [
+    Design(4, 4, 3, 4, rows_at_once=2, beat=2),
+    Design(4, 12, 5, 4, beat=2),
+    Design(8, 8, 4, 4, rows_at_once=3, beat=2),
+    Design(8, 32, 64, 4, beat=2),
+    Design(16, 16, 64, 4, rows_at_once=4, beat=2),
+    Design(16, 64, 64, 4, rows_at_once=16, beat=2),
+]
+"""PE = L, where a word holds the multipliers of all channels; odd and even multiples of it."""
+
+
+def every_format() -> list[Spec]:
+    """Each without groups, with 3 of them (an odd number of words where PE = L) and with more; K and N of odd and even numbers of tiles,
+    most of them not full; ternary units of 1, 2 and 3 tiles at the end."""
+    shapes = [(1, 1, 1), (3, 96, 48), (5, 33, 47), (2, 200, 70), (4, 80, 130)]
+    specs: list[Spec] = []
+    for i, name in enumerate(FORMATS):
+        specs.append((name, 0, shapes[i % 5], "dsp"))
+        specs.append((name, 32, (1 + i % 4, 70 + 3 * i, 20 + 13 * i), "dsp"))
+        specs.append((name, 64, (2, 150 + 37 * i, 33), "dsp"))
+    return specs + [("ternary", 0, (2, tiles * 16, 40), "dsp") for tiles in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("design", DESIGNS, ids=str)
+def test_cpp_equals_golden(design: Design) -> None:
+    """Beside tables, whose weights come word by word."""
+    graph = low_bit_graph([*every_format(), ("ternary", 0, (2, 50, 20), "lookup"), ("int4", 32, (2, 70, 20), "lookup")])
+    assert_exact(graph, random_feeds(graph, 3), design)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_alone(name: str) -> None:
+    """On an engine that has the hardware for this one only."""
+    graph = low_bit_graph([(name, 0, (5, 56, 47), "dsp"), (name, 0, (3, 8, 8), "dsp")], extreme=True)
+    assert_exact(graph, random_feeds(graph, 3), Design(8, 16, 4, rows_at_once=2, beat=2))
+
+
+@pytest.mark.parametrize("design", [Design(4, 12, 4, rows_at_once=3, beat=2), Design(8, 8, 4, beat=2)], ids=str)
+def test_ap_types_equal_golden(design: Design) -> None:
+    graph = low_bit_graph([(name, size, (2, 70, 19), "dsp") for name in ("int8", "int3", "ternary") for size in (0, 32)])
+    assert_exact(graph, random_feeds(graph, 3), design, types="ap")
+
+
+@pytest.mark.parametrize(
+    ("spec", "old", "new"),
+    [
+        (("int8", 0), "load_rows * W_WORDS + row]", "load_rows * W_WORDS + 1 - row]"),
+        (("int5", 0), "spared = W > 1 && spared != (count < W);", "spared = false;"),
+        (("ternary", 0), "l < L ? spare.v[l % L] : beat.v[l % L]", "beat.v[l]"),
+        (("int4", 32), "pe % (W_WORDS * L)]", "pe % L]"),
+        (("int4", 32), "? SCALE_REST : W_WORDS", "? W_WORDS : W_WORDS"),
+    ],
+)
+def test_a_planted_bug_is_caught(spec: tuple[str, int], old: str, new: str) -> None:
+    graph = low_bit_graph([(*spec, (3, 96, 23), "dsp")])
+    feeds = random_feeds(graph, 2)
+    try:
+        found = simulate(graph, feeds, Design(4, 12, 4, beat=2), patch={"linear.hpp": (old, new)})
+    except AssertionError as error:
+        assert "hls::stream" in str(error)  # too many words, or too few
+    else:
+        assert (found["y0"] != run_golden(graph, feeds)["y0"]).any()
+
+
+def lowering(graph: Graph, design: Design) -> Lowering:
+    """Where offsets do not matter."""
+    return Lowering(graph, design, dict.fromkeys(graph.values, 0), lambda key, make: 0)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_memory_holds_the_same_bytes(name: str) -> None:
+    """Bytes take turns in pairs of channels, everything else lies as it does for one word per cycle; nothing is filled up."""
+    graph = low_bit_graph([(name, 32, (1, 100, 50), "dsp")])
+    node, packed = graph.nodes[0], []
+    for beat in (1, 2):
+        layout = dsp_layout(node, lowering(graph, Design(8, 16, 4, beat=beat)))
+        packed.append(np.frombuffer(b"".join(payload(node, layout)), np.uint8).reshape(4, -1))
+        assert packed[-1].shape[1] == 8 * layout.words(13)
+    if name == "int8":
+        at = 16 * (8 + 4)
+        np.testing.assert_array_equal(packed[1][:, :at], packed[0][:, :at])
+        rows, turns = packed[0][:, at:].reshape(4, 8, 2, 13, 8), packed[1][:, at:].reshape(4, 8, 13, 2, 8)
+        np.testing.assert_array_equal(turns, rows.transpose(0, 1, 3, 2, 4))
+    else:
+        np.testing.assert_array_equal(packed[1], packed[0])
+
+
+WORDS_PER_TILE = {"int8": (16, 8), "int6": (12, 6), "int5": (10, 6), "int4": (8, 4), "int3": (6, 4), "int2": (4, 2), "ternary": (10 / 3, 2)}
+"""Cycles that a tile of 16 channels takes to arrive, one and two words per cycle. A unit of 3 ternary tiles takes 3 to be written out."""
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("beat", [1, 2])
+def test_cycles_are_those_of_the_kernel(name: str, beat: int) -> None:
+    """By hand, and in the kernel: with a cycle less it does not load all."""
+    tiles, design = 12, Design(8, 16, 64, rows_at_once=64, beat=beat)
+    graph = low_bit_graph([(name, 32, (64, tiles * 8, 64), "dsp")])
+    call = operator(graph.nodes[0]).lower(graph.nodes[0], lowering(graph, design))[0]
+    load = 16 // beat + 3 * 2 // beat + round(tiles * WORDS_PER_TILE[name][beat - 1]) + (2 if name == "ternary" else 0)
+    rows, sums = 64 * 2, 64 * tiles
+    assert call.held["accumulate"] == max(load - sums, 0) + 3 * max(load, rows) + 2 * rows
+    assert call.held["rescale"] == 4 * 2 * (8 // beat + 2 * 64)
+    feeds, whole = random_feeds(graph, 2), "const int load_slots = record_slots + scale_slots + slots;"
+    expected = run_golden(graph, feeds)["y0"]
+    for slots, right in ((load, True), (load - 1, False)):
+        try:
+            found = simulate(
+                graph,
+                feeds,
+                design,
+                patch={"linear.hpp": (whole, f"const int load_slots = {slots} + 0 * (record_slots + scale_slots + slots);")},
+            )
+        except AssertionError as error:
+            assert not right and "hls::stream" in str(error)
+        else:
+            assert right == bool((found["y0"] == expected).all())
+
+
+def test_a_port_of_two_words_takes_half_the_cycles() -> None:
+    """It has an interface of its own; packed words of other kernels keep theirs, and offsets are even."""
+    graph = low_bit_graph([("int8", 0, (64, 512, 64), "dsp"), ("ternary", 0, (4, 24, 8), "lookup"), ("int8", 0, (4, 24, 8), "dsp")])
+    cost = {}
+    for beat in (1, 2):
+        parts: list[bytes] = []
+        program = build_program(graph, Design(8, 16, 64, rows_at_once=16, beat=beat), parts.append)
+        assert sum(map(len, parts)) == 8 * program.weight_words and program.weight_words % 2 == 0
+        assert build_program(graph, program.design, None).weight_words == program.weight_words
+        for instruction in program.instructions:
+            assert all(instruction.walk(stream).offset % 2 == 0 for stream in instruction.engine.streams if stream.kind == "words")
+        assert {name: words for name, words in program.pointers.items() if "weights" in name} == (
+            {"weights_0": 1} if beat == 1 else {"weights_0": 1, "wide_weights_0": 2}
+        )
+        cost[beat] = next(c for c in estimate(program, BOARDS["kv260"], 250.0).calls if c.node == "n0")
+    words = 4 * 16 * (1 + 64)
+    assert [cost[beat].busy["port w"] for beat in (1, 2)] == [words, words // 2]
+    assert cost[1].words == cost[2].words
+    assert cost[1].busy["accumulate"] > 1.5 * cost[2].busy["accumulate"]
+
+
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+def test_code_compiles_without_warnings(compiler: str, tmp_path: Path) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no {compiler} here")
+    program = build_program(low_bit_graph(every_format()), DESIGNS[1], None)
+    write_sources(program, tmp_path, part="part", clock_mhz=200)
+    flags = "-std=c++14 -O1 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-label -DATTNC_NATIVE_TYPES -I. -Isim -Iinclude -c"
+    for source in ("attnc_top.cpp", "testbench.cpp"):
+        done = subprocess.run([compiler, *flags.split(), source], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
