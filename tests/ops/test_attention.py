@@ -206,19 +206,20 @@ def test_widths_hold_the_extremes() -> None:
 def test_estimates_grow_with_the_work() -> None:
     node, sizes = Node("n", "attention", [], "y", {"implementation": "chord32"}), Sizes(1, 64, 197, 3, 3, 64, 64, 0, 0)
     slow, fast = Design(16, queries=4), Design(16, queries=8)
-    assert max(cycles_of(sizes, fast, 64, 197, 8 * 197).values()) < max(cycles_of(sizes, slow, 64, 197, 16 * 197).values())
+    assert max(cycles_of(sizes, fast, 64, 197, 8 * 197, 8 * 197).values()) < max(cycles_of(sizes, slow, 64, 197, 16 * 197, 16 * 197).values())
     # No fewer cycles than multiply-adds of either product over the multipliers.
-    assert max(cycles_of(sizes, slow, 64, 197, 16 * 197).values()) >= 3 * 64 * 197 * 64 / (16 * 4)
+    assert max(cycles_of(sizes, slow, 64, 197, 16 * 197, 16 * 197).values()) >= 3 * 64 * 197 * 64 / (16 * 4)
     small, large = (Attention().resources(kernel_of(node, sizes, design, 64, 197)) for design in (slow, fast))
     assert all(a > 0 for a in small.astuple()[:4])
-    assert all(a <= b for a, b in zip(small.astuple(), large.astuple(), strict=True))
+    # Memories may move from BRAM to LUTs as more banks make them shallower.
+    assert all(a <= b for a, b in zip(small.astuple()[:3], large.astuple()[:3], strict=True))
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("biased, bias.v[p],", "biased, BiasT(bias.v[p] == BIAS_EXCLUDED && p > 0 ? -32767 : bias.v[p]),"),
-        ("at.key == at.range.first || maximum.v[p] < score.v[p]", "maximum.v[p] < score.v[p]"),
+        ("bias.v[j % B],", "BiasT(bias.v[j % B] == BIAS_EXCLUDED && j > 0 ? -32767 : bias.v[j % B]),"),
+        ("at.key == at.range.first || held < score.v[j]", "held < score.v[j]"),
     ],
 )
 def test_a_planted_bug_is_caught(old: str, new: str) -> None:
