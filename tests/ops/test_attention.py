@@ -206,7 +206,9 @@ def test_widths_hold_the_extremes() -> None:
 def test_estimates_grow_with_the_work() -> None:
     node, sizes = Node("n", "attention", [], "y", {"implementation": "chord32"}), Sizes(1, 64, 197, 3, 3, 64, 64, 0, 0)
     slow, fast = Design(16, queries=4), Design(16, queries=8)
-    assert max(cycles_of(sizes, fast, 64, 197, 8 * 197, 8 * 197).values()) < max(cycles_of(sizes, slow, 64, 197, 16 * 197, 16 * 197).values())
+    assert max(cycles_of(sizes, fast, 64, 197, 8 * 197, 8 * 197).values()) < max(
+        cycles_of(sizes, slow, 64, 197, 16 * 197, 16 * 197).values()
+    )
     # No fewer cycles than multiply-adds of either product over the multipliers.
     assert max(cycles_of(sizes, slow, 64, 197, 16 * 197, 16 * 197).values()) >= 3 * 64 * 197 * 64 / (16 * 4)
     small, large = (Attention().resources(kernel_of(node, sizes, design, 64, 197)) for design in (slow, fast))
