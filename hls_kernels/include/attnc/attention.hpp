@@ -7,6 +7,7 @@
 //          bias  (vectors) for no head, the first or every one (bias_heads is 0, 1 or more): ceil(keys / L) * bias_rows vectors, (key tile,
 //                row) order; one row serves all queries when bias_rows is 1; or words with a bias as `channels` of queries and keys
 //                for every head, attention_channels.hpp
+//          `position`, `before` and `after` limit nothing where MASKED = 0.
 //          `scored` is the number of keys of a head's blocks of P queries, summed: what key_range gives (attention_common.hpp); `paced`
 //          the same with at least P for each block
 //          y     per head: v_tiles * rows vectors, (tile, row) order
@@ -19,7 +20,8 @@
 //          keys * max(qk_tiles, v_tiles) cycles per block, of the keys that the block may look at (and P * v_tiles at least, since its
 //          sums leave a vector per cycle). Queries, keys and values of the next head are loaded, and outputs of the last one sent,
 //          meanwhile. Keys, values and queries are each read once per call. From score to probability Q queries go per cycle, P / Q
-//          groups of Q after each other for every key; no call has fewer than P / Q qk_tiles, so that is no slower.
+//          groups of Q after each other for every key; no call has fewer than P / Q qk_tiles, so that is no slower. A division takes
+//          QUOTIENT_BITS cycles with FAST_DIVIDE = 0, for engines whose blocks all take longer than P of them.
 // Source   two-pass cascade with a row buffer as in FuseMax; resident queries past which the keys stream as in Edge-MoE.
 
 #include "attnc/attention_channels.hpp"
@@ -37,7 +39,8 @@ constexpr int bias_lanes(int bias_rows_max, int q) { return bias_rows_max == 1 ?
 
 // Biases of Q queries at a time, for each key group after group. The rows of the next head are loaded under way (BIAS_BUFFERS = 2, where
 // heads differ); row r lies in bank r % Q, so that a group reads one word of each.
-template <class BiasT, int KEYS_MAX, int BIAS_ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int BIAS_BUFFERS, int L, int P, int Q, int B>
+template <class BiasT, int KEYS_MAX, int BIAS_ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int BIAS_BUFFERS, int L, int P, int Q, int B,
+          int MASKED>
 void attention_bias(hls::stream<Vec<BiasT, L>>& bias, hls::stream<Vec<BiasT, B>>& biases, int heads, int rows, int keys, int scored,
                     int position, int before, int after, int bias_heads, int bias_rows, int) {
   static const int TILES_MAX = (KEYS_MAX + L - 1) / L, GROUPS = P / Q;
@@ -62,7 +65,7 @@ BIAS_HEADS:
     const int trips = max_of(loads, emits);
     const int fill = bias_heads > 1 ? (head + 1) & (BIAS_BUFFERS - 1) : 0, use = bias_heads > 1 ? head & (BIAS_BUFFERS - 1) : 0;
     int tile = 0, row = 0, group = 0;
-    KeyCursor at = key_start<P>(rows, keys, position, before, after);
+    KeyCursor at = key_start<P, MASKED>(rows, keys, position, before, after);
   EMIT_BIAS:
     for (int i = 0; i < trips; ++i) {
 #pragma HLS PIPELINE II = 1
@@ -86,14 +89,14 @@ BIAS_HEADS:
         }
         biases.write(out);
         group = group + 1 == GROUPS ? 0 : group + 1;
-        if (group == 0) at = key_next<P>(at, rows, keys, position, before, after);
+        if (group == 0) at = key_next<P, MASKED>(at, rows, keys, position, before, after);
       }
     }
   }
 }
 
 // The same from factors of every head: rank-one terms summed over channels, PER_STEP at a time.
-template <class BiasT, int KEYS_MAX, int ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int, int L, int P, int Q, int B>
+template <class BiasT, int KEYS_MAX, int ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int, int L, int P, int Q, int B, int MASKED>
 void attention_bias(hls::stream<Word<L>>& factors, hls::stream<Vec<BiasT, B>>& biases, int heads, int rows, int keys, int scored,
                     int position, int before, int after, int bias_heads, int, int channels) {
   typedef BiasChannels<CHANNELS_MAX, PER_STEP, L> Channels;
@@ -133,7 +136,7 @@ BIAS_HEADS:
       row = word + 1 == words ? row + 1 : row;
       word = word + 1 == words ? 0 : word + 1;
     }
-    KeyCursor at = key_start<P>(rows, keys, position, before, after);
+    KeyCursor at = key_start<P, MASKED>(rows, keys, position, before, after);
     bias_sum_t<CHANNELS_MAX> acc[B];
 #pragma HLS ARRAY_PARTITION variable = acc complete
     int step = 0, group = 0;
@@ -154,7 +157,7 @@ BIAS_HEADS:
       if (step + 1 == channel_steps) {
         biases.write(out);
         group = group + 1 == GROUPS ? 0 : group + 1;
-        if (group == 0) at = key_next<P>(at, rows, keys, position, before, after);
+        if (group == 0) at = key_next<P, MASKED>(at, rows, keys, position, before, after);
       }
       step = step + 1 == channel_steps ? 0 : step + 1;
     }
@@ -162,7 +165,8 @@ BIAS_HEADS:
 }
 
 // Scores of P queries per key: exact q . k, then for Q queries at a time, while the next key is multiplied, rescaled, plus bias.
-template <class XT, class BiasT, class ScoreT, class Cap, int HEAD_TILES_MAX, int KEYS_MAX, int ROWS_MAX, int L, int P, int Q, int B>
+template <class XT, class BiasT, class ScoreT, class Cap, int HEAD_TILES_MAX, int KEYS_MAX, int ROWS_MAX, int L, int P, int Q, int B,
+          int MASKED>
 void attention_scores(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hls::stream<Vec<BiasT, B>>& biases,
                       hls::stream<Vec<attention_score_t, Q>>& scores, int kv_heads, int heads_per_kv, int rows, int keys, int scored,
                       int qk_tiles, int position, int before, int after, int multiplier, int shift, int cap_multiplier, int cap_shift,
@@ -202,7 +206,7 @@ SCORE_HEADS:
     sharing = sharing + 1 == heads_per_kv ? 0 : sharing + 1;
     int q_tile = 0, q_row = 0, k_tile = 0, k_row = 0, tile = 0;
     // Rows past `rows` in the last block hold what an earlier call left: their results are dropped by attention_normalise.
-    KeyCursor at = key_start<P>(rows, keys, position, before, after);
+    KeyCursor at = key_start<P, MASKED>(rows, keys, position, before, after);
   SCORES:
     for (int i = 0; i < trips; ++i) {
 #pragma HLS PIPELINE II = 1
@@ -235,7 +239,7 @@ SCORE_HEADS:
         for (int j = 0; j < Q; ++j) {
 #pragma HLS UNROLL
           const int place = position + done_block * P + group * Q + j;
-          const bool allowed = place - before <= done_key && done_key <= place + after;
+          const bool allowed = MASKED == 0 || (place - before <= done_key && done_key <= place + after);
           out.v[j] = attention_score<ScoreT, BiasT, Cap>(done[group][j], multiplier, shift, cap_multiplier, cap_shift, biased,
                                                          bias.v[j % B], bias_shift, allowed);
         }
@@ -265,7 +269,7 @@ SCORE_HEADS:
           done_key = at.key;
           done_block = at.block;
           tile = 0;
-          at = key_next<P>(at, rows, keys, position, before, after);
+          at = key_next<P, MASKED>(at, rows, keys, position, before, after);
         }
       }
     }
@@ -273,7 +277,7 @@ SCORE_HEADS:
 }
 
 // Passes a row of scores on and, after its last key, its maximum; group after group for each key.
-template <int P, int Q>
+template <int P, int Q, int MASKED>
 void attention_maximum(hls::stream<Vec<attention_score_t, Q>>& scores, hls::stream<Vec<attention_score_t, Q>>& row,
                        hls::stream<Vec<attention_score_t, Q>>& maxima, int heads, int rows, int keys, int scored, int position,
                        int before, int after) {
@@ -281,7 +285,7 @@ void attention_maximum(hls::stream<Vec<attention_score_t, Q>>& scores, hls::stre
   const int steps = heads * scored * GROUPS;
   attention_score_t maximum[GROUPS][Q];
 #pragma HLS ARRAY_PARTITION variable = maximum complete dim = 0
-  KeyCursor at = key_start<P>(rows, keys, position, before, after);
+  KeyCursor at = key_start<P, MASKED>(rows, keys, position, before, after);
   int group = 0;
 MAXIMUM:
   for (int i = 0; i < steps; ++i) {
@@ -298,12 +302,12 @@ MAXIMUM:
     row.write(score);
     if (at.key + 1 == at.range.stop) maxima.write(largest);
     group = group + 1 == GROUPS ? 0 : group + 1;
-    if (group == 0) at = key_next<P>(at, rows, keys, position, before, after);
+    if (group == 0) at = key_next<P, MASKED>(at, rows, keys, position, before, after);
   }
 }
 
 // Probabilities relative to the maximum, of P queries per key, and their sums, group after group.
-template <class SumT, class Exp2, int P, int Q>
+template <class SumT, class Exp2, int P, int Q, int MASKED>
 void attention_exponential(hls::stream<Vec<attention_score_t, Q>>& row, hls::stream<Vec<attention_score_t, Q>>& maxima,
                            hls::stream<Vec<probability_t, P>>& probabilities, hls::stream<Vec<SumT, Q>>& sums, int heads, int rows,
                            int keys, int scored, int position, int before, int after) {
@@ -316,7 +320,7 @@ void attention_exponential(hls::stream<Vec<attention_score_t, Q>>& row, hls::str
 #pragma HLS ARRAY_PARTITION variable = sum complete dim = 0
   probability_t made[GROUPS][Q];
 #pragma HLS ARRAY_PARTITION variable = made complete dim = 0
-  KeyCursor at = key_start<P>(rows, keys, position, before, after);
+  KeyCursor at = key_start<P, MASKED>(rows, keys, position, before, after);
   int group = 0;
 EXPONENTIAL:
   for (int i = 0; i < steps; ++i) {
@@ -349,7 +353,7 @@ EXPONENTIAL:
         out.v[p] = made[p / Q][p % Q];
       }
       probabilities.write(out);
-      at = key_next<P>(at, rows, keys, position, before, after);
+      at = key_next<P, MASKED>(at, rows, keys, position, before, after);
     }
   }
 }
@@ -357,7 +361,7 @@ EXPONENTIAL:
 // Sum of p * v for P queries and L channels at a time: for each block the keys once per tile. One DSP48E2 per query and channel multiplies
 // and accumulates: its P register feeds the adder, which takes 0 in its place at the first key (UG579). A pass ends when the sums
 // of the one before have left.
-template <class XT, class AccT, int VALUE_TILES_MAX, int KEYS_MAX, int L, int P>
+template <class XT, class AccT, int VALUE_TILES_MAX, int KEYS_MAX, int L, int P, int MASKED>
 void attention_weighted(hls::stream<Vec<XT, L>>& v, hls::stream<Vec<probability_t, P>>& probabilities,
                         hls::stream<Vec<AccT, L>>& weighted, int kv_heads, int heads_per_kv, int rows, int keys, int scored, int paced,
                         int v_tiles, int position, int before, int after) {
@@ -377,7 +381,7 @@ void attention_weighted(hls::stream<Vec<XT, L>>& v, hls::stream<Vec<probability_
 #pragma HLS ARRAY_PARTITION variable = done dim = 0 complete
   const int v_words = keys * v_tiles;
   const int products = heads_per_kv * scored * v_tiles, paced_steps = heads_per_kv * paced * v_tiles;
-  KeyCursor at = key_start<P>(rows, keys, position, before, after);
+  KeyCursor at = key_start<P, MASKED>(rows, keys, position, before, after);
   int tile = 0, done_rows = 0;
 
   // Head -1 computes nothing: it loads the first values. Head `kv_heads` only sends the last sums.
@@ -443,7 +447,7 @@ WEIGHTED_HEADS:
           ++tile;
           if (tile == v_tiles) {
             tile = 0;
-            at = key_next<P>(at, rows, keys, position, before, after);
+            at = key_next<P, MASKED>(at, rows, keys, position, before, after);
           } else {
             at.key = at.range.first;
           }
@@ -455,11 +459,12 @@ WEIGHTED_HEADS:
 
 template <class XT, class BiasT, class ScoreT, class SumT, class AccT, class YT, class Exp2, class Cap, int HEAD_TILES_MAX,
           int VALUE_TILES_MAX, int KEYS_MAX, int ROWS_MAX, int BIAS_ROWS_MAX, int CHANNELS_MAX, int PER_STEP,
-          int BIAS_BUFFERS, int L, int P, int Q, class BiasWord>
+          int BIAS_BUFFERS, int MASKED, int FAST_DIVIDE, int L, int P, int Q, class BiasWord>
 void attention(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hls::stream<Vec<XT, L>>& v, hls::stream<BiasWord>& bias,
-               hls::stream<Vec<YT, L>>& y, int heads, int kv_heads, int heads_per_kv, int rows, int keys, int scored, int paced, int qk_tiles, int v_tiles,
-               int position, int before, int after, int score_multiplier, int score_shift, int cap_multiplier, int cap_shift,
-               int bias_heads, int bias_rows, int bias_shift, int bias_channels, int output_multiplier, int output_shift, int low, int high) {
+               hls::stream<Vec<YT, L>>& y, int heads, int kv_heads, int heads_per_kv, int rows, int keys, int scored, int paced,
+               int qk_tiles, int v_tiles, int position, int before, int after, int score_multiplier, int score_shift,
+               int cap_multiplier, int cap_shift, int bias_heads, int bias_rows, int bias_shift, int bias_channels,
+               int output_multiplier, int output_shift, int low, int high) {
   static_assert(width<XT>::value == 8, "attention: queries, keys and values are bytes");
   static_assert(width<BiasT>::value == 16, "attention: biases have 16 bits");
   static_assert(width<YT>::value >= 16, "attention: outputs have at least 16 bits");
@@ -488,16 +493,16 @@ void attention(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hls::stre
 #pragma HLS STREAM variable = scales depth = 2 * P
   hls::stream<Vec<AccT, L>> weighted("attention.weighted");
 #pragma HLS STREAM variable = weighted depth = 16
-  attention_bias<BiasT, KEYS_MAX, BIAS_ROWS_MAX, CHANNELS_MAX, PER_STEP, BIAS_BUFFERS, L, P, Q, B>(
+  attention_bias<BiasT, KEYS_MAX, BIAS_ROWS_MAX, CHANNELS_MAX, PER_STEP, BIAS_BUFFERS, L, P, Q, B, MASKED>(
       bias, biases, heads, rows, keys, scored, position, before, after, bias_heads, bias_rows, bias_channels);
-  attention_scores<XT, BiasT, ScoreT, Cap, HEAD_TILES_MAX, KEYS_MAX, ROWS_MAX, L, P, Q, B>(
+  attention_scores<XT, BiasT, ScoreT, Cap, HEAD_TILES_MAX, KEYS_MAX, ROWS_MAX, L, P, Q, B, MASKED>(
       q, k, biases, scores, kv_heads, heads_per_kv, rows, keys, scored, qk_tiles, position, before, after, score_multiplier, score_shift,
       cap_multiplier, cap_shift, bias_heads, bias_shift);
-  attention_maximum<P, Q>(scores, row, maxima, heads, rows, keys, scored, position, before, after);
-  attention_exponential<SumT, Exp2, P, Q>(row, maxima, probabilities, sums, heads, rows, keys, scored, position, before, after);
-  attention_reciprocal<SumT, 0, P, Q>(sums, scales, heads, rows, output_multiplier, output_shift);
-  attention_weighted<XT, AccT, VALUE_TILES_MAX, KEYS_MAX, L, P>(v, probabilities, weighted, kv_heads, heads_per_kv, rows, keys, scored,
-                                                                paced, v_tiles, position, before, after);
+  attention_maximum<P, Q, MASKED>(scores, row, maxima, heads, rows, keys, scored, position, before, after);
+  attention_exponential<SumT, Exp2, P, Q, MASKED>(row, maxima, probabilities, sums, heads, rows, keys, scored, position, before, after);
+  attention_reciprocal<SumT, 0, P, Q, FAST_DIVIDE>(sums, scales, heads, rows, output_multiplier, output_shift);
+  attention_weighted<XT, AccT, VALUE_TILES_MAX, KEYS_MAX, L, P, MASKED>(v, probabilities, weighted, kv_heads, heads_per_kv, rows, keys,
+                                                                        scored, paced, v_tiles, position, before, after);
   attention_normalise<AccT, YT, VALUE_TILES_MAX, ROWS_MAX, L, P>(weighted, scales, y, heads, rows, v_tiles, low, high);
 }
 

@@ -26,14 +26,15 @@ struct KeyRange {
   int first, stop;
 };
 
-// Keys of the P queries of a block. At least one, so that every block has a maximum and a sum; it is then excluded query by query.
-template <int P> KeyRange key_range(int block, int rows, int keys, int position, int before, int after) {
+// Keys of the P queries of a block. At least one, so that every block has a maximum and a sum; it is then excluded query by query. An
+// engine whose calls leave no key out (MASKED = 0) has no hardware for it.
+template <int P, int MASKED = 1> KeyRange key_range(int block, int rows, int keys, int position, int before, int after) {
 #pragma HLS INLINE
   const int end = (block + 1) * P < rows ? (block + 1) * P : rows;
   const int first = position + block * P - before, stop = position + end + after;
   KeyRange range;
-  range.first = first < 0 ? 0 : first < keys ? first : keys - 1;
-  range.stop = stop > keys ? keys : stop > range.first ? stop : range.first + 1;
+  range.first = MASKED == 0 || first < 0 ? 0 : first < keys ? first : keys - 1;
+  range.stop = MASKED == 0 || stop > keys ? keys : stop > range.first ? stop : range.first + 1;
   return range;
 }
 
@@ -44,17 +45,17 @@ struct KeyCursor {
   KeyRange range, next;
 };
 
-template <int P> KeyCursor key_start(int rows, int keys, int position, int before, int after) {
+template <int P, int MASKED> KeyCursor key_start(int rows, int keys, int position, int before, int after) {
 #pragma HLS INLINE
   KeyCursor cursor;
   cursor.block = 0;
-  cursor.range = key_range<P>(0, rows, keys, position, before, after);
-  cursor.next = key_range<P>(rows > P ? 1 : 0, rows, keys, position, before, after);
+  cursor.range = key_range<P, MASKED>(0, rows, keys, position, before, after);
+  cursor.next = key_range<P, MASKED>(rows > P ? 1 : 0, rows, keys, position, before, after);
   cursor.key = cursor.range.first;
   return cursor;
 }
 
-template <int P> KeyCursor key_next(KeyCursor cursor, int rows, int keys, int position, int before, int after) {
+template <int P, int MASKED> KeyCursor key_next(KeyCursor cursor, int rows, int keys, int position, int before, int after) {
 #pragma HLS INLINE
   if (cursor.key + 1 < cursor.range.stop) {
     ++cursor.key;
@@ -63,7 +64,7 @@ template <int P> KeyCursor key_next(KeyCursor cursor, int rows, int keys, int po
     cursor.key = cursor.next.first;
     cursor.block = (cursor.block + 1) * P < rows ? cursor.block + 1 : 0;
     const int ahead = (cursor.block + 1) * P < rows ? cursor.block + 1 : 0;
-    cursor.next = key_range<P>(ahead, rows, keys, position, before, after);
+    cursor.next = key_range<P, MASKED>(ahead, rows, keys, position, before, after);
   }
   return cursor;
 }
@@ -113,23 +114,39 @@ attention_score_t attention_score(ScoreT acc, int multiplier, int shift, int cap
 }
 
 // One factor per query: reciprocal of its sum times the scale of the output. Sums come in vectors of Q and are at least 2^(15 - SPARE),
-// or 0.
-template <class SumT, int SPARE, int P, int Q>
+// or 0. A factor per cycle, or with FAST_DIVIDE = 0 one in QUOTIENT_BITS cycles, from a subtracter in place of a pipelined divider.
+template <class SumT, int SPARE, int P, int Q, int FAST_DIVIDE>
 void attention_reciprocal(hls::stream<Vec<SumT, Q>>& sums, hls::stream<SoftmaxScale>& scales, int heads, int rows, int multiplier, int shift) {
   typedef UInt<width<SumT>::value + SPARE> spare_t;
-  const int steps = heads * ((rows + P - 1) / P) * P;
+  static const int STEPS = FAST_DIVIDE != 0 ? 1 : QUOTIENT_BITS;
+  const int steps = heads * ((rows + P - 1) / P) * P * STEPS;
   Vec<SumT, Q> sum;
 #pragma HLS ARRAY_PARTITION variable = sum.v complete
-  int j = 0;
+  SoftmaxDivision division = {0, 0, 0};
+  SerialDivision state = {0, 0};
+  int j = 0, step = 0;
 RECIPROCAL:
   for (int i = 0; i < steps; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = P max = 256 * P
-    if (j == 0) sum = sums.read();
-    SoftmaxScale scale = softmax_scale<spare_t>(spare_t(spare_t(sum.v[j]) << SPARE), multiplier_t(multiplier), shift_t(shift));
+    if (j == 0 && step == 0) sum = sums.read();
+    const spare_t spared = spare_t(spare_t(sum.v[j]) << SPARE);
+    SoftmaxScale scale;
+    if (FAST_DIVIDE != 0) {
+      scale = softmax_scale<spare_t>(spared, multiplier_t(multiplier), shift_t(shift));
+    } else {
+      if (step == 0) {
+        division = softmax_division<spare_t>(spared, multiplier_t(multiplier), shift_t(shift));
+        state = serial_start(division);
+      }
+      state = serial_step(state, division.mantissa);
+      scale.multiplier = division.mantissa == 0 ? multiplier_t(0) : multiplier_t(state.rest);
+      scale.shift = division.shift;
+    }
     scale.shift = shift_t(scale.shift - SPARE);
-    scales.write(scale);
-    j = j + 1 == Q ? 0 : j + 1;
+    if (step + 1 == STEPS) scales.write(scale);
+    step = step + 1 == STEPS ? 0 : step + 1;
+    if (step == 0) j = j + 1 == Q ? 0 : j + 1;
   }
 }
 

@@ -609,7 +609,7 @@ void attention_one_pass(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, 
                                    after);
   one_pass_exponential<SumT, Exp2, ROWS_MAX, P, S>(row, sum_updates, probabilities, totals, heads, rows, keys, key_step, key_blocks,
                                                    position, before, after);
-  attention_reciprocal<SumT, 1, P, P>(totals, scales, heads, rows, output_multiplier, output_shift);
+  attention_reciprocal<SumT, 1, P, P, 1>(totals, scales, heads, rows, output_multiplier, output_shift);
   one_pass_weighted<XT, AccT, VALUE_TILES_MAX, BLOCK_MAX, ROWS_MAX, L, P, S>(v, probabilities, value_updates, weighted, heads, rows, keys,
                                                                              block_keys, key_step, key_blocks, v_tiles, position, before,
                                                                              after);

@@ -13,9 +13,10 @@ from attnc.ops.attention_channels import PORT as CHANNELS_PORT
 from attnc.ops.attention_channels import bias_cycles, channel_resources, channel_steps, factor_walk, per_step
 from attnc.ops.attention_sizes import PIPELINE, SCORE_EXCLUDED, Sizes, query_blocks, widths
 from attnc.ops.base import Array, Call, Design, IntType, KernelCall, Lowering, Port, Resources, Table, Walk
-from attnc.ops.exponential import EXP2, PROBABILITY_BITS, SCORE_BITS, exp2_negative, exp2_of
+from attnc.ops.exponential import EXP2, PROBABILITY_BITS, QUOTIENT_BITS, SCORE_BITS, exp2_negative, exp2_of
+from attnc.ops.reciprocal import DIVISIONS
 from attnc.ops.softcap import NO_SOFTCAP, SOFTCAP_ROM
-from attnc.ops.softmax import DIVISION_LATENCY, divider_luts
+from attnc.ops.softmax import DIVISION_LATENCY, normaliser_luts
 from attnc.ops.storage import storage
 
 FUNCTION = "attnc::attention"
@@ -27,6 +28,10 @@ PORTS = (
     Port("y", "store"),
 )
 """Of either kernel."""
+SERIAL_DIVIDER = Resources(lut=90, ff=120)
+"""A subtracter and two shift registers."""
+RANGES = Resources(lut=5 * 8 * 32, ff=5 * 4 * 32)
+"""Five processes that each find the range of keys of the next block: eight adders and comparisons of 32 bits, two ranges held."""
 NO_WALK = Walk(0, (0, 0, 0, 0), (0, 0, 0))
 
 
@@ -83,6 +88,13 @@ def groups_of(sizes: Sizes, design: Design) -> int:
     while groups > 1 and channel_steps(sizes, design, groups) > max(tiles, channel_steps(sizes, design)):
         groups //= 2
     return groups
+
+
+def shortest_block(sizes: Sizes, design: Design) -> int:
+    """Cycles of the block of queries that is done first."""
+    calls = (sizes.mask.blocks(*block, sizes.keys, design.queries) for block in query_blocks(sizes.queries, design))
+    keys = min(stop - start for call in calls for _, start, stop in call)
+    return max(keys * sizes.head, max(keys, design.queries) * sizes.value) // design.lanes
 
 
 def score_factors(node: Node) -> tuple[int, int, int, int]:
@@ -142,6 +154,8 @@ def kernel_of(node: Node, sizes: Sizes, design: Design, rows: int, keys: int) ->
             ("ROWS_MAX", rows),
             *bias_sizes(sizes, design, rows, groups),
             ("BIAS_BUFFERS", 2 if sizes.bias_heads > 1 else 1),
+            ("MASKED", int(sizes.mask.limited)),
+            ("FAST_DIVIDE", int(shortest_block(sizes, design) < design.queries * QUOTIENT_BITS)),
             ("L", design.lanes),
             ("P", design.queries),
             ("Q", design.queries // groups),
@@ -227,18 +241,21 @@ def shared_resources(kernel: KernelCall, columns: int, softmax: int) -> Resource
     """Multipliers for `columns` pairs of a query and a key; scores, maximum and exponential of `softmax` of them at a time; divider,
     rescaling of outputs and control, of either kernel, without memories; see Attention.resources."""
     lanes, score, total, acc = (kernel.arg(name) for name in ("L", "ScoreT", "SumT", "AccT"))
-    divider, tables = divider_luts(total), dict(kernel.template_args)
+    normaliser, tables = normaliser_luts(total), dict(kernel.template_args)
     cap, exp2 = tables["Cap"] is SOFTCAP_ROM, tables["Exp2"]
     assert isinstance(exp2, Table)
     alone = kernel.arg("P") == 1
     rescale = softmax * ((1 if score <= 27 else 2) + (3 if cap else 0)) + lanes * (1 if acc <= 27 else 2)
     logic = Resources(
-        lut=8 * columns * lanes + softmax * (120 + (160 if cap else 0)) + 80 * (softmax + lanes) + divider + 3300,
-        ff=10 * columns * lanes + softmax * 228 + 80 * lanes + 2 * divider + 4400,
+        lut=8 * columns * lanes + softmax * (120 + (160 if cap else 0)) + 80 * (softmax + lanes) + normaliser + 3300 - RANGES.lut,
+        ff=10 * columns * lanes + softmax * 228 + 80 * lanes + 2 * normaliser + 4400 - RANGES.ff,
         dsp=columns * lanes // (1 if alone else 2) + columns * lanes + rescale,
     )
     caps = storage(len(SOFTCAP_ROM.values), SOFTCAP_ROM.type.bits, banks=softmax) if cap else Resources()
-    return logic + times(exp2_of(exp2).lane, softmax) + caps
+    if tables.get("MASKED", 1):
+        logic = logic + RANGES
+    divider = DIVISIONS["divide"].lane if tables.get("FAST_DIVIDE", 1) else SERIAL_DIVIDER
+    return logic + times(exp2_of(exp2).lane, softmax) + caps + divider
 
 
 def two_pass_resources(kernel: KernelCall) -> Resources:
