@@ -11,7 +11,7 @@ int main() {
   long seen = 0, wrong = 0;
   for (int total = 1 << PROBABILITY_BITS; total <= 1 << (PROBABILITY_BITS + 2); ++total) {
     for (int multiplier : multipliers) {
-      const SoftmaxDivision division = softmax_division<UInt<32>>(UInt<32>(total), multiplier_t(multiplier), shift_t(5));
+      const SoftmaxQuotient division = softmax_quotient<UInt<32>>(UInt<32>(total), multiplier_t(multiplier), shift_t(5));
       SerialDivision state = serial_start(division);
       for (int bit = 0; bit < QUOTIENT_BITS; ++bit) state = serial_step(state, division.mantissa);
       const SoftmaxScale scale = softmax_scale<UInt<32>>(UInt<32>(total), multiplier_t(multiplier), shift_t(5));

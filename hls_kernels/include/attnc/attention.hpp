@@ -472,23 +472,21 @@ void attention(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hls::stre
   static_assert(KEYS_MAX <= 65536, "attention: at most 65536 keys, so that a sum of probabilities has 32 bits");
   static_assert(Q <= P && (Q & (Q - 1)) == 0, "attention: Q queries whose softmax goes on per cycle must be a power of two up to P");
 #pragma HLS DATAFLOW
-  static const int GROUPS = P / Q, B = bias_lanes(BIAS_ROWS_MAX, Q);
-  // A row of scores, and what arrives until its maximum has passed two processes.
-  static const int ROW_DEPTH = KEYS_MAX * GROUPS + 16;
-  // Probabilities come evenly over the time of a block and are taken during the first of its tiles: a block of them waits.
-  static const int PROBABILITY_DEPTH = GROUPS > 1 ? KEYS_MAX + 16 : 16;
+  static const int B = bias_lanes(BIAS_ROWS_MAX, Q);
   hls::stream<Vec<BiasT, B>> biases("attention.biases");
 #pragma HLS STREAM variable = biases depth = 16
   hls::stream<Vec<attention_score_t, Q>> scores("attention.scores");
 #pragma HLS STREAM variable = scores depth = 4
   hls::stream<Vec<attention_score_t, Q>> row("attention.row");
-#pragma HLS STREAM variable = row depth = ROW_DEPTH
+// A row of scores, and what arrives until its maximum has passed two processes.
+#pragma HLS STREAM variable = row depth = KEYS_MAX * P / Q + 16
   hls::stream<Vec<attention_score_t, Q>> maxima("attention.maxima");
-#pragma HLS STREAM variable = maxima depth = 2 * GROUPS
+#pragma HLS STREAM variable = maxima depth = 2 * P / Q
   hls::stream<Vec<probability_t, P>> probabilities("attention.probabilities");
-#pragma HLS STREAM variable = probabilities depth = PROBABILITY_DEPTH
+// P / Q cycles make what a cycle takes in the first tile of a block: all but a share of Q / P waits, so that it goes on without a pause.
+#pragma HLS STREAM variable = probabilities depth = KEYS_MAX - KEYS_MAX * Q / P + 16
   hls::stream<Vec<SumT, Q>> sums("attention.sums");
-#pragma HLS STREAM variable = sums depth = 2 * GROUPS
+#pragma HLS STREAM variable = sums depth = 2 * P / Q
   hls::stream<SoftmaxScale> scales("attention.scales");
 #pragma HLS STREAM variable = scales depth = 2 * P
   hls::stream<Vec<AccT, L>> weighted("attention.weighted");

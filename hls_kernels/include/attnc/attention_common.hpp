@@ -122,7 +122,7 @@ void attention_reciprocal(hls::stream<Vec<SumT, Q>>& sums, hls::stream<SoftmaxSc
   const int steps = heads * ((rows + P - 1) / P) * P * STEPS;
   Vec<SumT, Q> sum;
 #pragma HLS ARRAY_PARTITION variable = sum.v complete
-  SoftmaxDivision division = {0, 0, 0};
+  SoftmaxQuotient division = {0, 0, 0};
   SerialDivision state = {0, 0};
   int j = 0, step = 0;
 RECIPROCAL:
@@ -136,7 +136,7 @@ RECIPROCAL:
       scale = softmax_scale<spare_t>(spared, multiplier_t(multiplier), shift_t(shift));
     } else {
       if (step == 0) {
-        division = softmax_division<spare_t>(spared, multiplier_t(multiplier), shift_t(shift));
+        division = softmax_quotient<spare_t>(spared, multiplier_t(multiplier), shift_t(shift));
         state = serial_start(division);
       }
       state = serial_step(state, division.mantissa);

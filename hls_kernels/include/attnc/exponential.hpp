@@ -84,19 +84,19 @@ struct SoftmaxScale {
 };
 
 // The division behind it: numerator / mantissa, the multiplier; 0 where the mantissa, else of PROBABILITY_BITS + 1 bits or 2^16, is 0.
-struct SoftmaxDivision {
+struct SoftmaxQuotient {
   UInt<MULTIPLIER_BITS + PROBABILITY_BITS + 1> numerator;
   UInt<PROBABILITY_BITS + 2> mantissa;
   shift_t shift;
 };
 
-template <class SumT> SoftmaxDivision softmax_division(SumT total, multiplier_t multiplier, shift_t shift) {
+template <class SumT> SoftmaxQuotient softmax_quotient(SumT total, multiplier_t multiplier, shift_t shift) {
 #pragma HLS INLINE
   typedef UInt<width<SumT>::value + 1> wide_t;
   typedef UInt<MULTIPLIER_BITS + PROBABILITY_BITS + 1> numerator_t;
   const int length = bit_length(total);
   const int exponent = length > PROBABILITY_BITS + 1 ? length - (PROBABILITY_BITS + 1) : 0;
-  SoftmaxDivision division;
+  SoftmaxQuotient division;
   division.mantissa = UInt<PROBABILITY_BITS + 2>(shift_round_half_up<wide_t>(total, shift_t(exponent)));
   division.numerator = numerator_t((numerator_t(multiplier) << PROBABILITY_BITS) + numerator_t(division.mantissa >> 1));
   division.shift = shift_t(PROBABILITY_BITS + exponent + int(shift));
@@ -106,7 +106,7 @@ template <class SumT> SoftmaxDivision softmax_division(SumT total, multiplier_t 
 // Divides by `total`, a sum of probabilities (0, or 2^15 to 2^31), and rescales by multiplier / 2^shift. One division.
 template <class SumT> SoftmaxScale softmax_scale(SumT total, multiplier_t multiplier, shift_t shift) {
 #pragma HLS INLINE
-  const SoftmaxDivision division = softmax_division<SumT>(total, multiplier, shift);
+  const SoftmaxQuotient division = softmax_quotient<SumT>(total, multiplier, shift);
   SoftmaxScale scale;
   scale.multiplier = division.mantissa == 0 ? multiplier_t(0) : multiplier_t(division.numerator / division.mantissa);
   scale.shift = division.shift;
@@ -121,7 +121,7 @@ struct SerialDivision {
   UInt<QUOTIENT_BITS> rest;  // bits of the numerator that have not come yet, above bits of the quotient
 };
 
-inline SerialDivision serial_start(const SoftmaxDivision& division) {
+inline SerialDivision serial_start(const SoftmaxQuotient& division) {
 #pragma HLS INLINE
   SerialDivision state;
   state.remainder = UInt<PROBABILITY_BITS + 2>(division.numerator >> QUOTIENT_BITS);

@@ -277,7 +277,7 @@ def two_pass_resources(kernel: KernelCall) -> Resources:
         storage(2 * qk_tiles * blocks, 8 * lanes, banks=p, name="q_buffer"),
         storage(keys * groups + 16, t * q),
         storage(keys, probability * p, name="p_buffer"),
-        storage(keys + 16 if groups > 1 else 16, probability * p),
+        storage(keys - keys // groups + 16, probability * p),
         storage(16, lanes * acc),
     )
     logic = Resources(
