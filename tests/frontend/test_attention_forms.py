@@ -180,6 +180,31 @@ def test_windows_of_two_comparisons(tmp_path: Path, made: Callable[[Builder], st
     assert ops(model).count("attention") == 1
 
 
+@pytest.mark.parametrize("rows", [1, T])
+@pytest.mark.parametrize("how", ["where_scores", "where_bias", "multiplied"])
+def test_a_padding_mask_spread_over_queries_is_one_row(tmp_path: Path, how: str, rows: int) -> None:
+    """As exporters write it: a constant with a row per query, all equal, and the mask expanded to it. A last row of its own is kept."""
+    b = Builder(18)
+    q, k, v = qkv(b)
+    every = np.ones((1, 1, T, T), bool)
+    every[..., -1, 0] = rows == 1
+    given = b("Unsqueeze", b("Cast", b.input("mask", ["n", T], TensorProto.INT64), to=9), np.array([1, 2]))
+    keep = b("And", every, b("Expand", given, np.array([1, 1, T, T])))
+    s = b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2]))
+    if how == "where_scores":
+        s = b("Where", keep, s, -1e9)
+    elif how == "where_bias":
+        s = b("Add", b("Where", keep, 0.0, -1e9), s)
+    else:
+        s = b("Add", s, b("Mul", b("Sub", 1.0, b("Cast", keep, to=1)), -1e9))
+    path = b.save(tmp_path / "m.onnx", merged(b, b("MatMul", b("Softmax", s, axis=-1), v)))
+    mask = np.ones((1, T), np.int64)
+    mask[0, 2] = 0
+    model = check(path, mask=mask)
+    (attention,) = (node for node in model.graph.nodes if node.op == "attention")
+    assert attention.attrs["bias_rows"] == rows and model.graph.value(attention.inputs[3]).shape == (rows, T)
+
+
 @pytest.mark.parametrize("all_rows", [False, True])
 def test_probabilities_that_the_mask_clears_again(tmp_path: Path, all_rows: bool) -> None:
     """DeBERTa sets what is masked to 0 after the softmax as well; a row without keys would not be 0 on the device."""

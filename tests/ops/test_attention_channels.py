@@ -63,6 +63,14 @@ def test_cpp_equals_golden(passes: int, design: Design) -> None:
     assert_exact(graph, feeds_of(graph, 4), design)
 
 
+def test_groups_of_queries_and_steps_of_channels() -> None:
+    """Two groups of two queries, each in two steps of two channels, while q . k takes four tiles."""
+    graph, design = build([case(11, 13, 2, 1, 3, attrs=PASSES[2])]), Design(4, 4, 16, 4)
+    kernel = build_program(graph, design, None).engines[0].kernel
+    assert (kernel.arg("P"), kernel.arg("Q"), kernel.arg("PER_STEP")) == (4, 2, 2)
+    assert_exact(graph, feeds_of(graph, 4), design)
+
+
 def widest() -> Case:
     """64 channels, all at the ends of their range: what the sum has to hold."""
     one = case(3, 5, 1, 1, 64, head=16, attrs=PASSES[2])
@@ -166,14 +174,14 @@ def test_channels_take_less_memory_than_a_table() -> None:
 @pytest.mark.parametrize(
     ("header", "old", "new"),
     [
-        ("attention.hpp", "acc[p] = step == 0 ? products", "acc[p] = step <= 1 ? products"),
+        ("attention.hpp", "acc[b] = step == 0 ? products", "acc[b] = step <= 1 ? products"),
         ("attention_one_pass.hpp", "acc[j] = step == 0 ? products", "acc[j] = step <= 1 ? products"),
         ("attention_channels.hpp", "word.v[2 * c + 1]", "word.v[2 * c]"),
         ("attention_channels.hpp", "BIAS_LIMIT = 32767", "BIAS_LIMIT = 32766"),
     ],
 )
 def test_a_planted_bug_is_caught(header: str, old: str, new: str) -> None:
-    graph = build([case(9, 20, 2, 1, 6, head=32, attrs=PASSES[1 if header == "attention_one_pass.hpp" else 2], bits=16, y_scale=1e-4)])
+    graph = build([case(9, 20, 2, 1, 11, head=32, attrs=PASSES[1 if header == "attention_one_pass.hpp" else 2], bits=16, y_scale=1e-4)])
     feeds = feeds_of(graph, 4)
     found = simulate(graph, feeds, patch={header: (old, new)})
     assert (found["y0"] != run_golden(graph, feeds)["y0"]).any()

@@ -7,7 +7,9 @@
 //          bias  (vectors) for no head, the first or every one (bias_heads is 0, 1 or more): ceil(keys / L) * bias_rows vectors, (key tile,
 //                row) order; one row serves all queries when bias_rows is 1; or words with a bias as `channels` of queries and keys
 //                for every head, attention_channels.hpp
-//          `scored` is the number of keys of a head's blocks of P queries, summed: what key_range gives (attention_common.hpp)
+//          `position`, `before` and `after` limit nothing where MASKED = 0.
+//          `scored` is the number of keys of a head's blocks of P queries, summed: what key_range gives (attention_common.hpp); `paced`
+//          the same with at least P for each block
 //          y     per head: v_tiles * rows vectors, (tile, row) order
 // Types    XT signed bytes; ScoreT holds q . k, SumT a sum of `keys` probabilities, AccT the weighted sum of values.
 // Numbers  scores in base 2, see exponential.hpp, capped where Cap has more than one entry; bias in units of 2^bias_shift scores,
@@ -15,8 +17,11 @@
 //          passes over a row of scores: the maximum is exact, nothing is rescaled.
 // Rounding requantize (half up) to scores and to outputs, saturation to [low, high].
 // Speed    P*L multiply-adds per cycle (II = 1) for q . k and as many for p . v, at the same time on successive blocks of P queries:
-//          about keys * max(qk_tiles, v_tiles) cycles per block, of the keys that the block may look at. Keys, values and queries are
-//          each read once per call.
+//          keys * max(qk_tiles, v_tiles) cycles per block, of the keys that the block may look at (and P * v_tiles at least, since its
+//          sums leave a vector per cycle). Queries, keys and values of the next head are loaded, and outputs of the last one sent,
+//          meanwhile. Keys, values and queries are each read once per call. From score to probability Q queries go per cycle, P / Q
+//          groups of Q after each other for every key; no call has fewer than P / Q qk_tiles, so that is no slower. A division takes
+//          QUOTIENT_BITS cycles with FAST_DIVIDE = 0, for engines whose blocks all take longer than P of them.
 // Source   two-pass cascade with a row buffer as in FuseMax; resident queries past which the keys stream as in Edge-MoE.
 
 #include "attnc/attention_channels.hpp"
@@ -29,59 +34,74 @@
 
 namespace attnc {
 
-// Bias of P queries per key. The rows of a head are loaded before its first block.
-template <class BiasT, int KEYS_MAX, int BIAS_ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int L, int P>
-void attention_bias(hls::stream<Vec<BiasT, L>>& bias, hls::stream<Vec<BiasT, P>>& biases, int heads, int rows, int keys,
-                    int scored, int position, int before, int after, int bias_heads, int bias_rows, int) {
-  static const int TILES_MAX = (KEYS_MAX + L - 1) / L;
-  static const int BLOCKS_MAX = (BIAS_ROWS_MAX + P - 1) / P;
-  static Vec<BiasT, L> buffer[P][TILES_MAX][BLOCKS_MAX];
+// Queries that share a bias have one lane of it.
+constexpr int bias_lanes(int bias_rows_max, int q) { return bias_rows_max == 1 ? 1 : q; }
+
+// Biases of Q queries at a time, for each key group after group. The rows of the next head are loaded under way (BIAS_BUFFERS = 2, where
+// heads differ); row r lies in bank r % Q, so that a group reads one word of each.
+template <class BiasT, int KEYS_MAX, int BIAS_ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int BIAS_BUFFERS, int L, int P, int Q, int B,
+          int MASKED>
+void attention_bias(hls::stream<Vec<BiasT, L>>& bias, hls::stream<Vec<BiasT, B>>& biases, int heads, int rows, int keys, int scored,
+                    int position, int before, int after, int bias_heads, int bias_rows, int) {
+  static const int TILES_MAX = (KEYS_MAX + L - 1) / L, GROUPS = P / Q;
+  static const int WORDS = BIAS_ROWS_MAX == 1 ? 1 : (BIAS_ROWS_MAX + P - 1) / P * GROUPS;
+  static Vec<BiasT, L> buffer[BIAS_BUFFERS][B][TILES_MAX][WORDS];
 #pragma HLS AGGREGATE variable = buffer
 #ifdef ATTNC_ATTENTION_BIAS_BUFFER
   ATTNC_BIND(buffer, ATTNC_ATTENTION_BIAS_BUFFER)
 #endif
-#pragma HLS ARRAY_PARTITION variable = buffer dim = 1 complete
+#pragma HLS ARRAY_PARTITION variable = buffer dim = 2 complete
   const int load_words = (keys + L - 1) / L * bias_rows;
-  const int steps = bias_heads > 0 ? scored : 0;
+  const int steps = scored * GROUPS;
+  const int sweeps = bias_heads > 0 ? heads : -1;
+  const bool single = bias_rows == 1;
 
+  // Head -1 only loads. A bias of one head is loaded once, for all.
 BIAS_HEADS:
-  for (int head = 0; head < heads; ++head) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 16
-    // A bias of one head is loaded once, for all; one per head is loaded for each.
-    const int loads = bias_heads > 1 || (bias_heads == 1 && head == 0) ? load_words : 0;
-    int tile = 0, row = 0;
-  LOAD_BIAS:
-    for (int i = 0; i < loads; ++i) {
-#pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = TILES_MAX * BIAS_ROWS_MAX
-      buffer[row % P][tile][row / P] = bias.read();
-      tile = row + 1 == bias_rows ? tile + 1 : tile;
-      row = row + 1 == bias_rows ? 0 : row + 1;
-    }
-    KeyCursor at = key_start<P>(rows, keys, position, before, after);
+  for (int head = -1; head < sweeps; ++head) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 17
+    const int loads = head < 0 || (bias_heads > 1 && head + 1 < heads) ? load_words : 0;
+    const int emits = head < 0 ? 0 : steps;
+    const int trips = max_of(loads, emits);
+    const int fill = bias_heads > 1 ? (head + 1) & (BIAS_BUFFERS - 1) : 0, use = bias_heads > 1 ? head & (BIAS_BUFFERS - 1) : 0;
+    int tile = 0, row = 0, group = 0;
+    KeyCursor at = key_start<P, MASKED>(rows, keys, position, before, after);
   EMIT_BIAS:
-    for (int i = 0; i < steps; ++i) {
+    for (int i = 0; i < trips; ++i) {
 #pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = KEYS_MAX * BLOCKS_MAX
-      Vec<BiasT, P> out;
-      for (int p = 0; p < P; ++p) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = KEYS_MAX * WORDS
+#pragma HLS DEPENDENCE variable = buffer inter false
+      if (i < loads) {
+        const Vec<BiasT, L> word = bias.read();
+        for (int b = 0; b < B; ++b) {
 #pragma HLS UNROLL
-        const Vec<BiasT, L> word = buffer[bias_rows == 1 ? 0 : p][at.key / L][bias_rows == 1 ? 0 : at.block];
-        out.v[p] = word.v[at.key % L];
+          if (single || b == row % B) buffer[fill][b][tile][row / B] = word;
+        }
+        tile = row + 1 == bias_rows ? tile + 1 : tile;
+        row = row + 1 == bias_rows ? 0 : row + 1;
       }
-      biases.write(out);
-      at = key_next<P>(at, rows, keys, position, before, after);
+      if (i < emits) {
+        Vec<BiasT, B> out;
+        for (int b = 0; b < B; ++b) {
+#pragma HLS UNROLL
+          const Vec<BiasT, L> word = buffer[use][b][at.key / L][single ? 0 : at.block * GROUPS + group];
+          out.v[b] = word.v[at.key % L];
+        }
+        biases.write(out);
+        group = group + 1 == GROUPS ? 0 : group + 1;
+        if (group == 0) at = key_next<P, MASKED>(at, rows, keys, position, before, after);
+      }
     }
   }
 }
 
 // The same from factors of every head: rank-one terms summed over channels, PER_STEP at a time.
-template <class BiasT, int KEYS_MAX, int ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int L, int P>
-void attention_bias(hls::stream<Word<L>>& factors, hls::stream<Vec<BiasT, P>>& biases, int heads, int rows, int keys, int scored,
+template <class BiasT, int KEYS_MAX, int ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int, int L, int P, int Q, int B, int MASKED>
+void attention_bias(hls::stream<Word<L>>& factors, hls::stream<Vec<BiasT, B>>& biases, int heads, int rows, int keys, int scored,
                     int position, int before, int after, int bias_heads, int, int channels) {
   typedef BiasChannels<CHANNELS_MAX, PER_STEP, L> Channels;
-  static const int BLOCKS_MAX = (ROWS_MAX + P - 1) / P;
-  static typename Channels::Factors q_factors[P][Channels::WORDS][BLOCKS_MAX];
+  static const int GROUPS = P / Q, WORDS_MAX = (ROWS_MAX + P - 1) / P * GROUPS;
+  static typename Channels::Factors q_factors[B][Channels::WORDS][WORDS_MAX];
 #pragma HLS AGGREGATE variable = q_factors
 #pragma HLS ARRAY_PARTITION variable = q_factors dim = 1 complete
   static typename Channels::Factors k_factors[Channels::WORDS][KEYS_MAX];
@@ -98,7 +118,11 @@ BIAS_HEADS:
     for (int i = 0; i < rows * words; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX * Channels::WORDS
-      q_factors[row % P][word][row / P] = Channels::factors(factors.read());
+      const typename Channels::Factors read = Channels::factors(factors.read());
+      for (int b = 0; b < B; ++b) {
+#pragma HLS UNROLL
+        if (b == row % B) q_factors[b][word][row / B] = read;
+      }
       row = word + 1 == words ? row + 1 : row;
       word = word + 1 == words ? 0 : word + 1;
     }
@@ -112,186 +136,237 @@ BIAS_HEADS:
       row = word + 1 == words ? row + 1 : row;
       word = word + 1 == words ? 0 : word + 1;
     }
-    KeyCursor at = key_start<P>(rows, keys, position, before, after);
-    bias_sum_t<CHANNELS_MAX> acc[P];
+    KeyCursor at = key_start<P, MASKED>(rows, keys, position, before, after);
+    bias_sum_t<CHANNELS_MAX> acc[B];
 #pragma HLS ARRAY_PARTITION variable = acc complete
-    int step = 0;
+    int step = 0, group = 0;
   EMIT_BIAS:
-    for (int i = 0; i < scored * channel_steps; ++i) {
+    for (int i = 0; i < scored * GROUPS * channel_steps; ++i) {
 #pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = KEYS_MAX * BLOCKS_MAX
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = KEYS_MAX * WORDS_MAX
       const int channel = step * PER_STEP;
       const typename Channels::Factors ks = k_factors[channel / Channels::PER_WORD][at.key];
-      Vec<BiasT, P> out;
-      for (int p = 0; p < P; ++p) {
+      Vec<BiasT, B> out;
+      for (int b = 0; b < B; ++b) {
 #pragma HLS UNROLL
-        const typename Channels::Factors qs = q_factors[p][channel / Channels::PER_WORD][at.block];
+        const typename Channels::Factors qs = q_factors[b][channel / Channels::PER_WORD][at.block * GROUPS + group];
         const bias_sum_t<CHANNELS_MAX> products = Channels::products(qs, ks, channel % Channels::PER_WORD);
-        acc[p] = step == 0 ? products : bias_sum_t<CHANNELS_MAX>(acc[p] + products);
-        out.v[p] = BiasT(requantize<bias_sum_t<CHANNELS_MAX>>(acc[p], scale.multiplier, scale.shift, -BIAS_LIMIT, BIAS_LIMIT));
+        acc[b] = step == 0 ? products : bias_sum_t<CHANNELS_MAX>(acc[b] + products);
+        out.v[b] = BiasT(requantize<bias_sum_t<CHANNELS_MAX>>(acc[b], scale.multiplier, scale.shift, -BIAS_LIMIT, BIAS_LIMIT));
       }
       if (step + 1 == channel_steps) {
         biases.write(out);
-        at = key_next<P>(at, rows, keys, position, before, after);
+        group = group + 1 == GROUPS ? 0 : group + 1;
+        if (group == 0) at = key_next<P, MASKED>(at, rows, keys, position, before, after);
       }
       step = step + 1 == channel_steps ? 0 : step + 1;
     }
   }
 }
 
-// Scores of P queries per key: exact q . k, rescaled, plus bias.
-template <class XT, class BiasT, class ScoreT, class Cap, int HEAD_TILES_MAX, int KEYS_MAX, int ROWS_MAX, int L, int P>
-void attention_scores(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hls::stream<Vec<BiasT, P>>& biases,
-                      hls::stream<Vec<attention_score_t, P>>& scores, int kv_heads, int heads_per_kv, int rows, int keys, int scored,
+// Scores of P queries per key: exact q . k, then for Q queries at a time, while the next key is multiplied, rescaled, plus bias.
+template <class XT, class BiasT, class ScoreT, class Cap, int HEAD_TILES_MAX, int KEYS_MAX, int ROWS_MAX, int L, int P, int Q, int B,
+          int MASKED>
+void attention_scores(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hls::stream<Vec<BiasT, B>>& biases,
+                      hls::stream<Vec<attention_score_t, Q>>& scores, int kv_heads, int heads_per_kv, int rows, int keys, int scored,
                       int qk_tiles, int position, int before, int after, int multiplier, int shift, int cap_multiplier, int cap_shift,
                       int bias_heads, int bias_shift) {
-  static const int BLOCKS_MAX = (ROWS_MAX + P - 1) / P;
-  static Vec<XT, L> k_buffer[HEAD_TILES_MAX][KEYS_MAX];
+  static const int BLOCKS_MAX = (ROWS_MAX + P - 1) / P, GROUPS = P / Q;
+  static Vec<XT, L> k_buffer[2][HEAD_TILES_MAX][KEYS_MAX];
 #pragma HLS AGGREGATE variable = k_buffer
 #ifdef ATTNC_ATTENTION_K_BUFFER
   ATTNC_BIND(k_buffer, ATTNC_ATTENTION_K_BUFFER)
 #endif
-  static Vec<XT, L> q_buffer[P][HEAD_TILES_MAX][BLOCKS_MAX];
+  static Vec<XT, L> q_buffer[2][P][HEAD_TILES_MAX][BLOCKS_MAX];
 #pragma HLS AGGREGATE variable = q_buffer
 #ifdef ATTNC_ATTENTION_Q_BUFFER
   ATTNC_BIND(q_buffer, ATTNC_ATTENTION_Q_BUFFER)
 #endif
-#pragma HLS ARRAY_PARTITION variable = q_buffer dim = 1 complete
+#pragma HLS ARRAY_PARTITION variable = q_buffer dim = 2 complete
+  ScoreT acc[P], done[GROUPS][Q];
+#pragma HLS ARRAY_PARTITION variable = acc complete
+#pragma HLS ARRAY_PARTITION variable = done complete dim = 0
+  const int heads = kv_heads * heads_per_kv;
   const int steps = scored * qk_tiles;
-  const int q_words = rows * qk_tiles;
+  const int q_words = rows * qk_tiles, k_words = keys * qk_tiles;
   const bool biased = bias_heads > 0;
-  int sharing = 0;
+  int sharing = 0, k_held = 1, done_groups = 0, done_key = 0, done_block = 0;
 
+  // Head -1 computes nothing: it loads the first. Head `heads` only sends the last scores.
 SCORE_HEADS:
-  for (int head = 0; head < kv_heads * heads_per_kv; ++head) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 16
-    const int k_words = sharing == 0 ? keys * qk_tiles : 0;
+  for (int head = -1; head <= heads; ++head) {
+#pragma HLS LOOP_TRIPCOUNT min = 3 max = 18
+    const bool loading = head + 1 < heads, computing = head >= 0 && head < heads;
+    const int q_loads = loading ? q_words : 0;
+    const int k_loads = loading && sharing == 0 ? k_words : 0;
+    const int busy = head < 0 ? 0 : head < heads ? steps : GROUPS;
+    const int trips = max_of(busy, max_of(q_loads, k_loads));
+    const int q_use = head & 1, q_fill = (head + 1) & 1, k_use = k_held, k_fill = 1 - k_held;
+    k_held = k_loads > 0 ? k_fill : k_held;
     sharing = sharing + 1 == heads_per_kv ? 0 : sharing + 1;
-    const int loads = k_words > q_words ? k_words : q_words;
-    int q_tile = 0, q_row = 0, k_tile = 0, k_row = 0;
-  LOAD_QK:
-    for (int i = 0; i < loads; ++i) {
+    int q_tile = 0, q_row = 0, k_tile = 0, k_row = 0, tile = 0;
+    // Rows past `rows` in the last block hold what an earlier call left: their results are dropped by attention_normalise.
+    KeyCursor at = key_start<P, MASKED>(rows, keys, position, before, after);
+  SCORES:
+    for (int i = 0; i < trips; ++i) {
 #pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = HEAD_TILES_MAX * KEYS_MAX
-      if (i < q_words) {
-        q_buffer[q_row % P][q_tile][q_row / P] = q.read();
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCKS_MAX * KEYS_MAX * HEAD_TILES_MAX
+#pragma HLS DEPENDENCE variable = q_buffer inter false
+#pragma HLS DEPENDENCE variable = k_buffer inter false
+      if (i < q_loads) {
+        const Vec<XT, L> word = q.read();
+        for (int p = 0; p < P; ++p) {
+#pragma HLS UNROLL
+          if (p == q_row % P) q_buffer[q_fill][p][q_tile][q_row / P] = word;
+        }
         q_tile = q_row + 1 == rows ? q_tile + 1 : q_tile;
         q_row = q_row + 1 == rows ? 0 : q_row + 1;
       }
-      if (i < k_words) {
-        k_buffer[k_tile][k_row] = k.read();
+      if (i < k_loads) {
+        k_buffer[k_fill][k_tile][k_row] = k.read();
         k_tile = k_row + 1 == keys ? k_tile + 1 : k_tile;
         k_row = k_row + 1 == keys ? 0 : k_row + 1;
       }
-    }
-    // Rows past `rows` in the last block hold what an earlier call left: their results are dropped by attention_normalise.
-    KeyCursor at = key_start<P>(rows, keys, position, before, after);
-    int tile = 0;
-    ScoreT acc[P];
-#pragma HLS ARRAY_PARTITION variable = acc complete
-  SCORES:
-    for (int i = 0; i < steps; ++i) {
-#pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCKS_MAX * KEYS_MAX * HEAD_TILES_MAX
-      const Vec<XT, L> ks = k_buffer[tile][at.key];
-      for (int p = 0; p < P; ++p) {
+      if (done_groups > 0) {
+        const int group = GROUPS - done_groups;
+        Vec<BiasT, B> bias;
+        for (int b = 0; b < B; ++b) {
 #pragma HLS UNROLL
-        const Vec<XT, L> qs = q_buffer[p][tile][at.block];
-        ScoreT sum = tile == 0 ? ScoreT(0) : acc[p];
-        for (int l = 0; l < L; ++l) {
-#pragma HLS UNROLL
-          sum += ScoreT(qs.v[l] * ks.v[l]);
-        }
-        acc[p] = sum;
-      }
-      if (tile + 1 == qk_tiles) {
-        Vec<BiasT, P> bias;
-        for (int p = 0; p < P; ++p) {
-#pragma HLS UNROLL
-          bias.v[p] = 0;
+          bias.v[b] = 0;
         }
         if (biased) bias = biases.read();
-        Vec<attention_score_t, P> out;
-        for (int p = 0; p < P; ++p) {
+        Vec<attention_score_t, Q> out;
+        for (int j = 0; j < Q; ++j) {
 #pragma HLS UNROLL
-          const int place = position + at.block * P + p;
-          const bool allowed = place - before <= at.key && at.key <= place + after;
-          out.v[p] = attention_score<ScoreT, BiasT, Cap>(acc[p], multiplier, shift, cap_multiplier, cap_shift, biased, bias.v[p],
-                                                         bias_shift, allowed);
+          const int place = position + done_block * P + group * Q + j;
+          const bool allowed = MASKED == 0 || (place - before <= done_key && done_key <= place + after);
+          out.v[j] = attention_score<ScoreT, BiasT, Cap>(done[group][j], multiplier, shift, cap_multiplier, cap_shift, biased,
+                                                         bias.v[j % B], bias_shift, allowed);
         }
         scores.write(out);
-        tile = 0;
-        at = key_next<P>(at, rows, keys, position, before, after);
-      } else {
+        --done_groups;
+      }
+      if (computing && i < steps) {
+        Vec<XT, L> qs[P];
+        ScoreT sums[P];
+        for (int p = 0; p < P; ++p) {
+#pragma HLS UNROLL
+          qs[p] = q_buffer[q_use][p][tile][at.block];
+          sums[p] = tile == 0 ? ScoreT(0) : acc[p];
+        }
+        add_products<ScoreT, XT, L, P>(qs, k_buffer[k_use][tile][at.key], sums);
+        for (int p = 0; p < P; ++p) {
+#pragma HLS UNROLL
+          acc[p] = sums[p];
+        }
         ++tile;
+        if (tile == qk_tiles) {
+          for (int p = 0; p < P; ++p) {
+#pragma HLS UNROLL
+            done[p / Q][p % Q] = sums[p];
+          }
+          done_groups = GROUPS;
+          done_key = at.key;
+          done_block = at.block;
+          tile = 0;
+          at = key_next<P, MASKED>(at, rows, keys, position, before, after);
+        }
       }
     }
   }
 }
 
-// Passes a row of scores on and, after its last key, its maximum.
-template <int P>
-void attention_maximum(hls::stream<Vec<attention_score_t, P>>& scores, hls::stream<Vec<attention_score_t, P>>& row,
-                       hls::stream<Vec<attention_score_t, P>>& maxima, int heads, int rows, int keys, int scored, int position,
+// Passes a row of scores on and, after its last key, its maximum; group after group for each key.
+template <int P, int Q, int MASKED>
+void attention_maximum(hls::stream<Vec<attention_score_t, Q>>& scores, hls::stream<Vec<attention_score_t, Q>>& row,
+                       hls::stream<Vec<attention_score_t, Q>>& maxima, int heads, int rows, int keys, int scored, int position,
                        int before, int after) {
-  const int steps = heads * scored;
-  Vec<attention_score_t, P> maximum;
-#pragma HLS ARRAY_PARTITION variable = maximum.v complete
-  KeyCursor at = key_start<P>(rows, keys, position, before, after);
+  static const int GROUPS = P / Q;
+  const int steps = heads * scored * GROUPS;
+  attention_score_t maximum[GROUPS][Q];
+#pragma HLS ARRAY_PARTITION variable = maximum complete dim = 0
+  KeyCursor at = key_start<P, MASKED>(rows, keys, position, before, after);
+  int group = 0;
 MAXIMUM:
   for (int i = 0; i < steps; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 65536
-    const Vec<attention_score_t, P> score = scores.read();
-    for (int p = 0; p < P; ++p) {
+    const Vec<attention_score_t, Q> score = scores.read();
+    Vec<attention_score_t, Q> largest;
+    for (int j = 0; j < Q; ++j) {
 #pragma HLS UNROLL
-      maximum.v[p] = at.key == at.range.first || maximum.v[p] < score.v[p] ? score.v[p] : maximum.v[p];
+      const attention_score_t held = maximum[group][j];
+      largest.v[j] = at.key == at.range.first || held < score.v[j] ? score.v[j] : held;
+      maximum[group][j] = largest.v[j];
     }
     row.write(score);
-    if (at.key + 1 == at.range.stop) maxima.write(maximum);
-    at = key_next<P>(at, rows, keys, position, before, after);
+    if (at.key + 1 == at.range.stop) maxima.write(largest);
+    group = group + 1 == GROUPS ? 0 : group + 1;
+    if (group == 0) at = key_next<P, MASKED>(at, rows, keys, position, before, after);
   }
 }
 
-// Probabilities relative to the maximum, and their sum.
-template <class SumT, class Exp2, int P>
-void attention_exponential(hls::stream<Vec<attention_score_t, P>>& row, hls::stream<Vec<attention_score_t, P>>& maxima,
-                           hls::stream<Vec<probability_t, P>>& probabilities, hls::stream<Vec<SumT, P>>& sums, int heads, int rows,
+// Probabilities relative to the maximum, of P queries per key, and their sums, group after group.
+template <class SumT, class Exp2, int P, int Q, int MASKED>
+void attention_exponential(hls::stream<Vec<attention_score_t, Q>>& row, hls::stream<Vec<attention_score_t, Q>>& maxima,
+                           hls::stream<Vec<probability_t, P>>& probabilities, hls::stream<Vec<SumT, Q>>& sums, int heads, int rows,
                            int keys, int scored, int position, int before, int after) {
   typedef Int<SCORE_BITS + 3> difference_t;
-  const int steps = heads * scored;
-  Vec<attention_score_t, P> maximum;
-#pragma HLS ARRAY_PARTITION variable = maximum.v complete
-  Vec<SumT, P> sum;
-#pragma HLS ARRAY_PARTITION variable = sum.v complete
-  KeyCursor at = key_start<P>(rows, keys, position, before, after);
+  static const int GROUPS = P / Q;
+  const int steps = heads * scored * GROUPS;
+  attention_score_t maximum[GROUPS][Q];
+#pragma HLS ARRAY_PARTITION variable = maximum complete dim = 0
+  SumT sum[GROUPS][Q];
+#pragma HLS ARRAY_PARTITION variable = sum complete dim = 0
+  probability_t made[GROUPS][Q];
+#pragma HLS ARRAY_PARTITION variable = made complete dim = 0
+  KeyCursor at = key_start<P, MASKED>(rows, keys, position, before, after);
+  int group = 0;
 EXPONENTIAL:
   for (int i = 0; i < steps; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 65536
-    if (at.key == at.range.first) maximum = maxima.read();
-    const Vec<attention_score_t, P> score = row.read();
-    Vec<probability_t, P> probability;
-    for (int p = 0; p < P; ++p) {
+    const bool first = at.key == at.range.first;
+    Vec<attention_score_t, Q> largest;
+    for (int j = 0; j < Q; ++j) {
 #pragma HLS UNROLL
-      const probability_t value = exp2_negative<Exp2, difference_t>(difference_t(maximum.v[p]) - difference_t(score.v[p]));
-      probability.v[p] = score.v[p] == SCORE_EXCLUDED ? probability_t(0) : value;
-      sum.v[p] = SumT((at.key == at.range.first ? SumT(0) : sum.v[p]) + SumT(probability.v[p]));
+      largest.v[j] = maximum[group][j];
     }
-    probabilities.write(probability);
-    if (at.key + 1 == at.range.stop) sums.write(sum);
-    at = key_next<P>(at, rows, keys, position, before, after);
+    if (first) largest = maxima.read();
+    const Vec<attention_score_t, Q> score = row.read();
+    Vec<SumT, Q> total;
+    for (int j = 0; j < Q; ++j) {
+#pragma HLS UNROLL
+      maximum[group][j] = largest.v[j];
+      const probability_t value = exp2_negative<Exp2, difference_t>(difference_t(largest.v[j]) - difference_t(score.v[j]));
+      const probability_t probability = score.v[j] == SCORE_EXCLUDED ? probability_t(0) : value;
+      made[group][j] = probability;
+      total.v[j] = SumT((first ? SumT(0) : sum[group][j]) + SumT(probability));
+      sum[group][j] = total.v[j];
+    }
+    if (at.key + 1 == at.range.stop) sums.write(total);
+    group = group + 1 == GROUPS ? 0 : group + 1;
+    if (group == 0) {
+      Vec<probability_t, P> out;
+      for (int p = 0; p < P; ++p) {
+#pragma HLS UNROLL
+        out.v[p] = made[p / Q][p % Q];
+      }
+      probabilities.write(out);
+      at = key_next<P, MASKED>(at, rows, keys, position, before, after);
+    }
   }
 }
 
-// Sum of p * v for P queries and L channels at a time.
-template <class XT, class AccT, int VALUE_TILES_MAX, int KEYS_MAX, int L, int P>
+// Sum of p * v for P queries and L channels at a time: for each block the keys once per tile. One DSP48E2 per query and channel multiplies
+// and accumulates: its P register feeds the adder, which takes 0 in its place at the first key (UG579). A pass ends when the sums
+// of the one before have left.
+template <class XT, class AccT, int VALUE_TILES_MAX, int KEYS_MAX, int L, int P, int MASKED>
 void attention_weighted(hls::stream<Vec<XT, L>>& v, hls::stream<Vec<probability_t, P>>& probabilities,
-                        hls::stream<Vec<AccT, P * L>>& weighted, int kv_heads, int heads_per_kv, int rows, int keys,
+                        hls::stream<Vec<AccT, L>>& weighted, int kv_heads, int heads_per_kv, int rows, int keys, int scored, int paced,
                         int v_tiles, int position, int before, int after) {
-  const int blocks = (rows + P - 1) / P;
   typedef Int<PROBABILITY_BITS + 2> factor_t;
-  static Vec<XT, L> v_buffer[VALUE_TILES_MAX][KEYS_MAX];
+  static Vec<XT, L> v_buffer[2][VALUE_TILES_MAX][KEYS_MAX];
 #pragma HLS AGGREGATE variable = v_buffer
 #ifdef ATTNC_ATTENTION_V_BUFFER
   ATTNC_BIND(v_buffer, ATTNC_ATTENTION_V_BUFFER)
@@ -301,110 +376,131 @@ void attention_weighted(hls::stream<Vec<XT, L>>& v, hls::stream<Vec<probability_
 #ifdef ATTNC_ATTENTION_P_BUFFER
   ATTNC_BIND(p_buffer, ATTNC_ATTENTION_P_BUFFER)
 #endif
-
-WEIGHTED_HEADS:
-  for (int head = 0; head < kv_heads; ++head) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 16
-  LOAD_V_TILES:
-    for (int tile = 0; tile < v_tiles; ++tile) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = VALUE_TILES_MAX
-    LOAD_V:
-      for (int key = 0; key < keys; ++key) {
-#pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = KEYS_MAX
-        v_buffer[tile][key] = v.read();
-      }
-    }
-    int block = 0;
-  WEIGHTED_BLOCKS:
-    for (int i = 0; i < heads_per_kv * blocks; ++i) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
-      const KeyRange range = key_range<P>(block, rows, keys, position, before, after);
-      block = block + 1 == blocks ? 0 : block + 1;
-    WEIGHTED_TILES:
-      for (int tile = 0; tile < v_tiles; ++tile) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = VALUE_TILES_MAX
-        AccT acc[P][L];
+  AccT acc[P][L], done[P][L];
 #pragma HLS ARRAY_PARTITION variable = acc dim = 0 complete
+#pragma HLS ARRAY_PARTITION variable = done dim = 0 complete
+  const int v_words = keys * v_tiles;
+  const int products = heads_per_kv * scored * v_tiles, paced_steps = heads_per_kv * paced * v_tiles;
+  KeyCursor at = key_start<P, MASKED>(rows, keys, position, before, after);
+  int tile = 0, done_rows = 0;
+
+  // Head -1 computes nothing: it loads the first values. Head `kv_heads` only sends the last sums.
+WEIGHTED_HEADS:
+  for (int head = -1; head <= kv_heads; ++head) {
+#pragma HLS LOOP_TRIPCOUNT min = 3 max = 18
+    const int loads = head + 1 < kv_heads ? v_words : 0;
+    const bool computing = head >= 0 && head < kv_heads;
+    const int busy = head < 0 ? 0 : computing ? paced_steps : P;
+    const int trips = max_of(loads, busy);
+    const int use = head & 1, fill = (head + 1) & 1;
+    int load_tile = 0, load_key = 0, left = computing ? products : 0;
+  WEIGHTED:
+    for (int i = 0; i < trips; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = VALUE_TILES_MAX * KEYS_MAX * 16
+#pragma HLS DEPENDENCE variable = v_buffer inter false
+      if (i < loads) {
+        v_buffer[fill][load_tile][load_key] = v.read();
+        load_tile = load_key + 1 == keys ? load_tile + 1 : load_tile;
+        load_key = load_key + 1 == keys ? 0 : load_key + 1;
+      }
+      const bool first = at.key == at.range.first, last = at.key + 1 == at.range.stop;
+      const bool multiplies = left > 0 && !(last && done_rows > 1);
+      if (done_rows > 0) {
+        Vec<AccT, L> out;
+        for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+          out.v[l] = done[P - done_rows][l];
+        }
+        weighted.write(out);
+        --done_rows;
+      }
+      if (multiplies) {
+        Vec<probability_t, P> probability;
+        if (tile == 0) {
+          probability = probabilities.read();
+          p_buffer[at.key] = probability;
+        } else {
+          probability = p_buffer[at.key];
+        }
+        const Vec<XT, L> values = v_buffer[use][tile][at.key];
         for (int p = 0; p < P; ++p) {
 #pragma HLS UNROLL
           for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-            acc[p][l] = 0;
+            const AccT product = AccT(factor_t(probability.v[p]) * values.v[l]);
+            acc[p][l] = AccT((first ? AccT(0) : acc[p][l]) + product);
           }
         }
-      WEIGHTED:
-        for (int key = range.first; key < range.stop; ++key) {
-#pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = KEYS_MAX
-          Vec<probability_t, P> probability;
-          if (tile == 0) {
-            probability = probabilities.read();
-            p_buffer[key] = probability;
-          } else {
-            probability = p_buffer[key];
-          }
-          const Vec<XT, L> values = v_buffer[tile][key];
+        --left;
+        if (!last) {
+          ++at.key;
+        } else {
           for (int p = 0; p < P; ++p) {
 #pragma HLS UNROLL
             for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-              acc[p][l] += AccT(factor_t(probability.v[p]) * values.v[l]);
+              done[p][l] = acc[p][l];
             }
           }
-        }
-        Vec<AccT, P * L> out;
-        for (int p = 0; p < P; ++p) {
-#pragma HLS UNROLL
-          for (int l = 0; l < L; ++l) {
-#pragma HLS UNROLL
-            out.v[p * L + l] = acc[p][l];
+          done_rows = P;
+          ++tile;
+          if (tile == v_tiles) {
+            tile = 0;
+            at = key_next<P, MASKED>(at, rows, keys, position, before, after);
+          } else {
+            at.key = at.range.first;
           }
         }
-        weighted.write(out);
       }
     }
   }
 }
 
 template <class XT, class BiasT, class ScoreT, class SumT, class AccT, class YT, class Exp2, class Cap, int HEAD_TILES_MAX,
-          int VALUE_TILES_MAX, int KEYS_MAX, int ROWS_MAX, int BIAS_ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int L, int P, class BiasWord>
+          int VALUE_TILES_MAX, int KEYS_MAX, int ROWS_MAX, int BIAS_ROWS_MAX, int CHANNELS_MAX, int PER_STEP,
+          int BIAS_BUFFERS, int MASKED, int FAST_DIVIDE, int L, int P, int Q, class BiasWord>
 void attention(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hls::stream<Vec<XT, L>>& v, hls::stream<BiasWord>& bias,
-               hls::stream<Vec<YT, L>>& y, int heads, int kv_heads, int heads_per_kv, int rows, int keys, int scored, int qk_tiles, int v_tiles,
-               int position, int before, int after, int score_multiplier, int score_shift, int cap_multiplier, int cap_shift,
-               int bias_heads, int bias_rows, int bias_shift, int bias_channels, int output_multiplier, int output_shift, int low, int high) {
+               hls::stream<Vec<YT, L>>& y, int heads, int kv_heads, int heads_per_kv, int rows, int keys, int scored, int paced,
+               int qk_tiles, int v_tiles, int position, int before, int after, int score_multiplier, int score_shift,
+               int cap_multiplier, int cap_shift, int bias_heads, int bias_rows, int bias_shift, int bias_channels,
+               int output_multiplier, int output_shift, int low, int high) {
   static_assert(width<XT>::value == 8, "attention: queries, keys and values are bytes");
   static_assert(width<BiasT>::value == 16, "attention: biases have 16 bits");
   static_assert(width<YT>::value >= 16, "attention: outputs have at least 16 bits");
   static_assert((L & (L - 1)) == 0 && (P & (P - 1)) == 0, "attention: lanes L and queries P must be powers of two");
   static_assert(KEYS_MAX <= 65536, "attention: at most 65536 keys, so that a sum of probabilities has 32 bits");
+  static_assert(Q <= P && (Q & (Q - 1)) == 0, "attention: Q queries whose softmax goes on per cycle must be a power of two up to P");
 #pragma HLS DATAFLOW
-  hls::stream<Vec<BiasT, P>> biases("attention.biases");
+  static const int B = bias_lanes(BIAS_ROWS_MAX, Q);
+  hls::stream<Vec<BiasT, B>> biases("attention.biases");
 #pragma HLS STREAM variable = biases depth = 16
-  hls::stream<Vec<attention_score_t, P>> scores("attention.scores");
+  hls::stream<Vec<attention_score_t, Q>> scores("attention.scores");
 #pragma HLS STREAM variable = scores depth = 4
-  hls::stream<Vec<attention_score_t, P>> row("attention.row");
-#pragma HLS STREAM variable = row depth = KEYS_MAX + 2
-  hls::stream<Vec<attention_score_t, P>> maxima("attention.maxima");
-#pragma HLS STREAM variable = maxima depth = 2
+  hls::stream<Vec<attention_score_t, Q>> row("attention.row");
+// A row of scores, and what arrives until its maximum has passed two processes.
+#pragma HLS STREAM variable = row depth = KEYS_MAX * P / Q + 16
+  hls::stream<Vec<attention_score_t, Q>> maxima("attention.maxima");
+#pragma HLS STREAM variable = maxima depth = 2 * P / Q
   hls::stream<Vec<probability_t, P>> probabilities("attention.probabilities");
-#pragma HLS STREAM variable = probabilities depth = 4
-  hls::stream<Vec<SumT, P>> sums("attention.sums");
-#pragma HLS STREAM variable = sums depth = 2
+// P / Q cycles make what a cycle takes in the first tile of a block: all but a share of Q / P waits, so that it goes on without a pause.
+#pragma HLS STREAM variable = probabilities depth = KEYS_MAX - KEYS_MAX * Q / P + 16
+  hls::stream<Vec<SumT, Q>> sums("attention.sums");
+#pragma HLS STREAM variable = sums depth = 2 * P / Q
   hls::stream<SoftmaxScale> scales("attention.scales");
 #pragma HLS STREAM variable = scales depth = 2 * P
-  hls::stream<Vec<AccT, P * L>> weighted("attention.weighted");
-#pragma HLS STREAM variable = weighted depth = 2
-  attention_bias<BiasT, KEYS_MAX, BIAS_ROWS_MAX, CHANNELS_MAX, PER_STEP, L, P>(bias, biases, heads, rows, keys, scored, position, before,
-                                                                               after, bias_heads, bias_rows, bias_channels);
-  attention_scores<XT, BiasT, ScoreT, Cap, HEAD_TILES_MAX, KEYS_MAX, ROWS_MAX, L, P>(
+  hls::stream<Vec<AccT, L>> weighted("attention.weighted");
+#pragma HLS STREAM variable = weighted depth = 16
+  attention_bias<BiasT, KEYS_MAX, BIAS_ROWS_MAX, CHANNELS_MAX, PER_STEP, BIAS_BUFFERS, L, P, Q, B, MASKED>(
+      bias, biases, heads, rows, keys, scored, position, before, after, bias_heads, bias_rows, bias_channels);
+  attention_scores<XT, BiasT, ScoreT, Cap, HEAD_TILES_MAX, KEYS_MAX, ROWS_MAX, L, P, Q, B, MASKED>(
       q, k, biases, scores, kv_heads, heads_per_kv, rows, keys, scored, qk_tiles, position, before, after, score_multiplier, score_shift,
       cap_multiplier, cap_shift, bias_heads, bias_shift);
-  attention_maximum<P>(scores, row, maxima, heads, rows, keys, scored, position, before, after);
-  attention_exponential<SumT, Exp2, P>(row, maxima, probabilities, sums, heads, rows, keys, scored, position, before, after);
-  attention_reciprocal<SumT, 0, P>(sums, scales, heads, rows, output_multiplier, output_shift);
-  attention_weighted<XT, AccT, VALUE_TILES_MAX, KEYS_MAX, L, P>(v, probabilities, weighted, kv_heads, heads_per_kv, rows, keys, v_tiles,
-                                                                position, before, after);
+  attention_maximum<P, Q, MASKED>(scores, row, maxima, heads, rows, keys, scored, position, before, after);
+  attention_exponential<SumT, Exp2, P, Q, MASKED>(row, maxima, probabilities, sums, heads, rows, keys, scored, position, before, after);
+  attention_reciprocal<SumT, 0, P, Q, FAST_DIVIDE>(sums, scales, heads, rows, output_multiplier, output_shift);
+  attention_weighted<XT, AccT, VALUE_TILES_MAX, KEYS_MAX, L, P, MASKED>(v, probabilities, weighted, kv_heads, heads_per_kv, rows, keys,
+                                                                        scored, paced, v_tiles, position, before, after);
   attention_normalise<AccT, YT, VALUE_TILES_MAX, ROWS_MAX, L, P>(weighted, scales, y, heads, rows, v_tiles, low, high);
 }
 

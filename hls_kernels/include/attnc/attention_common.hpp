@@ -8,6 +8,7 @@
 // Order    causal queries go from the first to the last. Backwards (TeLLMe) the same pairs would be computed and the same keys loaded: a
 //          call loads what its own queries may look at, and the largest call, which sizes the buffers, is the same one.
 
+#include "attnc/dsp_pair.hpp"
 #include "attnc/exponential.hpp"
 #include "attnc/fixedpoint.hpp"
 #include "attnc/softcap.hpp"
@@ -25,14 +26,15 @@ struct KeyRange {
   int first, stop;
 };
 
-// Keys of the P queries of a block. At least one, so that every block has a maximum and a sum; it is then excluded query by query.
-template <int P> KeyRange key_range(int block, int rows, int keys, int position, int before, int after) {
+// Keys of the P queries of a block. At least one, so that every block has a maximum and a sum; it is then excluded query by query. An
+// engine whose calls leave no key out (MASKED = 0) has no hardware for it.
+template <int P, int MASKED = 1> KeyRange key_range(int block, int rows, int keys, int position, int before, int after) {
 #pragma HLS INLINE
   const int end = (block + 1) * P < rows ? (block + 1) * P : rows;
   const int first = position + block * P - before, stop = position + end + after;
   KeyRange range;
-  range.first = first < 0 ? 0 : first < keys ? first : keys - 1;
-  range.stop = stop > keys ? keys : stop > range.first ? stop : range.first + 1;
+  range.first = MASKED == 0 || first < 0 ? 0 : first < keys ? first : keys - 1;
+  range.stop = MASKED == 0 || stop > keys ? keys : stop > range.first ? stop : range.first + 1;
   return range;
 }
 
@@ -43,17 +45,17 @@ struct KeyCursor {
   KeyRange range, next;
 };
 
-template <int P> KeyCursor key_start(int rows, int keys, int position, int before, int after) {
+template <int P, int MASKED> KeyCursor key_start(int rows, int keys, int position, int before, int after) {
 #pragma HLS INLINE
   KeyCursor cursor;
   cursor.block = 0;
-  cursor.range = key_range<P>(0, rows, keys, position, before, after);
-  cursor.next = key_range<P>(rows > P ? 1 : 0, rows, keys, position, before, after);
+  cursor.range = key_range<P, MASKED>(0, rows, keys, position, before, after);
+  cursor.next = key_range<P, MASKED>(rows > P ? 1 : 0, rows, keys, position, before, after);
   cursor.key = cursor.range.first;
   return cursor;
 }
 
-template <int P> KeyCursor key_next(KeyCursor cursor, int rows, int keys, int position, int before, int after) {
+template <int P, int MASKED> KeyCursor key_next(KeyCursor cursor, int rows, int keys, int position, int before, int after) {
 #pragma HLS INLINE
   if (cursor.key + 1 < cursor.range.stop) {
     ++cursor.key;
@@ -62,9 +64,24 @@ template <int P> KeyCursor key_next(KeyCursor cursor, int rows, int keys, int po
     cursor.key = cursor.next.first;
     cursor.block = (cursor.block + 1) * P < rows ? cursor.block + 1 : 0;
     const int ahead = (cursor.block + 1) * P < rows ? cursor.block + 1 : 0;
-    cursor.next = key_range<P>(ahead, rows, keys, position, before, after);
+    cursor.next = key_range<P, MASKED>(ahead, rows, keys, position, before, after);
   }
   return cursor;
+}
+
+// sums[p] += q[p] . k for P queries: two of them share k in one multiplier (dsp_pair.hpp); a query alone has it for itself.
+template <class ScoreT, class XT, int L, int P> void add_products(const Vec<XT, L> q[P], const Vec<XT, L>& k, ScoreT sums[P]) {
+#pragma HLS INLINE
+  for (int p = 0; p + 1 < P; p += 2) {
+#pragma HLS UNROLL
+    dot_pair<ScoreT, XT, XT, L>(k, q[p], q[p + 1], sums[p], sums[p + 1]);
+  }
+  if (P == 1) {
+    for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+      sums[0] += ScoreT(q[0].v[l] * k.v[l]);
+    }
+  }
 }
 
 // From the accumulator to the log2 domain: one requantize, or two around the table of an engine that caps its scores.
@@ -96,76 +113,90 @@ attention_score_t attention_score(ScoreT acc, int multiplier, int shift, int cap
   return excluded ? attention_score_t(SCORE_EXCLUDED) : biased ? attention_score_t(score + shifted) : score;
 }
 
-// One factor per query: reciprocal of its sum times the scale of the output. Sums are at least 2^(15 - SPARE), or 0.
-template <class SumT, int SPARE, int P>
-void attention_reciprocal(hls::stream<Vec<SumT, P>>& sums, hls::stream<SoftmaxScale>& scales, int heads, int rows, int multiplier, int shift) {
+// One factor per query: reciprocal of its sum times the scale of the output. Sums come in vectors of Q and are at least 2^(15 - SPARE),
+// or 0. A factor per cycle, or with FAST_DIVIDE = 0 one in QUOTIENT_BITS cycles, from a subtracter in place of a pipelined divider.
+template <class SumT, int SPARE, int P, int Q, int FAST_DIVIDE>
+void attention_reciprocal(hls::stream<Vec<SumT, Q>>& sums, hls::stream<SoftmaxScale>& scales, int heads, int rows, int multiplier, int shift) {
   typedef UInt<width<SumT>::value + SPARE> spare_t;
-  const int steps = heads * ((rows + P - 1) / P) * P;
-  Vec<SumT, P> sum;
+  static const int STEPS = FAST_DIVIDE != 0 ? 1 : QUOTIENT_BITS;
+  const int steps = heads * ((rows + P - 1) / P) * P * STEPS;
+  Vec<SumT, Q> sum;
 #pragma HLS ARRAY_PARTITION variable = sum.v complete
-  int p = 0;
+  SoftmaxQuotient division = {0, 0, 0};
+  SerialDivision state = {0, 0};
+  int j = 0, step = 0;
 RECIPROCAL:
   for (int i = 0; i < steps; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = P max = 256 * P
-    if (p == 0) sum = sums.read();
-    SoftmaxScale scale = softmax_scale<spare_t>(spare_t(spare_t(sum.v[p]) << SPARE), multiplier_t(multiplier), shift_t(shift));
+    if (j == 0 && step == 0) sum = sums.read();
+    const spare_t spared = spare_t(spare_t(sum.v[j]) << SPARE);
+    SoftmaxScale scale;
+    if (FAST_DIVIDE != 0) {
+      scale = softmax_scale<spare_t>(spared, multiplier_t(multiplier), shift_t(shift));
+    } else {
+      if (step == 0) {
+        division = softmax_quotient<spare_t>(spared, multiplier_t(multiplier), shift_t(shift));
+        state = serial_start(division);
+      }
+      state = serial_step(state, division.mantissa);
+      scale.multiplier = division.mantissa == 0 ? multiplier_t(0) : multiplier_t(state.rest);
+      scale.shift = division.shift;
+    }
     scale.shift = shift_t(scale.shift - SPARE);
-    scales.write(scale);
-    p = p + 1 == P ? 0 : p + 1;
+    if (step + 1 == STEPS) scales.write(scale);
+    step = step + 1 == STEPS ? 0 : step + 1;
+    if (step == 0) j = j + 1 == Q ? 0 : j + 1;
   }
 }
 
-// Outputs of a head: rescaled as the blocks come, written in (tile, row) order after the last one.
+// Outputs of a head: rescaled as they come (block after block, in a block tile after tile, in a tile query after query), written in
+// (tile, row) order while those of the next head come.
 template <class AccT, class YT, int VALUE_TILES_MAX, int ROWS_MAX, int L, int P>
-void attention_normalise(hls::stream<Vec<AccT, P * L>>& weighted, hls::stream<SoftmaxScale>& scales, hls::stream<Vec<YT, L>>& y, int heads,
+void attention_normalise(hls::stream<Vec<AccT, L>>& weighted, hls::stream<SoftmaxScale>& scales, hls::stream<Vec<YT, L>>& y, int heads,
                          int rows, int v_tiles, int low, int high) {
-  static Vec<YT, L> y_buffer[VALUE_TILES_MAX][ROWS_MAX];
+  static Vec<YT, L> y_buffer[2][VALUE_TILES_MAX][ROWS_MAX];
 #pragma HLS AGGREGATE variable = y_buffer
 #ifdef ATTNC_ATTENTION_Y_BUFFER
   ATTNC_BIND(y_buffer, ATTNC_ATTENTION_Y_BUFFER)
 #endif
-  SoftmaxScale scale[P];
-#pragma HLS ARRAY_PARTITION variable = scale complete
-  const int blocks = (rows + P - 1) / P;
+  SoftmaxScale scales_held[P];
+#pragma HLS ARRAY_PARTITION variable = scales_held complete
+  const int sums = (rows + P - 1) / P * P * v_tiles, words = rows * v_tiles;
 
+  // Head `heads` only writes the last outputs.
 NORMALISE_HEADS:
-  for (int head = 0; head < heads; ++head) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 16
-  NORMALISE_BLOCKS:
-    for (int block = 0; block < blocks; ++block) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 16
-    READ_SCALES:
-      for (int p = 0; p < P; ++p) {
+  for (int head = 0; head <= heads; ++head) {
+#pragma HLS LOOP_TRIPCOUNT min = 2 max = 17
+    const int reads = head < heads ? sums : 0, writes = head > 0 ? words : 0;
+    const int trips = max_of(reads, writes);
+    const int fill = head & 1, use = 1 - fill;
+    int tile = 0, p = 0, first = 0, out_tile = 0, out_row = 0;
+  NORMALISE:
+    for (int i = 0; i < trips; ++i) {
 #pragma HLS PIPELINE II = 1
-        scale[p] = scales.read();
+#pragma HLS LOOP_TRIPCOUNT min = P max = ROWS_MAX * VALUE_TILES_MAX
+#pragma HLS DEPENDENCE variable = y_buffer inter false
+      if (i < writes) {
+        y.write(y_buffer[use][out_tile][out_row]);
+        out_tile = out_row + 1 == rows ? out_tile + 1 : out_tile;
+        out_row = out_row + 1 == rows ? 0 : out_row + 1;
       }
-      Vec<AccT, P * L> acc;
-#pragma HLS ARRAY_PARTITION variable = acc.v complete
-      int tile = 0, p = 0;
-    NORMALISE:
-      for (int i = 0; i < v_tiles * P; ++i) {
-#pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = P max = P * VALUE_TILES_MAX
-        if (p == 0) acc = weighted.read();
+      if (i < reads) {
+        const Vec<AccT, L> acc = weighted.read();
+        if (tile == 0) scales_held[p] = scales.read();
+        const SoftmaxScale scale = scales_held[p];
         Vec<YT, L> out;
         for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-          out.v[l] = YT(requantize<AccT>(acc.v[p * L + l], scale[p].multiplier, scale[p].shift, low, high));
+          out.v[l] = YT(requantize<AccT>(acc.v[l], scale.multiplier, scale.shift, low, high));
         }
-        if (block * P + p < rows) y_buffer[tile][block * P + p] = out;
-        tile = p + 1 == P ? tile + 1 : tile;
+        if (first + p < rows) y_buffer[fill][tile][first + p] = out;
         p = p + 1 == P ? 0 : p + 1;
+        tile = p == 0 ? tile + 1 : tile;
+        first = tile == v_tiles ? first + P : first;
+        tile = tile == v_tiles ? 0 : tile;
       }
-    }
-    int tile = 0, row = 0;
-  WRITE_Y:
-    for (int i = 0; i < v_tiles * rows; ++i) {
-#pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = VALUE_TILES_MAX * ROWS_MAX
-      y.write(y_buffer[tile][row]);
-      tile = row + 1 == rows ? tile + 1 : tile;
-      row = row + 1 == rows ? 0 : row + 1;
     }
   }
 }

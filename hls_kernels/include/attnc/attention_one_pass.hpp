@@ -249,18 +249,22 @@ SCORE_KEY_BLOCKS:
           k_row = k_row + 1 == block_keys ? 0 : k_row + 1;
           ++loaded;
         }
+        Vec<XT, L> qs[P];
+        for (int p = 0; p < P; ++p) {
+#pragma HLS UNROLL
+          qs[p] = q_buffer[p][tile][block];
+        }
         for (int s = 0; s < S; ++s) {
 #pragma HLS UNROLL
-          const Vec<XT, L> ks = k_buffer[now][s][tile][step];
+          ScoreT sums[P];
           for (int p = 0; p < P; ++p) {
 #pragma HLS UNROLL
-            const Vec<XT, L> qs = q_buffer[p][tile][block];
-            ScoreT sum = tile == 0 ? ScoreT(0) : acc[p][s];
-            for (int l = 0; l < L; ++l) {
+            sums[p] = tile == 0 ? ScoreT(0) : acc[p][s];
+          }
+          add_products<ScoreT, XT, L, P>(qs, k_buffer[now][s][tile][step], sums);
+          for (int p = 0; p < P; ++p) {
 #pragma HLS UNROLL
-              sum += ScoreT(qs.v[l] * ks.v[l]);
-            }
-            acc[p][s] = sum;
+            acc[p][s] = sums[p];
           }
         }
         if (tile + 1 == qk_tiles) {
@@ -439,7 +443,7 @@ EXPONENTIAL_KEY_BLOCKS:
 // Rescaled sums of p * v for P queries, S keys and L channels at a time; per head and block of queries the sum over all lanes.
 template <class XT, class AccT, int VALUE_TILES_MAX, int BLOCK_MAX, int ROWS_MAX, int L, int P, int S>
 void one_pass_weighted(hls::stream<Vec<XT, L>>& v, hls::stream<Vec<probability_t, P * S>>& probabilities,
-                       hls::stream<Vec<OnlineUpdate, P * S>>& updates, hls::stream<Vec<AccT, P * L>>& weighted, int heads, int rows,
+                       hls::stream<Vec<OnlineUpdate, P * S>>& updates, hls::stream<Vec<AccT, L>>& weighted, int heads, int rows,
                        int keys, int block_keys, int key_step, int key_blocks, int v_tiles, int position, int before, int after) {
   typedef Int<PROBABILITY_BITS + 2> factor_t;
   static const int BLOCKS_MAX = (ROWS_MAX + P - 1) / P;
@@ -532,11 +536,8 @@ WEIGHTED_KEY_BLOCKS:
               }
             }
             state[tile][block * P + p] = kept;
-          }
-          if (merging) {
-            Vec<AccT, P * L> out;
-            for (int p = 0; p < P; ++p) {
-#pragma HLS UNROLL
+            if (merging) {
+              Vec<AccT, L> out;
               for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
                 AccT all = 0;
@@ -544,10 +545,10 @@ WEIGHTED_KEY_BLOCKS:
 #pragma HLS UNROLL
                   all = AccT(all + acc[p][s][l]);
                 }
-                out.v[p * L + l] = all;
+                out.v[l] = all;
               }
+              weighted.write(out);
             }
-            weighted.write(out);
           }
         }
       }
@@ -597,8 +598,8 @@ void attention_one_pass(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, 
 #pragma HLS STREAM variable = totals depth = 2
   hls::stream<SoftmaxScale> scales("attention_one_pass.scales");
 #pragma HLS STREAM variable = scales depth = 2 * P
-  hls::stream<Vec<AccT, P * L>> weighted("attention_one_pass.weighted");
-#pragma HLS STREAM variable = weighted depth = 2
+  hls::stream<Vec<AccT, L>> weighted("attention_one_pass.weighted");
+#pragma HLS STREAM variable = weighted depth = 16
   one_pass_bias<BiasT, BLOCK_MAX, BIAS_ROWS_MAX, CHANNELS_MAX, PER_STEP, L, P, S>(
       bias, biases, heads, rows, keys, block_keys, key_step, key_blocks, position, before, after, bias_heads, bias_rows, bias_channels);
   one_pass_scores<XT, BiasT, ScoreT, Cap, HEAD_TILES_MAX, BLOCK_MAX, ROWS_MAX, L, P, S>(
@@ -608,7 +609,7 @@ void attention_one_pass(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, 
                                    after);
   one_pass_exponential<SumT, Exp2, ROWS_MAX, P, S>(row, sum_updates, probabilities, totals, heads, rows, keys, key_step, key_blocks,
                                                    position, before, after);
-  attention_reciprocal<SumT, 1, P>(totals, scales, heads, rows, output_multiplier, output_shift);
+  attention_reciprocal<SumT, 1, P, P, 1>(totals, scales, heads, rows, output_multiplier, output_shift);
   one_pass_weighted<XT, AccT, VALUE_TILES_MAX, BLOCK_MAX, ROWS_MAX, L, P, S>(v, probabilities, value_updates, weighted, heads, rows, keys,
                                                                              block_keys, key_step, key_blocks, v_tiles, position, before,
                                                                              after);

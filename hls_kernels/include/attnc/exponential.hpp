@@ -83,19 +83,62 @@ struct SoftmaxScale {
   shift_t shift;
 };
 
+// The division behind it: numerator / mantissa, the multiplier; 0 where the mantissa, else of PROBABILITY_BITS + 1 bits or 2^16, is 0.
+struct SoftmaxQuotient {
+  UInt<MULTIPLIER_BITS + PROBABILITY_BITS + 1> numerator;
+  UInt<PROBABILITY_BITS + 2> mantissa;
+  shift_t shift;
+};
+
+template <class SumT> SoftmaxQuotient softmax_quotient(SumT total, multiplier_t multiplier, shift_t shift) {
+#pragma HLS INLINE
+  typedef UInt<width<SumT>::value + 1> wide_t;
+  typedef UInt<MULTIPLIER_BITS + PROBABILITY_BITS + 1> numerator_t;
+  const int length = bit_length(total);
+  const int exponent = length > PROBABILITY_BITS + 1 ? length - (PROBABILITY_BITS + 1) : 0;
+  SoftmaxQuotient division;
+  division.mantissa = UInt<PROBABILITY_BITS + 2>(shift_round_half_up<wide_t>(total, shift_t(exponent)));
+  division.numerator = numerator_t((numerator_t(multiplier) << PROBABILITY_BITS) + numerator_t(division.mantissa >> 1));
+  division.shift = shift_t(PROBABILITY_BITS + exponent + int(shift));
+  return division;
+}
+
 // Divides by `total`, a sum of probabilities (0, or 2^15 to 2^31), and rescales by multiplier / 2^shift. One division.
 template <class SumT> SoftmaxScale softmax_scale(SumT total, multiplier_t multiplier, shift_t shift) {
 #pragma HLS INLINE
-  typedef UInt<width<SumT>::value + 1> wide_t;
-  typedef UInt<MULTIPLIER_BITS + PROBABILITY_BITS + 1> quotient_t;
-  const int length = bit_length(total);
-  const int exponent = length > PROBABILITY_BITS + 1 ? length - (PROBABILITY_BITS + 1) : 0;
-  const UInt<PROBABILITY_BITS + 2> mantissa = UInt<PROBABILITY_BITS + 2>(shift_round_half_up<wide_t>(total, shift_t(exponent)));
-  const quotient_t numerator = (quotient_t(multiplier) << PROBABILITY_BITS) + quotient_t(mantissa >> 1);
+  const SoftmaxQuotient division = softmax_quotient<SumT>(total, multiplier, shift);
   SoftmaxScale scale;
-  scale.multiplier = mantissa == 0 ? multiplier_t(0) : multiplier_t(numerator / mantissa);
-  scale.shift = shift_t(PROBABILITY_BITS + exponent + int(shift));
+  scale.multiplier = division.mantissa == 0 ? multiplier_t(0) : multiplier_t(division.numerator / division.mantissa);
+  scale.shift = division.shift;
   return scale;
+}
+
+// The same division a bit at a time. The quotient is below 2^QUOTIENT_BITS, since the mantissa is at least 2^PROBABILITY_BITS: what is
+// left of the numerator without its lowest QUOTIENT_BITS is the first remainder.
+static constexpr int QUOTIENT_BITS = MULTIPLIER_BITS + 1;
+struct SerialDivision {
+  UInt<PROBABILITY_BITS + 2> remainder;
+  UInt<QUOTIENT_BITS> rest;  // bits of the numerator that have not come yet, above bits of the quotient
+};
+
+inline SerialDivision serial_start(const SoftmaxQuotient& division) {
+#pragma HLS INLINE
+  SerialDivision state;
+  state.remainder = UInt<PROBABILITY_BITS + 2>(division.numerator >> QUOTIENT_BITS);
+  state.rest = UInt<QUOTIENT_BITS>(division.numerator & ((UInt<QUOTIENT_BITS + 1>(1) << QUOTIENT_BITS) - 1));
+  return state;
+}
+
+inline SerialDivision serial_step(const SerialDivision& state, UInt<PROBABILITY_BITS + 2> mantissa) {
+#pragma HLS INLINE
+  typedef UInt<PROBABILITY_BITS + 3> wide_t;
+  const UInt<QUOTIENT_BITS> ones = UInt<QUOTIENT_BITS>((UInt<QUOTIENT_BITS + 1>(1) << QUOTIENT_BITS) - 1);
+  const wide_t next = wide_t((wide_t(state.remainder) << 1) | wide_t((state.rest >> (QUOTIENT_BITS - 1)) & UInt<QUOTIENT_BITS>(1)));
+  const bool fits = next >= wide_t(mantissa);
+  SerialDivision result;
+  result.remainder = UInt<PROBABILITY_BITS + 2>(fits ? wide_t(next - wide_t(mantissa)) : next);
+  result.rest = UInt<QUOTIENT_BITS>(((state.rest << 1) & ones) | UInt<QUOTIENT_BITS>(fits ? 1 : 0));
+  return result;
 }
 
 }  // namespace attnc

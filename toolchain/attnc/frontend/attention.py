@@ -97,7 +97,7 @@ def pointwise_scores(ctx: Context, node: NodeProto, args: Sequence[Value | None]
         assert other is not None
         bias = other if isinstance(other, Const) else ctx.concrete(other)
         if op == "Sub":
-            bias = Const(-bias.array) if isinstance(bias, Const) else ctx.host_node("Neg", [bias], bias.shape, (node.name,))
+            bias = Const(-bias.array) if isinstance(bias, Const) else _on_host(ctx, node, "Neg", [bias], bias.shape)
         return add_bias(ctx, node, scores, bias)
     return None
 
@@ -118,7 +118,7 @@ def _multiplied(ctx: Context, node: NodeProto, scores: Scores, factor: float) ->
     if isinstance(bias, Const):
         bias = Const(np.maximum(bias.array * factor, LOWEST))
     elif bias is not None:
-        bias = ctx.host_node("Mul", [bias, Const(np.array(factor, np.float32))], bias.shape, (node.name,))
+        bias = _on_host(ctx, node, "Mul", [bias, Const(np.array(factor, np.float32))], bias.shape)
     scale, cap = (scores.scale, scores.cap * factor) if scores.cap is not None else (scores.scale * factor, None)
     return replace(scores, scale=scale, cap=cap, bias=bias, src=merge(scores.src, (node.name,)), host=None, fallback=None)
 
@@ -157,7 +157,7 @@ def add_bias(ctx: Context, node: NodeProto, scores: Scores, bias: View | Const) 
 def _sum(ctx: Context, node: NodeProto, a: View | Const, b: View | Const) -> View | Const:
     if isinstance(a, Const) and isinstance(b, Const):
         return Const(np.maximum(a.array + b.array, LOWEST))
-    return ctx.host_node("Add", [a, b], np.broadcast_shapes(a.shape, b.shape), (node.name,))
+    return _on_host(ctx, node, "Add", [a, b], np.broadcast_shapes(a.shape, b.shape))
 
 
 def _where(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> Value | None:
@@ -197,7 +197,13 @@ def mask_bias(ctx: Context, node: NodeProto, condition: Value, low: float, keeps
     if isinstance(concrete, Const):
         return Const(np.where(concrete.array.astype(bool), kept, masked))
     operands: list[View | Const] = [concrete, Const(np.array(kept, np.float32)), Const(np.array(masked, np.float32))]
-    return ctx.host_node("Where", operands, concrete.shape, (node.name,))
+    return _on_host(ctx, node, "Where", operands, concrete.shape)
+
+
+def _on_host(ctx: Context, node: NodeProto, op: str, operands: Sequence[View | Const], shape: Sequence[int]) -> View:
+    """A pointwise node added on the host."""
+    made = ctx.host_node(op, operands, shape, (node.name,))
+    return ctx.host_pointwise(made.base.name, operands, shape, made.src)
 
 
 # ---- the node ----

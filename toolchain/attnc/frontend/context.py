@@ -12,7 +12,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, helper
 from attnc.errors import UnsupportedError
 from attnc.frontend import functions
 from attnc.frontend.builder import Builder, Elementwise, LayoutError
-from attnc.frontend.layout import identity
+from attnc.frontend.layout import equal_elements, identity
 from attnc.frontend.quantized_model import Quantized
 from attnc.frontend.simplify import Simplified, TensorInfo
 from attnc.frontend.values import (
@@ -50,6 +50,7 @@ class Context:
         self.added: list[NodeProto] = []
         self.added_constants: dict[str, Array] = {}
         self.quantized: Quantized | None = None
+        self._equal: dict[str, Index] = {}
 
     # ---- reading nodes ----
 
@@ -198,6 +199,13 @@ class Context:
         """The whole of a tensor on the host."""
         return View(Base(name, 1, int(np.prod(shape, dtype=np.int64)), False), identity(tuple(shape)), src)
 
+    def host_pointwise(self, name: str, operands: Sequence[View | Const], shape: Sequence[int], src: Sources = ()) -> View:
+        """The whole of a pointwise result on the host; of elements that are made of the same, as those of a mask that was spread over all
+        queries, the view shows the first."""
+        made = equal_elements([value.array if isinstance(value, Const) else value.idx for value in operands], tuple(shape))
+        self._equal[name] = made.ravel()
+        return View(self.host_view(name, shape).base, made, src)
+
     def host_node(self, op: str, inputs: Sequence[View | Const], shape: Sequence[int], src: Sources, **attrs: Any) -> View:
         """Add a node on the host's side."""
         names = [self.host_tensor(value) for value in inputs]
@@ -228,7 +236,8 @@ class Context:
             return self.host_constant(self.builder.arrays[value.base.name][value.idx].astype(np.float32))
         info = self.info[value.base.name]
         name, count = value.base.name, value.base.channels
-        if not np.array_equal(value.idx.ravel(), np.arange(count)):
+        shown = value.idx.ravel()
+        if not np.array_equal(shown, np.arange(count)) and not np.array_equal(shown, self._equal.get(name, shown[:0])):
             flat = self._host("Reshape", [name, self.host_constant(np.array([-1]))], [count], info.elem_type, value.src)
             picked = self.host_constant(np.ascontiguousarray(value.idx))
             return self._host("Gather", [flat.base.name, picked], value.shape, info.elem_type, value.src).base.name

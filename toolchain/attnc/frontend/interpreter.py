@@ -14,7 +14,7 @@ from attnc.frontend.context import MAX_INDEX, Context
 from attnc.frontend.folding import evaluate
 from attnc.frontend.layout import identity
 from attnc.frontend.simplify import Simplified, infer_node
-from attnc.frontend.values import Base, Const, Failed, Opaque, Poly, Scores, Test, Unary, Value, View, merge, on_host
+from attnc.frontend.values import Const, Failed, Opaque, Poly, Scores, Test, Unary, Value, View, merge, on_host
 
 Handler = Callable[[Context, NodeProto, Sequence[Value | None]], list[Value]]
 
@@ -213,7 +213,7 @@ class Interpreter:
 
     def _on_host(self, node: NodeProto, args: list[Value | None]) -> list[Value]:
         """A leading node; rearrangements of one tensor stay views, and steps of a normalisation are remembered."""
-        results = [self._host_result(node, name) for name in node.output]
+        results = [self._host_result(node, name, args) for name in node.output]
         if node.op_type in reindexing.PLANS and isinstance(args[0], (View, Poly, Scores)):
             try:
                 return list(reindexing.rearrange(self.ctx, node, args))
@@ -236,7 +236,7 @@ class Interpreter:
             return normalization.reduce_mean(node, args[0], keepdims, node.op_type == "ReduceSum", host)
         return normalization.combine(self.ctx, node, given, host)
 
-    def _host_result(self, node: NodeProto, name: str) -> Value:
+    def _host_result(self, node: NodeProto, name: str, args: Sequence[Value | None]) -> Value:
         info = self.ctx.info.get(name)
         if name and (info is None or info.shape is None):
             known = {key: value.array for key in node.input if isinstance(value := self.values.get(key), Const)}
@@ -248,7 +248,10 @@ class Interpreter:
             return Opaque(name)
         if elements(info.shape) > MAX_INDEX:
             raise ModelError(f"node {node.name!r} ({node.op_type}): a result of shape {list(info.shape)} is too large")
-        return View(Base(name, 1, elements(info.shape), False), identity(info.shape))
+        operands = [value for value in args if isinstance(value, (View, Const))]
+        if (node.op_type in pointwise.OPERATORS or node.op_type == "Cast") and len(operands) == len(args):
+            return self.ctx.host_pointwise(name, operands, info.shape)
+        return self.ctx.host_view(name, info.shape)
 
 
 def live_nodes(simplified: Simplified) -> list[NodeProto]:

@@ -5,16 +5,30 @@ An `idx` array holds flat positions row * channels + channel.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from attnc.frontend.values import Index, Shape
+from attnc.frontend.values import Array, Index, Shape
 
 
 def identity(shape: Shape) -> Index:
     """0, 1, 2 ... in the shape."""
     return np.arange(int(np.prod(shape, dtype=np.int64)), dtype=np.int64).reshape(shape)
+
+
+def equal_elements(operands: Sequence[Array], shape: Shape) -> Index:
+    """For each element of a pointwise result the first that is made of the same: `operands` hold values, or positions in a tensor."""
+    key = np.zeros(shape, np.int64)
+    for operand in operands:
+        values, which = np.unique(operand, return_inverse=True)
+        if values.size == key.size:
+            return identity(shape)
+        key = key * values.size + np.broadcast_to(which.reshape(operand.shape), shape)
+        key = np.unique(key, return_inverse=True)[1].reshape(shape)
+    _, first, which = np.unique(key, return_index=True, return_inverse=True)
+    return np.asarray(first, np.int64)[which.reshape(shape)]
 
 
 def separate(target: Index, channels: int) -> tuple[Index, Index] | None:

@@ -195,11 +195,13 @@ class Attention(Approximated):
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
-        DSP: q . k two byte products that share a key per DSP48E2 (WP486), p . v one each (17 by 8 bits); a rescale per query (and lane of
-        keys) and per lane, two where the accumulator is wider than the 27-bit port; three more per query for a cap.
-        LUT: 8 per packed product (correction and adder tree), the adders of p . v; per query the exponential (`EXP2`), maximum,
-        difference and bias (120) and the lane select of the bias (5 per lane); 80 per rescale (shifter and clamp); one per
-        bit of a memory of up to 64 words; the divider; control and the ranges of keys.
+        DSP: q . k two byte products that share a key per DSP48E2 (WP486; one each where there is no second query), p . v one each
+        (17 by 8 bits), which in two passes also accumulates (48 bits, UG579); a rescale per query (and lane of keys) whose
+        softmax goes on at a time and per lane, two where the accumulator is wider than the 27-bit port; three more per query for a cap.
+        LUT: 8 per packed product (correction and adder tree), in one pass the adders of p . v; per query whose softmax goes on at
+        a time the exponential (`EXP2`), maximum, difference and bias (120); the lane select of the bias; 80 per rescale (shifter and
+        clamp); one per bit of a memory of up to 64 words; the divider, or a subtracter where a bit per cycle is fast enough;
+        control, and the ranges of keys where an engine has masks.
         FF: operands, accumulators and pipeline of the above. BRAM: the memories that each kernel lists.
         """
         return one_pass_resources(kernel) if kernel.function == ONE_PASS else two_pass_resources(kernel)

@@ -56,9 +56,10 @@ def check_factors(node: Node, sizes: Sizes) -> None:
         raise GraphError(f'{where}: factors of a bias need bias_by = "channels", found {node.attrs.get("bias_by")!r}')
 
 
-def per_step(sizes: Sizes, design: Design) -> int:
-    """Channels per cycle that keep up with the tiles of q . k: a power of two, at most those of a word."""
-    wanted = math.ceil(max(sizes.channels, 1) / (sizes.head // design.lanes))
+def per_step(sizes: Sizes, design: Design, groups: int = 1) -> int:
+    """Channels per cycle that keep up with the tiles of q . k, for `groups` of queries one after the other: a power of two, at most those
+    of a word."""
+    wanted = math.ceil(max(sizes.channels, 1) * groups / (sizes.head // design.lanes))
     return min(1 << (wanted - 1).bit_length(), _width(max(sizes.channels, 1), design.lanes))
 
 
@@ -72,10 +73,14 @@ def words_of(channels: int, lanes: int) -> int:
     return math.ceil(channels * CHANNEL_BYTES / lanes)
 
 
-def bias_cycles(sizes: Sizes, design: Design, rows: int, keys: int, steps: int) -> int:
+def channel_steps(sizes: Sizes, design: Design, groups: int = 1) -> int:
+    """Cycles that the biases of all `groups` of queries take per key."""
+    return groups * math.ceil(sizes.channels / per_step(sizes, design, groups))
+
+
+def bias_cycles(sizes: Sizes, design: Design, rows: int, keys: int, steps: int, groups: int = 1) -> int:
     """Of the process that makes the biases of a head: loading, and `steps` steps of keys."""
-    channel_steps = math.ceil(sizes.channels / per_step(sizes, design))
-    return 1 + (rows + keys) * words_of(sizes.channels, design.lanes) + steps * channel_steps
+    return 1 + (rows + keys) * words_of(sizes.channels, design.lanes) + steps * channel_steps(sizes, design, groups)
 
 
 def factor_walk(node: Node, ctx: Lowering, heads: range, queries: tuple[int, int], key_blocks: list[tuple[int, int]]) -> Walk:
@@ -106,11 +111,12 @@ def _head_words(node: Node, head: int, queries: tuple[int, int], key_blocks: lis
     return record.to_bytes(4, "little").ljust(lanes, b"\0") + padded.tobytes()
 
 
-def channel_resources(kernel: KernelCall, rows: int, keys: int, columns: int, banks: int) -> Resources:
-    """What channels take beside an engine without biases: per query (and lane of keys) a DSP per channel and step and two that rescale
-    the sum (up to 37 by 18 bits), 140 LUTs of shifter, clamp and channel select; memories for the factors of `rows` queries (a bank for
-    each of P) and of `keys` keys (`banks`)."""
+def channel_resources(kernel: KernelCall, rows: int, keys: int, queries: int, keys_at_once: int = 1) -> Resources:
+    """What channels take beside an engine without biases, for so many queries (and lanes of keys) at a time: for each pair a DSP per
+    channel and step and two that rescale the sum (up to 37 by 18 bits), 140 LUTs of shifter, clamp and channel select; memories for the
+    factors of `rows` queries (room for a multiple of P) and of `keys` keys: a bank for each at a time."""
     lanes, p, channels, step = (kernel.arg(name) for name in ("L", "P", "CHANNELS_MAX", "PER_STEP"))
-    width, words = 16 * _width(channels, lanes), words_of(channels, lanes)
+    width, words, columns = 16 * _width(channels, lanes), words_of(channels, lanes), queries * keys_at_once
     logic = Resources(lut=columns * (140 + 20 * step) + 400, ff=columns * (160 + 32 * step) + 500, dsp=columns * (step + 2))
-    return logic + storage(words * math.ceil(rows / p), width, banks=p) + storage(words * math.ceil(keys / banks), width, banks=banks)
+    q_words = words * math.ceil(rows / p) * (p // queries)
+    return logic + storage(q_words, width, queries) + storage(words * math.ceil(keys / keys_at_once), width, keys_at_once)

@@ -178,7 +178,7 @@ def cycles_of(sizes: Sizes, design: Design, rows: int, block_keys: int, steps: A
     weighted = np.maximum((v_tiles * np.where(steps > 0, steps + per_tile, 0) + 1).sum(axis=1), block_keys * v_tiles).sum()
     online = (steps + 2 * fill).sum() + blocks * PIPELINE
     bias_words = 2 * steps.shape[0] * math.ceil(block_keys / design.lanes) * min(sizes.bias_rows, rows)
-    last = DIVISION_LATENCY + blocks * (p * (1 + v_tiles) + PIPELINE) + v_tiles * rows
+    last = DIVISION_LATENCY + blocks * p * v_tiles + v_tiles * rows + 2 * PIPELINE
     done = first + heads * int(weighted + blocks * v_tiles * per_tile)
     table = heads * int(bias_words + (steps + fill).sum()) if sizes.bias_heads else 0
     made = heads * bias_cycles(sizes, design, rows, steps.shape[0] * block_keys, int((steps + fill).sum())) if sizes.channels else 0
@@ -195,25 +195,28 @@ def cycles_of(sizes: Sizes, design: Design, rows: int, block_keys: int, steps: A
 def one_pass_resources(kernel: KernelCall) -> Resources:
     """Memories: two blocks of keys and of values (a bank per lane of keys), queries and biases (a bank per query), outputs, scores and
     probabilities of a block, and maxima, sums and weighted sums of all resident queries. A shifter of AccT per lane of keys and of
-    channels and one of SumT per query and lane of keys rescale."""
+    channels and one of SumT per query and lane of keys rescale; sums of p . v are set by them, so LUTs add them up, not the
+    multipliers."""
     names = ("L", "P", "S", "HEAD_TILES_MAX", "VALUE_TILES_MAX", "BLOCK_MAX", "ROWS_MAX", "BIAS_ROWS_MAX", "SumT", "AccT")
     lanes, p, s, qk_tiles, v_tiles, keys, rows, bias_rows, total, acc = (kernel.arg(name) for name in names)
     blocks, steps = math.ceil(rows / p), math.ceil(keys / s)
     memories = [
         (2 * s, qk_tiles * steps, 8 * lanes),
         (2 * s, v_tiles * steps, 8 * lanes),
-        (1, v_tiles * rows, 16 * lanes),
+        (1, 2 * v_tiles * rows, 16 * lanes),
         (p, qk_tiles * blocks, 8 * lanes),
         (1, steps + 3, (SCORE_BITS + 2) * p * s),
         (1, steps, (PROBABILITY_BITS + 1) * p * s),
         (1, blocks, (SCORE_BITS + 2 - FRACTION_BITS + total) * p * s),
         (1, v_tiles * blocks * p, acc * s * lanes),
-        (1, 2, p * lanes * acc),
+        (1, 16, lanes * acc),
     ]
     shifters = 4 * acc * s * lanes + 4 * total * p * s + 40 * p * s
-    logic = shared_resources(kernel, s) + Resources(lut=shifters + 800, ff=2 * acc * s * lanes + 1000)
+    adders = p * s * lanes * acc
+    logic = shared_resources(kernel, p * s, p * s) + Resources(lut=shifters + adders + 800, ff=2 * adders + 2 * acc * s * lanes + 1000)
     if CHANNELS_PORT in kernel.ports:
-        logic = logic + channel_resources(kernel, rows, keys, p * s, s)
+        logic = logic + channel_resources(kernel, rows, keys, p, s)
     else:
+        logic = logic + Resources(lut=5 * lanes * p * s)
         memories.append((p, math.ceil(keys / lanes) * math.ceil(bias_rows / p), 16 * lanes))
     return sum((storage(depth, width, banks) for banks, depth, width in memories), logic)

@@ -10,12 +10,13 @@ from attnc.fixedpoint import matmul
 from attnc.ir import Node
 from attnc.ops.approximation import times
 from attnc.ops.attention_channels import PORT as CHANNELS_PORT
-from attnc.ops.attention_channels import bias_cycles, channel_resources, factor_walk, per_step
+from attnc.ops.attention_channels import bias_cycles, channel_resources, channel_steps, factor_walk, per_step
 from attnc.ops.attention_sizes import PIPELINE, SCORE_EXCLUDED, Sizes, query_blocks, widths
 from attnc.ops.base import Array, Call, Design, IntType, KernelCall, Lowering, Port, Resources, Table, Walk
-from attnc.ops.exponential import EXP2, PROBABILITY_BITS, SCORE_BITS, exp2_negative, exp2_of
+from attnc.ops.exponential import EXP2, PROBABILITY_BITS, QUOTIENT_BITS, SCORE_BITS, exp2_negative, exp2_of
+from attnc.ops.reciprocal import DIVISIONS
 from attnc.ops.softcap import NO_SOFTCAP, SOFTCAP_ROM
-from attnc.ops.softmax import DIVISION_LATENCY, divider_luts
+from attnc.ops.softmax import DIVISION_LATENCY, normaliser_luts
 from attnc.ops.storage import storage
 
 FUNCTION = "attnc::attention"
@@ -27,6 +28,10 @@ PORTS = (
     Port("y", "store"),
 )
 """Of either kernel."""
+SERIAL_DIVIDER = Resources(lut=90, ff=120)
+"""A subtracter and two shift registers."""
+RANGES = Resources(lut=5 * 8 * 32, ff=5 * 4 * 32)
+"""Five processes that each find the range of keys of the next block: eight adders and comparisons of 32 bits, two ranges held."""
 NO_WALK = Walk(0, (0, 0, 0, 0), (0, 0, 0))
 
 
@@ -58,7 +63,8 @@ def lower_two_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
         first, keys = keys_of(sizes, lanes, row, rows)
         pairs = mask.blocks(row, rows, sizes.keys, ctx.design.queries)
         scored = sum(stop - start for _, start, stop in pairs)
-        counts = (*heads, rows, keys, scored, sizes.head // lanes, sizes.value // lanes)
+        paced = sum(max(stop - start, ctx.design.queries) for _, start, stop in pairs)
+        counts = (*heads, rows, keys, scored, paced, sizes.head // lanes, sizes.value // lanes)
         output = (attr["output_multiplier"], attr["output_shift"], low, high)
         place = (mask.offset + row - first, mask.before, mask.after)
         calls.append(
@@ -67,11 +73,28 @@ def lower_two_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
                 kernel=kernel,
                 walks=walks_of(node, sizes, ctx, (row, rows), (first, keys), span),
                 scalars=(*counts, *place, *score_factors(node), *bias_scalars(node, sizes, rows), *output),
-                cycles=cycles_of(replace(sizes, groups=span[1]), ctx.design, rows, keys, scored),
+                cycles=cycles_of(replace(sizes, groups=span[1]), ctx.design, rows, keys, scored, paced),
                 macs=heads[0] * (sizes.head + sizes.value) * sum(count * (stop - start) for count, start, stop in pairs),
             )
         )
     return calls
+
+
+def groups_of(sizes: Sizes, design: Design) -> int:
+    """Groups of queries for which scores, biases and exponentials are made one after the other while q . k takes its tiles: a power of
+    two."""
+    tiles = sizes.head // design.lanes
+    groups = min(design.queries, 1 << (tiles.bit_length() - 1))
+    while groups > 1 and channel_steps(sizes, design, groups) > max(tiles, channel_steps(sizes, design)):
+        groups //= 2
+    return groups
+
+
+def shortest_block(sizes: Sizes, design: Design) -> int:
+    """Cycles of the block of queries that is done first."""
+    calls = (sizes.mask.blocks(*block, sizes.keys, design.queries) for block in query_blocks(sizes.queries, design))
+    keys = min(stop - start for call in calls for _, start, stop in call)
+    return max(keys * sizes.head, max(keys, design.queries) * sizes.value) // design.lanes
 
 
 def score_factors(node: Node) -> tuple[int, int, int, int]:
@@ -110,17 +133,18 @@ def types_and_tiles(node: Node, sizes: Sizes, design: Design) -> tuple[tuple[str
     )
 
 
-def bias_sizes(sizes: Sizes, design: Design, rows: int) -> tuple[tuple[str, int], ...]:
+def bias_sizes(sizes: Sizes, design: Design, rows: int, groups: int = 1) -> tuple[tuple[str, int], ...]:
     """The template arguments that say how a bias is made."""
     return (
         ("BIAS_ROWS_MAX", rows if sizes.channels else max(1, min(sizes.bias_rows, rows))),
         ("CHANNELS_MAX", max(1, sizes.channels)),
-        ("PER_STEP", per_step(sizes, design)),
+        ("PER_STEP", per_step(sizes, design, groups)),
     )
 
 
 def kernel_of(node: Node, sizes: Sizes, design: Design, rows: int, keys: int) -> KernelCall:
     """The engine that serves `rows` queries and `keys` keys at a time."""
+    groups = groups_of(sizes, design)
     return KernelCall(
         header="attnc/attention.hpp",
         function=FUNCTION,
@@ -128,13 +152,17 @@ def kernel_of(node: Node, sizes: Sizes, design: Design, rows: int, keys: int) ->
             *types_and_tiles(node, sizes, design),
             ("KEYS_MAX", keys),
             ("ROWS_MAX", rows),
-            *bias_sizes(sizes, design, rows),
+            *bias_sizes(sizes, design, rows, groups),
+            ("BIAS_BUFFERS", 2 if sizes.bias_heads > 1 else 1),
+            ("MASKED", int(sizes.mask.limited)),
+            ("FAST_DIVIDE", int(shortest_block(sizes, design) < design.queries * QUOTIENT_BITS)),
             ("L", design.lanes),
             ("P", design.queries),
+            ("Q", design.queries // groups),
         ),
         ports=ports_of(node),
         scalars=(
-            *("heads", "kv_heads", "heads_per_kv", "rows", "keys", "scored", "qk_tiles", "v_tiles", "position", "before", "after"),
+            *("heads", "kv_heads", "heads_per_kv", "rows", "keys", "scored", "paced", "qk_tiles", "v_tiles", "position", "before", "after"),
             *("score_multiplier", "score_shift", "cap_multiplier", "cap_shift", "bias_heads", "bias_rows", "bias_shift"),
             *("bias_channels", "output_multiplier", "output_shift", "low", "high"),
         ),
@@ -174,64 +202,91 @@ def walks_of(
     )
 
 
-def cycles_of(sizes: Sizes, design: Design, rows: int, keys: int, scored: int) -> dict[str, int]:
-    """Cycles from the start of a call until each process is done, were no other slower; `scored` keys over all blocks of queries.
+def cycles_of(sizes: Sizes, design: Design, rows: int, keys: int, scored: int, paced: int) -> dict[str, int]:
+    """Cycles of a call as each process would make it last, were no other slower: what comes before its first step, its own steps, and what
+    follows its last one. `scored` and `paced` as in the kernel: keys over all blocks of queries, and the same with P at least for each.
 
-    Later processes wait for the first block of queries: its keys and queries, its scores, and its exponentials.
+    Before: keys and queries of the first head, then, for later processes, the first block's scores. After: the last block's softmax and
+    sums, and the outputs of the last head, which have no head after them to hide behind.
     """
-    heads, kv_heads = sizes.groups * sizes.heads, sizes.groups * sizes.kv_heads
+    heads, kv_heads, groups = sizes.groups * sizes.heads, sizes.groups * sizes.kv_heads, groups_of(sizes, design)
     qk_tiles, v_tiles = sizes.head // design.lanes, sizes.value // design.lanes
-    blocks = math.ceil(rows / design.queries)
-    load = max(keys, rows) * qk_tiles
-    row_scores = heads * scored
-    first = load + scored // blocks * qk_tiles + PIPELINE
-    normalise_cycles = blocks * (design.queries * (1 + v_tiles) + PIPELINE) + v_tiles * rows
-    bias_words = 2 * math.ceil(keys / design.lanes) * min(sizes.bias_rows, rows)
-    table = bias_words * (heads if sizes.bias_heads > 1 else 1) + row_scores if sizes.bias_heads else 0
+    block = math.ceil(scored / math.ceil(rows / design.queries))
+    q_load, load = rows * qk_tiles, max(keys, rows) * qk_tiles
+    products, softmax = scored * qk_tiles, heads * scored * groups
+    bias_load = 2 * math.ceil(keys / design.lanes) * min(sizes.bias_rows, rows)
+    # The last head loads nothing; the others load the next, with keys where it does not share those of the one before.
+    loading = (kv_heads - 1) * max(products, load) + (heads - kv_heads) * max(products, q_load)
+    start = max(load, bias_load) + PIPELINE
+    first = start + block * qk_tiles + 2 * PIPELINE
+    outputs = design.queries + v_tiles * rows + 2 * PIPELINE
+    rest = block * v_tiles + outputs
+    own_table = (heads - 1) * max(bias_load, scored * groups) + scored * groups if sizes.bias_heads > 1 else heads * scored * groups
+    bias = 0
+    if sizes.channels:
+        bias = heads * bias_cycles(sizes, design, rows, keys, scored, groups)
+    elif sizes.bias_heads:
+        bias = bias_load + own_table + (heads + 1) * PIPELINE + block * groups + rest
     return {
-        "bias": heads * bias_cycles(sizes, design, rows, keys, scored) if sizes.channels else table,
-        "scores": kv_heads * load + (heads - kv_heads) * rows * qk_tiles + row_scores * qk_tiles + heads * PIPELINE,
-        "maximum": load + row_scores,
-        "exponential": first + row_scores,
-        "weighted": first + kv_heads * keys * v_tiles + heads * v_tiles * (scored + blocks * PIPELINE),
-        "normalise": first + keys * v_tiles + DIVISION_LATENCY + heads * normalise_cycles,
+        "bias": bias,
+        "scores": start + loading + products + (heads + 1) * PIPELINE + block * groups + rest,
+        "maximum": start + softmax + block * groups + rest,
+        "exponential": first + softmax + rest,
+        "weighted": first + block * (groups - 1) + heads * paced * v_tiles + (kv_heads + 1) * PIPELINE + outputs,
+        "normalise": first + DIVISION_LATENCY + heads * (math.ceil(rows / design.queries) * design.queries * v_tiles + PIPELINE) + outputs,
     }
 
 
-def shared_resources(kernel: KernelCall, lanes_of_keys: int) -> Resources:
-    """Multipliers, exponentials, rescaling, divider and control of either kernel, without memories; see Attention.resources."""
-    names = ("L", "P", "ScoreT", "SumT", "AccT")
-    lanes, p, score, total, acc = (kernel.arg(name) for name in names)
-    columns, divider = p * lanes_of_keys, divider_luts(total)
-    tables = dict(kernel.template_args)
+def shared_resources(kernel: KernelCall, columns: int, softmax: int) -> Resources:
+    """Multipliers for `columns` pairs of a query and a key; scores, maximum and exponential of `softmax` of them at a time; divider,
+    rescaling of outputs and control, of either kernel, without memories; see Attention.resources."""
+    lanes, score, total, acc = (kernel.arg(name) for name in ("L", "ScoreT", "SumT", "AccT"))
+    normaliser, tables = normaliser_luts(total), dict(kernel.template_args)
     cap, exp2 = tables["Cap"] is SOFTCAP_ROM, tables["Exp2"]
     assert isinstance(exp2, Table)
-    rescale = columns * ((1 if score <= 27 else 2) + (3 if cap else 0)) + lanes * (1 if acc <= 27 else 2)
+    alone = kernel.arg("P") == 1
+    rescale = softmax * ((1 if score <= 27 else 2) + (3 if cap else 0)) + lanes * (1 if acc <= 27 else 2)
     logic = Resources(
-        lut=8 * columns * lanes + columns * lanes * acc + columns * (120 + 5 * lanes + (160 if cap else 0)) + 80 * (columns + lanes)
-        + divider + 3300,
-        ff=10 * columns * lanes + 2 * columns * lanes * acc + columns * 228 + 80 * lanes + 2 * divider + 4400,
-        dsp=math.ceil(columns * lanes / 2) + columns * lanes + rescale,
-    )  # fmt: skip
-    caps = storage(len(SOFTCAP_ROM.values), SOFTCAP_ROM.type.bits, banks=columns) if cap else Resources()
-    return logic + times(exp2_of(exp2).lane, columns) + caps
+        lut=8 * columns * lanes + softmax * (120 + (160 if cap else 0)) + 80 * (softmax + lanes) + normaliser + 3300 - RANGES.lut,
+        ff=10 * columns * lanes + softmax * 228 + 80 * lanes + 2 * normaliser + 4400 - RANGES.ff,
+        dsp=columns * lanes // (1 if alone else 2) + columns * lanes + rescale,
+    )
+    caps = storage(len(SOFTCAP_ROM.values), SOFTCAP_ROM.type.bits, banks=softmax) if cap else Resources()
+    if tables.get("MASKED", 1):
+        logic = logic + RANGES
+    divider = DIVISIONS["divide"].lane if tables.get("FAST_DIVIDE", 1) else SERIAL_DIVIDER
+    return logic + times(exp2_of(exp2).lane, softmax) + caps + divider
 
 
 def two_pass_resources(kernel: KernelCall) -> Resources:
-    """Memories: keys, values, outputs, a bank per query for queries and biases, the row of scores, probabilities."""
-    names = ("L", "P", "HEAD_TILES_MAX", "VALUE_TILES_MAX", "KEYS_MAX", "ROWS_MAX", "BIAS_ROWS_MAX", "AccT")
-    lanes, p, qk_tiles, v_tiles, keys, rows, bias_rows, acc = (kernel.arg(name) for name in names)
+    """Memories: keys, values, queries (a bank for each of P) and outputs of two heads, probabilities and those that wait, the row of
+    scores, the sums that wait, the bias (a bank per query whose softmax goes on at a time, or one for all where it is a single row).
+
+    Beside what both kernels share: the choice of a probability from its two memories; registers of sums on their way out and of scores,
+    maxima, sums and probabilities of the groups of queries, a LUT for every bit and four of what it is chosen from; five LUTs per lane
+    for that of a bias."""
+    names = ("L", "P", "Q", "HEAD_TILES_MAX", "VALUE_TILES_MAX", "KEYS_MAX", "ROWS_MAX", "BIAS_ROWS_MAX", "BIAS_BUFFERS")
+    lanes, p, q, qk_tiles, v_tiles, keys, rows, bias_rows, buffers = (kernel.arg(name) for name in names)
+    score, total, acc = (kernel.arg(name) for name in ("ScoreT", "SumT", "AccT"))
+    groups, blocks, probability, t = p // q, math.ceil(rows / p), PROBABILITY_BITS + 1, SCORE_BITS + 2
+    held = score + 2 * t + total
     memories = (
-        storage(qk_tiles * keys, 8 * lanes, name="k_buffer"),
-        storage(v_tiles * keys, 8 * lanes, name="v_buffer"),
-        storage(v_tiles * rows, 16 * lanes, name="y_buffer"),
-        storage(qk_tiles * math.ceil(rows / p), 8 * lanes, banks=p, name="q_buffer"),
-        storage(keys + 2, (SCORE_BITS + 2) * p),
-        storage(keys, (PROBABILITY_BITS + 1) * p, name="p_buffer"),
-        storage(2, p * lanes * acc),
+        storage(2 * qk_tiles * keys, 8 * lanes, name="k_buffer"),
+        storage(2 * v_tiles * keys, 8 * lanes, name="v_buffer"),
+        storage(2 * v_tiles * rows, 16 * lanes, name="y_buffer"),
+        storage(2 * qk_tiles * blocks, 8 * lanes, banks=p, name="q_buffer"),
+        storage(keys * groups + 16, t * q),
+        storage(keys, probability * p, name="p_buffer"),
+        storage(keys - keys // groups + 16, probability * p),
+        storage(16, lanes * acc),
+    )
+    logic = Resources(
+        lut=probability * p + lanes * acc * math.ceil(p / 4) + (q * held * math.ceil(groups / 4) if groups > 1 else 0),
+        ff=p * lanes * acc + (p - q) * (held + probability),
     )
     if CHANNELS_PORT in kernel.ports:
-        bias = channel_resources(kernel, rows, keys, p, 1)
+        bias = channel_resources(kernel, rows, keys, q)
     else:
-        bias = storage(math.ceil(keys / lanes) * math.ceil(bias_rows / p), 16 * lanes, banks=p, name="bias_buffer")
-    return sum((*memories, bias), shared_resources(kernel, 1))
+        words, banks = (1, 1) if bias_rows == 1 else (math.ceil(bias_rows / p) * groups, q)
+        bias = storage(buffers * math.ceil(keys / lanes) * words, 16 * lanes, banks, "bias_buffer") + Resources(lut=5 * lanes * banks)
+    return sum((*memories, bias, logic), shared_resources(kernel, p, q))

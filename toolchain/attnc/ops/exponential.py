@@ -32,6 +32,8 @@ PROBABILITY_BITS = 15
 SCORE_BITS = 24
 SCORE_LIMIT = (1 << (SCORE_BITS - 1)) - 1
 """Scores saturate to +-SCORE_LIMIT, that is +-8192 in log2 units."""
+QUOTIENT_BITS = MULTIPLIER_BITS + 1
+"""Of the quotient of `softmax_scale`."""
 MAX_TERMS = 1 << 16
 MAX_SUM_SHIFT = 16
 LOG2_E = math.log2(math.e)
