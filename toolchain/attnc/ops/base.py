@@ -50,12 +50,14 @@ class Table:
 class Port:
     """A stream between memory and a kernel.
 
-    `kind` is "load" or "store" (vectors of `type`, activations in memory) or "words" (packed words from the weight memory).
+    `kind` is "load" or "store" (vectors of `type`, activations in memory) or "words" (packed words from the weight memory); `first` says
+    that the kernel reads all of it as soon as it starts, before it takes anything from another port that is not `first`.
     """
 
     name: str
     kind: str
     type: IntType = IntType(16)
+    first: bool = False
 
 
 @dataclass(frozen=True)

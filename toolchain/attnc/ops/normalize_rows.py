@@ -88,7 +88,7 @@ class NormalizeRows(Operator):
                 ("L", ctx.design.lanes),
                 ("ROWS_MAX", ctx.design.rows),
             ),
-            ports=(Port("x", "load"), Port("peak", "load"), Port("y", "store")),
+            ports=(Port("x", "load"), Port("peak", "load", first=True), Port("y", "store")),
             scalars=("rows", "tiles", "multiplier", "shift", "limit"),
         )
         tail = (tiles, int(node.params["multiplier"]), int(node.params["shift"]), LIMIT)

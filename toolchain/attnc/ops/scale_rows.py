@@ -82,7 +82,7 @@ class ScaleRows(Operator):
                 ("L", lanes),
                 ("ROWS_MAX", ctx.design.rows),
             ),
-            ports=(Port("x", "load"), Port("peak", "load"), Port("w", "words"), Port("y", "store")),
+            ports=(Port("x", "load"), Port("peak", "load", first=True), Port("w", "words"), Port("y", "store")),
             scalars=("rows", "tiles", "multiplier", "shift", "low", "high"),
         )
         tail = (tiles, int(p["multiplier"]), int(p["shift"]) - FRACTION, *ctx.graph.type(y).range)

@@ -16,13 +16,15 @@ from attnc.ops import OPERATORS, operator
 from attnc.ops.base import Call, Design, IntType, KernelCall, Lowering, Port, Resources, Walk
 from attnc.schedule.chains import Chain, Key, Link, Order, engine_orders, first_load, form_chains, store_port
 from attnc.schedule.memory import MemoryMap, apart, plan_memory
+from attnc.schedule.sharing import DEPTH, Operand, Run, share
 
 WALK_INTS = 9
 SLOT_INTS = 3
 """Of a slot: whether it works, the vectors that arrive, whether they are stored too."""
 IDLE = Walk(0, (0, 0, 0, 0), (0, 0, 0))
-POINTERS = {"load": "load", "words": "weights", "store": "result", "wide": "wide"}
-"""Arguments of the accelerator by the kind of their streams; "wide" ones are those of stores that move two words per cycle."""
+POINTERS = {"load": "load", "words": "weights", "store": "result", "wide": "wide", "parameters": "parameters"}
+"""Arguments of the accelerator by the kind of their streams; "wide" ones are those of stores that move two words per cycle, "parameters"
+those of words whose loader reads load_<n> of the same number as well."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Slot:
 class Stream:
     """Between memory and an engine. `slot` and `port` say which kernel it belongs to: none for the first slot's input and the last one's
     output; a tap has a slot and no port. `pointer` is the argument of the accelerator that it uses, `beat` the words that this moves per
-    cycle."""
+    cycle, `shared` whether its loader serves other streams too, `depth` the vectors that its FIFO holds."""
 
     name: str
     kind: str
@@ -60,18 +62,22 @@ class Stream:
     slot: int | None = None
     port: int | None = None
     beat: int = 1
+    shared: bool = False
+    depth: int = DEPTH
 
 
 @dataclass(frozen=True)
 class Engine:
     """One piece of hardware: kernels, one behind the other, between loaders and storers. It is named after its main kernel. `beat` are the
-    words per cycle of its loaders, and of those storers (by name) that only 16-bit vectors pass."""
+    words per cycle of its loaders, and of those storers (by name) that only 16-bit vectors pass. `shared` are the streams that one loader
+    serves, as `sharing.share` gives them."""
 
     index: int
     slots: tuple[Slot, ...]
     main: Slot
     beat: int = 1
     wide: frozenset[str] = frozenset()
+    shared: tuple[tuple[str, int], ...] = ()
 
     @property
     def name(self) -> str:
@@ -103,13 +109,18 @@ class Engine:
     def streams(self) -> tuple[Stream, ...]:
         """The input of the first slot, the other operands slot by slot, taps, the output of the last."""
         found: list[Stream] = []
-        used = dict.fromkeys(POINTERS, 0)
+        used, depths = dict.fromkeys(POINTERS, 0), dict(self.shared)
 
         def add(name: str, kind: str, type_: IntType, slot: int | None = None, port: int | None = None) -> None:
-            group = "wide" if name in self.wide else kind
-            beat = self.beat if kind == "load" or group == "wide" else 1
-            found.append(Stream(name, kind, type_, f"{POINTERS[group]}_{used[group]}", slot, port, beat))
-            used[group] += 1
+            shared = name in depths
+            group = "wide" if name in self.wide else "parameters" if shared and kind == "words" else kind
+            beat = 1 if group in ("words", "store") else self.beat
+            if shared and not any(stream.shared for stream in found):
+                used["parameters"] = used["load"]
+                used["load"] += 1
+            number = used["parameters"] if shared else used[group]
+            found.append(Stream(name, kind, type_, f"{POINTERS[group]}_{number}", slot, port, beat, shared, depths.get(name, DEPTH)))
+            used[group] += not shared
 
         first, last = self.slots[0], self.slots[-1].kernel
         add(self._name(0, first.kernel.ports[first.fed]), "load", self.entry)
@@ -161,6 +172,11 @@ class Instruction:
             return IDLE
         number, call = active[0] if stream.kind == "load" else active[-1]
         return call.walks[self.engine.slots[number].fed] if stream.kind == "load" else call.walks[store_port(call.kernel)]
+
+    def run(self, stream: Stream) -> Run:
+        """What the stream of an operand does, and when: packed words are for the processes that work once all vectors have arrived."""
+        before, after = (sum(bool(c.held) for n, c in self.active if n < (stream.slot or 0) + more) for more in (0, 1))
+        return Run(self.walk(stream), after if stream.kind == "words" else before, after)
 
     def _arriving(self, number: int) -> Walk:
         call = self.calls[number]
@@ -216,13 +232,16 @@ class Program:
     @cached_property
     def bundles(self) -> dict[str, str]:
         """The memory interface of each pointer. One that writes shares it with one that reads words of its size, since an interface reads
-        and writes at the same time."""
+        and writes at the same time. The pointers of a loader that reads activations and parameters, in turn, share one too."""
         readers: dict[int, list[str]] = {}
         found = {"program": "program"}
         for pointer, beat in self.pointers.items():
             if pointer.startswith((POINTERS["load"], POINTERS["words"])):
                 readers.setdefault(beat, []).append(pointer)
                 found[pointer] = pointer
+            elif pointer.startswith(POINTERS["parameters"]):
+                partner = POINTERS["load"] + pointer.removeprefix(POINTERS["parameters"])
+                found[pointer] = partner if partner in self.pointers else pointer
         for pointer, beat in self.pointers.items():
             if pointer not in found:
                 free = readers.get(beat)
@@ -288,6 +307,7 @@ def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes],
     instructions = tuple(found for chain, engine in zip(chains, engine_of, strict=True) for found in _instructions(chain, engine))
     if design.beat > 1:
         engines, instructions = _widened(engines, instructions)
+    engines, instructions = _shared(engines, instructions)
     if write_weights is None:
         calls = [call for instruction in instructions for _, call in instruction.active]
         weights.words = sum(dict(pair for call in calls for pair in weight_walks(call)).values())
@@ -343,7 +363,26 @@ def _widened(engines: tuple[Engine, ...], instructions: tuple[Instruction, ...])
             if stream.kind == "store" and walk.vectors:
                 sizes.setdefault((instruction.engine.index, stream.name), set()).add(walk.bytes)
     wide = [frozenset(name for (index, name), found in sizes.items() if index == e.index and found == {2}) for e in engines]
-    engines = tuple(replace(engine, wide=names) for engine, names in zip(engines, wide, strict=True))
+    return _exchanged(tuple(replace(engine, wide=names) for engine, names in zip(engines, wide, strict=True)), instructions)
+
+
+def _shared(engines: tuple[Engine, ...], instructions: tuple[Instruction, ...]) -> tuple[tuple[Engine, ...], tuple[Instruction, ...]]:
+    """Operands of few words share a loader; never weights of multipliers, or the vectors of the chain."""
+
+    def shared(engine: Engine) -> tuple[tuple[str, int], ...]:
+        operands = []
+        for stream in (stream for stream in engine.streams if stream.kind != "store" and engine.chained):
+            slot = engine.slots[stream.slot or 0]
+            first = stream.port is not None and slot.kernel.ports[stream.port].first
+            runs = {number: one.run(stream) for number, one in enumerate(instructions) if one.engine is engine and one.walk(stream).vectors}
+            operands.append(Operand(stream.name, stream.kind, first, bool(slot.macs_per_cycle) or stream.port is None, runs))
+        return share(operands)
+
+    return _exchanged(tuple(replace(engine, shared=shared(engine)) for engine in engines), instructions)
+
+
+def _exchanged(engines: tuple[Engine, ...], instructions: tuple[Instruction, ...]) -> tuple[tuple[Engine, ...], tuple[Instruction, ...]]:
+    """The instructions for `engines`, which differ from theirs in their streams."""
     return engines, tuple(replace(instruction, engine=engines[instruction.engine.index]) for instruction in instructions)
 
 
