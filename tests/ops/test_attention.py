@@ -273,5 +273,5 @@ def test_a_planted_bug_is_caught(old: str, new: str) -> None:
 def test_sums_wait_until_those_before_have_left() -> None:
     """Three keys in a pass and eight vectors of sums that leave after it."""
     graph = build([Case(9, 3, 4, 2, 32, 32)])
-    with pytest.raises(AssertionError, match="attention.weighted"):
+    with pytest.raises(AssertionError, match=r"attention\.weighted"):
         simulate(graph, feeds_of(graph, 4), Design(8, 8, 64, 8), patch={"attention.hpp": ("&& !(last && done_rows > 1)", "")})

@@ -20,6 +20,7 @@ void add(hls::stream<Vec<AT, L>>& a, hls::stream<Vec<BT, L>>& b, hls::stream<Vec
   static_assert(width<YT>::value >= 16, "add: outputs have at least 16 bits");
   // Two products and their sum, and a bit for the rounding.
   typedef Int<max_of(width<AT>::value, width<BT>::value) + MULTIPLIER_BITS + 3> sum_t;
+  const sum_t kept = kept_by<YT, sum_t>(shift_t(shift));
   const int vectors = rows * tiles;
   int row = 0;
   Vec<BT, L> b_vec;
@@ -34,8 +35,7 @@ ADD:
 #pragma HLS UNROLL
       const sum_t first = sum_t(a_vec.v[l]) * sum_t(multiplier_t(multiplier_a));
       const sum_t second = sum_t(b_vec.v[l]) * sum_t(multiplier_t(multiplier_b));
-      const sum_t rounded = shift_round_half_up<sum_t>(sum_t(first + second), shift_t(shift));
-      out.v[l] = YT(clamp<sum_t>(rounded, sum_t(low), sum_t(high)));
+      out.v[l] = shift_clamp<YT, sum_t>(sum_t(first + second), shift_t(shift), kept, YT(low), YT(high));
     }
     y.write(out);
     row = row + 1 == rows ? 0 : row + 1;

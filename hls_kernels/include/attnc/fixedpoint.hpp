@@ -25,6 +25,43 @@ template <class T> T shift_round_half_up(T x, shift_t shift) {
   return down == 0 ? x : T(floored + T(dropped & T(1)));
 }
 
+// The low bits of x / 2**shift (floor) that OutT holds. A shifter of three stages, the coarse one first: each passes on no bit that the
+// next ones do not need, so it is about as wide as OutT, not as T. `wide` makes shifts by 48 defined for narrow built-in types as well.
+template <class OutT, class T> OutT narrow_shift(T x, shift_t shift) {
+#pragma HLS INLINE
+  static constexpr int BITS = width<OutT>::value;
+  typedef Int<max_of(width<T>::value, 49)> wide;
+  typedef Int<BITS + 15> coarse;
+  typedef Int<BITS + 3> fine;
+  const coarse by_16 = coarse(wide(x) >> (int(shift) & 0x30));
+  const fine by_4 = fine(by_16 >> (int(shift) & 0xc));
+  return OutT(by_4 >> (int(shift) & 0x3));
+}
+
+// The largest x that a shift brings into OutT, -x - 1 being the smallest: found once for all values that share the shift.
+template <class OutT, class T> T kept_by(shift_t shift) {
+#pragma HLS INLINE
+  static constexpr int LAST = width<T>::value - 2;
+  static constexpr int TOP = width<OutT>::value - 2;
+  const T top = T(T(1) << LAST);
+  const int bits = TOP + int(shift);
+  return bits < LAST ? T(T(top >> (LAST - 1 - bits)) - 1) : T(T(top - 1) + top);
+}
+
+// clamp(x / 2**shift), rounded half up; `kept` as kept_by<OutT, T>(shift) gives it, |x| < 2**62. What the shift would not bring into OutT
+// is known beforehand, so that only the bits of OutT are shifted, rounded and compared with its limits.
+template <class OutT, class T> OutT shift_clamp(T x, shift_t shift, T kept, OutT low, OutT high) {
+#pragma HLS INLINE
+  typedef Int<width<OutT>::value + 1> rounded_t;
+  typedef Int<width<T>::value + 1> doubled_t;
+  const bool negative = x < 0;
+  const bool beyond = T(negative ? T(~x) : x) > kept;
+  const rounded_t halves = narrow_shift<rounded_t>(doubled_t(doubled_t(x) * 2), shift);
+  const rounded_t rounded = rounded_t((halves >> 1) + (halves & 1));
+  if (beyond ? negative : rounded < rounded_t(low)) return low;
+  return beyond || rounded_t(high) < rounded ? high : OutT(rounded);
+}
+
 // clamp(acc * multiplier / 2**shift), rounded half up.
 template <class AccT>
 Int<32> requantize(AccT acc, multiplier_t multiplier, shift_t shift, Int<32> low, Int<32> high) {

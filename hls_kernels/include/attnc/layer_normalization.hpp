@@ -5,10 +5,13 @@
 // Shapes   x, y [rows, tiles*L] with `channels` channels, streams in (tile, row) order. Lanes beyond `channels` must be 0 in x
 //          and are 0 in y, because gamma and beta are 0 there.
 // Types    XT, YT signed integers; SumT, SquareT hold the sums of x and x*x of a row; VT holds V; DT holds channels*x - sum; ZT
-//          holds z with 16 fraction bits; AccT holds z*gamma + beta; YT holds [low, high]. `Rom` starts the rsqrt.
+//          holds z with 16 fraction bits; AccT holds z*gamma + beta, |z*gamma + beta| < 2**62; YT holds [low, high]. `Rom` starts the
+//          rsqrt.
 // Method   S = sum x, or 0 where `centred` is 0 (root mean square), Q = sum x*x exactly; V = channels*Q - S*S + epsilon;
-//          z = (channels*x - S) * rsqrt(V). Normalisation of groups of channels is a call per group.
-// Weights  a stream of words, 8 per tile: word k holds byte k of every lane's record; a record is gamma s24, beta s40, little endian.
+//          z = (channels*x - S) * rsqrt(V) = x * factor + offset with two numbers per row, which takes one multiplier per lane.
+//          Normalisation of groups of channels is a call per group.
+// Weights  a stream of words, 8 per tile: word k holds byte k of every lane's record; a record is gamma s24 (of 18 bits), beta s40,
+//          little endian.
 // Rounding z and y: half up. y saturates to [low, high].
 // Speed    L values per cycle: a pass in, the statistics of a row per cycle, a pass out; a tile takes at least 8 cycles per pass.
 
@@ -23,9 +26,11 @@ namespace attnc {
 static constexpr int NORM_Z_BITS = 16;  // fraction bits of z
 static constexpr int NORM_SLOTS = 8;    // cycles between two additions to the same row's sums; also words of a record
 
-template <class SumT> struct NormRow {
-  SumT sum;
-  Rsqrt factor;
+// z of a row is (x*factor + offset) / 2**shift, rounded down: the half that rounds it is in the offset.
+template <class FactorT, class OffsetT> struct NormRow {
+  FactorT factor;
+  OffsetT offset;
+  shift_t shift;
 };
 
 // Reads the block of rows and adds up S and Q of every row. The sums of one row are read and written NORM_SLOTS cycles apart at
@@ -60,15 +65,26 @@ NORM_TILES:
   }
 }
 
-template <class XT, class SumT, class DT, class ZT, class AccT, class YT, int L, int TILES_MAX, int ROWS_MAX>
-void norm_scale(const Vec<XT, L> (&buffer)[TILES_MAX][ROWS_MAX], const NormRow<SumT> (&stats)[ROWS_MAX], hls::stream<Word<L>>& w,
-                hls::stream<Vec<YT, L>>& y, int rows, int tiles, int channels, int shift, int low, int high) {
-  typedef Int<width<DT>::value + 19> product_t;
-  UInt<24> gamma[2][L];
-#pragma HLS ARRAY_PARTITION variable = gamma dim = 0 complete
-  UInt<40> beta[2][L];
-#pragma HLS ARRAY_PARTITION variable = beta dim = 0 complete
+// The integer of `COUNT` bytes of a record, from byte FIRST on.
+template <class T, int FIRST, int COUNT> T norm_integer(const UInt<8> (&bytes)[NORM_SLOTS]) {
+#pragma HLS INLINE
+  // The sign comes with the last byte; a product, since C++ leaves the shift of a negative number undefined.
+  T value = T(T(Int<8>(bytes[FIRST + COUNT - 1])) * T(T(1) << (8 * (COUNT - 1))));
+  for (int k = 0; k < COUNT - 1; ++k) {
+#pragma HLS UNROLL
+    value = T(value + T(T(bytes[FIRST + k]) << (8 * k)));
+  }
+  return value;
+}
+
+template <class XT, class RowT, class OffsetT, class ZT, class AccT, class YT, int L, int TILES_MAX, int ROWS_MAX>
+void norm_scale(const Vec<XT, L> (&buffer)[TILES_MAX][ROWS_MAX], const RowT (&stats)[ROWS_MAX], hls::stream<Word<L>>& w,
+                hls::stream<Vec<YT, L>>& y, int rows, int tiles, int shift, int low, int high) {
+  // Bytes, so that each is written as it comes.
+  UInt<8> record[2][NORM_SLOTS][L];
+#pragma HLS ARRAY_PARTITION variable = record dim = 0 complete
   const int slots = rows > NORM_SLOTS ? rows : NORM_SLOTS;
+  const AccT kept = kept_by<YT, AccT>(shift_t(shift));
 
   // Tile -1 gives nothing: it reads the records of tile 0.
 SCALE_TILES:
@@ -83,33 +99,26 @@ SCALE_TILES:
 #pragma HLS LOOP_TRIPCOUNT min = 8 max = ROWS_MAX
       if (loading && i < NORM_SLOTS) {
         const Word<L> word = w.read();
-        const int next = (tile + 1) & 1;
         for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-          // The first byte clears what is left of the record before.
-          if (i < 3) {
-            gamma[next][l] = UInt<24>((i == 0 ? UInt<24>(0) : gamma[next][l]) | UInt<24>(UInt<24>(word.v[l]) << (8 * i)));
-          } else {
-            beta[next][l] = UInt<40>((i == 3 ? UInt<40>(0) : beta[next][l]) | UInt<40>(UInt<40>(word.v[l]) << (8 * (i - 3))));
-          }
+          record[(tile + 1) & 1][i][l] = word.v[l];
         }
       }
       if (passing && i < rows) {
         const Vec<XT, L> in = buffer[tile][i];
-        const NormRow<SumT> row = stats[i];
-        const shift_t z_shift = shift_t(17 - NORM_Z_BITS + int(row.factor.exponent));
+        const RowT row = stats[i];
         Vec<YT, L> out;
         for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-          const DT centred = DT(DT(in.v[l]) * DT(channels) - DT(row.sum));
-          const product_t product = product_t(centred) * product_t(row.factor.mantissa);
-          const ZT z = ZT(shift_round_half_up<product_t>(product, z_shift));
-          // Sign extension by hand: a built-in integer is wider than its name says.
-          const AccT g = AccT(AccT(gamma[tile & 1][l] & UInt<24>(0x7fffff)) - AccT(gamma[tile & 1][l] & UInt<24>(0x800000)));
-          const UInt<40> sign = UInt<40>(UInt<40>(1) << 39);
-          const AccT b = AccT(AccT(beta[tile & 1][l] & UInt<40>(sign - 1)) - AccT(beta[tile & 1][l] & sign));
-          const AccT rounded = shift_round_half_up<AccT>(AccT(AccT(z) * g + b), shift_t(shift));
-          out.v[l] = YT(clamp<AccT>(rounded, AccT(low), AccT(high)));
+          UInt<8> bytes[NORM_SLOTS];
+          for (int k = 0; k < NORM_SLOTS; ++k) {
+#pragma HLS UNROLL
+            bytes[k] = record[tile & 1][k][l];
+          }
+          const ZT z = narrow_shift<ZT, OffsetT>(OffsetT(OffsetT(in.v[l]) * OffsetT(row.factor) + row.offset), row.shift);
+          const Int<18> gamma = Int<18>(norm_integer<Int<24>, 0, 3>(bytes));
+          const Int<40> beta = norm_integer<Int<40>, 3, 5>(bytes);
+          out.v[l] = shift_clamp<YT, AccT>(AccT(AccT(z) * AccT(gamma) + AccT(beta)), shift_t(shift), kept, YT(low), YT(high));
         }
         y.write(out);
       }
@@ -124,6 +133,11 @@ void layer_normalization(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hl
   static_assert(width<YT>::value >= 16, "layer_normalization: outputs have at least 16 bits");
   static_assert(width<XT>::value <= 16, "layer_normalization: inputs have at most 16 bits");
   static_assert(width<AccT>::value >= 42, "layer_normalization: AccT must hold beta, a product and a rounding bit");
+  typedef Int<clog2(TILES_MAX * L + 1) + 1> channels_t;
+  typedef Int<clog2(TILES_MAX * L + 1) + width<rsqrt_mantissa_t>::value> factor_t;
+  // Holds (channels*x - S) * mantissa with room for the half, which is at most 2**30.
+  typedef Int<max_of(width<DT>::value + 19, 33)> offset_t;
+  typedef NormRow<factor_t, offset_t> row_t;
   static Vec<XT, L> buffer[TILES_MAX][ROWS_MAX];
 #pragma HLS AGGREGATE variable = buffer
 #ifdef ATTNC_LAYER_NORMALIZATION_BUFFER
@@ -131,20 +145,24 @@ void layer_normalization(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hl
 #endif
   SumT sums[ROWS_MAX];
   SquareT squares[ROWS_MAX];
-  NormRow<SumT> stats[ROWS_MAX];
+  row_t stats[ROWS_MAX];
   const VT epsilon = VT((VT(epsilon_high) << 31) + VT(epsilon_low));
+  const channels_t count = channels_t(channels);
 
   norm_accumulate<XT, SumT, SquareT, L, TILES_MAX, ROWS_MAX>(x, buffer, sums, squares, rows, tiles);
 NORM_STATISTICS:
   for (int row = 0; row < rows; ++row) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
-    stats[row].sum = centred ? sums[row] : SumT(0);
-    const VT sum = VT(stats[row].sum);
-    const VT variance = VT(VT(channels) * VT(squares[row]) - VT(sum * sum) + epsilon);
-    stats[row].factor = rsqrt<VT, Rom>(variance);
+    const SumT sum = centred ? sums[row] : SumT(0);
+    const VT variance = VT(VT(count) * VT(squares[row]) - VT(VT(sum) * VT(sum)) + epsilon);
+    const Rsqrt root = rsqrt<VT, Rom>(variance);
+    const offset_t half = offset_t(offset_t(1) << int(root.exponent));
+    stats[row].factor = factor_t(factor_t(count) * factor_t(root.mantissa));
+    stats[row].offset = offset_t(half - offset_t(sum) * offset_t(root.mantissa));
+    stats[row].shift = shift_t(17 - NORM_Z_BITS + int(root.exponent));
   }
-  norm_scale<XT, SumT, DT, ZT, AccT, YT, L, TILES_MAX, ROWS_MAX>(buffer, stats, w, y, rows, tiles, channels, shift, low, high);
+  norm_scale<XT, row_t, offset_t, ZT, AccT, YT, L, TILES_MAX, ROWS_MAX>(buffer, stats, w, y, rows, tiles, shift, low, high);
 }
 
 }  // namespace attnc

@@ -25,96 +25,121 @@ struct Walk {
   int zero_point;
 };
 
+// Words from one turn of loop `loop` to the next.
+inline int step(const Walk& walk, int loop) {
+#pragma HLS INLINE
+  return walk.bytes == 2 ? 2 * walk.stride[loop] : walk.stride[loop];
+}
+
+// Elements of `bytes` bytes in words that follow each other from `first` on.
 template <class T, int L>
-void load(const Word<L>* memory, Walk walk, hls::stream<Vec<T, L>>& out) {
+void load_run(const Word<L>* memory, int first, int count, int bytes, Int<16> zero, hls::stream<Vec<T, L>>& out) {
+#pragma HLS INLINE
   static_assert(width<T>::value >= 8, "load: stream elements must have at least 8 bits");
-  const Int<16> zero = walk.zero_point;
-LOAD_0:
-  for (int i0 = 0; i0 < walk.count[0]; ++i0) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
-  LOAD_1:
-    for (int i1 = 0; i1 < walk.count[1]; ++i1) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
-    LOAD_2:
-      for (int i2 = 0; i2 < walk.count[2]; ++i2) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
-        const int vectors = i0 * walk.stride[0] + i1 * walk.stride[1] + i2 * walk.stride[2];
-        const int base = walk.offset + vectors * walk.bytes;
-        Word<L> first;
-      LOAD_3:
-        for (int i = 0; i < walk.count[3] * walk.bytes; ++i) {
+  Word<L> low;
+LOAD_RUN:
+  for (int i = 0; i < (bytes == 2 ? 2 * count : count); ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 256
-          const Word<L> word = memory[base + i];
-          if (walk.bytes == 1 || i % 2 == 1) {
-            Vec<T, L> vec;
-            for (int l = 0; l < L; ++l) {
+    const Word<L> word = memory[first + i];
+    if (bytes == 1 || i % 2 == 1) {
+      Vec<T, L> vec;
+      for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-              if (walk.bytes == 1) {
-                vec.v[l] = T(Int<8>(word.v[l]) - zero);
-              } else {
-                vec.v[l] = T(Int<16>(UInt<16>((UInt<16>(word.v[l]) << 8) | first.v[l])) - zero);
-              }
-            }
-            out.write(vec);
-          }
-          first = word;
+        if (bytes == 1) {
+          vec.v[l] = T(Int<8>(word.v[l]) - zero);
+        } else {
+          vec.v[l] = T(Int<16>(UInt<16>((UInt<16>(word.v[l]) << 8) | low.v[l])) - zero);
         }
+      }
+      out.write(vec);
+    }
+    low = word;
+  }
+}
+
+// As `load_run`, from memory in beats of two words: a vector of 16 bits per cycle, or two of 8 bits in two cycles.
+template <class T, int L>
+void load_run_beats(const Word<2 * L>* memory, int first, int count, int bytes, Int<16> zero, hls::stream<Vec<T, L>>& out) {
+#pragma HLS INLINE
+  static_assert(width<T>::value >= 8, "load: stream elements must have at least 8 bits");
+  if (bytes == 2) {
+  LOAD_16_BITS:
+    for (int i = 0; i < count; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 256
+      const Word<2 * L> beat = memory[first / 2 + i];
+      Vec<T, L> vec;
+      for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+        vec.v[l] = T(Int<16>(UInt<16>((UInt<16>(beat.v[L + l]) << 8) | beat.v[l])) - zero);
+      }
+      out.write(vec);
+    }
+  } else {
+  LOAD_8_BITS:
+    for (int at = first / 2; at < (first + count + 1) / 2; ++at) {
+#pragma HLS PIPELINE II = 2
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 128
+      const Word<2 * L> beat = memory[at];
+      for (int half = 0; half < 2; ++half) {
+#pragma HLS UNROLL
+        Vec<T, L> vec;
+        for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+          vec.v[l] = T(Int<8>(beat.v[half * L + l]) - zero);
+        }
+        if (2 * at + half >= first && 2 * at + half < first + count) out.write(vec);
       }
     }
   }
 }
 
-// As `load`, from memory in beats of two words: a vector of 16 bits per cycle, or two of 8 bits in two cycles.
+// A walk is followed by additions alone: no multiplier finds an address.
+template <class T, int L>
+void load(const Word<L>* memory, Walk walk, hls::stream<Vec<T, L>>& out) {
+  int first0 = walk.offset;
+LOAD_0:
+  for (int i0 = 0; i0 < walk.count[0]; ++i0) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
+    int first1 = first0;
+  LOAD_1:
+    for (int i1 = 0; i1 < walk.count[1]; ++i1) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
+      int first2 = first1;
+    LOAD_2:
+      for (int i2 = 0; i2 < walk.count[2]; ++i2) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
+        load_run<T, L>(memory, first2, walk.count[3], walk.bytes, walk.zero_point, out);
+        first2 += step(walk, 2);
+      }
+      first1 += step(walk, 1);
+    }
+    first0 += step(walk, 0);
+  }
+}
+
+// As `load`, from memory in beats.
 template <class T, int L>
 void load_beats(const Word<2 * L>* memory, Walk walk, hls::stream<Vec<T, L>>& out) {
-  static_assert(width<T>::value >= 8, "load: stream elements must have at least 8 bits");
-  const Int<16> zero = walk.zero_point;
+  int first0 = walk.offset;
 LOAD_BEATS_0:
   for (int i0 = 0; i0 < walk.count[0]; ++i0) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
+    int first1 = first0;
   LOAD_BEATS_1:
     for (int i1 = 0; i1 < walk.count[1]; ++i1) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
+      int first2 = first1;
     LOAD_BEATS_2:
       for (int i2 = 0; i2 < walk.count[2]; ++i2) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
-        const int vectors = i0 * walk.stride[0] + i1 * walk.stride[1] + i2 * walk.stride[2];
-        if (walk.bytes == 2) {
-          const int base = walk.offset / 2 + vectors;
-        LOAD_16_BITS:
-          for (int i = 0; i < walk.count[3]; ++i) {
-#pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 256
-            const Word<2 * L> beat = memory[base + i];
-            Vec<T, L> vec;
-            for (int l = 0; l < L; ++l) {
-#pragma HLS UNROLL
-              vec.v[l] = T(Int<16>(UInt<16>((UInt<16>(beat.v[L + l]) << 8) | beat.v[l])) - zero);
-            }
-            out.write(vec);
-          }
-        } else {
-          const int first = walk.offset + vectors, end = first + walk.count[3];
-        LOAD_8_BITS:
-          for (int at = first / 2; at < (end + 1) / 2; ++at) {
-#pragma HLS PIPELINE II = 2
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 128
-            const Word<2 * L> beat = memory[at];
-            for (int half = 0; half < 2; ++half) {
-#pragma HLS UNROLL
-              const int vector = 2 * at + half;
-              Vec<T, L> vec;
-              for (int l = 0; l < L; ++l) {
-#pragma HLS UNROLL
-                vec.v[l] = T(Int<8>(beat.v[half * L + l]) - zero);
-              }
-              if (vector >= first && vector < end) out.write(vec);
-            }
-          }
-        }
+        load_run_beats<T, L>(memory, first2, walk.count[3], walk.bytes, walk.zero_point, out);
+        first2 += step(walk, 2);
       }
+      first1 += step(walk, 1);
     }
+    first0 += step(walk, 0);
   }
 }
 
@@ -123,16 +148,18 @@ template <class T, int L>
 void store_beats(hls::stream<Vec<T, L>>& in, Walk walk, Word<2 * L>* memory) {
   static_assert(width<T>::value >= 16, "store: stream elements must have at least 16 bits");
   const Int<16> zero = walk.zero_point;
+  int first0 = walk.offset;
 STORE_BEATS_0:
   for (int i0 = 0; i0 < walk.count[0]; ++i0) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
+    int first1 = first0;
   STORE_BEATS_1:
     for (int i1 = 0; i1 < walk.count[1]; ++i1) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
+      int first2 = first1;
     STORE_BEATS_2:
       for (int i2 = 0; i2 < walk.count[2]; ++i2) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
-        const int base = walk.offset / 2 + i0 * walk.stride[0] + i1 * walk.stride[1] + i2 * walk.stride[2];
       STORE_BEATS_3:
         for (int i = 0; i < walk.count[3]; ++i) {
 #pragma HLS PIPELINE II = 1
@@ -145,10 +172,13 @@ STORE_BEATS_0:
             beat.v[l] = UInt<8>(stored);
             beat.v[L + l] = UInt<8>(stored >> 8);
           }
-          memory[base + i] = beat;
+          memory[first2 / 2 + i] = beat;
         }
+        first2 += step(walk, 2);
       }
+      first1 += step(walk, 1);
     }
+    first0 += step(walk, 0);
   }
 }
 
@@ -162,24 +192,45 @@ LOAD_WORDS:
   }
 }
 
+// As `load_words`, from memory in beats; the first and the last beat may hold one word that is not asked for.
+template <int L> void load_words_beats(const Word<2 * L>* memory, Walk walk, hls::stream<Word<L>>& out) {
+  const int first = walk.offset, end = first + walk.count[3];
+LOAD_WORDS_BEATS:
+  for (int at = first / 2; at < (end + 1) / 2; ++at) {
+#pragma HLS PIPELINE II = 2
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 2048
+    const Word<2 * L> beat = memory[at];
+    for (int half = 0; half < 2; ++half) {
+#pragma HLS UNROLL
+      Word<L> word;
+      for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+        word.v[l] = beat.v[half * L + l];
+      }
+      if (2 * at + half >= first && 2 * at + half < end) out.write(word);
+    }
+  }
+}
+
 template <class T, int L>
 void store(hls::stream<Vec<T, L>>& in, Walk walk, Word<L>* memory) {
   static_assert(width<T>::value >= 16, "store: stream elements must have at least 16 bits");
   const Int<16> zero = walk.zero_point;
+  int first0 = walk.offset;
 STORE_0:
   for (int i0 = 0; i0 < walk.count[0]; ++i0) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
+    int first1 = first0;
   STORE_1:
     for (int i1 = 0; i1 < walk.count[1]; ++i1) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
+      int first2 = first1;
     STORE_2:
       for (int i2 = 0; i2 < walk.count[2]; ++i2) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
-        const int vectors = i0 * walk.stride[0] + i1 * walk.stride[1] + i2 * walk.stride[2];
-        const int base = walk.offset + vectors * walk.bytes;
         Vec<T, L> vec;
       STORE_3:
-        for (int i = 0; i < walk.count[3] * walk.bytes; ++i) {
+        for (int i = 0; i < (walk.bytes == 2 ? 2 * walk.count[3] : walk.count[3]); ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 256
           const bool high = walk.bytes == 2 && i % 2 == 1;
@@ -201,10 +252,13 @@ STORE_0:
 #endif
             word.v[l] = high ? UInt<8>(UInt<16>(vec.v[l]) >> 8) : UInt<8>(vec.v[l]);
           }
-          memory[base + i] = word;
+          memory[first2 + i] = word;
         }
+        first2 += step(walk, 2);
       }
+      first1 += step(walk, 1);
     }
+    first0 += step(walk, 0);
   }
 }
 

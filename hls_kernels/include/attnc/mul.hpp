@@ -18,7 +18,9 @@ template <class AT, class BT, class YT, int L>
 void mul(hls::stream<Vec<AT, L>>& a, hls::stream<Vec<BT, L>>& b, hls::stream<Vec<YT, L>>& y, int rows, int tiles, int broadcast,
          int multiplier, int shift, int low, int high) {
   static_assert(width<YT>::value >= 16, "mul: outputs have at least 16 bits");
-  typedef Int<width<AT>::value + width<BT>::value> product_t;
+  // The product, the multiplier, and a bit for the rounding.
+  typedef Int<width<AT>::value + width<BT>::value + MULTIPLIER_BITS + 2> product_t;
+  const product_t kept = kept_by<YT, product_t>(shift_t(shift));
   const int vectors = rows * tiles;
   int row = 0;
   Vec<BT, L> b_vec;
@@ -31,8 +33,8 @@ MUL:
     Vec<YT, L> out;
     for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-      const product_t product = product_t(a_vec.v[l]) * product_t(b_vec.v[l]);
-      out.v[l] = YT(requantize<product_t>(product, multiplier_t(multiplier), shift_t(shift), low, high));
+      const product_t product = product_t(product_t(a_vec.v[l]) * product_t(b_vec.v[l])) * product_t(multiplier_t(multiplier));
+      out.v[l] = shift_clamp<YT, product_t>(product, shift_t(shift), kept, YT(low), YT(high));
     }
     y.write(out);
     row = row + 1 == rows ? 0 : row + 1;

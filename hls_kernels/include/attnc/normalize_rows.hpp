@@ -2,7 +2,7 @@
 // normalize_rows: y[row, c] = clamp(x[row, c] / peak[row] * multiplier / 2**shift), rounded half up; 0 where the peak is not positive.
 //
 // Shapes   x, y [rows, tiles*L] in (tile, row) order; peak [rows, L], read first, in lane 0.
-// Types    XT, PeakT, YT signed integers of at most, and YT of at least, 16 bits; YT holds +-limit.
+// Types    XT, PeakT, YT signed integers of at most, and YT of at least, 16 bits; limit is at most 127.
 // Method   peak = mantissa / 2**left with 15 bits of mantissa; factor = (multiplier * 2**15 + mantissa/2) / mantissa, one division per row;
 //          y = x * factor / 2**(shift + 15 - left).
 // Rounding the factor and y half up; y saturates to +-limit. Zeros give zero, so padding lanes stay 0.
@@ -59,12 +59,12 @@ NORMALIZE_ROWS:
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
     const Vec<XT, L> in = x.read();
     const RowScale scale = scales[row];
+    const product_t kept = kept_by<Int<8>, product_t>(scale.shift);
     Vec<YT, L> out;
     for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
       const product_t product = product_t(in.v[l]) * product_t(scale.factor);
-      const product_t rounded = shift_round_half_up<product_t>(product, scale.shift);
-      out.v[l] = YT(clamp<product_t>(rounded, product_t(-limit), product_t(limit)));
+      out.v[l] = YT(shift_clamp<Int<8>, product_t>(product, scale.shift, kept, Int<8>(-limit), Int<8>(limit)));
     }
     y.write(out);
     row = row + 1 == rows ? 0 : row + 1;

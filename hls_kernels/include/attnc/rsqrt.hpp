@@ -22,15 +22,16 @@ struct Rsqrt {
 template <class VT, class Rom> Rsqrt rsqrt(VT v) {
 #pragma HLS INLINE
   static_assert(Rom::size == 384, "rsqrt: the ROM has 384 segments");
-  typedef Int<max_of(width<VT>::value, 28)> wide_t;
+  // m and the correction lie below 2**26, which fits the wide port of a DSP48 with its sign.
+  typedef Int<max_of(width<VT>::value, 27)> wide_t;
   const int exponent = (bit_length<VT>(v) - 1) >> 1;
   const int left = 24 - 2 * exponent;
   const wide_t wide = wide_t(v);
-  const Int<28> m = left >= 0 ? Int<28>(wide << (left >= 0 ? left : 0)) : Int<28>(wide >> (left >= 0 ? 0 : -left));
+  const Int<27> m = left >= 0 ? Int<27>(wide << (left >= 0 ? left : 0)) : Int<27>(wide >> (left >= 0 ? 0 : -left));
   const Int<14> start = Int<14>(Rom::at(int(m >> 17) - 128));
   const Int<26> square = Int<26>(start) * Int<26>(start);
   const Int<53> scaled = Int<53>(m) * Int<53>(square);
-  const Int<28> correction = Int<28>(((Int<53>(3) << 48) - scaled) >> 24);
+  const Int<27> correction = Int<27>(((Int<53>(3) << 48) - scaled) >> 24);
   const Int<42> result = shift_round_half_up<Int<42>>(Int<42>(start) * Int<42>(correction), shift_t(20));
   Rsqrt r;
   r.mantissa = rsqrt_mantissa_t(clamp<Int<42>>(result, Int<42>(1 << 16), Int<42>((1 << 17) - 1)));

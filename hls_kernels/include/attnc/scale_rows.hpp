@@ -3,8 +3,8 @@
 //
 // Shapes   x, y [rows, tiles*L] in (tile, row) order; peak [rows, L], read first, in lane 0.
 // Types    XT, PeakT, YT signed integers of at most, and YT of at least, 16 bits; AccT holds the product; YT holds [low, high].
-// Records  a stream of words, 4 per tile of L channels: word k holds byte k of every lane's bias, s32, little endian. Those of padding
-//          lanes are 0, so these lanes stay 0.
+// Records  a stream of words, 4 per tile of L channels: word k holds byte k of every lane's bias + 2**7, s32, little endian: the half
+//          that rounds to y is in it already. Those of padding lanes are 0, so these lanes stay 0.
 // Speed    a row per cycle for the factors, then L values per cycle (II = 1); the records of the next tile are read while this one
 //          passes, so a tile takes max(rows, 4) cycles.
 
@@ -61,8 +61,9 @@ SCALE_ROWS_TILES:
         for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
           const AccT bias = AccT(Int<32>(record[tile & 1][l]));
-          const AccT product = shift_round_half_up<AccT>(AccT(AccT(in.v[l]) * factor), shift_t(shift));
-          const AccT rounded = shift_round_half_up<AccT>(AccT(product + bias), shift_t(FRACTION));
+          // In halves, so that one shifter gives the product and the bit that rounds it, which is the carry of the sum.
+          const AccT halves = AccT(AccT(AccT(AccT(in.v[l]) * factor) * 2) >> int(shift_t(shift)));
+          const AccT rounded = AccT(AccT((halves >> 1) + bias + (halves & 1)) >> FRACTION);
           out.v[l] = YT(clamp<AccT>(rounded, AccT(low), AccT(high)));
         }
         y.write(out);

@@ -2,10 +2,11 @@
 // unary_delta: y = requantize(asymptote(x) - delta(|x|)), delta piecewise linear from a ROM.
 //
 // Shapes   x, y [rows, tiles*L], streams in (tile, row) order; the lanes of the last tile beyond `channels` give 0, whatever f(0) is.
-// Types    XT, YT signed integers; AccT holds f, the asymptote and delta in units of 2**-(16 + step); YT holds [low, high].
+// Types    XT, YT signed integers; AccT holds the asymptote and delta in units of 2**-(16 + step), ValueT their difference or sum;
+//          YT holds [low, high].
 // Method   a segment is 2**step codes; entry i of the ROM is base * 2**16 + (growth + 2**15): delta at the start of segment i of |x| and
-//          its growth over the segment, both in units of 2**-16; delta is 0 beyond the ROM. With relu >= 0 the asymptote is
-//          max(x, 0) << relu; else it is `below` for x < 0 and `above` from 0 on (units of 2**-16), and delta is added below. Exact.
+//          its growth over the segment, both in units of 2**-16; delta is 0 beyond the ROM. With RELU >= 0 the asymptote is
+//          max(x, 0) << RELU; else it is `below` for x < 0 and `above` from 0 on (units of 2**-16), and delta is added below. Exact.
 // Rounding requantize: half up, then saturation to [low, high].
 // Speed    L values per cycle (II = 1): a copy of the ROM per lane.
 // Source   ReLU minus delta as in Edge-MoE.
@@ -24,7 +25,7 @@ template <class Rom> Int<36> unary_delta_lookup(int index) {
   return Int<36>(Rom::at(index));
 }
 
-template <class XT, class AccT, class Rom> AccT unary_delta_value(XT x, int step, int relu, int below, int above) {
+template <class XT, class AccT, class ValueT, class Rom, int RELU> ValueT unary_delta_value(XT x, int step, int below, int above) {
 #pragma HLS INLINE
   const bool negative = x < 0;
   const int magnitude = negative ? -int(x) : int(x);
@@ -37,18 +38,31 @@ template <class XT, class AccT, class Rom> AccT unary_delta_value(XT x, int step
   // Products with powers of two, since C++ leaves the shift of a negative number undefined.
   const AccT start = AccT(AccT(base) * AccT(1 << step));
   const AccT delta = inside ? AccT(start + AccT(growth) * AccT(along)) : AccT(0);
-  const AccT rising = AccT(AccT(negative ? 0 : magnitude) << (relu < 0 ? 0 : relu));
+  const AccT rising = AccT(AccT(negative ? 0 : magnitude) << (RELU < 0 ? 0 : RELU));
   const AccT level = AccT(AccT(negative ? below : above) * AccT(1 << step));
-  const AccT asymptote = relu < 0 ? level : rising;
-  return relu < 0 && negative ? AccT(asymptote + delta) : AccT(asymptote - delta);
+  const AccT asymptote = RELU < 0 ? level : rising;
+  return RELU < 0 && negative ? ValueT(asymptote + delta) : ValueT(asymptote - delta);
 }
 
-template <class XT, class AccT, class YT, class Rom, int L>
-void unary_delta(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int rows, int tiles, int channels, int step, int relu, int below,
+// value * multiplier with one DSP48, whose ports have 27 and 18 bits: the few bits beyond are multiplied in logic.
+template <class ProductT, class ValueT> ProductT unary_delta_product(ValueT value, multiplier_t multiplier) {
+#pragma HLS INLINE
+  static constexpr int LOW = 26;
+  if (width<ValueT>::value <= LOW + 1) return ProductT(ProductT(value) * ProductT(multiplier));
+  const Int<LOW + 1> low = Int<LOW + 1>(value & ValueT((1 << LOW) - 1));
+  const Int<max_of(width<ValueT>::value - LOW, 1) + MULTIPLIER_BITS> beyond = (value >> LOW) * multiplier;
+#pragma HLS BIND_OP variable = beyond op = mul impl = fabric
+  return ProductT(ProductT(low) * ProductT(multiplier) + ProductT(beyond) * ProductT(1 << LOW));
+}
+
+template <class XT, class AccT, class ValueT, class YT, class Rom, int RELU, int L>
+void unary_delta(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int rows, int tiles, int channels, int step, int below,
                  int above, int multiplier, int shift, int low, int high) {
   static_assert(width<YT>::value >= 16, "unary_delta: outputs have at least 16 bits");
   static_assert(width<XT>::value <= 16, "unary_delta: inputs have at most 16 bits");
   static_assert(width<AccT>::value >= 32, "unary_delta: AccT must hold 17 bits of the ROM shifted by up to 12");
+  typedef Int<width<ValueT>::value + MULTIPLIER_BITS + 2> product_t;
+  const product_t kept = kept_by<YT, product_t>(shift_t(shift));
   const int vectors = rows * tiles;
   int row = 0, first = 0;
 UNARY_DELTA:
@@ -59,9 +73,10 @@ UNARY_DELTA:
     Vec<YT, L> out;
     for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-      const AccT acc = unary_delta_value<XT, AccT, Rom>(in.v[l], step, relu, below, above);
-      const Int<32> q = requantize<AccT>(acc, multiplier_t(multiplier), shift_t(shift), low, high);
-      out.v[l] = first + l < channels ? YT(q) : YT(0);
+      const ValueT value = unary_delta_value<XT, AccT, ValueT, Rom, RELU>(in.v[l], step, below, above);
+      const product_t product = unary_delta_product<product_t, ValueT>(value, multiplier_t(multiplier));
+      const YT q = shift_clamp<YT, product_t>(product, shift_t(shift), kept, YT(low), YT(high));
+      out.v[l] = first + l < channels ? q : YT(0);
     }
     y.write(out);
     const bool last = row + 1 == rows;

@@ -41,12 +41,20 @@ ACTIVATION = IntType(16)
 """Elements of the streams between the kernels of a chain."""
 
 
+FUNCTIONS = {"load": "load", "words": "load_words", "store": "store"}
+"""What moves the streams of a kind."""
+
+
 def _stream(stream: Stream, index: int) -> dict[str, Any]:
     """What the template says of one stream between memory and engine."""
     return {
         "name": stream.name,
         "kind": stream.kind,
-        "function": f"attnc::{'store' if stream.kind == 'store' else 'load'}{'_beats' if stream.beat > 1 else ''}",
+        "function": f"attnc::{FUNCTIONS[stream.kind]}{'_beats' if stream.beat > 1 and (stream.shared or stream.kind != 'words') else ''}",
+        "element": word_of(stream.taken),
+        "beats": "_beats" if stream.beat > 1 else "",
+        "depth": stream.depth,
+        "shared": stream.shared,
         "type": stream.type.cpp(),
         "word": word_of(stream.beat),
         "memory": stream.pointer,
@@ -61,7 +69,7 @@ def word_of(beat: int) -> str:
 
 def _interface(name: str, beat: int, bundle: str) -> dict[str, Any]:
     kind = name.rpartition("_")[0]
-    memory = "weights" if kind in ("weights", "wide_weights") else "memory"
+    memory = "weights" if kind in ("weights", "wide_weights", "parameters") else "memory"
     return {
         "name": name,
         "bundle": bundle,
@@ -129,14 +137,22 @@ def _slots(engine: Engine) -> list[dict[str, Any]]:
     return found
 
 
+def _opened(streams: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same streams; `opens` says that it is the first one that uses its pointer, so that a list of arguments names each once."""
+    names = [stream["memory"] for stream in streams]
+    return [{**stream, "opens": stream["memory"] not in names[:index]} for index, stream in enumerate(streams)]
+
+
 def _engine(engine: Engine) -> dict[str, Any]:
-    streams = [_stream(stream, index) for index, stream in enumerate(engine.streams)]
+    streams = _opened([_stream(stream, index) for index, stream in enumerate(engine.streams)])
+    by_name = {stream["name"]: stream for stream in streams}
     return {
         "name": engine.name,
         "op": " > ".join(slot.op for slot in engine.slots),
         "index": engine.index,
         "chained": engine.chained,
         "streams": streams,
+        "shared": _opened([by_name[name] for name, _ in engine.shared]),
         "slots": _slots(engine),
     }
 
@@ -170,7 +186,7 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
             "program": f"0x{len(program.instructions) * program.instruction_ints:08x}",
             "weights": f"0x{max(program.weight_words, 1):08x}",
             "memory": f"0x{program.memory.words:08x}",
-            "weights_beats": f"0x{max(math.ceil(program.weight_words / 2), 1):08x}",
+            "weights_beats": f"0x{math.ceil(max(program.weight_words, 1) / 2):08x}",
             "memory_beats": f"0x{math.ceil(program.memory.words / 2):08x}",
         },
     }

@@ -17,7 +17,7 @@ import numpy as np
 from attnc.fixedpoint import quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
 from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, scalar_scale
-from attnc.ops.requantize import activation
+from attnc.ops.requantize import ACTIVATION_BITS, activation, shift_clamps
 
 
 def broadcast_shape(node: Node, inputs: Sequence[Shape]) -> Shape:
@@ -90,7 +90,7 @@ class Add(Operator):
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
-        Per lane two DSPs (the second adds its product to the first's), and a shifter, adder and clamp of 36 bits.
+        Per lane two DSPs (the second adds its product to the first's), and `shift_clamp` from 36 to 16 bits.
         """
         lanes = kernel.arg("L")
-        return Resources(lut=190 * lanes + 250, ff=150 * lanes + 350, dsp=2 * lanes)
+        return shift_clamps(36, ACTIVATION_BITS, lanes) + Resources(lut=250, ff=40 * lanes + 350, dsp=2 * lanes)

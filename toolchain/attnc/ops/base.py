@@ -54,13 +54,15 @@ class Port:
     """A stream between memory and a kernel.
 
     `kind` is "load" or "store" (vectors of `type`, activations in memory) or "words" (packed words from the weight memory; `beat` of
-    them per cycle, from an even word on where that is 2).
+    them per cycle, from an even word on where that is 2). `first` says that the kernel reads all of it as soon as it starts, before it
+    takes anything from another port that is not `first`.
     """
 
     name: str
     kind: str
     type: IntType = IntType(16)
     beat: int = 1
+    first: bool = False
 
 
 @dataclass(frozen=True)

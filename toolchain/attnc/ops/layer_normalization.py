@@ -4,7 +4,8 @@ Shapes   x, y [R, C], gamma, beta [C]. With attribute `group` every `group` cons
          must then divide the group. C is the size of a group in what follows.
 Scales   x one per tensor; y one per tensor or per channel (a smoothed output): gamma and beta are divided by it.
 Method   S = sum x, Q = sum x^2 exactly; V = C*Q - S^2 + max(1, rint(epsilon * C^2 / s_x^2));
-         z = (C*x - S) * rsqrt(V) with 16 fraction bits; y = (z*gamma_q + beta_q) / 2**shift. gamma_q has 18 bits with sign, beta_q
+         z = (C*x - S) * rsqrt(V) with 16 fraction bits: x times a factor of the row, plus an offset of the row;
+         y = (z*gamma_q + beta_q) / 2**shift. gamma_q has 18 bits with sign, beta_q
          up to 40; the shift is shared, the largest for which all of them fit.
 Rounding z and y half up, y saturated to its range.
 Error    in steps of y of channel c, before saturation, with g = |gamma[c]| / s_y[c] and |z| <= sqrt(C - 1):
@@ -26,7 +27,7 @@ import numpy as np
 from attnc.fixedpoint import bits_for, carrier, check_bits, requantize, scale_round_half_up
 from attnc.ir import GraphError, Node, TensorType
 from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, Walk, scalar_scale
-from attnc.ops.requantize import activation, byte_planes
+from attnc.ops.requantize import ACTIVATION_BITS, activation, byte_planes, shift_clamps
 from attnc.ops.rsqrt import MANTISSA_BITS, RSQRT_TABLE, rsqrt
 from attnc.ops.storage import storage
 
@@ -164,20 +165,24 @@ class LayerNormalization(Operator):
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
-        DSP: per lane a square, C*x, the product with the factor (two where C*x - S is wider than 27 bits) and with gamma; once
-        C*Q and S*S (six) and the rsqrt (seven). BRAM: the block of rows; sums, squares and factors lie in distributed RAM.
-        LUT: per lane two shifters, adders and clamps of the widths of the products, the adder trees, the records; 4600 for
-        the ROM, the priority encoder and the control. A block of up to 64 vectors lies in distributed RAM too.
+        DSP: per lane a square, the product with the factor of the row (two where that is wider than 27 bits), which adds its offset, and
+        with gamma, which adds beta; once C*Q and S*S (two each), factor and offset (one each), and the rsqrt (four). BRAM: the block of
+        rows; sums, squares, factors and offsets lie in distributed RAM.
+        LUT: per lane the shifter to z, `shift_clamp` to y, the adder trees, and a multiplexer between two records of 64 bits. Once for each
+        bit of the variance about ten: two additions, the priority encoder, two shifters of the rsqrt and their selection; and 900 for
+        its ROM (100), its other additions (100), the delays of a pipeline of 40 stages and the control. Mapped by Yosys 0.70 (synth_xilinx
+        -family xcup) as Verilog, without the multipliers, the statistics of 49 bits take 557, a shifter to 22 bits 118, the records of a
+        lane 64. A block of up to 64 vectors lies in distributed RAM too.
         """
         lanes, tiles, rows = (kernel.arg(name) for name in ("L", "TILES_MAX", "ROWS_MAX"))
-        sums, squares, centred, acc = (kernel.arg(name) for name in ("SumT", "SquareT", "DT", "AccT"))
-        record = 2 * 8 * RECORD_PLANES
-        wide = centred + MANTISSA_BITS + 2
-        stored = (2 * sums + squares + 24) * math.ceil(rows / 64)
-        logic = Resources(
-            lut=lanes * (6 * wide + 6 * acc + sums + squares) + stored + 4600,
-            ff=lanes * (record + 3 * wide + 3 * acc) + 3500,
-            dsp=lanes * (4 if centred <= 27 else 5) + 13,
+        sums, squares, variance, centred, z, acc = (kernel.arg(name) for name in ("SumT", "SquareT", "VT", "DT", "ZT", "AccT"))
+        record = 8 * RECORD_PLANES
+        factor, offset = (tiles * lanes).bit_length() + MANTISSA_BITS + 1, max(centred + MANTISSA_BITS + 2, 33)
+        stored = (sums + squares + factor + offset + 6) * math.ceil(rows / 64)
+        logic = shift_clamps(acc, ACTIVATION_BITS, lanes) + Resources(
+            lut=lanes * (5 * z + 8 + sums + squares + record) + 10 * variance + 900 + stored,
+            ff=lanes * (2 * record + 3 * offset + 2 * acc) + 3500,
+            dsp=lanes * (3 if factor <= 27 else 4) + (10 if sums <= 27 else 13),
         )
         return logic + storage(tiles * rows, 16 * lanes, name="buffer")
 

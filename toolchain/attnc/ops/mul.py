@@ -17,7 +17,7 @@ from attnc.fixedpoint import quantize_multiplier, requantize
 from attnc.ir import Node, TensorType
 from attnc.ops.add import broadcast_shape, elementwise_calls
 from attnc.ops.base import Array, Call, KernelCall, Lowering, Operator, Resources, Shape, product_bits, scalar_scale
-from attnc.ops.requantize import ACTIVATION_BITS, activation
+from attnc.ops.requantize import ACTIVATION_BITS, activation, shift_clamps
 
 
 class Mul(Operator):
@@ -54,7 +54,7 @@ class Mul(Operator):
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
-        Per lane one DSP for the product, two for the multiplier of 18 by 32 bits, and a shifter, adder and clamp of 51 bits.
+        Per lane one DSP for the product, two for the multiplier of 18 by 32 bits, and `shift_clamp` from 51 to 16 bits.
         """
         lanes = kernel.arg("L")
-        return Resources(lut=270 * lanes + 250, ff=220 * lanes + 350, dsp=3 * lanes)
+        return shift_clamps(51, ACTIVATION_BITS, lanes) + Resources(lut=250, ff=90 * lanes + 350, dsp=3 * lanes)

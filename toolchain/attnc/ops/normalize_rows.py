@@ -18,7 +18,7 @@ import numpy as np
 from attnc.fixedpoint import MAX_SHIFT, MULTIPLIER_BITS, Int64, bit_length, clamp, quantize_multiplier, shift_round_half_up
 from attnc.ir import GraphError, Node, TensorType
 from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, scalar_scale
-from attnc.ops.requantize import activation
+from attnc.ops.requantize import activation, shift_clamps
 from attnc.ops.softmax import DIVISION_LATENCY
 from attnc.ops.storage import storage
 
@@ -88,7 +88,7 @@ class NormalizeRows(Operator):
                 ("L", ctx.design.lanes),
                 ("ROWS_MAX", ctx.design.rows),
             ),
-            ports=(Port("x", "load"), Port("peak", "load"), Port("y", "store")),
+            ports=(Port("x", "load"), Port("peak", "load", first=True), Port("y", "store")),
             scalars=("rows", "tiles", "multiplier", "shift", "limit"),
         )
         tail = (tiles, int(node.params["multiplier"]), int(node.params["shift"]), LIMIT)
@@ -106,11 +106,10 @@ class NormalizeRows(Operator):
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
-        Per lane one DSP (16 by 19 bits), and a shifter and a clamp of 36 bits; the pipelined divider one row of 16 bits per bit of
+        Per lane one DSP (16 by 19 bits), and `shift_clamp` from 36 to 8 bits; the pipelined divider one row of 16 bits per bit of
         the quotient, with a priority encoder and a shifter in front; factor and shift of every row.
         """
         lanes, rows = kernel.arg("L"), kernel.arg("ROWS_MAX")
         divider = 33 * 16 + PEAK_BITS * 6
-        return Resources(lut=190 * lanes + divider + 400, ff=120 * lanes + 2 * divider + 500, dsp=lanes) + storage(
-            rows, MULTIPLIER_BITS + 2 + 6
-        )
+        rest = Resources(lut=divider + 400, ff=40 * lanes + 2 * divider + 500, dsp=lanes)
+        return shift_clamps(36, LIMIT.bit_length() + 1, lanes) + rest + storage(rows, MULTIPLIER_BITS + 2 + 6)

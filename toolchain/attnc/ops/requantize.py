@@ -47,6 +47,23 @@ def rescale_factors(x: TensorType, y: TensorType, where: str) -> tuple[Array, Ar
     return quantize_multiplier(np.asarray(x.scale / y.scale))
 
 
+def shift_clamp_lane(bits: int, result: int) -> Resources:
+    """`shift_clamp` of one value from `bits` to `result` bits.
+
+    Structure: a comparison of `bits` bits before the shift (2 bits per LUT), three stages of multiplexers of 4 (a LUT per bit)
+    with result + 16, + 4 and + 1 bits, an adder, two comparisons and a selection of about `result` bits: bits / 2 + 6 * result + 23. Mapped
+    by Yosys 0.70 (synth_xilinx -family xcup) as Verilog it is 0.60 and 0.78 of a shifter, an adder and a clamp of all 51 and 36 bits, to
+    16, and 0.56 of 36 bits, to 8; with 12 LUT more so is this against 5.3 LUT per bit.
+    """
+    return Resources(lut=bits / 2 + 6 * result + 35, ff=bits / 2 + 5 * result)
+
+
+def shift_clamps(bits: int, result: int, lanes: int) -> Resources:
+    """`shift_clamp` in every lane, with a shift that all share: what is kept is found once, a LUT per bit."""
+    lane = shift_clamp_lane(bits, result)
+    return Resources(lut=lane.lut * lanes + bits, ff=lane.ff * lanes + bits)
+
+
 def rescale_kernel(lanes: int) -> KernelCall:
     """The kernel, the same for every operator that uses it."""
     return KernelCall(

@@ -67,7 +67,7 @@ class ScaleRows(Operator):
         (x, peak), y = node.inputs, node.output
         lanes, tiles, p = ctx.design.lanes, ctx.tiles(x), node.params
         words = Walk(
-            ctx.payload(node.name, lambda: byte_planes(p["bias"], RECORD_PLANES, lanes).tobytes()),
+            ctx.payload(node.name, lambda: byte_planes(p["bias"] + (1 << (FRACTION - 1)), RECORD_PLANES, lanes).tobytes()),
             (1, 1, 1, tiles * RECORD_PLANES),
             (0, 0, 0),
         )
@@ -82,7 +82,7 @@ class ScaleRows(Operator):
                 ("L", lanes),
                 ("ROWS_MAX", ctx.design.rows),
             ),
-            ports=(Port("x", "load"), Port("peak", "load"), Port("w", "words"), Port("y", "store")),
+            ports=(Port("x", "load"), Port("peak", "load", first=True), Port("w", "words"), Port("y", "store")),
             scalars=("rows", "tiles", "multiplier", "shift", "low", "high"),
         )
         tail = (tiles, int(p["multiplier"]), int(p["shift"]) - FRACTION, *ctx.graph.type(y).range)
@@ -100,10 +100,10 @@ class ScaleRows(Operator):
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
-        Per lane two DSPs (16 by 33 bits), and a shifter, two adders and a clamp of the width of the product; two records of 32 bits in
+        Per lane two DSPs (16 by 33 bits), and a shifter, one adder and a clamp of the width of the product; two records of 32 bits in
         registers; one DSP for the factors, and their memory.
         """
         lanes, acc, rows = kernel.arg("L"), kernel.arg("AccT"), kernel.arg("ROWS_MAX")
-        return Resources(lut=6 * acc * lanes + 400, ff=(64 + 3 * acc) * lanes + 500, dsp=2 * lanes + 1) + storage(
+        return Resources(lut=5 * acc * lanes + 400, ff=(64 + 3 * acc) * lanes + 500, dsp=2 * lanes + 1) + storage(
             rows, ACTIVATION_BITS + MULTIPLIER_BITS
         )

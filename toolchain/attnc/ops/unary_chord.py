@@ -146,7 +146,7 @@ class Chord(Method):
     def lower(self, node: Node, function: Function, ctx: Lowering) -> list[Call]:
         """A call per block of rows."""
         scalars = {"step": node.attrs["step"], "left": function.left or 0, "right": function.right}
-        return unary_calls(self, node, ctx, node.attrs["acc_bits"], rom(function.name), scalars)
+        return unary_calls(self, node, ctx, {"AccT": node.attrs["acc_bits"]}, rom(function.name), scalars)
 
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run."""

@@ -18,13 +18,14 @@ from functools import cache
 
 import numpy as np
 
-from attnc.fixedpoint import Int64, bits_for, check_bits, quantize_multiplier, requantize
+from attnc.fixedpoint import MULTIPLIER_BITS, Int64, bits_for, check_bits, quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
 from attnc.ops.approximation import Implementation, times
 from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Resources, Table, product_bits, scalar_scale
 from attnc.ops.functions import Function, find
+from attnc.ops.requantize import ACTIVATION_BITS, shift_clamp_lane
 from attnc.ops.unary_chord import identifier
-from attnc.ops.unary_method import VALUE_BITS, Method, every, fraction_bits, input_fraction, rescaling_lane, rom_lane, unary_calls
+from attnc.ops.unary_method import VALUE_BITS, Method, fraction_bits, input_fraction, rom_lane, unary_calls
 
 GROWTH_BITS = 16
 ENTRY_BITS = 36
@@ -121,7 +122,7 @@ class Delta(Method):
         entries = len(nodes(function.name, self.segment_bits)) - 1
         bound = ERROR_BOUNDS.get(function.name)
         error = bound[self.segment_bits - 3] if bound else 1.01 * _measured(function.name, self)
-        return Implementation(self.name, error, entries * ENTRY_BITS, _lane(entries, 32))
+        return Implementation(self.name, error, entries * ENTRY_BITS, _lane(entries, 32, 32 - self.segment_bits))
 
     def accepts(self, function: Function, x: TensorType) -> bool:
         """A power of two."""
@@ -132,7 +133,7 @@ class Delta(Method):
         """Position of the segments in x, factor to the output, width of the interpolation."""
         where = self.where(node)
         step = input_fraction(self, node, x, self.segment_bits) - self.segment_bits
-        bound = int(np.abs(subtract(every(x), function, self.segment_bits, step)).max())
+        bound = _largest(function.name, self.segment_bits, step, *x.range)
         # The asymptote and delta are partial results too, and so are the terms of delta.
         parts = [abs(v) << step for v in (*nodes(function.name, self.segment_bits), *ends(function))]
         parts.append(x.magnitude << (VALUE_BITS - self.segment_bits))
@@ -155,20 +156,35 @@ class Delta(Method):
     def lower(self, node: Node, function: Function, ctx: Lowering) -> list[Call]:
         """A call per block of rows."""
         low, high = ends(function)
-        relu = VALUE_BITS - self.segment_bits if function.delta == "relu" else -1
-        scalars = {"step": node.attrs["step"], "relu": relu, "below": low, "above": high}
-        return unary_calls(self, node, ctx, node.attrs["acc_bits"], rom(function.name, self.segment_bits), scalars)
+        relu, step = VALUE_BITS - self.segment_bits if function.delta == "relu" else -1, node.attrs["step"]
+        largest = _largest(function.name, self.segment_bits, step, *ctx.graph.type(node.inputs[0]).range)
+        widths = {"AccT": node.attrs["acc_bits"], "ValueT": bits_for(largest)}
+        scalars = {"step": step, "below": low, "above": high}
+        return unary_calls(self, node, ctx, widths, rom(function.name, self.segment_bits), scalars, {"RELU": relu})
 
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run."""
         table = dict(kernel.template_args)["Rom"]
         entries = len(table.values) if isinstance(table, Table) else 0
-        return times(_lane(entries, kernel.arg("AccT")), kernel.arg("L")) + Resources(lut=300, ff=400)
+        acc, value = kernel.arg("AccT"), kernel.arg("ValueT")
+        product = value + MULTIPLIER_BITS + 2
+        return times(_lane(entries, acc, value), kernel.arg("L")) + Resources(lut=300 + product, ff=400 + product)
 
 
-def _lane(entries: int, acc: int) -> Resources:
-    """Per lane a ROM of its own, a magnitude, one DSP for the interpolation, shifters and a subtraction, and the factor."""
-    return rom_lane(entries, ENTRY_BITS) + Resources(lut=17 + 4 * acc, ff=17 + 3 * acc, dsp=1) + rescaling_lane(acc)
+def _lane(entries: int, acc: int, value: int) -> Resources:
+    """Per lane a ROM of its own, a magnitude, one DSP for the interpolation, which adds its product to the start of the segment, shifters
+    for segment and start (2 LUT per bit of the start's), and a subtraction; then the factor, one DSP for 27 bits of the value and 20 LUT
+    for each bit beyond, and `shift_clamp`."""
+    lane = rom_lane(entries, ENTRY_BITS) + shift_clamp_lane(value + MULTIPLIER_BITS + 2, ACTIVATION_BITS)
+    return lane + Resources(lut=17 + 4 * acc + 20 * max(value - 27, 0), ff=17 + 3 * acc, dsp=2)
+
+
+@cache
+def _largest(name: str, segment_bits: int, step: int, low: int, high: int) -> int:
+    """Largest magnitude of what the kernel computes for inputs in [low, high], all of them tried."""
+    function = find(name)
+    assert function is not None
+    return int(np.abs(subtract(np.arange(low, high + 1), function, segment_bits, step)).max())
 
 
 @cache

@@ -93,8 +93,17 @@ def tabulated(function: Callable[[Int64], Array], x: Int64) -> Array:
     return function(np.arange(low, high + 1)).take(x - low)
 
 
-def unary_calls(method: Method, node: Node, ctx: Lowering, acc_bits: int, rom: Table | None, scalars: dict[str, int]) -> list[Call]:
-    """A call per block of rows. The kernel's scalars are rows, tiles, channels, then `scalars`, the factor, and the range of the output."""
+def unary_calls(
+    method: Method,
+    node: Node,
+    ctx: Lowering,
+    widths: dict[str, int],
+    rom: Table | None,
+    scalars: dict[str, int],
+    sizes: dict[str, int] | None = None,
+) -> list[Call]:
+    """A call per block of rows. The kernel's template arguments are XT, types of `widths`, YT, the ROM, `sizes`, L; its scalars are rows,
+    tiles, channels, then `scalars`, the factor, and the range of the output."""
     x, y = node.inputs[0], node.output
     tiles, channels = ctx.tiles(x), ctx.graph.value(x).shape[1]
     low, high = ctx.graph.type(y).range
@@ -104,9 +113,10 @@ def unary_calls(method: Method, node: Node, ctx: Lowering, acc_bits: int, rom: T
         function=f"attnc::{method.kernel}",
         template_args=(
             ("XT", IntType(ACTIVATION_BITS)),
-            ("AccT", IntType(acc_bits)),
+            *((name, IntType(bits)) for name, bits in widths.items()),
             ("YT", IntType(ACTIVATION_BITS)),
             *((("Rom", rom),) if rom is not None else ()),
+            *(sizes or {}).items(),
             ("L", ctx.design.lanes),
         ),
         ports=(Port("x", "load"), Port("y", "store")),

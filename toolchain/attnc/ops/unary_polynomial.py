@@ -183,7 +183,7 @@ class Polynomial(Method):
         scalars = {"fraction": fraction, "limit": limit(form, fraction), "linear": int(form.linear)}
         for sign, side in (("n", form.negative), ("p", form.positive)):
             scalars |= {f"{sign}{degree}": value for degree, value in zip(("0", "1", "2", "_end"), side.integers(), strict=True)}
-        return unary_calls(self, node, ctx, node.attrs["acc_bits"], None, scalars)
+        return unary_calls(self, node, ctx, {"AccT": node.attrs["acc_bits"]}, None, scalars)
 
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run."""

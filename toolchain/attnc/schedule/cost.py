@@ -21,6 +21,7 @@ from attnc.schedule.devices import CLASSES, Board
 from attnc.schedule.engine import Engine, Instruction, Slot, Stream
 from attnc.schedule.placement import Buffer, collect, place, scaled
 from attnc.schedule.program import Program
+from attnc.schedule.sharing import DEPTH
 
 MEMORY_LATENCY = 60
 """Cycles from a read request to its first word (about 200 ns through an HP port at 250 MHz)."""
@@ -30,11 +31,16 @@ DDR_EFFICIENCY = 0.85
 CALL_OVERHEAD = 40
 """Starting and ending a dataflow region."""
 LOADER = Resources(lut=450, ff=600)
+SHARED_LOADER = Resources(lut=150, ff=200)
+"""What starts the runs of a loader of several operands, and selects the addresses of its requests."""
+RUN = Resources(lut=220, ff=300)
+"""A run of words that follow each other: a counter, an address, and elements of 16 bits with their zero point (8 lanes)."""
 STORER = Resources(lut=450, ff=600)
 PORT = Resources(lut=1200, ff=1800, bram36=2)
 """An m_axi adapter of 128 bits with its buffers."""
+OPERANDS = "operands"
+"""Name of the loader that serves several streams."""
 CONTROL = Resources(lut=1500, ff=2500)
-STREAM_DEPTH = 32
 SLOT_LATENCY = 12
 """Cycles that a vector takes through a kernel that passes it on, on average."""
 PASSING = Resources(lut=60, ff=80)
@@ -65,9 +71,11 @@ class _Part:
 
     def stream(self, stream: Stream, walk: Walk, port: str) -> None:
         """A stream that moves `walk` through `port`."""
-        moved = math.ceil(walk.vectors / stream.beat) if stream.kind == "words" else walk.vectors * (1 if stream.beat > 1 else walk.bytes)
+        moved = math.ceil(walk.vectors / stream.taken) if stream.kind == "words" else walk.vectors * (1 if stream.beat > 1 else walk.bytes)
         bursts = math.prod(walk.counts[:3]) * math.ceil(walk.counts[3] * walk.bytes / stream.beat / 64)
         self.busy[f"port {stream.name}"] = max(moved, bursts * math.ceil(MEMORY_LATENCY / REQUESTS_IN_FLIGHT))
+        if stream.shared:  # its loader waits for the first word of each run
+            self.busy[OPERANDS] = self.busy.get(OPERANDS, 0) + self.busy[f"port {stream.name}"] + MEMORY_LATENCY
         if stream.kind != "store":
             self.shared.setdefault(port, []).append((stream.name, moved))
 
@@ -215,9 +223,9 @@ def function_name(kernel: KernelCall) -> str:
     return kernel.function.rpartition("::")[2]
 
 
-def fifo(bits: int) -> Resources:
-    """A stream of 32 vectors is shift registers: a LUT per bit."""
-    return Resources(lut=bits * STREAM_DEPTH / 32, ff=bits)
+def fifo(bits: int, depth: int = DEPTH) -> Resources:
+    """A stream of 32 vectors is shift registers, a LUT per bit; a deeper one lies in block memory, between counters."""
+    return Resources(lut=bits, ff=bits) if depth <= DEPTH else Resources(lut=60, ff=60) + memory_cost(Memory("", depth, bits), "bram")
 
 
 def slot_resources(slot: Slot, lanes: int, chained: bool) -> Resources:
@@ -232,8 +240,9 @@ def engine_resources(engine: Engine, lanes: int) -> Resources:
     """Kernels, loaders, storers and streams of one engine, with its buffers where they usually lie."""
     total = sum((slot_resources(slot, lanes, engine.chained) for slot in engine.slots), Resources())
     for stream in engine.streams:
-        total = total + (STORER if stream.kind == "store" else LOADER)
-        total = total + fifo(lanes * (8 * stream.beat if stream.kind == "words" else stream.type.bits))
+        total = total + (STORER if stream.kind == "store" else RUN if stream.shared else LOADER)
+        total = total + fifo(lanes * (8 * stream.taken if stream.kind == "words" else stream.type.bits), stream.depth)
+    total = total + scaled(SHARED_LOADER, bool(engine.shared))
     return total
 
 

@@ -8,14 +8,22 @@ from functools import cached_property
 from attnc.ops import OPERATORS
 from attnc.ops.base import FILL, Call, IntType, KernelCall, Port, Resources, Walk
 from attnc.schedule.chains import Chain, store_port
+from attnc.schedule.sharing import DEPTH, Run
 
 WALK_INTS = 9
 SLOT_INTS = 3
 """Of a slot: whether it works, the vectors that arrive, whether they are stored too."""
 IDLE = Walk(0, (0, 0, 0, 0), (0, 0, 0))
-POINTERS = {"load": "load", "words": "weights", "wide words": "wide_weights", "store": "result", "wide": "wide"}
+POINTERS = {
+    "load": "load",
+    "words": "weights",
+    "wide words": "wide_weights",
+    "parameters": "parameters",
+    "store": "result",
+    "wide": "wide",
+}
 """Arguments of the accelerator by the kind of their streams; "wide" ones are those of packed words and of stores that move two words per
-cycle. Those of stores come last."""
+cycle, "parameters" those of words whose loader reads load_<n> of the same number as well. Those of stores come last."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class Slot:
 class Stream:
     """Between memory and an engine. `slot` and `port` say which kernel it belongs to: none for the first slot's input and the last one's
     output; a tap has a slot and no port. `pointer` is the argument of the accelerator that it uses, `beat` the words that this moves per
-    cycle."""
+    cycle, `shared` whether its loader serves other streams too, `depth` the vectors that its FIFO holds."""
 
     name: str
     kind: str
@@ -53,18 +61,27 @@ class Stream:
     slot: int | None = None
     port: int | None = None
     beat: int = 1
+    shared: bool = False
+    depth: int = DEPTH
+
+    @property
+    def taken(self) -> int:
+        """Words that a kernel takes at a time from a stream of words."""
+        return 1 if self.shared else self.beat
 
 
 @dataclass(frozen=True)
 class Engine:
     """One piece of hardware: kernels, one behind the other, between loaders and storers. It is named after its main kernel. `beat` are the
-    words per cycle of its loaders, and of those storers (by name) that only 16-bit vectors pass."""
+    words per cycle of its loaders, and of those storers (by name) that only 16-bit vectors pass. `shared` are the streams that one loader
+    serves, as `sharing.share` gives them."""
 
     index: int
     slots: tuple[Slot, ...]
     main: Slot
     beat: int = 1
     wide: frozenset[str] = frozenset()
+    shared: tuple[tuple[str, int], ...] = ()
 
     @property
     def name(self) -> str:
@@ -102,13 +119,19 @@ class Engine:
     def streams(self) -> tuple[Stream, ...]:
         """The input of the first slot, the other operands slot by slot, taps, the output of the last."""
         found: list[Stream] = []
-        used = dict.fromkeys(POINTERS, 0)
+        used, depths = dict.fromkeys(POINTERS, 0), dict(self.shared)
 
         def add(name: str, kind: str, type_: IntType, slot: int | None = None, port: int | None = None, words: int = 1) -> None:
-            group = "wide" if name in self.wide else "wide words" if words > 1 else kind
-            beat = self.beat if kind == "load" or group == "wide" else words
-            found.append(Stream(name, kind, type_, f"{POINTERS[group]}_{used[group]}", slot, port, beat))
-            used[group] += 1
+            shared = name in depths
+            group = "wide" if name in self.wide else "parameters" if shared and kind == "words" else kind
+            group = "wide words" if group == "words" and words > 1 else group
+            beat = {"words": 1, "wide words": words, "store": 1}.get(group, self.beat)
+            if shared and not any(stream.shared for stream in found):
+                used["parameters"] = used["load"]
+                used["load"] += 1
+            number = used["parameters"] if shared else used[group]
+            found.append(Stream(name, kind, type_, f"{POINTERS[group]}_{number}", slot, port, beat, shared, depths.get(name, DEPTH)))
+            used[group] += not shared
 
         first, last = self.slots[0], self.slots[-1].kernel
         add(self._name(0, first.kernel.ports[first.fed]), "load", self.entry)
@@ -198,6 +221,11 @@ class Instruction:
         if found is None or (stream.port is None and number not in one.tapped):
             return IDLE
         return found.walks[self.engine.slots[number].fed if stream.port is None else stream.port]
+
+    def run(self, stream: Stream) -> Run:
+        """What the stream of an operand does, and when: packed words are for the processes that work once all vectors have arrived."""
+        before, after = (sum(bool(c.held) for n, c in self.own if n < (stream.slot or 0) + more) for more in (0, 1))
+        return Run(self.walk(stream), after if stream.kind == "words" else before, after)
 
     def operand_reads(self) -> list[Walk]:
         """What the slots up to the main kernel read to bring its operand."""

@@ -18,6 +18,7 @@ from attnc.schedule.chains import Chain, Key, Link, Order, engine_orders, first_
 from attnc.schedule.engine import POINTERS, Engine, Instruction, Slot
 from attnc.schedule.memory import MemoryMap, aligned, apart, plan_memory
 from attnc.schedule.prefetch import prefetch
+from attnc.schedule.sharing import Operand, share
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,16 @@ class Program:
     @cached_property
     def bundles(self) -> dict[str, str]:
         """The memory interface of each pointer. One that writes shares it with one that reads words of its size, since an interface reads
-        and writes at the same time."""
+        and writes at the same time. The pointers of a loader that reads activations and parameters, in turn, share one too."""
         readers: dict[int, list[str]] = {}
         found = {"program": "program"}
         for pointer, beat in self.pointers.items():
             if pointer.startswith((POINTERS["load"], POINTERS["words"], POINTERS["wide words"])):
                 readers.setdefault(beat, []).append(pointer)
                 found[pointer] = pointer
+            elif pointer.startswith(POINTERS["parameters"]):
+                partner = POINTERS["load"] + pointer.removeprefix(POINTERS["parameters"])
+                found[pointer] = partner if partner in self.pointers else pointer
         for pointer, beat in self.pointers.items():
             if pointer not in found:
                 free = readers.get(beat)
@@ -121,6 +125,7 @@ def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes],
     instructions = tuple(found for chain, engine in zip(chains, engine_of, strict=True) for found in _instructions(chain, engine))
     if design.beat > 1:
         engines, instructions = _widened(engines, instructions)
+    engines, instructions = _shared(engines, instructions)
     engines, instructions = _two_sided(engines, tuple(prefetch(instructions)))
     if write_weights is None:
         calls = [call for chain in chains for link in chain.links for call in link.calls]
@@ -177,7 +182,27 @@ def _widened(engines: tuple[Engine, ...], instructions: tuple[Instruction, ...])
             if stream.kind == "store" and walk.vectors:
                 sizes.setdefault((instruction.engine.index, stream.name), set()).add(walk.bytes)
     wide = [frozenset(name for (index, name), found in sizes.items() if index == e.index and found == {2}) for e in engines]
-    engines = tuple(replace(engine, wide=names) for engine, names in zip(engines, wide, strict=True))
+    return _exchanged(tuple(replace(engine, wide=names) for engine, names in zip(engines, wide, strict=True)), instructions)
+
+
+def _shared(engines: tuple[Engine, ...], instructions: tuple[Instruction, ...]) -> tuple[tuple[Engine, ...], tuple[Instruction, ...]]:
+    """Operands of few words share a loader; never weights of multipliers, or the vectors of the chain."""
+
+    def shared(engine: Engine) -> tuple[tuple[str, int], ...]:
+        operands = []
+        for stream in (stream for stream in engine.streams if stream.kind != "store" and engine.chained):
+            slot = engine.slots[stream.slot or 0]
+            first = stream.port is not None and slot.kernel.ports[stream.port].first
+            runs = {number: one.run(stream) for number, one in enumerate(instructions) if one.engine is engine and one.walk(stream).vectors}
+            alone, ahead = bool(slot.macs_per_cycle) or stream.port is None, (stream.slot or 0) < (engine.operand_slot or 0)
+            operands.append(Operand(stream.name, stream.kind, first, alone, ahead, runs))
+        return share(operands)
+
+    return _exchanged(tuple(replace(engine, shared=shared(engine)) for engine in engines), instructions)
+
+
+def _exchanged(engines: tuple[Engine, ...], instructions: tuple[Instruction, ...]) -> tuple[tuple[Engine, ...], tuple[Instruction, ...]]:
+    """The instructions for `engines`, which differ from theirs in their streams."""
     return engines, tuple(replace(instruction, engine=engines[instruction.engine.index]) for instruction in instructions)
 
 
@@ -189,8 +214,7 @@ def _two_sided(engines: tuple[Engine, ...], instructions: tuple[Instruction, ...
         return replace(engine, slots=slots, main=slots[engine.operand_slot or 0])
 
     two = {one.engine.index for one in instructions if one.side}
-    engines = tuple(widened(engine) if engine.index in two else engine for engine in engines)
-    return engines, tuple(replace(one, engine=engines[one.engine.index]) for one in instructions)
+    return _exchanged(tuple(widened(engine) if engine.index in two else engine for engine in engines), instructions)
 
 
 def _instructions(chain: Chain, engine: Engine) -> list[Instruction]:
