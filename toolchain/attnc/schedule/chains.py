@@ -13,14 +13,15 @@ engine's slots is that in which chains need them; a chain that would need anothe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 from attnc.ir import Graph, Node
-from attnc.ops.base import Call, KernelCall
+from attnc.ops.base import Call, KernelCall, Walk
 
 Key = tuple[Any, ...]
 
@@ -261,3 +262,18 @@ def _light_engines(chains: Sequence[Chain], left: list[int]) -> list[tuple[Order
             order.add(chains[index].links)
         result.append((order, members))
     return result
+
+
+def settle(chains: Sequence[Chain], apart_at: Mapping[str, int], final: Mapping[str, int]) -> list[Chain]:
+    """Move the walks from regions of their own, from which they were lowered, to where the values lie in the end."""
+    names, starts = list(apart_at), list(apart_at.values())
+
+    def moved(walk: Walk) -> Walk:
+        index = bisect_right(starts, walk.offset) - 1
+        return replace(walk, offset=walk.offset - starts[index] + final.get(names[index], starts[index]))
+
+    def call(old: Call) -> Call:
+        ports = zip(old.kernel.ports, old.walks, strict=True)
+        return replace(old, walks=tuple(walk if port.kind == "words" else moved(walk) for port, walk in ports))
+
+    return [Chain([replace(link, calls=tuple(map(call, link.calls))) for link in chain.links]) for chain in chains]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import bisect
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,8 +14,9 @@ import numpy.typing as npt
 from attnc.ir import Graph
 from attnc.ops import OPERATORS, operator
 from attnc.ops.base import Call, Design, IntType, KernelCall, Lowering, Port, Resources, Walk
-from attnc.schedule.chains import Chain, Key, Link, Order, engine_orders, first_load, form_chains, store_port
-from attnc.schedule.memory import MemoryMap, apart, plan_memory
+from attnc.schedule.bundles import Task, form_bundles, processes
+from attnc.schedule.chains import Chain, Key, Link, Order, engine_orders, first_load, form_chains, settle, store_port
+from attnc.schedule.memory import MemoryMap, WeightMemory, apart, plan_memory, weight_walks
 
 WALK_INTS = 9
 SLOT_INTS = 3
@@ -65,13 +66,15 @@ class Stream:
 @dataclass(frozen=True)
 class Engine:
     """One piece of hardware: kernels, one behind the other, between loaders and storers. It is named after its main kernel. `beat` are the
-    words per cycle of its loaders, and of those storers (by name) that only 16-bit vectors pass."""
+    words per cycle of its loaders, and of those storers (by name) that only 16-bit vectors pass. Pointers are its `own` where engines run
+    at the same time, else shared by engines."""
 
     index: int
     slots: tuple[Slot, ...]
     main: Slot
     beat: int = 1
     wide: frozenset[str] = frozenset()
+    own: bool = False
 
     @property
     def name(self) -> str:
@@ -108,7 +111,8 @@ class Engine:
         def add(name: str, kind: str, type_: IntType, slot: int | None = None, port: int | None = None) -> None:
             group = "wide" if name in self.wide else kind
             beat = self.beat if kind == "load" or group == "wide" else 1
-            found.append(Stream(name, kind, type_, f"{POINTERS[group]}_{used[group]}", slot, port, beat))
+            pointer = f"{POINTERS[group]}_{self.index}_{used[group]}" if self.own else f"{POINTERS[group]}_{used[group]}"
+            found.append(Stream(name, kind, type_, pointer, slot, port, beat))
             used[group] += 1
 
         first, last = self.slots[0], self.slots[-1].kernel
@@ -146,6 +150,15 @@ class Instruction:
     def active(self) -> list[tuple[int, Call]]:
         """The slots that work, with their calls."""
         return [(number, call) for number, call in enumerate(self.calls) if call is not None]
+
+    @property
+    def span(self) -> int:
+        """Cycles of its slowest processes, one part of the chain after the other (`Call.held`), whatever the memory does."""
+        parts = [0]
+        for _, call in self.active:
+            parts[-1] = max(parts[-1], *call.cycles.values()) if call.cycles else parts[-1]
+            parts += [max(call.held.values())] if call.held else []
+        return sum(parts)
 
     def walk(self, stream: Stream) -> Walk:
         """How a stream goes through memory."""
@@ -192,13 +205,24 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Program:
-    """What the hardware runs for one sample."""
+    """What the hardware runs for one sample: steps, each of instructions that run at the same time (of one where engines take turns)."""
 
     design: Design
     engines: tuple[Engine, ...]
-    instructions: tuple[Instruction, ...]
+    steps: tuple[tuple[Instruction, ...], ...]
     memory: MemoryMap
     weight_words: int
+
+    @cached_property
+    def instructions(self) -> tuple[Instruction, ...]:
+        """Of all steps, in their order: that in which each engine runs its own."""
+        return tuple(instruction for step in self.steps for instruction in step)
+
+    @property
+    def processes(self) -> list[tuple[Engine, ...]]:
+        """Engines by the process that holds them, where engines run at the same time."""
+        owners = _processes(self.engines)
+        return [tuple(e for e, owner in zip(self.engines, owners, strict=True) if owner == number) for number in sorted(set(owners))]
 
     @property
     def calls(self) -> list[tuple[Engine, Call]]:
@@ -210,115 +234,122 @@ class Program:
         """The arguments through which streams reach memory, with the words that each moves per cycle."""
         found = {stream.pointer: stream.beat for engine in self.engines for stream in engine.streams}
         kinds = list(POINTERS.values())
-        order = sorted(found, key=lambda name: (kinds.index(name.rpartition("_")[0]), int(name.rpartition("_")[2])))
-        return {name: found[name] for name in order}
+
+        def place(name: str) -> list[int]:
+            kind, *numbers = name.split("_")
+            return [kinds.index(kind), *map(int, numbers)]
+
+        return {name: found[name] for name in sorted(found, key=place)}
 
     @cached_property
     def bundles(self) -> dict[str, str]:
         """The memory interface of each pointer. One that writes shares it with one that reads words of its size, since an interface reads
-        and writes at the same time."""
-        readers: dict[int, list[str]] = {}
+        and writes at the same time; it is one of the same engine where pointers are its own."""
+        readers: dict[tuple[str, int], list[str]] = {}
+
+        def like(pointer: str, beat: int) -> tuple[str, int]:
+            return "_".join(pointer.split("_")[1:-1]), beat
+
         found = {"program": "program"}
         for pointer, beat in self.pointers.items():
             if pointer.startswith((POINTERS["load"], POINTERS["words"])):
-                readers.setdefault(beat, []).append(pointer)
+                readers.setdefault(like(pointer, beat), []).append(pointer)
                 found[pointer] = pointer
         for pointer, beat in self.pointers.items():
             if pointer not in found:
-                free = readers.get(beat)
+                free = readers.get(like(pointer, beat))
                 found[pointer] = free.pop(0) if free else pointer
         return found
 
+    @cached_property
+    def places(self) -> list[int]:
+        """Where in a step the integers of each engine start: all at 0 where engines take turns, else one behind the other; then the end."""
+        sizes = [engine.instruction_ints for engine in self.engines]
+        return [*itertools.accumulate(sizes, initial=0)] if self.design.parallel > 1 else [0] * len(sizes) + [max(sizes, default=1)]
+
     @property
     def instruction_ints(self) -> int:
-        """Integers per instruction, the same for all: the longest, rounded up to 16."""
-        return 16 * math.ceil(max((engine.instruction_ints for engine in self.engines), default=1) / 16)
+        """Integers per step, the same for all, rounded up to 16."""
+        return 16 * math.ceil(self.places[-1] / 16)
 
     def encode(self) -> npt.NDArray[np.int32]:
-        """Instructions as integers [instructions, instruction_ints], filled up with zeros."""
-        code = np.zeros((len(self.instructions), self.instruction_ints), np.int32)
-        for row, instruction in zip(code, self.instructions, strict=True):
-            ints = instruction.encode()
-            row[: len(ints)] = ints
+        """Steps as integers [steps, instruction_ints], filled up with zeros. The first integer of an instruction names its engine; where
+        each engine has a place of its own, it says whether the engine works."""
+        code = np.zeros((len(self.steps), self.instruction_ints), np.int32)
+        for row, step in zip(code, self.steps, strict=True):
+            for instruction in step:
+                ints, at = instruction.encode(), self.places[instruction.engine.index]
+                row[at : at + len(ints)] = [1, *ints[1:]] if self.design.parallel > 1 else ints
         return code
 
 
-class WeightMemory:
-    """Packed weights in the order of their first use; `write` takes their bytes as they come, so none is kept.
-
-    Without `write` nothing is packed and offsets only tell arrays apart: enough for an estimate.
-    """
-
-    def __init__(self, lanes: int, write: Callable[[bytes], object] | None) -> None:
-        self.lanes, self.write = lanes, write
-        self.words = 0
-        self.offsets: dict[str, int] = {}
-
-    def place(self, key: str, make: Callable[[], bytes | Iterable[bytes]]) -> int:
-        """Word offset of the packed array `key`."""
-        if self.write is None:
-            return self.offsets.setdefault(key, len(self.offsets))
-        if key not in self.offsets:
-            self.offsets[key] = self.words
-            made = make()
-            for data in (made,) if isinstance(made, bytes) else made:
-                words = math.ceil(len(data) / self.lanes)
-                self.write(data.ljust(words * self.lanes, b"\0"))
-                self.words += words
-        return self.offsets[key]
-
-
-def weight_walks(call: Call) -> list[tuple[int, int]]:
-    """(offset, words) of the packed arrays that a call reads; equal offsets are the same array."""
-    return [(walk.offset, walk.vectors) for port, walk in zip(call.kernel.ports, call.walks, strict=True) if port.kind == "words"]
-
-
 def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes], object] | None) -> Program:
-    """Lower every node, chain the calls, share engines, place all values."""
+    """Lower every node, chain the calls, share engines, say what runs when, place all values."""
     weights = WeightMemory(design.lanes, write_weights)
     offsets: dict[str, int] = {}
     ctx = Lowering(graph, design, offsets, weights.place)
     words = {name: ctx.words(name) for name in graph.values}
     offsets.update(apart(words))
     chains = form_chains(graph, [(node, operator(node).lower(node, ctx)) for node in graph.nodes], design.copies > 1)
-    memory = plan_memory(graph, words, [(chain.reads, chain.stores()) for chain in chains])
-    if write_weights is not None:  # where values lie changes no estimate
-        chains = _settle(chains, offsets, {name: region.offset for name, region in memory.values.items()})
-    engines, engine_of = _engines(chains, design.beat)
-    instructions = tuple(found for chain, engine in zip(chains, engine_of, strict=True) for found in _instructions(chain, engine))
+    engines, engine_of = _engines(chains, design)
+    instructions = _all_instructions(chains, engine_of)
     if design.beat > 1:
-        engines, instructions = _widened(engines, instructions)
+        engines = _widened(engines, instructions)
+    order = _order(design, engines, instructions, list(offsets.values()))
+    # From here on it is known what each engine runs after what.
+    memory = plan_memory(graph, words, [_touched([instructions[i].chain for i in step]) for step in order])
+    if write_weights is not None:  # where values lie changes no estimate
+        chains = settle(chains, offsets, {name: region.offset for name, region in memory.values.items()})
+    instructions = _all_instructions(chains, [engines[engine.index] for engine in engine_of])
     if write_weights is None:
         calls = [call for instruction in instructions for _, call in instruction.active]
         weights.words = sum(dict(pair for call in calls for pair in weight_walks(call)).values())
-    return Program(design, engines, instructions, memory, weights.words)
+    return Program(design, engines, tuple(tuple(instructions[i] for i in step) for step in order), memory, weights.words)
 
 
-def _settle(chains: Sequence[Chain], apart_at: Mapping[str, int], final: Mapping[str, int]) -> list[Chain]:
-    """Move the walks from regions of their own, from which they were lowered, to where the values lie in the end."""
-    names, starts = list(apart_at), list(apart_at.values())
-
-    def moved(walk: Walk) -> Walk:
-        index = bisect.bisect_right(starts, walk.offset) - 1
-        return replace(walk, offset=walk.offset - starts[index] + final.get(names[index], starts[index]))
-
-    def call(old: Call) -> Call:
-        ports = zip(old.kernel.ports, old.walks, strict=True)
-        return replace(old, walks=tuple(walk if port.kind == "words" else moved(walk) for port, walk in ports))
-
-    return [Chain([replace(link, calls=tuple(map(call, link.calls))) for link in chain.links]) for chain in chains]
+def _order(design: Design, engines: Sequence[Engine], instructions: Sequence[Instruction], starts: Sequence[int]) -> list[tuple[int, ...]]:
+    """Indices of the instructions of each step: those that run at the same time where the design says so, else one after the other."""
+    if design.parallel > 1:
+        return form_bundles(_tasks(engines, instructions), starts)
+    return [(index,) for index in range(len(instructions))]
 
 
-def _engines(chains: Sequence[Chain], beat: int) -> tuple[tuple[Engine, ...], list[Engine]]:
+def _processes(engines: Sequence[Engine]) -> list[int]:
+    return processes([[slot.kernel for slot in engine.slots] for engine in engines])
+
+
+def _tasks(engines: Sequence[Engine], instructions: Sequence[Instruction]) -> list[Task]:
+    """What the schedule must know of each. Where a product finds its operand in the engine, neither it nor the one that left it moves."""
+    owners = _processes(engines)
+    tasks: list[Task] = []
+    last: dict[Key, int] = {}
+    for number, one in enumerate(instructions):
+        heavy, kept = one.chain.heavy, one.chain.links[0].kept is not None
+        walks = [(stream.kind, walk) for stream in one.engine.streams if (walk := one.walk(stream)).vectors]
+        loads, stores = (tuple(walk for kind, walk in walks if kind == wanted) for wanted in ("load", "store"))
+        tasks.append(Task(owners[one.engine.index], one.span, loads, stores, kept))
+        if kept and heavy is not None:
+            tasks[last[heavy]] = replace(tasks[last[heavy]], fixed=True)
+        if heavy is not None:
+            last[heavy] = number
+    return tasks
+
+
+def _touched(chains: Sequence[Chain]) -> tuple[set[str], list[str]]:
+    """Values that chains read, and those that they store."""
+    return {name for chain in chains for name in chain.reads}, [name for chain in chains for name in chain.stores()]
+
+
+def _engines(chains: Sequence[Chain], design: Design) -> tuple[tuple[Engine, ...], list[Engine]]:
     """The engines, and the one of each chain. They are numbered by their kernels, so that their order does not depend on which layer
     happens to come first."""
     found = sorted(engine_orders(chains), key=lambda entry: str(entry[0].slots()))
-    engines = tuple(_engine(index, order, [chains[i] for i in members], beat) for index, (order, members) in enumerate(found))
+    engines = tuple(_engine(index, order, [chains[i] for i in members], design) for index, (order, members) in enumerate(found))
     engine_of = {i: engine for engine, (_, members) in zip(engines, found, strict=True) for i in members}
     return engines, [engine_of[i] for i in range(len(chains))]
 
 
-def _engine(index: int, order: Order, chains: Sequence[Chain], beat: int) -> Engine:
+def _engine(index: int, order: Order, chains: Sequence[Chain], design: Design) -> Engine:
     links: dict[Key, list[Link]] = {key: [] for key in order.slots()}
     for link in (link for chain in chains for link in chain.links):
         links[link.key].append(link)
@@ -331,10 +362,10 @@ def _engine(index: int, order: Order, chains: Sequence[Chain], beat: int) -> Eng
         slots.append(Slot(users[0].node.op, kernel, fed, len(users) < len(chains), any(link.tapped for link in users)))
     heavy = next((chain.heavy for chain in chains if chain.heavy is not None), None)
     main = next((slot for slot, key in zip(slots, links, strict=True) if key == heavy), slots[0])
-    return Engine(index, tuple(slots), main, beat)
+    return Engine(index, tuple(slots), main, design.beat, own=design.parallel > 1)
 
 
-def _widened(engines: tuple[Engine, ...], instructions: tuple[Instruction, ...]) -> tuple[tuple[Engine, ...], tuple[Instruction, ...]]:
+def _widened(engines: tuple[Engine, ...], instructions: Sequence[Instruction]) -> tuple[Engine, ...]:
     """Storers through which only 16-bit vectors pass move one per cycle."""
     sizes: dict[tuple[int, str], set[int]] = {}
     for instruction in instructions:
@@ -343,8 +374,12 @@ def _widened(engines: tuple[Engine, ...], instructions: tuple[Instruction, ...])
             if stream.kind == "store" and walk.vectors:
                 sizes.setdefault((instruction.engine.index, stream.name), set()).add(walk.bytes)
     wide = [frozenset(name for (index, name), found in sizes.items() if index == e.index and found == {2}) for e in engines]
-    engines = tuple(replace(engine, wide=names) for engine, names in zip(engines, wide, strict=True))
-    return engines, tuple(replace(instruction, engine=engines[instruction.engine.index]) for instruction in instructions)
+    return tuple(replace(engine, wide=names) for engine, names in zip(engines, wide, strict=True))
+
+
+def _all_instructions(chains: Sequence[Chain], engine_of: Sequence[Engine]) -> list[Instruction]:
+    """Of all chains, in order."""
+    return [found for chain, engine in zip(chains, engine_of, strict=True) for found in _instructions(chain, engine)]
 
 
 def _instructions(chain: Chain, engine: Engine) -> list[Instruction]:

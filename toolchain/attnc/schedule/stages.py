@@ -16,7 +16,8 @@ from typing import Any
 from attnc.ir import Graph
 from attnc.schedule.chains import Chain
 from attnc.schedule.cost import CallCost, Estimate
-from attnc.schedule.program import Instruction, Program, weight_walks
+from attnc.schedule.memory import weight_walks
+from attnc.schedule.program import Instruction, Program
 
 MACS_PER_DSP = 2
 NO_MULTIPLIERS = "no multiply-adds"
