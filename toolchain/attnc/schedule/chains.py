@@ -170,6 +170,30 @@ def form_chains(graph: Graph, lowered: Sequence[tuple[Node, Sequence[Call]]], co
     return chains
 
 
+def whole_operands_first(graph: Graph, lowered: Sequence[tuple[Node, Sequence[Call]]]) -> list[tuple[Node, Sequence[Call]]]:
+    """The nodes in another order, for engines that run at the same time. Where a node reads some operands whole and others a block of rows
+    at a time (attention: keys and values, queries), those that only the latter need come last: its first block waits for no other block of
+    them, they are made while it runs."""
+    entries = {node.output: (node, calls) for node, calls in lowered}
+    readers: dict[str, set[str]] = {name: set() for name in graph.values}
+    for node, _ in lowered:
+        for name in node.inputs:
+            readers[name].add(node.output)
+    order = list(entries)
+    for node, calls in lowered:
+        loads = [index for index, port in enumerate(calls[0].kernel.ports) if port.kind == "load"]
+        whole = {name for index, name in zip(loads, node.inputs, strict=False) if len({call.walks[index] for call in calls}) == 1}
+        if not whole or len(calls) == 1:
+            continue
+        at, late = order.index(node.output), {node.output}
+        for name in reversed(order[:at]):
+            if readers[name] and readers[name] <= late and name not in whole and name not in graph.outputs:
+                late.add(name)
+        before = order[:at]
+        order[:at] = [name for name in before if name not in late] + [name for name in before if name in late]
+    return [entries[name] for name in order]
+
+
 def _keep_operands(graph: Graph, chains: list[Chain]) -> None:
     """Where a kernel with multipliers starts on the operand that its last run had, that is not read again. A value that nobody else reads
     need not be stored."""

@@ -11,11 +11,11 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from attnc.ir import Graph
+from attnc.ir import Graph, Node
 from attnc.ops import OPERATORS, operator
 from attnc.ops.base import Call, Design, IntType, KernelCall, Lowering, Port, Resources, Walk
 from attnc.schedule.bundles import Task, form_bundles, processes
-from attnc.schedule.chains import Chain, Key, Link, Order, engine_orders, first_load, form_chains, settle, store_port
+from attnc.schedule.chains import Chain, Key, Link, Order, engine_orders, first_load, form_chains, settle, store_port, whole_operands_first
 from attnc.schedule.memory import MemoryMap, WeightMemory, apart, plan_memory, weight_walks
 
 WALK_INTS = 9
@@ -290,7 +290,10 @@ def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes],
     ctx = Lowering(graph, design, offsets, weights.place)
     words = {name: ctx.words(name) for name in graph.values}
     offsets.update(apart(words))
-    chains = form_chains(graph, [(node, operator(node).lower(node, ctx)) for node in graph.nodes], design.copies > 1)
+    lowered: Sequence[tuple[Node, Sequence[Call]]] = [(node, operator(node).lower(node, ctx)) for node in graph.nodes]
+    if design.parallel > 1:
+        lowered = whole_operands_first(graph, lowered)
+    chains = form_chains(graph, lowered, design.copies > 1)
     engines, engine_of = _engines(chains, design)
     instructions = _all_instructions(chains, engine_of)
     if design.beat > 1:
