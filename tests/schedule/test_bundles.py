@@ -258,6 +258,10 @@ def test_cycles_of_a_step() -> None:
             slowest = max(own, key=lambda call: call.cycles)
             assert sum(call.hidden is None for call in found) == 1 and sum(call.counted for call in found) >= slowest.cycles
             assert len(step) > 1 or found == tuple(own)
+            assert all(
+                cost.calls[call.hidden] in found and cost.calls[call.hidden].hidden is None for call in found if call.hidden is not None
+            )
+            assert {call.hidden for call in found} <= {None, *range(first, first + len(step))}
             total += sum(call.counted for call in found)
             first += len(step)
         assert total == cost.cycles == sum(cost.by_node().values()) < sum(call.cycles for call in alone)
