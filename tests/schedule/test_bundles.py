@@ -290,7 +290,10 @@ def test_engines_at_the_same_time_cost_ports_and_save_cycles() -> None:
 
 
 def test_what_attention_reads_in_blocks_is_made_last() -> None:
-    """Keys and values of both blocks, the first queries, then the second queries beside attention to the first."""
+    """Keys and values of both blocks, the first queries, then the second queries beside attention to the first; and the first block goes
+    on beside attention to the second, where blocks are alike: 8 and 5 rows, though 7 and 6 would suit attention better."""
+    uneven = build_program(transformer_graph(1, rows=13), replace(DESIGN, rows=8, queries=1), None)
+    assert any({"a0", "u0"} <= {one.chain.main.node.output for one in step} for step in uneven.steps)
     program = build_program(transformer_graph(1), DESIGN, None)
     mains = [[one.chain.main.node.output for one in step] for step in program.steps]
     first = next(step for step in mains if "a0" in step)
