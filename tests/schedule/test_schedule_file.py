@@ -66,6 +66,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"design": {**DESIGN, "rows_at_once": 0}}, r"'design.rows_at_once': .*greater than or equal to 1, found 0"),
     ({"design": {**DESIGN, "rows_at_once": 2.5}}, r"'design.rows_at_once': .*integer, found 2.5"),
     ({"design": {**DESIGN, "rows_at_once": 33}}, r"'design.rows_at_once': needed at most design.rows \(32\), found 33"),
+    ({"design": {**DESIGN, "parallel": 3}}, r"'design.parallel': needed 1 .*or 2 .*, found 3"),
     ({"design": {**DESIGN, "wings": 2}}, r"'design.wings': .*found 2"),
     ({"design": {"lanes": 16}}, r"'design.pe': Field required"),
     ({"colour": "red"}, r"'colour': .*found 'red'"),
@@ -169,8 +170,8 @@ def test_the_search_finds_what_trying_everything_does(objective: Any) -> None:
     assert (1, 16) not in pairs and {(1, 1), (1, 6), (2, 3)} < set(pairs)
     for lanes in (16, 8, 4):
         starts = candidates(graph, lanes, KV260, multiplier_choices(graph, lanes, 2 * KV260.limits["dsp"]))
-        for start, queries, copies in product(starts, QUERY_CHOICES, (1, 2)):
-            cost = estimate(build_program(graph, replace(start, queries=queries, copies=copies), None), KV260, 250)
+        for start, queries, copies, parallel in product(starts, QUERY_CHOICES, (1, 2), (1, 2)):
+            cost = estimate(build_program(graph, replace(start, queries=queries, copies=copies, parallel=parallel), None), KV260, 250)
             if overrun(cost.resources, KV260) is None:
                 found.append((SCORES[objective](cost, KV260, lanes), cost.cycles, cost.resources.lut))
     chosen = choose_design(graph, KV260, 250, objective)

@@ -45,6 +45,9 @@ def _cost_rows(table: Table, cost: dict[str, Any]) -> None:
     table.add_row("multiply-adds", f"{cost['multiply_adds']:,}, {cost['multiply_adds_per_cycle']:.1f} per cycle, {roof} (estimate)")
     busy = f"{cost['multipliers_busy_percent']:.1f} % busy over the whole inference (estimate)"
     table.add_row("multipliers", f"{cost['multipliers']:,} in arrays, {busy}")
+    if cost["hidden_cycles"]:
+        together = f"{cost['instructions']:,} instructions in {cost['steps']:,} steps"
+        table.add_row("at the same time", f"{together}, which hides {cost['hidden_cycles']:,} cycles beside slower ones (estimate)")
     floor = f"{cost['ddr_floor_bytes']:,} if everything passed once"
     table.add_row("DDR traffic", f"{cost['ddr_bytes']:,} bytes per sample, {cost['ddr_roof_percent']:.1f} % of the DDR roof; {floor}")
     table.add_row("energy", f"{cost['energy_mj']:.3g} mJ per sample at {cost['power_watts']:.1f} W (rough estimate, assumed coefficients)")

@@ -210,7 +210,7 @@ def _manifest(folder: Path, model: Model, program: Program, board: Board, clock_
         "feeds": feeds,
         "fetches": fetches,
         "memory": regions,
-        "program": {"instructions": len(program.instructions), "instruction_ints": program.instruction_ints},
+        "program": {"instructions": len(program.steps), "instruction_ints": program.instruction_ints},
         "engines": [{"name": e.name, "op": e.op, "kernels": [s.kernel.function for s in e.slots]} for e in program.engines],
         "values": values,
         "files": checksums(folder),

@@ -45,8 +45,8 @@ FUNCTIONS = {"load": "load", "words": "load_words", "store": "store"}
 """What moves the streams of a kind."""
 
 
-def _stream(stream: Stream, index: int) -> dict[str, Any]:
-    """What the template says of one stream between memory and engine."""
+def _stream(stream: Stream, first: int) -> dict[str, Any]:
+    """What the template says of one stream between memory and engine; its walk starts at integer `first` of an instruction."""
     return {
         "name": stream.name,
         "kind": stream.kind,
@@ -58,7 +58,7 @@ def _stream(stream: Stream, index: int) -> dict[str, Any]:
         "type": stream.type.cpp(),
         "word": word_of(stream.beat),
         "memory": stream.pointer,
-        "first": 1 + WALK_INTS * index,
+        "first": first,
     }
 
 
@@ -68,8 +68,8 @@ def word_of(beat: int) -> str:
 
 
 def _interface(name: str, beat: int, bundle: str) -> dict[str, Any]:
-    kind = name.rpartition("_")[0]
-    memory = "weights" if kind in ("weights", "wide_weights", "parameters") else "memory"
+    kind = name.partition("_")[0]
+    memory = "weights" if kind in ("weights", "wideweights", "parameters") else "memory"
     return {
         "name": name,
         "bundle": bundle,
@@ -86,13 +86,14 @@ def _controls(slot: Slot, number: int, converts: bool, first: int) -> list[tuple
     return [(f"{name}_{number}", first + at) for at, (name, used) in enumerate(needed) if used]
 
 
-def _slots(engine: Engine) -> list[dict[str, Any]]:
-    """The kernels in order, each with the streams of its ports and where in an instruction its control and scalars are."""
+def _slots(engine: Engine, first: int) -> list[dict[str, Any]]:
+    """The kernels in order, each with the streams of its ports and where in an instruction its control and scalars are,
+    which starts at integer `first`."""
     names = {(stream.slot, stream.port): stream.name for stream in engine.streams}
     types = [engine.entry] + [ACTIVATION] * len(engine.slots)
     head, tail = engine.streams[0].name, engine.streams[-1].name
     chain = [head, *(f"chain_{number}" for number in range(1, len(engine.slots))), tail]
-    control = 1 + WALK_INTS * len(engine.streams)
+    control = first + 1 + WALK_INTS * len(engine.streams)
     scalar = control + (SLOT_INTS * len(engine.slots) if engine.chained else 0)
     found = []
     for number, slot in enumerate(engine.slots):
@@ -143,8 +144,8 @@ def _opened(streams: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**stream, "opens": stream["memory"] not in names[:index]} for index, stream in enumerate(streams)]
 
 
-def _engine(engine: Engine) -> dict[str, Any]:
-    streams = _opened([_stream(stream, index) for index, stream in enumerate(engine.streams)])
+def _engine(engine: Engine, first: int) -> dict[str, Any]:
+    streams = _opened([_stream(stream, first + 1 + WALK_INTS * index) for index, stream in enumerate(engine.streams)])
     by_name = {stream["name"]: stream for stream in streams}
     return {
         "name": engine.name,
@@ -153,7 +154,8 @@ def _engine(engine: Engine) -> dict[str, Any]:
         "chained": engine.chained,
         "streams": streams,
         "shared": _opened([by_name[name] for name, _ in engine.shared]),
-        "slots": _slots(engine),
+        "first": first,
+        "slots": _slots(engine, first),
     }
 
 
@@ -165,7 +167,7 @@ def tables_of(kernels: list[KernelCall]) -> list[Table]:
 
 def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None = None) -> dict[str, Any]:
     """Names that the templates may use; all are integers or identifiers of attnc's own. Without `cost` the tools place the buffers."""
-    engines = [_engine(engine) for engine in program.engines]
+    engines = [_engine(engine, first) for engine, first in zip(program.engines, program.places, strict=False)]
     return {
         "top": TOP,
         "part": part,
@@ -173,6 +175,7 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
         "clock_mhz": clock_mhz,
         "lanes": program.design.lanes,
         "engines": engines,
+        "processes": [[engines[e.index] for e in held] for held in program.processes] if program.design.parallel > 1 else [],
         "headers": sorted({slot.kernel.header for engine in program.engines for slot in engine.slots}),
         "chained": any(engine.chained for engine in program.engines),
         "ports": cost.ports if cost else dict.fromkeys(program.bundles.values(), "HP0"),
@@ -183,7 +186,7 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
         "instruction_ints": program.instruction_ints,
         # As hexadecimal of fixed width: the sources are as long for 24 layers as for 2.
         "depths": {
-            "program": f"0x{len(program.instructions) * program.instruction_ints:08x}",
+            "program": f"0x{len(program.steps) * program.instruction_ints:08x}",
             "weights": f"0x{max(program.weight_words, 1):08x}",
             "memory": f"0x{program.memory.words:08x}",
             "weights_beats": f"0x{math.ceil(max(program.weight_words, 1) / 2):08x}",

@@ -204,7 +204,9 @@ def widths(node: Node, sizes: Sizes) -> tuple[int, int, int]:
 
 
 def query_blocks(queries: int, design: Design) -> list[tuple[int, int]]:
-    """(first, count) of blocks of at most `design.rows` queries, of about equal length and full in the engine's P queries."""
+    """(first, count) of blocks of at most `design.rows` queries, of about equal length and full in the engine's P queries; where engines
+    run at the same time those of the nodes around (`Lowering.row_blocks`), so that each waits for one of these and one waits for it."""
     count = math.ceil(queries / design.rows)
-    step = min(design.rows, math.ceil(math.ceil(queries / count) / design.queries) * design.queries)
+    equal = min(design.rows, math.ceil(math.ceil(queries / count) / design.queries) * design.queries)
+    step = equal if design.parallel == 1 else design.rows
     return [(row, min(step, queries - row)) for row in range(0, queries, step)]

@@ -215,7 +215,7 @@ class Design:
     query rows of the attention engine; of the look-up engine: tables at a time, output channels at a time, activations per table of
     ternary weights, and codes per channel of those that are buffered on chip; rows of the linear engine that share a weight; words per
     beat of the memory ports, 1 or 2 (a vector of 16 bits, two words of a linear layer's weights); whether (2) or not (1) engines may have
-    copies of small kernels."""
+    copies of small kernels, and whether they run at the same time, each with memory ports of its own."""
 
     lanes: int = 16
     pe: int = 16
@@ -228,6 +228,7 @@ class Design:
     rows_at_once: int = 1
     beat: int = 1
     copies: int = 1
+    parallel: int = 1
 
 
 @dataclass

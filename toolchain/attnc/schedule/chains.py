@@ -13,14 +13,15 @@ engine's slots is that in which chains need them; a chain that would need anothe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 from attnc.ir import Graph, Node
-from attnc.ops.base import Call, KernelCall
+from attnc.ops.base import Call, KernelCall, Walk
 
 Key = tuple[Any, ...]
 OPERANDS = 2
@@ -171,6 +172,30 @@ def form_chains(graph: Graph, lowered: Sequence[tuple[Node, Sequence[Call]]], co
     return chains
 
 
+def whole_operands_first(graph: Graph, lowered: Sequence[tuple[Node, Sequence[Call]]]) -> list[tuple[Node, Sequence[Call]]]:
+    """The nodes in another order, for engines that run at the same time. Where a node reads some operands whole and others a block of rows
+    at a time (attention: keys and values, queries), those that only the latter need come last: its first block waits for no other block of
+    them, they are made while it runs."""
+    entries = {node.output: (node, calls) for node, calls in lowered}
+    readers: dict[str, set[str]] = {name: set() for name in graph.values}
+    for node, _ in lowered:
+        for name in node.inputs:
+            readers[name].add(node.output)
+    order = list(entries)
+    for node, calls in lowered:
+        loads = [index for index, port in enumerate(calls[0].kernel.ports) if port.kind == "load"]
+        whole = {name for index, name in zip(loads, node.inputs, strict=False) if len({call.walks[index] for call in calls}) == 1}
+        if not whole or len(calls) == 1:
+            continue
+        at, late = order.index(node.output), {node.output}
+        for name in reversed(order[:at]):
+            if readers[name] and readers[name] <= late and name not in whole and name not in graph.outputs:
+                late.add(name)
+        before = order[:at]
+        order[:at] = [name for name in before if name not in late] + [name for name in before if name in late]
+    return [entries[name] for name in order]
+
+
 def _keep_operands(graph: Graph, chains: list[Chain]) -> None:
     """Where a kernel with multipliers starts on the operand that its last run had, that is not read again. A value that nobody else reads
     need not be stored."""
@@ -264,3 +289,18 @@ def _light_engines(chains: Sequence[Chain], left: list[int]) -> list[tuple[Order
             order.add(chains[index].links)
         result.append((order, members))
     return result
+
+
+def settle(chains: Sequence[Chain], apart_at: Mapping[str, int], final: Mapping[str, int]) -> list[Chain]:
+    """Move the walks from regions of their own, from which they were lowered, to where the values lie in the end."""
+    names, starts = list(apart_at), list(apart_at.values())
+
+    def moved(walk: Walk) -> Walk:
+        index = bisect_right(starts, walk.offset) - 1
+        return replace(walk, offset=walk.offset - starts[index] + final.get(names[index], starts[index]))
+
+    def call(old: Call) -> Call:
+        ports = zip(old.kernel.ports, old.walks, strict=True)
+        return replace(old, walks=tuple(walk if port.kind == "words" else moved(walk) for port, walk in ports))
+
+    return [Chain([replace(link, calls=tuple(map(call, link.calls))) for link in chain.links]) for chain in chains]

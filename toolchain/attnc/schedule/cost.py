@@ -4,14 +4,15 @@ Cycles: the kernels of a chain overlap, and so do the processes of a kernel, but
 (`Call.held`) parts the chain: what is before it, then what comes from it. Each part takes its slowest process or memory port. A stream
 moves a word per cycle within a burst; short bursts are bound by the requests in flight, streams that read through the same port of the
 board add up, and all together are bound by the rate of the DDR. Instructions run one after the other, with the time to fill and drain
-each.
+each. Where engines run at the same time, a step takes its slowest instruction, or what all of them together read through a port of the
+board or move to and from the DDR.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from attnc.errors import FitError
@@ -45,12 +46,15 @@ SLOT_LATENCY = 12
 """Cycles that a vector takes through a kernel that passes it on, on average."""
 PASSING = Resources(lut=60, ff=80)
 """What lets a slot be passed by, or stored on the way: a counter and a multiplexer's control; the multiplexer is a LUT per 2 bits."""
+PROCESS = Resources(lut=60, ff=100)
+"""Starting a process that runs beside others, or not; its instruction is kept in registers of its own."""
 
 
 @dataclass(frozen=True)
 class CallCost:
     """Estimated cycles of one instruction. `busy` are those of each process, stream ("port ...") and shared port of the board, and of the
-    DDR; `bound` is what takes longest, `start` comes on top. `words` are those that it moves. `node` is the chain's main node."""
+    DDR; `bound` is what takes longest, `start` comes on top. `words` are those that it moves. `node` is the chain's main node. The slowest
+    of those that run at the same time accounts for the cycles of all; the others are `hidden` beside it: its index."""
 
     node: str
     engine: str
@@ -60,6 +64,12 @@ class CallCost:
     busy: Mapping[str, int]
     words: int
     macs: int
+    hidden: int | None = None
+
+    @property
+    def counted(self) -> int:
+        """Cycles of the sample that it accounts for."""
+        return self.cycles if self.hidden is None else 0
 
 
 @dataclass
@@ -71,7 +81,7 @@ class _Part:
 
     def stream(self, stream: Stream, walk: Walk, port: str) -> None:
         """A stream that moves `walk` through `port`."""
-        moved = math.ceil(walk.vectors / stream.taken) if stream.kind == "words" else walk.vectors * (1 if stream.beat > 1 else walk.bytes)
+        moved = _moved(stream, walk)
         bursts = math.prod(walk.counts[:3]) * math.ceil(walk.counts[3] * walk.bytes / stream.beat / 64)
         self.busy[f"port {stream.name}"] = max(moved, bursts * math.ceil(MEMORY_LATENCY / REQUESTS_IN_FLIGHT))
         if stream.shared:  # its loader waits for the first word of each run
@@ -87,6 +97,13 @@ class _Part:
             if len(streams) > 1
         }
         return {**self.busy, **ports}
+
+
+def _moved(stream: Stream, walk: Walk) -> int:
+    """Cycles in which a stream moves something, one word or beat each."""
+    if stream.kind == "words":
+        return math.ceil(walk.vectors / stream.taken)
+    return walk.vectors * (1 if stream.beat > 1 else walk.bytes)
 
 
 def assign_ports(program: Program, board: Board) -> dict[str, str]:
@@ -166,6 +183,28 @@ def call_cost(instruction: Instruction, ports: Mapping[str, str], words_per_cycl
     return CallCost(instruction.chain.main.node.name, engine.name, total + start, bound, start, busy, words, macs)
 
 
+def step_costs(
+    step: Sequence[Instruction], first: int, ports: Mapping[str, str], words_per_cycle: float, instruction_ints: int
+) -> list[CallCost]:
+    """Costs of the instructions of a step, of which the first has index `first` in the program."""
+    alone = [call_cost(instruction, ports, words_per_cycle, instruction_ints) for instruction in step]
+    if len(alone) == 1:
+        return alone
+    shared: dict[str, int] = {}
+    for instruction in step:
+        for stream in instruction.engine.streams:
+            if stream.kind != "store":
+                tag = f"{ports[stream.pointer]} (all engines)"
+                shared[tag] = shared.get(tag, 0) + _moved(stream, instruction.walk(stream))
+    shared["ddr"] = math.ceil(sum(call.words for call in alone) / words_per_cycle)
+    slowest = max(range(len(alone)), key=lambda index: alone[index].cycles)
+    longest, bound = alone[slowest], max(shared, key=lambda name: shared[name])
+    if shared[bound] + longest.start > longest.cycles:
+        busy = {**longest.busy, bound: shared[bound]}
+        longest = replace(longest, cycles=shared[bound] + longest.start, bound=bound, busy=busy)
+    return [longest if index == slowest else replace(call, hidden=first + slowest) for index, call in enumerate(alone)]
+
+
 @dataclass(frozen=True)
 class Estimate:
     """Estimated cost of a whole program on a board. `engines` are the resources of each engine before its buffers were placed, `places` is
@@ -184,7 +223,7 @@ class Estimate:
     @property
     def cycles(self) -> int:
         """Of one sample."""
-        return sum(call.cycles for call in self.calls)
+        return sum(call.counted for call in self.calls)
 
     @property
     def latency_ms(self) -> float:
@@ -202,10 +241,10 @@ class Estimate:
         return sum(call.words for call in self.calls)
 
     def by_node(self) -> dict[str, int]:
-        """Cycles per main node of a chain."""
+        """Cycles that the main node of each chain accounts for."""
         total: dict[str, int] = {}
         for call in self.calls:
-            total[call.node] = total.get(call.node, 0) + call.cycles
+            total[call.node] = total.get(call.node, 0) + call.counted
         return total
 
     def used(self) -> dict[str, float]:
@@ -269,6 +308,9 @@ def program_resources(
     engines = {engine.name: engine_resources(engine, program.design.lanes) for engine in program.engines}
     buffers = collect((header_stem(slot), slot.resources) for engine in program.engines for slot in engine.slots)
     logic = sum((without_buffers(r) for r in engines.values()), CONTROL) + scaled(PORT, len(set(program.bundles.values())))
+    if program.design.parallel > 1:
+        longest = max(engine.instruction_ints for engine in program.engines)
+        logic = logic + scaled(PROCESS, len(program.processes)) + Resources(ff=32 * (program.instruction_ints - longest))
     total, places = place(logic, buffers, board.limits, fixed)
     return total, engines, buffers, places
 
@@ -281,10 +323,12 @@ def estimate(
     wired = {**assign_ports(program, board), **(ports or {})}
     ints = program.instruction_ints
     by_pointer = {pointer: wired[bundle] for pointer, bundle in program.bundles.items()}
-    calls = tuple(call_cost(instruction, by_pointer, words_per_cycle, ints) for instruction in program.instructions)
+    calls: list[CallCost] = []
+    for step in program.steps:
+        calls += step_costs(step, len(calls), by_pointer, words_per_cycle, ints)
     total, engines, buffers, kinds = program_resources(program, board, places)
     macs = sum(slot.macs_per_cycle for engine in program.engines for slot in engine.slots)
-    return Estimate(calls, total, clock_mhz, engines, tuple(buffers), kinds, wired, words_per_cycle, macs)
+    return Estimate(tuple(calls), total, clock_mhz, engines, tuple(buffers), kinds, wired, words_per_cycle, macs)
 
 
 def check_memory(program: Program, board: Board) -> None:

@@ -25,7 +25,7 @@ ROW_CHOICES = (16, 32, 64, 128)
 QUERY_CHOICES = (1, 2, 4, 8, 16)
 PE_FACTORS = (1, 2, 4, 8, 16, 32)
 AT_ONCE_CHOICES = (1, 2, 3, 4, 6, 8, 12, 16)
-HALVED = ("pe", "rows", "queries", "rows_at_once")
+HALVED = ("pe", "rows", "queries", "rows_at_once", "parallel")
 """Parameters that a smaller design has less of."""
 DEPTH_CHOICES = (512, 2048)
 """Codes per channel that the look-up engine buffers: half a block RAM, and half a URAM for each of its two blocks."""
@@ -135,7 +135,7 @@ def choose_design(graph: Graph, board: Board, clock_mhz: float, objective: Objec
         nearest = near if near is not None and (nearest is None or near[0] < nearest[0]) else nearest
         lanes //= 2
     if best is not None:
-        return _with_copies(graph, board, clock_mhz, objective, best)
+        return _with_more(graph, board, clock_mhz, objective, best)
     assert nearest is not None
     _, cost, over = nearest
     raise FitError(
@@ -183,11 +183,18 @@ def choose_engines(graph: Graph, board: Board, clock_mhz: float, objective: Obje
     return best[2], EngineChoice(frozenset(node.name for node in open_nodes), best[1], tried if open_nodes else {})
 
 
-def _with_copies(graph: Graph, board: Board, clock_mhz: float, objective: Objective, best: Ranked) -> Design:
-    """A design, with copies of small kernels where there is room for them and they help."""
-    design = replace(best[1], copies=2)
-    cost = estimate(build_program(graph, design, None), board, clock_mhz)
-    return design if overrun(cost.resources, board) is None and _rank(objective, cost, board, design) < best[0] else best[1]
+def _with_more(graph: Graph, board: Board, clock_mhz: float, objective: Objective, best: Ranked) -> Design:
+    """A design, with copies of small kernels and engines that run at the same time where there is room for them and they help. What runs
+    at the same time are different blocks of rows, so fewer rows on chip are tried too."""
+    start = best[1]
+    fewer = [rows for rows in ROW_CHOICES if start.rows_at_once <= rows < start.rows]
+    for copies, parallel in product((1, 2), (1, 2)):
+        for rows in [start.rows, *(fewer if parallel > 1 else [])]:
+            design = replace(start, rows=rows, copies=copies, parallel=parallel)
+            cost = estimate(build_program(graph, design, None), board, clock_mhz)
+            if overrun(cost.resources, board) is None:
+                best = min(best, (_rank(objective, cost, board, design), design), key=lambda ranked: ranked[0])
+    return best[1]
 
 
 def _rank(objective: Objective, cost: Estimate, board: Board, design: Design) -> tuple[float, ...]:
@@ -273,7 +280,7 @@ def fits_somehow(graph: Graph, board: Board, clock_mhz: float) -> bool:
 def smaller_designs(design: Design) -> list[tuple[str, Design]]:
     """Designs with a few parameters halved, those with the fewest halvings first, and what changed in words."""
     found: list[tuple[int, str, Design]] = []
-    for halvings in product(range(6), range(6), range(5), range(design.rows_at_once.bit_length())):
+    for halvings in product(range(6), range(6), range(5), range(design.rows_at_once.bit_length()), range(design.parallel)):
         numbers = {name: getattr(design, name) >> by for name, by in zip(HALVED, halvings, strict=True)}
         halved = replace(design, **numbers)
         if sum(halvings) and halved.pe >= halved.lanes and halved.rows >= halved.rows_at_once and halved.queries:

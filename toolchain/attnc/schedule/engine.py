@@ -17,7 +17,7 @@ IDLE = Walk(0, (0, 0, 0, 0), (0, 0, 0))
 POINTERS = {
     "load": "load",
     "words": "weights",
-    "wide words": "wide_weights",
+    "wide words": "wideweights",
     "parameters": "parameters",
     "store": "result",
     "wide": "wide",
@@ -74,7 +74,7 @@ class Stream:
 class Engine:
     """One piece of hardware: kernels, one behind the other, between loaders and storers. It is named after its main kernel. `beat` are the
     words per cycle of its loaders, and of those storers (by name) that only 16-bit vectors pass. `shared` are the streams that one loader
-    serves, as `sharing.share` gives them."""
+    serves, as `sharing.share` gives them. Pointers are its `own` where engines run at the same time, else shared by engines."""
 
     index: int
     slots: tuple[Slot, ...]
@@ -82,6 +82,7 @@ class Engine:
     beat: int = 1
     wide: frozenset[str] = frozenset()
     shared: tuple[tuple[str, int], ...] = ()
+    own: bool = False
 
     @property
     def name(self) -> str:
@@ -130,7 +131,8 @@ class Engine:
                 used["parameters"] = used["load"]
                 used["load"] += 1
             number = used["parameters"] if shared else used[group]
-            found.append(Stream(name, kind, type_, f"{POINTERS[group]}_{number}", slot, port, beat, shared, depths.get(name, DEPTH)))
+            pointer = f"{POINTERS[group]}_{self.index}_{number}" if self.own else f"{POINTERS[group]}_{number}"
+            found.append(Stream(name, kind, type_, pointer, slot, port, beat, shared, depths.get(name, DEPTH)))
             used[group] += not shared
 
         first, last = self.slots[0], self.slots[-1].kernel
@@ -198,6 +200,15 @@ class Instruction:
     def bringing(self) -> Instruction:
         """One that does nothing but bring the operand of this one."""
         return replace(self, calls=(None,) * len(self.calls), tapped=frozenset(), ready=True, brings=self)
+
+    @property
+    def span(self) -> int:
+        """Cycles of its slowest processes, one part of the chain after the other (`Call.held`), whatever the memory does."""
+        parts = [0]
+        for _, call in self.active:
+            parts[-1] = max(parts[-1], *call.cycles.values()) if call.cycles else parts[-1]
+            parts += [max(call.held.values())] if call.held else []
+        return sum(parts)
 
     def serves(self, number: int) -> Instruction | None:
         """For which instruction the vectors come that arrive at a slot."""

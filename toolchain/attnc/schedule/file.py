@@ -72,6 +72,8 @@ def read_schedule(path: Path) -> Schedule:
         _wrong(where, "design.pe", f"a multiple of design.lanes ({design.lanes})", design.pe)
     if design.rows_at_once > design.rows:
         _wrong(where, "design.rows_at_once", f"at most design.rows ({design.rows})", design.rows_at_once)
+    if design.parallel > 2:
+        _wrong(where, "design.parallel", "1 (engines take turns) or 2 (they run at the same time)", design.parallel)
     if design.group not in (3, 5):
         _wrong(where, "design.group", "3 or 5 activations per table of ternary weights", design.group)
     return schedule
@@ -139,6 +141,7 @@ def schedule_text(program: Program, cost: Estimate, board: Board, objective: str
         ),
         "chains, whose kernels overlap (* where the result is stored on the way), and how many instructions run them:",
         *(f"  {text}: {count}" for text, count in _chains(program).items()),
+        *_steps(program, cost),
         "buffers, banks x depth x bits:",
         *(f"  {b.key}: {b.memory.banks} x {b.memory.depth} x {b.memory.width} in {cost.places[b.key]}" for b in cost.buffers),
         "memory of the board, words from offset:",
@@ -163,6 +166,20 @@ def _arguments(args: Any) -> str:
 def _chains(program: Program) -> Counter[str]:
     """Engine and kernels of each kind of chain, with its instructions."""
     return Counter(f"{one.engine.name}: {one.chain.text}" for one in program.instructions)
+
+
+def _steps(program: Program, cost: Estimate) -> list[str]:
+    """What runs at the same time, where the design has it: each combination, how often, and the cycles that it hides."""
+    if program.design.parallel == 1:
+        return []
+    times, hidden, first = Counter[str](), Counter[str](), 0
+    for step in program.steps:
+        text = " | ".join(f"{one.engine.name}: {one.chain.text}" for one in step)
+        times[text] += len(step) > 1
+        hidden[text] += sum(call.cycles for call in cost.calls[first : first + len(step)] if call.hidden is not None)
+        first += len(step)
+    together = [f"  {text}: {count} times, {hidden[text]} cycles" for text, count in times.items() if count]
+    return [f"what runs at the same time in the {len(program.steps)} steps, and the cycles that this hides:", *(together or ["  nothing"])]
 
 
 def _regions(program: Program) -> list[tuple[str, Any]]:

@@ -1,12 +1,14 @@
-"""Where every value lies in the memory that host and accelerator share."""
+"""Where every value lies in the memory that host and accelerator share, and every packed weight in the memory of weights."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from attnc.ir import Graph
+from attnc.ops.base import Call
 
 ALIGNMENT = 2
 
@@ -47,8 +49,9 @@ def apart(words: Mapping[str, int]) -> dict[str, int]:
 
 
 def plan_memory(graph: Graph, words: Mapping[str, int], steps: Sequence[tuple[Iterable[str], Iterable[str]]]) -> MemoryMap:
-    """First fit in order of the steps, each with the values that it reads and stores; what a step reads is live while it runs, so it never
-    writes over it. Values that no step stores take no memory."""
+    """First fit in order of the steps, each with the values that it reads and stores, or parts of. A value is live from the first step that
+    stores to the last that touches it; what a step reads or stores is live while it runs, so it writes over none of it. Values that no
+    step stores take no memory."""
     values: dict[str, Region] = {}
     cursor = 0
 
@@ -64,7 +67,7 @@ def plan_memory(graph: Graph, words: Mapping[str, int], steps: Sequence[tuple[It
     constants = contiguous(list(graph.constants))
     outputs = contiguous([name for name in graph.outputs if name not in values])
     base = cursor
-    last_use = {name: step for step, (reads, _) in enumerate(steps) for name in reads}
+    last_use = {name: step for step, touched in enumerate(steps) for name in itertools.chain(*touched)}
     live: dict[str, Region] = {}
     high = base
     for step, (_, stores) in enumerate(steps):
@@ -73,7 +76,7 @@ def plan_memory(graph: Graph, words: Mapping[str, int], steps: Sequence[tuple[It
                 place = _first_fit(list(live.values()), base, words[name])
                 values[name] = live[name] = place
                 high = max(high, place.end)
-        for name in [name for name in live if last_use.get(name, step) <= step]:
+        for name in [name for name in live if last_use[name] <= step]:
             del live[name]
     return MemoryMap(inputs, constants, outputs, Region(base, high - base), values)
 
@@ -91,3 +94,36 @@ def _first_fit(taken: list[Region], base: int, words: int) -> Region:
             break
         cursor = max(cursor, aligned(region.end))
     return Region(cursor, words)
+
+
+class WeightMemory:
+    """Packed weights in the order of their first use, each from an even word on; `write` takes their bytes as they come, so none is kept.
+
+    Without `write` nothing is packed and offsets only tell arrays apart: enough for an estimate.
+    """
+
+    def __init__(self, lanes: int, write: Callable[[bytes], object] | None) -> None:
+        self.lanes, self.write = lanes, write
+        self.words = 0
+        self.offsets: dict[str, int] = {}
+
+    def place(self, key: str, make: Callable[[], bytes | Iterable[bytes]]) -> int:
+        """Word offset of the packed array `key`."""
+        if self.write is None:
+            return self.offsets.setdefault(key, len(self.offsets))
+        if key not in self.offsets:
+            self.offsets[key] = self.words
+            made = make()
+            for data in (made,) if isinstance(made, bytes) else made:
+                words = math.ceil(len(data) / self.lanes)
+                self.write(data.ljust(words * self.lanes, b"\0"))
+                self.words += words
+            if self.words < aligned(self.words):
+                self.write(b"\0" * self.lanes)
+                self.words += 1
+        return self.offsets[key]
+
+
+def weight_walks(call: Call) -> list[tuple[int, int]]:
+    """(offset, words) of the packed arrays that a call reads; equal offsets are the same array."""
+    return [(walk.offset, walk.vectors) for port, walk in zip(call.kernel.ports, call.walks, strict=True) if port.kind == "words"]

@@ -58,20 +58,21 @@ def _run(place: int, instruction: Instruction) -> _Run:
     return _Run(place, instruction, front, after, ready, KEPT if instruction.ready else None, movable)
 
 
-def _untouched(program: Sequence[Instruction], before: _Run, run: _Run) -> bool:
+def _untouched(steps: Sequence[Sequence[Instruction]], before: _Run, run: _Run) -> bool:
     """Whether what brings the operand of `run` may work while `before` does: all that it reads was written earlier."""
     reads = run.instruction.operand_reads()
-    return not any(overlap(read, write) for one in program[before.place : run.place] for write in one.writes() for read in reads)
+    between = (one for step in steps[before.place : run.place] for one in step)
+    return not any(overlap(read, write) for one in between for write in one.writes() for read in reads)
 
 
-def _choose(program: Sequence[Instruction], runs: Sequence[_Run]) -> list[str]:
+def _choose(steps: Sequence[Sequence[Instruction]], runs: Sequence[_Run]) -> list[str]:
     """How the operand of each run comes: the quickest way through two states, in which the first slots served the run before (False), or
     are free to bring the operand of the next one (True)."""
     best: dict[bool, _Way] = {False: (0, "", None)}
     previous: _Run | None = None
     for run in runs:
         moves: list[tuple[bool, int, str, _Way]] = []
-        early = previous is not None and run.movable and best.get(True) is not None and _untouched(program, previous, run)
+        early = previous is not None and run.movable and best.get(True) is not None and _untouched(steps, previous, run)
         for free, before in best.items():
             cycles = before[0]
             if run.fixed is not None:
@@ -109,17 +110,17 @@ def _sides(runs: Sequence[_Run], ways: Sequence[str]) -> list[int]:
     return sides
 
 
-def prefetch(program: Sequence[Instruction]) -> list[Instruction]:
-    """The program with operands brought as early as it pays."""
-    found: dict[int, list[Instruction]] = {place: [one] for place, one in enumerate(program)}
-    engines = {one.engine.index: one.engine for one in program if one.engine.operand_slot is not None}
-    for index in engines:
-        runs = [_run(place, one) for place, one in enumerate(program) if one.engine.index == index]
-        ways = _choose(program, runs)
+def prefetch(steps: Sequence[Sequence[Instruction]]) -> list[list[Instruction]]:
+    """The steps of a program with operands brought as early as it pays; what brings one alone has a step of its own."""
+    found = [list(step) for step in steps]
+    alone: list[list[Instruction]] = [[] for _ in steps]
+    for engine in {one.engine.index: one.engine for step in steps for one in step if one.engine.operand_slot is not None}.values():
+        runs = [_run(place, one) for place, step in enumerate(steps) for one in step if one.engine.index == engine.index]
+        ways = _choose(steps, runs)
         placed = [replace(run.instruction, side=side) for run, side in zip(runs, _sides(runs, ways), strict=True)]
-        nexts = [*((placed[i + 1] if ways[i + 1] == BROUGHT else None) for i in range(len(runs) - 1)), None]
+        nexts = [*(one if way == BROUGHT else None for one, way in zip(placed[1:], ways[1:], strict=True)), None]
         for run, way, one, brings in zip(runs, ways, placed, nexts, strict=True):
             ready = one if way in (WAITS, NONE) else one.waiting()
-            alone = [one.bringing()] if way == ALONE else []
-            found[run.place] = [*alone, replace(ready, brings=brings)]
-    return [one for place in sorted(found) for one in found[place]]
+            found[run.place] = [replace(ready, brings=brings) if old is run.instruction else old for old in found[run.place]]
+            alone[run.place] += [one.bringing()] if way == ALONE else []
+    return [step for before, after in zip(alone, found, strict=True) for step in (before, after) if step]

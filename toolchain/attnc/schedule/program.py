@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
-import bisect
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from attnc.ir import Graph
+from attnc.ir import Graph, Node
 from attnc.ops import operator
-from attnc.ops.base import SIDES, Call, Design, Lowering, Walk
-from attnc.schedule.chains import Chain, Key, Link, Order, engine_orders, first_load, form_chains
+from attnc.ops.base import SIDES, Call, Design, Lowering
+from attnc.schedule.bundles import Task, form_bundles, processes
+from attnc.schedule.chains import Chain, Key, Link, Order, engine_orders, first_load, form_chains, settle, whole_operands_first
 from attnc.schedule.engine import POINTERS, Engine, Instruction, Slot
-from attnc.schedule.memory import MemoryMap, aligned, apart, plan_memory
+from attnc.schedule.memory import MemoryMap, WeightMemory, aligned, apart, plan_memory, weight_walks
 from attnc.schedule.prefetch import prefetch
 from attnc.schedule.sharing import Operand, share
 
 
 @dataclass(frozen=True)
 class Program:
-    """What the hardware runs for one sample."""
+    """What the hardware runs for one sample: steps, each of instructions that run at the same time (of one where engines take turns)."""
 
     design: Design
     engines: tuple[Engine, ...]
-    instructions: tuple[Instruction, ...]
+    steps: tuple[tuple[Instruction, ...], ...]
     memory: MemoryMap
     weight_words: int
+
+    @cached_property
+    def instructions(self) -> tuple[Instruction, ...]:
+        """Of all steps, in their order: that in which each engine runs its own."""
+        return tuple(instruction for step in self.steps for instruction in step)
+
+    @property
+    def processes(self) -> list[tuple[Engine, ...]]:
+        """Engines by the process that holds them, where engines run at the same time."""
+        owners = _processes(self.engines)
+        return [tuple(e for e, owner in zip(self.engines, owners, strict=True) if owner == number) for number in sorted(set(owners))]
 
     @property
     def calls(self) -> list[tuple[Engine, Call]]:
@@ -41,123 +53,131 @@ class Program:
         """The arguments through which streams reach memory, with the words that each moves per cycle."""
         found = {stream.pointer: stream.beat for engine in self.engines for stream in engine.streams}
         kinds = list(POINTERS.values())
-        order = sorted(found, key=lambda name: (kinds.index(name.rpartition("_")[0]), int(name.rpartition("_")[2])))
-        return {name: found[name] for name in order}
+
+        def place(name: str) -> list[int]:
+            kind, *numbers = name.split("_")
+            return [kinds.index(kind), *map(int, numbers)]
+
+        return {name: found[name] for name in sorted(found, key=place)}
 
     @cached_property
     def bundles(self) -> dict[str, str]:
         """The memory interface of each pointer. One that writes shares it with one that reads words of its size, since an interface reads
-        and writes at the same time. The pointers of a loader that reads activations and parameters, in turn, share one too."""
-        readers: dict[int, list[str]] = {}
+        and writes at the same time; it is one of the same engine where pointers are its own. The pointers of a loader that reads
+        activations and parameters, in turn, share one too."""
+        readers: dict[tuple[str, int], list[str]] = {}
+
+        def like(pointer: str, beat: int) -> tuple[str, int]:
+            return "_".join(pointer.split("_")[1:-1]), beat
+
         found = {"program": "program"}
         for pointer, beat in self.pointers.items():
             if pointer.startswith((POINTERS["load"], POINTERS["words"], POINTERS["wide words"])):
-                readers.setdefault(beat, []).append(pointer)
+                readers.setdefault(like(pointer, beat), []).append(pointer)
                 found[pointer] = pointer
             elif pointer.startswith(POINTERS["parameters"]):
                 partner = POINTERS["load"] + pointer.removeprefix(POINTERS["parameters"])
                 found[pointer] = partner if partner in self.pointers else pointer
         for pointer, beat in self.pointers.items():
             if pointer not in found:
-                free = readers.get(beat)
+                free = readers.get(like(pointer, beat))
                 found[pointer] = free.pop(0) if free else pointer
         return found
 
+    @cached_property
+    def places(self) -> list[int]:
+        """Where in a step the integers of each engine start: all at 0 where engines take turns, else one behind the other; then the end."""
+        sizes = [engine.instruction_ints for engine in self.engines]
+        return [*itertools.accumulate(sizes, initial=0)] if self.design.parallel > 1 else [0] * len(sizes) + [max(sizes, default=1)]
+
     @property
     def instruction_ints(self) -> int:
-        """Integers per instruction, the same for all: the longest, rounded up to 16."""
-        return 16 * math.ceil(max((engine.instruction_ints for engine in self.engines), default=1) / 16)
+        """Integers per step, the same for all, rounded up to 16."""
+        return 16 * math.ceil(self.places[-1] / 16)
 
     def encode(self) -> npt.NDArray[np.int32]:
-        """Instructions as integers [instructions, instruction_ints], filled up with zeros."""
-        code = np.zeros((len(self.instructions), self.instruction_ints), np.int32)
-        for row, instruction in zip(code, self.instructions, strict=True):
-            ints = instruction.encode()
-            row[: len(ints)] = ints
+        """Steps as integers [steps, instruction_ints], filled up with zeros. The first integer of an instruction names its engine; where
+        each engine has a place of its own, it says whether the engine works."""
+        code = np.zeros((len(self.steps), self.instruction_ints), np.int32)
+        for row, step in zip(code, self.steps, strict=True):
+            for instruction in step:
+                ints, at = instruction.encode(), self.places[instruction.engine.index]
+                row[at : at + len(ints)] = [1, *ints[1:]] if self.design.parallel > 1 else ints
         return code
 
 
-class WeightMemory:
-    """Packed weights in the order of their first use, each from an even word on; `write` takes their bytes as they come, so none is kept.
-
-    Without `write` nothing is packed and offsets only tell arrays apart: enough for an estimate.
-    """
-
-    def __init__(self, lanes: int, write: Callable[[bytes], object] | None) -> None:
-        self.lanes, self.write = lanes, write
-        self.words = 0
-        self.offsets: dict[str, int] = {}
-
-    def place(self, key: str, make: Callable[[], bytes | Iterable[bytes]]) -> int:
-        """Word offset of the packed array `key`."""
-        if self.write is None:
-            return self.offsets.setdefault(key, len(self.offsets))
-        if key not in self.offsets:
-            self.offsets[key] = self.words
-            made = make()
-            for data in (made,) if isinstance(made, bytes) else made:
-                words = math.ceil(len(data) / self.lanes)
-                self.write(data.ljust(words * self.lanes, b"\0"))
-                self.words += words
-            if self.words < aligned(self.words):
-                self.write(b"\0" * self.lanes)
-                self.words += 1
-        return self.offsets[key]
-
-
-def weight_walks(call: Call) -> list[tuple[int, int]]:
-    """(offset, words) of the packed arrays that a call reads; equal offsets are the same array."""
-    return [(walk.offset, walk.vectors) for port, walk in zip(call.kernel.ports, call.walks, strict=True) if port.kind == "words"]
-
-
 def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes], object] | None) -> Program:
-    """Lower every node, chain the calls, share engines, place all values."""
+    """Lower every node, chain the calls, share engines, say what runs when, place all values."""
     weights = WeightMemory(design.lanes, write_weights)
     offsets: dict[str, int] = {}
     ctx = Lowering(graph, design, offsets, weights.place)
     words = {name: ctx.words(name) for name in graph.values}
     offsets.update(apart(words))
-    chains = form_chains(graph, [(node, operator(node).lower(node, ctx)) for node in graph.nodes], design.copies > 1)
-    memory = plan_memory(graph, words, [(chain.reads, chain.stores()) for chain in chains])
-    if write_weights is not None:  # where values lie changes no estimate
-        chains = _settle(chains, offsets, {name: region.offset for name, region in memory.values.items()})
-    engines, engine_of = _engines(chains, design.beat)
-    instructions = tuple(found for chain, engine in zip(chains, engine_of, strict=True) for found in _instructions(chain, engine))
+    lowered: Sequence[tuple[Node, Sequence[Call]]] = [(node, operator(node).lower(node, ctx)) for node in graph.nodes]
+    if design.parallel > 1:
+        lowered = whole_operands_first(graph, lowered)
+    chains = form_chains(graph, lowered, design.copies > 1)
+    engines, engine_of = _engines(chains, design)
+    instructions = _all_instructions(chains, engine_of)
     if design.beat > 1:
-        engines, instructions = _widened(engines, instructions)
-    engines, instructions = _shared(engines, instructions)
-    engines, instructions = _two_sided(engines, tuple(prefetch(instructions)))
+        engines = _widened(engines, instructions)
+    engines = _shared(engines, [replace(one, engine=engines[one.engine.index]) for one in instructions])
+    order = _order(design, engines, instructions, list(offsets.values()))
+    # From here on it is known what each engine runs after what.
+    memory = plan_memory(graph, words, [_touched([instructions[i].chain for i in step]) for step in order])
+    if write_weights is not None:  # where values lie changes no estimate
+        chains = settle(chains, offsets, {name: region.offset for name, region in memory.values.items()})
+    instructions = _all_instructions(chains, [engines[engine.index] for engine in engine_of])
+    engines, steps = _two_sided(engines, prefetch([[instructions[i] for i in step] for step in order]))
     if write_weights is None:
         calls = [call for chain in chains for link in chain.links for call in link.calls]
         weights.words = sum(map(aligned, dict(pair for call in calls for pair in weight_walks(call)).values()))
-    return Program(design, engines, instructions, memory, weights.words)
+    return Program(design, engines, steps, memory, weights.words)
 
 
-def _settle(chains: Sequence[Chain], apart_at: Mapping[str, int], final: Mapping[str, int]) -> list[Chain]:
-    """Move the walks from regions of their own, from which they were lowered, to where the values lie in the end."""
-    names, starts = list(apart_at), list(apart_at.values())
-
-    def moved(walk: Walk) -> Walk:
-        index = bisect.bisect_right(starts, walk.offset) - 1
-        return replace(walk, offset=walk.offset - starts[index] + final.get(names[index], starts[index]))
-
-    def call(old: Call) -> Call:
-        ports = zip(old.kernel.ports, old.walks, strict=True)
-        return replace(old, walks=tuple(walk if port.kind == "words" else moved(walk) for port, walk in ports))
-
-    return [Chain([replace(link, calls=tuple(map(call, link.calls))) for link in chain.links]) for chain in chains]
+def _order(design: Design, engines: Sequence[Engine], instructions: Sequence[Instruction], starts: Sequence[int]) -> list[tuple[int, ...]]:
+    """Indices of the instructions of each step: those that run at the same time where the design says so, else one after the other."""
+    if design.parallel > 1:
+        return form_bundles(_tasks(engines, instructions), starts)
+    return [(index,) for index in range(len(instructions))]
 
 
-def _engines(chains: Sequence[Chain], beat: int) -> tuple[tuple[Engine, ...], list[Engine]]:
+def _processes(engines: Sequence[Engine]) -> list[int]:
+    return processes([[slot.kernel for slot in engine.slots] for engine in engines])
+
+
+def _tasks(engines: Sequence[Engine], instructions: Sequence[Instruction]) -> list[Task]:
+    """What the schedule must know of each. Where a product finds its operand in the engine, neither it nor the one that left it moves."""
+    owners = _processes(engines)
+    tasks: list[Task] = []
+    last: dict[Key, int] = {}
+    for number, one in enumerate(instructions):
+        heavy, kept = one.chain.heavy, one.chain.links[0].kept is not None
+        walks = [(stream.kind, walk) for stream in one.engine.streams if (walk := one.walk(stream)).vectors]
+        loads, stores = (tuple(walk for kind, walk in walks if kind == wanted) for wanted in ("load", "store"))
+        tasks.append(Task(owners[one.engine.index], one.span, loads, stores, kept))
+        if kept and heavy is not None:
+            tasks[last[heavy]] = replace(tasks[last[heavy]], fixed=True)
+        if heavy is not None:
+            last[heavy] = number
+    return tasks
+
+
+def _touched(chains: Sequence[Chain]) -> tuple[set[str], list[str]]:
+    """Values that chains read, and those that they store."""
+    return {name for chain in chains for name in chain.reads}, [name for chain in chains for name in chain.stores()]
+
+
+def _engines(chains: Sequence[Chain], design: Design) -> tuple[tuple[Engine, ...], list[Engine]]:
     """The engines, and the one of each chain. They are numbered by their kernels, so that their order does not depend on which layer
     happens to come first."""
     found = sorted(engine_orders(chains), key=lambda entry: str(entry[0].slots()))
-    engines = tuple(_engine(index, order, [chains[i] for i in members], beat) for index, (order, members) in enumerate(found))
+    engines = tuple(_engine(index, order, [chains[i] for i in members], design) for index, (order, members) in enumerate(found))
     engine_of = {i: engine for engine, (_, members) in zip(engines, found, strict=True) for i in members}
     return engines, [engine_of[i] for i in range(len(chains))]
 
 
-def _engine(index: int, order: Order, chains: Sequence[Chain], beat: int) -> Engine:
+def _engine(index: int, order: Order, chains: Sequence[Chain], design: Design) -> Engine:
     links: dict[Key, list[Link]] = {key: [] for key in order.slots()}
     for link in (link for chain in chains for link in chain.links):
         links[link.key].append(link)
@@ -170,10 +190,10 @@ def _engine(index: int, order: Order, chains: Sequence[Chain], beat: int) -> Eng
         slots.append(Slot(users[0].node.op, kernel, fed, len(users) < len(chains), any(link.tapped for link in users)))
     heavy = next((chain.heavy for chain in chains if chain.heavy is not None), None)
     main = next((slot for slot, key in zip(slots, links, strict=True) if key == heavy), slots[0])
-    return Engine(index, tuple(slots), main, beat)
+    return Engine(index, tuple(slots), main, design.beat, own=design.parallel > 1)
 
 
-def _widened(engines: tuple[Engine, ...], instructions: tuple[Instruction, ...]) -> tuple[tuple[Engine, ...], tuple[Instruction, ...]]:
+def _widened(engines: tuple[Engine, ...], instructions: Sequence[Instruction]) -> tuple[Engine, ...]:
     """Storers through which only 16-bit vectors pass move one per cycle."""
     sizes: dict[tuple[int, str], set[int]] = {}
     for instruction in instructions:
@@ -182,10 +202,10 @@ def _widened(engines: tuple[Engine, ...], instructions: tuple[Instruction, ...])
             if stream.kind == "store" and walk.vectors:
                 sizes.setdefault((instruction.engine.index, stream.name), set()).add(walk.bytes)
     wide = [frozenset(name for (index, name), found in sizes.items() if index == e.index and found == {2}) for e in engines]
-    return _exchanged(tuple(replace(engine, wide=names) for engine, names in zip(engines, wide, strict=True)), instructions)
+    return tuple(replace(engine, wide=names) for engine, names in zip(engines, wide, strict=True))
 
 
-def _shared(engines: tuple[Engine, ...], instructions: tuple[Instruction, ...]) -> tuple[tuple[Engine, ...], tuple[Instruction, ...]]:
+def _shared(engines: tuple[Engine, ...], instructions: Sequence[Instruction]) -> tuple[Engine, ...]:
     """Operands of few words share a loader; never weights of multipliers, or the vectors of the chain."""
 
     def shared(engine: Engine) -> tuple[tuple[str, int], ...]:
@@ -198,23 +218,26 @@ def _shared(engines: tuple[Engine, ...], instructions: tuple[Instruction, ...]) 
             operands.append(Operand(stream.name, stream.kind, first, alone, ahead, runs))
         return share(operands)
 
-    return _exchanged(tuple(replace(engine, shared=shared(engine)) for engine in engines), instructions)
+    return tuple(replace(engine, shared=shared(engine)) for engine in engines)
 
 
-def _exchanged(engines: tuple[Engine, ...], instructions: tuple[Instruction, ...]) -> tuple[tuple[Engine, ...], tuple[Instruction, ...]]:
-    """The instructions for `engines`, which differ from theirs in their streams."""
-    return engines, tuple(replace(instruction, engine=engines[instruction.engine.index]) for instruction in instructions)
-
-
-def _two_sided(engines: tuple[Engine, ...], instructions: tuple[Instruction, ...]) -> tuple[tuple[Engine, ...], tuple[Instruction, ...]]:
+def _two_sided(
+    engines: tuple[Engine, ...], steps: Sequence[Sequence[Instruction]]
+) -> tuple[tuple[Engine, ...], tuple[tuple[Instruction, ...], ...]]:
     """Kernels that hold two operands where instructions ask for it."""
 
     def widened(engine: Engine) -> Engine:
         slots = tuple(replace(slot, kernel=slot.kernel.with_arg(SIDES, 2)) if slot is engine.main else slot for slot in engine.slots)
         return replace(engine, slots=slots, main=slots[engine.operand_slot or 0])
 
-    two = {one.engine.index for one in instructions if one.side}
-    return _exchanged(tuple(widened(engine) if engine.index in two else engine for engine in engines), instructions)
+    two = {one.engine.index for step in steps for one in step if one.side}
+    engines = tuple(widened(engine) if engine.index in two else engine for engine in engines)
+    return engines, tuple(tuple(replace(one, engine=engines[one.engine.index]) for one in step) for step in steps)
+
+
+def _all_instructions(chains: Sequence[Chain], engine_of: Sequence[Engine]) -> list[Instruction]:
+    """Of all chains, in order."""
+    return [found for chain, engine in zip(chains, engine_of, strict=True) for found in _instructions(chain, engine)]
 
 
 def _instructions(chain: Chain, engine: Engine) -> list[Instruction]:

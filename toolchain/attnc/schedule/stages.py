@@ -1,8 +1,10 @@
 """Where the cycles and the traffic of a program go: per stage (a chain of nodes) and in sum, beside the roofs of the board.
 
 Multipliers: those in arrays, of all engines; they are busy in the cycles that their multiply-adds would take if all worked in every cycle,
-and the others are lost. Multiply-adds without an array of multipliers (tables) keep none busy. DSP roof: two byte multiply-adds per DSP and
-cycle (WP486), of all DSPs that the design takes. DDR roof: the rate that long bursts reach.
+and the others are lost. Where instructions run at the same time, the slowest accounts for the cycles, and what the multipliers of the
+others do meanwhile is not lost; the others account for none, they are hidden. Multiply-adds without an array of multipliers (tables) keep
+none busy. DSP roof: two byte multiply-adds per DSP and cycle (WP486), of all DSPs that the design takes. DDR roof: the rate that long
+bursts reach.
 Traffic floor: every operand, weight and result of a stage passes the memory port once. For attention that is the lower bound of the
 literature, reached when all queries stay on chip (keys and values pass ceil(queries / resident queries) times else).
 """
@@ -17,7 +19,8 @@ from attnc.ir import Graph
 from attnc.schedule.chains import Chain
 from attnc.schedule.cost import CallCost, Estimate
 from attnc.schedule.engine import Instruction
-from attnc.schedule.program import Program, weight_walks
+from attnc.schedule.memory import weight_walks
+from attnc.schedule.program import Program
 
 MACS_PER_DSP = 2
 NO_MULTIPLIERS = "no multiply-adds"
@@ -26,7 +29,8 @@ NO_MULTIPLIERS = "no multiply-adds"
 @dataclass(frozen=True)
 class Stage:
     """One chain: all its instructions. `node` is its main node, `nodes` are all of them and `ops` their operators; `busy` are cycles of
-    processes and ports, `lost` those by cause; `array_macs` are the multiply-adds that arrays of multipliers do."""
+    processes and ports, `lost` those by cause; `array_macs` are the multiply-adds that arrays of multipliers do. Instructions that run
+    beside slower ones are not in `cycles`: theirs are in `beside`, by the main node of the slower one."""
 
     node: str
     nodes: tuple[str, ...]
@@ -43,6 +47,12 @@ class Stage:
     words: int
     floor_words: int
     lost: dict[str, float]
+    beside: dict[str, int]
+
+    @property
+    def running(self) -> int:
+        """Cycles in which it works, beside others or not."""
+        return self.cycles + sum(self.beside.values())
 
     def facts(self, cost: Estimate, lanes: int) -> dict[str, Any]:
         """As plain values for the report."""
@@ -54,10 +64,12 @@ class Stage:
             "engine": self.engine,
             "calls": self.calls,
             "cycles": self.cycles,
+            "hidden_cycles": sum(self.beside.values()),
+            "beside": self.beside,
             "start_cycles": self.start,
             "bound": self.bound,
             "busy": self.busy,
-            **_roofs(cost, lanes, self.cycles, [self]),
+            **_roofs(cost, lanes, self.running, [self]),
             "lost": {cause: round(cycles) for cause, cycles in self.lost.items()},
         }
 
@@ -81,47 +93,56 @@ def _percent(part: float, whole: float) -> float:
 def stages(graph: Graph, program: Program, cost: Estimate) -> list[Stage]:
     """One per chain, in order."""
     groups: dict[int, tuple[Chain, list[Instruction], list[CallCost]]] = {}
+    arrays = {engine.name: sum(slot.macs_per_cycle for slot in engine.slots) for engine in program.engines}
+    meanwhile: Counter[int] = Counter()  # multiply-adds of what runs beside each chain
     for instruction, found in zip(program.instructions, cost.calls, strict=True):
         group = groups.setdefault(id(instruction.chain), (instruction.chain, [], []))
         group[1].append(instruction)
         group[2].append(found)
-    arrays = {engine.name: sum(slot.macs_per_cycle for slot in engine.slots) for engine in program.engines}
+        if found.hidden is not None and arrays[found.engine]:
+            meanwhile[id(program.instructions[found.hidden].chain)] += found.macs
     result = []
-    for chain, instructions, calls in groups.values():
+    for key, (chain, instructions, calls) in groups.items():
         weights = dict(pair for one in instructions for _, call in one.active for pair in weight_walks(call))
         floor = sum(program.memory.values[name].words for name in {*chain.reads, *chain.stores()}) + sum(weights.values())
         # An operator may also read no more than a part of its operand.
         floor = min(floor, sum(call.words for call in calls))
-        result.append(_stage(chain, calls, floor, arrays[calls[0].engine], cost))
+        result.append(_stage(chain, calls, floor, arrays[calls[0].engine], meanwhile[key], cost))
     return result
 
 
-def _stage(chain: Chain, calls: list[CallCost], floor: int, own: int, cost: Estimate) -> Stage:
+def _stage(chain: Chain, calls: list[CallCost], floor: int, own: int, meanwhile: int, cost: Estimate) -> Stage:
     busy: Counter[str] = Counter()
     bounds: Counter[str] = Counter()
+    beside: Counter[str] = Counter()
     for call in calls:
         busy.update(call.busy)
         bounds[call.bound] += call.cycles
+        if call.hidden is not None:
+            beside[cost.calls[call.hidden].node] += call.cycles
     bound = bounds.most_common(1)[0][0]
-    cycles, start, macs = (sum(getattr(call, key) for call in calls) for key in ("cycles", "start", "macs"))
-    words = sum(call.words for call in calls)
-    lost = _lost(cycles, start, macs, bound, own, cost.macs_per_cycle)
+    counted = [call for call in calls if call.hidden is None]
+    cycles, start, macs = (sum(getattr(call, key) for call in counted) for key in ("cycles", "start", "macs"))
+    lost = _lost(cycles, start, macs, bound, own, meanwhile, cost.macs_per_cycle)
     node = chain.main.node
     nodes, ops = (tuple(getattr(link.node, key) for link in chain.links) for key in ("name", "op"))
+    macs, words = (sum(getattr(call, key) for call in calls) for key in ("macs", "words"))
     counts = cycles, start, bound, dict(busy), macs, macs if own else 0, words, floor
-    return Stage(node.name, nodes, ops, node.op, calls[0].engine, len(calls), *counts, lost)
+    return Stage(node.name, nodes, ops, node.op, calls[0].engine, len(calls), *counts, lost, dict(beside))
 
 
-def _lost(cycles: int, start: int, macs: int, bound: str, own: int, all_: int) -> dict[str, float]:
+def _lost(cycles: int, start: int, macs: int, bound: str, own: int, meanwhile: int, all_: int) -> dict[str, float]:
     """Lost cycles by cause: starting instructions, multipliers of other engines that stand still, and what the slowest process or port
-    adds."""
+    adds. Multiply-adds that others do `meanwhile` are not lost; they fill the second first."""
     if not macs or not own:
-        return {"start": start, f"{NO_MULTIPLIERS if not macs else 'multipliers idle'}, bound by {bound}": cycles - start}
-    alone, shared = macs / own, macs / all_
+        cause = f"{NO_MULTIPLIERS if not macs else 'multipliers idle'}, bound by {bound}"
+        return {"start": start, cause: cycles - start - (meanwhile / all_ if all_ else 0)} if cycles else {}
+    alone, shared, others = macs / own, macs / all_, meanwhile / all_
+    elsewhere = max(alone - shared - others, 0.0)
     return {
         "start": start,
-        "multipliers of other engines idle": alone - shared,
-        f"own multipliers idle, bound by {bound}": max(cycles - start - alone, 0.0),
+        "multipliers of other engines idle": elsewhere,
+        f"own multipliers idle, bound by {bound}": max(cycles - start - shared - others - elsewhere, 0.0),
     }
 
 
@@ -132,10 +153,10 @@ def by_operator(found: list[Stage], cost: Estimate, lanes: int) -> list[dict[str
         groups[stage.op].append(stage)
     rows = []
     for op, members in groups.items():
-        cycles = sum(stage.cycles for stage in members)
+        cycles, running = (sum(getattr(stage, key) for stage in members) for key in ("cycles", "running"))
         bound: Counter[str] = Counter()
         for stage in members:
-            bound[stage.bound] += stage.cycles
+            bound[stage.bound] += stage.running
         rows.append(
             {
                 "op": op,
@@ -143,8 +164,9 @@ def by_operator(found: list[Stage], cost: Estimate, lanes: int) -> list[dict[str
                 "calls": sum(stage.calls for stage in members),
                 "cycles": cycles,
                 "cycles_percent": _percent(cycles, cost.cycles),
+                "hidden_cycles": running - cycles,
                 "bound": dict(bound.most_common()),
-                **_roofs(cost, lanes, cycles, members),
+                **_roofs(cost, lanes, running, members),
             }
         )
     return sorted(rows, key=lambda row: (-row["cycles"], row["op"]))

@@ -1,0 +1,316 @@
+"""Steps of instructions that run at the same time: what depends on what, where values lie meanwhile, what it costs, and that C++ equals
+golden."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections import Counter
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attnc.codegen.render import write_sources
+from attnc.golden import run_golden
+from attnc.ops import operator
+from attnc.ops.base import Design, IntType, KernelCall, Lowering, Walk
+from attnc.schedule import bundles
+from attnc.schedule.bundles import Task, dependences, form_bundles, has_static_buffers, processes
+from attnc.schedule.chains import whole_operands_first
+from attnc.schedule.cost import call_cost, estimate
+from attnc.schedule.devices import BOARDS
+from attnc.schedule.memory import WeightMemory, apart
+from attnc.schedule.program import Program, build_program
+from attnc.schedule.stages import by_operator, losses, stages, summary
+from harness import assert_exact, random_feeds, simulate
+from schedule.graphs import transformer_graph
+from schedule.random_graphs import random_graph
+from schedule.test_chains import shared_operand, touched, words
+
+KV260 = BOARDS["kv260"]
+DESIGN = Design(8, 8, 6, 2, parallel=2)
+SIZE = 12
+"""Words of a value of the random tasks."""
+
+
+def random_tasks(seed: int, count: int = 40) -> tuple[list[Task], list[int]]:
+    """Tasks on three processes that read and write pieces of values at random, some of which do not move."""
+    rng = np.random.default_rng(seed)
+    starts = list(range(0, 10 * SIZE, SIZE))
+
+    def walk() -> Walk:
+        counts, strides = (1, 1, int(rng.integers(1, 3)), int(rng.integers(1, 4))), (0, 0, int(rng.integers(3, 6)))
+        return Walk(int(rng.choice(starts)) + int(rng.integers(0, 3)), counts, strides)
+
+    def some() -> tuple[Walk, ...]:
+        return tuple(walk() for _ in range(int(rng.integers(1, 3))))
+
+    return [Task(int(rng.integers(3)), int(rng.integers(1, 2000)), some(), some(), rng.random() < 0.15) for _ in range(count)], starts
+
+
+def run(tasks: list[Task], steps: list[tuple[int, ...]]) -> list[list[int | None]]:
+    """What each task reads, every word as the number of the task that wrote it. Those of a step read before any of them writes."""
+    memory: dict[int, int] = {}
+    seen: dict[int, list[int | None]] = {}
+    for step in steps:
+        for number in step:
+            seen[number] = [memory.get(word) for walk in tasks[number].loads for word in words(walk)]
+        for number in reversed(step):
+            memory.update((word, number) for walk in tasks[number].stores for word in words(walk))
+    return [seen[number] for number in range(len(tasks))]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_all_is_read_as_if_one_ran_after_the_other(seed: int) -> None:
+    tasks, starts = random_tasks(seed)
+    steps = form_bundles(tasks, starts)
+    assert run(tasks, steps) == run(tasks, [(number,) for number in range(len(tasks))])
+    place = {number: at for at, step in enumerate(steps) for number in step}
+    assert sorted(place) == list(range(len(tasks))) == sorted(number for step in steps for number in step)
+    for step in steps:
+        assert len({tasks[number].process for number in step}) == len(step)
+        for one, other in combinations(step, 2):
+            mine, theirs = ({word for walk in tasks[n].stores for word in words(walk)} for n in (one, other))
+            assert not mine & theirs
+    for one, other in combinations(range(len(tasks)), 2):
+        if tasks[one].process == tasks[other].process and (tasks[one].fixed or tasks[other].fixed):
+            assert place[one] < place[other]
+    total = sum(max(tasks[number].cycles for number in step) for step in steps)
+    assert total <= sum(task.cycles for task in tasks) and len(steps) < len(tasks)
+    assert form_bundles(tasks, starts) == steps
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_dependences_are_what_two_touch(seed: int) -> None:
+    tasks, starts = random_tasks(seed)
+    loads, stores = ([{word for walk in getattr(task, kind) for word in words(walk)} for task in tasks] for kind in ("loads", "stores"))
+    for number, others in enumerate(dependences(tasks, starts)):
+        for other in range(number):
+            assert (other in others) == bool(stores[other] & (loads[number] | stores[number]) or loads[other] & stores[number])
+
+
+def value(at: int) -> tuple[Walk, ...]:
+    return (Walk(at, (1, 1, 1, 1), (0, 0, 0)),)
+
+
+def test_the_shortest_of_all_ways() -> None:
+    """A long task that is ready waits for one that it can hide."""
+    tasks = [
+        Task(0, 100, (), value(0)),
+        Task(1, 3000, value(0), value(1)),  # ready beside the short one and beside the long one
+        Task(0, 200, value(0), value(2)),
+        Task(0, 2900, value(2), value(3)),
+        Task(0, 50, value(1), value(4)),
+    ]
+    assert form_bundles(tasks, list(range(5))) == [(0,), (2,), (3, 1), (4,)]
+
+
+def test_few_pairs_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers are alike: how many walks are compared does not grow with their number."""
+    compared: list[int] = []
+    real = bundles.overlap
+    monkeypatch.setattr(bundles, "overlap", lambda a, b: compared.append(1) or real(a, b))
+    counts = []
+    for layers in (1, 2, 4):
+        compared.clear()
+        build_program(transformer_graph(layers), DESIGN, None)
+        counts.append(len(compared))
+    assert counts[1] == counts[2] < 2 * counts[0]
+
+
+def test_engines_with_the_same_static_buffers_take_turns() -> None:
+    def kernel(name: str, width: int) -> KernelCall:
+        return KernelCall(f"attnc/{name}.hpp", f"attnc::{name}", (("T", IntType(width)),), (), ())
+
+    norm, add = kernel("layer_normalization", 16), kernel("add", 16)
+    assert has_static_buffers("attnc/attention.hpp") and has_static_buffers(norm.header) and not has_static_buffers(add.header)
+    assert processes([[norm, add], [add], [kernel("layer_normalization", 8)], [norm]]) == [0, 1, 2, 0]
+    rotary = kernel("rotary", 16)
+    assert processes([[norm], [rotary], [norm, rotary], [add]]) == [0, 0, 0, 1]
+
+
+DESIGNS = [DESIGN, Design(8, 8, 5, 2, beat=2, parallel=2), Design(8, 8, 64, 2, copies=2, parallel=2)]
+
+
+def check(program: Program) -> None:
+    """Word for word: engines of a step are different processes, store nothing that others of it touch, read what steps before stored."""
+    process = {engine.index: number for number, held in enumerate(program.processes) for engine in held}
+    regions, owner = program.memory.values, {}
+    for name, region in regions.items():
+        if region.offset < program.memory.outputs.offset:
+            owner.update(dict.fromkeys(range(region.offset, region.end), name))
+    for step in program.steps:
+        assert len({process[one.engine.index] for one in step}) == len(step)
+        reads, writes = ([touched(one, kind) for one in step] for kind in ("load", "store"))
+        for number, one in enumerate(step):
+            assert {owner.get(word) for word in reads[number]} <= one.chain.reads, one.chain.text
+            assert not writes[number] & set().union(*reads, *writes[:number])
+        for one, stored in zip(step, writes, strict=True):
+            for name in one.chain.stores():
+                owner.update(dict.fromkeys(stored & set(range(regions[name].offset, regions[name].end)), name))
+    left: dict[int, object] = {}
+    for one in program.instructions:
+        kept = one.chain.links[0].kept
+        assert kept is None or left[one.engine.index] == kept
+        left[one.engine.index] = one.chain.main.node.inputs[0] if one.chain.heavy else left.get(one.engine.index)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nothing_is_overwritten_that_runs_or_is_read_later(seed: int) -> None:
+    graph = random_graph(seed)
+    for design in DESIGNS:
+        program = build_program(graph, design, lambda packed: None)
+        alone = build_program(graph, replace(design, parallel=1), None)
+        check(program)
+        ran, expected = (Counter(link.node.name for one in p.instructions for link in one.chain.links) for p in (program, alone))
+        assert ran == expected
+        names = [stream.pointer for engine in program.engines for stream in engine.streams]
+        assert len(set(names)) == len(names) and set(names) == set(program.pointers)
+        owner = {stream.pointer: engine.index for engine in program.engines for stream in engine.streams}
+        assert all(owner[shared] == owner[name] for name, shared in program.bundles.items() if name != "program")
+
+
+def test_a_lost_dependence_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention that waits for nothing comes too early."""
+    graph = transformer_graph(2)
+    check(build_program(graph, DESIGN, lambda packed: None))
+    feeds, real = random_feeds(graph, 2), bundles.dependences
+
+    def forgetful(tasks: list[Task], starts: list[int]) -> list[set[int]]:
+        needs = real(tasks, starts)
+        return [set() if len(task.loads) == 3 else others for task, others in zip(tasks, needs, strict=True)]
+
+    monkeypatch.setattr(bundles, "dependences", forgetful)
+    with pytest.raises(AssertionError):
+        check(build_program(graph, DESIGN, lambda packed: None))
+    found = simulate(graph, feeds, DESIGN)
+    assert (found[graph.outputs[0]] != run_golden(graph, feeds)[graph.outputs[0]]).any()
+
+
+@pytest.mark.parametrize("types", ["native", "ap"])
+def test_a_transformer_is_exact(types: str) -> None:
+    graph = transformer_graph(2)
+    program = build_program(graph, DESIGN, None)
+    assert max(map(len, program.steps)) == 2
+    assert_exact(graph, random_feeds(graph, 3), DESIGN, types)
+
+
+@pytest.mark.parametrize(("seed", "number"), [(0, 0), (3, 1), (8, 2)])
+def test_random_graphs_are_exact(seed: int, number: int) -> None:
+    graph = random_graph(seed)
+    assert_exact(graph, random_feeds(graph, 3, seed), DESIGNS[number])
+
+
+def test_kept_operands_follow_each_other() -> None:
+    graph, design = shared_operand(), Design(8, 16, 64, 2, parallel=2)
+    program = build_program(graph, design, lambda packed: None)
+    check(program)
+    assert [one.chain.links[0].kept for one in program.instructions] == [None, "u", "u", None]
+    assert_exact(graph, random_feeds(graph, 3), design)
+
+
+def test_code_does_not_grow_with_the_layers(tmp_path: Path) -> None:
+    sources = []
+    for layers in (2, 6):
+        program, folder = build_program(transformer_graph(layers), DESIGN, None), tmp_path / str(layers)
+        write_sources(program, folder, "part", 200)
+        sources.append([len((folder / name).read_text()) for name in ("attnc_top.cpp", "attnc_top.hpp", "tables.hpp", "project.tcl")])
+    assert sources[0] == sources[1]
+
+
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+def test_code_compiles_without_warnings(compiler: str, tmp_path: Path) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no {compiler}")
+    write_sources(build_program(transformer_graph(1), DESIGN, None), tmp_path, "part", 200)
+    flags = "-std=c++14 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-label -DATTNC_NATIVE_TYPES -Isim -Iinclude -I. -fsyntax-only"
+    done = subprocess.run([compiler, *flags.split(), "attnc_top.cpp"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_words_of_a_step() -> None:
+    """Every engine has its place in a step; the integers of one that rests are zeros."""
+    program = build_program(transformer_graph(1), DESIGN, None)
+    code = program.encode()
+    assert code.shape == (len(program.steps), program.instruction_ints)
+    for row, step in zip(code, program.steps, strict=True):
+        working = {one.engine.index: one for one in step}
+        for engine in program.engines:
+            first, end = program.places[engine.index : engine.index + 2]
+            ints = list(row[first:end])
+            assert ints == [1, *working[engine.index].encode()[1:]] if engine.index in working else not any(ints)
+        assert not row[program.places[-1] :].any()
+
+
+def test_cycles_of_a_step() -> None:
+    """Its slowest instruction, or what all of them read through one port."""
+    program = build_program(transformer_graph(2), DESIGN, None)
+    for ports in (None, dict.fromkeys(program.bundles.values(), "HP0")):
+        cost = estimate(program, KV260, 250, ports=ports)
+        by_pointer = {pointer: cost.ports[shared] for pointer, shared in program.bundles.items()}
+        alone = [call_cost(one, by_pointer, cost.words_per_cycle, program.instruction_ints) for one in program.instructions]
+        first = total = 0
+        for step in program.steps:
+            found, own = cost.calls[first : first + len(step)], alone[first : first + len(step)]
+            slowest = max(own, key=lambda call: call.cycles)
+            assert sum(call.hidden is None for call in found) == 1 and sum(call.counted for call in found) >= slowest.cycles
+            assert len(step) > 1 or found == tuple(own)
+            assert all(
+                cost.calls[call.hidden] in found and cost.calls[call.hidden].hidden is None for call in found if call.hidden is not None
+            )
+            assert {call.hidden for call in found} <= {None, *range(first, first + len(step))}
+            total += sum(call.counted for call in found)
+            first += len(step)
+        assert total == cost.cycles == sum(cost.by_node().values()) < sum(call.cycles for call in alone)
+    assert any(call.bound == "HP0 (all engines)" for call in cost.calls)
+
+
+def test_the_account_of_steps_is_complete() -> None:
+    graph = transformer_graph(2)
+    program = build_program(graph, DESIGN, None)
+    cost = estimate(program, KV260, 250)
+    found = stages(graph, program, cost)
+    assert sum(stage.cycles for stage in found) == cost.cycles == sum(row["cycles"] for row in by_operator(found, cost, 8))
+    lost, useful = sum(sum(stage.lost.values()) for stage in found), sum(stage.array_macs for stage in found) / cost.macs_per_cycle
+    assert lost + useful == pytest.approx(cost.cycles, rel=1e-9) and min(min(s.lost.values(), default=0) for s in found) >= 0
+    hidden = [stage for stage in found if stage.beside]
+    assert hidden and all(stage.running == stage.cycles + sum(stage.beside.values()) for stage in found)
+    assert {name for stage in hidden for name in stage.beside} <= {stage.node for stage in found}
+    assert losses(found, cost) and 0 < summary(found, cost, 8)["multipliers_busy_percent"] < 100
+
+
+def test_engines_at_the_same_time_cost_ports_and_save_cycles() -> None:
+    graph, design = transformer_graph(2, rows=64, width=64), Design(8, 16, 32, 2, parallel=2)
+    together, alone = (estimate(build_program(graph, replace(design, parallel=number), None), KV260, 250) for number in (2, 1))
+    assert together.cycles < alone.cycles and len(together.ports) > len(alone.ports)
+    assert together.resources.lut > alone.resources.lut and together.resources.bram36 > alone.resources.bram36
+
+
+def test_what_attention_reads_in_blocks_is_made_last() -> None:
+    """Keys and values of both blocks, the first queries, then the second queries beside attention to the first; and the first block goes
+    on beside attention to the second, where blocks are alike: 8 and 5 rows, though 7 and 6 would suit attention better."""
+    uneven = build_program(transformer_graph(1, rows=13), replace(DESIGN, rows=8, queries=1), None)
+    assert any({"a0", "u0"} <= {one.chain.main.node.output for one in step} for step in uneven.steps)
+    program = build_program(transformer_graph(1), DESIGN, None)
+    mains = [[one.chain.main.node.output for one in step] for step in program.steps]
+    first = next(step for step in mains if "a0" in step)
+    assert sorted(first) == ["a0", "q0"]
+    alone = build_program(transformer_graph(1), replace(DESIGN, parallel=1), None)
+    assert [one.chain.main.node.output for one in alone.instructions][:4] == ["q0", "q0", "k0", "k0"]
+
+
+def test_the_order_of_nodes_stays_one_in_which_they_can_run() -> None:
+    for seed in range(20):
+        graph, design = random_graph(seed), Design(8, 8, 5, 2)
+        offsets: dict[str, int] = {}
+        ctx = Lowering(graph, design, offsets, WeightMemory(8, None).place)
+        offsets.update(apart({name: ctx.words(name) for name in graph.values}))
+        order = [node for node, _ in whole_operands_first(graph, [(node, operator(node).lower(node, ctx)) for node in graph.nodes])]
+        assert sorted(node.name for node in order) == sorted(node.name for node in graph.nodes)
+        made = {*graph.inputs, *graph.constants}
+        for node in order:
+            assert made >= set(node.inputs)
+            made.add(node.output)

@@ -1,0 +1,207 @@
+"""Instructions that run at the same time. A step of the program is a bundle of them, at most one for each process of the hardware; they
+start together, and the step ends with its slowest.
+
+An instruction waits for the earlier ones that store what it loads or stores, or that load what it stores, word for word: with a value in
+blocks of rows, the first block can go on while others are still made. First every process gets the order in which it would run its
+instructions if no step made it wait for others (list scheduling, what has the longest way to the end first). Then the orders are cut into
+steps so that the sum of the slowest is least. Both orders and steps depend on nothing but the tasks, so the same program comes out again.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import accumulate
+
+from attnc.ops.base import KernelCall, Walk
+from attnc.resources import data_path
+from attnc.schedule.overlap import overlap
+
+STEP_CYCLES = 300
+"""What every step costs on top, about: fetching it, filling and draining its engines."""
+WIDTH = 64
+"""Ways to cut the first so many instructions that are followed up; with two processes there are hardly ever more."""
+State = tuple[int, ...]
+"""How many tasks of each process are done."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be known of an instruction: its process, about how many cycles it takes, and its walks. A `fixed` one trades places with
+    none of its process: it leaves an operand in a kernel for the next one, or finds one there."""
+
+    process: int
+    cycles: int
+    loads: tuple[Walk, ...]
+    stores: tuple[Walk, ...]
+    fixed: bool = False
+
+
+@cache
+def has_static_buffers(header: str) -> bool:
+    """Whether a kernel's header, or one that it includes, has static arrays."""
+    text = (data_path("hls_kernels") / "include" / header).read_text()
+    static = re.search(r"^ *static (?!const\b)[^;(]*\[", text, re.MULTILINE)
+    return static is not None or any(map(has_static_buffers, re.findall(r'#include "(attnc/.*?)"', text)))
+
+
+def processes(kernels: Sequence[Sequence[KernelCall]]) -> list[int]:
+    """The process of each engine, by their kernels. Static arrays of a C++ function belong to all calls of it, and two processes must not
+    share them, so engines with the same kernel of that sort are one process: they take turns."""
+    held = [{(k.function, k.template_args) for k in mine if has_static_buffers(k.header)} for mine in kernels]
+    owners: list[int] = []
+    for engine, mine in enumerate(held):
+        same = {owners[other] for other in range(engine) if held[other] & mine}
+        first = min(same, default=engine)
+        owners = [first if owner in same else owner for owner in owners] + [first]
+    numbers = {owner: number for number, owner in enumerate(sorted(set(owners)))}
+    return [numbers[owner] for owner in owners]
+
+
+def form_bundles(tasks: Sequence[Task], starts: Sequence[int]) -> list[tuple[int, ...]]:
+    """Indices of the tasks of each step, in order. `starts` are the first words of the values, ascending, each in a region of its own."""
+    needs = dependences(tasks, starts)
+    free = range(1 + max((task.process for task in tasks), default=0))
+    return min((_cut(tasks, needs, _orders(tasks, needs, process)) for process in free), key=lambda found: found[0])[1]
+
+
+def dependences(tasks: Sequence[Task], starts: Sequence[int]) -> list[set[int]]:
+    """The tasks that each one waits for: earlier ones, of which one of the two stores a word that the other touches."""
+    shapes: dict[Walk, int] = {}
+    loads: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    stores: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for number, task in enumerate(tasks):
+        for found, walks in ((loads, task.loads), (stores, task.stores)):
+            for walk in walks:
+                value = bisect_right(starts, walk.offset) - 1
+                shape = shapes.setdefault(replace(walk, offset=walk.offset - starts[value]), len(shapes))
+                found[value].append((number, shape))
+    known, meet = list(shapes), {}  # layers are alike: few pairs of shapes, many pairs of walks
+    needs: list[set[int]] = [set() for _ in tasks]
+    for value, written in stores.items():
+        for number, shape in written:
+            for other, with_ in (*loads.get(value, ()), *written):
+                if number == other:
+                    continue
+                pair = shape, with_
+                if pair not in meet:
+                    meet[pair] = overlap(known[shape], known[with_])
+                if meet[pair]:
+                    needs[max(number, other)].add(min(number, other))
+    return needs
+
+
+def _ways(tasks: Sequence[Task], needs: Sequence[set[int]], free: int) -> list[int]:
+    """Cycles from the start of each task to the end of the program, along what waits for it and, on all processes but `free`, along the
+    later tasks of its process: they wait for it too."""
+    ways = [0] * len(tasks)
+    following = [0] * (1 + max((task.process for task in tasks), default=0))
+    for number in range(len(tasks) - 1, -1, -1):
+        task = tasks[number]
+        ways[number] = task.cycles + max(ways[number], following[task.process])
+        if task.process != free:
+            following[task.process] = ways[number]
+        for other in needs[number]:
+            ways[other] = max(ways[other], ways[number])
+    return ways
+
+
+def _groups(tasks: Sequence[Task]) -> tuple[list[int], list[list[int]]]:
+    """The group of each task within its process, and the sizes of the groups of each process. Groups keep their order; a fixed task is
+    one by itself."""
+    sizes: list[list[int]] = [[] for _ in range(1 + max((task.process for task in tasks), default=0))]
+    closed = [True] * len(sizes)
+    group = []
+    for task in tasks:
+        mine = sizes[task.process]
+        if task.fixed or closed[task.process]:
+            mine.append(0)
+        mine[-1] += 1
+        closed[task.process] = task.fixed
+        group.append(len(mine) - 1)
+    return group, sizes
+
+
+def _orders(tasks: Sequence[Task], needs: Sequence[set[int]], free: int) -> list[list[int]]:
+    """The tasks of each process in the order in which they would start if processes did not run in steps. It always comes to an end: of
+    those not yet started, the first one of the program waits for none."""
+    ways, (group, sizes) = _ways(tasks, needs, free), _groups(tasks)
+    users: list[list[int]] = [[] for _ in tasks]
+    for number, others in enumerate(needs):
+        for other in others:
+            users[other].append(number)
+    missing = [len(others) for others in needs]
+    ready: list[list[tuple[int, int, int]]] = [[] for _ in sizes]
+    current, idle = [0] * len(sizes), [True] * len(sizes)
+    orders: list[list[int]] = [[] for _ in sizes]
+    running: list[tuple[int, int]] = []
+    now, freed = 0, [number for number, count in enumerate(missing) if not count]
+    while True:
+        for number in freed:
+            heapq.heappush(ready[tasks[number].process], (group[number], -ways[number], number))
+        for process, waiting in enumerate(ready):
+            if idle[process] and waiting and waiting[0][0] == current[process]:
+                number = heapq.heappop(waiting)[2]
+                orders[process].append(number)
+                sizes[process][current[process]] -= 1
+                current[process] += sizes[process][current[process]] == 0
+                idle[process] = False
+                heapq.heappush(running, (now + tasks[number].cycles, number))
+        if not running:
+            return orders
+        now, freed = running[0][0], []
+        while running and running[0][0] == now:  # all that end together, so that the order of processes does not matter
+            number = heapq.heappop(running)[1]
+            idle[tasks[number].process] = True
+            for user in users[number]:
+                missing[user] -= 1
+                if not missing[user]:
+                    freed.append(user)
+
+
+def _cut(tasks: Sequence[Task], needs: Sequence[set[int]], orders: Sequence[Sequence[int]]) -> tuple[int, list[tuple[int, ...]]]:
+    """Cycles and tasks of the steps into which the orders are best cut. Beside a task, a step takes whatever is ready and no slower: to
+    have done more never costs later. Of the states with equally many tasks done, those stay that promise most."""
+    place = {number: at for order in orders for at, number in enumerate(order)}
+    before = {}
+    for number in place:
+        most = [0] * len(orders)
+        for other in needs[number]:
+            most[tasks[other].process] = max(most[tasks[other].process], place[other] + 1)
+        before[number] = tuple(most)
+    left = [[*accumulate((tasks[number].cycles for number in reversed(order)), initial=0)][::-1] for order in orders]
+    levels: list[dict[State, tuple[int, State, tuple[int, ...]]]] = [{} for _ in range(len(tasks) + 1)]
+    levels[0][(0,) * len(orders)] = 0, (), ()
+
+    def promise(state: State, cost: int) -> int:
+        return cost + max(rest[done] for rest, done in zip(left, state, strict=True))
+
+    for level, reached in enumerate(levels):
+        for state in sorted(reached, key=lambda state: (promise(state, reached[state][0]), state))[:WIDTH]:
+            cost = reached[state][0]
+            heads = [order[done] for order, done in zip(orders, state, strict=True) if done < len(order)]
+            ready = [head for head in heads if all(most <= done for most, done in zip(before[head], state, strict=True))]
+            ready.sort(key=lambda number: (tasks[number].cycles, tasks[number].process))
+            for count, slowest in enumerate(ready, 1):
+                taken = {tasks[number].process: number for number in ready[:count]}
+                then = tuple(done + (process in taken) for process, done in enumerate(state))
+                total = cost + tasks[slowest].cycles + STEP_CYCLES
+                if then not in levels[level + count] or total < levels[level + count][then][0]:
+                    levels[level + count][then] = total, state, tuple(number for _, number in sorted(taken.items()))
+    return _way_back(levels)
+
+
+def _way_back(levels: Sequence[dict[State, tuple[int, State, tuple[int, ...]]]]) -> tuple[int, list[tuple[int, ...]]]:
+    """Cycles of the only state in which all is done, and the steps that lead there."""
+    level, (state,) = len(levels) - 1, levels[-1]
+    cycles, steps = levels[-1][state][0], []
+    while level:
+        _, state, step = levels[level][state]
+        level -= len(step)
+        steps.append(step)
+    return cycles, steps[::-1]
