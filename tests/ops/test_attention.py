@@ -252,6 +252,14 @@ def test_estimates_grow_with_the_work() -> None:
     assert all(a <= b for a, b in zip(small.astuple()[:3], large.astuple()[:3], strict=True))
 
 
+@pytest.mark.parametrize(("rows", "bias_rows", "before"), [(128, 1, 2300), (64, 1, 2050), (128, 128, 5900)])
+def test_what_is_not_hidden_behind_products(rows: int, bias_rows: int, before: int) -> None:
+    """The first head's operands (and the table of biases), the first and the last block's softmax, the last head's outputs."""
+    sizes, design = Sizes(1, 128, 128, 12, 12, 32, 32, 1, bias_rows), Design(8, rows=rows, queries=16)
+    products = 12 * rows // 16 * 128 * 4
+    assert products < max(cycles_of(sizes, design, rows, 128, rows // 16 * 128, rows // 16 * 128).values()) <= products + before
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

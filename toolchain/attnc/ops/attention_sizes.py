@@ -136,7 +136,8 @@ def check_attributes(node: Node) -> None:
 
 
 def two_pass_bits(sizes: Sizes) -> int:
-    """Bits that the two-pass kernel keeps on chip for the keys of a call: keys, values, row of scores, probabilities, bias."""
+    """Bits that the two-pass kernel keeps on chip for the keys of a head: keys, values, row of scores, probabilities, bias. Keys, values
+    and biases that differ among heads take as much again, for the head that loads meanwhile."""
     keys = min(sizes.keys, sizes.mask.before + sizes.mask.after + RESIDENT)
     bias = 16 * (sizes.channels or min(sizes.bias_rows, RESIDENT))
     return keys * (8 * (sizes.head + sizes.value) + 4 * (SCORE_BITS + 2 + PROBABILITY_BITS + 1) + bias)
