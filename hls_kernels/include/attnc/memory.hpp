@@ -194,6 +194,7 @@ LOAD_WORDS:
 
 // As `load_words`, from memory in beats; the first and the last beat may hold one word that is not asked for.
 template <int L> void load_words_beats(const Word<2 * L>* memory, Walk walk, hls::stream<Word<L>>& out) {
+#pragma HLS INLINE
   const int first = walk.offset, end = first + walk.count[3];
 LOAD_WORDS_BEATS:
   for (int at = first / 2; at < (end + 1) / 2; ++at) {
