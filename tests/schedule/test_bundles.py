@@ -146,7 +146,7 @@ def check(program: Program) -> None:
         assert len({process[one.engine.index] for one in step}) == len(step)
         reads, writes = ([touched(one, kind) for one in step] for kind in ("load", "store"))
         for number, one in enumerate(step):
-            assert {owner.get(word) for word in reads[number]} <= one.chain.reads, one.chain.text
+            assert {owner.get(word) for word in reads[number]} <= one.chain.reads | (one.brings.chain.reads if one.brings else set())
             assert not writes[number] & set().union(*reads, *writes[:number])
         for one, stored in zip(step, writes, strict=True):
             for name in one.chain.stores():
@@ -167,8 +167,9 @@ def test_nothing_is_overwritten_that_runs_or_is_read_later(seed: int) -> None:
         check(program)
         ran, expected = (Counter(link.node.name for one in p.instructions for link in one.chain.links) for p in (program, alone))
         assert ran == expected
-        names = [stream.pointer for engine in program.engines for stream in engine.streams]
-        assert len(set(names)) == len(names) and set(names) == set(program.pointers)
+        streams = [stream for engine in program.engines for stream in engine.streams]
+        names = [stream.pointer for stream in streams if not stream.shared]
+        assert len(set(names)) == len(names) and {stream.pointer for stream in streams} == set(program.pointers)
         owner = {stream.pointer: engine.index for engine in program.engines for stream in engine.streams}
         assert all(owner[shared] == owner[name] for name, shared in program.bundles.items() if name != "program")
 

@@ -211,7 +211,7 @@ def test_what_is_read_was_written_and_is_still_there(seed: int) -> None:
             reads = touched(one, "load")
             writes = touched(one, "store")
             assert not reads & writes
-            assert {owner.get(word) for word in reads} <= one.chain.reads, one.chain.text
+            assert {owner.get(word) for word in reads} <= one.chain.reads | (one.brings.chain.reads if one.brings else set())
             stored = {name: set(range(regions[name].offset, regions[name].end)) for name in one.chain.stores()}
             assert writes <= set().union(*stored.values())
             for name, region in stored.items():

@@ -46,6 +46,8 @@ SCORES: dict[Objective, Callable[[Estimate, Board, int], float]] = {
 sample (`energy.py`). Of equal ones the fewest cycles, then the fewest LUTs."""
 Ranked = tuple[tuple[float, ...], Design]
 """A design behind what it is ranked by."""
+FEW = 6
+"""Designs that are tried with more than the multipliers and queries that make them the fastest."""
 BY_CYCLES = ("latency", "throughput")
 """Objectives that minimise cycles and nothing else."""
 
@@ -128,14 +130,15 @@ def choose_design(graph: Graph, board: Board, clock_mhz: float, objective: Objec
     best: Ranked | None = None
     lanes = choose_lanes(graph, board)
     while lanes >= MIN_LANES or (nearest is None and best is None):
-        found, near = _search(graph, board, clock_mhz, objective, lanes)
+        starts, near = _search(graph, board, clock_mhz, objective, lanes)
+        found = _with_more(graph, board, clock_mhz, objective, starts)
         if best is not None and (found is None or best[0] <= found[0]):
             break
         best = found if found is not None else best
         nearest = near if near is not None and (nearest is None or near[0] < nearest[0]) else nearest
         lanes //= 2
     if best is not None:
-        return _with_more(graph, board, clock_mhz, objective, best)
+        return best[1]
     assert nearest is not None
     _, cost, over = nearest
     raise FitError(
@@ -183,18 +186,20 @@ def choose_engines(graph: Graph, board: Board, clock_mhz: float, objective: Obje
     return best[2], EngineChoice(frozenset(node.name for node in open_nodes), best[1], tried if open_nodes else {})
 
 
-def _with_more(graph: Graph, board: Board, clock_mhz: float, objective: Objective, best: Ranked) -> Design:
-    """A design, with copies of small kernels and engines that run at the same time where there is room for them and they help. What runs
-    at the same time are different blocks of rows, so fewer rows on chip are tried too."""
-    start = best[1]
-    fewer = [rows for rows in ROW_CHOICES if start.rows_at_once <= rows < start.rows]
-    for copies, parallel in product((1, 2), (1, 2)):
-        for rows in [start.rows, *(fewer if parallel > 1 else [])]:
-            design = replace(start, rows=rows, copies=copies, parallel=parallel)
-            cost = estimate(build_program(graph, design, None), board, clock_mhz)
-            if overrun(cost.resources, board) is None:
-                best = min(best, (_rank(objective, cost, board, design), design), key=lambda ranked: ranked[0])
-    return best[1]
+def _with_more(graph: Graph, board: Board, clock_mhz: float, objective: Objective, starts: Sequence[Ranked]) -> Ranked | None:
+    """The best of some designs, each with copies of small kernels and engines that run at the same time where there is room for them and
+    they help. What runs at the same time are different blocks of rows, so fewer rows on chip are tried too."""
+    best = min(starts, key=lambda ranked: ranked[0], default=None)
+    for start in (design for _, design in starts):
+        fewer = [rows for rows in ROW_CHOICES if start.rows_at_once <= rows < start.rows]
+        for copies, parallel in product((1, 2), (1, 2)):
+            for rows in [start.rows, *(fewer if parallel > 1 else [])]:
+                design = replace(start, rows=rows, copies=copies, parallel=parallel)
+                cost = estimate(build_program(graph, design, None), board, clock_mhz)
+                rank = _rank(objective, cost, board, design)
+                if overrun(cost.resources, board) is None and (best is None or rank < best[0]):
+                    best = rank, design
+    return best
 
 
 def _rank(objective: Objective, cost: Estimate, board: Board, design: Design) -> tuple[float, ...]:
@@ -204,8 +209,8 @@ def _rank(objective: Objective, cost: Estimate, board: Board, design: Design) ->
 
 def _search(
     graph: Graph, board: Board, clock_mhz: float, objective: Objective, lanes: int
-) -> tuple[Ranked | None, tuple[float, Estimate, str] | None]:
-    """The best design that fits, and how near the nearest comes of those that do not."""
+) -> tuple[list[Ranked], tuple[float, Estimate, str] | None]:
+    """The best designs that fit, and how near the nearest comes of those that do not."""
     nearest: tuple[float, Estimate, str] | None = None
     fitting: list[tuple[Design, Estimate]] = []
     fits: Counter[tuple[int, int, int]] = Counter()
@@ -227,18 +232,19 @@ def _search(
 
 def _with_queries(
     graph: Graph, board: Board, clock_mhz: float, objective: Objective, starts: list[tuple[Design, Estimate]]
-) -> Ranked | None:
-    """The best of designs that fit with one query, each with as many queries as fit: more take more of everything. Cycles of the
-    operators add up, so what queries save depends on the rows alone; a design that cannot become the fastest is not tried."""
-    best: Ranked | None = None
+) -> list[Ranked]:
+    """The best few of designs that fit with one query, each with as many queries as fit: more take more of everything. Cycles of the
+    operators add up, so what queries save depends on the rows alone; a design that cannot become one of the fastest is not tried."""
+    found: list[Ranked] = []
     saved: dict[tuple[int, int], int] = {}
     for start, first in starts:
         key = start.rows, start.depth
         if key not in saved:
             most = replace(start, queries=QUERY_CHOICES[-1])
             saved[key] = first.cycles - estimate(build_program(graph, most, None), board, clock_mhz).cycles
-        if best is not None and objective in BY_CYCLES and first.cycles - saved[key] > best[0][0]:
+        if len(found) == FEW and objective in BY_CYCLES and first.cycles - saved[key] > found[-1][0][0]:
             continue
+        best: Ranked | None = None
         for queries in QUERY_CHOICES:
             design = replace(start, queries=queries)
             cost = first if design == start else estimate(build_program(graph, design, None), board, clock_mhz)
@@ -247,7 +253,8 @@ def _with_queries(
             rank = _rank(objective, cost, board, design)
             if best is None or rank < best[0]:
                 best = rank, design
-    return best
+        found = sorted([*found, *([best] if best is not None else [])], key=lambda ranked: ranked[0])[:FEW]
+    return found
 
 
 def binding(cost: Estimate, board: Board, over: str) -> str:
