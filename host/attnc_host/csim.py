@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import IO
 
 import numpy as np
@@ -146,7 +147,8 @@ class CsimBackend:
         try:
             with tempfile.TemporaryDirectory(prefix="attnc-csim-") as temporary:
                 for i, part in enumerate(parts):
-                    runs.append(_Run(self.program, self.data, part, Path(temporary) / str(i), lambda: self._told(runs, samples)))
+                    with _uninterrupted():
+                        runs.append(_Run(self.program, self.data, part, Path(temporary) / str(i), lambda: self._told(runs, samples)))
                 results = [run.result(self.manifest.output_bytes) for run in runs]
         except OSError as error:
             raise AcceleratorError(f"the simulator {self.program} cannot run: {error}") from error
@@ -168,6 +170,23 @@ class CsimBackend:
         if self._temporary is not None:
             self._temporary.cleanup()
             self._temporary = None
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until the end: a process that has just been started must be known to whoever ends it."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    waiting: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: waiting.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if waiting:
+            before(*waiting[0])
 
 
 class _Run:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,7 @@ from attnc.errors import BuildError, ConfigError, DataError
 from attnc.verify.csim import compare_build, compare_images
 from attnc.verify.simulator import build_simulator as checked_simulator
 from attnc_host import AcceleratorError, boundary, manifest
-from attnc_host.csim import CsimBackend, build_simulator
+from attnc_host.csim import CsimBackend, _uninterrupted, build_simulator
 from small_build import random_inputs
 
 
@@ -176,3 +179,15 @@ def test_damaged_vectors(build: Path) -> None:
     (build / "golden" / "inputs.bin").unlink()
     with pytest.raises(DataError, match="no such file"):
         compare_build(build)
+
+
+def test_an_interrupt_waits_for_a_process_that_starts() -> None:
+    """It would not be known to whoever ends it."""
+    done = []
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt), _uninterrupted():
+        timer.start()
+        timer.join()
+        time.sleep(0.1)
+        done.append(True)
+    assert done and signal.getsignal(signal.SIGINT) is signal.default_int_handler
