@@ -141,6 +141,7 @@ def schedule_text(program: Program, cost: Estimate, board: Board, objective: str
         ),
         "chains, whose kernels overlap (* where the result is stored on the way), and how many instructions run them:",
         *(f"  {text}: {count}" for text, count in _chains(program).items()),
+        *_operands(program),
         *_steps(program, cost),
         "buffers, banks x depth x bits:",
         *(f"  {b.key}: {b.memory.banks} x {b.memory.depth} x {b.memory.width} in {cost.places[b.key]}" for b in cost.buffers),
@@ -165,7 +166,18 @@ def _arguments(args: Any) -> str:
 
 def _chains(program: Program) -> Counter[str]:
     """Engine and kernels of each kind of chain, with its instructions."""
-    return Counter(f"{one.engine.name}: {one.chain.text}" for one in program.instructions)
+    return Counter(f"{one.engine.name}: {one.chain.text}" for one in program.instructions if one.own)
+
+
+def _operands(program: Program) -> list[str]:
+    """How the operands of the multipliers come, and so what of that overlaps."""
+    runs = [one for one in program.instructions if one.engine.operand_slot is not None and one.calls[one.engine.operand_slot] is not None]
+    kept = sum(one.chain.links[0].kept is not None for one in runs)
+    brought = sum(one.brings is not None for one in runs)
+    alone = sum(not one.own for one in program.instructions)
+    counts = f"{brought} while the instruction before computes, {alone} in instructions of their own"
+    waited = f"{len(runs) - kept - brought - alone} are waited for, {kept} are there from the one before"
+    return [f"operands of the multipliers that come: {counts}; {waited}"] if runs else []
 
 
 def _steps(program: Program, cost: Estimate) -> list[str]:
@@ -174,7 +186,7 @@ def _steps(program: Program, cost: Estimate) -> list[str]:
         return []
     times, hidden, first = Counter[str](), Counter[str](), 0
     for step in program.steps:
-        text = " | ".join(f"{one.engine.name}: {one.chain.text}" for one in step)
+        text = " | ".join(f"{one.engine.name}: {'' if one.own else 'operand of '}{one.chain.text}" for one in step)
         times[text] += len(step) > 1
         hidden[text] += sum(call.cycles for call in cost.calls[first : first + len(step)] if call.hidden is not None)
         first += len(step)
