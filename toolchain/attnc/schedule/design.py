@@ -21,7 +21,9 @@ from attnc.schedule.stages import MACS_PER_DSP
 
 MAX_LANES = 16
 MIN_LANES = 4
-ROW_CHOICES = (16, 32, 64, 128)
+MOST_ROWS, LEAST_ROWS = 256, 16
+BLOCKS = (1, 2, 4, 8)
+"""Rows on chip that are tried: between these, and so that a value has as many blocks of them, or the least multiple that fits."""
 QUERY_CHOICES = (1, 2, 4, 8, 16)
 PE_FACTORS = (1, 2, 4, 8, 16, 32)
 AT_ONCE_CHOICES = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -93,12 +95,18 @@ def multiplier_choices(graph: Graph, lanes: int, most: float) -> list[tuple[int,
     return pairs or [(1, 1)]
 
 
+def row_choices(graph: Graph) -> list[int]:
+    """Rows on chip that cut the largest value into equal blocks, the fewest blocks first."""
+    height = max((graph.value(node.output).shape for node in graph.nodes), key=math.prod, default=(1, 1))[0]
+    fewest = math.ceil(height / MOST_ROWS)
+    return sorted({max(math.ceil(height / (fewest * count)), LEAST_ROWS) for count in BLOCKS}, reverse=True)
+
+
 def candidates(graph: Graph, lanes: int, board: Board, pairs: Sequence[tuple[int, int]]) -> Iterator[Design]:
     """Every design of `lanes` lanes and `pairs` of PE factor and rows at once that the search tries, with one query, and beats of two
     words where the ports are wide enough."""
     beat = 2 if 16 * lanes <= board.axi_bits else 1
-    tallest = max(value.shape[0] for value in graph.values.values())
-    rows = [r for r in ROW_CHOICES[::-1] if r < 2 * tallest or r == ROW_CHOICES[0]]
+    rows = row_choices(graph)
     for (factor, at_once), height, depth in product(pairs, rows, depth_choices(graph, lanes)):
         if at_once <= height:
             columns, tables = table_sizes(lanes, factor)
@@ -191,7 +199,7 @@ def _with_more(graph: Graph, board: Board, clock_mhz: float, objective: Objectiv
     they help. What runs at the same time are different blocks of rows, so fewer rows on chip are tried too."""
     best = min(starts, key=lambda ranked: ranked[0], default=None)
     for start in (design for _, design in starts):
-        fewer = [rows for rows in ROW_CHOICES if start.rows_at_once <= rows < start.rows]
+        fewer = [rows for rows in row_choices(graph) if start.rows_at_once <= rows < start.rows]
         for copies, parallel in product((1, 2), (1, 2)):
             for rows in [start.rows, *(fewer if parallel > 1 else [])]:
                 design = replace(start, rows=rows, copies=copies, parallel=parallel)
