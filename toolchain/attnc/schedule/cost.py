@@ -4,8 +4,8 @@ Cycles: the kernels of a chain overlap, and so do the processes of a kernel, but
 (`Call.held`) parts the chain: what is before it, then what comes from it. Each part takes its slowest process or memory port. A stream
 moves a word per cycle within a burst; short bursts are bound by the requests in flight, streams that read through the same port of the
 board add up, and all together are bound by the rate of the DDR. Instructions run one after the other, with the time to fill and drain
-each. Where engines run at the same time, a step takes its slowest instruction, or what all of them together read through a port of the
-board or move to and from the DDR.
+each; what brings the operand of a later one overlaps with the main kernel. Where engines run at the same time, a step takes its slowest
+instruction, or what all of them together read through a port of the board or move to and from the DDR.
 """
 
 from __future__ import annotations
