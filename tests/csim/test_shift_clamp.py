@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from attnc.resources import data_path
-from attnc.verify.simulator import ap_include
+from fixedpoint_program import outcome
 
 PROGRAM = """
 #include "attnc/fixedpoint.hpp"
@@ -78,25 +76,11 @@ BUGS = [
 """The widths of the stages tell only in types of exact widths."""
 
 
-def outcome(folder: Path, types: str, right: str = "", wrong: str = "") -> int:
-    kernels = data_path("hls_kernels") / "include" / "attnc"
-    (folder / "attnc").mkdir()
-    for name in ("fixedpoint.hpp", "types.hpp"):
-        text = (kernels / name).read_text()
-        assert name == "types.hpp" or right in text
-        (folder / "attnc" / name).write_text(text.replace(right, wrong) if right and name == "fixedpoint.hpp" else text)
-    (folder / "main.cpp").write_text(PROGRAM)
-    flags = ["-DATTNC_NATIVE_TYPES"] if types == "native" else ["-isystem", str(ap_include())]
-    warnings = ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused-label", *(["-Werror"] if types == "native" else [])]
-    subprocess.run(["g++", "-std=c++14", "-O1", *warnings, "-I.", *flags, "main.cpp", "-o", "main"], cwd=folder, check=True)
-    return subprocess.run([folder / "main"]).returncode
-
-
 @pytest.mark.parametrize("types", ["native", "ap"])
 def test_shift_clamp(types: str, tmp_path: Path) -> None:
-    assert outcome(tmp_path, types) == 0
+    assert outcome(PROGRAM, tmp_path, types) == 0
 
 
 @pytest.mark.parametrize(("right", "wrong"), BUGS)
 def test_a_bug_is_seen(right: str, wrong: str, tmp_path: Path) -> None:
-    assert outcome(tmp_path, "ap", right, wrong) != 0
+    assert outcome(PROGRAM, tmp_path, "ap", right, wrong) != 0

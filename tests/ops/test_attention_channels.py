@@ -167,7 +167,7 @@ def test_channels_take_less_memory_than_a_table() -> None:
     design, graph = Design(16, 16, 64, 4), build([case(64, 256, 4, 4, 2, attrs=PASSES[2])])
     dense = build([Case(64, 256, 4, 4, bias_heads=4, bias_rows=64, attrs=PASSES[2])])
     found, table = (operator(g.nodes[0]).resources(build_program(g, design, None).engines[0].kernel) for g in (graph, dense))
-    assert found.bram36 < table.bram36 and found.dsp - table.dsp == 4 * (2 + 2)
+    assert found.bram36 < table.bram36 and found.dsp - table.dsp == 4 * (2 + 1)
     verify(graph)
 
 

@@ -138,7 +138,7 @@ def test_cycles_and_resources_by_hand(design: Design) -> None:
     resources = engine_resources(engine, design.lanes)
     banks = {memory.name: memory.banks for memory in resources.memories}
     assert banks["x_buffer"] == at_once and banks["w_buffer"] == design.pe and ("y_buffer" in banks) == (tiles > 1)
-    assert resources.dsp == design.lanes * design.pe * at_once / 2 + 2 * design.lanes
+    assert resources.dsp == design.lanes * design.pe * at_once / 2 + design.lanes
     assert estimate(program, board, 250).calls[0].busy["accumulate"] == call.held["accumulate"]
 
 

@@ -84,7 +84,7 @@ def test_resources_cover_the_multipliers() -> None:
     calls = operator(node).lower(node, Lowering(graph, Design(16, 16, 64), dict.fromkeys(graph.values, 0), lambda key, make: 0))
     assert [call.scalars[0] for call in calls] == [64, 6]
     found = operator(node).resources(calls[0].kernel)
-    assert found.dsp == 33 and min(found.lut, found.ff) > 0
+    assert found.dsp == 17 and min(found.lut, found.ff) > 0
 
 
 def test_a_planted_bug_is_caught() -> None:

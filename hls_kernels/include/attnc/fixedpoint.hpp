@@ -62,12 +62,33 @@ template <class OutT, class T> OutT shift_clamp(T x, shift_t shift, T kept, OutT
   return beyond || rounded_t(high) < rounded ? high : OutT(rounded);
 }
 
+// value * factor, the factor of at most 18 bits. A DSP48E2 multiplies 27 by 18 bits and adds (UG579): up to 6 bits of the value beyond 27,
+// its lowest, are multiplied in logic, which is cheaper than the second DSP that a plain product would take. The DSP adds what that gives
+// above those bits; the bits themselves join the product as they are.
+template <class ProductT, class ValueT, class FactorT> ProductT wide_product(ValueT value, FactorT factor) {
+#pragma HLS INLINE
+#ifdef ATTNC_NATIVE_TYPES
+  return ProductT(ProductT(value) * ProductT(factor));
+#else
+  static constexpr int PORT = 27, IN_LOGIC = 6;
+  static constexpr int BEYOND = width<ValueT>::value - PORT;
+  static constexpr int LOW = max_of(BEYOND, 1);
+  static_assert(width<FactorT>::value <= 18, "wide_product: the factor has at most 18 bits");
+  if (BEYOND <= 0 || BEYOND > IN_LOGIC) return ProductT(ProductT(value) * ProductT(factor));
+  const UInt<LOW> low = UInt<LOW>(value);
+  const Int<LOW + 18> beyond = low * factor;
+#pragma HLS BIND_OP variable = beyond op = mul impl = fabric
+  const Int<PORT + 18> upper = Int<PORT>(value >> LOW) * factor + (beyond >> LOW);
+  return ProductT((ProductT(upper) << LOW) | ProductT(UInt<LOW>(beyond)));
+#endif
+}
+
 // clamp(acc * multiplier / 2**shift), rounded half up.
 template <class AccT>
 Int<32> requantize(AccT acc, multiplier_t multiplier, shift_t shift, Int<32> low, Int<32> high) {
 #pragma HLS INLINE
   typedef Int<width<AccT>::value + MULTIPLIER_BITS + 2> product_t;
-  const product_t product = product_t(acc) * product_t(multiplier);
+  const product_t product = wide_product<product_t, AccT, multiplier_t>(acc, multiplier);
   const product_t rounded = shift_round_half_up<product_t>(product, shift);
   return Int<32>(clamp<product_t>(rounded, product_t(low), product_t(high)));
 }

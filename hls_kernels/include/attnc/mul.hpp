@@ -2,10 +2,12 @@
 // mul: y = requantize(a * b).
 //
 // Shapes   a, y [rows, tiles*L]; b the same, or one row that multiplies every row (broadcast != 0): then b's stream has one
-//          vector per tile. Streams in (tile, row) order.
-// Types    AT, BT, YT signed integers; YT holds [low, high].
+//          vector per tile. Streams in (tile, row) order. With PAIRED = 0 b is always one row.
+// Types    AT, BT, YT signed integers, BT of at most 16 bits; YT holds [low, high].
+// Method   (a * b) * multiplier; where b is one row, a * (b * multiplier): the factors of the next tile are made while one passes, one
+//          after the other. Both are exact.
 // Rounding requantize: half up, then saturation to [low, high]. Zeros give zero, so padding lanes stay 0.
-// Speed    L values per cycle (II = 1).
+// Speed    L values per cycle (II = 1); with PAIRED = 0 a tile takes max(rows, L) cycles, and the first factors take L.
 
 #include "attnc/fixedpoint.hpp"
 #include "attnc/types.hpp"
@@ -14,12 +16,13 @@
 
 namespace attnc {
 
+// b has a row for every row of a, or one for all.
 template <class AT, class BT, class YT, int L>
-void mul(hls::stream<Vec<AT, L>>& a, hls::stream<Vec<BT, L>>& b, hls::stream<Vec<YT, L>>& y, int rows, int tiles, int broadcast,
-         int multiplier, int shift, int low, int high) {
-  static_assert(width<YT>::value >= 16, "mul: outputs have at least 16 bits");
+void mul_rows(hls::stream<Vec<AT, L>>& a, hls::stream<Vec<BT, L>>& b, hls::stream<Vec<YT, L>>& y, int rows, int tiles, int broadcast,
+              int multiplier, int shift, int low, int high) {
+  typedef Int<width<AT>::value + width<BT>::value> factor_t;
   // The product, the multiplier, and a bit for the rounding.
-  typedef Int<width<AT>::value + width<BT>::value + MULTIPLIER_BITS + 2> product_t;
+  typedef Int<width<factor_t>::value + MULTIPLIER_BITS + 2> product_t;
   const product_t kept = kept_by<YT, product_t>(shift_t(shift));
   const int vectors = rows * tiles;
   int row = 0;
@@ -33,11 +36,65 @@ MUL:
     Vec<YT, L> out;
     for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-      const product_t product = product_t(product_t(a_vec.v[l]) * product_t(b_vec.v[l])) * product_t(multiplier_t(multiplier));
+      const factor_t factor = factor_t(factor_t(a_vec.v[l]) * factor_t(b_vec.v[l]));
+      const product_t product = wide_product<product_t, factor_t, multiplier_t>(factor, multiplier_t(multiplier));
       out.v[l] = shift_clamp<YT, product_t>(product, shift_t(shift), kept, YT(low), YT(high));
     }
     y.write(out);
     row = row + 1 == rows ? 0 : row + 1;
+  }
+}
+
+// b has one row.
+template <class AT, class BT, class YT, int L>
+void mul_by_row(hls::stream<Vec<AT, L>>& a, hls::stream<Vec<BT, L>>& b, hls::stream<Vec<YT, L>>& y, int rows, int tiles, int multiplier,
+                int shift, int low, int high) {
+  typedef Int<width<BT>::value + MULTIPLIER_BITS> factor_t;
+  typedef Int<width<AT>::value + width<BT>::value + MULTIPLIER_BITS + 2> product_t;
+  const product_t kept = kept_by<YT, product_t>(shift_t(shift));
+  const int slots = rows > L ? rows : L;
+  Vec<BT, L> b_vec;
+  factor_t factors[2][L];
+#pragma HLS ARRAY_PARTITION variable = factors dim = 0 complete
+  // Tile -1 passes nothing: it makes the factors of tile 0.
+MUL_TILES:
+  for (int tile = -1; tile < tiles; ++tile) {
+#pragma HLS LOOP_TRIPCOUNT min = 2 max = 64
+    const bool passing = tile >= 0;
+    const bool making = tile + 1 < tiles;
+    const int trips = passing ? slots : L;
+  MUL_BY_ROW:
+    for (int i = 0; i < trips; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = L max = 256
+      if (making && i < L) {
+        if (i == 0) b_vec = b.read();
+        factors[(tile + 1) & 1][i] = factor_t(factor_t(b_vec.v[i]) * factor_t(multiplier_t(multiplier)));
+      }
+      if (passing && i < rows) {
+        const Vec<AT, L> a_vec = a.read();
+        Vec<YT, L> out;
+        for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+          const product_t product = wide_product<product_t, factor_t, AT>(factors[tile & 1][l], a_vec.v[l]);
+          out.v[l] = shift_clamp<YT, product_t>(product, shift_t(shift), kept, YT(low), YT(high));
+        }
+        y.write(out);
+      }
+    }
+  }
+}
+
+template <class AT, class BT, class YT, int L, int PAIRED>
+void mul(hls::stream<Vec<AT, L>>& a, hls::stream<Vec<BT, L>>& b, hls::stream<Vec<YT, L>>& y, int rows, int tiles, int broadcast,
+         int multiplier, int shift, int low, int high) {
+  static_assert(width<AT>::value <= 16 && width<BT>::value <= 16, "mul: inputs have at most 16 bits");
+  static_assert(width<YT>::value >= 16, "mul: outputs have at least 16 bits");
+  static_assert(PAIRED == 0 || PAIRED == 1, "mul: b has rows of its own (1), or is always one row (0)");
+  if (PAIRED != 0) {
+    mul_rows<AT, BT, YT, L>(a, b, y, rows, tiles, broadcast, multiplier, shift, low, high);
+  } else {
+    mul_by_row<AT, BT, YT, L>(a, b, y, rows, tiles, multiplier, shift, low, high);
   }
 }
 

@@ -56,13 +56,14 @@ SCALE_ROWS_TILES:
       }
       if (passing && i < rows) {
         const Vec<XT, L> in = x.read();
-        const AccT factor = AccT(factors[i]);
+        const factor_t factor = factors[i];
         Vec<YT, L> out;
         for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
           const AccT bias = AccT(Int<32>(record[tile & 1][l]));
           // In halves, so that one shifter gives the product and the bit that rounds it, which is the carry of the sum.
-          const AccT halves = AccT(AccT(AccT(AccT(in.v[l]) * factor) * 2) >> int(shift_t(shift)));
+          const AccT product = wide_product<AccT, factor_t, XT>(factor, in.v[l]);
+          const AccT halves = AccT(AccT(product * 2) >> int(shift_t(shift)));
           const AccT rounded = AccT(AccT((halves >> 1) + bias + (halves & 1)) >> FRACTION);
           out.v[l] = YT(clamp<AccT>(rounded, AccT(low), AccT(high)));
         }

@@ -44,17 +44,6 @@ template <class XT, class AccT, class ValueT, class Rom, int RELU> ValueT unary_
   return RELU < 0 && negative ? ValueT(asymptote + delta) : ValueT(asymptote - delta);
 }
 
-// value * multiplier with one DSP48, whose ports have 27 and 18 bits: the few bits beyond are multiplied in logic.
-template <class ProductT, class ValueT> ProductT unary_delta_product(ValueT value, multiplier_t multiplier) {
-#pragma HLS INLINE
-  static constexpr int LOW = 26;
-  if (width<ValueT>::value <= LOW + 1) return ProductT(ProductT(value) * ProductT(multiplier));
-  const Int<LOW + 1> low = Int<LOW + 1>(value & ValueT((1 << LOW) - 1));
-  const Int<max_of(width<ValueT>::value - LOW, 1) + MULTIPLIER_BITS> beyond = (value >> LOW) * multiplier;
-#pragma HLS BIND_OP variable = beyond op = mul impl = fabric
-  return ProductT(ProductT(low) * ProductT(multiplier) + ProductT(beyond) * ProductT(1 << LOW));
-}
-
 template <class XT, class AccT, class ValueT, class YT, class Rom, int RELU, int L>
 void unary_delta(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int rows, int tiles, int channels, int step, int below,
                  int above, int multiplier, int shift, int low, int high) {
@@ -74,7 +63,7 @@ UNARY_DELTA:
     for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
       const ValueT value = unary_delta_value<XT, AccT, ValueT, Rom, RELU>(in.v[l], step, below, above);
-      const product_t product = unary_delta_product<product_t, ValueT>(value, multiplier_t(multiplier));
+      const product_t product = wide_product<product_t, ValueT, multiplier_t>(value, multiplier_t(multiplier));
       const YT q = shift_clamp<YT, product_t>(product, shift_t(shift), kept, YT(low), YT(high));
       out.v[l] = first + l < channels ? q : YT(0);
     }

@@ -19,6 +19,9 @@ from attnc.ir import GraphError, Node, TensorType
 from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, scalar_scale
 from attnc.ops.requantize import ACTIVATION_BITS, activation, shift_clamps
 
+PAIRED = "PAIRED"
+"""Template argument of mul: whether its second operand may have as many rows as the first."""
+
 
 def broadcast_shape(node: Node, inputs: Sequence[Shape]) -> Shape:
     """Shape of an elementwise result; one operand may have a single row."""
@@ -30,7 +33,8 @@ def broadcast_shape(node: Node, inputs: Sequence[Shape]) -> Shape:
 
 def elementwise_calls(node: Node, ctx: Lowering, function: str, factors: Sequence[int]) -> list[Call]:
     """A call of `attnc::<function>` per block of rows, for two operands; an operand of a single row comes second. `factors` are the
-    scalars that belong to the operands; where there are two multipliers in front they follow the operands."""
+    scalars that belong to the operands; where there are two multipliers in front they follow the operands. A mul by a single row makes
+    its factors beforehand."""
     a, b = node.inputs
     height = {name: ctx.graph.value(name).shape[0] for name in (a, b)}
     scalars = list(factors)
@@ -38,12 +42,19 @@ def elementwise_calls(node: Node, ctx: Lowering, function: str, factors: Sequenc
         a, b = b, a
         if function == "add":
             scalars[0], scalars[1] = scalars[1], scalars[0]
-    tiles, broadcast = ctx.tiles(a), height[b] < height[a]
+    tiles, broadcast, lanes = ctx.tiles(a), height[b] < height[a], ctx.design.lanes
+    made = function == "mul" and broadcast
     names = ("multiplier_a", "multiplier_b", "shift") if function == "add" else ("multiplier", "shift")
     kernel = KernelCall(
         header=f"attnc/{function}.hpp",
         function=f"attnc::{function}",
-        template_args=(("AT", IntType(16)), ("BT", IntType(16)), ("YT", IntType(16)), ("L", ctx.design.lanes)),
+        template_args=(
+            ("AT", IntType(16)),
+            ("BT", IntType(16)),
+            ("YT", IntType(16)),
+            ("L", lanes),
+            *([(PAIRED, int(not broadcast))] if function == "mul" else []),
+        ),
         ports=(Port("a", "load"), Port("b", "load"), Port("y", "store")),
         scalars=("rows", "tiles", "broadcast", *names, "low", "high"),
     )
@@ -51,7 +62,7 @@ def elementwise_calls(node: Node, ctx: Lowering, function: str, factors: Sequenc
     for row, rows in ctx.row_blocks(a):
         walks = (ctx.walk(a, row, rows), ctx.walk(b) if broadcast else ctx.walk(b, row, rows), ctx.walk(node.output, row, rows))
         values = (rows, tiles, int(broadcast), *scalars, *ctx.graph.type(node.output).range)
-        calls.append(Call(node.name, kernel, walks, values, {function: rows * tiles}))
+        calls.append(Call(node.name, kernel, walks, values, {function: lanes + max(rows, lanes) * tiles if made else rows * tiles}))
     return calls
 
 

@@ -196,8 +196,8 @@ class Attention(Approximated):
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
         DSP: q . k two byte products that share a key per DSP48E2 (WP486; one each where there is no second query), p . v one each
-        (17 by 8 bits), which in two passes also accumulates (48 bits, UG579); a rescale per query (and lane of keys) whose
-        softmax goes on at a time and per lane, two where the accumulator is wider than the 27-bit port; three more per query for a cap.
+        (17 by 8 bits), which in two passes also accumulates (48 bits, UG579); `wide_product` per query (and lane of keys) whose
+        softmax goes on at a time and per lane; three more per query for a cap.
         LUT: 8 per packed product (correction and adder tree), in one pass the adders of p . v; per query whose softmax goes on at
         a time the exponential (`EXP2`), maximum, difference and bias (120); the lane select of the bias; 80 per rescale (shifter and
         clamp); one per bit of a memory of up to 64 words; the divider, or a subtracter where a bit per cycle is fast enough;

@@ -22,9 +22,12 @@ from attnc.fixedpoint import matmul, requantize
 from attnc.ir import GraphError, Node
 from attnc.ops.attention_sizes import Sizes
 from attnc.ops.base import Array, Design, KernelCall, Lowering, Port, Resources, Walk
+from attnc.ops.requantize import wide_products
 from attnc.ops.storage import storage
 
 BIAS_LIMIT = 32767
+SUM_BITS = 31
+"""Of a product of two factors."""
 MAX_CHANNELS = 64
 CHANNEL_BYTES = 2
 MIN_LANES = 4
@@ -113,10 +116,11 @@ def _head_words(node: Node, head: int, queries: tuple[int, int], key_blocks: lis
 
 def channel_resources(kernel: KernelCall, rows: int, keys: int, queries: int, keys_at_once: int = 1) -> Resources:
     """What channels take beside an engine without biases, for so many queries (and lanes of keys) at a time: for each pair a DSP per
-    channel and step and two that rescale the sum (up to 37 by 18 bits), 140 LUTs of shifter, clamp and channel select; memories for the
+    channel and step and `wide_product` of the sum (31 to 37 bits), 140 LUTs of shifter, clamp and channel select; memories for the
     factors of `rows` queries (room for a multiple of P) and of `keys` keys: a bank for each at a time."""
     lanes, p, channels, step = (kernel.arg(name) for name in ("L", "P", "CHANNELS_MAX", "PER_STEP"))
     width, words, columns = 16 * _width(channels, lanes), words_of(channels, lanes), queries * keys_at_once
-    logic = Resources(lut=columns * (140 + 20 * step) + 400, ff=columns * (160 + 32 * step) + 500, dsp=columns * (step + 2))
+    logic = Resources(lut=columns * (140 + 20 * step) + 400, ff=columns * (160 + 32 * step) + 500, dsp=columns * step)
+    logic = logic + wide_products(SUM_BITS + math.ceil(math.log2(channels)), columns)
     q_words = words * math.ceil(rows / p) * (p // queries)
     return logic + storage(q_words, width, queries) + storage(words * math.ceil(keys / keys_at_once), width, keys_at_once)

@@ -15,6 +15,7 @@ from attnc.ops.attention_sizes import PIPELINE, SCORE_EXCLUDED, Sizes, query_blo
 from attnc.ops.base import Array, Call, Design, IntType, KernelCall, Lowering, Port, Resources, Table, Walk
 from attnc.ops.exponential import EXP2, PROBABILITY_BITS, QUOTIENT_BITS, SCORE_BITS, exp2_negative, exp2_of
 from attnc.ops.reciprocal import DIVISIONS
+from attnc.ops.requantize import wide_products
 from attnc.ops.softcap import NO_SOFTCAP, SOFTCAP_ROM
 from attnc.ops.softmax import DIVISION_LATENCY, normaliser_luts
 from attnc.ops.storage import storage
@@ -245,12 +246,13 @@ def shared_resources(kernel: KernelCall, columns: int, softmax: int) -> Resource
     cap, exp2 = tables["Cap"] is SOFTCAP_ROM, tables["Exp2"]
     assert isinstance(exp2, Table)
     alone = kernel.arg("P") == 1
-    rescale = softmax * ((1 if score <= 27 else 2) + (3 if cap else 0)) + lanes * (1 if acc <= 27 else 2)
+    rescale = wide_products(score, softmax) + Resources(dsp=3 * softmax if cap else 0) + wide_products(acc, lanes)
     logic = Resources(
         lut=8 * columns * lanes + softmax * (120 + (160 if cap else 0)) + 80 * (softmax + lanes) + normaliser + 3300 - RANGES.lut,
         ff=10 * columns * lanes + softmax * 228 + 80 * lanes + 2 * normaliser + 4400 - RANGES.ff,
-        dsp=columns * lanes // (1 if alone else 2) + columns * lanes + rescale,
+        dsp=columns * lanes // (1 if alone else 2) + columns * lanes,
     )
+    logic = logic + rescale
     caps = storage(len(SOFTCAP_ROM.values), SOFTCAP_ROM.type.bits, banks=softmax) if cap else Resources()
     if tables.get("MASKED", 1):
         logic = logic + RANGES

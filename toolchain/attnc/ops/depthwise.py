@@ -16,7 +16,7 @@ import numpy as np
 from attnc.fixedpoint import bits_for, check_bits, quantize_half_even, quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
 from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, Walk, product_bits, scalar_scale
-from attnc.ops.requantize import byte_planes
+from attnc.ops.requantize import byte_planes, wide_products
 from attnc.ops.storage import storage
 
 WEIGHT_LIMIT = 127
@@ -112,16 +112,16 @@ class Depthwise(Operator):
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
-        Per lane half a DSP for the product of bytes, one (two where the accumulator is wider than the 27-bit port) for the multiplier,
-        and a shifter, adder and clamp; the buffer of a block of rows, weights and records in registers.
+        Per lane half a DSP for the product of bytes, `wide_product` for the multiplier, and a shifter, adder and clamp; the buffer of a
+        block of rows, weights and records in registers.
         """
         lanes, acc, taps, rows = (kernel.arg(name) for name in ("L", "AccT", "TAPS_MAX", "ROWS_MAX"))
         logic = Resources(
             lut=lanes * (acc + 5 * (acc + 19) + 8 * taps) + 500,
             ff=lanes * (2 * acc + 3 * (acc + 19) + 8 * taps + 64) + 600,
-            dsp=lanes * (1 if acc <= 27 else 2) + lanes / 2,
+            dsp=lanes / 2,
         )
-        return logic + storage(taps * rows, 8 * lanes)
+        return logic + wide_products(acc, lanes) + storage(taps * rows, 8 * lanes)
 
 
 def pack(node: Node, lanes: int) -> bytes:

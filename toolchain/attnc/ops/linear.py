@@ -44,12 +44,15 @@ from attnc.ops.base import (
 )
 from attnc.ops.linear_weights import effective_weight, input_unit, integer_weight, magnitude_bound, weight_format, weight_shape
 from attnc.ops.packing import RECORD_BYTES, Layout, payload
+from attnc.ops.requantize import DSP_PORT, wide_products
 from attnc.ops.storage import storage
 
 TERNARY_TILES = 3
 """Tiles of a ternary code in the memory of the dsp engine."""
 LOW_BYTE_OFFSET = 128
 """What a low byte of 16-bit inputs is more than the signed byte that is multiplied."""
+LEAST_ACC = 18
+"""Bits of a sum of packed products (dsp_pair.hpp), which the accumulator holds whatever the weights are."""
 ACC_LIMIT = 44
 """Bits of the largest accumulator besides its sign: with a multiplier of 17 bits it stays below 2**61, and so does what rounds it."""
 
@@ -101,7 +104,7 @@ class Linear(Operator):
         node.params["stored_bias"] = stored
         if factors is not None:
             node.params["group_multiplier"] = factors
-        node.attrs["acc_bits"] = check_bits(max(bits_for(bound), 32), f"node {node.name!r}: accumulator", ACC_LIMIT)
+        node.attrs["acc_bits"] = check_bits(max(bits_for(bound), LEAST_ACC), f"node {node.name!r}: accumulator", ACC_LIMIT)
         node.attrs["input_bytes"] = 2 if x.bits > 8 else 1
         node.attrs["weight_magnitude"] = int(np.abs(whole.astype(np.int32)).max(initial=1))
         if max(np.abs(bias).max(initial=0), np.abs(stored).max(initial=0)) >= 1 << 31:
@@ -145,8 +148,8 @@ class Linear(Operator):
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
-        DSP: two int8 multiply-adds that share an operand per DSP48E2 (WP486), one per rescaled lane and another where the
-        accumulator is wider than the 27-bit port; with scales per group the same again for each sum. Memories: x buffer (a bank per
+        DSP: two int8 multiply-adds that share an operand per DSP48E2 (WP486), `wide_product` per rescaled lane; with scales per group
+        one for each sum, two where the accumulator is wider than the 27-bit port. Memories: x buffer (a bank per
         row that is computed at once), weight double buffer (a bank per PE), multipliers, reordering buffer where a row gives more
         than one vector. LUT: about 8 per multiply-add for taking sums of 4 packed products apart (DSPs add them) and adding those
         up, a quarter per bit of all sums for choosing the vector that leaves (a LUT chooses from 4), a LUT per bit of the FIFO of
@@ -158,12 +161,13 @@ class Linear(Operator):
             return lookup.resources(kernel)
         lanes, pe, rows, k_tiles, acc = (kernel.arg(name) for name in ("L", "PE", "ROWS_MAX", "K_TILES_MAX", "AccT"))
         at_once, scales, tiles = kernel.arg("R"), kernel.arg("SCALES_MAX"), pe // lanes
-        macs, sums, per_sum = lanes * pe * at_once, pe * at_once, 1 if acc <= 27 else 2
+        macs, sums, per_sum = lanes * pe * at_once, pe * at_once, 1 if acc <= DSP_PORT else 2
         logic = Resources(
             lut=8 * macs + sums * acc / 4 + lanes * acc + 80 * lanes + 56 * pe + 1500,
             ff=10 * macs + 2 * sums * acc + lanes * acc + 80 * lanes + 56 * pe + 2000,
-            dsp=math.ceil(macs / 2) + lanes * per_sum,
+            dsp=math.ceil(macs / 2),
         )
+        logic = logic + wide_products(acc, lanes)
         buffers: tuple[Resources, ...] = (
             storage(kernel.arg(SIDES) * kernel.arg("X_TILES_MAX") * math.ceil(rows / at_once), 8 * lanes, banks=at_once, name="x_buffer"),
             storage(2 * k_tiles, 8 * lanes, banks=pe, name="w_buffer"),

@@ -19,6 +19,7 @@ from attnc.ir import GraphError, Node
 from attnc.ops.base import Call, Design, IntType, KernelCall, Lowering, Port, Resources, Walk
 from attnc.ops.linear_weights import weight_format, weight_shape
 from attnc.ops.packing import RECORD_BYTES, Layout, payload
+from attnc.ops.requantize import DSP_PORT, wide_products
 from attnc.ops.storage import storage
 
 PLANE_TILES = 4
@@ -149,18 +150,17 @@ def resources(kernel: KernelCall) -> Resources:
     Adders   per column a tree of T entries, three operands to an adder: about T/2 * (entry + 3) LUTs; then its part, shift and sum.
     Build    T times (G - 1) adders and G selections of 0, x or -x; T/L*G fetched vectors in registers.
     Memory   codes: Q * T/L banks of 2 * DEPTH words of L codes, in the memory that the planner chooses; x, parts, sums, records, outputs.
-    DSP      one per rescaled lane, two where the accumulator is wider than 27 bits; the same per column for multipliers of groups.
+    DSP      `wide_product` per rescaled lane; per column one for multipliers of groups, two where the accumulator is wider than 27 bits.
     """
     names = ("L", "G", "T", "Q", "ROWS_MAX", "K_TILES_MAX", "AccT", "PartT", "COLUMNS_MAX", "STEPS_MAX", "DEPTH_MAX", "SCALES_MAX")
     lanes, g, t, q, rows, k_tiles, acc, part, columns, steps, depth, scales = (kernel.arg(name) for name in names)
     entry, deep = 9 + math.ceil(math.log2(g)), 2 * TABLE_SIZE[g]
     copy = math.ceil(8 * entry / 14) if deep <= 32 else math.ceil(8 * entry / 7) * math.ceil(deep / 64)
     select = entry * (math.ceil(deep / 64) - 1)
-    wide = 1 if acc <= 27 else 2
     logic = Resources(
         lut=t * q * (copy + select) + q * (t / 2 * (entry + 3) + part + 3 * acc) + t * g * (entry + 8) + 80 * lanes + 2500,
         ff=t * q * entry + q * (t / 3 * (entry + 3) + part + 2 * acc) + t * g * 8 + t * entry + 8 * 8 * lanes + 80 * lanes + 3000,
-        dsp=lanes * wide + (q * wide if scales else 0),
+        dsp=(q * (1 if acc <= DSP_PORT else 2) if scales else 0),
     )
     return sum(
         (
@@ -173,5 +173,5 @@ def resources(kernel: KernelCall) -> Resources:
             storage(steps * q // lanes * rows, 16 * lanes),
             storage(2 * scales, 8, banks=q) if scales else Resources(),
         ),
-        logic,
+        logic + wide_products(acc, lanes),
     )

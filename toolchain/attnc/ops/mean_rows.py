@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from attnc.fixedpoint import bits_for, check_bits, quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
 from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, product_bits, scalar_scale
-from attnc.ops.requantize import activation
+from attnc.ops.requantize import activation, wide_products
 
 
 class MeanRows(Operator):
@@ -73,10 +73,8 @@ class MeanRows(Operator):
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
-        Per lane an accumulator, one DSP (two where it is wider than the 27-bit port), and a shifter, adder and clamp of its width
-        plus 19 bits.
+        Per lane an accumulator, `wide_product`, and a shifter, adder and clamp of its width plus 19 bits.
         """
         lanes, acc = kernel.arg("L"), kernel.arg("AccT")
-        return Resources(
-            lut=lanes * (acc + 5 * (acc + 19)) + 200, ff=lanes * (2 * acc + 3 * (acc + 19)) + 300, dsp=lanes * (1 if acc <= 27 else 2)
-        )
+        logic = Resources(lut=lanes * (acc + 5 * (acc + 19)) + 200, ff=lanes * (2 * acc + 3 * (acc + 19)) + 300)
+        return logic + wide_products(acc, lanes)

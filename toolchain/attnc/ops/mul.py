@@ -13,11 +13,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from attnc.fixedpoint import quantize_multiplier, requantize
+from attnc.fixedpoint import MULTIPLIER_BITS, quantize_multiplier, requantize
 from attnc.ir import Node, TensorType
-from attnc.ops.add import broadcast_shape, elementwise_calls
+from attnc.ops.add import PAIRED, broadcast_shape, elementwise_calls
 from attnc.ops.base import Array, Call, KernelCall, Lowering, Operator, Resources, Shape, product_bits, scalar_scale
-from attnc.ops.requantize import ACTIVATION_BITS, activation, shift_clamps
+from attnc.ops.requantize import ACTIVATION_BITS, activation, shift_clamps, wide_products
 
 
 class Mul(Operator):
@@ -54,7 +54,14 @@ class Mul(Operator):
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
-        Per lane one DSP for the product, two for the multiplier of 18 by 32 bits, and `shift_clamp` from 51 to 16 bits.
+        Per lane `shift_clamp` from 51 to 16 bits, and `wide_product` of the multiplier and the product of both operands, which takes a DSP
+        of its own; where one operand is always a row, of the other operand and a factor: one DSP makes the factors, the next tile's
+        while one passes (two sets in registers, half a LUT per bit to choose from them, and half a LUT per bit of b to choose a lane).
         """
         lanes = kernel.arg("L")
-        return shift_clamps(51, ACTIVATION_BITS, lanes) + Resources(lut=250, ff=90 * lanes + 350, dsp=3 * lanes)
+        logic = shift_clamps(51, ACTIVATION_BITS, lanes) + Resources(lut=250, ff=90 * lanes + 350)
+        if kernel.arg(PAIRED):
+            return logic + wide_products(2 * ACTIVATION_BITS, lanes) + Resources(dsp=lanes)
+        bits = ACTIVATION_BITS + MULTIPLIER_BITS
+        made = Resources(lut=bits / 2 * lanes + ACTIVATION_BITS * lanes / 2 + 60, ff=(2 * bits + ACTIVATION_BITS) * lanes + 60, dsp=1)
+        return logic + wide_products(bits, lanes, ACTIVATION_BITS) + made

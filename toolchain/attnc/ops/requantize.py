@@ -21,6 +21,10 @@ from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Operator,
 
 RECORD_PLANES = 4
 ACTIVATION_BITS = 16
+DSP_PORT = 27
+"""Bits of the wider port of a DSP48E2."""
+IN_LOGIC = 6
+"""Bits beyond that are multiplied in logic, at most; as in fixedpoint.hpp."""
 
 
 def activation(type_: TensorType, where: str) -> TensorType:
@@ -56,6 +60,19 @@ def shift_clamp_lane(bits: int, result: int) -> Resources:
     16, and 0.56 of 36 bits, to 8; with 12 LUT more so is this against 5.3 LUT per bit.
     """
     return Resources(lut=bits / 2 + 6 * result + 35, ff=bits / 2 + 5 * result)
+
+
+def wide_products(bits: int, lanes: float, factor: int = 18) -> Resources:
+    """`wide_product` of a value of `bits` bits and a factor of at most 18, in every lane.
+
+    One DSP48E2 multiplies 27 by 18 bits and adds (UG579). LUT: up to 6 bits beyond are rows of a product in logic, 1.6 per bit of a row:
+    Yosys 0.70 (synth_xilinx -family xcup -nodsp) maps 4, 5 and 6 by 18 bits to 117, 144 and 195, 6 by 16 to 176, with an AND gate in a LUT
+    of its own; a LUT with two outputs (UG574) would hold it beside the adder. Beyond that a second DSP.
+    """
+    beyond = max(bits - DSP_PORT, 0)
+    if beyond > IN_LOGIC:
+        return Resources(dsp=2 * lanes)
+    return Resources(lut=1.6 * factor * beyond * lanes, ff=2 * factor * lanes if beyond else 0, dsp=lanes)
 
 
 def shift_clamps(bits: int, result: int, lanes: int) -> Resources:

@@ -20,7 +20,7 @@ import numpy as np
 from attnc.fixedpoint import quantize_half_even, quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
 from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, Walk, product_bits, scalar_scale
-from attnc.ops.requantize import activation
+from attnc.ops.requantize import activation, wide_products
 from attnc.ops.storage import storage
 
 FRACTION_BITS = 14
@@ -159,11 +159,12 @@ class Rotary(Operator):
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
-        Per lane two DSPs for the products, two for the multiplier of 18 by 33 bits, and an adder, a shifter and a clamp of 52 bits with
+        Per lane two DSPs for the products, `wide_product` of 33 bits, and an adder, a shifter and a clamp of 52 bits with
         the choice of the partner; the table, read twice at a time.
         """
         lanes, tiles, rows = kernel.arg("L"), kernel.arg("TILES_MAX"), kernel.arg("ROWS_MAX")
-        return storage(tiles * rows, 16 * lanes) + Resources(lut=360 * lanes + 400, ff=330 * lanes + 500, dsp=4 * lanes)
+        logic = Resources(lut=360 * lanes + 400, ff=330 * lanes + 500, dsp=2 * lanes) + wide_products(33, lanes)
+        return storage(tiles * rows, 16 * lanes) + logic
 
 
 def kernel_of(lanes: int, turned_tiles: int, rows: int) -> KernelCall:

@@ -18,7 +18,7 @@ import numpy as np
 from attnc.fixedpoint import MULTIPLIER_BITS, clamp, quantize_half_even, quantize_multiplier, shift_round_half_up
 from attnc.ir import GraphError, Node, TensorType
 from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, Walk, scalar_scale
-from attnc.ops.requantize import ACTIVATION_BITS, activation, byte_planes
+from attnc.ops.requantize import ACTIVATION_BITS, activation, byte_planes, wide_products
 from attnc.ops.storage import storage
 
 MAX_SHIFT = 36
@@ -100,10 +100,10 @@ class ScaleRows(Operator):
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
-        Per lane two DSPs (16 by 33 bits), and a shifter, one adder and a clamp of the width of the product; two records of 32 bits in
-        registers; one DSP for the factors, and their memory.
+        Per lane `wide_product` of a factor of 33 bits and 16 bits, and a shifter, one adder and a clamp of the width of the product; two
+        records of 32 bits in registers; one DSP for the factors, and their memory.
         """
         lanes, acc, rows = kernel.arg("L"), kernel.arg("AccT"), kernel.arg("ROWS_MAX")
-        return Resources(lut=5 * acc * lanes + 400, ff=(64 + 3 * acc) * lanes + 500, dsp=2 * lanes + 1) + storage(
-            rows, ACTIVATION_BITS + MULTIPLIER_BITS
-        )
+        factor = ACTIVATION_BITS + MULTIPLIER_BITS
+        logic = Resources(lut=5 * acc * lanes + 400, ff=(64 + 3 * acc) * lanes + 500, dsp=1)
+        return logic + wide_products(factor, lanes, ACTIVATION_BITS) + storage(rows, factor)

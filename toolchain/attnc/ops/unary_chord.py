@@ -156,7 +156,7 @@ class Chord(Method):
 
 
 def _lane(entries: int, acc: int) -> Resources:
-    """Per lane a ROM of its own, one DSP for the interpolation and two for the factor (18 by more than 27 bits), and shifters, adders
+    """Per lane a ROM of its own, one DSP for the interpolation, `wide_product` for the factor, and shifters, adders
     and a clamp of the widths of interpolation and product."""
     return rom_lane(entries, ENTRY_BITS) + Resources(lut=4 * acc, ff=3 * acc, dsp=1) + rescaling_lane(acc)
 

@@ -23,7 +23,7 @@ from attnc.ir import GraphError, Node, TensorType
 from attnc.ops.approximation import Implementation, times
 from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Resources, Table, product_bits, scalar_scale
 from attnc.ops.functions import Function, find
-from attnc.ops.requantize import ACTIVATION_BITS, shift_clamp_lane
+from attnc.ops.requantize import ACTIVATION_BITS, shift_clamp_lane, wide_products
 from attnc.ops.unary_chord import identifier
 from attnc.ops.unary_method import VALUE_BITS, Method, fraction_bits, input_fraction, rom_lane, unary_calls
 
@@ -173,10 +173,10 @@ class Delta(Method):
 
 def _lane(entries: int, acc: int, value: int) -> Resources:
     """Per lane a ROM of its own, a magnitude, one DSP for the interpolation, which adds its product to the start of the segment, shifters
-    for segment and start (2 LUT per bit of the start's), and a subtraction; then the factor, one DSP for 27 bits of the value and 20 LUT
-    for each bit beyond, and `shift_clamp`."""
+    for segment and start (2 LUT per bit of the start's), and a subtraction; then `wide_product` of the value and the factor, and
+    `shift_clamp`."""
     lane = rom_lane(entries, ENTRY_BITS) + shift_clamp_lane(value + MULTIPLIER_BITS + 2, ACTIVATION_BITS)
-    return lane + Resources(lut=17 + 4 * acc + 20 * max(value - 27, 0), ff=17 + 3 * acc, dsp=2)
+    return lane + Resources(lut=17 + 4 * acc, ff=17 + 3 * acc, dsp=1) + wide_products(value, 1)
 
 
 @cache

@@ -14,7 +14,7 @@ from attnc.ir import GraphError, Node, TensorType
 from attnc.ops.approximation import Implementation
 from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Port, Resources, Table, scalar_scale
 from attnc.ops.functions import Function
-from attnc.ops.requantize import ACTIVATION_BITS, activation
+from attnc.ops.requantize import ACTIVATION_BITS, activation, wide_products
 
 VALUE_BITS = 16
 """Fraction bits of the values in tables and coefficients."""
@@ -130,8 +130,8 @@ def unary_calls(
 
 
 def rescaling_lane(acc_bits: int) -> Resources:
-    """requantize of one value of `acc_bits` bits: two DSPs where it is wider than the 27-bit port, a shifter, an adder and a clamp."""
-    return Resources(lut=5 * (acc_bits + 19), ff=3 * (acc_bits + 19), dsp=1 if acc_bits <= 27 else 2)
+    """requantize of one value of `acc_bits` bits: `wide_product`, a shifter, an adder and a clamp."""
+    return wide_products(acc_bits, 1) + Resources(lut=5 * (acc_bits + 19), ff=3 * (acc_bits + 19))
 
 
 def rom_lane(entries: int, width: int) -> Resources:
