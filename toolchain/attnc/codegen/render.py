@@ -14,7 +14,7 @@ from attnc.resources import data_path
 from attnc.schedule.chains import store_port
 from attnc.schedule.cost import Estimate
 from attnc.schedule.engine import SLOT_INTS, WALK_INTS, Engine, Slot, Stream
-from attnc.schedule.program import Program
+from attnc.schedule.program import FETCH_INTS, Program
 
 TOP = "attnc_top"
 
@@ -184,9 +184,10 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
         "beat": program.design.beat,
         "tables": tables_of([slot.kernel for engine in program.engines for slot in engine.slots]),
         "instruction_ints": program.instruction_ints,
+        "fetch_ints": FETCH_INTS,
         # As hexadecimal of fixed width: the sources are as long for 24 layers as for 2.
         "depths": {
-            "program": f"0x{len(program.steps) * program.instruction_ints:08x}",
+            "program": f"0x{len(program.steps) * program.instruction_ints // FETCH_INTS:08x}",
             "weights": f"0x{max(program.weight_words, 1):08x}",
             "memory": f"0x{program.memory.words:08x}",
             "weights_beats": f"0x{math.ceil(max(program.weight_words, 1) / 2):08x}",

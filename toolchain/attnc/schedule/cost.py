@@ -21,7 +21,7 @@ from attnc.ops.storage import memory_cost, usual_kind
 from attnc.schedule.devices import CLASSES, Board
 from attnc.schedule.engine import Engine, Instruction, Slot, Stream
 from attnc.schedule.placement import Buffer, collect, place, scaled
-from attnc.schedule.program import Program
+from attnc.schedule.program import FETCH_INTS, Program
 from attnc.schedule.sharing import DEPTH
 
 MEMORY_LATENCY = 60
@@ -41,7 +41,9 @@ PORT = Resources(lut=1200, ff=1800, bram36=2)
 """An m_axi adapter of 128 bits with its buffers."""
 OPERANDS = "operands"
 """Name of the loader that serves several streams."""
-CONTROL = Resources(lut=1500, ff=2500)
+CONTROL = Resources(lut=1800, ff=3000, bram36=2)
+"""The registers that the host writes, and the adapter of 128 bits that reads the program: beside one of 32 bits about 300 LUT and 500 FF
+for three times 96 bits of data on their way, and its buffer."""
 SLOT_LATENCY = 12
 """Cycles that a vector takes through a kernel that passes it on, on average."""
 PASSING = Resources(lut=60, ff=80)
@@ -178,7 +180,7 @@ def call_cost(instruction: Instruction, ports: Mapping[str, str], words_per_cycl
     longest = max(zip(found, slowest, strict=True), key=lambda entry: entry[0][entry[1]])[1]
     total = sum(part[name] for part, name in zip(found, slowest, strict=True))
     bound, total = ("ddr", busy["ddr"]) if busy["ddr"] > total else (longest, total)
-    start = 2 * MEMORY_LATENCY + CALL_OVERHEAD + instruction_ints + SLOT_LATENCY * (len(engine.slots) - 1)
+    start = 2 * MEMORY_LATENCY + CALL_OVERHEAD + instruction_ints // FETCH_INTS + SLOT_LATENCY * (len(engine.slots) - 1)
     macs = sum(call.macs for _, call in instruction.active)
     return CallCost(instruction.chain.main.node.name, engine.name, total + start, bound, start, busy, words, macs)
 

@@ -21,6 +21,9 @@ from attnc.schedule.memory import MemoryMap, WeightMemory, aligned, apart, plan_
 from attnc.schedule.prefetch import prefetch
 from attnc.schedule.sharing import Operand, share
 
+FETCH_INTS = 4
+"""Integers of the program that a read brings: as many bits as a memory port of the board has."""
+
 
 @dataclass(frozen=True)
 class Program:
