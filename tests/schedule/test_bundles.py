@@ -167,9 +167,9 @@ def test_nothing_is_overwritten_that_runs_or_is_read_later(seed: int) -> None:
         check(program)
         ran, expected = (Counter(link.node.name for one in p.instructions for link in one.chain.links) for p in (program, alone))
         assert ran == expected
-        names = [stream.pointer for engine in program.engines for stream in engine.streams]
+        names = [pointer for engine in program.engines for stream in engine.streams for pointer in stream.pointers]
         assert len(set(names)) == len(names) and set(names) == set(program.pointers)
-        owner = {stream.pointer: engine.index for engine in program.engines for stream in engine.streams}
+        owner = {pointer: engine.index for engine in program.engines for stream in engine.streams for pointer in stream.pointers}
         assert all(owner[shared] == owner[name] for name, shared in program.bundles.items() if name != "program")
 
 
