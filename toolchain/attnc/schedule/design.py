@@ -24,7 +24,7 @@ MIN_LANES = 4
 ROW_CHOICES = (16, 32, 64, 128)
 QUERY_CHOICES = (1, 2, 4, 8, 16)
 PE_FACTORS = (1, 2, 4, 8, 16, 32)
-AT_ONCE_CHOICES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
+AT_ONCE_CHOICES = (1, 2, 3, 4, 5, 6, 8, 12, 16)
 HALVED = ("pe", "rows", "queries", "rows_at_once", "parallel", "weight_ports")
 """Parameters that a smaller design has less of."""
 DEPTH_CHOICES = (512, 2048)
@@ -144,13 +144,14 @@ def choose_design(graph: Graph, board: Board, clock_mhz: float, objective: Objec
         if best is not None and objective in BY_CYCLES and 16 * lanes < board.axi_bits:
             break  # a beat of two words would not fill a port
         found, near = _search(graph, board, clock_mhz, objective, lanes)
+        found = found and _with_more(graph, board, clock_mhz, objective, found)
         if best is not None and (found is None or best[0] <= found[0]):
             break
         best = found if found is not None else best
         nearest = near if near is not None and (nearest is None or near[0] < nearest[0]) else nearest
         lanes //= 2
     if best is not None:
-        return _with_more(graph, board, clock_mhz, objective, best)
+        return best[1]
     assert nearest is not None
     _, cost, over = nearest
     raise FitError(
@@ -198,12 +199,13 @@ def choose_engines(graph: Graph, board: Board, clock_mhz: float, objective: Obje
     return best[2], EngineChoice(frozenset(node.name for node in open_nodes), best[1], tried if open_nodes else {})
 
 
-def _with_more(graph: Graph, board: Board, clock_mhz: float, objective: Objective, best: Ranked) -> Design:
+def _with_more(graph: Graph, board: Board, clock_mhz: float, objective: Objective, best: Ranked) -> Ranked:
     """A design, with copies of small kernels and engines that run at the same time where there is room for them and they help. What runs
-    at the same time are different blocks of rows, so fewer rows on chip are tried too, then with either number of ports for weights."""
+    at the same time are different blocks of rows, so fewer rows on chip are tried too, then with more ports for weights."""
     start = best[1]
     fewer = [rows for rows in ROW_CHOICES if start.rows_at_once <= rows < start.rows]
-    for copies, parallel, ports in product((1, 2), (1, 2), port_choices(graph, start.lanes, start.beat)):
+    enough = port_choices(graph, start.lanes, start.beat) if start.weight_ports == 1 else (start.weight_ports,)
+    for copies, parallel, ports in product((1, 2), (1, 2), enough):
         for rows in [start.rows, *(fewer if parallel > 1 else [])]:
             design = replace(start, rows=rows, copies=copies, parallel=parallel, weight_ports=ports)
             if not useful(design):
@@ -211,7 +213,7 @@ def _with_more(graph: Graph, board: Board, clock_mhz: float, objective: Objectiv
             cost = estimate(build_program(graph, design, None), board, clock_mhz)
             if overrun(cost.resources, board) is None:
                 best = min(best, (_rank(objective, cost, board, design), design), key=lambda ranked: ranked[0])
-    return best[1]
+    return best
 
 
 def _rank(objective: Objective, cost: Estimate, board: Board, design: Design) -> tuple[float, ...]:
