@@ -168,9 +168,9 @@ def test_nothing_is_overwritten_that_runs_or_is_read_later(seed: int) -> None:
         ran, expected = (Counter(link.node.name for one in p.instructions for link in one.chain.links) for p in (program, alone))
         assert ran == expected
         streams = [stream for engine in program.engines for stream in engine.streams]
-        names = [stream.pointer for stream in streams if not stream.shared]
-        assert len(set(names)) == len(names) and {stream.pointer for stream in streams} == set(program.pointers)
-        owner = {stream.pointer: engine.index for engine in program.engines for stream in engine.streams}
+        names = [pointer for stream in streams if not stream.shared for pointer in stream.pointers]
+        assert len(set(names)) == len(names) and {pointer for stream in streams for pointer in stream.pointers} == set(program.pointers)
+        owner = {pointer: engine.index for engine in program.engines for stream in engine.streams for pointer in stream.pointers}
         assert all(owner[shared] == owner[name] for name, shared in program.bundles.items() if name != "program")
 
 

@@ -168,8 +168,8 @@ def test_engines_of_random_graphs(seed: int) -> None:
         assert sorted(ran) == sorted(node.name for node in graph.nodes)
         for engine in program.engines:
             keys = [slot.kernel.key for slot in engine.slots]
-            alone = [stream.pointer for stream in engine.streams if not stream.shared]
-            together = {stream.pointer for stream in engine.streams if stream.shared}
+            alone = [pointer for stream in engine.streams if not stream.shared for pointer in stream.pointers]
+            together = {pointer for stream in engine.streams if stream.shared for pointer in stream.pointers}
             assert len(set(keys)) == len(keys) and len(set(alone)) == len(alone) and not together & set(alone) and len(together) <= 2
             assert sum(operator(Node("", slot.op, [], "")).macs_per_cycle(slot.kernel) > 0 for slot in engine.slots) <= 1
         for one in program.instructions:

@@ -66,7 +66,8 @@ def test_an_instruction_costs_a_read_per_four_integers(parallel: int) -> None:
 def test_pointers_that_write_share_an_interface_with_one_that_reads() -> None:
     for design in (Design(16, 16, 32, 2), Design(8, 16, 32, 2, beat=2)):
         program = build_program(layer_graph(), design, None)
-        writers = {stream.pointer for engine in program.engines for stream in engine.streams if stream.kind == "store"}
+        stores = [stream for engine in program.engines for stream in engine.streams if stream.kind == "store"]
+        writers = {pointer for stream in stores for pointer in stream.pointers}
         shared = [program.bundles[name] for name in writers]
         assert len(set(shared)) == len(shared)  # no two writers share one
         assert all(program.pointers[program.bundles[name]] == program.pointers[name] for name in writers)

@@ -56,7 +56,7 @@ def test_operands_of_few_words_share_a_loader(beat: int) -> None:
     # Peaks first, then the factors that a FIFO holds whole, then what is read along the way.
     assert engine.shared == (("peak_0", DEPTH), ("peak_2", DEPTH), ("b_5", DEPTH), ("w_2", DEPTH), ("w_4", DEPTH))
     shared = [stream for stream in engine.streams if stream.shared]
-    assert {(stream.kind, stream.pointer, stream.beat) for stream in shared} == {("load", "load_1", beat), ("words", "parameters_1", beat)}
+    assert {(s.kind, s.pointers, s.beat) for s in shared} == {("load", ("load_1",), beat), ("words", ("parameters_1",), beat)}
     assert program.bundles["parameters_1"] == program.bundles["load_1"] == "load_1"
     cost = estimate(program, BOARDS["kv260"], 250)
     main = next(call for call in cost.calls if call.node == "l")

@@ -14,7 +14,8 @@
 //          bits = 5; 2 or 4 bits where 1 or 2 tiles are left). Word i of a unit holds bit i of its codes: bit v of byte l is lane l
 //          of channel v. So unpacking is wiring, and 8 banks are written at a time.
 // Beats    W_WORDS words arrive per cycle. They are of one thing: records, multipliers of a group, rows that take turns, a unit. Things
-//          follow each other without gaps: one may begin with the second word of a beat.
+//          follow each other without gaps: one may begin with the second word of a beat. Of 4 words, from two memory ports, each holds
+//          one thing: then all weights have 8 bits and no multipliers.
 // Scales   acc = sum over groups of multiplier * (sum of products); no multiplier, and no hardware for it, where scales = 0.
 // Rounding requantize: half up, then saturation to [low, high].
 // Speed    R*PE*L multiply-adds per cycle (II = 1) from PE*L weights and R*L inputs, two per DSP (dsp_pair.hpp): R rows at a time take
@@ -436,7 +437,9 @@ void linear(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>>& w, hls::
   static_assert(width<XT>::value == 8 && width<WT>::value == 8, "linear: inputs come as bytes, weights are unpacked to bytes");
   static_assert(X_SIDES == 1 || X_SIDES == 2, "linear: one or two operands are held");
   static_assert(X_BYTES == 1 || X_BYTES == 2, "linear: inputs have one or two bytes");
-  static_assert(W_WORDS == 1 || W_WORDS == 2, "linear: weights come one or two words per cycle");
+  static_assert(W_WORDS == 1 || W_WORDS == 2 || W_WORDS == 4, "linear: weights come one, two or four words per cycle");
+  static_assert(PE % W_WORDS == 0, "linear: words that come together are of different channels");
+  static_assert(W_WORDS < 4 || (PACKED == 0 && SCALES_MAX == 0), "linear: only bytes without multipliers come four words per cycle");
   static_assert(width<YT>::value >= 16, "linear: outputs have at least 16 bits");
 #pragma HLS DATAFLOW
   hls::stream<Word<W_WORDS * L>> records("linear.records");

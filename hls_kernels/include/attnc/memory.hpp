@@ -192,6 +192,26 @@ LOAD_WORDS:
   }
 }
 
+// As `load_words`, two beats at a time through two ports: the first half of the words in memory are the beats 0, 2, 4, ... of what comes,
+// the second half those between. The words are a multiple of 4.
+template <int L>
+void load_words_pair(const Word<2 * L>* even, const Word<2 * L>* odd, Walk walk, hls::stream<Word<4 * L>>& out) {
+  const int first = walk.offset / 2, half = walk.count[3] / 4;
+LOAD_WORDS_PAIR:
+  for (int i = 0; i < half; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
+    const Word<2 * L> low = even[first + i], high = odd[first + half + i];
+    Word<4 * L> words;
+    for (int l = 0; l < 2 * L; ++l) {
+#pragma HLS UNROLL
+      words.v[l] = low.v[l];
+      words.v[2 * L + l] = high.v[l];
+    }
+    out.write(words);
+  }
+}
+
 // As `load_words`, from memory in beats; the first and the last beat may hold one word that is not asked for.
 template <int L> void load_words_beats(const Word<2 * L>* memory, Walk walk, hls::stream<Word<L>>& out) {
 #pragma HLS INLINE

@@ -50,21 +50,29 @@ def _stream(stream: Stream, first: int) -> dict[str, Any]:
     return {
         "name": stream.name,
         "kind": stream.kind,
-        "function": f"attnc::{FUNCTIONS[stream.kind]}{'_beats' if stream.beat > 1 and (stream.shared or stream.kind != 'words') else ''}",
+        "function": f"attnc::{FUNCTIONS[stream.kind]}{_variant(stream)}",
         "element": word_of(stream.taken),
         "beats": "_beats" if stream.beat > 1 else "",
         "depth": stream.depth,
         "shared": stream.shared,
         "type": stream.type.cpp(),
         "word": word_of(stream.beat),
-        "memory": stream.pointer,
+        "memory": stream.pointers[0],
+        "second": stream.pointers[1] if len(stream.pointers) > 1 else None,
         "first": first,
     }
 
 
-def word_of(beat: int) -> str:
-    """Elements of a memory interface."""
-    return "beat_t" if beat > 1 else "word_t"
+def _variant(stream: Stream) -> str:
+    """Of the function that moves it: through two pointers, or memory in beats where its elements are not."""
+    if len(stream.pointers) > 1:
+        return "_pair"
+    return "_beats" if stream.beat > 1 and (stream.shared or stream.kind != "words") else ""
+
+
+def word_of(words: int) -> str:
+    """Elements of a memory interface, or of a stream of words."""
+    return {1: "word_t", 2: "beat_t", 4: "attnc::Word<4 * LANES>"}[words]
 
 
 def _interface(name: str, beat: int, bundle: str) -> dict[str, Any]:

@@ -54,8 +54,8 @@ class Port:
     """A stream between memory and a kernel.
 
     `kind` is "load" or "store" (vectors of `type`, activations in memory) or "words" (packed words from the weight memory; `beat` of
-    them per cycle, from an even word on where that is 2). `first` says that the kernel reads all of it as soon as it starts, before it
-    takes anything from another port that is not `first`.
+    them per cycle, from an even word on where that is more than 1, and through two pointers where it is twice what a memory port moves).
+    `first` says that the kernel reads all of it as soon as it starts, before it takes anything from another port that is not `first`.
     """
 
     name: str
@@ -215,7 +215,8 @@ class Design:
     query rows of the attention engine; of the look-up engine: tables at a time, output channels at a time, activations per table of
     ternary weights, and codes per channel of those that are buffered on chip; rows of the linear engine that share a weight; words per
     beat of the memory ports, 1 or 2 (a vector of 16 bits, two words of a linear layer's weights); whether (2) or not (1) engines may have
-    copies of small kernels, and whether they run at the same time, each with memory ports of its own."""
+    copies of small kernels, and whether they run at the same time, each with memory ports of its own; memory ports through which the
+    weights of the linear engine come, 1, or 2 with beats of two words (where all its weights are bytes: `linear.weight_words`)."""
 
     lanes: int = 16
     pe: int = 16
@@ -229,6 +230,7 @@ class Design:
     beat: int = 1
     copies: int = 1
     parallel: int = 1
+    weight_ports: int = 1
 
 
 @dataclass
@@ -243,7 +245,8 @@ class Lowering:
     design: Design
     offsets: dict[str, int]
     payload: Callable[[str, Callable[[], bytes | Iterable[bytes]]], int]
-    _tiles: dict[str, int] = field(default_factory=dict)
+    memo: dict[str, int] = field(default_factory=dict)
+    """What operators find out once for the whole graph."""
 
     def tiles(self, name: str) -> int:
         """Tiles of `lanes` channels of a value."""

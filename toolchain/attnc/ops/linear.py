@@ -193,15 +193,31 @@ def dsp_layout(node: Node, ctx: Lowering) -> Layout:
     if format_.kind == "ternary":
         return Layout(lanes, pe, 1, "ternary", 5, TERNARY_TILES, scales)
     if format_.bits == 8:
-        return Layout(lanes, pe, 1, "bytes", 8, 1, scales, turns=ctx.design.beat)
+        words = weight_words(ctx)
+        return Layout(lanes, pe, 1, "bytes", 8, 1, scales, turns=words, ports=words // ctx.design.beat)
     return Layout(lanes, pe, 1, "bits", format_.bits, 1, scales)
+
+
+def weight_words(ctx: Lowering) -> int:
+    """Words of weights per cycle: a beat through each of the design's ports for weights. 4 words must be of one thing, so two ports serve
+    an engine whose weights are all bytes without multipliers; else one port does."""
+    design = ctx.design
+    words = design.beat * design.weight_ports
+    if words <= 2 or design.pe % words:
+        return design.beat
+    if "weight words" not in ctx.memo:
+        served = (node for node in ctx.graph.nodes if node.op == Linear.name and Linear().engine(node) == "dsp")
+        plain = all(weight_format(node).bits == 8 and "group_multiplier" not in node.params for node in served)
+        ctx.memo["weight words"] = words if plain else design.beat
+    return ctx.memo["weight words"]
 
 
 def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
     x, y = node.inputs[0], node.output
     layout, format_, lanes, pe = dsp_layout(node, ctx), weight_format(node), ctx.design.lanes, ctx.design.pe
     k_tiles, n_tiles = ctx.tiles(x), ctx.tiles(y)
-    groups, load = math.ceil(n_tiles * lanes / pe), _load_cycles(layout, k_tiles, ctx.design.beat)
+    words = weight_words(ctx)
+    groups, load = math.ceil(n_tiles * lanes / pe), _load_cycles(layout, k_tiles, words)
     offset = ctx.payload(f"{node.name}.dsp", lambda: payload(node, layout))
     weights = Walk(offset, (1, 1, 1, groups * layout.words(k_tiles)), (0, 0, 0))
     (low, high), x_bytes = ctx.graph.type(y).range, ctx.bytes(x)
@@ -223,9 +239,9 @@ def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
             ("ROWS_MAX", ctx.design.rows),
             ("SCALES_MAX", layout.scales),
             ("PACKED", int(layout.coding != "bytes")),
-            ("W_WORDS", ctx.design.beat),
+            ("W_WORDS", words),
         ),
-        ports=(Port("x", "load", IntType(8)), Port("w", "words", beat=ctx.design.beat), Port("y", "store")),
+        ports=(Port("x", "load", IntType(8)), Port("w", "words", beat=words), Port("y", "store")),
         scalars=("rows", "k_tiles", "n_tiles", "low", "high", "bits", "unit_tiles", "group_tiles", "scales", "x_bytes", *FILL),
     )
     group_tiles = format_.group_size // lanes if layout.scales else k_tiles
@@ -239,9 +255,9 @@ def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
                 walks=(ctx.walk(x, row, rows, raw=True), weights, ctx.walk(y, row, rows)),
                 scalars=(rows, k_tiles, n_tiles, low, high, layout.bits, layout.group, group_tiles, layout.scales, x_bytes, *own),
                 cycles={"read": rows * k_tiles * x_bytes},
-                held=_dsp_cycles(ctx.design, rows, k_tiles * x_bytes, groups, load, rows * k_tiles * x_bytes),
+                held=_dsp_cycles(ctx.design, words, rows, k_tiles * x_bytes, groups, load, rows * k_tiles * x_bytes),
                 operand=(rows, k_tiles, x_bytes),
-                ready=_dsp_cycles(ctx.design, rows, k_tiles * x_bytes, groups, load, 0),
+                ready=_dsp_cycles(ctx.design, words, rows, k_tiles * x_bytes, groups, load, 0),
                 macs=rows * math.prod(weight_shape(node)),
             )
         )
@@ -258,14 +274,14 @@ def _load_cycles(layout: Layout, k_tiles: int, beat: int) -> int:
     return head + math.ceil(layout.columns / 8) * ((math.ceil(k_tiles / layout.group) - 1) * whole + last) + layout.group - 1
 
 
-def _dsp_cycles(design: Design, rows: int, products: int, groups: int, load: int, read: int) -> dict[str, int]:
-    """Of the processes of linear.hpp, once x is there. A group takes its products, or the words of the next one (`load` cycles); those of
-    the first arrive in the `read` cycles of x; after the last, its last sums leave."""
+def _dsp_cycles(design: Design, words: int, rows: int, products: int, groups: int, load: int, read: int) -> dict[str, int]:
+    """Of the processes of linear.hpp, once x is there; `words` of weights and records come per cycle. A group takes its products, or the
+    words of the next one (`load` cycles); those of the first arrive in the `read` cycles of x; after the last, its last sums leave."""
     tiles = design.pe // design.lanes
     sums = design.rows_at_once * tiles
     steps = math.ceil(rows / design.rows_at_once) * max(products, sums)
     passes = 1 if tiles == 1 else 2  # into the buffer that brings rows in order, and out of it
     return {
         "accumulate": max(load - read, 0) + (groups - 1) * max(steps, load) + steps + sums,
-        "rescale": groups * tiles * (RECORD_BYTES // design.beat + passes * rows),
+        "rescale": groups * tiles * (RECORD_BYTES // words + passes * rows),
     }

@@ -4,6 +4,7 @@ A block is steps * columns output channels, the last one as many columns as are 
 multipliers, their codes. Codes come in units of 8 channels and `group` tiles; word i of a unit holds bit i of the codes of its L lanes
 and 8 channels (bit v of byte l: channel v).
   bytes    a signed byte per weight, channel after channel: no units. `turns` channels take turns, word by word.
+           Through two ports, beats of turns / 2 words come from each in turn: beats 0, 2, 4, ... of all blocks lie first, then the others.
   bits     a unit per tile; the code is the weight in two's complement, `bits` words.
   ternary  a unit per 3 or 5 tiles; the code is 1 + w as digits to base 3, 5 or 8 words; the least that suffices for a shorter last one.
   planes   a unit per plane and 4 tiles; the code is a bit of each tile's weight, a word per tile. Highest plane first.
@@ -44,6 +45,8 @@ class Layout:
     """Multipliers per channel."""
     turns: int = 1
     """bytes: channels that lie side by side, since they arrive together. They divide the columns."""
+    ports: int = 1
+    """bytes without multipliers: memory ports through which they arrive."""
 
     @property
     def channels(self) -> int:
@@ -90,26 +93,37 @@ def payload(node: Node, layout: Layout) -> Iterator[bytes]:
 
 
 def pack(layout: Layout, q: Array, record: Array, multiplier: Array | None = None) -> Iterator[bytes]:
-    """The blocks of a weight q [N, K] int8 (binary: [planes, N, K]) one batch after the other; memory does not grow with N."""
+    """The blocks of a weight q [N, K] int8 (binary: [planes, N, K]) one batch after the other, or what each port brings of them; memory
+    does not grow with N."""
     n, k = q.shape[-2:]
     blocks, per_batch = n // layout.channels, max(1, BATCH_WEIGHTS // (layout.channels * k))
-    for first in range(0, blocks, per_batch):
-        count = min(per_batch, blocks - first)
-        yield _blocks(layout, q, record, multiplier, first * layout.channels, count)
     done = blocks * layout.channels
-    if done < n:
-        yield _blocks(replace(layout, steps=math.ceil((n - done) / layout.columns)), q, record, multiplier, done, 1)
+    for port in range(layout.ports):
+        for first in range(0, blocks, per_batch):
+            count = min(per_batch, blocks - first)
+            yield _of_port(layout, port, _blocks(layout, q, record, multiplier, first * layout.channels, count))
+        if done < n:
+            last = replace(layout, steps=math.ceil((n - done) / layout.columns))
+            yield _of_port(layout, port, _blocks(last, q, record, multiplier, done, 1))
 
 
-def _blocks(layout: Layout, q: Array, record: Array, multiplier: Array | None, first: int, count: int) -> bytes:
-    """`count` blocks from channel `first` on."""
+def _of_port(layout: Layout, port: int, blocks: Array) -> bytes:
+    """The beats of some blocks that come through a port."""
+    if layout.ports == 1:
+        return blocks.tobytes()
+    beats = blocks.reshape(-1, layout.ports, layout.turns // layout.ports * layout.lanes)
+    return beats[:, port].tobytes()
+
+
+def _blocks(layout: Layout, q: Array, record: Array, multiplier: Array | None, first: int, count: int) -> Array:
+    """uint8 [blocks, bytes]: `count` blocks from channel `first` on."""
     rows = slice(first, first + count * layout.channels)
     parts = [_pad(record[rows], 0, count * layout.channels).reshape(count, -1)]
     if layout.scales:
         assert multiplier is not None
         parts.append(_multipliers(layout, multiplier[..., rows, :], count))
     parts.append(_codes(layout, q[..., rows, :], count))
-    return np.concatenate(parts, axis=1).tobytes()
+    return np.concatenate(parts, axis=1).view(np.uint8)
 
 
 def _pad(array: Array, axis: int, size: int) -> Array:

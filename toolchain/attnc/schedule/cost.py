@@ -81,15 +81,16 @@ class _Part:
     busy: dict[str, int] = field(default_factory=dict)
     shared: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
 
-    def stream(self, stream: Stream, walk: Walk, port: str) -> None:
-        """A stream that moves `walk` through `port`."""
+    def stream(self, stream: Stream, walk: Walk, ports: Sequence[str]) -> None:
+        """A stream that moves `walk` through `ports`, one for each of its pointers."""
         moved = _moved(stream, walk)
-        bursts = math.prod(walk.counts[:3]) * math.ceil(walk.counts[3] * walk.bytes / stream.beat / 64)
+        bursts = math.prod(walk.counts[:3]) * math.ceil(walk.counts[3] * walk.bytes / len(ports) / stream.beat / 64)
         self.busy[f"port {stream.name}"] = max(moved, bursts * math.ceil(MEMORY_LATENCY / REQUESTS_IN_FLIGHT))
         if stream.shared:  # its loader waits for the first word of each run
             self.busy[OPERANDS] = self.busy.get(OPERANDS, 0) + self.busy[f"port {stream.name}"] + MEMORY_LATENCY
         if stream.kind != "store":
-            self.shared.setdefault(port, []).append((stream.name, moved))
+            for port in ports:
+                self.shared.setdefault(port, []).append((stream.name, moved))
 
     def all_busy(self) -> dict[str, int]:
         """With the ports of the board that several streams share."""
@@ -102,7 +103,7 @@ class _Part:
 
 
 def _moved(stream: Stream, walk: Walk) -> int:
-    """Cycles in which a stream moves something, one word or beat each."""
+    """Cycles in which a stream moves something, one word or beat each, through each of its pointers."""
     if stream.kind == "words":
         return math.ceil(walk.vectors / stream.taken)
     return walk.vectors * (1 if stream.beat > 1 else walk.bytes)
@@ -115,7 +116,8 @@ def assign_ports(program: Program, board: Board) -> dict[str, str]:
     for instruction in program.instructions:
         for stream in instruction.engine.streams:
             walk = instruction.walk(stream)
-            moved[program.bundles[stream.pointer], stream.kind == "store"] += walk.vectors * walk.bytes
+            for pointer in stream.pointers:
+                moved[program.bundles[pointer], stream.kind == "store"] += walk.vectors * walk.bytes // len(stream.pointers)
     loads = {(tag, write): 0 for tag in board.ports for write in (False, True)}
     found: dict[str, str] = {}
     for bundle in sorted(dict.fromkeys(program.bundles.values()), key=lambda name: -max(moved[name, False], moved[name, True])):
@@ -147,7 +149,7 @@ def _slots_parts(instruction: Instruction, ports: Mapping[str, str], slots: rang
         for stream in streams:
             walk = instruction.walk(stream)
             if walk.vectors:
-                parts[-1].stream(stream, walk, ports[stream.pointer])
+                parts[-1].stream(stream, walk, [ports[pointer] for pointer in stream.pointers])
 
     move([s for s in engine.streams if s.slot is None and s.kind == "load" and not instruction.ready])
     main = instruction.chain.main.key
@@ -196,8 +198,8 @@ def step_costs(
     for instruction in step:
         for stream in instruction.engine.streams:
             if stream.kind != "store":
-                tag = f"{ports[stream.pointer]} (all engines)"
-                shared[tag] = shared.get(tag, 0) + _moved(stream, instruction.walk(stream))
+                for tag in (f"{ports[pointer]} (all engines)" for pointer in stream.pointers):
+                    shared[tag] = shared.get(tag, 0) + _moved(stream, instruction.walk(stream))
     shared["ddr"] = math.ceil(sum(call.words for call in alone) / words_per_cycle)
     slowest = max(range(len(alone)), key=lambda index: alone[index].cycles)
     longest, bound = alone[slowest], max(shared, key=lambda name: shared[name])
@@ -281,7 +283,7 @@ def engine_resources(engine: Engine, lanes: int) -> Resources:
     """Kernels, loaders, storers and streams of one engine, with its buffers where they usually lie."""
     total = sum((slot_resources(slot, lanes, engine.chained) for slot in engine.slots), Resources())
     for stream in engine.streams:
-        total = total + (STORER if stream.kind == "store" else RUN if stream.shared else LOADER)
+        total = total + scaled(STORER if stream.kind == "store" else RUN if stream.shared else LOADER, len(stream.pointers))
         total = total + fifo(lanes * (8 * stream.taken if stream.kind == "words" else stream.type.bits), stream.depth)
     total = total + scaled(SHARED_LOADER, bool(engine.shared))
     return total

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from itertools import product
@@ -26,8 +26,8 @@ BLOCKS = (1, 2, 4, 8)
 """Rows on chip that are tried: between these, and so that a value has as many blocks of them, or the least multiple that fits."""
 QUERY_CHOICES = (1, 2, 4, 8, 16)
 PE_FACTORS = (1, 2, 4, 8, 16, 32)
-AT_ONCE_CHOICES = (1, 2, 3, 4, 6, 8, 12, 16)
-HALVED = ("pe", "rows", "queries", "rows_at_once", "parallel")
+AT_ONCE_CHOICES = (1, 2, 3, 4, 5, 6, 8, 12, 16)
+HALVED = ("pe", "rows", "queries", "rows_at_once", "parallel", "weight_ports")
 """Parameters that a smaller design has less of."""
 DEPTH_CHOICES = (512, 2048)
 """Codes per channel that the look-up engine buffers: half a block RAM, and half a URAM for each of its two blocks."""
@@ -48,7 +48,7 @@ SCORES: dict[Objective, Callable[[Estimate, Board, int], float]] = {
 sample (`energy.py`). Of equal ones the fewest cycles, then the fewest LUTs."""
 Ranked = tuple[tuple[float, ...], Design]
 """A design behind what it is ranked by."""
-FEW = 6
+FEW = 4
 """Designs that are tried with more than the multipliers and queries that make them the fastest."""
 BY_CYCLES = ("latency", "throughput")
 """Objectives that minimise cycles and nothing else."""
@@ -102,16 +102,28 @@ def row_choices(graph: Graph) -> list[int]:
     return sorted({max(math.ceil(height / (fewest * count)), LEAST_ROWS) for count in BLOCKS}, reverse=True)
 
 
+def port_choices(graph: Graph, lanes: int, beat: int) -> tuple[int, ...]:
+    """Memory ports for weights: two where beats and weights of the multipliers allow it."""
+    one = Design(beat=beat)
+    return (1, 2) if beat > 1 and matters(graph, lanes, one, replace(one, weight_ports=2)) else (1,)
+
+
+def useful(design: Design) -> bool:
+    """Whether multipliers could wait for weights of bytes that come through one port less: those of PE channels come in PE * k / words
+    cycles, their products take rows / R * k."""
+    return design.pe * design.rows_at_once >= design.beat * (design.weight_ports - 1) * design.rows
+
+
 def candidates(graph: Graph, lanes: int, board: Board, pairs: Sequence[tuple[int, int]]) -> Iterator[Design]:
-    """Every design of `lanes` lanes and `pairs` of PE factor and rows at once that the search tries, with one query, and beats of two
-    words where the ports are wide enough."""
+    """Every design of `lanes` lanes and `pairs` of PE factor and rows at once that the search tries, with one query, beats of two words
+    where the ports are wide enough, and two ports for weights where one may be too few."""
     beat = 2 if 16 * lanes <= board.axi_bits else 1
-    rows = row_choices(graph)
-    for (factor, at_once), height, depth in product(pairs, rows, depth_choices(graph, lanes)):
-        if at_once <= height:
-            columns, tables = table_sizes(lanes, factor)
-            start = Design(lanes=lanes, pe=lanes * factor, rows=height, queries=QUERY_CHOICES[0], rows_at_once=at_once, beat=beat)
-            yield replace(start, depth=depth, columns=columns, tables=tables)
+    choices = product(pairs, row_choices(graph), depth_choices(graph, lanes), port_choices(graph, lanes, beat))
+    for (factor, at_once), height, depth, ports in choices:
+        columns, tables = table_sizes(lanes, factor)
+        start = Design(lanes=lanes, pe=lanes * factor, rows=height, queries=QUERY_CHOICES[0], rows_at_once=at_once, beat=beat)
+        if at_once <= height and useful(replace(start, weight_ports=ports)):
+            yield replace(start, depth=depth, columns=columns, tables=tables, weight_ports=ports)
 
 
 def demands(cost: Estimate) -> tuple[float, ...]:
@@ -138,6 +150,8 @@ def choose_design(graph: Graph, board: Board, clock_mhz: float, objective: Objec
     best: Ranked | None = None
     lanes = choose_lanes(graph, board)
     while lanes >= MIN_LANES or (nearest is None and best is None):
+        if best is not None and objective in BY_CYCLES and 16 * lanes < board.axi_bits:
+            break  # a beat of two words would not fill a port
         starts, near = _search(graph, board, clock_mhz, objective, lanes)
         found = _with_more(graph, board, clock_mhz, objective, starts)
         if best is not None and (found is None or best[0] <= found[0]):
@@ -196,13 +210,17 @@ def choose_engines(graph: Graph, board: Board, clock_mhz: float, objective: Obje
 
 def _with_more(graph: Graph, board: Board, clock_mhz: float, objective: Objective, starts: Sequence[Ranked]) -> Ranked | None:
     """The best of some designs, each with copies of small kernels and engines that run at the same time where there is room for them and
-    they help. What runs at the same time are different blocks of rows, so fewer rows on chip are tried too."""
+    they help. What runs at the same time are different blocks of rows, so fewer rows on chip are tried too, then with more ports for
+    weights."""
     best = min(starts, key=lambda ranked: ranked[0], default=None)
     for start in (design for _, design in starts):
         fewer = [rows for rows in row_choices(graph) if start.rows_at_once <= rows < start.rows]
-        for copies, parallel in product((1, 2), (1, 2)):
+        enough = port_choices(graph, start.lanes, start.beat) if start.weight_ports == 1 else (start.weight_ports,)
+        for copies, parallel, ports in product((1, 2), (1, 2), enough):
             for rows in [start.rows, *(fewer if parallel > 1 else [])]:
-                design = replace(start, rows=rows, copies=copies, parallel=parallel)
+                design = replace(start, rows=rows, copies=copies, parallel=parallel, weight_ports=ports)
+                if not useful(design):
+                    continue
                 cost = estimate(build_program(graph, design, None), board, clock_mhz)
                 rank = _rank(objective, cost, board, design)
                 if overrun(cost.resources, board) is None and (best is None or rank < best[0]):
@@ -221,16 +239,16 @@ def _search(
     """The best designs that fit, and how near the nearest comes of those that do not."""
     nearest: tuple[float, Estimate, str] | None = None
     fitting: list[tuple[Design, Estimate]] = []
-    fits: Counter[tuple[int, int, int]] = Counter()
+    fits: defaultdict[tuple[int, int, int], set[int]] = defaultdict(set)
     for design in candidates(graph, lanes, board, multiplier_choices(graph, lanes, MACS_PER_DSP * board.limits["dsp"])):
         size = design.pe, design.rows_at_once, design.depth
-        if fits[size] > 1 and objective in BY_CYCLES:
-            continue  # half the rows may be faster, since one half is read while the other computes; fewer are not
+        if len(fits[size] - {design.rows}) > 1 and (objective in BY_CYCLES or design.weight_ports > 1):
+            continue  # half the rows may be faster, since one half is read while the other computes; fewer are not, whatever the ports
         cost = estimate(build_program(graph, design, None), board, clock_mhz)
         over = overrun(cost.resources, board)
         if over is None:
             fitting.append((design, cost))
-            fits[size] += 1
+            fits[size].add(design.rows)
             continue
         ratio = cost.used()[over] / max(board.limits[over], 1e-9)
         if nearest is None or ratio < nearest[0]:
@@ -295,7 +313,8 @@ def fits_somehow(graph: Graph, board: Board, clock_mhz: float) -> bool:
 def smaller_designs(design: Design) -> list[tuple[str, Design]]:
     """Designs with a few parameters halved, those with the fewest halvings first, and what changed in words."""
     found: list[tuple[int, str, Design]] = []
-    for halvings in product(range(6), range(6), range(5), range(design.rows_at_once.bit_length()), range(design.parallel)):
+    times = 6, 6, 5, design.rows_at_once.bit_length(), design.parallel, design.weight_ports
+    for halvings in product(*map(range, times)):
         numbers = {name: getattr(design, name) >> by for name, by in zip(HALVED, halvings, strict=True)}
         halved = replace(design, **numbers)
         if sum(halvings) and halved.pe >= halved.lanes and halved.rows >= halved.rows_at_once and halved.queries:

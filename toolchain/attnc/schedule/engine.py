@@ -51,13 +51,13 @@ class Slot:
 @dataclass(frozen=True)
 class Stream:
     """Between memory and an engine. `slot` and `port` say which kernel it belongs to: none for the first slot's input and the last one's
-    output; a tap has a slot and no port. `pointer` is the argument of the accelerator that it uses, `beat` the words that this moves per
+    output; a tap has a slot and no port. `pointers` are the arguments of the accelerator that it uses, `beat` the words that each moves per
     cycle, `shared` whether its loader serves other streams too, `depth` the vectors that its FIFO holds."""
 
     name: str
     kind: str
     type: IntType
-    pointer: str
+    pointers: tuple[str, ...]
     slot: int | None = None
     port: int | None = None
     beat: int = 1
@@ -67,7 +67,7 @@ class Stream:
     @property
     def taken(self) -> int:
         """Words that a kernel takes at a time from a stream of words."""
-        return 1 if self.shared else self.beat
+        return 1 if self.shared else self.beat * len(self.pointers)
 
 
 @dataclass(frozen=True)
@@ -126,14 +126,16 @@ class Engine:
             shared = name in depths
             group = "wide" if name in self.wide else "parameters" if shared and kind == "words" else kind
             group = "wide words" if group == "words" and words > 1 else group
-            beat = {"words": 1, "wide words": words, "store": 1}.get(group, self.beat)
+            beat = {"words": 1, "store": 1}.get(group, self.beat)
             if shared and not any(stream.shared for stream in found):
                 used["parameters"] = used["load"]
                 used["load"] += 1
-            number = used["parameters"] if shared else used[group]
-            pointer = f"{POINTERS[group]}_{self.index}_{number}" if self.own else f"{POINTERS[group]}_{number}"
-            found.append(Stream(name, kind, type_, pointer, slot, port, beat, shared, depths.get(name, DEPTH)))
-            used[group] += not shared
+            first = used["parameters"] if shared else used[group]
+            count = words // beat if group == "wide words" else 1
+            prefix = f"{POINTERS[group]}_{self.index}" if self.own else POINTERS[group]
+            pointers = tuple(f"{prefix}_{number}" for number in range(first, first + count))
+            found.append(Stream(name, kind, type_, pointers, slot, port, beat, shared, depths.get(name, DEPTH)))
+            used[group] += 0 if shared else count
 
         first, last = self.slots[0], self.slots[-1].kernel
         add(self._name(0, first.kernel.ports[first.fed]), "load", self.entry)

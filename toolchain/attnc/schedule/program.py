@@ -54,7 +54,7 @@ class Program:
     @cached_property
     def pointers(self) -> dict[str, int]:
         """The arguments through which streams reach memory, with the words that each moves per cycle."""
-        found = {stream.pointer: stream.beat for engine in self.engines for stream in engine.streams}
+        found = {pointer: stream.beat for engine in self.engines for stream in engine.streams for pointer in stream.pointers}
         kinds = list(POINTERS.values())
 
         def place(name: str) -> list[int]:

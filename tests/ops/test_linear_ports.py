@@ -1,0 +1,242 @@
+"""linear whose weights arrive four words per cycle through two memory ports: C++ against golden, the bytes in memory, the cycles, and the
+graphs that have no use for a second port."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import attnc.schedule.prefetch as prefetch_module
+from attnc.codegen.render import write_sources
+from attnc.golden import run_golden
+from attnc.ops import operator
+from attnc.ops.base import Design, Lowering
+from attnc.ops.linear import dsp_layout
+from attnc.ops.packing import BATCH_WEIGHTS, Layout, pack, payload
+from attnc.schedule.cost import LOADER, PORT, Estimate, engine_resources, estimate, fifo
+from attnc.schedule.devices import BOARDS
+from attnc.schedule.program import Program, build_program
+from harness import assert_exact, random_feeds, simulate
+from low_bit import Spec, low_bit_graph
+from schedule.graphs import layer_graph, transformer_graph
+from schedule.test_prefetch import check, products
+
+KV260 = BOARDS["kv260"]
+DESIGNS = [
+    Design(4, 4, 5, 4, rows_at_once=5, beat=2, weight_ports=2),
+    Design(4, 8, 64, 4, beat=2, weight_ports=2),
+    Design(4, 12, 6, 4, rows_at_once=2, beat=2, weight_ports=2),
+    Design(8, 8, 16, 4, rows_at_once=16, beat=2, weight_ports=2),
+    Design(8, 16, 4, 4, rows_at_once=3, beat=2, weight_ports=2),
+    Design(8, 32, 64, 4, rows_at_once=5, beat=2, weight_ports=2),
+]
+"""PE of 1 to 4 tiles; less than a block of rows, one, and several."""
+
+
+def shapes() -> list[Spec]:
+    """K and N of odd and even numbers of tiles, most of them not full; fewer channels than the engine has, and 1."""
+    sizes = [(1, 1, 1), (3, 96, 48), (5, 33, 47), (17, 200, 70), (4, 80, 130), (2, 72, 24)]
+    return [("int8", 0, size, "dsp") for size in sizes]
+
+
+@pytest.mark.parametrize("design", DESIGNS, ids=str)
+def test_cpp_equals_golden(design: Design) -> None:
+    """Beside tables, whose weights come word by word."""
+    graph = low_bit_graph([*shapes(), ("ternary", 0, (2, 50, 20), "lookup")])
+    assert width(build_program(graph, design, None)) == 4
+    assert_exact(graph, random_feeds(graph, 3), design)
+
+
+@pytest.mark.parametrize("design", [DESIGNS[0], DESIGNS[4]], ids=str)
+def test_ap_types_equal_golden(design: Design) -> None:
+    graph = low_bit_graph([("int8", 0, size, "dsp") for size in ((3, 56, 19), (2, 70, 30))], extreme=True)
+    assert_exact(graph, random_feeds(graph, 3), design, types="ap")
+
+
+def test_inputs_of_two_bytes() -> None:
+    graph = low_bit_graph(shapes(), wide=True)
+    assert_exact(graph, random_feeds(graph, 3), DESIGNS[4])
+
+
+def test_the_next_operand_comes_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two blocks of rows, and an engine of two operands."""
+    monkeypatch.setattr(prefetch_module, "START", 0)
+    graph, design = products(2, 32, 64, 64), Design(8, 16, 16, 2, rows_at_once=8, beat=2, weight_ports=2)
+    program = build_program(graph, design, None)
+    assert check(program) and program.engines[0].kernel.arg("X_SIDES") == 2 and width(program) == 4
+    assert_exact(graph, random_feeds(graph, 2), design)
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+@pytest.mark.parametrize("types", ["native", "ap"])
+def test_in_a_chain(parallel: int, types: str) -> None:
+    """Beside other kernels and their streams, in engines that take turns and that run at the same time."""
+    graph, design = transformer_graph(1), Design(8, 8, 6, 2, rows_at_once=3, beat=2, copies=2, parallel=parallel, weight_ports=2)
+    assert width(build_program(graph, design, None)) == 4
+    assert_exact(graph, random_feeds(graph, 2), design, types=types)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("memory.hpp", "odd[first + half + i]", "odd[first + i]"),
+        ("memory.hpp", "words.v[2 * L + l] = high.v[l];", "words.v[2 * L + l] = low.v[l];"),
+        ("memory.hpp", "half = walk.count[3] / 4;", "half = walk.count[3] / 4 - 1;"),
+        ("linear.hpp", "load_rows * W_WORDS + row]", "load_rows * W_WORDS + 3 - row]"),
+        ("linear.hpp", "const int record_slots = PE * 8 / L / W_WORDS;", "const int record_slots = PE * 8 / L / 2;"),
+    ],
+)
+def test_a_planted_bug_is_caught(file: str, old: str, new: str) -> None:
+    graph = low_bit_graph([("int8", 0, (3, 96, 23), "dsp")])
+    feeds = random_feeds(graph, 2)
+    try:
+        found = simulate(graph, feeds, Design(4, 12, 4, beat=2, weight_ports=2), patch={file: (old, new)})
+    except AssertionError as error:
+        assert "hls::stream" in str(error)  # too many words, or too few
+    else:
+        assert (found["y0"] != run_golden(graph, feeds)["y0"]).any()
+
+
+def test_memory_by_hand() -> None:
+    """Two blocks of 8 channels, 4 lanes: 16 words of records, then 2 times 4 channels that take turns; the even beats of both blocks lie
+    before the odd ones. The last of 13 channels is followed by zeros."""
+    layout = Layout(4, 8, 1, "bytes", 8, turns=4, ports=2)
+    q = np.arange(13 * 12, dtype=np.uint8).reshape(13, 12).view(np.int8)
+    record = np.arange(128, 128 + 13 * 8, dtype=np.uint8).reshape(13, 8)
+    whole, records = np.zeros((16, 12), np.uint8), np.zeros((16, 8), np.uint8)
+    whole[:13], records[:13] = q.view(np.uint8), record
+    words: list[np.ndarray] = []
+    for block in (0, 8):
+        words += list(records[block : block + 8].reshape(-1, 4))
+        words += [whole[first + row, 4 * tile : 4 * tile + 4] for first in (block, block + 4) for tile in range(3) for row in range(4)]
+    beats = np.stack(words).reshape(-1, 8)
+    assert len(words) == 2 * layout.words(3)
+    np.testing.assert_array_equal(np.frombuffer(b"".join(pack(layout, q, record)), np.uint8).reshape(-1, 8), np.r_[beats[::2], beats[1::2]])
+
+
+def test_memory_does_not_grow_with_the_channels() -> None:
+    """A layer of several batches is packed as one of one batch is, in parts of the size of a batch."""
+    rng, (n, k) = np.random.default_rng(1), (2200, 1024)
+    layout, q = Layout(8, 16, 1, "bytes", 8, turns=4, ports=2), rng.integers(-128, 128, (n, k)).astype(np.int8)
+    record = rng.integers(0, 256, (n, 8)).astype(np.uint8)
+    parts = list(pack(layout, q, record))
+    assert len(parts) > 4 and max(map(len, parts)) < BATCH_WEIGHTS
+    whole = b"".join(parts)
+    assert len(whole) == 8 * layout.words(k // 8) * -(-n // 16)
+    beats = np.frombuffer(whole, np.uint8).reshape(2, -1, 16).swapaxes(0, 1).reshape(-1)
+    one = Layout(8, 16, 1, "bytes", 8, turns=4)
+    np.testing.assert_array_equal(beats, np.frombuffer(b"".join(pack(one, q, record)), np.uint8))
+
+
+def lowering(graph: object, design: Design) -> Lowering:
+    """Where offsets do not matter."""
+    return Lowering(graph, design, dict.fromkeys(graph.values, 0), lambda key, make: 0)  # type: ignore[attr-defined, arg-type]
+
+
+def test_cycles_are_those_of_the_kernel() -> None:
+    """By hand, and in the kernel: with a cycle less it does not load all."""
+    tiles, design = 13, Design(8, 16, 64, rows_at_once=64, beat=2, weight_ports=2)
+    graph = low_bit_graph([("int8", 0, (64, tiles * 8, 64), "dsp")])
+    call = operator(graph.nodes[0]).lower(graph.nodes[0], lowering(graph, design))[0]
+    load, rows, sums = 16 // 4 + 16 // 4 * tiles, 64 * 2, 64 * tiles
+    assert call.held["accumulate"] == max(load - sums, 0) + 3 * max(load, rows) + 2 * rows
+    assert call.ready["accumulate"] == load + 3 * max(load, rows) + 2 * rows
+    assert call.held["rescale"] == 4 * 2 * (8 // 4 + 2 * 64)
+    feeds, whole = random_feeds(graph, 2), "const int load_slots = record_slots + scale_slots + slots;"
+    expected = run_golden(graph, feeds)["y0"]
+    for slots, right in ((load, True), (load - 1, False)):
+        patch = {"linear.hpp": (whole, f"const int load_slots = {slots} + 0 * (record_slots + scale_slots + slots);")}
+        try:
+            found = simulate(graph, feeds, design, patch=patch)
+        except AssertionError as error:
+            assert not right and "hls::stream" in str(error)
+        else:
+            assert right == bool((found["y0"] == expected).all())
+
+
+def width(program: Program) -> int:
+    """Words of weights per cycle of the multipliers."""
+    return max(engine.kernel.arg("W_WORDS") for engine in program.engines if engine.kernel.function == "attnc::linear")
+
+
+def test_two_ports_take_half_the_cycles() -> None:
+    """Each has an interface and a port of the board of its own, and moves half of the words."""
+    graph, cost, programs = low_bit_graph([("int8", 0, (16, 512, 64), "dsp"), ("int8", 0, (4, 24, 8), "dsp")]), [], []
+    for ports in (1, 2):
+        parts: list[bytes] = []
+        program = build_program(graph, Design(8, 16, 64, rows_at_once=16, beat=2, weight_ports=ports), parts.append)
+        assert sum(map(len, parts)) == 8 * program.weight_words
+        assert build_program(graph, program.design, None).weight_words == program.weight_words
+        programs.append(program)
+        cost.append(estimate(program, KV260, 250.0))
+    assert {name for name in programs[1].pointers if "weights" in name} == {"wideweights_0", "wideweights_1"}
+    assert programs[0].weight_words == programs[1].weight_words
+    first, second = (next(call for call in one.calls if call.node == "n0") for one in cost)
+    words = 4 * 16 * (1 + 64)
+    assert first.busy["port w"] == words // 2 and second.busy["port w"] == words // 4 and first.words == second.words
+    assert first.busy["accumulate"] > 1.5 * second.busy["accumulate"]
+    assert cost[1].ports["wideweights_0"] != cost[1].ports["wideweights_1"]
+    more = [b - a for a, b in zip(*(engine_resources(p.engines[0], 8).astuple() for p in programs), strict=True)]
+    assert more[0] == LOADER.lut + fifo(8 * 16).lut
+    assert cost[1].resources.lut - cost[0].resources.lut == more[0] + PORT.lut
+
+
+def test_one_board_port_brings_both_halves_one_after_the_other() -> None:
+    program = build_program(low_bit_graph([("int8", 0, (16, 512, 64), "dsp")]), DESIGNS[5], None)
+
+    def cost(ports: dict[str, str]) -> Estimate:
+        return estimate(program, KV260, 250.0, ports=ports)
+
+    apart = cost({"wideweights_0": "HP0", "wideweights_1": "HP1", "load_0": "HP3"}).calls[0]
+    together = cost({"wideweights_0": "HP0", "wideweights_1": "HP0", "load_0": "HP3"}).calls[0]
+    assert together.busy["HP0 (w+w)"] == 2 * apart.busy["port w"] and "HP0 (w+w)" not in apart.busy
+
+
+PLAIN: Spec = ("int8", 0, (2, 70, 30), "dsp")
+
+
+@pytest.mark.parametrize(
+    ("other", "design"),
+    [
+        (("int4", 0, (2, 70, 30), "dsp"), DESIGNS[4]),
+        (("ternary", 0, (2, 70, 30), "dsp"), DESIGNS[4]),
+        (("int8", 32, (2, 70, 30), "dsp"), DESIGNS[4]),
+        (PLAIN, Design(8, 8, 4, weight_ports=2)),
+        (PLAIN, Design(2, 6, 4, beat=2, weight_ports=2)),
+    ],
+)
+def test_others_have_one_port(other: Spec, design: Design, tmp_path: Path) -> None:
+    """Weights of fewer bits, with scales per group, beats of a word, and channels that are no multiple of 4: as without a second port."""
+    graph, programs = low_bit_graph([PLAIN, other]), []
+    for ports in (1, 2):
+        chosen = Design(**{**design.__dict__, "weight_ports": ports})
+        programs.append(build_program(graph, chosen, None))
+        write_sources(programs[-1], tmp_path / str(ports), part="part", clock_mhz=200)
+    assert width(programs[1]) == design.beat and programs[0].engines == programs[1].engines
+    assert (programs[0].encode() == programs[1].encode()).all()
+    tops = [(tmp_path / str(ports) / "attnc_top.cpp").read_text() for ports in (1, 2)]
+    assert tops[0] == tops[1]
+    if design.beat > 1:
+        node, both = graph.nodes[0], [dsp_layout(graph.nodes[0], lowering(graph, program.design)) for program in programs]
+        assert both[0] == both[1] and list(payload(node, both[0])) == list(payload(node, both[1]))
+
+
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_code_compiles_without_warnings(compiler: str, parallel: int, tmp_path: Path) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no {compiler} here")
+    program = build_program(layer_graph(), Design(8, 16, 16, 2, rows_at_once=5, beat=2, parallel=parallel, weight_ports=2), None)
+    assert width(program) == 4
+    write_sources(program, tmp_path, part="part", clock_mhz=200)
+    top = (tmp_path / "attnc_top.cpp").read_text()
+    names = [name for name in program.pointers if name.startswith("wideweights")]
+    assert len(names) == 2 and all(f"m_axi port = {name} bundle = {name} " in top for name in names)
+    flags = "-std=c++14 -O1 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-label -DATTNC_NATIVE_TYPES -I. -Isim -Iinclude -c"
+    for source in ("attnc_top.cpp", "testbench.cpp"):
+        done = subprocess.run([compiler, *flags.split(), source], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
