@@ -18,6 +18,7 @@ from attnc.ops.base import Design, Lowering
 from attnc.ops.linear import dsp_layout
 from attnc.ops.packing import BATCH_WEIGHTS, Layout, pack, payload
 from attnc.schedule.cost import LOADER, PORT, Estimate, engine_resources, estimate, fifo
+from attnc.schedule.design import choose_design, smaller_designs
 from attnc.schedule.devices import BOARDS
 from attnc.schedule.program import Program, build_program
 from harness import assert_exact, random_feeds, simulate
@@ -223,6 +224,18 @@ def test_others_have_one_port(other: Spec, design: Design, tmp_path: Path) -> No
     if design.beat > 1:
         node, both = graph.nodes[0], [dsp_layout(graph.nodes[0], lowering(graph, program.design)) for program in programs]
         assert both[0] == both[1] and list(payload(node, both[0])) == list(payload(node, both[1]))
+
+
+def test_the_search_takes_two_ports_where_they_help() -> None:
+    """More multipliers than a port feeds; weights of 4 bits need no second one."""
+    chosen = {name: choose_design(low_bit_graph([(name, 0, (64, 512, 512), "dsp")]), KV260, 250) for name in ("int8", "int4")}
+    assert {name: design.weight_ports for name, design in chosen.items()} == {"int8": 2, "int4": 1}
+    assert chosen["int8"].pe * chosen["int8"].rows_at_once >= 2 * chosen["int8"].rows
+
+
+def test_a_smaller_design_may_have_one_port() -> None:
+    texts = [text for text, _ in smaller_designs(DESIGNS[5])]
+    assert "weight_ports 2 -> 1" in texts and not any("weight_ports" in text for text, _ in smaller_designs(Design(beat=2)))
 
 
 @pytest.mark.parametrize("compiler", ["g++", "clang++"])
