@@ -214,7 +214,11 @@ def test_interrupting_a_simulation_leaves_no_process(build: Path) -> None:
     """Ctrl-C goes to attnc alone here; the simulator, which would run for ever, must go with it."""
     (build / "hls" / "csim_native").write_text(f"#!/bin/sh\necho $$ > {build}/pid\nexec sleep 1000\n")
     (build / "hls" / "csim_native").chmod(0o755)
-    process = subprocess.Popen([sys.executable, "-m", "attnc", "csim", str(build)], stderr=subprocess.PIPE, text=True, env=environment())
+    command = [sys.executable, "-m", "attnc", "csim", str(build)]
+    # A shell's background jobs, and what they start, ignore Ctrl-C.
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=environment(), preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
     deadline = time.monotonic() + 60
     while not (build / "pid").exists() or not (build / "pid").read_text().strip():
         assert time.monotonic() < deadline and process.poll() is None
