@@ -180,8 +180,8 @@ POINTS = (
         1754,
         0.5,
         {"latency_ms": 6.47, "lut": 156_100, "dsp": 1754, "bram36": 383, "watts": 9.83},
-        "its stages stream into each other, each with buffers and logic of its own, where attnc has one engine for all matrices; its operation "
-        "count (2.45 G) is a fifth above ours",
+        "its stages stream into each other, each with buffers and logic of its own, where attnc has one engine for all matrices; its "
+        "operation count (2.45 G) is a fifth above ours",
     ),
     Published(
         "UbiMoE (W16A32)",
@@ -191,7 +191,8 @@ POINTS = (
         1850,
         2.0,
         {"latency_ms": 25.76, "lut": 123_400, "dsp": 1850, "bram36": 458, "watts": 11.50},
-        "attnc has no 16x32-bit engine: it gets as many multipliers (2 DSPs each), but half the weights to read, narrower memories and logic",
+        "attnc has no 16x32-bit engine: it gets as many multipliers (2 DSPs each), but half the weights to read, narrower memories and "
+        "logic",
     ),
     Published(
         "TeLLMe v2 (ternary), prefill of 128 tokens",
