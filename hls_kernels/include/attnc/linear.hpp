@@ -292,12 +292,13 @@ GROUPS:
         const bool whole = X_BYTES == 1 || byte + 1 == x_bytes;
         const bool first = !high && (SCALES_MAX > 0 ? in_group == 0 : k == 0);
         const bool last = whole && k + 1 == k_tiles;
-        for (int r = 0; r < R; ++r) {
+        for (int pe = 0; pe < PE; pe += 2) {
 #pragma HLS UNROLL
-          for (int pe = 0; pe < PE; pe += 2) {
+          const Vec<WT, L> even = w_buffer[use][pe][k], odd = w_buffer[use][pe + 1][k];
+          for (int r = 0; r < R; ++r) {
 #pragma HLS UNROLL
             dot_t a = 0, b = 0;
-            dot_pair<dot_t, XT, WT, L>(x_buffer[X_SIDES > 1 ? side : 0][block][step][r], w_buffer[use][pe][k], w_buffer[use][pe + 1][k], a, b);
+            dot_pair<dot_t, XT, WT, L>(x_buffer[X_SIDES > 1 ? side : 0][block][step][r], even, odd, a, b);
             part[r][pe] = AccT((first ? AccT(0) : part[r][pe]) + AccT(a) * AccT(high ? 256 : 1));
             part[r][pe + 1] = AccT((first ? AccT(0) : part[r][pe + 1]) + AccT(b) * AccT(high ? 256 : 1));
           }
