@@ -25,6 +25,8 @@ from attnc.ops.base import Array
 RECORD_BYTES = 8
 BATCH_WEIGHTS = 1 << 20
 """Weights packed at a time; what is in memory at once is a few times that."""
+STRIP = 32
+"""Columns of a matrix in column order that are copied at a time."""
 TERNARY_BITS = (0, 2, 4, 5, 7, 8)
 """Bits of the code of 0 to 5 ternary weights."""
 
@@ -122,8 +124,18 @@ def _blocks(layout: Layout, q: Array, record: Array, multiplier: Array | None, f
     if layout.scales:
         assert multiplier is not None
         parts.append(_multipliers(layout, multiplier[..., rows, :], count))
-    parts.append(_codes(layout, q[..., rows, :], count))
+    parts.append(_codes(layout, _in_rows(q[..., rows, :]), count))
     return np.concatenate(parts, axis=1).view(np.uint8)
+
+
+def _in_rows(q: Array) -> Array:
+    """The same with the weights of a channel next to each other, copied a strip of columns at a time so that a cache holds both sides."""
+    if q.strides[-1] == q.itemsize:
+        return q
+    found = np.empty(q.shape, q.dtype)
+    for first in range(0, q.shape[-1], STRIP):
+        found[..., first : first + STRIP] = q[..., first : first + STRIP]
+    return found
 
 
 def _pad(array: Array, axis: int, size: int) -> Array:
