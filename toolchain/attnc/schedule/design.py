@@ -212,10 +212,13 @@ def _with_more(graph: Graph, board: Board, clock_mhz: float, objective: Objectiv
     """The best of some designs, each with copies of small kernels and engines that run at the same time where there is room for them and
     they help. What runs at the same time are different blocks of rows, so fewer rows on chip are tried too, then with more ports for
     weights."""
-    best = min(starts, key=lambda ranked: ranked[0], default=None)
+    if not starts:
+        return None
+    best = min(starts, key=lambda ranked: ranked[0])
+    heights, most_ports = row_choices(graph), port_choices(graph, best[1].lanes, best[1].beat)  # the same for all starts
     for start in (design for _, design in starts):
-        fewer = [rows for rows in row_choices(graph) if start.rows_at_once <= rows < start.rows]
-        enough = port_choices(graph, start.lanes, start.beat) if start.weight_ports == 1 else (start.weight_ports,)
+        fewer = [rows for rows in heights if start.rows_at_once <= rows < start.rows]
+        enough = most_ports if start.weight_ports == 1 else (start.weight_ports,)
         for copies, parallel, ports in product((1, 2), (1, 2), enough):
             for rows in [start.rows, *(fewer if parallel > 1 else [])]:
                 design = replace(start, rows=rows, copies=copies, parallel=parallel, weight_ports=ports)
@@ -223,7 +226,7 @@ def _with_more(graph: Graph, board: Board, clock_mhz: float, objective: Objectiv
                     continue
                 cost = estimate(build_program(graph, design, None), board, clock_mhz)
                 rank = _rank(objective, cost, board, design)
-                if overrun(cost.resources, board) is None and (best is None or rank < best[0]):
+                if overrun(cost.resources, board) is None and rank < best[0]:
                     best = rank, design
     return best
 

@@ -251,6 +251,7 @@ class Instruction:
         """What it stores."""
         return [self.walk(stream) for stream in self.engine.streams if stream.kind == "store"]
 
+    @cached_property
     def _vectors(self) -> list[int]:
         """That arrive at each slot for the own block."""
         fed = [0 if call is None else call.walks[slot.fed].vectors for slot, call in zip(self.engine.slots, self.calls, strict=True)]
@@ -270,7 +271,7 @@ class Instruction:
         for number in range(len(self.calls)):
             one = self.serves(number)
             works = self.calls[number] is not None or (one is not None and one.calls[number] is not None)
-            ints += [int(works), one._vectors()[number] if one else 0, int(one is not None and number in one.tapped)]
+            ints += [int(works), one._vectors[number] if one else 0, int(one is not None and number in one.tapped)]
         return ints
 
     def _scalars(self, number: int) -> list[int]:
