@@ -52,6 +52,15 @@ def as_line(facts: dict[str, Any]) -> str:
     return "machine: " + ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
+def present(facts: dict[str, Any], results: dict[str, Any], as_json: bool, show: Callable[[], object]) -> None:
+    """Machine and results on stdout: as JSON, or in the table that `show` prints."""
+    if as_json:
+        print(json.dumps({"machine": facts, "results": results}, indent=1))
+    else:
+        print(as_line(facts))
+        show()
+
+
 def seconds(action: Callable[[], object]) -> float:
     """Wall time."""
     start = time.perf_counter()

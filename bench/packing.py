@@ -13,7 +13,6 @@ with it.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import time
@@ -25,7 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.common import as_line, last, machine, store
+from bench.common import last, machine, present, store
 
 from attnc.errors import AttncError
 from attnc.ir import Graph, Node, TensorType
@@ -129,11 +128,7 @@ def main() -> int:
         return 2
     if args.weights == BILLION and args.formats == list(CASES):
         store("packing", facts, results)
-    if args.json:
-        print(json.dumps({"machine": facts, "results": results}, indent=1))
-    else:
-        print(as_line(facts))
-        show(results, before)
+    present(facts, results, args.json, lambda: show(results, before))
     return 0
 
 

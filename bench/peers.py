@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.metadata
-import json
 import os
 import statistics
 import subprocess
@@ -33,7 +32,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.common import as_line, compile_once, last, machine, seconds, store
+from bench.common import compile_once, last, machine, present, seconds, store
 
 from attnc.verify.csim import compare_build
 from attnc_host import Accelerator
@@ -167,11 +166,7 @@ def main() -> None:
     results = measure(max(1, args.runs))
     if "note" not in results["hls4ml"] or not before:
         store("peers", facts, results)
-    if args.json:
-        print(json.dumps({"machine": facts, "results": results}, indent=1))
-    else:
-        print(as_line(facts))
-        show(results, before)
+    present(facts, results, args.json, lambda: show(results, before))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import onnxruntime
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.common import as_line, compile_once, last, machine, seconds, store
+from bench.common import compile_once, last, machine, present, seconds, store
 from models import bert_random
 
 from attnc.codegen.graph_file import load_graph
@@ -143,11 +143,7 @@ def main() -> None:
     facts, before = machine(), last("speed")
     results = {name: entry(name, runs) for name, runs in measure(max(1, args.runs), args.quick).items()}
     store("speed", facts, {**before, **results})
-    if args.json:
-        print(json.dumps({"machine": facts, "results": results}, indent=1))
-    else:
-        print(as_line(facts))
-        show(results, before)
+    present(facts, results, args.json, lambda: show(results, before))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import sys
 import time
 from collections.abc import Mapping
@@ -27,7 +26,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.common import ROOT, as_line, last, machine, store
+from bench.common import ROOT, last, machine, present, store
 
 from attnc.errors import AttncError, ConfigError
 from attnc.frontend import import_model
@@ -209,12 +208,7 @@ def main() -> int:
         return 2
     if not (args.source or args.layer) and args.group_sizes == GROUP_SIZES:
         store("quantizers", facts, found)
-    if args.json:
-        print(json.dumps({"machine": facts, "results": found}, indent=1))
-    else:
-        print(as_line(facts))
-        show(found)
-        print(changes(found, before))
+    present(facts, found, args.json, lambda: (show(found), print(changes(found, before))))
     return 0
 
 
