@@ -28,8 +28,8 @@ from bench.common import last, machine, present, store
 
 from attnc.errors import AttncError
 from attnc.ir import Graph, Node, TensorType
+from attnc.kernels.design import Design
 from attnc.ops import operator
-from attnc.ops.base import Design
 from attnc.schedule.program import build_program
 from attnc.weights import WeightFormat
 

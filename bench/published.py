@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from attnc.ir import Graph, Node, TensorType
+from attnc.kernels.design import Design
 from attnc.ops import operator
-from attnc.ops.base import Design
 from attnc.schedule.cost import estimate
 from attnc.schedule.design import choose_design
 from attnc.schedule.devices import BOARDS, Utilisation

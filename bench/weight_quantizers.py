@@ -28,12 +28,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.common import ROOT, last, machine, present, store
 
+from attnc.arrays import Array
 from attnc.errors import AttncError, ConfigError
 from attnc.frontend import import_model
 from attnc.golden import run_reference
 from attnc.ir import Graph, TensorType
 from attnc.model import Model
-from attnc.ops.base import Array
 from attnc.quant.calibration import Observer, symmetric_scale
 from attnc.quant.gram import GramObserver
 from attnc.quant.samples import Edge, chunks, load_samples

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.golden import run_reference
 from attnc.ir import Graph, Node
 from attnc.ops.attention_bias import BIAS_EXCLUDED, bias_type
-from attnc.ops.base import Array
 from harness import quantized, random_feeds, tensor_type
 
 

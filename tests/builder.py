@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.ir import Graph, Node, TensorType
 from attnc.ops import operator
-from attnc.ops.base import Array
 from harness import quantized
 
 Operand = tuple[tuple[int, int], TensorType] | tuple[tuple[int, int], TensorType, Array]

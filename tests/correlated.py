@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from attnc.ops.base import Array
+from attnc.arrays import Array
 
 
 def layer(n: int = 24, k: int = 64, samples: int = 400, seed: int = 0) -> tuple[Array, Array]:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.codegen.data import pack_region, unpack_outputs, write_run_data
 from attnc.codegen.render import write_sources
 from attnc.golden import run_golden
 from attnc.ir import Graph, TensorType
+from attnc.kernels.design import Design
 from attnc.ops import operator, verify
-from attnc.ops.base import Array, Design
 from attnc.schedule.program import build_program
 from attnc.verify.simulator import build_simulator
 

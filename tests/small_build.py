@@ -8,11 +8,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from attnc.arrays import Array
 from attnc.codegen.project import write_project
 from attnc.golden import run_golden
 from attnc.ir import Graph, Node
+from attnc.kernels.design import Design
 from attnc.model import Feed, Fetch, Model, TensorSpec
-from attnc.ops.base import Array, Design
 from attnc.schedule.devices import BOARDS
 from harness import quantized, tensor_type
 

@@ -22,9 +22,10 @@ MAX_LINES = 400
 # A part imports only parts of the rows above it, and of its own row as long as no cycle arises.
 LAYERS = (
     {"__init__", "errors"},
-    {"blas", "config", "fixedpoint", "npz", "resources", "weights"},
+    {"arrays", "blas", "config", "fixedpoint", "npz", "resources", "weights"},
     {"ir"},
     {"model"},
+    {"kernels"},
     {"ops"},
     {"frontend", "golden", "passes", "quant"},
     {"schedule"},

@@ -7,9 +7,9 @@ import pytest
 
 from attention_cases import Case, build, feeds_of
 from attnc import golden
+from attnc.arrays import Array
 from attnc.golden import run_golden
 from attnc.ops import attention_sizes, operator
-from attnc.ops.base import Array
 from attnc.ops.unary_method import tabulated
 
 CASES = [

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import attnc_host
-from attnc.ops.base import Array
+from attnc.arrays import Array
 from attnc.verify.golden_backend import GoldenBackend
 from attnc_host import Accelerator, AcceleratorError, accelerator
 from attnc_host import manifest as manifests

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attnc.arrays import Array
 from attnc.fixedpoint import quantize_half_even
 from attnc.ir import TensorType
 from attnc.ops.attention_bias import quantize_bias
-from attnc.ops.base import Array
 from attnc_host import AcceleratorError, boundary, layout, manifest
 from attnc_host.manifest import NumberType, Source
 from small_build import ROWS, K, random_inputs, write_small_build

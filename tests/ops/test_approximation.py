@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from attnc.ir import GraphError
+from attnc.kernels.resources import Resources
 from attnc.ops.approximation import Implementation, choose, times
-from attnc.ops.base import Resources
 
 OFFERS = [
     Implementation("rough", 1e-2, 0, Resources(lut=100)),

@@ -16,12 +16,12 @@ from attnc.errors import OverflowRiskError
 from attnc.fixedpoint import bits_for
 from attnc.golden import run_golden
 from attnc.ir import GraphError, Node
+from attnc.kernels.design import Design
 from attnc.ops import operator
 from attnc.ops.attention import Attention
 from attnc.ops.attention_bias import BIAS_EXCLUDED, BIAS_UNIT, bias_shift, bias_type, quantize_bias
 from attnc.ops.attention_sizes import Sizes, query_blocks, widths
 from attnc.ops.attention_two_pass import cycles_of, kernel_of
-from attnc.ops.base import Design
 from attnc.resources import data_path
 from attnc.schedule.program import build_program
 from attnc.verify.simulator import ap_include

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from attention_cases import Case, build, feeds_of
+from attnc.arrays import Array
 from attnc.golden import run_golden
 from attnc.ir import GraphError
+from attnc.kernels.design import Design
 from attnc.ops import operator, verify
 from attnc.ops.attention_channels import BIAS_LIMIT, channel_table
-from attnc.ops.base import Array, Design
 from attnc.schedule.program import build_program
 from harness import assert_exact, simulate
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from attention_cases import Case, build, feeds_of, float_attention
+from attnc.arrays import Array
 from attnc.golden import run_golden, run_reference
 from attnc.ir import Graph
+from attnc.kernels.design import Design
 from attnc.ops.attention_bias import BIAS_EXCLUDED, bias_shift, bias_type, quantize_bias
 from attnc.ops.attention_sizes import UNLIMITED, Mask
-from attnc.ops.base import Array, Design
 from attnc.ops.exponential import LOG2_E
 from attnc.ops.softcap import SOFTCAP_BITS, SOFTCAP_ERROR, SOFTCAP_LIMIT, cap_multiplier, softcap
 from attnc.schedule.program import build_program

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from attention_cases import Case, build, feeds_of, float_attention
+from attnc.arrays import Array
 from attnc.golden import run_golden
 from attnc.ir import GraphError, Node
+from attnc.kernels.design import Design
 from attnc.ops.attention_one_pass import cycles_of, key_steps, one_pass, one_pass_resources
 from attnc.ops.attention_one_pass import kernel_of as one_pass_kernel
 from attnc.ops.attention_sizes import SCORE_EXCLUDED, Mask, Sizes, key_blocks, passes_of, two_pass_bits
-from attnc.ops.base import Array, Design
 from attnc.ops.exponential import EXP2_ROM
 from attnc.schedule.program import build_program
 from harness import assert_exact, simulate

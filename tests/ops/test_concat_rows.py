@@ -7,7 +7,7 @@ import pytest
 
 from attnc.golden import run_golden
 from attnc.ir import Graph, GraphError
-from attnc.ops.base import Design
+from attnc.kernels.design import Design
 from builder import Builder, real
 from harness import assert_exact, random_feeds, simulate, tensor_type
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from attnc.arrays import Array
 from attnc.golden import run_golden
 from attnc.ir import Graph, GraphError, TensorType
+from attnc.kernels.design import Design
+from attnc.kernels.lowering import Lowering
 from attnc.ops import operator
-from attnc.ops.base import Array, Design, Lowering
 from builder import Builder, real
 from harness import assert_exact, quantized, random_feeds, simulate, tensor_type
 

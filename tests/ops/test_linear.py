@@ -10,7 +10,7 @@ import pytest
 from attnc.fixedpoint import bits_for
 from attnc.golden import run_golden
 from attnc.ir import Graph, Node
-from attnc.ops.base import Design
+from attnc.kernels.design import Design
 from attnc.schedule.cost import engine_resources, estimate
 from attnc.schedule.devices import BOARDS
 from attnc.schedule.program import build_program

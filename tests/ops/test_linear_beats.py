@@ -12,8 +12,9 @@ import pytest
 from attnc.codegen.render import write_sources
 from attnc.golden import run_golden
 from attnc.ir import Graph
+from attnc.kernels.design import Design
+from attnc.kernels.lowering import Lowering
 from attnc.ops import operator
-from attnc.ops.base import Design, Lowering
 from attnc.ops.linear import dsp_layout
 from attnc.ops.packing import payload
 from attnc.schedule.cost import estimate

@@ -13,8 +13,9 @@ import pytest
 import attnc.schedule.prefetch as prefetch_module
 from attnc.codegen.render import write_sources
 from attnc.golden import run_golden
+from attnc.kernels.design import Design
+from attnc.kernels.lowering import Lowering
 from attnc.ops import operator
-from attnc.ops.base import Design, Lowering
 from attnc.ops.linear import dsp_layout
 from attnc.ops.packing import BATCH_WEIGHTS, Layout, pack, payload
 from attnc.schedule.cost import LOADER, PORT, Estimate, engine_resources, estimate, fifo

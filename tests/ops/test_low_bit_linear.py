@@ -13,8 +13,10 @@ from attnc.errors import AttncError
 from attnc.fixedpoint import bits_for
 from attnc.golden import run_golden
 from attnc.ir import Graph, GraphError, Node
+from attnc.kernels.design import Design
+from attnc.kernels.lowering import Lowering
+from attnc.kernels.resources import Resources
 from attnc.ops import lookup, operator
-from attnc.ops.base import Design, Lowering, Resources
 from attnc.ops.linear import dsp_layout
 from attnc.ops.linear_weights import folded_weight
 from attnc.ops.packing import payload

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from attnc.arrays import Array
 from attnc.golden import run_golden
 from attnc.ir import Graph, GraphError
-from attnc.ops.base import Array, Design
+from attnc.kernels.design import Design
 from attnc.schedule.program import build_program
 from builder import Builder, real
 from harness import assert_exact, random_feeds, simulate, tensor_type

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from attnc.arrays import Array
 from attnc.golden import run_golden
 from attnc.ir import Graph, GraphError, Node
+from attnc.kernels.design import Design
 from attnc.ops import operator
-from attnc.ops.base import Array, Design
 from attnc.ops.normalize_rows import LIMIT, reciprocal
 from builder import Builder
 from harness import assert_exact, random_feeds, simulate, tensor_type

@@ -10,7 +10,7 @@ import pytest
 
 from attnc.golden import run_golden, run_reference
 from attnc.ir import Graph, GraphError
-from attnc.ops.base import Design
+from attnc.kernels.design import Design
 from attnc.ops.patches import Window
 from builder import Builder
 from harness import assert_exact, random_feeds, simulate, tensor_type

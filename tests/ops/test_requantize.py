@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from attnc.arrays import Array
 from attnc.golden import run_golden
 from attnc.ir import Graph, GraphError, TensorType
-from attnc.ops.base import Array, Design
+from attnc.kernels.design import Design
 from attnc.ops.requantize import byte_planes
 from builder import Builder, real
 from harness import assert_exact, quantized, random_feeds, simulate, tensor_type

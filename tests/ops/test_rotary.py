@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from attnc.arrays import Array
 from attnc.golden import run_golden, run_reference
 from attnc.ir import Graph, GraphError, Node
+from attnc.kernels.design import Design
 from attnc.ops import operator
-from attnc.ops.base import Array, Design
 from attnc.schedule.program import build_program
 from builder import Builder, real
 from harness import assert_exact, random_feeds, simulate, tensor_type

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from attnc.arrays import Array
 from attnc.golden import run_golden
 from attnc.ir import Graph, GraphError
+from attnc.kernels.design import Design
 from attnc.ops import operator
-from attnc.ops.base import Array, Design
 from builder import Builder
 from harness import assert_exact, random_feeds, simulate, tensor_type
 
@@ -77,7 +78,7 @@ def test_a_bias_of_other_channels_is_refused() -> None:
 
 
 def test_resources_cover_the_multipliers() -> None:
-    from attnc.ops.base import Lowering
+    from attnc.kernels.lowering import Lowering
 
     graph, _ = scale_graph([(70, 33)])
     node = graph.nodes[0]

@@ -10,8 +10,9 @@ import pytest
 from attnc.errors import OverflowRiskError
 from attnc.golden import run_golden
 from attnc.ir import Graph, GraphError, Node
+from attnc.kernels.design import Design
+from attnc.kernels.lowering import Lowering
 from attnc.ops import operator
-from attnc.ops.base import Design, Lowering
 from attnc.ops.exponential import (
     EXP2,
     output_multiplier,

@@ -9,8 +9,9 @@ import pytest
 
 from attnc.golden import run_golden
 from attnc.ir import Graph, GraphError
+from attnc.kernels.design import Design
+from attnc.kernels.lowering import Lowering
 from attnc.ops import operator, unary_chord, unary_delta
-from attnc.ops.base import Design, Lowering
 from attnc.ops.functions import FUNCTIONS, erf, find
 from attnc.ops.unary import METHODS, methods, rescaled
 from attnc.ops.unary_method import Method

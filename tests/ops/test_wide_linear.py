@@ -9,8 +9,9 @@ from attnc.errors import AttncError
 from attnc.fixedpoint import bits_for
 from attnc.golden import run_golden
 from attnc.ir import Graph, Node, TensorType
+from attnc.kernels.design import Design
+from attnc.kernels.lowering import Lowering
 from attnc.ops import operator
-from attnc.ops.base import Design, Lowering
 from attnc.schedule.program import build_program
 from harness import assert_exact, quantized, random_feeds, simulate, tensor_type
 from low_bit import Spec, low_bit_graph

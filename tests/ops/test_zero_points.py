@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from attnc.arrays import Array
 from attnc.golden import run_golden
 from attnc.ir import Graph, Node, TensorType
-from attnc.ops.base import Array, Design
+from attnc.kernels.design import Design
 from harness import quantized, random_feeds, simulate
 
 ROWS, CHANNELS = 3, 6

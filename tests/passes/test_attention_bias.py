@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from attnc.arrays import Array
 from attnc.compiler import compile_model
 from attnc.config import CompileOptions
 from attnc.errors import ConfigError
@@ -17,7 +18,6 @@ from attnc.ir import Graph, Node
 from attnc.ops import operator, verify
 from attnc.ops.attention_bias import BIAS_UNIT, EXCLUDED_BELOW, bias_shift, bias_type
 from attnc.ops.attention_sizes import UNLIMITED, Mask
-from attnc.ops.base import Array
 from attnc.passes.attention_bias import ERROR_TARGET, RELATIVE, Fit, choose_biases, fit
 from attnc.passes.masks import fold_masks
 from attnc.passes.types import quantize_graph

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from attnc.arrays import Array
 from attnc.golden import run_reference
 from attnc.ir import Graph, Node
 from attnc.ops import verify
 from attnc.ops.attention_sizes import Mask
-from attnc.ops.base import Array
 from attnc.passes.masks import BandMask, fold_masks, recognise_mask
 
 LOWEST = float(np.finfo(np.float32).min)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from attnc.arrays import Array
 from attnc.golden import run_golden, run_reference
 from attnc.ir import Graph, Node
+from attnc.kernels.design import Design
 from attnc.ops import verify
-from attnc.ops.base import Array, Design
 from attnc.passes.tokens import operands, per_token
 from attnc.passes.types import assign_types, plan_types, quantize_graph
 from attnc.quant.calibration import Observer, Statistics

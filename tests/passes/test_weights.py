@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from attnc.arrays import Array
 from attnc.errors import ConfigError
 from attnc.ir import Graph, Node, TensorType
-from attnc.ops.base import Array
 from attnc.passes.types import assign_types, plan_types
 from attnc.passes.weights import assign_weights, assigned, input_factor, mark_lossless, weighted
 from attnc.quant.calibration import Observer

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from attnc.arrays import Array
 from attnc.errors import AttncError, ConfigError, DataError
-from attnc.ops.base import Array
 from attnc.precision.budget import Budget, Pool, Score, Yardstick, cosine, sqnr
 
 

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 
+from attnc.arrays import Array
 from attnc.cli import main
-from attnc.ops.base import Array
 from attnc.precision import sensitivity
 from attnc.precision.layers import Layers
 from attnc.precision.state import Store

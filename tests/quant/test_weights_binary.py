@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from attnc.ops.base import Array
+from attnc.arrays import Array
 from attnc.quant.weights import output_error, quantize
 from attnc.quant.weights.binary import alternate, best_scales, patterns
 from attnc.weights import WeightFormat

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from attnc.ops.base import Array
+from attnc.arrays import Array
 from attnc.quant.weights import quantize
 from attnc.quant.weights.gptq import gptq, inverse_factor
 from attnc.quant.weights.grid import damped, spread

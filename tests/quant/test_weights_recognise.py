@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attnc.ops.base import Array
+from attnc.arrays import Array
 from attnc.quant.weights import quantize, recognise
 from attnc.weights import WeightFormat
 

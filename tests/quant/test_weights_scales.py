@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from attnc.arrays import Array
 from attnc.errors import ConfigError, DataError
-from attnc.ops.base import Array
 from attnc.quant.weights import QUANTIZERS, default_quantizer, find_quantizer, output_error, quantize
 from attnc.quant.weights.mse import best_scales
 from attnc.weights import WeightFormat

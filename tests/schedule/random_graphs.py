@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.ir import Graph, Node
 from attnc.ops import operator
-from attnc.ops.base import Array
 from harness import quantized, tensor_type
 
 WIDTHS = (32, 20)

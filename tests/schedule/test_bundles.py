@@ -15,8 +15,11 @@ import pytest
 
 from attnc.codegen.render import write_sources
 from attnc.golden import run_golden
+from attnc.kernels.call import Walk
+from attnc.kernels.design import Design
+from attnc.kernels.kernel import IntType, KernelCall
+from attnc.kernels.lowering import Lowering
 from attnc.ops import operator
-from attnc.ops.base import Design, IntType, KernelCall, Lowering, Walk
 from attnc.schedule import bundles
 from attnc.schedule.bundles import Task, dependences, form_bundles, has_static_buffers, processes
 from attnc.schedule.chains import whole_operands_first

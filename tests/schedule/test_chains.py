@@ -13,8 +13,9 @@ import pytest
 from attnc.codegen.render import write_sources
 from attnc.golden import run_golden
 from attnc.ir import Graph, Node, TensorType
+from attnc.kernels.call import Walk
+from attnc.kernels.design import Design
 from attnc.ops import operator
-from attnc.ops.base import Design, Walk
 from attnc.schedule.chains import Link, Order
 from attnc.schedule.cost import estimate
 from attnc.schedule.devices import BOARDS

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from attnc.ops.base import Design, Memory, Resources
+from attnc.kernels.design import Design
+from attnc.kernels.resources import Memory, Resources
 from attnc.ops.storage import memory_cost
 from attnc.schedule.cost import assign_ports, engine_total, estimate
 from attnc.schedule.devices import BOARDS, CLASSES

@@ -7,7 +7,7 @@ from itertools import product
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attnc.ops.base import Walk
+from attnc.kernels.call import Walk
 from attnc.schedule.overlap import overlap
 
 

@@ -8,7 +8,7 @@ import pytest
 import attnc.schedule.prefetch as prefetch_module
 from attnc.golden import run_golden
 from attnc.ir import Graph, Node
-from attnc.ops.base import Design
+from attnc.kernels.design import Design
 from attnc.schedule.cost import estimate
 from attnc.schedule.devices import BOARDS
 from attnc.schedule.engine import Instruction

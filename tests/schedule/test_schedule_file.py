@@ -12,7 +12,7 @@ import yaml
 
 from attnc.errors import ConfigError, FitError
 from attnc.ir import Graph
-from attnc.ops.base import Design
+from attnc.kernels.design import Design
 from attnc.schedule.cost import estimate, overrun
 from attnc.schedule.design import QUERY_CHOICES, SCORES, candidates, check_fit, choose_design, multiplier_choices
 from attnc.schedule.devices import BOARDS, Board, with_utilisation

@@ -13,8 +13,9 @@ import pytest
 
 from attnc.codegen.render import write_sources
 from attnc.ir import Graph, Node
+from attnc.kernels.call import Walk
+from attnc.kernels.design import Design
 from attnc.ops import operator
-from attnc.ops.base import Design, Walk
 from attnc.resources import data_path
 from attnc.schedule.cost import OPERANDS, engine_resources, estimate
 from attnc.schedule.devices import BOARDS

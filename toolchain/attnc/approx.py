@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.errors import BuildError, ConfigError
 from attnc.ir import Graph, Node, TensorType
+from attnc.kernels.design import Design
+from attnc.kernels.lowering import Lowering
+from attnc.kernels.resources import Resources
 from attnc.ops import OPERATORS
 from attnc.ops.approximation import AUTO, Approximated, Implementation, choose, times
-from attnc.ops.base import Array, Design, Lowering, Resources
 from attnc.ops.exponential import EXP2, FRACTION_BITS, PROBABILITY_BITS, exp2_negative, score_multiplier, scores
 from attnc.ops.functions import FUNCTIONS, find
 from attnc.ops.reciprocal import DIVISIONS, reciprocal

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from attnc import report
+from attnc.arrays import Array
 from attnc.codegen.project import staged, write_json, write_project
 from attnc.config import DEFAULT_TARGET, CompileOptions
 from attnc.errors import ConfigError, FitError
@@ -20,7 +21,6 @@ from attnc.golden import run_golden
 from attnc.model import Model
 from attnc.npz import save_npz
 from attnc.ops import verify
-from attnc.ops.base import Array
 from attnc.passes.approximations import share_implementations
 from attnc.passes.types import assign_types
 from attnc.quant.samples import (

@@ -12,7 +12,7 @@ from attnc.compiler import Progress, quantize_model
 from attnc.config import CompileOptions, Objective
 from attnc.errors import BuildError, ConfigError, FitError
 from attnc.ir import Graph
-from attnc.ops.base import Design
+from attnc.kernels.design import Design
 from attnc.report import estimate_facts, load_report
 from attnc.schedule.cost import check_memory, engine_total, estimate
 from attnc.schedule.design import check_fit, choose_design

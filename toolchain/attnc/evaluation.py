@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.codegen.project import write_json
 from attnc.errors import DataError
 from attnc.frontend import load_float32
 from attnc.frontend.quantized import runnable
-from attnc.ops.base import Array
 from attnc.quant.samples import FloatModel
 from attnc.report import decibels, load_report
 from attnc.report_tables import as_text, render

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from attnc.arrays import Array, samples_first
 from attnc.blas import one_thread
 from attnc.ir import Graph, Node
 from attnc.ops import operator
-from attnc.ops.base import Array, samples_first
 
 Visit = Callable[[str, Array], None]
 

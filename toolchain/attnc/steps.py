@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 
 from attnc import report
+from attnc.arrays import Array
 from attnc.config import CompileOptions
 from attnc.errors import ConfigError, ModelError
 from attnc.frontend import load_float32
 from attnc.golden import run_golden, run_reference
 from attnc.ir import Graph, Node
+from attnc.kernels.design import Design
 from attnc.model import Model
 from attnc.ops import operator, verify
 from attnc.ops.attention_bias import EXCLUDED_BELOW
-from attnc.ops.base import Array, Design
 from attnc.passes import attention, attention_bias, tokens
 from attnc.passes.approximations import set_implementations
 from attnc.passes.masks import fold_masks

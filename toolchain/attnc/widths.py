@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.golden import run_reference
 from attnc.ir import Node
-from attnc.ops.base import Array
 from attnc.ops.linear_weights import weight_shape
 from attnc.passes.weights import weighted
 from attnc.quant.noise import Probe

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.ir import Graph
-from attnc.ops.base import Array
 from attnc.schedule.memory import Region
 from attnc.schedule.program import Program
 from attnc_host import layout

@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 
 import attnc
+from attnc.arrays import Array
 from attnc.codegen.data import pack_region, write_run_data
 from attnc.codegen.graph_file import save_graph, type_to_json
 from attnc.codegen.nest import affine_nest
 from attnc.codegen.render import TOP, write_sources
 from attnc.errors import BuildError, ConfigError
 from attnc.ir import Graph
+from attnc.kernels.design import Design
 from attnc.model import Feed, Fetch, Model, TensorSpec
 from attnc.ops import operator
-from attnc.ops.base import Array, Design
 from attnc.schedule.cost import Estimate, estimate
 from attnc.schedule.devices import Board
 from attnc.schedule.program import Program, build_program

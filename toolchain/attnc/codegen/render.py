@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-from attnc.ops.base import IntType, KernelCall, Table
+from attnc.kernels.kernel import IntType, KernelCall, Table
 from attnc.resources import data_path
 from attnc.schedule.chains import store_port
 from attnc.schedule.cost import Estimate

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attnc.ir import GraphError, Node, TensorType
-from attnc.ops.base import Operator, Resources
+from attnc.kernels.resources import Resources
+from attnc.ops.base import Operator
 
 AUTO = "auto"
 DSP_IN_LUTS = 100

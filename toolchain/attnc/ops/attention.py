@@ -38,8 +38,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from attnc.arrays import Array, Shape
 from attnc.fixedpoint import Int64, matmul
 from attnc.ir import GraphError, Node, TensorType
+from attnc.kernels.call import Call
+from attnc.kernels.kernel import KernelCall
+from attnc.kernels.lowering import Lowering
+from attnc.kernels.resources import Resources
 from attnc.ops.approximation import Approximated, Implementation
 from attnc.ops.attention_bias import BIAS_EXCLUDED, DEFAULT_BIAS_SHIFT, EXCLUDED_BELOW, bias_shift, bias_type, quantize_bias, shift_of
 from attnc.ops.attention_channels import MIN_LANES, channel_table, check_factors
@@ -47,7 +52,7 @@ from attnc.ops.attention_one_pass import FUNCTION as ONE_PASS
 from attnc.ops.attention_one_pass import SPARE, lower_one_pass, one_pass, one_pass_resources
 from attnc.ops.attention_sizes import SCORE_EXCLUDED, Sizes, check_attributes, heads_of, output_shape, passes_of, widths
 from attnc.ops.attention_two_pass import lower_two_pass, two_pass, two_pass_resources
-from attnc.ops.base import Array, Call, KernelCall, Lowering, Resources, Shape, scalar_scale
+from attnc.ops.base import scalar_scale
 from attnc.ops.exponential import ERROR_TARGET, EXP2, normalise, output_multiplier, score_multiplier, scores
 from attnc.ops.softcap import argument_multiplier, cap_multiplier, softcap, softcap_argument
 

@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.ir import GraphError, TensorType
-from attnc.ops.base import Array, scalar_scale
+from attnc.ops.base import scalar_scale
 from attnc.ops.exponential import FRACTION_BITS
 
 EXCLUDED_BELOW = -1e4

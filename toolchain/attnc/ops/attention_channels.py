@@ -18,10 +18,15 @@ import math
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.fixedpoint import matmul, requantize
 from attnc.ir import GraphError, Node
+from attnc.kernels.call import Walk
+from attnc.kernels.design import Design
+from attnc.kernels.kernel import KernelCall, Port
+from attnc.kernels.lowering import Lowering
+from attnc.kernels.resources import Resources
 from attnc.ops.attention_sizes import Sizes
-from attnc.ops.base import Array, Design, KernelCall, Lowering, Port, Resources, Walk
 from attnc.ops.requantize import wide_products
 from attnc.ops.storage import storage
 

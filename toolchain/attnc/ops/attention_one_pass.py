@@ -12,13 +12,18 @@ import math
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.fixedpoint import Int64, matmul, shift_round_half_up
 from attnc.ir import GraphError, Node
+from attnc.kernels.call import Call, Walk
+from attnc.kernels.design import Design
+from attnc.kernels.kernel import KernelCall, Table
+from attnc.kernels.lowering import Lowering
+from attnc.kernels.resources import Resources
 from attnc.ops.attention_channels import PORT as CHANNELS_PORT
 from attnc.ops.attention_channels import bias_cycles, channel_resources, factor_walk
 from attnc.ops.attention_sizes import PIPELINE, SCORE_EXCLUDED, Sizes, key_blocks, query_blocks
 from attnc.ops.attention_two_pass import NO_WALK, bias_scalars, bias_sizes, ports_of, score_factors, shared_resources, types_and_tiles
-from attnc.ops.base import Array, Call, Design, KernelCall, Lowering, Resources, Table, Walk
 from attnc.ops.exponential import FRACTION_BITS, PROBABILITY_BITS, SCORE_BITS, exp2_negative
 from attnc.ops.softmax import DIVISION_LATENCY
 from attnc.ops.storage import storage

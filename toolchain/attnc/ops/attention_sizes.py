@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from attnc.arrays import Array, Shape
 from attnc.fixedpoint import bits_for, check_bits
 from attnc.ir import GraphError, Node
-from attnc.ops.base import Array, Design, Shape, product_bits
+from attnc.kernels.design import Design
+from attnc.ops.base import product_bits
 from attnc.ops.exponential import PROBABILITY_BITS, SCORE_BITS, sum_bits
 
 SCORE_EXCLUDED = -(1 << (SCORE_BITS + 1))

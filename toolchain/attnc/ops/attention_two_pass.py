@@ -6,13 +6,18 @@ import math
 from dataclasses import replace
 from itertools import product
 
+from attnc.arrays import Array
 from attnc.fixedpoint import matmul
 from attnc.ir import Node
+from attnc.kernels.call import Call, Walk
+from attnc.kernels.design import Design
+from attnc.kernels.kernel import IntType, KernelCall, Port, Table
+from attnc.kernels.lowering import Lowering
+from attnc.kernels.resources import Resources
 from attnc.ops.approximation import times
 from attnc.ops.attention_channels import PORT as CHANNELS_PORT
 from attnc.ops.attention_channels import bias_cycles, channel_resources, channel_steps, factor_walk, per_step
 from attnc.ops.attention_sizes import PIPELINE, SCORE_EXCLUDED, Sizes, query_blocks, widths
-from attnc.ops.base import Array, Call, Design, IntType, KernelCall, Lowering, Port, Resources, Table, Walk
 from attnc.ops.exponential import EXP2, PROBABILITY_BITS, QUOTIENT_BITS, SCORE_BITS, exp2_negative, exp2_of
 from attnc.ops.reciprocal import DIVISIONS
 from attnc.ops.requantize import wide_products

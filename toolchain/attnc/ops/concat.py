@@ -7,9 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.fixedpoint import requantize
 from attnc.ir import Node, TensorType
-from attnc.ops.base import Array, KernelCall, Operator, Resources
+from attnc.kernels.kernel import KernelCall
+from attnc.kernels.resources import Resources
+from attnc.ops.base import Operator
 from attnc.ops.requantize import rescale_factors, rescale_resources
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from attnc.arrays import Shape
 from attnc.ir import GraphError, Node
-from attnc.ops.base import Call, Lowering, Shape
+from attnc.kernels.call import Call
+from attnc.kernels.lowering import Lowering
 from attnc.ops.concat import Concat
 from attnc.ops.requantize import rescale_call
 

@@ -10,9 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from attnc.arrays import Array, Shape
 from attnc.fixedpoint import requantize
 from attnc.ir import GraphError, Node, TensorType
-from attnc.ops.base import Array, Call, KernelCall, Lowering, Operator, Resources, Shape, Walk
+from attnc.kernels.call import Call, Walk
+from attnc.kernels.kernel import KernelCall
+from attnc.kernels.lowering import Lowering
+from attnc.kernels.resources import Resources
+from attnc.ops.base import Operator
 from attnc.ops.requantize import rescale_call, rescale_factors, rescale_resources
 
 

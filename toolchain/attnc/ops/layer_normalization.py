@@ -24,9 +24,14 @@ from typing import ClassVar
 
 import numpy as np
 
+from attnc.arrays import Array, Shape
 from attnc.fixedpoint import bits_for, carrier, check_bits, requantize, scale_round_half_up
 from attnc.ir import GraphError, Node, TensorType
-from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, Walk, scalar_scale
+from attnc.kernels.call import Call, Walk
+from attnc.kernels.kernel import IntType, KernelCall, Port
+from attnc.kernels.lowering import Lowering
+from attnc.kernels.resources import Resources
+from attnc.ops.base import Operator, scalar_scale
 from attnc.ops.requantize import ACTIVATION_BITS, activation, byte_planes, shift_clamps
 from attnc.ops.rsqrt import MANTISSA_BITS, RSQRT_TABLE, rsqrt
 from attnc.ops.storage import storage

@@ -22,26 +22,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from attnc.arrays import Array, Shape
 from attnc.errors import ConfigError
 from attnc.fixedpoint import bits_for, check_bits, matmul, quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
+from attnc.kernels.call import Call, Walk
+from attnc.kernels.design import Design
+from attnc.kernels.kernel import FILL, SIDES, IntType, KernelCall, Port
+from attnc.kernels.lowering import Lowering
+from attnc.kernels.resources import Resources
 from attnc.ops import lookup
-from attnc.ops.base import (
-    FILL,
-    SIDES,
-    Array,
-    Call,
-    Design,
-    IntType,
-    KernelCall,
-    Lowering,
-    Operator,
-    Port,
-    Resources,
-    Shape,
-    Walk,
-    product_bits,
-)
+from attnc.ops.base import Operator, product_bits
 from attnc.ops.linear_weights import effective_weight, input_unit, integer_weight, magnitude_bound, weight_format, weight_shape
 from attnc.ops.packing import RECORD_BYTES, Layout, payload
 from attnc.ops.requantize import DSP_PORT, wide_products

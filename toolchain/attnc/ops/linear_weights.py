@@ -10,10 +10,10 @@ import math
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.errors import ConfigError
 from attnc.fixedpoint import quantize_half_even
 from attnc.ir import GraphError, Node, TensorType
-from attnc.ops.base import Array
 from attnc.weights import GROUP_MULTIPLIER_BITS, QuantizedWeight, WeightFormat
 
 BIAS_LIMIT = 1 << 30

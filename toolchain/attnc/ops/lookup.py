@@ -16,7 +16,11 @@ from typing import Literal
 
 from attnc.fixedpoint import bits_for
 from attnc.ir import GraphError, Node
-from attnc.ops.base import Call, Design, IntType, KernelCall, Lowering, Port, Resources, Walk
+from attnc.kernels.call import Call, Walk
+from attnc.kernels.design import Design
+from attnc.kernels.kernel import IntType, KernelCall, Port
+from attnc.kernels.lowering import Lowering
+from attnc.kernels.resources import Resources
 from attnc.ops.linear_weights import weight_format, weight_shape
 from attnc.ops.packing import RECORD_BYTES, Layout, payload
 from attnc.ops.requantize import DSP_PORT, wide_products

@@ -11,9 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from attnc.arrays import Array, Shape
 from attnc.fixedpoint import bits_for, check_bits, quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
-from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, product_bits, scalar_scale
+from attnc.kernels.call import Call
+from attnc.kernels.kernel import IntType, KernelCall, Port
+from attnc.kernels.lowering import Lowering
+from attnc.kernels.resources import Resources
+from attnc.ops.base import Operator, product_bits, scalar_scale
 from attnc.ops.requantize import activation, wide_products
 
 

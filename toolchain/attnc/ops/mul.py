@@ -13,10 +13,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from attnc.arrays import Array, Shape
 from attnc.fixedpoint import MULTIPLIER_BITS, quantize_multiplier, requantize
 from attnc.ir import Node, TensorType
+from attnc.kernels.call import Call
+from attnc.kernels.kernel import KernelCall
+from attnc.kernels.lowering import Lowering
+from attnc.kernels.resources import Resources
 from attnc.ops.add import PAIRED, broadcast_shape, elementwise_calls
-from attnc.ops.base import Array, Call, KernelCall, Lowering, Operator, Resources, Shape, product_bits, scalar_scale
+from attnc.ops.base import Operator, product_bits, scalar_scale
 from attnc.ops.requantize import ACTIVATION_BITS, activation, shift_clamps, wide_products
 
 

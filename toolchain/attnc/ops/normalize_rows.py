@@ -15,9 +15,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from attnc.arrays import Array, Shape
 from attnc.fixedpoint import MAX_SHIFT, MULTIPLIER_BITS, Int64, bit_length, clamp, quantize_multiplier, shift_round_half_up
 from attnc.ir import GraphError, Node, TensorType
-from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, scalar_scale
+from attnc.kernels.call import Call
+from attnc.kernels.kernel import IntType, KernelCall, Port
+from attnc.kernels.lowering import Lowering
+from attnc.kernels.resources import Resources
+from attnc.ops.base import Operator, scalar_scale
 from attnc.ops.requantize import activation, shift_clamps
 from attnc.ops.softmax import DIVISION_LATENCY
 from attnc.ops.storage import storage

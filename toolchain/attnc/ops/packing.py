@@ -19,8 +19,8 @@ from typing import Literal
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.ir import Node
-from attnc.ops.base import Array
 
 RECORD_BYTES = 8
 BATCH_WEIGHTS = 1 << 20

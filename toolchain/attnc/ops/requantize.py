@@ -15,9 +15,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from attnc.arrays import Array, Shape
 from attnc.fixedpoint import bits_for, quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
-from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, Walk
+from attnc.kernels.call import Call, Walk
+from attnc.kernels.kernel import IntType, KernelCall, Port
+from attnc.kernels.lowering import Lowering
+from attnc.kernels.resources import Resources
+from attnc.ops.base import Operator
 
 RECORD_PLANES = 4
 ACTIVATION_BITS = 16

@@ -17,9 +17,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from attnc.arrays import Array, Shape
 from attnc.fixedpoint import quantize_half_even, quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
-from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Operator, Port, Resources, Shape, Walk, product_bits, scalar_scale
+from attnc.kernels.call import Call, Walk
+from attnc.kernels.kernel import IntType, KernelCall, Port
+from attnc.kernels.lowering import Lowering
+from attnc.kernels.resources import Resources
+from attnc.ops.base import Operator, product_bits, scalar_scale
 from attnc.ops.requantize import activation, wide_products
 from attnc.ops.storage import storage
 

@@ -21,21 +21,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from attnc.arrays import Array, Shape
 from attnc.fixedpoint import bits_for, check_bits, clamp, shift_round_half_up
 from attnc.ir import GraphError, Node, TensorType
+from attnc.kernels.call import Call
+from attnc.kernels.kernel import IntType, KernelCall, Port, Table
+from attnc.kernels.lowering import Lowering
+from attnc.kernels.resources import Resources
 from attnc.ops.approximation import Approximated, Implementation, times
-from attnc.ops.base import (
-    Array,
-    Call,
-    IntType,
-    KernelCall,
-    Lowering,
-    Port,
-    Resources,
-    Shape,
-    Table,
-    product_bits,
-)
+from attnc.ops.base import product_bits
 from attnc.ops.exponential import (
     ERROR_TARGET,
     EXP2,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from attnc.ops.base import Memory, Resources
+from attnc.kernels.resources import Memory, Resources
 
 LUTRAM_DEPTH = 64
 """Up to this depth a memory is distributed RAM unless the schedule says otherwise: a LUT holds 64 bits of a single-port memory (UG574)."""

@@ -23,10 +23,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from attnc.arrays import Array, Shape
 from attnc.fixedpoint import requantize
 from attnc.ir import GraphError, Node, TensorType
+from attnc.kernels.call import Call
+from attnc.kernels.kernel import KernelCall
+from attnc.kernels.lowering import Lowering
+from attnc.kernels.resources import Resources
 from attnc.ops.approximation import AUTO, Approximated, Implementation
-from attnc.ops.base import Array, Call, KernelCall, Lowering, Resources, Shape, scalar_scale
+from attnc.ops.base import scalar_scale
 from attnc.ops.functions import FUNCTIONS, Function, find
 from attnc.ops.requantize import rescale_blocks, rescale_factors, rescale_resources
 from attnc.ops.unary_chord import Chord

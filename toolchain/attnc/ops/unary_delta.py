@@ -18,10 +18,15 @@ from functools import cache
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.fixedpoint import MULTIPLIER_BITS, Int64, bits_for, check_bits, quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
+from attnc.kernels.call import Call
+from attnc.kernels.kernel import IntType, KernelCall, Table
+from attnc.kernels.lowering import Lowering
+from attnc.kernels.resources import Resources
 from attnc.ops.approximation import Implementation, times
-from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Resources, Table, product_bits, scalar_scale
+from attnc.ops.base import product_bits, scalar_scale
 from attnc.ops.functions import Function, find
 from attnc.ops.requantize import ACTIVATION_BITS, shift_clamp_lane, wide_products
 from attnc.ops.unary_chord import identifier

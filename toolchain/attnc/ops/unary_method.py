@@ -9,10 +9,15 @@ from typing import ClassVar
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.fixedpoint import Int64
 from attnc.ir import GraphError, Node, TensorType
+from attnc.kernels.call import Call
+from attnc.kernels.kernel import IntType, KernelCall, Port, Table
+from attnc.kernels.lowering import Lowering
+from attnc.kernels.resources import Resources
 from attnc.ops.approximation import Implementation
-from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Port, Resources, Table, scalar_scale
+from attnc.ops.base import scalar_scale
 from attnc.ops.functions import Function
 from attnc.ops.requantize import ACTIVATION_BITS, activation, wide_products
 

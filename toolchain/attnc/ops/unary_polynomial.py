@@ -17,10 +17,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.fixedpoint import Int64, bits_for, check_bits, quantize_multiplier, requantize, shift_round_half_up
 from attnc.ir import Node, TensorType
+from attnc.kernels.call import Call
+from attnc.kernels.kernel import KernelCall
+from attnc.kernels.lowering import Lowering
+from attnc.kernels.resources import Resources
 from attnc.ops.approximation import Implementation, times
-from attnc.ops.base import Array, Call, KernelCall, Lowering, Resources, product_bits, scalar_scale
+from attnc.ops.base import product_bits, scalar_scale
 from attnc.ops.functions import PARAMETRIC, Function
 from attnc.ops.requantize import activation
 from attnc.ops.unary_method import VALUE_BITS, Method, fraction_bits, input_fraction, rescaling_lane, unary_calls

@@ -11,10 +11,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.fixedpoint import Int64, clamp
 from attnc.ir import GraphError, Node, TensorType
+from attnc.kernels.call import Call, Walk
+from attnc.kernels.kernel import IntType, KernelCall, Port
+from attnc.kernels.lowering import Lowering
+from attnc.kernels.resources import Resources
 from attnc.ops.approximation import Implementation, times
-from attnc.ops.base import Array, Call, IntType, KernelCall, Lowering, Port, Resources, Walk, scalar_scale
+from attnc.ops.base import scalar_scale
 from attnc.ops.functions import Function
 from attnc.ops.requantize import ACTIVATION_BITS, activation
 from attnc.ops.unary_method import Method

@@ -14,9 +14,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.errors import ConfigError
 from attnc.ir import Graph, Node
-from attnc.ops.base import Array
 from attnc.quant.calibration import Statistics
 
 MAX_RATIO = 16.0

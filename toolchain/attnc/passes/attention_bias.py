@@ -22,15 +22,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from attnc.arrays import Array
 from attnc.errors import ConfigError
 from attnc.fixedpoint import MULTIPLIER_BITS, matmul, quantize_multiplier, requantize
 from attnc.ir import Graph, Node
+from attnc.kernels.design import Design
+from attnc.kernels.kernel import KernelCall
+from attnc.kernels.lowering import Lowering
 from attnc.ops import operator
 from attnc.ops.approximation import BRAM_IN_LUTS, DSP_IN_LUTS
 from attnc.ops.attention_bias import BIAS_UNIT, DEFAULT_BIAS_SHIFT, bias_shift
 from attnc.ops.attention_channels import BIAS_LIMIT, MAX_CHANNELS, MIN_LANES
 from attnc.ops.attention_sizes import Mask
-from attnc.ops.base import Array, Design, KernelCall, Lowering
 
 KIND = "attention_bias"
 CHOICES = ("auto", "dense", "channels")

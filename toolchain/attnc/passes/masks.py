@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.ir import Graph, Node
 from attnc.ops.attention_bias import EXCLUDED_BELOW, LARGEST_BIAS
 from attnc.ops.attention_sizes import UNLIMITED, Mask
-from attnc.ops.base import Array
 
 
 @dataclass(frozen=True)

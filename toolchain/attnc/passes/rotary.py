@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.ir import Graph, Node
-from attnc.ops.base import Array
 from attnc.ops.rotary import Sizes
 
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.ir import Graph, Node
-from attnc.ops.base import Array
 from attnc.quant.calibration import Statistics, smoothing
 
 WORTHWHILE = 2.0

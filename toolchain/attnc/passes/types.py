@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.config import Calibration
 from attnc.ir import Graph, Node, TensorType
 from attnc.ops import operator
-from attnc.ops.base import Array
 from attnc.quant.calibration import Statistics, smoothing, symmetric_scale
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.blas import one_thread
 from attnc.ir import Graph, Node
-from attnc.ops.base import Array
 from attnc.quant.weights import QUANTIZERS, quantize, recognise
 from attnc.weights import QuantizedWeight, WeightFormat
 

@@ -18,8 +18,8 @@ from typing import Literal
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.errors import ConfigError, DataError
-from attnc.ops.base import Array
 
 METRICS = {"cosine": (">=", 0.0, 1.0), "sqnr": (">=", -99.0, 99.0), "accuracy_drop": ("<=", 0.0, 100.0)}
 """Direction and range of each metric."""

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from attnc import compiler
+from attnc.arrays import Array
 from attnc.codegen.project import check_output
 from attnc.compiler import CONFIG, STEPS
 from attnc.config import CompileOptions
@@ -20,7 +21,6 @@ from attnc.errors import BuildError, ConfigError, DataError
 from attnc.frontend import load_float32
 from attnc.frontend.quantized import runnable
 from attnc.npz import load_npz
-from attnc.ops.base import Array
 from attnc.ops.linear_weights import weight_format
 from attnc.passes.weights import weighted
 from attnc.precision.budget import UNITS, Budget, Pool, Score, Yardstick

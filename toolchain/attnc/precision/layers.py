@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from attnc.arrays import Array
 from attnc.golden import run_golden
 from attnc.ir import Node
 from attnc.ops import operator
-from attnc.ops.base import Array
 from attnc.ops.linear_weights import weight_format, weight_shape
 from attnc.passes.weights import weighted
 from attnc.precision.budget import Outputs

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.blas import one_thread
-from attnc.ops.base import Array
 from attnc.passes.weights import met, quantized
 from attnc.precision.budget import Yardstick
 from attnc.precision.layers import Assignment, Layers, Samples, assignment_key

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.config import Calibration
 from attnc.errors import DataError
 from attnc.fixedpoint import int_range
-from attnc.ops.base import Array
 
 KEPT_ELEMENTS = 1 << 16
 HEADROOM_16 = 1.25

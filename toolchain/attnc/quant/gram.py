@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from attnc.arrays import Array
 from attnc.blas import one_thread
 from attnc.errors import DataError
 from attnc.ir import Graph, TensorType
-from attnc.ops.base import Array
 
 CHUNK_ROWS = 4096
 """Rows that are converted and multiplied together, so that no second copy of a wide value is ever whole in memory."""

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from attnc.arrays import Array, samples_first
 from attnc.blas import one_thread
 from attnc.ir import Graph, Node
 from attnc.ops import operator
-from attnc.ops.base import Array, samples_first
 from attnc.ops.linear_weights import effective_weight
 
 

@@ -14,10 +14,10 @@ import onnx
 import onnxruntime
 from onnx.reference import ReferenceEvaluator
 
+from attnc.arrays import Array
 from attnc.errors import DataError, ModelError
 from attnc.model import Model, TensorSpec
 from attnc.npz import load_npz
-from attnc.ops.base import Array
 
 SYNTHETIC_SAMPLES = 16
 LOWEST = float(np.finfo(np.float32).min)

@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate
 
-from attnc.ops.base import KernelCall, Walk
+from attnc.kernels.call import Walk
+from attnc.kernels.kernel import KernelCall
 from attnc.resources import data_path
 from attnc.schedule.overlap import overlap
 

@@ -21,7 +21,8 @@ from itertools import pairwise
 from typing import Any
 
 from attnc.ir import Graph, Node
-from attnc.ops.base import Call, KernelCall, Walk
+from attnc.kernels.call import Call, Walk
+from attnc.kernels.kernel import KernelCall
 
 Key = tuple[Any, ...]
 OPERANDS = 2

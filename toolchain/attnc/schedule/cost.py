@@ -16,7 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from attnc.errors import FitError
-from attnc.ops.base import KernelCall, Memory, Resources, Walk
+from attnc.kernels.call import Walk
+from attnc.kernels.kernel import KernelCall
+from attnc.kernels.resources import Memory, Resources
 from attnc.ops.storage import memory_cost, usual_kind
 from attnc.schedule.devices import CLASSES, Board
 from attnc.schedule.engine import Engine, Instruction, Slot, Stream

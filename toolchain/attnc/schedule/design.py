@@ -11,8 +11,9 @@ from itertools import product
 from attnc.config import Objective
 from attnc.errors import FitError
 from attnc.ir import Graph
+from attnc.kernels.design import Design
+from attnc.kernels.resources import Resources
 from attnc.ops import operator
-from attnc.ops.base import Design, Resources
 from attnc.schedule.cost import Estimate, estimate, overrun, without_buffers
 from attnc.schedule.devices import BOARDS, CLASSES, Board
 from attnc.schedule.energy import energy_mj

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from attnc.kernels.call import Call, Walk
+from attnc.kernels.kernel import FILL, IntType, KernelCall, Port
+from attnc.kernels.resources import Resources
 from attnc.ops import OPERATORS
-from attnc.ops.base import FILL, Call, IntType, KernelCall, Port, Resources, Walk
 from attnc.schedule.chains import Chain, store_port
 from attnc.schedule.sharing import DEPTH, Run
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from attnc.errors import ConfigError
 from attnc.ir import Graph
-from attnc.ops.base import Design
+from attnc.kernels.design import Design
 from attnc.schedule.cost import Estimate, function_name
 from attnc.schedule.design import lane_divisors
 from attnc.schedule.devices import CLASSES, Board, Utilisation, validated

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from attnc.ir import Graph
-from attnc.ops.base import Call
+from attnc.kernels.call import Call
 
 ALIGNMENT = 2
 

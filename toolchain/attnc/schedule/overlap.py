@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from attnc.ops.base import Walk
+from attnc.kernels.call import Walk
 
 
 def _runs(walk: Walk) -> tuple[npt.NDArray[np.int64], int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from attnc.ops.base import Memory, Resources
+from attnc.kernels.resources import Memory, Resources
 from attnc.ops.storage import KINDS, memory_cost, usual_kind
 
 URAM_FILL = 0.5

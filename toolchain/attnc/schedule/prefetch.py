@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from attnc.ops.base import Call
+from attnc.kernels.call import Call
 from attnc.schedule.chains import OPERANDS
 from attnc.schedule.engine import Instruction
 from attnc.schedule.overlap import overlap

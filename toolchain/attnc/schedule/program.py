@@ -12,8 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from attnc.ir import Graph, Node
+from attnc.kernels.call import Call
+from attnc.kernels.design import Design
+from attnc.kernels.kernel import SIDES
+from attnc.kernels.lowering import Lowering
 from attnc.ops import operator
-from attnc.ops.base import SIDES, Call, Design, Lowering
 from attnc.schedule.bundles import Task, form_bundles, processes
 from attnc.schedule.chains import Chain, Key, Link, Order, engine_orders, first_load, form_chains, settle, whole_operands_first
 from attnc.schedule.engine import POINTERS, Engine, Instruction, Slot

@@ -20,7 +20,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from attnc.ops.base import Walk
+from attnc.kernels.call import Walk
 
 FEW = 8
 """What moves at most 1/8 as many words in an instruction as the busiest load stream of its engine in one has few words."""

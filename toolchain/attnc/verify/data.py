@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from attnc.arrays import Array
 from attnc.errors import DataError
 from attnc.npz import load_npz
-from attnc.ops.base import Array
 from attnc_host import manifest as manifests
 from attnc_host.manifest import Manifest, sha256
 

@@ -12,8 +12,8 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from attnc.arrays import Array
 from attnc.errors import ConfigError
-from attnc.ops.base import Array
 from attnc.quant.weights.absmean import absmean, absmean_tensor
 from attnc.quant.weights.binary import binary
 from attnc.quant.weights.gptq import gptq

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.errors import ConfigError
-from attnc.ops.base import Array
 from attnc.quant.weights.grid import grouped, on_grid
 from attnc.weights import QuantizedWeight, WeightFormat
 

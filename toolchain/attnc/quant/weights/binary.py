@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from attnc.ops.base import Array
+from attnc.arrays import Array
 from attnc.quant.weights.grid import TINY, blocks, grouped, importance, snapped, spread
 from attnc.weights import QuantizedWeight, WeightFormat
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from attnc.ops.base import Array
+from attnc.arrays import Array
 from attnc.quant.weights.grid import damped, nearest, snapped, spread
 from attnc.quant.weights.mse import best_scales
 from attnc.weights import QuantizedWeight, WeightFormat

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from attnc.arrays import Array
 from attnc.errors import ConfigError, DataError
-from attnc.ops.base import Array
 from attnc.weights import QuantizedWeight, WeightFormat, snap_scales
 
 DAMPING = 0.01

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from attnc.ops.base import Array
+from attnc.arrays import Array
 from attnc.quant.weights.grid import TINY, blocks, grouped, importance, on_grid
 from attnc.weights import QuantizedWeight, WeightFormat
 

@@ -13,7 +13,7 @@ from itertools import product
 
 import numpy as np
 
-from attnc.ops.base import Array
+from attnc.arrays import Array
 from attnc.quant.weights.binary import binary
 from attnc.quant.weights.gptq import gptq
 from attnc.quant.weights.grid import damped, nearest, output_error, spread

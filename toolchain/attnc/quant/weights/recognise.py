@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from attnc.ops.base import Array
+from attnc.arrays import Array
 from attnc.weights import GROUP_MULTIPLIER_BITS, GROUP_SIZES, QuantizedWeight, WeightFormat
 
 TOLERANCE = 2.0**-21

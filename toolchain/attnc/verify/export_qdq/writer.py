@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from attnc.arrays import Array
 from attnc.ir import Graph, TensorType
-from attnc.ops.base import Array
 
 DEVICE = "device/"
 """Prefix of every name that is not the model's own."""

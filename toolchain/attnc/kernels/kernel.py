@@ -1,0 +1,98 @@
+"""A kernel as a value: the instance of a C++ function that the emitted code has, with its ports, types and tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from attnc.ir import GraphError
+
+FILL = ("side", "fill_rows", "fill_tiles", "fill_bytes", "fill_side", "fill_first")
+"""The scalars of a kernel that holds operands: the side that its own lies in, the size and side of the one that comes, and whether it
+waits for that one. Any other kernel is given its operand as it runs."""
+SIDES = "X_SIDES"
+"""The template argument of such a kernel that says how many operands it holds."""
+
+
+@dataclass(frozen=True)
+class IntType:
+    """An integer type of C++: `Int<bits>` or `UInt<bits>`."""
+
+    bits: int
+    signed: bool = True
+
+    def cpp(self) -> str:
+        """Its spelling in the emitted code."""
+        return f"attnc::{'Int' if self.signed else 'UInt'}<{self.bits}>"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small ROM of the emitted code: `name` is a C++ identifier, `values` are integers of `type`."""
+
+    name: str
+    type: IntType
+    values: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Port:
+    """A stream between memory and a kernel.
+
+    `kind` is "load" or "store" (vectors of `type`, activations in memory) or "words" (packed words from the weight memory; `beat` of
+    them per cycle, from an even word on where that is more than 1, and through two pointers where it is twice what a memory port moves).
+    `first` says that the kernel reads all of it as soon as it starts, before it takes anything from another port that is not `first`.
+    """
+
+    name: str
+    kind: str
+    type: IntType = IntType(16)
+    beat: int = 1
+    first: bool = False
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """A kernel as a value: header, function, template arguments in order, ports in order, then run-time scalars.
+
+    Calls of one function share an engine where their ports, tables and the template arguments named in `fixed` agree; of each other
+    template argument (an `IntType`'s width or a number) the engine takes the largest.
+    """
+
+    header: str
+    function: str
+    template_args: tuple[tuple[str, IntType | int | Table], ...]
+    ports: tuple[Port, ...]
+    scalars: tuple[str, ...]
+    fixed: tuple[str, ...] = ()
+
+    @cached_property
+    def key(self) -> tuple[Any, ...]:
+        """Calls with equal keys share a kernel of an engine."""
+        tables = tuple(arg.name for _, arg in self.template_args if isinstance(arg, Table))
+        return self.function, self.ports, tables, tuple(self.arg(name) for name in self.fixed)
+
+    def arg(self, name: str) -> int:
+        """The number, or the width of the type, given for template argument `name`."""
+        value = dict(self.template_args)[name]
+        if isinstance(value, Table):
+            raise GraphError(f"template argument {name!r} of {self.function} is a table")
+        return value.bits if isinstance(value, IntType) else value
+
+    def with_arg(self, name: str, value: int) -> KernelCall:
+        """The same with another number for template argument `name`."""
+        return replace(self, template_args=tuple((key, value if key == name else old) for key, old in self.template_args))
+
+    def merge(self, other: KernelCall) -> KernelCall:
+        """The kernel that serves both calls."""
+
+        def largest(a: IntType | int | Table, b: IntType | int | Table) -> IntType | int | Table:
+            if isinstance(a, IntType) and isinstance(b, IntType):
+                return IntType(max(a.bits, b.bits), a.signed)
+            if isinstance(a, int) and isinstance(b, int):
+                return max(a, b)
+            return a
+
+        pairs = zip(self.template_args, other.template_args, strict=True)
+        return replace(self, template_args=tuple((name, largest(a, b)) for (name, a), (_, b) in pairs))

@@ -1,0 +1,63 @@
+"""What an operator knows when it states the calls of its kernel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from attnc.ir import Graph
+from attnc.kernels.call import Walk
+from attnc.kernels.design import Design
+
+
+@dataclass
+class Lowering:
+    """What `lower` may use: the design, where each value lies (word offsets), and where packed weights go.
+
+    `payload(key, make)` returns the word offset of a packed array in the weight memory, and asks `make` for its bytes, or for parts
+    of whole words that follow each other, when the key is new.
+    """
+
+    graph: Graph
+    design: Design
+    offsets: dict[str, int]
+    payload: Callable[[str, Callable[[], bytes | Iterable[bytes]]], int]
+    memo: dict[str, int] = field(default_factory=dict)
+    """What operators find out once for the whole graph."""
+
+    def tiles(self, name: str) -> int:
+        """Tiles of `lanes` channels of a value."""
+        return math.ceil(self.graph.value(name).shape[1] / self.design.lanes)
+
+    def bytes(self, name: str) -> int:
+        """Bytes per element of a value in memory."""
+        return 1 if self.graph.type(name).bits <= 8 else 2
+
+    def words(self, name: str) -> int:
+        """Words that a value takes."""
+        return self.graph.value(name).shape[0] * self.tiles(name) * self.bytes(name)
+
+    def zero_point(self, name: str) -> int:
+        """Zero point of a value in memory."""
+        return self.graph.type(name).zero_point
+
+    def walk(self, name: str, row: int = 0, rows: int | None = None, tile: int = 0, tiles: int | None = None, raw: bool = False) -> Walk:
+        """Rows [row, row+rows) of tiles [tile, tile+tiles) of a value, in (tile, row) order; the whole by default. With `raw`,
+        bytes as memory holds them, zero point included, low before high ones: for kernels that read bytes."""
+        height = self.graph.value(name).shape[0]
+        rows = height - row if rows is None else rows
+        tiles = self.tiles(name) - tile if tiles is None else tiles
+        size = self.bytes(name)
+        offset = self.offsets[name] + (tile * height + row) * size
+        zero = 0 if raw else self.zero_point(name)
+        if raw:
+            rows, height, size = rows * size, height * size, 1
+        if rows == height:  # one long burst
+            return Walk(offset, (1, 1, 1, tiles * rows), (0, 0, 0), size, zero)
+        return Walk(offset, (1, 1, tiles, rows), (0, 0, height), size, zero)
+
+    def row_blocks(self, name: str) -> list[tuple[int, int]]:
+        """(first row, rows) of the blocks of at most `design.rows` rows that a value is cut into."""
+        height, step = self.graph.value(name).shape[0], self.design.rows
+        return [(row, min(step, height - row)) for row in range(0, height, step)]
