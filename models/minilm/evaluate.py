@@ -27,9 +27,10 @@ import onnxruntime
 from attnc.compiler import compile_model, quantize_model
 from attnc.config import CompileOptions
 from attnc.golden import run_golden
+from attnc.pipeline.quantize import device_integers
+from attnc.pipeline.state import State
 from attnc.precision.compile import Search
 from attnc.quant.samples import Edge, one_sample
-from attnc.steps import State, device_integers
 from attnc_host.progress import Progress
 from sentences import LENGTH, select, tokenise
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from attnc.codegen.graph_file import load_graph
-from attnc.compiler import Progress, quantize_model
+from attnc.compiler import quantize_model
 from attnc.config import CompileOptions, Objective
 from attnc.errors import BuildError, ConfigError, FitError
 from attnc.ir import Graph
 from attnc.kernels.design import Design
+from attnc.pipeline.phases import Progress
 from attnc.report import estimate_facts, load_report
 from attnc.schedule.cost import check_memory, engine_total, estimate
 from attnc.schedule.design import check_fit, choose_design

@@ -15,7 +15,7 @@ import yaml
 from attnc import compiler
 from attnc.arrays import Array
 from attnc.codegen.project import check_output
-from attnc.compiler import CONFIG, STEPS
+from attnc.compiler import CONFIG
 from attnc.config import CompileOptions
 from attnc.errors import BuildError, ConfigError, DataError
 from attnc.frontend import load_float32
@@ -23,6 +23,9 @@ from attnc.frontend.quantized import runnable
 from attnc.npz import load_npz
 from attnc.ops.linear_weights import weight_format
 from attnc.passes.weights import weighted
+from attnc.pipeline.phases import Phase, run
+from attnc.pipeline.rewrite import WEIGHT_OPTIONS, weight_config
+from attnc.pipeline.state import State
 from attnc.precision.budget import UNITS, Budget, Pool, Score, Yardstick
 from attnc.precision.layers import Assignment, Layers, Samples, assignment_key, golden_outputs
 from attnc.precision.search import Ladder, Option, Position, descend, hull
@@ -31,7 +34,6 @@ from attnc.precision.state import Store, fingerprint, version
 from attnc.quant.samples import Edge, FloatModel, count_samples, held_out, load_samples, one_sample, select_samples
 from attnc.quant.weight_config import LayerSettings
 from attnc.quant.weights import default_quantizer
-from attnc.steps import WEIGHT_OPTIONS, State, weight_config
 from attnc_host.progress import Progress
 
 HOLD_OUT = 4
@@ -57,7 +59,7 @@ def compile_model(path: Path, options: CompileOptions, progress: Progress, note:
         return compiler.compile_model(path, options, progress.stage)
     search = Search(path, options, progress, note)
     state = compiler.begin(path, search.run(), progress.stage)
-    compiler.run(state, STEPS, progress.stage)
+    run(state, progress.stage)
     state.precision = search.facts(state)
     progress.stage("writing the project")
     build = compiler.write(state)
@@ -116,7 +118,7 @@ class Search:
         """The model, quantized with the finest formats; the held-out samples leave the calibration."""
         state = compiler.begin(self.path, self.options.model_copy(update={"hold_out": self.hold_out}), self.progress.stage)
         state.searched = {}
-        compiler.run(state, STEPS[:-2], self.progress.stage)
+        run(state, self.progress.stage, Phase.QUANTIZE)
         return state
 
     def _heldout(self, state: State) -> tuple[dict[str, Array], Array | None]:

@@ -11,13 +11,14 @@ from attnc.ir import Node
 from attnc.ops import operator
 from attnc.ops.linear_weights import weight_format, weight_shape
 from attnc.passes.weights import weighted
+from attnc.pipeline.quantize import chunk_size, device_integers
+from attnc.pipeline.state import State
 from attnc.precision.budget import Outputs
 from attnc.precision.state import Store, fingerprint
 from attnc.quant.candidates import candidates
 from attnc.quant.samples import Edge, chunks, count_samples, one_sample
 from attnc.quant.weight_config import LayerSettings
 from attnc.quant.weights import QUANTIZERS
-from attnc.steps import State, chunk_size, device_integers
 
 Assignment = Mapping[str, LayerSettings]
 """Settings by name of layer."""

@@ -16,12 +16,12 @@ import numpy as np
 from attnc.arrays import Array
 from attnc.blas import one_thread
 from attnc.passes.weights import met, quantized
+from attnc.pipeline.quantize import input_grams
 from attnc.precision.budget import Yardstick
 from attnc.precision.layers import Assignment, Layers, Samples, assignment_key
 from attnc.precision.state import Store
 from attnc.quant.weight_config import LayerSettings
 from attnc.quant.weights import output_error
-from attnc.steps import input_grams
 from attnc_host.progress import Progress
 
 GRAM_BYTES = 1 << 30

@@ -26,9 +26,9 @@ from attnc.golden import run_reference
 from attnc.ir import Node
 from attnc.ops.linear_weights import weight_shape
 from attnc.passes.weights import weighted
+from attnc.pipeline.state import State
 from attnc.quant.noise import Probe
 from attnc.quant.samples import Edge, chunks
-from attnc.steps import State
 
 PROBED, PROBED_ELEMENTS = 8, 1 << 18
 """Samples on which single parts are measured: at most so many, and fewer (down to one) where their widest value has more elements."""

@@ -14,8 +14,9 @@ from attnc.cli import main
 from attnc.compiler import quantize_model
 from attnc.config import CompileOptions
 from attnc.errors import ConfigError
-from attnc.steps import State
-from attnc.widths import Candidate, cheapest
+from attnc.pipeline.state import State
+from attnc.pipeline.widths import Candidate, cheapest
+from frontend.graphs import Builder
 
 TOKENS, WIDTH = 8, 48
 Capture = pytest.CaptureFixture[str]
@@ -189,3 +190,22 @@ def test_cheapest_serves_every_output() -> None:
     both = cheapest([left, right], np.array([1.5, 1.5]), np.array([1.0, 1.0]))
     assert {c.value for c in both} == {"left", "right"}
     assert [c.value for c in cheapest([left, right], np.array([0.5, 1.5]), np.array([1.0, 1.0]))] == ["right"]
+
+
+def test_wishes_outlive_a_wider_input(tmp_path: Path) -> None:
+    """What the options say of attention's bias holds in the graph that is quantized anew."""
+    b, tokens, heads, width = Builder(), 12, 2, 16
+    x = b.input("x", [1, tokens, width])
+    q, k, v = (
+        b("Transpose", b("Reshape", b.linear(x, width, width), np.array([1, tokens, heads, 8])), perm=[0, 2, 1, 3]) for _ in range(3)
+    )
+    scores = b("Mul", b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2])), 8**-0.5)
+    scores = b("Add", scores, -np.subtract.outer(np.arange(tokens), np.arange(tokens)) * np.array([0.5, 0.25]).reshape(2, 1, 1))
+    y = b("Reshape", b("Transpose", b("MatMul", b("Softmax", scores, axis=-1), v), perm=[0, 2, 1, 3]), np.array([1, tokens, width]))
+    path = b.save(tmp_path / "m.onnx", b.linear(y, width, width))
+    np.savez(path.with_suffix(".npz"), x=np.random.default_rng(0).normal(size=(4, tokens, width)).astype(np.float32))
+    for wanted in ("channels", "dense"):
+        found = quantized(path, implementations={"attention_bias": wanted}, sqnr_target=60)
+        assert wide(found), "this target needs 16 bits"
+        (node,) = [node for node in found.graph.nodes if node.op == "attention"]
+        assert node.attrs["bias_report"]["by"] == wanted and ("bias_queries" in node.params) == (wanted == "channels")

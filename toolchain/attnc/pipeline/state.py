@@ -1,0 +1,68 @@
+"""What the passes of a compilation hand on to each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from attnc.arrays import Array
+from attnc.config import CompileOptions
+from attnc.ir import Graph, Node
+from attnc.kernels.design import Design
+from attnc.model import Model
+from attnc.passes.types import Requirement
+from attnc.quant.calibration import Statistics
+from attnc.quant.weight_config import LayerChoices, LayerSettings
+from attnc.schedule.design import EngineChoice
+from attnc.schedule.devices import Board
+from attnc.schedule.file import Schedule
+
+
+@dataclass
+class State:
+    """What the passes hand on to each other."""
+
+    path: Path
+    options: CompileOptions
+    board: Board
+    clock_mhz: float
+    model: Model
+    samples: dict[str, Array]
+    synthetic: bool
+    float_model: str = ""
+    float_error: float = 0.0
+    plan: dict[str, Requirement] = field(default_factory=dict)
+    statistics: dict[str, Statistics] = field(default_factory=dict)
+    sqnr: dict[str, float] = field(default_factory=dict)
+    float_graph: Graph | None = None
+    layers: LayerChoices | None = None
+    widened: frozenset[str] = frozenset()
+    """Layers whose inputs get 16 bits because the model needs it."""
+    widths: dict[str, Any] = field(default_factory=dict)
+    unplanned: Graph | None = None
+    """The float graph before types were planned."""
+    searched: dict[str, LayerSettings] | None = None
+    """Filled with the layers whose formats are for a search to choose (they start at the finest); None: there is no search."""
+    precision: dict[str, Any] | None = None
+    """What the search found, for the report."""
+    schedule: Schedule | None = None
+    design: Design | None = None
+    engines: EngineChoice | None = None
+    """How the engine of layers that may have either was chosen; None where a schedule was given."""
+    misfit: str | None = None
+
+    def settings(self, node: Node) -> LayerSettings:
+        """What was chosen for the weights of a layer."""
+        assert self.layers is not None
+        return self.layers.choose(node)
+
+    def input_bits(self, node: Node) -> int:
+        """Width of the input of a layer: what was asked for, where that is a number, else 16 for those that `widened` names."""
+        asked = self.settings(node).activation_bits
+        return (16 if node.name in self.widened else 8) if asked == "auto" else asked
+
+    @property
+    def graph(self) -> Graph:
+        """The device's graph."""
+        return self.model.graph
