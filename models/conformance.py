@@ -89,7 +89,7 @@ def _variant(
             graph.input.append(helper.make_tensor_value_info(f"{name}_host", onnx.TensorProto.FLOAT, array.shape))
             before += _through_identity(graph, name, array.shape, axis if array.ndim > 2 else -1)
         else:
-            graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+            graph.initializer.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
     nodes = [*before, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)

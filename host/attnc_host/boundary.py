@@ -162,7 +162,7 @@ def _run(session: Any, tensors: Mapping[str, Array], samples: int, path: Path | 
     results = []
     for sample in range(samples):
         try:
-            results.append(session.run(names, {name: np.ascontiguousarray(tensors[name][sample]) for name in feeds}))
+            results.append(session.run(names, {name: np.asarray(tensors[name][sample], order="C") for name in feeds}))
         except Exception as error:  # onnxruntime's errors share no base class
             raise AcceleratorError(f"{path}: failed on sample {sample}: {error}") from error
     return {name: np.stack([result[i] for result in results]) for i, name in enumerate(names)}

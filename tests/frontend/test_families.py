@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from graphs import Builder, C, T
+from onnx import TensorProto
 from running import check
 
+from attnc.errors import UnsupportedError
 from attnc.frontend import import_model
 from attnc.frontend.rotary import Mix, rotation
 from attnc.model import Model
@@ -93,6 +95,33 @@ def test_rotary(tmp_path: Path, rotary: int, interleaved: bool, swapped: bool) -
     assert ops(found) == ["linear", "rotary", "linear"]
     assert node.attrs == {"num_heads": H, "rotary_dims": rotary, "interleaved": interleaved}
     np.testing.assert_allclose(node.params["cos"], cos[:, ::2] if interleaved else cos[:, : rotary // 2], atol=1e-6)
+
+
+@pytest.mark.parametrize("interleaved", [0, 1])
+@pytest.mark.parametrize("rotary", [D, D // 2])
+@pytest.mark.parametrize("cached", [False, True])
+def test_rotary_operator_with_positions_from_an_input(tmp_path: Path, rotary: int, interleaved: int, cached: bool) -> None:
+    """The host gathers cosines and sines from constant caches, or computes them from the positions."""
+    b = Builder(opset=23)
+    positions, rates = b.input("positions", [1, T], TensorProto.INT64), 0.7 ** np.arange(rotary // 2)
+    angles = np.outer(np.arange(40), rates)
+    if cached:
+        tables = [np.cos(angles), np.sin(angles), positions]
+    else:
+        phase = b("Mul", b("Cast", b("Unsqueeze", positions, np.array([2])), to=TensorProto.FLOAT), rates[None, None])
+        tables = [b("Cos", phase), b("Sin", phase)]
+    x = b.linear(b.input("x", [1, T, C]), C, H * D)
+    y = b("RotaryEmbedding", x, *tables, interleaved=interleaved, num_heads=H, rotary_embedding_dim=0 if rotary == D else rotary)
+    found = check(b.save(tmp_path / "m.onnx", b.linear(y, H * D, 3)))
+    assert found.leading is not None and found.trailing is None
+
+
+def test_rotary_operator_with_angles_from_the_device_is_refused(tmp_path: Path) -> None:
+    b = Builder(opset=23)
+    x = b.input("x", [1, T, C])
+    y = b("RotaryEmbedding", b.linear(x, C, H * D), b.linear(x, C, D // 2), b.linear(x, C, D // 2), num_heads=H, name="turn")
+    with pytest.raises(UnsupportedError, match=r"turn.*constant or made by the host"):
+        import_model(b.save(tmp_path / "m.onnx", b.linear(y, H * D, 3)))
 
 
 def test_what_only_looks_like_a_rotation_is_none() -> None:

@@ -287,6 +287,15 @@ def test_rotary(tmp_path: Path) -> None:
 # ---- rows, outputs, host ----
 
 
+def test_constants_of_the_host_keep_their_axes(tmp_path: Path) -> None:
+    """A scalar index takes an axis away; as a vector of one it would leave it, and what follows would mean something else."""
+    b = Builder()
+    boxes = b.input("boxes", [1, T, 2], TensorProto.INT64)
+    place = b("Gather", b.random(30, C), b("Gather", boxes, np.array(1), axis=2))
+    word = b("Gather", b.random(30, C), b.input("ids", [1, T], TensorProto.INT64))
+    save_and_check(b, tmp_path, b.linear(b("Add", word, place), C, C), strict=False)
+
+
 def test_pooling_and_softmax(tmp_path: Path) -> None:
     b = Builder()
     x = b.linear(b.input("x", ["n", T, C]), C, C)

@@ -239,7 +239,7 @@ class Context:
         shown = value.idx.ravel()
         if not np.array_equal(shown, np.arange(count)) and not np.array_equal(shown, self._equal.get(name, shown[:0])):
             flat = self._host("Reshape", [name, self.host_constant(np.array([-1]))], [count], info.elem_type, value.src)
-            picked = self.host_constant(np.ascontiguousarray(value.idx))
+            picked = self.host_constant(np.asarray(value.idx, order="C"))
             return self._host("Gather", [flat.base.name, picked], value.shape, info.elem_type, value.src).base.name
         if info.shape != value.shape:
             shape = self.host_constant(np.array(value.shape, np.int64))

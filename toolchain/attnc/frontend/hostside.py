@@ -162,9 +162,9 @@ def _model(interpreter: Interpreter, name: str, nodes: list[NodeProto], availabl
 
 def _array(interpreter: Interpreter, name: str) -> Array | None:
     if name in interpreter.ctx.added_constants:
-        return np.ascontiguousarray(interpreter.ctx.added_constants[name])
+        return np.asarray(interpreter.ctx.added_constants[name], order="C")
     value = interpreter.values.get(name)
-    return np.ascontiguousarray(value.array) if isinstance(value, Const) else None
+    return np.asarray(value.array, order="C") if isinstance(value, Const) else None
 
 
 def _info(interpreter: Interpreter, name: str) -> onnx.ValueInfoProto:

@@ -15,7 +15,7 @@ from onnx import NodeProto
 
 from attnc.frontend.builder import LayoutError
 from attnc.frontend.context import Context
-from attnc.frontend.values import Array, Const, Index, Value, View, reindex
+from attnc.frontend.values import Array, Concrete, Const, Index, Sources, Value, View, on_host, reindex
 from attnc.ir import Graph, Node
 
 TOLERANCE = 1e-6
@@ -223,15 +223,10 @@ def _head(mix: Mix, moved: Index, step: int) -> int | None:
 
 
 def rotary_embedding(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:
-    """RotaryEmbedding of opset 23 and later, with constant caches and positions."""
+    """RotaryEmbedding of opset 23 and later; its caches and positions are constant or of the host, which then gathers the angles."""
     attributes = ctx.attributes(node)
     assert args[0] is not None
-    x, tables = ctx.view(args[0]), args[1:]
-    if any(table is not None and not isinstance(table, Const) for table in tables):
-        ctx.fail(node, "its caches and positions must be constant")
-    cos, sin = (np.asarray(table.array, np.float64) for table in tables[:2] if isinstance(table, Const))
-    if len(tables) > 2 and isinstance(tables[2], Const):
-        cos, sin = cos[tables[2].array], sin[tables[2].array]
+    x = ctx.view(args[0])
     shape = x.shape
     if len(shape) == 3:
         heads = int(attributes.get("num_heads", 0))
@@ -240,23 +235,57 @@ def rotary_embedding(ctx: Context, node: NodeProto, args: Sequence[Value | None]
         x = _moved(x, lambda i: i.reshape(*shape[:2], heads, -1).transpose(0, 2, 1, 3))
     size = x.shape[-1]
     rotary = int(attributes.get("rotary_embedding_dim", 0)) or size
-    cos, sin = cos[..., : rotary // 2], sin[..., : rotary // 2]
     if attributes.get("interleaved", 0):
         first, second = np.arange(0, rotary, 2), np.arange(1, rotary, 2)
     else:
         first, second = np.arange(rotary // 2), np.arange(rotary // 2, rotary)
     partner = np.arange(size)
     partner[first], partner[second] = second, first
-    a, b = np.ones((*cos.shape[:2], size)), np.zeros((*cos.shape[:2], size))
-    a[..., first], a[..., second], b[..., first], b[..., second] = cos, cos, -sin, sin
+    cos, sin = (reindex(table, lambda i: i[..., : rotary // 2]) for table in _angles(ctx, node, args[1:]))
+    a, b = _factors(ctx, (cos, sin), (first, second), size, node)
     name, src = node.output[0], (node.name,)
     try:
-        own = ctx.elementwise.apply("mul", x, Const(a[:, None]), f"{name}_cos", src)
-        other = ctx.elementwise.apply("mul", _moved(x, lambda i: i[..., partner]), Const(b[:, None]), f"{name}_sin", src)
+        own = ctx.elementwise.apply("mul", x, a, f"{name}_cos", src)
+        other = ctx.elementwise.apply("mul", _moved(x, lambda i: i[..., partner]), b, f"{name}_sin", src)
         made = ctx.elementwise.apply("add", own, other, name, src)
     except LayoutError as error:
         ctx.fail(node, str(error))
     return [_moved(made, lambda i: i.transpose(0, 2, 1, 3).reshape(shape)) if len(shape) == 3 else made]
+
+
+def _angles(ctx: Context, node: NodeProto, given: Sequence[Value | None]) -> list[Concrete]:
+    """Cosines and sines [samples, rows, pairs]: the caches, at the positions where these are given."""
+    tables = [value for value in given if isinstance(value, (Const, View)) and on_host(value)]
+    if len(tables) < sum(value is not None for value in given):
+        ctx.fail(node, "its caches and positions must be constant or made by the host, not by the device")
+    caches, positions = tables[:2], tables[2:]
+    if not positions:
+        return caches
+    where = positions[0]
+    if isinstance(where, Const) and all(isinstance(cache, Const) for cache in caches):
+        return [reindex(cache, lambda i: i[where.array]) for cache in caches]
+    return [ctx.host_node("Gather", [cache, where], (*where.shape, cache.shape[-1]), (node.name,)) for cache in caches]
+
+
+def _factors(ctx: Context, angles: Sequence[Concrete], pairs: tuple[Index, Index], size: int, node: NodeProto) -> list[Concrete]:
+    """What channels and their partners are multiplied by, [samples, 1, rows, size]: the cosine, and the sine, which is negative for the
+    first of a pair; 1 and 0 where a channel passes."""
+    (cos, sin), (first, second), src = angles, pairs, (node.name,)
+    count, passing = cos.shape[-1], (*cos.shape[:-1], 1)
+    own, other = np.full(size, count), np.full(size, 2 * count)
+    own[first] = own[second] = other[second] = np.arange(count)
+    other[first] = count + np.arange(count)
+    negative = Const(-sin.array) if isinstance(sin, Const) else ctx.host_node("Neg", [sin], sin.shape, src)
+    sides = [cos, Const(np.ones(passing))], [sin, negative, Const(np.zeros(passing))]
+    tables = [_joined_tables(ctx, parts, src) for parts in sides]
+    return [reindex(tables[0], lambda i: i[..., own][:, None]), reindex(tables[1], lambda i: i[..., other][:, None])]
+
+
+def _joined_tables(ctx: Context, parts: Sequence[Concrete], src: Sources) -> Concrete:
+    """Tables of constants or of the host, joined along their last axis."""
+    if all(isinstance(part, Const) for part in parts):
+        return Const(np.concatenate([part.array for part in parts if isinstance(part, Const)], axis=-1).astype(np.float64))
+    return ctx.host_node("Concat", parts, (*parts[0].shape[:-1], sum(part.shape[-1] for part in parts)), src, axis=-1)
 
 
 def _moved(view: View, move: Callable[[Array], Array]) -> View:

@@ -172,7 +172,7 @@ def infer_node(node: NodeProto, opset: int, info: dict[str, TensorInfo], known: 
     for name in dict.fromkeys(filter(None, node.input)):
         found = info.get(name)
         if name in known and known[name].size <= _SMALL:
-            graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(known[name]), name))
+            graph.initializer.append(numpy_helper.from_array(np.asarray(known[name], order="C"), name))
         elif found is not None and found.elem_type:
             graph.input.append(onnx.helper.make_tensor_value_info(name, found.elem_type, found.shape))
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in node.output if name)

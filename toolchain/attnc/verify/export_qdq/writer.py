@@ -32,7 +32,7 @@ class Writer:
     def constant(self, array: Array, stem: str = "constant") -> str:
         """An initializer."""
         name = self.fresh(stem)
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        self.constants.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
 
     def number(self, array: object) -> str:
