@@ -61,7 +61,7 @@ def _session(path: Path) -> Any:
     except ImportError as error:
         raise AcceleratorError(f"{path} runs on the host and needs onnxruntime, which is not installed: pip install onnxruntime") from error
     options = runtime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised as well
     try:
         return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base class

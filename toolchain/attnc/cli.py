@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -359,6 +361,28 @@ def _fail(label: str, text: str, code: int) -> int:
     return code
 
 
+class _Remarks(logging.Handler):
+    """What libraries log and warn of speaks of their insides: it is for whoever asks for it, with -v."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line on stderr, or nothing."""
+        if State.verbose:
+            print(f"attnc: {record.name}: {clean(record.getMessage())}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _remarks() -> Iterator[None]:
+    """While a command runs, records that no one else takes, and Python's warnings, go to `_Remarks`."""
+    handler, root = _Remarks(logging.WARNING), logging.getLogger()
+    root.addHandler(handler)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(handler)
+
+
 def _invoke(args: Sequence[str]) -> int:
     """Run a command line; the exit code."""
     try:
@@ -372,7 +396,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The entry point: run the command line `argv` (of the process by default) and return the exit code."""
     State.verbose = False
     try:
-        code = _invoke(sys.argv[1:] if argv is None else argv)
+        with _remarks():
+            code = _invoke(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
         if code == EXIT_INTERRUPTED:
             print("attnc: interrupted", file=sys.stderr)

@@ -141,7 +141,7 @@ RUNTIME_IR_VERSION = 10
 def session(proto: onnx.ModelProto, what: str) -> onnxruntime.InferenceSession:
     """An onnxruntime session on the CPU."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised as well
     claimed = proto.ir_version
     proto.ir_version = min(claimed, RUNTIME_IR_VERSION)
     try:
