@@ -35,7 +35,7 @@ LAYERS = (
     {"pipeline"},
     {"compiler", "estimation", "evaluation"},
     {"precision"},
-    {"cli_approx", "cli_compile", "cli_export", "cost_commands"},
+    {"cli_approx", "cli_compile", "cli_export", "cli_run", "cost_commands"},
     {"cli"},
     {"__main__"},
 )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,32 +16,30 @@ from attnc import cost_commands, tables
 from attnc.cli_approx import APPROX, approx, implementations
 from attnc.cli_compile import EPILOG, BudgetOption, CalibOption, HeldoutOption, LabelsOption, PoolOption, QuantizerOption, TargetOption
 from attnc.cli_export import EXPORT, export_qdq
+from attnc.cli_run import CSIM, EVAL, RUN, csim, eval_command, run
 from attnc.config import SQNR_TARGET, Activations, Calibration, CompileOptions
 from attnc.console import (
+    EXIT_DIFFERENT,
     ActivationBitsOption,
-    Build,
     Json,
     ModelFile,
     ObjectiveOption,
     Shapes,
     SqnrTargetOption,
     State,
-    Types,
     UtilisationOption,
     Verbose,
     note,
     parse_shapes,
     print_json,
+    remarks,
     show,
 )
 from attnc.errors import AttncError, ConfigError
 from attnc.tables import clean
-from attnc.verify.data import find_model, load_inputs, load_labelled
-from attnc_host import Accelerator, AcceleratorError
-from attnc_host import manifest as manifests
+from attnc_host import AcceleratorError
 from attnc_host.progress import Progress
 
-EXIT_DIFFERENT = 1
 EXIT_ERROR = 2
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
@@ -179,105 +175,9 @@ def compile_command(
         print(f"build folder: {clean(str(folder))}")
 
 
-@app.command(
-    short_help="Simulate the C++, compare with golden.",
-    no_args_is_help=True,
-    epilog="\b\nExamples:\n"
-    "  attnc csim build/\n"
-    "  attnc csim build/ --inputs heldout.npz --json\n"
-    "  attnc csim build/ --types ap\n\n"
-    "\b\nExit code: 0 when every element is equal, 1 when not, 2 after an error.",
-)
-def csim(
-    build: Build,
-    inputs: Annotated[Path | None, typer.Option("--inputs", help="Inputs, .npz by input name; the build's own vectors by default.")] = None,
-    types: Types = "native",
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Compile the emitted C++ with g++, run it, and compare it with golden bit for bit."""
-    arrays = None if inputs is None else load_inputs(build, inputs, note)
-    with Progress() as progress:
-        from attnc.verify import csim as comparison
-
-        result = comparison.compare_build(build, arrays, types, progress)
-    if as_json:
-        print_json(result.to_json())
-    else:
-        show(tables.comparison(result, State.verbose))
-    if not result.bit_exact:
-        raise typer.Exit(EXIT_DIFFERENT)
-
-
-@app.command(
-    short_help="Run a build on inputs.",
-    no_args_is_help=True,
-    epilog="\b\nExamples:\n"
-    "  attnc run build/ --inputs x.npz --output y.npz\n"
-    "  attnc run build/ --inputs x.npz --output y.npz --backend golden",
-)
-def run(
-    build: Build,
-    inputs: Annotated[Path, typer.Option("--inputs", help="Inputs, .npz by the model's input names.")],
-    output: Annotated[Path, typer.Option("--output", help="Receives the outputs, .npz by the model's output names.")],
-    backend: Annotated[Literal["csim", "golden"], typer.Option("--backend", help="What runs the program.")] = "csim",
-    types: Types = "native",
-    verify: Annotated[bool, typer.Option("--verify", help="Check the checksums of the build folder first.")] = False,
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Run a build on inputs, float in and float out, through the same runtime as a board."""
-    from attnc.npz import check_writable, save_npz
-    from attnc.verify import golden_backend  # registers "golden"
-
-    assert golden_backend
-    check_writable(output)
-    arrays = load_inputs(build, inputs, note)
-    with Progress() as progress, Accelerator.open(build, backend, types, verify, progress=progress) as accelerator:
-        outputs = accelerator.run(arrays)
-    save_npz(output, outputs)
-    if as_json:
-        shapes = {name: {"shape": list(array.shape), "dtype": array.dtype.name} for name, array in outputs.items()}
-        print_json({"output": str(output), "backend": backend, "outputs": shapes})
-    else:
-        found = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
-        print(f"{clean(str(output))}: {clean(found)}")
-
-
-@app.command(
-    "eval",
-    short_help="Measure accuracy and mismatches on data.",
-    no_args_is_help=True,
-    epilog="\b\nExamples:\n"
-    "  attnc eval build/ --inputs heldout.npz --model vit.onnx\n"
-    "  attnc eval build/ --inputs test.npz --labels y --json\n\n"
-    "\b\nExit code: 0 when the C++ equals golden, 1 when not, 2 after an error.",
-)
-def eval_command(
-    build: Build,
-    inputs: Annotated[Path, typer.Option("--inputs", help="Samples, .npz by input name, with their labels.")],
-    labels: Annotated[str | None, typer.Option("--labels", help="Name of the labels in the .npz.", show_default="label")] = None,
-    model: Annotated[Path | None, typer.Option("--model", help="The original model, for the accuracy in float.")] = None,
-    types: Types = "native",
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Measure a build on data: accuracy of float, golden and C++, and every mismatch. Updates its report."""
-    manifest = manifests.load(build)
-    arrays, truth = load_labelled(build, inputs, labels, note)
-    original = find_model(manifest, model, inputs, note)
-    with Progress(delay=0) as progress:
-        from attnc.evaluation import evaluate
-
-        facts = evaluate(build, arrays, truth, original, progress, types)
-    if as_json:
-        print_json(facts)
-    else:
-        from attnc.report_tables import render
-
-        show(render(facts))
-    if facts["evaluation"]["mismatches"]:
-        raise typer.Exit(EXIT_DIFFERENT)
+app.command(**CSIM)(csim)
+app.command(**RUN)(run)
+app.command(**EVAL)(eval_command)
 
 
 @app.command(
@@ -361,28 +261,6 @@ def _fail(label: str, text: str, code: int) -> int:
     return code
 
 
-class _Remarks(logging.Handler):
-    """What libraries log and warn of speaks of their insides: it is for whoever asks for it, with -v."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """One line on stderr, or nothing."""
-        if State.verbose:
-            print(f"attnc: {record.name}: {clean(record.getMessage())}", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _remarks() -> Iterator[None]:
-    """While a command runs, records that no one else takes, and Python's warnings, go to `_Remarks`."""
-    handler, root = _Remarks(logging.WARNING), logging.getLogger()
-    root.addHandler(handler)
-    logging.captureWarnings(True)
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)
-        root.removeHandler(handler)
-
-
 def _invoke(args: Sequence[str]) -> int:
     """Run a command line; the exit code."""
     try:
@@ -396,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The entry point: run the command line `argv` (of the process by default) and return the exit code."""
     State.verbose = False
     try:
-        with _remarks():
+        with remarks():
             code = _invoke(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
         if code == EXIT_INTERRUPTED:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +17,7 @@ from attnc.config import Objective
 from attnc.errors import ConfigError
 from attnc.tables import clean
 
+EXIT_DIFFERENT = 1
 PIPE_WIDTH = 140
 """Columns of a table that goes to a file or a pipe."""
 
@@ -88,3 +91,25 @@ def show(content: RenderableType) -> None:
 def print_json(data: Any) -> None:
     """JSON on stdout."""
     print(json.dumps(data, indent=2))
+
+
+class _Remarks(logging.Handler):
+    """What libraries log and warn of speaks of their insides: it is for whoever asks for it, with -v."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line on stderr, or nothing."""
+        if State.verbose:
+            print(f"attnc: {record.name}: {clean(record.getMessage())}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def remarks() -> Iterator[None]:
+    """While a command runs, records that no one else takes, and Python's warnings, go to `_Remarks`."""
+    handler, root = _Remarks(logging.WARNING), logging.getLogger()
+    root.addHandler(handler)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(handler)

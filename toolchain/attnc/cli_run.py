@@ -1,0 +1,118 @@
+"""The commands that run a build: `attnc csim`, `attnc run`, `attnc eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from attnc import tables
+from attnc.console import EXIT_DIFFERENT, Build, Json, State, Types, Verbose, note, print_json, show
+from attnc.tables import clean
+from attnc.verify.data import find_model, load_inputs, load_labelled
+from attnc_host import Accelerator
+from attnc_host import manifest as manifests
+from attnc_host.progress import Progress
+
+CSIM: dict[str, Any] = {
+    "short_help": "Simulate the C++, compare with golden.",
+    "no_args_is_help": True,
+    "epilog": "\b\nExamples:\n"
+    "  attnc csim build/\n"
+    "  attnc csim build/ --inputs heldout.npz --json\n"
+    "  attnc csim build/ --types ap\n\n"
+    "\b\nExit code: 0 when every element is equal, 1 when not, 2 after an error.",
+}
+RUN: dict[str, Any] = {
+    "short_help": "Run a build on inputs.",
+    "no_args_is_help": True,
+    "epilog": "\b\nExamples:\n"
+    "  attnc run build/ --inputs x.npz --output y.npz\n"
+    "  attnc run build/ --inputs x.npz --output y.npz --backend golden",
+}
+EVAL: dict[str, Any] = {
+    "name": "eval",
+    "short_help": "Measure accuracy and mismatches on data.",
+    "no_args_is_help": True,
+    "epilog": "\b\nExamples:\n"
+    "  attnc eval build/ --inputs heldout.npz --model vit.onnx\n"
+    "  attnc eval build/ --inputs test.npz --labels y --json\n\n"
+    "\b\nExit code: 0 when the C++ equals golden, 1 when not, 2 after an error.",
+}
+
+
+def csim(
+    build: Build,
+    inputs: Annotated[Path | None, typer.Option("--inputs", help="Inputs, .npz by input name; the build's own vectors by default.")] = None,
+    types: Types = "native",
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compile the emitted C++ with g++, run it, and compare it with golden bit for bit."""
+    arrays = None if inputs is None else load_inputs(build, inputs, note)
+    with Progress() as progress:
+        from attnc.verify import csim as comparison
+
+        result = comparison.compare_build(build, arrays, types, progress)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        show(tables.comparison(result, State.verbose))
+    if not result.bit_exact:
+        raise typer.Exit(EXIT_DIFFERENT)
+
+
+def run(
+    build: Build,
+    inputs: Annotated[Path, typer.Option("--inputs", help="Inputs, .npz by the model's input names.")],
+    output: Annotated[Path, typer.Option("--output", help="Receives the outputs, .npz by the model's output names.")],
+    backend: Annotated[Literal["csim", "golden"], typer.Option("--backend", help="What runs the program.")] = "csim",
+    types: Types = "native",
+    verify: Annotated[bool, typer.Option("--verify", help="Check the checksums of the build folder first.")] = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run a build on inputs, float in and float out, through the same runtime as a board."""
+    from attnc.npz import check_writable, save_npz
+    from attnc.verify import golden_backend  # registers "golden"
+
+    assert golden_backend
+    check_writable(output)
+    arrays = load_inputs(build, inputs, note)
+    with Progress() as progress, Accelerator.open(build, backend, types, verify, progress=progress) as accelerator:
+        outputs = accelerator.run(arrays)
+    save_npz(output, outputs)
+    if as_json:
+        shapes = {name: {"shape": list(array.shape), "dtype": array.dtype.name} for name, array in outputs.items()}
+        print_json({"output": str(output), "backend": backend, "outputs": shapes})
+    else:
+        found = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
+        print(f"{clean(str(output))}: {clean(found)}")
+
+
+def eval_command(
+    build: Build,
+    inputs: Annotated[Path, typer.Option("--inputs", help="Samples, .npz by input name, with their labels.")],
+    labels: Annotated[str | None, typer.Option("--labels", help="Name of the labels in the .npz.", show_default="label")] = None,
+    model: Annotated[Path | None, typer.Option("--model", help="The original model, for the accuracy in float.")] = None,
+    types: Types = "native",
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure a build on data: accuracy of float, golden and C++, and every mismatch. Updates its report."""
+    manifest = manifests.load(build)
+    arrays, truth = load_labelled(build, inputs, labels, note)
+    original = find_model(manifest, model, inputs, note)
+    with Progress(delay=0) as progress:
+        from attnc.evaluation import evaluate
+
+        facts = evaluate(build, arrays, truth, original, progress, types)
+    if as_json:
+        print_json(facts)
+    else:
+        from attnc.report_tables import render
+
+        show(render(facts))
+    if facts["evaluation"]["mismatches"]:
+        raise typer.Exit(EXIT_DIFFERENT)
