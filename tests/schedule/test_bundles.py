@@ -17,8 +17,9 @@ from attnc.codegen.render import write_sources
 from attnc.golden import run_golden
 from attnc.kernels.call import Walk
 from attnc.kernels.design import Design
-from attnc.kernels.kernel import IntType, KernelCall
+from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
+from attnc.kernels.ports import IntType
 from attnc.ops import operator
 from attnc.schedule import bundles
 from attnc.schedule.bundles import Task, dependences, form_bundles, has_static_buffers, processes

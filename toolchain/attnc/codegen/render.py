@@ -9,7 +9,8 @@ from typing import Any
 
 import jinja2
 
-from attnc.kernels.kernel import IntType, KernelCall, Table
+from attnc.kernels.kernel import KernelCall
+from attnc.kernels.ports import IntType, Table
 from attnc.resources import data_path
 from attnc.schedule.chains import store_port
 from attnc.schedule.cost import Estimate

@@ -23,8 +23,9 @@ from attnc.fixedpoint import matmul, requantize
 from attnc.ir import GraphError, Node
 from attnc.kernels.call import Walk
 from attnc.kernels.design import Design
-from attnc.kernels.kernel import KernelCall, Port
+from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
+from attnc.kernels.ports import Port
 from attnc.kernels.resources import Resources
 from attnc.ops.attention_sizes import Sizes
 from attnc.ops.requantize import wide_products

@@ -17,8 +17,9 @@ from attnc.fixedpoint import Int64, matmul, shift_round_half_up
 from attnc.ir import GraphError, Node
 from attnc.kernels.call import Call, Walk
 from attnc.kernels.design import Design
-from attnc.kernels.kernel import KernelCall, Table
+from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
+from attnc.kernels.ports import Table
 from attnc.kernels.resources import Resources
 from attnc.ops.attention_channels import PORT as CHANNELS_PORT
 from attnc.ops.attention_channels import bias_cycles, channel_resources, factor_walk

@@ -11,8 +11,9 @@ from attnc.fixedpoint import matmul
 from attnc.ir import Node
 from attnc.kernels.call import Call, Walk
 from attnc.kernels.design import Design
-from attnc.kernels.kernel import IntType, KernelCall, Port, Table
+from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
+from attnc.kernels.ports import IntType, Port, Table
 from attnc.kernels.resources import Resources
 from attnc.ops.approximation import times
 from attnc.ops.attention_channels import PORT as CHANNELS_PORT

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from attnc.errors import OverflowRiskError
 from attnc.fixedpoint import MULTIPLIER_BITS, Int64, bit_length, quantize_multiplier, requantize, shift_round_half_up
-from attnc.kernels.kernel import IntType, Table
+from attnc.kernels.ports import IntType, Table
 from attnc.kernels.resources import Resources
 from attnc.ops.approximation import Implementation
 

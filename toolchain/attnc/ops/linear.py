@@ -28,8 +28,9 @@ from attnc.fixedpoint import bits_for, check_bits, matmul, quantize_multiplier, 
 from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call, Walk
 from attnc.kernels.design import Design
-from attnc.kernels.kernel import FILL, SIDES, IntType, KernelCall, Port
+from attnc.kernels.kernel import FILL, SIDES, KernelCall
 from attnc.kernels.lowering import Lowering
+from attnc.kernels.ports import IntType, Port
 from attnc.kernels.resources import Resources
 from attnc.ops import lookup
 from attnc.ops.base import Operator, product_bits

@@ -18,8 +18,9 @@ from attnc.fixedpoint import bits_for
 from attnc.ir import GraphError, Node
 from attnc.kernels.call import Call, Walk
 from attnc.kernels.design import Design
-from attnc.kernels.kernel import IntType, KernelCall, Port
+from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
+from attnc.kernels.ports import IntType, Port
 from attnc.kernels.resources import Resources
 from attnc.ops.linear_weights import weight_format, weight_shape
 from attnc.ops.packing import RECORD_BYTES, Layout, payload

@@ -15,8 +15,9 @@ from attnc.arrays import Array, Shape
 from attnc.fixedpoint import bits_for, check_bits, quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call
-from attnc.kernels.kernel import IntType, KernelCall, Port
+from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
+from attnc.kernels.ports import IntType, Port
 from attnc.kernels.resources import Resources
 from attnc.ops.base import Operator, product_bits, scalar_scale
 from attnc.ops.requantize import activation, wide_products

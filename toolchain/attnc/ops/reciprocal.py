@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnc.fixedpoint import Int64, bit_length, clamp, shift_round_half_up
-from attnc.kernels.kernel import IntType, Table
+from attnc.kernels.ports import IntType, Table
 from attnc.kernels.resources import Resources
 from attnc.ops.approximation import Implementation
 from attnc.ops.exponential import softmax_scale

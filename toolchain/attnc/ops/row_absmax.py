@@ -17,8 +17,9 @@ from attnc.arrays import Array, Shape
 from attnc.fixedpoint import quantize_multiplier, requantize
 from attnc.ir import Node, TensorType
 from attnc.kernels.call import Call
-from attnc.kernels.kernel import IntType, KernelCall, Port
+from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
+from attnc.kernels.ports import IntType, Port
 from attnc.kernels.resources import Resources
 from attnc.ops.base import Operator, scalar_scale
 from attnc.ops.requantize import activation

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from attnc.fixedpoint import Int64, bit_length, clamp, shift_round_half_up
-from attnc.kernels.kernel import IntType, Table
+from attnc.kernels.ports import IntType, Table
 
 SEGMENT_BITS = 7
 SEGMENTS = 3 << SEGMENT_BITS

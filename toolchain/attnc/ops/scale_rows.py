@@ -19,8 +19,9 @@ from attnc.arrays import Array, Shape
 from attnc.fixedpoint import MULTIPLIER_BITS, clamp, quantize_half_even, quantize_multiplier, shift_round_half_up
 from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call, Walk
-from attnc.kernels.kernel import IntType, KernelCall, Port
+from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
+from attnc.kernels.ports import IntType, Port
 from attnc.kernels.resources import Resources
 from attnc.ops.base import Operator, scalar_scale
 from attnc.ops.requantize import ACTIVATION_BITS, activation, byte_planes, wide_products

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnc.fixedpoint import MULTIPLIER_BITS, Int64, quantize_multiplier, requantize
-from attnc.kernels.kernel import IntType, Table
+from attnc.kernels.ports import IntType, Table
 from attnc.ops.exponential import FRACTION_BITS, LOG2_E, SCORE_LIMIT
 
 SOFTCAP_BITS = 17

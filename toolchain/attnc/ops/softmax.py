@@ -25,8 +25,9 @@ from attnc.arrays import Array, Shape
 from attnc.fixedpoint import bits_for, check_bits, clamp, shift_round_half_up
 from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call
-from attnc.kernels.kernel import IntType, KernelCall, Port, Table
+from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
+from attnc.kernels.ports import IntType, Port, Table
 from attnc.kernels.resources import Resources
 from attnc.ops.approximation import Approximated, Implementation, times
 from attnc.ops.base import product_bits

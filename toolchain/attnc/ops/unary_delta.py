@@ -22,8 +22,9 @@ from attnc.arrays import Array
 from attnc.fixedpoint import MULTIPLIER_BITS, Int64, bits_for, check_bits, quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call
-from attnc.kernels.kernel import IntType, KernelCall, Table
+from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
+from attnc.kernels.ports import IntType, Table
 from attnc.kernels.resources import Resources
 from attnc.ops.approximation import Implementation, times
 from attnc.ops.base import product_bits, scalar_scale

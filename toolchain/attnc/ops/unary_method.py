@@ -13,8 +13,9 @@ from attnc.arrays import Array
 from attnc.fixedpoint import Int64
 from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call
-from attnc.kernels.kernel import IntType, KernelCall, Port, Table
+from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
+from attnc.kernels.ports import IntType, Port, Table
 from attnc.kernels.resources import Resources
 from attnc.ops.approximation import Implementation
 from attnc.ops.base import scalar_scale

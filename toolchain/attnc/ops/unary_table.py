@@ -15,8 +15,9 @@ from attnc.arrays import Array
 from attnc.fixedpoint import Int64, clamp
 from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call, Walk
-from attnc.kernels.kernel import IntType, KernelCall, Port
+from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
+from attnc.kernels.ports import IntType, Port
 from attnc.kernels.resources import Resources
 from attnc.ops.approximation import Implementation, times
 from attnc.ops.base import scalar_scale

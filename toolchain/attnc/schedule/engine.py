@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from attnc.kernels.call import Call, Walk
-from attnc.kernels.kernel import FILL, IntType, KernelCall, Port
+from attnc.kernels.kernel import FILL, KernelCall
+from attnc.kernels.ports import IntType, Port
 from attnc.kernels.resources import Resources
 from attnc.ops import OPERATORS
 from attnc.schedule.chains import Chain, store_port
