@@ -4,6 +4,44 @@
 // Reading an empty stream, and data left over when a stream dies, end the simulation with the stream's name: both are
 // errors in hardware too (a hang, or results that shift into the next run). The depth that each stream reached is recorded;
 // print it with hls::stream_report().
+//
+// With ATTNC_COSIM streams are bounded and their tokens carry times, see attnc_cosim.h.
+
+#ifdef ATTNC_COSIM
+
+#include "attnc_cosim.h"
+
+namespace hls {
+
+template <class T, int DEPTH = 0> class stream : public attnc::cosim::StreamBase {
+ public:
+  stream() : StreamBase("unnamed") {}
+  explicit stream(const char* name) : StreamBase(name) {}
+  ~stream() {
+    if (values_.empty()) return;
+    std::fprintf(stderr, "hls::stream '%s': left over when the stream ended, elements (%zu)\n", stats().path.c_str(), values_.size());
+    std::fflush(nullptr);
+    std::_Exit(3);
+  }
+  bool empty() { return nothing(); }
+  void write(const T& value) {
+    values_.push(value);
+    stage();
+  }
+  T read() {
+    take();
+    return values_.pop();
+  }
+
+ private:
+  attnc::cosim::Ring<T> values_;
+};
+
+inline void stream_report(std::FILE*) {}
+
+}  // namespace hls
+
+#else
 
 #include <algorithm>
 #include <cstddef>
@@ -74,3 +112,5 @@ template <class T, int DEPTH = 0> class stream {
 };
 
 }  // namespace hls
+
+#endif  // ATTNC_COSIM

@@ -46,14 +46,15 @@ def ap_include() -> Path:
     )
 
 
-def build_simulator(folder: Path, types: str = "native", flags: str | None = None) -> Path:
-    """Compile the test bench in `folder` (the `hls` folder of a build, writable) and return the program."""
-    command = _make_command(folder, types, flags)
+def build_simulator(folder: Path, types: str = "native", flags: str | None = None, mode: str = "csim") -> Path:
+    """Compile the test bench in `folder` (the `hls` folder of a build, writable) and return the program; with mode "cosim" the one that
+    runs in simulated time."""
+    command = [*_make_command(folder, types, flags), f"MODE={mode}"]
     with _locked(folder):
         done = subprocess.run([*command, "build"], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", env=_clean())
     if done.returncode != 0:
         raise AcceleratorError(f"the C++ compiler failed in {folder}:\n{done.stderr.strip() or done.stdout.strip()}")
-    program = folder / f"csim_{types}"
+    program = folder / f"{mode}_{types}"
     if not program.is_file():
         raise AcceleratorError(f"make succeeded in {folder}, but made no {program.name}: the build folder is damaged")
     return program

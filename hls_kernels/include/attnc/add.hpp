@@ -8,6 +8,7 @@
 // Speed    L values per cycle (II = 1).
 
 #include "attnc/fixedpoint.hpp"
+#include "attnc/timing.hpp"
 #include "attnc/types.hpp"
 
 #include <hls_stream.h>
@@ -24,10 +25,12 @@ void add(hls::stream<Vec<AT, L>>& a, hls::stream<Vec<BT, L>>& b, hls::stream<Vec
   const int vectors = rows * tiles;
   int row = 0;
   Vec<BT, L> b_vec;
+  ATTNC_LOOP(ADD)
 ADD:
   for (int i = 0; i < vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
+    ATTNC_TICK(ADD)
     const Vec<AT, L> a_vec = a.read();
     if (row == 0 || broadcast == 0) b_vec = b.read();
     Vec<YT, L> out;

@@ -28,6 +28,7 @@
 #include "attnc/attention_common.hpp"
 #include "attnc/exponential.hpp"
 #include "attnc/fixedpoint.hpp"
+#include "attnc/timing.hpp"
 #include "attnc/types.hpp"
 
 #include <hls_stream.h>
@@ -66,11 +67,13 @@ BIAS_HEADS:
     const int fill = bias_heads > 1 ? (head + 1) & (BIAS_BUFFERS - 1) : 0, use = bias_heads > 1 ? head & (BIAS_BUFFERS - 1) : 0;
     int tile = 0, row = 0, group = 0;
     KeyCursor at = key_start<P, MASKED>(rows, keys, position, before, after);
+    ATTNC_LOOP(EMIT_BIAS)
   EMIT_BIAS:
     for (int i = 0; i < trips; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = KEYS_MAX * WORDS
 #pragma HLS DEPENDENCE variable = buffer inter false
+      ATTNC_TICK(EMIT_BIAS)
       if (i < loads) {
         const Vec<BiasT, L> word = bias.read();
         for (int b = 0; b < B; ++b) {
@@ -114,10 +117,12 @@ BIAS_HEADS:
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 16
     const BiasScale scale = bias_scale<L>(factors.read());
     int word = 0, row = 0;
+    ATTNC_LOOP(LOAD_Q_FACTORS)
   LOAD_Q_FACTORS:
     for (int i = 0; i < rows * words; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX * Channels::WORDS
+      ATTNC_TICK(LOAD_Q_FACTORS)
       const typename Channels::Factors read = Channels::factors(factors.read());
       for (int b = 0; b < B; ++b) {
 #pragma HLS UNROLL
@@ -128,10 +133,12 @@ BIAS_HEADS:
     }
     word = 0;
     row = 0;
+    ATTNC_LOOP(LOAD_K_FACTORS)
   LOAD_K_FACTORS:
     for (int i = 0; i < keys * words; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = KEYS_MAX * Channels::WORDS
+      ATTNC_TICK(LOAD_K_FACTORS)
       k_factors[word][row] = Channels::factors(factors.read());
       row = word + 1 == words ? row + 1 : row;
       word = word + 1 == words ? 0 : word + 1;
@@ -140,10 +147,12 @@ BIAS_HEADS:
     bias_sum_t<CHANNELS_MAX> acc[B];
 #pragma HLS ARRAY_PARTITION variable = acc complete
     int step = 0, group = 0;
+    ATTNC_LOOP(EMIT_BIAS)
   EMIT_BIAS:
     for (int i = 0; i < scored * GROUPS * channel_steps; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = KEYS_MAX * WORDS_MAX
+      ATTNC_TICK(EMIT_BIAS)
       const int channel = step * PER_STEP;
       const typename Channels::Factors ks = k_factors[channel / Channels::PER_WORD][at.key];
       Vec<BiasT, B> out;
@@ -207,12 +216,14 @@ SCORE_HEADS:
     int q_tile = 0, q_row = 0, k_tile = 0, k_row = 0, tile = 0;
     // Rows past `rows` in the last block hold what an earlier call left: their results are dropped by attention_normalise.
     KeyCursor at = key_start<P, MASKED>(rows, keys, position, before, after);
+    ATTNC_LOOP(SCORES)
   SCORES:
     for (int i = 0; i < trips; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCKS_MAX * KEYS_MAX * HEAD_TILES_MAX
 #pragma HLS DEPENDENCE variable = q_buffer inter false
 #pragma HLS DEPENDENCE variable = k_buffer inter false
+      ATTNC_TICK(SCORES)
       if (i < q_loads) {
         const Vec<XT, L> word = q.read();
         for (int p = 0; p < P; ++p) {
@@ -287,10 +298,12 @@ void attention_maximum(hls::stream<Vec<attention_score_t, Q>>& scores, hls::stre
 #pragma HLS ARRAY_PARTITION variable = maximum complete dim = 0
   KeyCursor at = key_start<P, MASKED>(rows, keys, position, before, after);
   int group = 0;
+  ATTNC_LOOP(MAXIMUM)
 MAXIMUM:
   for (int i = 0; i < steps; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 65536
+    ATTNC_TICK(MAXIMUM)
     const Vec<attention_score_t, Q> score = scores.read();
     Vec<attention_score_t, Q> largest;
     for (int j = 0; j < Q; ++j) {
@@ -322,10 +335,12 @@ void attention_exponential(hls::stream<Vec<attention_score_t, Q>>& row, hls::str
 #pragma HLS ARRAY_PARTITION variable = made complete dim = 0
   KeyCursor at = key_start<P, MASKED>(rows, keys, position, before, after);
   int group = 0;
+  ATTNC_LOOP(EXPONENTIAL)
 EXPONENTIAL:
   for (int i = 0; i < steps; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 65536
+    ATTNC_TICK(EXPONENTIAL)
     const bool first = at.key == at.range.first;
     Vec<attention_score_t, Q> largest;
     for (int j = 0; j < Q; ++j) {
@@ -394,11 +409,13 @@ WEIGHTED_HEADS:
     const int trips = max_of(loads, busy);
     const int use = head & 1, fill = (head + 1) & 1;
     int load_tile = 0, load_key = 0, left = computing ? products : 0;
+    ATTNC_LOOP(WEIGHTED)
   WEIGHTED:
     for (int i = 0; i < trips; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = VALUE_TILES_MAX * KEYS_MAX * 16
 #pragma HLS DEPENDENCE variable = v_buffer inter false
+      ATTNC_TICK(WEIGHTED)
       if (i < loads) {
         v_buffer[fill][load_tile][load_key] = v.read();
         load_tile = load_key + 1 == keys ? load_tile + 1 : load_tile;
@@ -475,33 +492,42 @@ void attention(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hls::stre
   static const int B = bias_lanes(BIAS_ROWS_MAX, Q);
   hls::stream<Vec<BiasT, B>> biases("attention.biases");
 #pragma HLS STREAM variable = biases depth = 16
+  ATTNC_DEPTH(biases, 16)
   hls::stream<Vec<attention_score_t, Q>> scores("attention.scores");
 #pragma HLS STREAM variable = scores depth = 4
+  ATTNC_DEPTH(scores, 4)
   hls::stream<Vec<attention_score_t, Q>> row("attention.row");
 // A row of scores, and what arrives until its maximum has passed two processes.
 #pragma HLS STREAM variable = row depth = KEYS_MAX * P / Q + 16
+  ATTNC_DEPTH(row, KEYS_MAX * P / Q + 16)
   hls::stream<Vec<attention_score_t, Q>> maxima("attention.maxima");
 #pragma HLS STREAM variable = maxima depth = 2 * P / Q
+  ATTNC_DEPTH(maxima, 2 * P / Q)
   hls::stream<Vec<probability_t, P>> probabilities("attention.probabilities");
 // P / Q cycles make what a cycle takes in the first tile of a block: all but a share of Q / P waits, so that it goes on without a pause.
 #pragma HLS STREAM variable = probabilities depth = KEYS_MAX - KEYS_MAX * Q / P + 16
+  ATTNC_DEPTH(probabilities, KEYS_MAX - KEYS_MAX * Q / P + 16)
   hls::stream<Vec<SumT, Q>> sums("attention.sums");
 #pragma HLS STREAM variable = sums depth = 2 * P / Q
+  ATTNC_DEPTH(sums, 2 * P / Q)
   hls::stream<SoftmaxScale> scales("attention.scales");
 #pragma HLS STREAM variable = scales depth = 2 * P
+  ATTNC_DEPTH(scales, 2 * P)
   hls::stream<Vec<AccT, L>> weighted("attention.weighted");
 #pragma HLS STREAM variable = weighted depth = 16
-  attention_bias<BiasT, KEYS_MAX, BIAS_ROWS_MAX, CHANNELS_MAX, PER_STEP, BIAS_BUFFERS, L, P, Q, B, MASKED>(
-      bias, biases, heads, rows, keys, scored, position, before, after, bias_heads, bias_rows, bias_channels);
-  attention_scores<XT, BiasT, ScoreT, Cap, HEAD_TILES_MAX, KEYS_MAX, ROWS_MAX, L, P, Q, B, MASKED>(
+  ATTNC_DEPTH(weighted, 16)
+  ATTNC_REGION
+  ATTNC_PROCESS("attention_bias", attention_bias<BiasT, KEYS_MAX, BIAS_ROWS_MAX, CHANNELS_MAX, PER_STEP, BIAS_BUFFERS, L, P, Q, B, MASKED>(
+      bias, biases, heads, rows, keys, scored, position, before, after, bias_heads, bias_rows, bias_channels);)
+  ATTNC_PROCESS("attention_scores", attention_scores<XT, BiasT, ScoreT, Cap, HEAD_TILES_MAX, KEYS_MAX, ROWS_MAX, L, P, Q, B, MASKED>(
       q, k, biases, scores, kv_heads, heads_per_kv, rows, keys, scored, qk_tiles, position, before, after, score_multiplier, score_shift,
-      cap_multiplier, cap_shift, bias_heads, bias_shift);
-  attention_maximum<P, Q, MASKED>(scores, row, maxima, heads, rows, keys, scored, position, before, after);
-  attention_exponential<SumT, Exp2, P, Q, MASKED>(row, maxima, probabilities, sums, heads, rows, keys, scored, position, before, after);
-  attention_reciprocal<SumT, 0, P, Q, FAST_DIVIDE>(sums, scales, heads, rows, output_multiplier, output_shift);
-  attention_weighted<XT, AccT, VALUE_TILES_MAX, KEYS_MAX, L, P, MASKED>(v, probabilities, weighted, kv_heads, heads_per_kv, rows, keys,
-                                                                        scored, paced, v_tiles, position, before, after);
-  attention_normalise<AccT, YT, VALUE_TILES_MAX, ROWS_MAX, L, P>(weighted, scales, y, heads, rows, v_tiles, low, high);
+      cap_multiplier, cap_shift, bias_heads, bias_shift);)
+  ATTNC_PROCESS("attention_maximum", attention_maximum<P, Q, MASKED>(scores, row, maxima, heads, rows, keys, scored, position, before, after);)
+  ATTNC_PROCESS("attention_exponential", attention_exponential<SumT, Exp2, P, Q, MASKED>(row, maxima, probabilities, sums, heads, rows, keys, scored, position, before, after);)
+  ATTNC_PROCESS("attention_reciprocal", attention_reciprocal<SumT, 0, P, Q, FAST_DIVIDE>(sums, scales, heads, rows, output_multiplier, output_shift);)
+  ATTNC_PROCESS("attention_weighted", attention_weighted<XT, AccT, VALUE_TILES_MAX, KEYS_MAX, L, P, MASKED>(v, probabilities, weighted, kv_heads, heads_per_kv, rows, keys,
+                                                                        scored, paced, v_tiles, position, before, after);)
+  ATTNC_PROCESS("attention_normalise", attention_normalise<AccT, YT, VALUE_TILES_MAX, ROWS_MAX, L, P>(weighted, scales, y, heads, rows, v_tiles, low, high);)
 }
 
 }  // namespace attnc

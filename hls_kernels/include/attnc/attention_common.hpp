@@ -12,6 +12,7 @@
 #include "attnc/exponential.hpp"
 #include "attnc/fixedpoint.hpp"
 #include "attnc/softcap.hpp"
+#include "attnc/timing.hpp"
 #include "attnc/types.hpp"
 
 #include <hls_stream.h>
@@ -125,10 +126,12 @@ void attention_reciprocal(hls::stream<Vec<SumT, Q>>& sums, hls::stream<SoftmaxSc
   SoftmaxQuotient division = {0, 0, 0};
   SerialDivision state = {0, 0};
   int j = 0, step = 0;
+  ATTNC_LOOP(RECIPROCAL)
 RECIPROCAL:
   for (int i = 0; i < steps; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = P max = 256 * P
+    ATTNC_TICK(RECIPROCAL)
     if (j == 0 && step == 0) sum = sums.read();
     const spare_t spared = spare_t(spare_t(sum.v[j]) << SPARE);
     SoftmaxScale scale;
@@ -172,11 +175,13 @@ NORMALISE_HEADS:
     const int trips = max_of(reads, writes);
     const int fill = head & 1, use = 1 - fill;
     int tile = 0, p = 0, first = 0, out_tile = 0, out_row = 0;
+    ATTNC_LOOP(NORMALISE)
   NORMALISE:
     for (int i = 0; i < trips; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = P max = ROWS_MAX * VALUE_TILES_MAX
 #pragma HLS DEPENDENCE variable = y_buffer inter false
+      ATTNC_TICK(NORMALISE)
       if (i < writes) {
         y.write(y_buffer[use][out_tile][out_row]);
         out_tile = out_row + 1 == rows ? out_tile + 1 : out_tile;

@@ -25,6 +25,7 @@
 #include "attnc/attention_common.hpp"
 #include "attnc/exponential.hpp"
 #include "attnc/fixedpoint.hpp"
+#include "attnc/timing.hpp"
 #include "attnc/types.hpp"
 
 #include <hls_stream.h>
@@ -80,10 +81,12 @@ BIAS_KEY_BLOCKS:
   for (int sweep = 0; sweep < sweeps; ++sweep) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
     int tile = 0, row = 0;
+    ATTNC_LOOP(LOAD_BIAS)
   LOAD_BIAS:
     for (int i = 0; i < loads; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = TILES_MAX * BIAS_ROWS_MAX
+      ATTNC_TICK(LOAD_BIAS)
       buffer[row % P][tile][row / P] = bias.read();
       tile = row + 1 == bias_rows ? tile + 1 : tile;
       row = row + 1 == bias_rows ? 0 : row + 1;
@@ -92,10 +95,12 @@ BIAS_KEY_BLOCKS:
     for (int block = 0; block < blocks; ++block) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCKS_MAX
       const KeySteps steps = key_steps<P, S>(block, rows, keys, key_block, key_step, key_blocks, position, before, after);
+      ATTNC_LOOP(EMIT_BIAS)
     EMIT_BIAS:
       for (int step = steps.first; step < steps.stop; ++step) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCK_MAX / S
+        ATTNC_TICK(EMIT_BIAS)
         Vec<BiasT, P * S> out;
         for (int p = 0; p < P; ++p) {
 #pragma HLS UNROLL
@@ -137,20 +142,24 @@ BIAS_KEY_BLOCKS:
     const int q_words = key_block == 0 ? rows * words : 0;
     if (key_block == 0) scale = bias_scale<L>(factors.read());
     int word = 0, row = 0;
+    ATTNC_LOOP(LOAD_Q_FACTORS)
   LOAD_Q_FACTORS:
     for (int i = 0; i < q_words; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX * Channels::WORDS
+      ATTNC_TICK(LOAD_Q_FACTORS)
       q_factors[row % P][word][row / P] = Channels::factors(factors.read());
       row = word + 1 == words ? row + 1 : row;
       word = word + 1 == words ? 0 : word + 1;
     }
     word = 0;
     row = 0;
+    ATTNC_LOOP(LOAD_K_FACTORS)
   LOAD_K_FACTORS:
     for (int i = 0; i < block_keys * words; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCK_MAX * Channels::WORDS
+      ATTNC_TICK(LOAD_K_FACTORS)
       k_factors[row % S][word][row / S] = Channels::factors(factors.read());
       row = word + 1 == words ? row + 1 : row;
       word = word + 1 == words ? 0 : word + 1;
@@ -162,10 +171,12 @@ BIAS_KEY_BLOCKS:
       int key_step_at = steps.first, step = 0;
       bias_sum_t<CHANNELS_MAX> acc[P * S];
 #pragma HLS ARRAY_PARTITION variable = acc complete
+      ATTNC_LOOP(EMIT_BIAS)
     EMIT_BIAS:
       for (int i = 0; i < (steps.stop - steps.first) * channel_steps; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = STEPS_MAX
+        ATTNC_TICK(EMIT_BIAS)
         const int channel = step * PER_STEP;
         Vec<BiasT, P * S> out;
         for (int s = 0; s < S; ++s) {
@@ -217,10 +228,12 @@ SCORE_KEY_BLOCKS:
 #pragma HLS LOOP_TRIPCOUNT min = 2 max = 64
     const int q_loads = sweep >= 0 && key_block == 0 ? q_words : 0;
     int q_tile = 0, q_row = 0;
+    ATTNC_LOOP(LOAD_Q)
   LOAD_Q:
     for (int i = 0; i < q_loads; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = HEAD_TILES_MAX * ROWS_MAX
+      ATTNC_TICK(LOAD_Q)
       q_buffer[q_row % P][q_tile][q_row / P] = q.read();
       q_tile = q_row + 1 == rows ? q_tile + 1 : q_tile;
       q_row = q_row + 1 == rows ? 0 : q_row + 1;
@@ -239,10 +252,12 @@ SCORE_KEY_BLOCKS:
       int tile = 0, step = steps.first;
       ScoreT acc[P][S];
 #pragma HLS ARRAY_PARTITION variable = acc dim = 0 complete
+      ATTNC_LOOP(SCORES)
     SCORES:
       for (int i = 0; i < trips; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = STEPS_MAX * HEAD_TILES_MAX
+        ATTNC_TICK(SCORES)
         if (loaded < wanted) {
           k_buffer[next][k_row % S][k_tile][k_row / S] = k.read();
           k_tile = k_row + 1 == block_keys ? k_tile + 1 : k_tile;
@@ -295,10 +310,12 @@ SCORE_KEY_BLOCKS:
       }
     }
     const int missing = wanted - loaded;
+    ATTNC_LOOP(LOAD_K)
   LOAD_K:
     for (int i = 0; i < missing; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 0 max = HEAD_TILES_MAX * BLOCK_MAX
+      ATTNC_TICK(LOAD_K)
       k_buffer[next][k_row % S][k_tile][k_row / S] = k.read();
       k_tile = k_row + 1 == block_keys ? k_tile + 1 : k_tile;
       k_row = k_row + 1 == block_keys ? 0 : k_row + 1;
@@ -333,10 +350,12 @@ MAXIMUM_KEY_BLOCKS:
 #pragma HLS UNROLL
         largest.v[j] = SCORE_EXCLUDED;
       }
+      ATTNC_LOOP(MAXIMUM)
     MAXIMUM:
       for (int step = steps.first; step < steps.stop; ++step) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 256
+        ATTNC_TICK(MAXIMUM)
         const Vec<attention_score_t, P * S> score = scores.read();
         for (int j = 0; j < P * S; ++j) {
 #pragma HLS UNROLL
@@ -405,10 +424,12 @@ EXPONENTIAL_KEY_BLOCKS:
 #pragma HLS UNROLL
           sum.v[j] = steps.fresh && !merging ? SumT(0) : SumT(shift_round_half_up<SumT>(old.v[j], update.v[j].shift));
         }
+        ATTNC_LOOP(EXPONENTIAL)
       EXPONENTIAL:
         for (int step = steps.first; step < steps.stop; ++step) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 256
+          ATTNC_TICK(EXPONENTIAL)
           const Vec<attention_score_t, P * S> score = row.read();
           Vec<probability_t, P * S> probability;
           for (int j = 0; j < P * S; ++j) {
@@ -482,9 +503,11 @@ WEIGHTED_KEY_BLOCKS:
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = VALUE_TILES_MAX
           AccT acc[P][S][L];
 #pragma HLS ARRAY_PARTITION variable = acc dim = 0 complete
+          ATTNC_LOOP(RESCALE)
         RESCALE:
           for (int p = 0; p < P; ++p) {
 #pragma HLS PIPELINE II = 1
+            ATTNC_TICK(RESCALE)
             const Vec<AccT, S * L> old = state[tile][block * P + p];
             for (int s = 0; s < S; ++s) {
 #pragma HLS UNROLL
@@ -495,10 +518,12 @@ WEIGHTED_KEY_BLOCKS:
               }
             }
           }
+          ATTNC_LOOP(WEIGHTED)
         WEIGHTED:
           for (int step = steps.first; step < steps.stop; ++step) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = STEPS_MAX
+            ATTNC_TICK(WEIGHTED)
             if (loaded < wanted) {
               v_buffer[!now][v_row % S][v_tile][v_row / S] = v.read();
               v_tile = v_row + 1 == block_keys ? v_tile + 1 : v_tile;
@@ -524,9 +549,11 @@ WEIGHTED_KEY_BLOCKS:
               }
             }
           }
+          ATTNC_LOOP(KEEP)
         KEEP:
           for (int p = 0; p < P; ++p) {
 #pragma HLS PIPELINE II = 1
+            ATTNC_TICK(KEEP)
             Vec<AccT, S * L> kept;
             for (int s = 0; s < S; ++s) {
 #pragma HLS UNROLL
@@ -554,10 +581,12 @@ WEIGHTED_KEY_BLOCKS:
       }
     }
     const int missing = wanted - loaded;
+    ATTNC_LOOP(LOAD_V)
   LOAD_V:
     for (int i = 0; i < missing; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 0 max = VALUE_TILES_MAX * BLOCK_MAX
+      ATTNC_TICK(LOAD_V)
       v_buffer[!now][v_row % S][v_tile][v_row / S] = v.read();
       v_tile = v_row + 1 == block_keys ? v_tile + 1 : v_tile;
       v_row = v_row + 1 == block_keys ? 0 : v_row + 1;
@@ -584,36 +613,46 @@ void attention_one_pass(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, 
 #pragma HLS DATAFLOW
   hls::stream<Vec<BiasT, P * S>> biases("attention_one_pass.biases");
 #pragma HLS STREAM variable = biases depth = 16
+  ATTNC_DEPTH(biases, 16)
   hls::stream<Vec<attention_score_t, P * S>> scores("attention_one_pass.scores");
 #pragma HLS STREAM variable = scores depth = 4
+  ATTNC_DEPTH(scores, 4)
   hls::stream<Vec<attention_score_t, P * S>> row("attention_one_pass.row");
 #pragma HLS STREAM variable = row depth = BLOCK_MAX / S + 3
+  ATTNC_DEPTH(row, BLOCK_MAX / S + 3)
   hls::stream<Vec<OnlineUpdate, P * S>> sum_updates("attention_one_pass.sum_updates");
 #pragma HLS STREAM variable = sum_updates depth = 2
+  ATTNC_DEPTH(sum_updates, 2)
   hls::stream<Vec<OnlineUpdate, P * S>> value_updates("attention_one_pass.value_updates");
 #pragma HLS STREAM variable = value_updates depth = 4
+  ATTNC_DEPTH(value_updates, 4)
   hls::stream<Vec<probability_t, P * S>> probabilities("attention_one_pass.probabilities");
 #pragma HLS STREAM variable = probabilities depth = 4
+  ATTNC_DEPTH(probabilities, 4)
   hls::stream<Vec<SumT, P>> totals("attention_one_pass.totals");
 #pragma HLS STREAM variable = totals depth = 2
+  ATTNC_DEPTH(totals, 2)
   hls::stream<SoftmaxScale> scales("attention_one_pass.scales");
 #pragma HLS STREAM variable = scales depth = 2 * P
+  ATTNC_DEPTH(scales, 2 * P)
   hls::stream<Vec<AccT, L>> weighted("attention_one_pass.weighted");
 #pragma HLS STREAM variable = weighted depth = 16
-  one_pass_bias<BiasT, BLOCK_MAX, BIAS_ROWS_MAX, CHANNELS_MAX, PER_STEP, L, P, S>(
-      bias, biases, heads, rows, keys, block_keys, key_step, key_blocks, position, before, after, bias_heads, bias_rows, bias_channels);
-  one_pass_scores<XT, BiasT, ScoreT, Cap, HEAD_TILES_MAX, BLOCK_MAX, ROWS_MAX, L, P, S>(
+  ATTNC_DEPTH(weighted, 16)
+  ATTNC_REGION
+  ATTNC_PROCESS("one_pass_bias", one_pass_bias<BiasT, BLOCK_MAX, BIAS_ROWS_MAX, CHANNELS_MAX, PER_STEP, L, P, S>(
+      bias, biases, heads, rows, keys, block_keys, key_step, key_blocks, position, before, after, bias_heads, bias_rows, bias_channels);)
+  ATTNC_PROCESS("one_pass_scores", one_pass_scores<XT, BiasT, ScoreT, Cap, HEAD_TILES_MAX, BLOCK_MAX, ROWS_MAX, L, P, S>(
       q, k, biases, scores, heads, rows, keys, block_keys, key_step, key_blocks, qk_tiles, position, before, after, score_multiplier,
-      score_shift, cap_multiplier, cap_shift, bias_heads, bias_shift);
-  one_pass_maximum<ROWS_MAX, P, S>(scores, row, sum_updates, value_updates, heads, rows, keys, key_step, key_blocks, position, before,
-                                   after);
-  one_pass_exponential<SumT, Exp2, ROWS_MAX, P, S>(row, sum_updates, probabilities, totals, heads, rows, keys, key_step, key_blocks,
-                                                   position, before, after);
-  attention_reciprocal<SumT, 1, P, P, 1>(totals, scales, heads, rows, output_multiplier, output_shift);
-  one_pass_weighted<XT, AccT, VALUE_TILES_MAX, BLOCK_MAX, ROWS_MAX, L, P, S>(v, probabilities, value_updates, weighted, heads, rows, keys,
+      score_shift, cap_multiplier, cap_shift, bias_heads, bias_shift);)
+  ATTNC_PROCESS("one_pass_maximum", one_pass_maximum<ROWS_MAX, P, S>(scores, row, sum_updates, value_updates, heads, rows, keys, key_step, key_blocks, position, before,
+                                   after);)
+  ATTNC_PROCESS("one_pass_exponential", one_pass_exponential<SumT, Exp2, ROWS_MAX, P, S>(row, sum_updates, probabilities, totals, heads, rows, keys, key_step, key_blocks,
+                                                   position, before, after);)
+  ATTNC_PROCESS("attention_reciprocal", attention_reciprocal<SumT, 1, P, P, 1>(totals, scales, heads, rows, output_multiplier, output_shift);)
+  ATTNC_PROCESS("one_pass_weighted", one_pass_weighted<XT, AccT, VALUE_TILES_MAX, BLOCK_MAX, ROWS_MAX, L, P, S>(v, probabilities, value_updates, weighted, heads, rows, keys,
                                                                              block_keys, key_step, key_blocks, v_tiles, position, before,
-                                                                             after);
-  attention_normalise<AccT, YT, VALUE_TILES_MAX, ROWS_MAX, L, P>(weighted, scales, y, heads, rows, v_tiles, low, high);
+                                                                             after);)
+  ATTNC_PROCESS("attention_normalise", attention_normalise<AccT, YT, VALUE_TILES_MAX, ROWS_MAX, L, P>(weighted, scales, y, heads, rows, v_tiles, low, high);)
 }
 
 }  // namespace attnc

@@ -5,6 +5,7 @@
 // Types    no element changes its value: where OutT is narrower than InT, elements fit it.
 // Speed    II = 1.
 
+#include "attnc/timing.hpp"
 #include "attnc/types.hpp"
 
 #include <hls_stream.h>
@@ -12,10 +13,12 @@
 namespace attnc {
 
 template <class InT, class OutT, int L> void forward(hls::stream<Vec<InT, L>>& in, hls::stream<Vec<OutT, L>>& out, int vectors) {
+  ATTNC_LOOP(FORWARD)
 FORWARD:
   for (int i = 0; i < vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 0 max = 4096
+    ATTNC_TICK(FORWARD)
     const Vec<InT, L> vec = in.read();
     Vec<OutT, L> copy;
     for (int l = 0; l < L; ++l) {
@@ -29,10 +32,12 @@ FORWARD:
 // To `out`, and to `tap` as well where `tapped` is not 0.
 template <class T, int L>
 void tee(hls::stream<Vec<T, L>>& in, hls::stream<Vec<T, L>>& out, hls::stream<Vec<T, L>>& tap, int vectors, int tapped) {
+  ATTNC_LOOP(TEE)
 TEE:
   for (int i = 0; i < vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 0 max = 4096
+    ATTNC_TICK(TEE)
     const Vec<T, L> vec = in.read();
     out.write(vec);
     if (tapped != 0) tap.write(vec);

@@ -9,6 +9,7 @@
 // Speed    a block of rows is read, then computed, a vector per cycle each (II = 1): 2 * taps * rows cycles per tile.
 
 #include "attnc/fixedpoint.hpp"
+#include "attnc/timing.hpp"
 #include "attnc/types.hpp"
 
 #include <hls_stream.h>
@@ -31,10 +32,12 @@ void depthwise(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<
 TILES:
   for (int tile = 0; tile < tiles; ++tile) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
+    ATTNC_LOOP(READ_WEIGHTS)
   READ_WEIGHTS:
     for (int i = 0; i < 8 + taps; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 9 max = 8 + TAPS_MAX
+      ATTNC_TICK(READ_WEIGHTS)
       const Word<L> word = w.read();
       Vec<XT, L> values;
       for (int l = 0; l < L; ++l) {
@@ -52,20 +55,24 @@ TILES:
   READ_TAPS:
     for (int tap = 0; tap < taps; ++tap) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = TAPS_MAX
+      ATTNC_LOOP(READ_X)
     READ_X:
       for (int row = 0; row < rows; ++row) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
+        ATTNC_TICK(READ_X)
         buffer[tap][row] = x.read();
       }
     }
     int tap = 0, row = 0;
     AccT acc[L];
 #pragma HLS ARRAY_PARTITION variable = acc complete
+    ATTNC_LOOP(MULTIPLY)
   MULTIPLY:
     for (int i = 0; i < rows * taps; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX * TAPS_MAX
+      ATTNC_TICK(MULTIPLY)
       const Vec<XT, L> xs = buffer[tap][row];
       const Vec<XT, L> ws = weight[tap];
       Vec<YT, L> out;

@@ -17,6 +17,7 @@
 
 #include "attnc/fixedpoint.hpp"
 #include "attnc/rsqrt.hpp"
+#include "attnc/timing.hpp"
 #include "attnc/types.hpp"
 
 #include <hls_stream.h>
@@ -42,12 +43,14 @@ void norm_accumulate(hls::stream<Vec<XT, L>>& x, Vec<XT, L> (&buffer)[TILES_MAX]
 NORM_TILES:
   for (int tile = 0; tile < tiles; ++tile) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = TILES_MAX
+    ATTNC_LOOP(NORM_ACCUMULATE)
   NORM_ACCUMULATE:
     for (int row = 0; row < slots; ++row) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 8 max = ROWS_MAX
 #pragma HLS DEPENDENCE variable = sums inter RAW distance = 8 true
 #pragma HLS DEPENDENCE variable = squares inter RAW distance = 8 true
+      ATTNC_TICK(NORM_ACCUMULATE)
       if (row < rows) {
         const Vec<XT, L> in = x.read();
         buffer[tile][row] = in;
@@ -93,10 +96,12 @@ SCALE_TILES:
     const bool passing = tile >= 0;
     const bool loading = tile + 1 < tiles;
     const int trips = passing ? slots : NORM_SLOTS;
+    ATTNC_LOOP(SCALE_ROWS)
   SCALE_ROWS:
     for (int i = 0; i < trips; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 8 max = ROWS_MAX
+      ATTNC_TICK(SCALE_ROWS)
       if (loading && i < NORM_SLOTS) {
         const Word<L> word = w.read();
         for (int l = 0; l < L; ++l) {
@@ -150,10 +155,12 @@ void layer_normalization(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hl
   const channels_t count = channels_t(channels);
 
   norm_accumulate<XT, SumT, SquareT, L, TILES_MAX, ROWS_MAX>(x, buffer, sums, squares, rows, tiles);
+  ATTNC_LOOP(NORM_STATISTICS)
 NORM_STATISTICS:
   for (int row = 0; row < rows; ++row) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
+    ATTNC_TICK(NORM_STATISTICS)
     const SumT sum = centred ? sums[row] : SumT(0);
     const VT variance = VT(VT(count) * VT(squares[row]) - VT(VT(sum) * VT(sum)) + epsilon);
     const Rsqrt root = rsqrt<VT, Rom>(variance);

@@ -31,6 +31,7 @@
 
 #include "attnc/dsp_pair.hpp"
 #include "attnc/fixedpoint.hpp"
+#include "attnc/timing.hpp"
 #include "attnc/types.hpp"
 
 #include <hls_stream.h>
@@ -179,6 +180,7 @@ GROUPS:
     Vec<UInt<8>, L> codes[8], held[8];
 #pragma HLS ARRAY_PARTITION variable = codes complete
 #pragma HLS ARRAY_PARTITION variable = held complete
+    ATTNC_LOOP(MULTIPLY)
   MULTIPLY:
     for (int i = 0; i < trips; ++i) {
 #pragma HLS PIPELINE II = 1
@@ -186,6 +188,7 @@ GROUPS:
 #pragma HLS DEPENDENCE variable = x_buffer inter false
 #pragma HLS DEPENDENCE variable = w_buffer inter false
 #pragma HLS DEPENDENCE variable = s_buffer inter false
+      ATTNC_TICK(MULTIPLY)
       if (loading && i < load_slots) {
         const bool in_records = i < record_slots;
         const bool in_scales = SCALES_MAX > 0 && !in_records && i < record_slots + scale_slots;
@@ -368,9 +371,11 @@ RESCALE_BLOCKS:
   RECORD_STEPS:
     for (int step = 0; step < block_steps; ++step) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = STEPS_MAX
+      ATTNC_LOOP(READ_RECORDS)
     READ_RECORDS:
       for (int i = 0; i < PE * 8 / BYTES; ++i) {
 #pragma HLS PIPELINE II = 1
+        ATTNC_TICK(READ_RECORDS)
         const Word<BYTES> word = records.read();
         for (int l = 0; l < BYTES; ++l) {
 #pragma HLS UNROLL
@@ -391,10 +396,12 @@ RESCALE_BLOCKS:
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
       int step = 0, tile = 0, part = 0;
       Vec<AccT, WIDTH> sum;
+      ATTNC_LOOP(RESCALE)
     RESCALE:
       for (int i = 0; i < block_tiles; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = STEPS_MAX
+        ATTNC_TICK(RESCALE)
         if (part == 0) sum = sums.read();
         Vec<YT, L> out;
         for (int l = 0; l < L; ++l) {
@@ -417,10 +424,12 @@ RESCALE_BLOCKS:
     for (int tile = 0; tile < block_tiles; ++tile) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = STEPS_MAX
       if (!DIRECT && first + tile < n_tiles) {
+        ATTNC_LOOP(WRITE_Y)
       WRITE_Y:
         for (int row = 0; row < rows; ++row) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
+          ATTNC_TICK(WRITE_Y)
           y.write(y_buffer[tile][row]);
         }
       }
@@ -445,12 +454,15 @@ void linear(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>>& w, hls::
 #pragma HLS DATAFLOW
   hls::stream<Word<W_WORDS * L>> records("linear.records");
 #pragma HLS STREAM variable = records depth = 2 * PE * 8 / L / W_WORDS
+  ATTNC_DEPTH(records, 2 * PE * 8 / L / W_WORDS)
   hls::stream<Vec<AccT, L>> sums("linear.sums");
 #pragma HLS STREAM variable = sums depth = 32
-  linear_accumulate<XT, WT, AccT, L, PE, R, K_TILES_MAX, X_TILES_MAX, X_BYTES, X_SIDES, ROWS_MAX, SCALES_MAX, PACKED, W_WORDS>(
+  ATTNC_DEPTH(sums, 32)
+  ATTNC_REGION
+  ATTNC_PROCESS("linear_accumulate", linear_accumulate<XT, WT, AccT, L, PE, R, K_TILES_MAX, X_TILES_MAX, X_BYTES, X_SIDES, ROWS_MAX, SCALES_MAX, PACKED, W_WORDS>(
       x, w, records, sums, rows, k_tiles, n_tiles, bits, unit_tiles, group_tiles, scales, x_bytes, side, fill_rows, fill_tiles,
-      fill_bytes, fill_side, fill_first);
-  linear_rescale<AccT, YT, L, PE, L, ROWS_MAX, 1>(records, sums, y, rows, n_tiles, 1, low, high);
+      fill_bytes, fill_side, fill_first);)
+  ATTNC_PROCESS("linear_rescale", linear_rescale<AccT, YT, L, PE, L, ROWS_MAX, 1>(records, sums, y, rows, n_tiles, 1, low, high);)
 }
 
 }  // namespace attnc

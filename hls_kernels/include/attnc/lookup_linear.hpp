@@ -20,6 +20,7 @@
 // Source   TLMM: TeLLMe (arXiv 2510.15926); planes: T-MAC (arXiv 2407.00088), LUT-GEMM (arXiv 2206.09557).
 
 #include "attnc/linear.hpp"
+#include "attnc/timing.hpp"
 
 namespace attnc {
 
@@ -88,10 +89,12 @@ void lookup_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls:
 READ_X_TILES:
   for (int tile = 0; tile < k_tiles; ++tile) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = K_TILES_MAX
+    ATTNC_LOOP(READ_X)
   READ_X:
     for (int row = 0; row < rows; ++row) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
+      ATTNC_TICK(READ_X)
       x_buffer[tile][row] = x.read();
     }
   }
@@ -116,12 +119,14 @@ BLOCKS:
     int seen_wide = 0, seen_group = 0, step = 0, plane = 0;
     bool building = true, seen = false, first_visit = true, seen_first = false, seen_ends = false, seen_last = false;
     Vec<AccT, Q> running;
+    ATTNC_LOOP(LOOK_UP)
   LOOK_UP:
     for (int i = 0; i < trips; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
 #pragma HLS DEPENDENCE variable = w_buffer inter false
 #pragma HLS DEPENDENCE variable = s_buffer inter false
+      ATTNC_TICK(LOOK_UP)
 // A column returns to its sum after visit_slots >= FETCH + ENTRIES cycles; tables are written and read in different halves.
 #pragma HLS DEPENDENCE variable = parts inter distance = BUILD true
 #pragma HLS DEPENDENCE variable = accs inter distance = BUILD true
@@ -266,11 +271,14 @@ void lookup_linear(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::str
 #pragma HLS DATAFLOW
   hls::stream<Word<L>> records("lookup_linear.records");
 #pragma HLS STREAM variable = records depth = 2 * STEPS_MAX * Q * 8 / L
+  ATTNC_DEPTH(records, 2 * STEPS_MAX * Q * 8 / L)
   hls::stream<Vec<AccT, Q>> sums("lookup_linear.sums");
 #pragma HLS STREAM variable = sums depth = 16
-  lookup_accumulate<Table, XT, PartT, AccT, L, T, Q, K_TILES_MAX, ROWS_MAX, COLUMNS_MAX, STEPS_MAX, DEPTH_MAX, SCALES_MAX>(
-      x, w, records, sums, rows, k_tiles, n_tiles, steps, planes, both_signs, group_tiles, scales, visits);
-  linear_rescale<AccT, YT, L, Q, Q, ROWS_MAX, STEPS_MAX>(records, sums, y, rows, n_tiles, steps, low, high);
+  ATTNC_DEPTH(sums, 16)
+  ATTNC_REGION
+  ATTNC_PROCESS("lookup_accumulate", lookup_accumulate<Table, XT, PartT, AccT, L, T, Q, K_TILES_MAX, ROWS_MAX, COLUMNS_MAX, STEPS_MAX, DEPTH_MAX, SCALES_MAX>(
+      x, w, records, sums, rows, k_tiles, n_tiles, steps, planes, both_signs, group_tiles, scales, visits);)
+  ATTNC_PROCESS("linear_rescale", linear_rescale<AccT, YT, L, Q, Q, ROWS_MAX, STEPS_MAX>(records, sums, y, rows, n_tiles, steps, low, high);)
 }
 
 // The engines: one kernel with the tables that it takes.

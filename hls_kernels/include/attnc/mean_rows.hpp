@@ -8,6 +8,7 @@
 // Speed    L values per cycle (II = 1).
 
 #include "attnc/fixedpoint.hpp"
+#include "attnc/timing.hpp"
 #include "attnc/types.hpp"
 
 #include <hls_stream.h>
@@ -23,10 +24,12 @@ void mean_rows(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int group
   int row = 0;
   AccT acc[L];
 #pragma HLS ARRAY_PARTITION variable = acc complete
+  ATTNC_LOOP(MEAN_ROWS)
 MEAN_ROWS:
   for (int i = 0; i < vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
+    ATTNC_TICK(MEAN_ROWS)
     const Vec<XT, L> in = x.read();
     Vec<YT, L> out;
     for (int l = 0; l < L; ++l) {

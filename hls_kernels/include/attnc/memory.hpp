@@ -3,11 +3,17 @@
 // Streams carry q, memory holds q + zero_point: `load` takes it off every element (of padding too), `store` puts it on.
 //
 // Memory is an array of words of L bytes. A vector is L signed elements of `bytes` bytes, so one word, or two: all low bytes, then all
-// high bytes. Vector i of a tensor at word `offset` starts at word offset + i * bytes. II = 1 per word; bursts are count[3] * bytes words long.
+// high bytes. Vector i of a tensor at word `offset` starts at word offset + i * bytes. II = 1 per word.
 // Where a memory port is wide enough for two words per cycle, it is an array of such beats. Tensors start at even words.
+//
+// A run is what lies in a row: count[3] vectors. Up to REQUESTS runs are asked for before the first one arrives, so that the latency of
+// the memory is paid once per walk and not once per run: bursts are requested by hand (hls::burst_maxi, UG1399), since a tool infers them
+// for the innermost loop alone. All runs are one pipelined loop.
 
+#include "attnc/timing.hpp"
 #include "attnc/types.hpp"
 
+#include <hls_burst_maxi.h>
 #include <hls_stream.h>
 
 #ifndef __SYNTHESIS__
@@ -17,13 +23,29 @@
 
 namespace attnc {
 
+static constexpr int REQUESTS = 16;  // in flight: num_read_outstanding and num_write_outstanding of the interfaces
+
+// `runs` is count[0] * count[1] * count[2], `vectors` that times count[3].
 struct Walk {
   int offset;
   int count[4];
   int stride[3];
   int bytes;
   int zero_point;
+  int runs;
+  int vectors;
 };
+
+// The first word of a run, and of the loops around it.
+struct RunCursor {
+  int first, first1, first0, i2, i1;
+};
+
+inline RunCursor first_run(const Walk& walk) {
+#pragma HLS INLINE
+  const RunCursor cursor = {walk.offset, walk.offset, walk.offset, 0, 0};
+  return cursor;
+}
 
 // Words from one turn of loop `loop` to the next.
 inline int step(const Walk& walk, int loop) {
@@ -31,177 +53,186 @@ inline int step(const Walk& walk, int loop) {
   return walk.bytes == 2 ? 2 * walk.stride[loop] : walk.stride[loop];
 }
 
-// Elements of `bytes` bytes in words that follow each other from `first` on.
-template <class T, int L>
-void load_run(const Word<L>* memory, int first, int count, int bytes, Int<16> zero, hls::stream<Vec<T, L>>& out) {
-#pragma HLS INLINE
-  static_assert(width<T>::value >= 8, "load: stream elements must have at least 8 bits");
-  Word<L> low;
-LOAD_RUN:
-  for (int i = 0; i < (bytes == 2 ? 2 * count : count); ++i) {
-#pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 256
-    const Word<L> word = memory[first + i];
-    if (bytes == 1 || i % 2 == 1) {
-      Vec<T, L> vec;
-      for (int l = 0; l < L; ++l) {
-#pragma HLS UNROLL
-        if (bytes == 1) {
-          vec.v[l] = T(Int<8>(word.v[l]) - zero);
-        } else {
-          vec.v[l] = T(Int<16>(UInt<16>((UInt<16>(word.v[l]) << 8) | low.v[l])) - zero);
-        }
-      }
-      out.write(vec);
-    }
-    low = word;
-  }
-}
-
-// As `load_run`, from memory in beats of two words: a vector of 16 bits per cycle, or two of 8 bits in two cycles.
-template <class T, int L>
-void load_run_beats(const Word<2 * L>* memory, int first, int count, int bytes, Int<16> zero, hls::stream<Vec<T, L>>& out) {
-#pragma HLS INLINE
-  static_assert(width<T>::value >= 8, "load: stream elements must have at least 8 bits");
-  if (bytes == 2) {
-  LOAD_16_BITS:
-    for (int i = 0; i < count; ++i) {
-#pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 256
-      const Word<2 * L> beat = memory[first / 2 + i];
-      Vec<T, L> vec;
-      for (int l = 0; l < L; ++l) {
-#pragma HLS UNROLL
-        vec.v[l] = T(Int<16>(UInt<16>((UInt<16>(beat.v[L + l]) << 8) | beat.v[l])) - zero);
-      }
-      out.write(vec);
-    }
-  } else {
-  LOAD_8_BITS:
-    for (int at = first / 2; at < (first + count + 1) / 2; ++at) {
-#pragma HLS PIPELINE II = 2
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 128
-      const Word<2 * L> beat = memory[at];
-      for (int half = 0; half < 2; ++half) {
-#pragma HLS UNROLL
-        Vec<T, L> vec;
-        for (int l = 0; l < L; ++l) {
-#pragma HLS UNROLL
-          vec.v[l] = T(Int<8>(beat.v[half * L + l]) - zero);
-        }
-        if (2 * at + half >= first && 2 * at + half < first + count) out.write(vec);
-      }
-    }
-  }
-}
-
 // A walk is followed by additions alone: no multiplier finds an address.
-template <class T, int L>
-void load(const Word<L>* memory, Walk walk, hls::stream<Vec<T, L>>& out) {
-  int first0 = walk.offset;
-LOAD_0:
-  for (int i0 = 0; i0 < walk.count[0]; ++i0) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
-    int first1 = first0;
-  LOAD_1:
-    for (int i1 = 0; i1 < walk.count[1]; ++i1) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
-      int first2 = first1;
-    LOAD_2:
-      for (int i2 = 0; i2 < walk.count[2]; ++i2) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
-        load_run<T, L>(memory, first2, walk.count[3], walk.bytes, walk.zero_point, out);
-        first2 += step(walk, 2);
-      }
-      first1 += step(walk, 1);
-    }
-    first0 += step(walk, 0);
-  }
+inline RunCursor next_run(RunCursor cursor, const Walk& walk) {
+#pragma HLS INLINE
+  const bool ends2 = cursor.i2 + 1 == walk.count[2], ends1 = ends2 && cursor.i1 + 1 == walk.count[1];
+  const int next0 = cursor.first0 + step(walk, 0), next1 = ends1 ? next0 : cursor.first1 + step(walk, 1);
+  cursor.first = ends2 ? next1 : cursor.first + step(walk, 2);
+  cursor.first1 = ends2 ? next1 : cursor.first1;
+  cursor.first0 = ends1 ? next0 : cursor.first0;
+  cursor.i1 = ends1 ? 0 : ends2 ? cursor.i1 + 1 : cursor.i1;
+  cursor.i2 = ends2 ? 0 : cursor.i2 + 1;
+  return cursor;
 }
 
-// As `load`, from memory in beats.
-template <class T, int L>
-void load_beats(const Word<2 * L>* memory, Walk walk, hls::stream<Vec<T, L>>& out) {
-  int first0 = walk.offset;
-LOAD_BEATS_0:
-  for (int i0 = 0; i0 < walk.count[0]; ++i0) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
-    int first1 = first0;
-  LOAD_BEATS_1:
-    for (int i1 = 0; i1 < walk.count[1]; ++i1) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
-      int first2 = first1;
-    LOAD_BEATS_2:
-      for (int i2 = 0; i2 < walk.count[2]; ++i2) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
-        load_run_beats<T, L>(memory, first2, walk.count[3], walk.bytes, walk.zero_point, out);
-        first2 += step(walk, 2);
-      }
-      first1 += step(walk, 1);
-    }
-    first0 += step(walk, 0);
+// Elements of a byte each.
+template <class T, int L> Vec<T, L> from_bytes(const Word<L>& word, Int<16> zero) {
+#pragma HLS INLINE
+  static_assert(width<T>::value >= 8, "load: stream elements must have at least 8 bits");
+  Vec<T, L> vec;
+  for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+    vec.v[l] = T(Int<8>(word.v[l]) - zero);
   }
+  return vec;
 }
 
-// As `store`, of vectors of 16 bits, a beat of two words each.
-template <class T, int L>
-void store_beats(hls::stream<Vec<T, L>>& in, Walk walk, Word<2 * L>* memory) {
-  static_assert(width<T>::value >= 16, "store: stream elements must have at least 16 bits");
+// Elements of two bytes.
+template <class T, int L> Vec<T, L> from_halves(const Word<L>& low, const Word<L>& high, Int<16> zero) {
+#pragma HLS INLINE
+  Vec<T, L> vec;
+  for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+    vec.v[l] = T(Int<16>(UInt<16>((UInt<16>(high.v[l]) << 8) | low.v[l])) - zero);
+  }
+  return vec;
+}
+
+// Word `half` of a beat of W words.
+template <int L, int W> Word<L> word_of(const Word<W * L>& beat, int half) {
+#pragma HLS INLINE
+  Word<L> word;
+  for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+    word.v[l] = W == 1 || half == 0 ? beat.v[l] : beat.v[(W - 1) * L + l];
+  }
+  return word;
+}
+
+// Beats that hold `count` words from word `first` on; the first and the last may hold one word that is not asked for.
+inline int beats_of(int first, int count) {
+#pragma HLS INLINE
+  return ((first + count + 1) >> 1) - (first >> 1);
+}
+
+// Vectors from memory in beats of W words. With W = 1 a vector of 16 bits takes two cycles, else every vector takes one.
+template <class T, int L, int W> void load(hls::burst_maxi<Word<W * L>> memory, Walk walk, hls::stream<Vec<T, L>>& out) {
+  static_assert(W == 1 || W == 2, "load: a beat is one word or two");
   const Int<16> zero = walk.zero_point;
-  int first0 = walk.offset;
-STORE_BEATS_0:
-  for (int i0 = 0; i0 < walk.count[0]; ++i0) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
-    int first1 = first0;
-  STORE_BEATS_1:
-    for (int i1 = 0; i1 < walk.count[1]; ++i1) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
-      int first2 = first1;
-    STORE_BEATS_2:
-      for (int i2 = 0; i2 < walk.count[2]; ++i2) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
-      STORE_BEATS_3:
-        for (int i = 0; i < walk.count[3]; ++i) {
+  const bool wide = walk.bytes == 2;
+  const int words = wide ? 2 * walk.count[3] : walk.count[3];
+  const int in_run = W == 1 ? words : walk.count[3], steps = W == 1 && wide ? 2 * walk.vectors : walk.vectors;
+  const int ahead = walk.runs < REQUESTS ? walk.runs : REQUESTS;
+  RunCursor ask = first_run(walk), take = ask;
+  int asked = ahead, at = 0;
+  ATTNC_LOOP(ASK_RUNS)
+ASK_RUNS:
+  for (int i = 0; i < ahead; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 16
+    ATTNC_TICK(ASK_RUNS)
+    memory.read_request(ask.first / W, W == 1 ? words : beats_of(ask.first, words));
+    ask = next_run(ask, walk);
+  }
+  Word<W * L> beat = Word<W * L>();
+  Word<L> low = Word<L>();
+  ATTNC_LOOP(LOAD)
+LOAD:
+  for (int i = 0; i < steps; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
+    ATTNC_TICK(LOAD)
+    if (at == 0 && asked < walk.runs && i > 0) {
+      memory.read_request(ask.first / W, W == 1 ? words : beats_of(ask.first, words));
+      ask = next_run(ask, walk);
+      ++asked;
+    }
+    const int half = W == 1 ? 0 : (take.first + at) & 1;
+    if (W == 1 || wide || at == 0 || half == 0) beat = memory.read();
+    if (!wide) {
+      out.write(from_bytes<T, L>(word_of<L, W>(beat, half), zero));
+    } else if (W == 2) {
+      out.write(from_halves<T, L>(word_of<L, W>(beat, 0), word_of<L, W>(beat, W - 1), zero));
+    } else {
+      if (at & 1) out.write(from_halves<T, L>(low, word_of<L, W>(beat, 0), zero));
+      low = word_of<L, W>(beat, 0);
+    }
+    const bool ends = at + 1 == in_run;
+    at = ends ? 0 : at + 1;
+    if (ends) take = next_run(take, walk);
+  }
+}
+
+// What one loader brings for several streams, one after the other, is a run each: all are asked for before the first one comes.
+template <int L, int W> void ask_run(hls::burst_maxi<Word<W * L>>& memory, const Walk& walk) {
+#pragma HLS INLINE
+  const int words = walk.bytes == 2 ? 2 * walk.count[3] : walk.count[3];
+  if (words > 0) memory.read_request(walk.offset / W, W == 1 ? words : beats_of(walk.offset, words));
+}
+
+// Of vectors.
+template <class T, int L, int W> void take_run(hls::burst_maxi<Word<W * L>>& memory, const Walk& walk, hls::stream<Vec<T, L>>& out) {
+#pragma HLS INLINE
+  const Int<16> zero = walk.zero_point;
+  const bool wide = walk.bytes == 2;
+  Word<W * L> beat = Word<W * L>();
+  Word<L> low = Word<L>();
+  ATTNC_LOOP(TAKE_RUN)
+TAKE_RUN:
+  for (int i = 0; i < (W == 1 && wide ? 2 * walk.count[3] : walk.count[3]); ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 256
-          const Vec<T, L> q = in.read();
-          Word<2 * L> beat;
-          for (int l = 0; l < L; ++l) {
-#pragma HLS UNROLL
-            const UInt<16> stored = UInt<16>(T(q.v[l] + zero));
-            beat.v[l] = UInt<8>(stored);
-            beat.v[L + l] = UInt<8>(stored >> 8);
-          }
-          memory[first2 / 2 + i] = beat;
-        }
-        first2 += step(walk, 2);
-      }
-      first1 += step(walk, 1);
+    ATTNC_TICK(TAKE_RUN)
+    const int half = W == 1 ? 0 : (walk.offset + i) & 1;
+    if (W == 1 || wide || i == 0 || half == 0) beat = memory.read();
+    if (!wide) {
+      out.write(from_bytes<T, L>(word_of<L, W>(beat, half), zero));
+    } else if (W == 2) {
+      out.write(from_halves<T, L>(word_of<L, W>(beat, 0), word_of<L, W>(beat, W - 1), zero));
+    } else {
+      if (i & 1) out.write(from_halves<T, L>(low, word_of<L, W>(beat, 0), zero));
+      low = word_of<L, W>(beat, 0);
     }
-    first0 += step(walk, 0);
+  }
+}
+
+// Of packed words.
+template <int L, int W> void take_run_words(hls::burst_maxi<Word<W * L>>& memory, const Walk& walk, hls::stream<Word<L>>& out) {
+#pragma HLS INLINE
+  Word<W * L> beat = Word<W * L>();
+  ATTNC_LOOP(TAKE_RUN_WORDS)
+TAKE_RUN_WORDS:
+  for (int i = 0; i < walk.count[3]; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
+    ATTNC_TICK(TAKE_RUN_WORDS)
+    const int half = W == 1 ? 0 : (walk.offset + i) & 1;
+    if (W == 1 || i == 0 || half == 0) beat = memory.read();
+    out.write(word_of<L, W>(beat, half));
   }
 }
 
 // Words as they lie in memory (packed weights and parameters), W at a time: then from an even word on, the last beat as a whole.
-template <int L, int W = 1> void load_words(const Word<W * L>* memory, Walk walk, hls::stream<Word<W * L>>& out) {
+template <int L, int W> void load_words(hls::burst_maxi<Word<W * L>> memory, Walk walk, hls::stream<Word<W * L>>& out) {
+  const int beats = (walk.count[3] + W - 1) / W;
+  if (beats > 0) memory.read_request(walk.offset / W, beats);
+  ATTNC_LOOP(LOAD_WORDS)
 LOAD_WORDS:
-  for (int i = 0; i < (walk.count[3] + W - 1) / W; ++i) {
+  for (int i = 0; i < beats; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
-    out.write(memory[walk.offset / W + i]);
+    ATTNC_TICK(LOAD_WORDS)
+    out.write(memory.read());
   }
 }
 
 // As `load_words`, two beats at a time through two ports: the first half of the words in memory are the beats 0, 2, 4, ... of what comes,
 // the second half those between. The words are a multiple of 4.
 template <int L>
-void load_words_pair(const Word<2 * L>* even, const Word<2 * L>* odd, Walk walk, hls::stream<Word<4 * L>>& out) {
+void load_words_pair(hls::burst_maxi<Word<2 * L>> even, hls::burst_maxi<Word<2 * L>> odd, Walk walk, hls::stream<Word<4 * L>>& out) {
   const int first = walk.offset / 2, half = walk.count[3] / 4;
+  if (half > 0) {
+    even.read_request(first, half);
+    odd.read_request(first + half, half);
+  }
+  ATTNC_LOOP(LOAD_WORDS_PAIR)
 LOAD_WORDS_PAIR:
   for (int i = 0; i < half; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
-    const Word<2 * L> low = even[first + i], high = odd[first + half + i];
+    ATTNC_TICK(LOAD_WORDS_PAIR)
+    const Word<2 * L> low = even.read(), high = odd.read();
     Word<4 * L> words;
     for (int l = 0; l < 2 * L; ++l) {
 #pragma HLS UNROLL
@@ -212,74 +243,69 @@ LOAD_WORDS_PAIR:
   }
 }
 
-// As `load_words`, from memory in beats; the first and the last beat may hold one word that is not asked for.
-template <int L> void load_words_beats(const Word<2 * L>* memory, Walk walk, hls::stream<Word<L>>& out) {
+// A value that is stored in a byte must fit it.
+template <class T> void check_byte(T value, bool byte) {
 #pragma HLS INLINE
-  const int first = walk.offset, end = first + walk.count[3];
-LOAD_WORDS_BEATS:
-  for (int at = first / 2; at < (end + 1) / 2; ++at) {
-#pragma HLS PIPELINE II = 2
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 2048
-    const Word<2 * L> beat = memory[at];
-    for (int half = 0; half < 2; ++half) {
-#pragma HLS UNROLL
-      Word<L> word;
-      for (int l = 0; l < L; ++l) {
-#pragma HLS UNROLL
-        word.v[l] = beat.v[half * L + l];
-      }
-      if (2 * at + half >= first && 2 * at + half < end) out.write(word);
-    }
+#ifndef __SYNTHESIS__
+  if (byte && T(Int<8>(value)) != value) {
+    std::fprintf(stderr, "store: a value does not fit 8 bits\n");
+    std::abort();
   }
+#endif
 }
 
-template <class T, int L>
-void store(hls::stream<Vec<T, L>>& in, Walk walk, Word<L>* memory) {
+// Vectors to memory in beats of W words: W = 1, or W = 2 and vectors of 16 bits, a beat each. Ends when the memory has answered.
+template <class T, int L, int W> void store(hls::stream<Vec<T, L>>& in, Walk walk, hls::burst_maxi<Word<W * L>> memory) {
   static_assert(width<T>::value >= 16, "store: stream elements must have at least 16 bits");
+  static_assert(W == 1 || W == 2, "store: a beat is one word or two");
   const Int<16> zero = walk.zero_point;
-  int first0 = walk.offset;
-STORE_0:
-  for (int i0 = 0; i0 < walk.count[0]; ++i0) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
-    int first1 = first0;
-  STORE_1:
-    for (int i1 = 0; i1 < walk.count[1]; ++i1) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 1
-      int first2 = first1;
-    STORE_2:
-      for (int i2 = 0; i2 < walk.count[2]; ++i2) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
-        Vec<T, L> vec;
-      STORE_3:
-        for (int i = 0; i < (walk.bytes == 2 ? 2 * walk.count[3] : walk.count[3]); ++i) {
+  const bool wide = walk.bytes == 2;
+  const int in_run = W == 1 && wide ? 2 * walk.count[3] : walk.count[3], steps = W == 1 && wide ? 2 * walk.vectors : walk.vectors;
+  RunCursor run = first_run(walk);
+  int at = 0, unanswered = 0;
+  Vec<T, L> vec = Vec<T, L>();
+  ATTNC_LOOP(STORE)
+STORE:
+  for (int i = 0; i < steps; ++i) {
 #pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 256
-          const bool high = walk.bytes == 2 && i % 2 == 1;
-          if (!high) {
-            const Vec<T, L> q = in.read();
-            for (int l = 0; l < L; ++l) {
-#pragma HLS UNROLL
-              vec.v[l] = T(q.v[l] + zero);
-            }
-          }
-          Word<L> word;
-          for (int l = 0; l < L; ++l) {
-#pragma HLS UNROLL
-#ifndef __SYNTHESIS__
-            if (walk.bytes == 1 && T(Int<8>(vec.v[l])) != vec.v[l]) {
-              std::fprintf(stderr, "store: a value does not fit 8 bits\n");
-              std::abort();
-            }
-#endif
-            word.v[l] = high ? UInt<8>(UInt<16>(vec.v[l]) >> 8) : UInt<8>(vec.v[l]);
-          }
-          memory[first2 + i] = word;
-        }
-        first2 += step(walk, 2);
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
+    ATTNC_TICK(STORE)
+    if (at == 0) {
+      if (unanswered == REQUESTS) {
+        memory.write_response();
+        --unanswered;
       }
-      first1 += step(walk, 1);
+      memory.write_request(run.first / W, in_run);
+      ++unanswered;
     }
-    first0 += step(walk, 0);
+    const bool high = W == 1 && wide && (at & 1);
+    if (!high) {
+      const Vec<T, L> q = in.read();
+      for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+        vec.v[l] = T(q.v[l] + zero);
+        check_byte<T>(vec.v[l], !wide);
+      }
+    }
+    Word<W * L> beat;
+    for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+      const UInt<16> stored = UInt<16>(vec.v[l]);
+      beat.v[l] = high ? UInt<8>(stored >> 8) : UInt<8>(stored);
+      if (W == 2) beat.v[(W - 1) * L + l] = UInt<8>(stored >> 8);
+    }
+    memory.write(beat);
+    const bool ends = at + 1 == in_run;
+    at = ends ? 0 : at + 1;
+    if (ends) run = next_run(run, walk);
+  }
+  ATTNC_LOOP(STORE_ANSWERS)
+STORE_ANSWERS:
+  for (int i = 0; i < unanswered; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 0 max = 16
+    ATTNC_TICK(STORE_ANSWERS)
+    memory.write_response();
   }
 }
 

@@ -10,6 +10,7 @@
 // Speed    L values per cycle (II = 1); with PAIRED = 0 a tile takes max(rows, L) cycles, and the first factors take L.
 
 #include "attnc/fixedpoint.hpp"
+#include "attnc/timing.hpp"
 #include "attnc/types.hpp"
 
 #include <hls_stream.h>
@@ -27,10 +28,12 @@ void mul_rows(hls::stream<Vec<AT, L>>& a, hls::stream<Vec<BT, L>>& b, hls::strea
   const int vectors = rows * tiles;
   int row = 0;
   Vec<BT, L> b_vec;
+  ATTNC_LOOP(MUL)
 MUL:
   for (int i = 0; i < vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
+    ATTNC_TICK(MUL)
     const Vec<AT, L> a_vec = a.read();
     if (row == 0 || broadcast == 0) b_vec = b.read();
     Vec<YT, L> out;
@@ -63,10 +66,12 @@ MUL_TILES:
     const bool passing = tile >= 0;
     const bool making = tile + 1 < tiles;
     const int trips = passing ? slots : L;
+    ATTNC_LOOP(MUL_BY_ROW)
   MUL_BY_ROW:
     for (int i = 0; i < trips; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = L max = 256
+      ATTNC_TICK(MUL_BY_ROW)
       if (making && i < L) {
         if (i == 0) b_vec = b.read();
         factors[(tile + 1) & 1][i] = factor_t(factor_t(b_vec.v[i]) * factor_t(multiplier_t(multiplier)));

@@ -9,6 +9,7 @@
 // Speed    a row per cycle for the reciprocals, then L values per cycle (II = 1).
 
 #include "attnc/fixedpoint.hpp"
+#include "attnc/timing.hpp"
 #include "attnc/types.hpp"
 
 #include <hls_stream.h>
@@ -46,17 +47,21 @@ void normalize_rows(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<PeakT, L>>& peak
   typedef Int<width<XT>::value + MULTIPLIER_BITS + 3> product_t;
   RowScale scales[ROWS_MAX];
 
+  ATTNC_LOOP(RECIPROCALS)
 RECIPROCALS:
   for (int row = 0; row < rows; ++row) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
+    ATTNC_TICK(RECIPROCALS)
     scales[row] = reciprocal<PeakT>(peak.read().v[0], multiplier_t(multiplier), shift_t(shift));
   }
   int row = 0;
+  ATTNC_LOOP(NORMALIZE_ROWS)
 NORMALIZE_ROWS:
   for (int i = 0; i < rows * tiles; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
+    ATTNC_TICK(NORMALIZE_ROWS)
     const Vec<XT, L> in = x.read();
     const RowScale scale = scales[row];
     const product_t kept = kept_by<Int<8>, product_t>(scale.shift);

@@ -8,6 +8,7 @@
 // Speed    L values per cycle (II = 1).
 
 #include "attnc/fixedpoint.hpp"
+#include "attnc/timing.hpp"
 #include "attnc/types.hpp"
 
 #include <hls_stream.h>
@@ -20,10 +21,12 @@ void patches(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int tiles, 
   static_assert(attnc::width<YT>::value >= 16, "patches: outputs have at least 16 bits");
   const int vectors = tiles * height * width;
   int tile = 0, row = 0, column = 0;
+  ATTNC_LOOP(PATCHES)
 PATCHES:
   for (int i = 0; i < vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
+    ATTNC_TICK(PATCHES)
     const bool inside = tile < used && row >= top && row < bottom && column >= left && column < right;
     Vec<XT, L> in;
     if (inside) in = x.read();

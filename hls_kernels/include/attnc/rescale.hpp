@@ -10,6 +10,7 @@
 //          max(rows, 4) cycles.
 
 #include "attnc/fixedpoint.hpp"
+#include "attnc/timing.hpp"
 #include "attnc/types.hpp"
 
 #include <hls_stream.h>
@@ -32,10 +33,12 @@ RESCALE_TILES:
     const bool passing = tile >= 0;
     const bool loading = tile + 1 < tiles;
     const int trips = passing ? slots : PLANES;
+    ATTNC_LOOP(RESCALE_ROWS)
   RESCALE_ROWS:
     for (int i = 0; i < trips; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 4 max = 256
+      ATTNC_TICK(RESCALE_ROWS)
       if (loading && i < PLANES) {
         const Word<L> word = w.read();
         for (int l = 0; l < L; ++l) {

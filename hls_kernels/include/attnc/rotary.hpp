@@ -12,6 +12,7 @@
 // Source   pairs made adjacent by a permutation of the weights before, so that the stream never waits for the other half.
 
 #include "attnc/fixedpoint.hpp"
+#include "attnc/timing.hpp"
 #include "attnc/types.hpp"
 
 #include <hls_stream.h>
@@ -31,10 +32,12 @@ void rotary(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<XT, L>>& other, hls::str
   const int words = 2 * rows * turned_tiles;
   int tile = 0, row = 0;
   Word<L> first;
+  ATTNC_LOOP(READ_TABLE)
 READ_TABLE:
   for (int i = 0; i < words; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 2 max = 2 * TILES_MAX * ROWS_MAX
+    ATTNC_TICK(READ_TABLE)
     const Word<L> word = w.read();
     if (i % 2 == 1) {
       Vec<Int<16>, L> entry;
@@ -53,10 +56,12 @@ READ_TABLE:
   const bool adjacent = half_tiles == 0;
   tile = 0;
   row = 0;
+  ATTNC_LOOP(ROTATE)
 ROTATE:
   for (int i = 0; i < vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
+    ATTNC_TICK(ROTATE)
     const Vec<XT, L> in = x.read();
     const bool turned = tile < turned_tiles;
     const bool second_half = tile >= half_tiles;

@@ -7,6 +7,7 @@
 // Speed    L values per cycle (II = 1); a tile takes at least 4 cycles, then a row per cycle.
 
 #include "attnc/fixedpoint.hpp"
+#include "attnc/timing.hpp"
 #include "attnc/types.hpp"
 
 #include <hls_stream.h>
@@ -25,11 +26,13 @@ void row_absmax(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int rows
 ABSMAX_TILES:
   for (int tile = 0; tile < tiles; ++tile) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
+    ATTNC_LOOP(ABSMAX_ROWS)
   ABSMAX_ROWS:
     for (int row = 0; row < slots; ++row) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 4 max = ROWS_MAX
 #pragma HLS DEPENDENCE variable = peaks inter RAW distance = 4 true
+      ATTNC_TICK(ABSMAX_ROWS)
       if (row < rows) {
         const Vec<XT, L> in = x.read();
         magnitude_t peak = tile == 0 ? magnitude_t(0) : peaks[row];
@@ -43,10 +46,12 @@ ABSMAX_TILES:
       }
     }
   }
+  ATTNC_LOOP(ABSMAX_WRITE)
 ABSMAX_WRITE:
   for (int row = 0; row < rows; ++row) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
+    ATTNC_TICK(ABSMAX_WRITE)
     Vec<YT, L> out;
     for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL

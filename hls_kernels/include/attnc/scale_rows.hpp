@@ -9,6 +9,7 @@
 //          passes, so a tile takes max(rows, 4) cycles.
 
 #include "attnc/fixedpoint.hpp"
+#include "attnc/timing.hpp"
 #include "attnc/types.hpp"
 
 #include <hls_stream.h>
@@ -29,10 +30,12 @@ void scale_rows(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<PeakT, L>>& peak, hl
 #pragma HLS ARRAY_PARTITION variable = record dim = 0 complete
   const int slots = rows > PLANES ? rows : PLANES;
 
+  ATTNC_LOOP(FACTORS)
 FACTORS:
   for (int row = 0; row < rows; ++row) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
+    ATTNC_TICK(FACTORS)
     factors[row] = factor_t(factor_t(peak.read().v[0]) * factor_t(multiplier));
   }
   // Tile -1 passes nothing: it reads the records of tile 0.
@@ -42,10 +45,12 @@ SCALE_ROWS_TILES:
     const bool passing = tile >= 0;
     const bool loading = tile + 1 < tiles;
     const int trips = passing ? slots : PLANES;
+    ATTNC_LOOP(SCALE_ROWS)
   SCALE_ROWS:
     for (int i = 0; i < trips; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 4 max = ROWS_MAX
+      ATTNC_TICK(SCALE_ROWS)
       if (loading && i < PLANES) {
         const Word<L> word = w.read();
         for (int l = 0; l < L; ++l) {

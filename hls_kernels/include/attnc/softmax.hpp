@@ -12,6 +12,7 @@
 #include "attnc/exponential.hpp"
 #include "attnc/fixedpoint.hpp"
 #include "attnc/reciprocal.hpp"
+#include "attnc/timing.hpp"
 #include "attnc/types.hpp"
 
 #include <hls_stream.h>
@@ -30,10 +31,12 @@ void softmax_scores(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<softmax_score_t,
   ATTNC_BIND(x_buffer, ATTNC_SOFTMAX_X_BUFFER)
 #endif
   int tile = 0, row = 0;
+  ATTNC_LOOP(READ_X)
 READ_X:
   for (int i = 0; i < tiles * rows; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = TILES_MAX * ROWS_MAX
+    ATTNC_TICK(READ_X)
     x_buffer[tile][row] = x.read();
     tile = row + 1 == rows ? tile + 1 : tile;
     row = row + 1 == rows ? 0 : row + 1;
@@ -41,10 +44,12 @@ READ_X:
   softmax_score_t maximum = -SCORE_LIMIT;
   tile = 0;
   row = 0;
+  ATTNC_LOOP(SCORES)
 SCORES:
   for (int i = 0; i < tiles * rows; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = TILES_MAX * ROWS_MAX
+    ATTNC_TICK(SCORES)
     const Vec<XT, L> xs = x_buffer[tile][row];
     Vec<softmax_score_t, L> out;
     softmax_score_t largest = -SCORE_LIMIT;
@@ -71,10 +76,12 @@ void softmax_exponential(hls::stream<Vec<softmax_score_t, L>>& scores, hls::stre
   softmax_score_t maximum = 0;
   SumT sum = 0;
   int tile = 0;
+  ATTNC_LOOP(EXPONENTIAL)
 EXPONENTIAL:
   for (int i = 0; i < tiles * rows; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = TILES_MAX * ROWS_MAX
+    ATTNC_TICK(EXPONENTIAL)
     if (tile == 0) maximum = maxima.read();
     const Vec<softmax_score_t, L> score = scores.read();
     Vec<probability_t, L> probability;
@@ -97,10 +104,12 @@ EXPONENTIAL:
 // A factor per row: reciprocal of its sum times the scale of the output.
 template <class SumT, class Division, int ROWS_MAX>
 void softmax_reciprocal(hls::stream<SumT>& sums, hls::stream<SoftmaxScale>& scales, int rows, int multiplier, int shift) {
+  ATTNC_LOOP(RECIPROCAL)
 RECIPROCAL:
   for (int row = 0; row < rows; ++row) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
+    ATTNC_TICK(RECIPROCAL)
     scales.write(SoftmaxDivision<Division>::template scale<SumT>(sums.read(), multiplier_t(multiplier), shift_t(shift)));
   }
 }
@@ -116,10 +125,12 @@ void softmax_normalise(hls::stream<Vec<probability_t, L>>& probabilities, hls::s
 #endif
   SoftmaxScale scale = {0, 0};
   int tile = 0, row = 0;
+  ATTNC_LOOP(NORMALISE)
 NORMALISE:
   for (int i = 0; i < tiles * rows; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = TILES_MAX * ROWS_MAX
+    ATTNC_TICK(NORMALISE)
     if (tile == 0) scale = scales.read();
     const Vec<probability_t, L> probability = probabilities.read();
     Vec<YT, L> out;
@@ -133,10 +144,12 @@ NORMALISE:
   }
   tile = 0;
   row = 0;
+  ATTNC_LOOP(WRITE_Y)
 WRITE_Y:
   for (int i = 0; i < tiles * rows; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = TILES_MAX * ROWS_MAX
+    ATTNC_TICK(WRITE_Y)
     y.write(y_buffer[tile][row]);
     tile = row + 1 == rows ? tile + 1 : tile;
     row = row + 1 == rows ? 0 : row + 1;
@@ -152,19 +165,25 @@ void softmax(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int rows, i
 #pragma HLS DATAFLOW
   hls::stream<Vec<softmax_score_t, L>> scores("softmax.scores");
 #pragma HLS STREAM variable = scores depth = TILES_MAX + 2
+  ATTNC_DEPTH(scores, TILES_MAX + 2)
   hls::stream<softmax_score_t> maxima("softmax.maxima");
 #pragma HLS STREAM variable = maxima depth = 2
+  ATTNC_DEPTH(maxima, 2)
   hls::stream<Vec<probability_t, L>> probabilities("softmax.probabilities");
   // A row, and what arrives while the pipelined division is under way.
 #pragma HLS STREAM variable = probabilities depth = TILES_MAX + 48
+  ATTNC_DEPTH(probabilities, TILES_MAX + 48)
   hls::stream<SumT> sums("softmax.sums");
 #pragma HLS STREAM variable = sums depth = 4
+  ATTNC_DEPTH(sums, 4)
   hls::stream<SoftmaxScale> scales("softmax.scales");
 #pragma HLS STREAM variable = scales depth = 4
-  softmax_scores<XT, TILES_MAX, ROWS_MAX, L>(x, scores, maxima, rows, channels, tiles, score_multiplier, score_shift);
-  softmax_exponential<SumT, Exp2, TILES_MAX, ROWS_MAX, L>(scores, maxima, probabilities, sums, rows, channels, tiles);
-  softmax_reciprocal<SumT, Division, ROWS_MAX>(sums, scales, rows, output_multiplier, output_shift);
-  softmax_normalise<YT, TILES_MAX, ROWS_MAX, L>(probabilities, scales, y, rows, tiles, low, high);
+  ATTNC_DEPTH(scales, 4)
+  ATTNC_REGION
+  ATTNC_PROCESS("softmax_scores", softmax_scores<XT, TILES_MAX, ROWS_MAX, L>(x, scores, maxima, rows, channels, tiles, score_multiplier, score_shift);)
+  ATTNC_PROCESS("softmax_exponential", softmax_exponential<SumT, Exp2, TILES_MAX, ROWS_MAX, L>(scores, maxima, probabilities, sums, rows, channels, tiles);)
+  ATTNC_PROCESS("softmax_reciprocal", softmax_reciprocal<SumT, Division, ROWS_MAX>(sums, scales, rows, output_multiplier, output_shift);)
+  ATTNC_PROCESS("softmax_normalise", softmax_normalise<YT, TILES_MAX, ROWS_MAX, L>(probabilities, scales, y, rows, tiles, low, high);)
 }
 
 }  // namespace attnc

@@ -10,6 +10,7 @@
 // Speed    L values per cycle (II = 1): a copy of the ROM per lane.
 
 #include "attnc/fixedpoint.hpp"
+#include "attnc/timing.hpp"
 #include "attnc/types.hpp"
 
 #include <hls_stream.h>
@@ -45,10 +46,12 @@ void unary_chord(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int row
   static_assert(Rom::size % 64 == 0, "unary_chord: the ROM must cover [-n, n) in segments of 1/32");
   const int vectors = rows * tiles;
   int row = 0, first = 0;
+  ATTNC_LOOP(UNARY_CHORD)
 UNARY_CHORD:
   for (int i = 0; i < vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
+    ATTNC_TICK(UNARY_CHORD)
     const Vec<XT, L> in = x.read();
     Vec<YT, L> out;
     for (int l = 0; l < L; ++l) {

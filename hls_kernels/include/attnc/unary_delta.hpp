@@ -12,6 +12,7 @@
 // Source   ReLU minus delta as in Edge-MoE.
 
 #include "attnc/fixedpoint.hpp"
+#include "attnc/timing.hpp"
 #include "attnc/types.hpp"
 
 #include <hls_stream.h>
@@ -54,10 +55,12 @@ void unary_delta(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int row
   const product_t kept = kept_by<YT, product_t>(shift_t(shift));
   const int vectors = rows * tiles;
   int row = 0, first = 0;
+  ATTNC_LOOP(UNARY_DELTA)
 UNARY_DELTA:
   for (int i = 0; i < vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
+    ATTNC_TICK(UNARY_DELTA)
     const Vec<XT, L> in = x.read();
     Vec<YT, L> out;
     for (int l = 0; l < L; ++l) {

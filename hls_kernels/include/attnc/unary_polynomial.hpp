@@ -10,6 +10,7 @@
 // Source   the quadratics of I-BERT, with other constants.
 
 #include "attnc/fixedpoint.hpp"
+#include "attnc/timing.hpp"
 #include "attnc/types.hpp"
 
 #include <hls_stream.h>
@@ -46,10 +47,12 @@ void unary_polynomial(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, in
   const Quadratic above = {Int<18>(p0), Int<18>(p1), Int<18>(p2), Int<18>(p_end)};
   const int vectors = rows * tiles;
   int row = 0, first = 0;
+  ATTNC_LOOP(UNARY_POLYNOMIAL)
 UNARY_POLYNOMIAL:
   for (int i = 0; i < vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
+    ATTNC_TICK(UNARY_POLYNOMIAL)
     const Vec<XT, L> in = x.read();
     Vec<YT, L> out;
     for (int l = 0; l < L; ++l) {

@@ -8,6 +8,7 @@
 // Speed    256 cycles to fill a copy of the table per lane, then L values per cycle (II = 1).
 
 #include "attnc/fixedpoint.hpp"
+#include "attnc/timing.hpp"
 #include "attnc/types.hpp"
 
 #include <hls_stream.h>
@@ -23,9 +24,11 @@ void unary_table(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::strea
 #pragma HLS ARRAY_PARTITION variable = table dim = 1 complete
 #pragma HLS BIND_STORAGE variable = table type = ram_1p impl = lutram
   Word<L> word;
+  ATTNC_LOOP(FILL_TABLE)
 FILL_TABLE:
   for (int i = 0; i < ENTRIES; ++i) {
 #pragma HLS PIPELINE II = 1
+    ATTNC_TICK(FILL_TABLE)
     const int at = 2 * i % L;
     if (at == 0) word = w.read();
     const Int<16> entry = Int<16>(UInt<16>((UInt<16>(word.v[at + 1]) << 8) | word.v[at]));
@@ -36,10 +39,12 @@ FILL_TABLE:
   }
   const int vectors = rows * tiles;
   int row = 0, first = 0;
+  ATTNC_LOOP(UNARY_TABLE)
 UNARY_TABLE:
   for (int i = 0; i < vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
+    ATTNC_TICK(UNARY_TABLE)
     const Vec<XT, L> in = x.read();
     Vec<YT, L> out;
     for (int l = 0; l < L; ++l) {

@@ -42,18 +42,14 @@ ACTIVATION = IntType(16)
 """Elements of the streams between the kernels of a chain."""
 
 
-FUNCTIONS = {"load": "load", "words": "load_words", "store": "store"}
-"""What moves the streams of a kind."""
-
-
 def _stream(stream: Stream, first: int) -> dict[str, Any]:
     """What the template says of one stream between memory and engine; its walk starts at integer `first` of an instruction."""
     return {
         "name": stream.name,
         "kind": stream.kind,
-        "function": f"attnc::{FUNCTIONS[stream.kind]}{_variant(stream)}",
+        "function": "attnc::load_words_pair" if len(stream.pointers) > 1 else "attnc::load_words",
         "element": word_of(stream.taken),
-        "beats": "_beats" if stream.beat > 1 else "",
+        "beat": stream.beat,
         "depth": stream.depth,
         "shared": stream.shared,
         "type": stream.type.cpp(),
@@ -62,13 +58,6 @@ def _stream(stream: Stream, first: int) -> dict[str, Any]:
         "second": stream.pointers[1] if len(stream.pointers) > 1 else None,
         "first": first,
     }
-
-
-def _variant(stream: Stream) -> str:
-    """Of the function that moves it: through two pointers, or memory in beats where its elements are not."""
-    if len(stream.pointers) > 1:
-        return "_pair"
-    return "_beats" if stream.beat > 1 and (stream.shared or stream.kind != "words") else ""
 
 
 def word_of(words: int) -> str:

@@ -43,7 +43,8 @@ class Walk:
 
     def encode(self) -> list[int]:
         """As integers of an instruction."""
-        return [self.offset, *self.counts, *self.strides, self.bytes | (self.zero_point << 8)]
+        runs = math.prod(self.counts[:3])
+        return [self.offset, *self.counts, *self.strides, self.bytes | (self.zero_point << 8), runs, runs * self.counts[3]]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from attnc.ops import OPERATORS
 from attnc.schedule.chains import Chain, store_port
 from attnc.schedule.sharing import DEPTH, Run
 
-WALK_INTS = 9
+WALK_INTS = 11
 SLOT_INTS = 3
 """Of a slot: whether it works, the vectors that arrive, whether they are stored too."""
 IDLE = Walk(0, (0, 0, 0, 0), (0, 0, 0))

@@ -1,0 +1,685 @@
+#pragma once
+// Simulated time for the emitted C++: every process of a dataflow region is a fiber with a clock of its own, every stream is bounded and its
+// tokens carry times, memory ports answer late and share the ports of the board.
+//
+// Process   runs ahead until it must wait. Of those that can go on, the one whose clock is behind all others does, so what it sees of the
+//           rest (`empty`, who asks a port first) is what hardware shows at that time. No threads: the same run gives the same times.
+// Loop      an iteration begins II cycles after the one before, reads when it begins and writes depth - 1 cycles later; a loop ends depth
+//           cycles after its last iteration began, and takes a cycle to enter and one to leave.
+// Style     "stp": a read that waits stops the whole pipeline, and what is inside stays there. "flp": what is inside goes on. A write that
+//           waits stops the pipeline in both.
+// Stream    a token can be read a cycle after it was written; its place is free a cycle after it was read.
+// Memory    the first beat comes `latency` cycles after the request, then one per cycle; requests of a port of the board are served CHUNK
+//           beats at a time, as they come, and all together move at most `rate` bytes per cycle. A write is answered `response` cycles
+//           after its last beat.
+// Deadlock  no process can go on: who waits for what is reported, exit code 4.
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <memory>
+#include <queue>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace attnc {
+namespace cosim {
+
+typedef std::int64_t Time;
+enum Cause { EMPTY, FULL, MEMORY, JOIN, CAUSES };
+inline const char* cause_name(int cause) {
+  static const char* const names[] = {"empty", "full", "memory", "join"};
+  return names[cause];
+}
+
+static constexpr int DEADLOCK = 4;   // exit code
+static constexpr int CHUNK = 16;     // beats that a port of the board serves at a time
+static constexpr std::size_t STACK = 1 << 20;
+static constexpr Time FIXED = 1 << 16;  // fractions of a cycle for the rate of the DDR
+
+// A queue in a ring that grows.
+template <class T> class Ring {
+ public:
+  bool empty() const { return head_ == tail_; }
+  std::size_t size() const { return tail_ - head_; }
+  void push(const T& value) {
+    if (size() == items_.size()) grow();
+    items_[tail_++ & (items_.size() - 1)] = value;
+  }
+  T& front() { return items_[head_ & (items_.size() - 1)]; }
+  const T& at(std::size_t i) const { return items_[(head_ + i) & (items_.size() - 1)]; }
+  T pop() { return items_[head_++ & (items_.size() - 1)]; }
+
+ private:
+  void grow() {
+    std::vector<T> wider(items_.empty() ? 64 : 2 * items_.size());
+    const std::size_t held = size();
+    for (std::size_t i = 0; i < held; ++i) wider[i] = items_[(head_ + i) & (items_.size() - 1)];
+    items_.swap(wider);
+    head_ = 0;
+    tail_ = held;
+  }
+  std::vector<T> items_;
+  std::size_t head_ = 0, tail_ = 0;
+};
+
+struct LoopInfo {
+  std::string label;
+  int ii = 1, depth = 1;
+  std::int64_t iterations = 0, entries = 0;
+};
+
+struct ProcessStats {
+  std::string path;
+  int id = 0;
+  std::int64_t runs = 0;
+  Time active = 0, working = 0, waited[CAUSES] = {0, 0, 0, 0};
+  std::map<std::string, Time> waited_for[CAUSES];
+};
+
+struct FifoStats {
+  std::string path;
+  int id = 0;
+  std::size_t depth = 0;  // 0: no bound
+  std::int64_t tokens = 0;
+  std::size_t most = 0;
+  Time empty = 0, full = 0;
+};
+
+// A port of the board: one channel for reads, one for writes.
+struct BoardPort {
+  std::string tag;
+  Time free[2] = {0, 0};  // read, write
+  std::int64_t beats[2] = {0, 0};
+};
+
+// An argument of the accelerator that points to memory.
+struct Interface {
+  std::string name;
+  BoardPort* port = nullptr;
+  Time beat_free[2] = {0, 0};
+};
+
+class StreamBase;
+
+struct Pending {
+  StreamBase* stream;
+  Time due;
+};
+
+struct Fiber {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack;
+  std::function<void()> body;
+  ProcessStats* stats = nullptr;
+  Fiber* parent = nullptr;
+  Time now = 0, began = 0;
+  int children = 0, id = 0;
+  Time children_end = 0;
+  bool done = false, first = false, waiting = false;
+  LoopInfo* loop = nullptr;
+  Ring<Pending> pending;
+  // What it waits for, for the report of a deadlock.
+  Cause cause = JOIN;
+  const StreamBase* on = nullptr;
+};
+
+struct Stage {
+  int number;
+  Time begin, end;
+};
+
+class Simulation {
+ public:
+  static Simulation& get() {
+    static Simulation simulation;
+    return simulation;
+  }
+  bool stalling = true;  // "stp"
+  Time read_latency = 60, write_response = 30;
+  Time ddr_cycles_per_byte = 0;  // in FIXED parts of a cycle; 0: no limit
+  Time ddr_free = 0;
+  std::map<std::string, LoopInfo> loops;
+  std::map<std::string, std::size_t> depths;  // that replace those in the sources, by path
+  bool unbounded = false;
+  std::map<std::string, std::unique_ptr<ProcessStats>> processes;
+  std::map<std::string, std::unique_ptr<FifoStats>> fifos;
+  std::map<std::string, std::unique_ptr<BoardPort>> ports;
+  std::map<std::string, std::unique_ptr<Interface>> interfaces;
+  std::map<std::string, std::string> wiring;
+  std::vector<Stage> stages;
+  std::FILE* trace = nullptr;
+  Fiber* current = nullptr;
+  Time end = 0;
+
+  // Settings, a name and values per line: see Simulation::load in the sources of the settings' writer (attnc.verify.cosim).
+  void load(const std::string& path) {
+    std::ifstream file(path);
+    if (!file) die("cannot read " + path);
+    std::string line, key, name, value;
+    while (std::getline(file, line)) {
+      std::istringstream words(line);
+      if (!(words >> key)) continue;
+      if (key == "style") {
+        words >> value;
+        stalling = value == "stp";
+      } else if (key == "read_latency") {
+        words >> read_latency;
+      } else if (key == "write_response") {
+        words >> write_response;
+      } else if (key == "bytes_per_cycle") {
+        double rate = 0;
+        words >> rate;
+        ddr_cycles_per_byte = rate > 0 ? Time(double(FIXED) / rate) : 0;
+      } else if (key == "loop") {
+        LoopInfo info;
+        words >> info.label >> info.ii >> info.depth;
+        loops[info.label] = info;
+      } else if (key == "fifo") {
+        std::size_t depth = 0;
+        words >> name >> depth;
+        depths[name] = depth;
+      } else if (key == "unbounded") {
+        unbounded = true;
+      } else if (key == "port") {
+        words >> name >> value;
+        wiring[name] = value;
+      } else if (key == "trace") {
+        words >> value;
+        trace = std::fopen(value.c_str(), "w");
+        if (!trace) die("cannot write " + value);
+      } else {
+        die("unknown setting " + key + " in " + path);
+      }
+    }
+  }
+
+  [[noreturn]] static void die(const std::string& message) {
+    std::fprintf(stderr, "cosim: %s\n", message.c_str());
+    std::fflush(nullptr);
+    std::_Exit(2);
+  }
+
+  // By its function and label.
+  LoopInfo& loop_info(const char* function, const char* label) {
+    const auto found = loops.find(std::string(function) + "." + label);
+    if (found == loops.end()) die(std::string("no II and depth are known for loop ") + label + " of " + function);
+    return found->second;
+  }
+
+  // Runs `body` as the process that starts all others.
+  void run(const std::function<void()>& body) {
+    Fiber& root = make("top", body, nullptr, 0);
+    ready(&root);
+    while (!heap_.empty()) {
+      Fiber* next = heap_.top().fiber;
+      heap_.pop();
+      current = next;
+      swapcontext(&main_, &next->context);
+      current = nullptr;
+      if (next->done) {
+        end = std::max(end, next->now);
+        free_.push_back(next);
+      }
+    }
+    if (!root.done) deadlock();
+  }
+
+  Fiber& spawn(const char* name, const std::function<void()>& body) {
+    Fiber* parent = current;
+    ++parent->children;
+    Fiber& child = make(parent->stats->path + "/" + name, body, parent, parent->now + 1);
+    ready(&child);
+    return child;
+  }
+
+  // The region of the current process ends when all that it started have.
+  void join() {
+    Fiber& f = *current;
+    const Time before = f.now;
+    while (f.children > 0) wait(JOIN, nullptr);
+    f.now = std::max(f.now, f.children_end + 1);
+    f.children_end = 0;
+    count(f, JOIN, nullptr, f.now - before);
+  }
+
+  // Gives way to all that are behind in time.
+  void sync() {
+    Fiber& f = *current;
+    if (heap_.empty() || heap_.top().now > f.now) return;
+    ready(&f);
+    away(f);
+  }
+
+  void wait(Cause cause, const StreamBase* on) {
+    Fiber& f = *current;
+    f.cause = cause;
+    f.on = on;
+    f.waiting = true;
+    away(f);
+  }
+  void wake(Fiber* f) {
+    if (f == nullptr || !f->waiting) return;
+    f->waiting = false;
+    ready(f);
+  }
+  inline void count(Fiber& f, Cause cause, const FifoStats* fifo, Time cycles);
+
+  std::string path_of(const char* name) const { return (current ? current->stats->path : std::string("top")) + "/" + name; }
+
+  FifoStats* fifo(const std::string& path) {
+    std::unique_ptr<FifoStats>& found = fifos[path];
+    if (!found) {
+      found.reset(new FifoStats);
+      found->path = path;
+      found->id = int(fifos.size());
+      if (trace) std::fprintf(trace, "F %d %s\n", found->id, path.c_str());
+    }
+    return found.get();
+  }
+
+  Interface* interface(const char* name) {
+    std::unique_ptr<Interface>& found = interfaces[name];
+    if (!found) {
+      found.reset(new Interface);
+      found->name = name;
+      const auto wired = wiring.find(name);
+      const std::string tag = wired == wiring.end() ? std::string(name) : wired->second;
+      std::unique_ptr<BoardPort>& port = ports[tag];
+      if (!port) {
+        port.reset(new BoardPort);
+        port->tag = tag;
+      }
+      found->port = port.get();
+    }
+    return found.get();
+  }
+
+  // The time from which `beats` of an interface pass its board port, asked for now and possible from `earliest` on.
+  Time reserve(Interface& interface, int write, Time earliest, int beats, int bytes) {
+    sync();
+    BoardPort& port = *interface.port;
+    Time start = std::max(std::max(earliest, current->now), port.free[write]);
+    start = std::max(start, (ddr_free + FIXED - 1) / FIXED);
+    port.free[write] = start + beats;
+    port.beats[write] += beats;
+    if (ddr_cycles_per_byte > 0) ddr_free = std::max(ddr_free, start * FIXED) + Time(beats) * bytes * ddr_cycles_per_byte;
+    return start;
+  }
+
+  void stage(int number) {
+    if (!stages.empty()) stages.back().end = current->now;
+    stages.push_back({number, current->now, 0});
+  }
+
+  void report(const std::string& path) {
+    std::FILE* out = std::fopen(path.c_str(), "w");
+    if (!out) die("cannot write " + path);
+    if (!stages.empty()) stages.back().end = end;
+    std::fprintf(out, "cycles %lld\n", (long long)end);
+    for (const Stage& s : stages) std::fprintf(out, "stage %d %lld %lld\n", s.number, (long long)s.begin, (long long)s.end);
+    write_stats(out);
+    std::fclose(out);
+    if (trace) std::fclose(trace);
+  }
+
+  inline void write_stats(std::FILE* out);
+  [[noreturn]] inline void deadlock();
+  std::string report_path;
+
+ private:
+  struct Entry {
+    Time now;
+    int id;
+    Fiber* fiber;
+    bool operator<(const Entry& other) const { return now != other.now ? now > other.now : id > other.id; }
+  };
+
+  static void enter() {
+    Simulation& s = get();
+    Fiber& f = *s.current;
+    f.body();
+    s.finish(f);
+    swapcontext(&f.context, &s.main_);
+  }
+
+  inline void finish(Fiber& f);
+
+  Fiber& make(const std::string& path, const std::function<void()>& body, Fiber* parent, Time now) {
+    Fiber* f;
+    if (free_.empty()) {
+      fibers_.emplace_back(new Fiber);
+      f = fibers_.back().get();
+      f->stack.reset(new char[STACK]);
+    } else {
+      f = free_.back();
+      free_.pop_back();
+    }
+    std::unique_ptr<ProcessStats>& stats = processes[path];
+    if (!stats) {
+      stats.reset(new ProcessStats);
+      stats->path = path;
+      stats->id = int(processes.size());
+      if (trace) std::fprintf(trace, "N %d %s\n", stats->id, path.c_str());
+    }
+    f->body = body;
+    f->stats = stats.get();
+    f->parent = parent;
+    f->now = f->began = now;
+    f->children = 0;
+    f->id = next_id_++;
+    f->children_end = 0;
+    f->done = f->first = f->waiting = false;
+    f->loop = nullptr;
+    ++f->stats->runs;
+    getcontext(&f->context);
+    f->context.uc_stack.ss_sp = f->stack.get();
+    f->context.uc_stack.ss_size = STACK;
+    f->context.uc_link = nullptr;
+    makecontext(&f->context, &Simulation::enter, 0);
+    return *f;
+  }
+  void ready(Fiber* f) { heap_.push({f->now, f->id, f}); }
+  void away(Fiber& f) { swapcontext(&f.context, &main_); }
+
+  ucontext_t main_;
+  std::priority_queue<Entry> heap_;
+  std::vector<std::unique_ptr<Fiber>> fibers_;
+  std::vector<Fiber*> free_;
+  int next_id_ = 0;
+};
+
+// Time, bound and waiting of a stream; its values are kept by hls::stream.
+class StreamBase {
+ public:
+  explicit StreamBase(const char* name) : stats_(Simulation::get().fifo(Simulation::get().path_of(name))) { bound(0); }
+  StreamBase(const StreamBase&) = delete;
+  StreamBase& operator=(const StreamBase&) = delete;
+  ~StreamBase() { flush(true); }
+
+  // The depth; one that the settings give replaces it.
+  void bound(std::size_t depth) {
+    Simulation& s = Simulation::get();
+    const auto given = s.depths.find(stats_->path);
+    depth_ = s.unbounded ? 0 : given != s.depths.end() ? given->second : depth;
+    stats_->depth = depth_;
+    read_times_.assign(depth_ ? depth_ : 1, 0);
+  }
+  const FifoStats& stats() const { return *stats_; }
+
+  // A write of the current process: at once outside a pipeline, else when it leaves the pipeline.
+  void stage() {
+    Simulation& s = Simulation::get();
+    Fiber& f = *s.current;
+    if (f.loop == nullptr) {
+      Pending one = {this, f.now};
+      commit(f, one);
+      f.now = std::max(f.now, one.due);
+    } else {
+      f.pending.push({this, f.now + f.loop->depth - 1});
+    }
+  }
+
+  // Whether its token may be written now, as far as is known.
+  bool room() const { return depth_ == 0 || written_ - read_ < std::int64_t(depth_); }
+
+  // Waits for a place; returns the cycles that the pipeline stood for it.
+  Time commit(Fiber& f, Pending& one) {
+    Simulation& s = Simulation::get();
+    while (!room()) {
+      writer_ = &f;
+      s.wait(FULL, this);
+    }
+    writer_ = nullptr;
+    Time when = one.due;
+    if (depth_ && written_ >= std::int64_t(depth_)) {
+      const Time place = read_times_[std::size_t(written_ % std::int64_t(depth_))] + 1;
+      when = std::max(when, place);
+    }
+    const Time stood = when - one.due;
+    if (stood > 0) {
+      stats_->full += stood;
+      s.count(f, FULL, stats_, stood);
+    }
+    one.due = when;
+    last_ = std::max(last_ + 1, when);
+    available_.push(last_ + 1);
+    ++written_;
+    ++stats_->tokens;
+    written_at_.push(when);
+    flush(false);
+    s.wake(reader_);
+    return stood;
+  }
+
+  // Waits until the next token is there, and takes its place in time.
+  void take() {
+    Simulation& s = Simulation::get();
+    Fiber& f = *s.current;
+    while (available_.empty()) {
+      // In a flushing pipeline what is inside goes on.
+      if (!s.stalling && !f.pending.empty()) {
+        Pending& next = f.pending.front();
+        if (next.stream->room()) {
+          Pending one = f.pending.pop();
+          const Time stood = next_commit(f, one);
+          (void)stood;
+          continue;
+        }
+        next.stream->writer_ = &f;
+      }
+      reader_ = &f;
+      s.wait(EMPTY, this);
+    }
+    reader_ = nullptr;
+    const Time there = available_.pop();
+    if (there > f.now) {
+      const Time stood = there - f.now;
+      stats_->empty += stood;
+      s.count(f, EMPTY, stats_, stood);
+      f.now = there;
+      if (s.stalling) shift(f, stood);
+    }
+    if (depth_) read_times_[std::size_t(read_ % std::int64_t(depth_))] = f.now;
+    ++read_;
+    read_at_.push(f.now);
+    flush(false);
+    s.wake(writer_);
+  }
+
+  // Whether no token is there now.
+  bool nothing() {
+    Simulation& s = Simulation::get();
+    Fiber& f = *s.current;
+    if (available_.empty()) s.sync();
+    return available_.empty() || available_.front() > f.now;
+  }
+
+  // The rest of the pipeline moves with a stall.
+  static void shift(Fiber& f, Time stood) {
+    const std::size_t held = f.pending.size();
+    for (std::size_t i = 0; i < held; ++i) const_cast<Pending&>(f.pending.at(i)).due += stood;
+  }
+
+  static Time next_commit(Fiber& f, Pending one) {
+    const Time stood = one.stream->commit(f, one);
+    if (stood > 0) {
+      f.now += stood;
+      shift(f, stood);
+    }
+    return stood;
+  }
+
+ private:
+  // The level over time, from writes and reads in the order of their times as far as both are known.
+  void flush(bool all) {
+    Simulation& s = Simulation::get();
+    while (!written_at_.empty() && (all || !read_at_.empty())) {
+      if (read_at_.empty() || written_at_.front() <= read_at_.front()) {
+        const Time at = written_at_.pop();
+        ++level_;
+        stats_->most = std::max(stats_->most, level_);
+        if (s.trace) std::fprintf(s.trace, "L %d %lld %zu\n", stats_->id, (long long)at, level_);
+      } else {
+        const Time at = read_at_.pop();
+        --level_;
+        if (s.trace) std::fprintf(s.trace, "L %d %lld %zu\n", stats_->id, (long long)at, level_);
+      }
+    }
+  }
+
+  FifoStats* stats_;
+  std::size_t depth_ = 0, level_ = 0;
+  std::int64_t written_ = 0, read_ = 0;
+  Time last_ = -1;
+  std::vector<Time> read_times_;
+  Ring<Time> available_, written_at_, read_at_;
+  Fiber* reader_ = nullptr;
+  Fiber* writer_ = nullptr;
+};
+
+inline void Simulation::count(Fiber& f, Cause cause, const FifoStats* fifo, Time cycles) {
+  if (cycles <= 0) return;
+  f.stats->waited[cause] += cycles;
+  if (fifo) f.stats->waited_for[cause][fifo->path] += cycles;
+}
+
+// What left the pipeline by now.
+inline void leave(Fiber& f, Time until) {
+  while (!f.pending.empty() && f.pending.front().due <= until) {
+    const Pending one = f.pending.pop();
+    until += StreamBase::next_commit(f, one);
+  }
+}
+
+inline void end_loop(Fiber& f) {
+  if (f.loop == nullptr) return;
+  if (!f.first) {
+    while (!f.pending.empty()) StreamBase::next_commit(f, f.pending.pop());
+    f.now += f.loop->depth;
+  }
+  f.now += 1;
+  f.loop = nullptr;
+}
+
+inline void Simulation::finish(Fiber& f) {
+  end_loop(f);
+  f.done = true;
+  f.stats->active += f.now - f.began;
+  if (trace) std::fprintf(trace, "P %d %lld %lld\n", f.stats->id, (long long)f.began, (long long)f.now);
+  f.body = nullptr;
+  if (f.parent) {
+    f.parent->children_end = std::max(f.parent->children_end, f.now);
+    if (--f.parent->children == 0) wake(f.parent);
+  }
+}
+
+inline void Simulation::write_stats(std::FILE* out) {
+  for (const auto& entry : processes) {
+    const ProcessStats& p = *entry.second;
+    std::fprintf(out, "process %s %lld %lld %lld", p.path.c_str(), (long long)p.runs, (long long)p.active, (long long)p.working);
+    for (int c = 0; c < CAUSES; ++c) std::fprintf(out, " %lld", (long long)p.waited[c]);
+    std::fprintf(out, "\n");
+    for (int c = 0; c < CAUSES; ++c)
+      for (const auto& on : p.waited_for[c])
+        std::fprintf(out, "wait %s %s %s %lld\n", p.path.c_str(), cause_name(c), on.first.c_str(), (long long)on.second);
+  }
+  for (const auto& entry : fifos) {
+    const FifoStats& f = *entry.second;
+    std::fprintf(out, "fifo %s %zu %zu %lld %lld %lld\n", f.path.c_str(), f.depth, f.most, (long long)f.tokens, (long long)f.empty,
+                 (long long)f.full);
+  }
+  for (const auto& entry : loops)
+    if (entry.second.entries)
+      std::fprintf(out, "loop %s %d %d %lld %lld\n", entry.first.c_str(), entry.second.ii, entry.second.depth,
+                   (long long)entry.second.entries, (long long)entry.second.iterations);
+  for (const auto& entry : ports)
+    std::fprintf(out, "port %s %lld %lld\n", entry.first.c_str(), (long long)entry.second->beats[0], (long long)entry.second->beats[1]);
+}
+
+inline void Simulation::deadlock() {
+  std::FILE* out = std::fopen(report_path.c_str(), "w");
+  if (!out) die("cannot write " + report_path);
+  Time last = 0;
+  for (const auto& f : fibers_)
+    if (!f->done) last = std::max(last, f->now);
+  std::fprintf(out, "deadlock %lld %d\n", (long long)last, stages.empty() ? -1 : stages.back().number);
+  for (const auto& f : fibers_) {
+    if (f->done || !f->waiting || f->cause == JOIN) continue;
+    std::fprintf(out, "blocked %s %s %s %lld %s %zu\n", f->stats->path.c_str(), cause_name(f->cause), f->on->stats().path.c_str(),
+                 (long long)f->now, f->loop ? f->loop->label.c_str() : "-", f->on->stats().depth);
+  }
+  write_stats(out);
+  std::fclose(out);
+  if (trace) std::fclose(trace);
+  std::fprintf(stderr, "cosim: deadlock at cycle %lld\n", (long long)last);
+  std::fflush(nullptr);
+  std::_Exit(DEADLOCK);
+}
+
+// A pipelined loop of the current process.
+class Loop {
+ public:
+  explicit Loop(LoopInfo& info) : info_(info) {
+    Fiber& f = *Simulation::get().current;
+    end_loop(f);
+    f.loop = &info_;
+    f.first = true;
+    f.now += 1;
+    ++info_.entries;
+  }
+  ~Loop() {
+    Fiber& f = *Simulation::get().current;
+    if (f.loop == &info_) end_loop(f);
+  }
+  void tick() {
+    Fiber& f = *Simulation::get().current;
+    ++info_.iterations;
+    f.stats->working += info_.ii;
+    if (f.first) {
+      f.first = false;
+      return;
+    }
+    f.now += info_.ii;
+    if (!f.pending.empty()) leave(f, f.now);
+  }
+
+ private:
+  LoopInfo& info_;
+};
+
+class Region {
+ public:
+  ~Region() { Simulation::get().join(); }
+};
+
+// Waits of the current process for memory.
+inline void stand(Time until) {
+  Simulation& s = Simulation::get();
+  Fiber& f = *s.current;
+  if (until <= f.now) return;
+  const Time stood = until - f.now;
+  s.count(f, MEMORY, nullptr, stood);
+  f.now = until;
+  if (s.stalling) StreamBase::shift(f, stood);
+}
+
+}  // namespace cosim
+}  // namespace attnc
+
+#define ATTNC_LOOP(label)                                                                                        \
+  static ::attnc::cosim::LoopInfo& label##_info = ::attnc::cosim::Simulation::get().loop_info(__func__, #label); \
+  ::attnc::cosim::Loop label##_time(label##_info);
+#define ATTNC_TICK(label) label##_time.tick();
+#define ATTNC_DEPTH(fifo, depth) fifo.bound(std::size_t(depth));
+#define ATTNC_REGION ::attnc::cosim::Region attnc_region;
+#define ATTNC_PROCESS(name, ...) ::attnc::cosim::Simulation::get().spawn(name, [&] { __VA_ARGS__; });
+#define ATTNC_PORT(pointer) pointer.name(#pointer);
+#define ATTNC_STAGE(number) ::attnc::cosim::Simulation::get().stage(number);
