@@ -85,7 +85,7 @@ def test_in_a_chain(parallel: int, types: str) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
-        ("memory.hpp", "odd[first + half + i]", "odd[first + i]"),
+        ("memory.hpp", "odd.read_request(first + half, half)", "odd.read_request(first, half)"),
         ("memory.hpp", "words.v[2 * L + l] = high.v[l];", "words.v[2 * L + l] = low.v[l];"),
         ("memory.hpp", "half = walk.count[3] / 4;", "half = walk.count[3] / 4 - 1;"),
         ("linear.hpp", "load_rows * W_WORDS + row]", "load_rows * W_WORDS + 3 - row]"),

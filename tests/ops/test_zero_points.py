@@ -67,7 +67,7 @@ def test_every_operator(types: str) -> None:
 def test_a_forgotten_zero_point_is_caught() -> None:
     graph, feeds = every_operator()
     expected = run_golden(graph, feeds)
-    found = simulate(graph, feeds, Design(lanes=4, pe=4), patch={"memory.hpp": ("Int<8>(word.v[l]) - zero", "Int<8>(word.v[l])")})
+    found = simulate(graph, feeds, Design(lanes=4, pe=4), patch={"memory.hpp": ("T(Int<8>(word.v[l]) - zero)", "T(Int<8>(word.v[l]))")})
     assert any((found[name] != expected[name]).any() for name in graph.outputs)
 
 
