@@ -70,7 +70,7 @@ def _make_command(folder: Path, types: str, flags: str | None) -> list[str]:
     for tool in ("make", compiler[0]):
         if shutil.which(tool) is None:
             raise AcceleratorError(f"simulation needs {tool!r}, which is not installed or not on PATH")
-    command = ["make", "-C", str(folder), f"TYPES={types}"]
+    command = ["make", "-j2", "-C", str(folder), f"TYPES={types}"]
     if types == "ap":
         command.append(f"AP_INCLUDE={ap_include()}")
     if flags:
