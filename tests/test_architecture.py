@@ -22,7 +22,7 @@ MAX_LINES = 400
 # A part imports only parts of the rows above it, and of its own row as long as no cycle arises.
 LAYERS = (
     {"__init__", "errors"},
-    {"arrays", "blas", "config", "fixedpoint", "npz", "resources", "weights"},
+    {"arrays", "blas", "config", "files", "fixedpoint", "npz", "resources", "weights"},
     {"ir"},
     {"model"},
     {"kernels"},
@@ -31,7 +31,7 @@ LAYERS = (
     {"schedule"},
     {"codegen"},
     {"verify"},
-    {"approx", "console", "cost_tables", "report", "report_tables", "tables"},
+    {"approx", "console", "outputs", "process", "cost_tables", "report", "report_tables", "tables"},
     {"pipeline"},
     {"compiler", "estimation", "evaluation"},
     {"precision"},

@@ -15,7 +15,6 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
 import numpy as np
@@ -24,6 +23,7 @@ from attnc_host.boundary import Image
 from attnc_host.errors import AcceleratorError
 from attnc_host.manifest import Manifest
 from attnc_host.progress import Progress
+from attnc_host.signals import uninterrupted
 
 TYPES = ("native", "ap")
 STREAM_FAILURE = 3
@@ -148,7 +148,7 @@ class CsimBackend:
         try:
             with tempfile.TemporaryDirectory(prefix="attnc-csim-") as temporary:
                 for i, part in enumerate(parts):
-                    with _uninterrupted():
+                    with uninterrupted():
                         runs.append(_Run(self.program, self.data, part, Path(temporary) / str(i), lambda: self._told(runs, samples)))
                 results = [run.result(self.manifest.output_bytes) for run in runs]
         except OSError as error:
@@ -171,23 +171,6 @@ class CsimBackend:
         if self._temporary is not None:
             self._temporary.cleanup()
             self._temporary = None
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits until the end: a process that has just been started must be known to whoever ends it."""
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield
-        return
-    waiting: list[tuple[int, FrameType | None]] = []
-    signal.signal(signal.SIGINT, lambda number, frame: waiting.append((number, frame)))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if waiting:
-            before(*waiting[0])
 
 
 class _Run:

@@ -103,8 +103,6 @@ def test_only_builds_are_replaced(capsys: Capture, tmp_path: Path, vit: Path) ->
     assert "attnc did not make it" in error_of(capsys, "compile", MODEL, "-o", mine)
     assert (mine / "thesis.txt").exists()
     assert main(["compile", str(MODEL), "-o", str(vit), "--quiet"]) == 0
-    assert main(["compile", str(MODEL), "-o", str(mine), "--force", "--quiet"]) == 0
-    assert not (mine / "thesis.txt").exists() and (mine / "manifest.json").exists()
 
 
 def test_inspect(capsys: Capture) -> None:

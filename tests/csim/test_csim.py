@@ -17,7 +17,8 @@ from attnc.errors import BuildError, ConfigError, DataError
 from attnc.verify.csim import compare_build, compare_images
 from attnc.verify.simulator import build_simulator as checked_simulator
 from attnc_host import AcceleratorError, boundary, manifest
-from attnc_host.csim import CsimBackend, _uninterrupted, build_simulator
+from attnc_host.csim import CsimBackend, build_simulator
+from attnc_host.signals import uninterrupted
 from small_build import random_inputs
 
 
@@ -187,7 +188,7 @@ def test_an_interrupt_waits_for_a_process_that_starts() -> None:
     timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
-        with pytest.raises(KeyboardInterrupt), _uninterrupted():
+        with pytest.raises(KeyboardInterrupt), uninterrupted():
             timer.start()
             timer.join()
             time.sleep(0.1)

@@ -11,6 +11,7 @@ import numpy as np
 
 from attnc.arrays import Array
 from attnc.errors import BuildError, ConfigError
+from attnc.files import written_whole
 from attnc.ir import Graph, Node, TensorType
 from attnc.kernels.design import Design
 from attnc.kernels.lowering import Lowering
@@ -24,6 +25,8 @@ from attnc.ops.rsqrt import RSQRT_TABLE, rsqrt
 from attnc.ops.unary import METHODS, Unary, methods, rescaled
 
 SEED = 0
+SOFTWARE = "attnc"
+"""Who drew a picture, as its file says."""
 SOFTMAX_KEYS, SOFTMAX_DEVIATION, SOFTMAX_PEAK = 197, 2.0, 10.0
 NORM_CHANNELS, NORM_PEAK = 256, 5.0
 ROWS = 256
@@ -274,6 +277,12 @@ def _reciprocal(bits: int) -> Study:
     )
 
 
+def made_by_attnc(path: Path) -> bool:
+    """Whether `plot` drew a picture."""
+    with open(path, "rb") as file:
+        return f"Software\0{SOFTWARE}".encode() in file.read(200)
+
+
 def plot(found: Study, path: Path) -> None:
     """Function and error of every implementation as a picture."""
     try:
@@ -300,6 +309,7 @@ def plot(found: Study, path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     try:
-        figure.savefig(path, dpi=120, format="png")
+        with written_whole(path) as beside:
+            figure.savefig(beside, dpi=120, format="png", metadata={"Software": SOFTWARE})
     except OSError as error:
         raise ConfigError(f"--plot {path}: cannot be written ({error})") from error

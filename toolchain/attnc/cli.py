@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 import attnc
-from attnc import cost_commands, tables
+from attnc import cost_commands, process, tables
 from attnc.cli_approx import APPROX, approx, implementations
 from attnc.cli_compile import EPILOG, BudgetOption, CalibOption, HeldoutOption, LabelsOption, PoolOption, QuantizerOption, TargetOption
 from attnc.cli_export import EXPORT, export_qdq
@@ -32,17 +30,12 @@ from attnc.console import (
     note,
     parse_shapes,
     print_json,
-    remarks,
     show,
 )
-from attnc.errors import AttncError, ConfigError
+from attnc.errors import ConfigError
+from attnc.process import EXIT_ERROR
 from attnc.tables import clean
-from attnc_host import AcceleratorError
 from attnc_host.progress import Progress
-
-EXIT_ERROR = 2
-EXIT_INTERNAL = 70
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="attnc",
@@ -121,7 +114,7 @@ def compile_command(
         float | None, typer.Option("--error-target", help="Error that a function may have; half a step of its output by default.")
     ] = None,
     dump: Annotated[Path | None, typer.Option("--dump", metavar="DIR", help="Write the graph as text after every step into DIR.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the output folder even if attnc did not make it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Move an output folder that attnc did not make aside, to OUTPUT.old-1.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the made-up calibration inputs.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print neither the report nor progress.")] = False,
     as_json: Json = False,
@@ -163,7 +156,7 @@ def compile_command(
     with Progress(delay=0, quiet=quiet) as progress:
         from attnc.precision.compile import compile_model
 
-        folder = compile_model(model, options, progress, (lambda text: None) if quiet else note)
+        folder = compile_model(model, options, progress, (lambda text: None) if quiet else note, note)
     from attnc.report import load_report
     from attnc.report_tables import render
 
@@ -252,15 +245,6 @@ def _options(**fields: Any) -> CompileOptions:
         raise ConfigError(f"--{option}: {first['msg']}, found {first.get('input')!r}") from error
 
 
-def _fail(label: str, text: str, code: int) -> int:
-    """One message on stderr."""
-    sys.stdout.flush()
-    if State.verbose:
-        traceback.print_exc()
-    print(f"attnc: {label}: {clean(text)}", file=sys.stderr)
-    return code
-
-
 def _invoke(args: Sequence[str]) -> int:
     """Run a command line; the exit code."""
     try:
@@ -273,30 +257,7 @@ def _invoke(args: Sequence[str]) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point: run the command line `argv` (of the process by default) and return the exit code."""
     State.verbose = False
-    try:
-        with remarks():
-            code = _invoke(sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()
-        if code == EXIT_INTERRUPTED:
-            print("attnc: interrupted", file=sys.stderr)
-        return code
-    except BrokenPipeError:
-        # Nobody reads on: point stdout elsewhere, so that closing it does not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_DIFFERENT
-    except KeyboardInterrupt:
-        print("attnc: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except (AttncError, AcceleratorError) as error:
-        return _fail("error", str(error), EXIT_ERROR)
-    except MemoryError:
-        return _fail("error", "out of memory", EXIT_ERROR)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _fail("error", f"{where}{error.strerror or error}", EXIT_ERROR)
-    except Exception as error:
-        hint = "" if State.verbose else " (-v for the traceback)"
-        return _fail("internal error", f"{type(error).__name__}: {error}{hint}", EXIT_INTERNAL)
+    return process.run(lambda: _invoke(sys.argv[1:] if argv is None else argv))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from attnc.errors import ConfigError
+from attnc.files import check_replaceable
 
 APPROX: dict[str, Any] = {
     "name": "approx",
@@ -37,9 +38,11 @@ def approx(
 ) -> None:
     """Measure every implementation of a nonlinear function against float64: largest and RMS error, bits of its tables, and an estimate of
     what one value per cycle takes. Softmax and normalisations are measured on random rows, which the output describes."""
+    from attnc.approx import made_by_attnc, study
     from attnc.approx import plot as draw
-    from attnc.approx import study
 
+    if plot is not None:
+        check_replaceable(plot, made_by_attnc)
     found = study(function, bits, [] if "all" in (impl or ["all"]) else impl or [])
     if plot is not None:
         draw(found, plot)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from attnc.console import Build, Json, Verbose, print_json
-from attnc.npz import check_writable
+from attnc.files import check_replaceable
 from attnc.tables import clean
 
 EXPORT: dict[str, Any] = {
@@ -26,9 +26,9 @@ def export_qdq(
     verbose: Verbose = False,
 ) -> None:
     """Write the quantized graph of a build as an ONNX model with QuantizeLinear and DequantizeLinear, which onnxruntime runs."""
-    from attnc.verify.export_qdq import save_qdq
+    from attnc.verify.export_qdq import made_by_attnc, save_qdq
 
-    check_writable(output)
+    check_replaceable(output, made_by_attnc, [build])
     model = save_qdq(build, output)
     nodes, size, opset = len(model.graph.node), output.stat().st_size, model.opset_import[0].version
     if as_json:

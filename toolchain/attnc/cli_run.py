@@ -9,6 +9,7 @@ import typer
 
 from attnc import tables
 from attnc.console import EXIT_DIFFERENT, Build, Json, State, Types, Verbose, note, print_json, show
+from attnc.files import check_replaceable
 from attnc.tables import clean
 from attnc.verify.data import find_model, load_inputs, load_labelled
 from attnc_host import Accelerator
@@ -74,11 +75,11 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Run a build on inputs, float in and float out, through the same runtime as a board."""
-    from attnc.npz import check_writable, save_npz
+    from attnc.npz import made_by_attnc, save_npz
     from attnc.verify import golden_backend  # registers "golden"
 
     assert golden_backend
-    check_writable(output)
+    check_replaceable(output, made_by_attnc, [inputs, build])
     arrays = load_inputs(build, inputs, note)
     with Progress() as progress, Accelerator.open(build, backend, types, verify, progress=progress) as accelerator:
         outputs = accelerator.run(arrays)

@@ -11,13 +11,15 @@ import onnx
 
 from attnc import report
 from attnc.arrays import Array
-from attnc.codegen.project import staged, write_json, write_project
+from attnc.codegen.folder import CONFIG, SCHEDULE, Note, staged
+from attnc.codegen.project import write_json, write_project
 from attnc.config import DEFAULT_TARGET, CompileOptions
 from attnc.frontend import import_model
 from attnc.frontend.imposed import report as import_report
 from attnc.golden import run_golden
 from attnc.model import Model
 from attnc.npz import save_npz
+from attnc.outputs import check_outputs, files_read
 from attnc.pipeline.phases import Phase, Progress, run
 from attnc.pipeline.quantize import VECTORS, device_integers
 from attnc.pipeline.rewrite import weight_config
@@ -35,17 +37,16 @@ from attnc.quant.samples import (
 from attnc.report_tables import as_text, render
 from attnc.schedule.devices import find_board, with_utilisation
 from attnc.schedule.file import check_board, read_schedule, schedule_text
-
-CONFIG = "attnc.yaml"
-"""In a build: the settings of its layers, where they came from a file or a search."""
+from attnc_host.manifest import sha256
 
 
-def compile_model(path: Path, options: CompileOptions, progress: Progress = lambda text: None) -> Path:
+def compile_model(path: Path, options: CompileOptions, progress: Progress = lambda text: None, moved: Note = lambda text: None) -> Path:
     """Compile `path` into the folder `options.output` and return it. Raises `AttncError`; leaves nothing behind on failure."""
+    check_outputs(path, options)
     state = begin(path, options, progress)
     run(state, progress)
     progress("writing the project")
-    return write(state)
+    return write(state, moved)
 
 
 def quantize_model(path: Path, options: CompileOptions, progress: Progress = lambda text: None) -> State:
@@ -80,8 +81,8 @@ def _samples(path: Path, model: Model, options: CompileOptions) -> dict[str, Arr
     return synthetic_samples(onnx.load(path, load_external_data=False), model.inputs, options.seed)
 
 
-def write(state: State) -> Path:
-    """The build folder, in one rename."""
+def write(state: State, moved: Note = lambda text: None) -> Path:
+    """The build folder, in one rename; a folder that has to be moved aside for it is told to `moved`."""
     assert state.design is not None
     model, path = state.model, state.path
     edge = Edge(model)
@@ -89,7 +90,7 @@ def write(state: State) -> Path:
     feeds = {name: np.concatenate([feed[name] for feed in first]) for name in model.graph.inputs}
     vectors = device_integers(model.graph, feeds, model)
     source = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    with staged(state.options.output, state.options.force) as folder:
+    with staged(state.options.output, state.options.force, files_read(path, state.options), moved) as folder:
         kept = {
             spec.name: state.samples[spec.name][: len(first)] if spec.shape and spec.shape[0] == 1 else state.samples[spec.name]
             for spec in model.inputs
@@ -128,7 +129,8 @@ def write(state: State) -> Path:
             shutil.copyfile(state.options.config, folder / CONFIG)
             facts["files"]["config"] = CONFIG
         objective = f"as given in {state.options.schedule.name}" if state.options.schedule else state.options.objective
-        (folder / "schedule.yaml").write_text(schedule_text(program, cost, state.board, objective))
+        (folder / SCHEDULE).write_text(schedule_text(program, cost, state.board, objective), encoding="utf-8")
+        facts["checksums"] = {name: sha256(folder / name) for name in (SCHEDULE, CONFIG) if (folder / name).exists()}
         write_json(folder / "report.json", facts)
-        (folder / "report.txt").write_text(as_text(render(facts)))
+        (folder / "report.txt").write_bytes(as_text(render(facts)).encode())
     return state.options.output

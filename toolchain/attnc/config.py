@@ -77,6 +77,6 @@ class CompileOptions(BaseModel):
     dump: Path | None = None
     """Folder that receives the graph as text after every pass."""
     force: bool = False
-    """Replace an output folder even if attnc did not make it."""
+    """Move an output folder that attnc did not make aside."""
     seed: int = 0
     """Of the synthetic calibration inputs."""

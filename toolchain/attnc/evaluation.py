@@ -12,6 +12,7 @@ import numpy as np
 from attnc.arrays import Array
 from attnc.codegen.project import write_json
 from attnc.errors import DataError
+from attnc.files import write_whole
 from attnc.frontend import load_float32
 from attnc.frontend.quantized import runnable
 from attnc.quant.samples import FloatModel
@@ -67,7 +68,7 @@ def evaluate(
     evaluation["seconds"] = round(time.monotonic() - started, 3)
     facts["evaluation"] = evaluation
     write_json(build / "report.json", facts)
-    (build / "report.txt").write_text(as_text(render(facts)))
+    write_whole(build / "report.txt", as_text(render(facts)).encode())
     return facts
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -15,6 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from attnc.errors import DataError
+from attnc.files import check_writable, written_whole
+
+MARK = b"attnc"
+"""The comment of an archive that attnc wrote."""
 
 
 def load_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -47,36 +49,24 @@ def load_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
     return arrays
 
 
-def check_writable(path: Path) -> None:
-    """Refuse a file that cannot be written, before the work that fills it."""
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder; the name of a file is needed")
-    if not path.parent.is_dir():
-        raise DataError(f"{path}: the folder {path.parent} does not exist")
-    if not os.access(path.parent, os.W_OK):
-        raise DataError(f"{path}: the folder {path.parent} cannot be written")
+def made_by_attnc(path: Path) -> bool:
+    """Whether `save_npz` wrote a file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.comment == MARK
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
 
 
 def save_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Write an .npz file whole or not at all; equal arrays give equal bytes, and every name is allowed."""
     check_writable(path)
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        with written_whole(path) as beside, zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
+            archive.comment = MARK
             for name, array in arrays.items():
                 data = io.BytesIO()
                 np.lib.format.write_array(data, np.asanyarray(array), allow_pickle=False)
                 archive.writestr(zipfile.ZipInfo(f"{name}.npy"), data.getvalue())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
         raise DataError(f"{path}: cannot be written: {error.strerror}") from error
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -1,14 +1,12 @@
-"""Writes the build folder: beside its final place first, then renamed, so that none is ever half written."""
+"""Writes what is in a build folder."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,11 @@ import numpy as np
 import attnc
 from attnc.arrays import Array
 from attnc.codegen.data import pack_region, write_run_data
+from attnc.codegen.folder import MANIFEST
 from attnc.codegen.graph_file import save_graph, type_to_json
 from attnc.codegen.nest import affine_nest
 from attnc.codegen.render import TOP, write_sources
-from attnc.errors import BuildError, ConfigError
+from attnc.files import write_whole
 from attnc.ir import Graph
 from attnc.kernels.design import Design
 from attnc.model import Feed, Fetch, Model, TensorSpec
@@ -31,58 +30,6 @@ from attnc.schedule.devices import Board
 from attnc.schedule.program import Program, build_program
 
 SCHEMA = 1
-MANIFEST = "manifest.json"
-
-
-def check_output(output: Path, force: bool) -> None:
-    """Refuse an output that exists and is neither an attnc build nor an empty folder; `force` allows any folder."""
-    output = output.absolute()
-    if output.is_symlink() or (output.exists() and not output.is_dir()):
-        raise ConfigError(f"output {output}: needed a folder, found something else")
-    if output.is_dir() and any(output.iterdir()) and not (output / MANIFEST).is_file() and not force:
-        raise ConfigError(f"output {output}: the folder is not empty and attnc did not make it; choose another with -o, or give --force")
-
-
-@contextlib.contextmanager
-def staged(output: Path, force: bool) -> Iterator[Path]:
-    """A fresh folder that takes the place of `output` when the block ends well, and vanishes when it does not; see `check_output`."""
-    check_output(output, force)
-    output = output.absolute()
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    except OSError as error:
-        raise BuildError(f"output {output}: cannot be written ({error})") from error
-    try:
-        stage.chmod(0o777 & ~_umask())
-        yield stage
-        _replace(stage, output)
-    except OSError as error:
-        raise BuildError(f"output {output}: writing failed ({error})") from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _replace(stage: Path, output: Path) -> None:
-    """Rename `stage` to `output`; the old folder goes only after the new one is in place."""
-    if not output.exists():
-        os.rename(stage, output)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old.", dir=output.parent))
-    os.rename(output, old / "build")
-    try:
-        os.rename(stage, output)
-    except OSError:
-        os.rename(old / "build", output)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_project(
@@ -131,10 +78,8 @@ def _link(source: Path, target: Path) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Equal data gives equal bytes; written beside and renamed."""
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_text(json.dumps(data, indent=1) + "\n")
-    os.replace(beside, path)
+    """Equal data gives equal bytes."""
+    write_whole(path, (json.dumps(data, indent=1) + "\n").encode())
 
 
 def _spec(spec: TensorSpec) -> dict[str, Any]:

@@ -193,6 +193,13 @@ def _check_external(path: Path, tensor: TensorProto, size: int) -> None:
         raise ModelError(f"{where}: shape {list(tensor.dims)} needs {size} bytes, the entry gives {length}")
 
 
+def external_files(path: Path) -> list[Path]:
+    """The files beside the model that hold data of it."""
+    used = (tensor for tensor in tensors_of_model(_parse(path)) if tensor.data_location == TensorProto.EXTERNAL)
+    names = dict.fromkeys(entry.value for tensor in used for entry in tensor.external_data if entry.key == "location")
+    return [path.parent / name for name in names]
+
+
 def tensors_of_model(model: ModelProto) -> Iterator[TensorProto]:
     """Every constant of the model, wherever it hides."""
     yield from _tensors_of_graph(model.graph)

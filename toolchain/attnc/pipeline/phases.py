@@ -105,6 +105,6 @@ def dump(state: State, number: int, title: str) -> None:
     if state.options.dump is not None:
         try:
             state.options.dump.mkdir(parents=True, exist_ok=True)
-            (state.options.dump / f"{number}_{title.replace(' ', '_')}.txt").write_text(state.graph.dump())
+            (state.options.dump / f"{number}_{title.replace(' ', '_')}.txt").write_text(state.graph.dump(), encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"--dump {state.options.dump}: cannot be written ({error})") from error

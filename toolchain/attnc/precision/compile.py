@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from glob import escape
 from pathlib import Path
@@ -14,14 +14,15 @@ import yaml
 
 from attnc import compiler
 from attnc.arrays import Array
-from attnc.codegen.project import check_output
-from attnc.compiler import CONFIG
+from attnc.codegen.folder import CONFIG, Note
 from attnc.config import CompileOptions
 from attnc.errors import BuildError, ConfigError, DataError
+from attnc.files import check_folder, write_whole
 from attnc.frontend import load_float32
 from attnc.frontend.quantized import runnable
 from attnc.npz import load_npz
 from attnc.ops.linear_weights import weight_format
+from attnc.outputs import check_outputs, files_read
 from attnc.passes.weights import weighted
 from attnc.pipeline.phases import Phase, run
 from attnc.pipeline.rewrite import WEIGHT_OPTIONS, weight_config
@@ -43,26 +44,27 @@ PROBES = 8
 ROUNDS = 2
 """Times that gains are measured and their ladder is searched; around a choice they differ from those around the finest formats."""
 SEARCH_OPTIONS = ("budget", "heldout", "labels", "pool")
-Note = Callable[[str], None]
 
 
-def compile_model(path: Path, options: CompileOptions, progress: Progress, note: Note = lambda text: None) -> Path:
+def compile_model(
+    path: Path, options: CompileOptions, progress: Progress, note: Note = lambda text: None, moved: Note = lambda text: None
+) -> Path:
     """Compile `path` into `options.output` and return it, after a search for formats if the weights of a layer are `auto`.
 
     The search keeps what it knows in a folder beside the output, `<output>.search`, from which the same command goes on after an
-    interruption. Raises `AttncError`; leaves no half-written build behind.
+    interruption. `moved` is told of a folder that had to be moved aside. Raises `AttncError`; leaves no half-written build behind.
     """
     if options.budget is None:
         for name in SEARCH_OPTIONS:
             if getattr(options, name) is not None:
                 raise ConfigError(f"--{name} is for a search over formats of weights; it needs --weights auto and a --budget")
-        return compiler.compile_model(path, options, progress.stage)
+        return compiler.compile_model(path, options, progress.stage, moved)
     search = Search(path, options, progress, note)
     state = compiler.begin(path, search.run(), progress.stage)
     run(state, progress.stage)
     state.precision = search.facts(state)
     progress.stage("writing the project")
-    build = compiler.write(state)
+    build = compiler.write(state, moved)
     note(f"{search.folder} ({search.store.bytes() / 1e6:.1f} MB) makes a search for another budget quick; it is not needed otherwise")
     return build
 
@@ -91,8 +93,9 @@ class Search:
         config = weight_config(options)
         if config.weights != "auto" and not any(rule.weights == "auto" for rule in config.layers):
             raise ConfigError("--budget is for weights that a search may choose; give --weights auto, or auto for layers in the config")
-        check_output(options.output, options.force)
+        check_outputs(path, options)
         self.folder = options.output.absolute().with_name(f"{options.output.absolute().name}.search")
+        check_folder(self.folder, files_read(path, options))
         self.hold_out = config.hold_out or (0 if options.heldout else HOLD_OUT)
         self.measured: dict[str, Measured] = {}
 
@@ -110,7 +113,7 @@ class Search:
         self.samples = self.layers.samples(self.heldout)
         self.chosen = self._search()
         text = self._config_text()
-        (self.folder / CONFIG).write_text(text)
+        write_whole(self.folder / CONFIG, text.encode())
         cleared: dict[str, Any] = dict.fromkeys((*WEIGHT_OPTIONS, *SEARCH_OPTIONS))
         return self.options.model_copy(update={**cleared, "config": self.folder / CONFIG})
 

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Callable
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import attnc
+from attnc.codegen.folder import Note
 from attnc.codegen.project import write_json
 from attnc.errors import ConfigError
-from attnc.npz import load_npz, save_npz
+from attnc.files import free_name
+from attnc.npz import load_npz, made_by_attnc, save_npz
 from attnc.precision.budget import Score
 from attnc.quant.weight_config import LayerSettings
 from attnc.weights import QuantizedWeight
@@ -28,7 +29,8 @@ from attnc_host.manifest import sha256
 
 SCHEMA = 1
 FILE = "state.json"
-Note = Callable[[str], None]
+WEIGHTS = re.compile(r"[0-9a-f]{16}\.npz")
+"""Names of the files that hold weights."""
 
 
 class Store:
@@ -48,12 +50,20 @@ class Store:
         elif folder.is_dir():
             if reason:
                 note(f"search state {folder}: {reason}; the search starts afresh")
-            shutil.rmtree(folder)
+            self._clear("damaged" in reason)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._save()
         except OSError as error:
             raise ConfigError(f"search state {folder}: cannot be written ({error})") from error
+
+    def _clear(self, damaged: bool) -> None:
+        """Remove what a search left, and nothing else; a `damaged` record may be something else, and is moved aside."""
+        if damaged:
+            (self.folder / FILE).rename(free_name(self.folder / FILE))
+        for path in self.folder.iterdir():
+            if path.name == FILE or (WEIGHTS.fullmatch(path.name) and made_by_attnc(path)):
+                path.unlink()
 
     @property
     def resumed(self) -> int:

@@ -180,8 +180,8 @@ ALIASES = {"ultra96-v2": "ultra96", "ultra96v2": "ultra96", "pynqz2": "pynq-z2"}
 
 def find_board(target: str) -> Board:
     """A known board by name, or one described in a YAML or TOML file."""
-    path = Path(target)
-    if path.suffix.lower() in (".yaml", ".yml", ".toml"):
+    path = board_file(target)
+    if path is not None:
         return _read_board(path)
     name = target.lower().replace("_", "-").removeprefix("alveo-")
     board = BOARDS.get(ALIASES.get(name, name))
@@ -190,6 +190,11 @@ def find_board(target: str) -> Board:
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise ConfigError(f"--target: needed one of {', '.join(BOARDS)} or a .yaml/.toml file, found {target!r}{hint}")
     return board
+
+
+def board_file(target: str) -> Path | None:
+    """The file that a --target names; None for a known board."""
+    return Path(target) if Path(target).suffix.lower() in (".yaml", ".yml", ".toml") else None
 
 
 def _read_board(path: Path) -> Board:

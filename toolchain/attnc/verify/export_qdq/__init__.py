@@ -10,7 +10,6 @@ Device tensors are [samples, rows, channels]. The graphs of the host are merged 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from onnx import ModelProto, NodeProto, TensorProto, compose, helper, version_co
 
 from attnc.codegen.graph_file import load_graph
 from attnc.errors import BuildError
+from attnc.files import written_whole
 from attnc.verify.export_qdq.operators import OPERATORS
 from attnc.verify.export_qdq.writer import DEVICE, Writer
 from attnc_host import manifest as manifests
@@ -59,14 +59,18 @@ def export_qdq(build: Path) -> ModelProto:
 def save_qdq(build: Path, output: Path) -> ModelProto:
     """Export a build to a file (written beside and renamed) and return the model."""
     model = export_qdq(build)
-    beside = output.with_name(f".{output.name}.new")
     try:
-        onnx.save(model, beside)
-        os.replace(beside, output)
+        with written_whole(output) as beside:
+            onnx.save(model, beside)
     except (OSError, ValueError) as error:
-        beside.unlink(missing_ok=True)
         raise BuildError(f"{output}: cannot be written: {error}") from error
     return model
+
+
+def made_by_attnc(path: Path) -> bool:
+    """Whether `save_qdq` wrote a file: the producer stands near its beginning."""
+    with open(path, "rb") as file:
+        return b"\x12\x05attnc" in file.read(32)
 
 
 def _feed(w: Writer, feed: Feed) -> str:
