@@ -11,7 +11,7 @@ from attnc.ir import Graph, Node, TensorType
 from attnc.kernels.design import Design
 from harness import quantized, random_feeds, simulate
 
-ROWS, CHANNELS = 3, 6
+ROWS, CHANNELS, HEADS, HEAD = 3, 6, 2, 8
 
 
 def asymmetric(zero_point: int, scale: float = 0.05, bits: int = 8) -> TensorType:
@@ -21,10 +21,10 @@ def asymmetric(zero_point: int, scale: float = 0.05, bits: int = 8) -> TensorTyp
 def every_operator() -> tuple[Graph, dict[str, Array]]:
     """Operators that read and write asymmetric values; channels do not fill the last tile, so that padding is seen too."""
     rng = np.random.default_rng(3)
-    graph = Graph("zero points", inputs=["a", "b"])
-    types = {"a": asymmetric(-128), "b": asymmetric(57, 0.03)}
-    for name in graph.inputs:
-        graph.add_value(name, (ROWS, CHANNELS))
+    graph = Graph("zero points", inputs=["a", "b", "c"])
+    types = {"a": asymmetric(-128), "b": asymmetric(57, 0.03), "c": asymmetric(-90, 0.04)}
+    for name, channels in zip(graph.inputs, (CHANNELS, CHANNELS, HEADS * HEAD), strict=True):
+        graph.add_value(name, (ROWS, channels))
 
     def node(op: str, inputs: list[str], rows: int, channels: int, type_: TensorType, attrs=None, params=None) -> None:
         name = f"{op}{len(graph.nodes)}"
@@ -48,6 +48,25 @@ def every_operator() -> tuple[Graph, dict[str, Array]]:
     node("softmax", ["b"], ROWS, CHANNELS, asymmetric(0))
     affine = {"gamma": rng.normal(size=CHANNELS), "beta": rng.normal(size=CHANNELS)}
     node("layer_normalization", ["a"], ROWS, CHANNELS, asymmetric(31), {"epsilon": 1e-5}, affine)
+    node(
+        "rms_normalization", ["c"], ROWS, HEADS * HEAD, asymmetric(-31), {"epsilon": 1e-5, "group": HEAD}, {"gamma": np.ones(HEADS * HEAD)}
+    )
+    for name, zero in (("a", 0), ("b", -19)):
+        table = {"function": "gelu", "input_bits": 8}
+        node("unary", [name], ROWS, CHANNELS, asymmetric(zero, 0.03), table)
+        window = {"count": 1, "size": (1, ROWS), "out": (1, ROWS), "strides": (1, 1), "width": 8, "taps": ((0, -1), (0, 0), (0, 1))}
+        node("patches", [name], ROWS, 3 * 8, asymmetric(zero, 0.05), window)
+    angles = rng.normal(size=(2, ROWS, HEAD // 2))
+    for interleaved in (False, True):
+        turn = {"num_heads": HEADS, "interleaved": interleaved}
+        node("rotary", ["c"], ROWS, HEADS * HEAD, asymmetric(23, 0.06), turn, {"cos": np.cos(angles[0]), "sin": np.sin(angles[0])})
+    node("row_absmax", ["b"], ROWS, 1, asymmetric(0, 0.03, 16))
+    graph.nodes[-1].output, peak = "peak", graph.nodes[-1].output
+    graph.values["peak"], types["peak"] = graph.values.pop(peak), types.pop(peak)
+    graph.outputs[-1] = "peak"
+    node("normalize_rows", ["b", "peak"], ROWS, CHANNELS, asymmetric(0))
+    node("scale_rows", ["b", "peak"], ROWS, CHANNELS, asymmetric(-77, 0.5), params={"bias": rng.normal(size=CHANNELS)})
+    node("concat_channels", ["c", "a"], ROWS, HEADS * HEAD + CHANNELS, asymmetric(99, 0.05))
     quantized(graph, types)
     return graph, random_feeds(graph, 5)
 

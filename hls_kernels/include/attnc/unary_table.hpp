@@ -1,9 +1,9 @@
 #pragma once
-// unary_table: y = table[x] for bytes x, the table from the weight memory.
+// unary_table: y = table[(x + 128) modulo 256] for bytes x, the table from the weight memory.
 //
 // Shapes   x, y [rows, tiles*L], streams in (tile, row) order; the lanes of the last tile beyond `channels` give 0, whatever f(0) is.
-// Types    XT, YT signed integers; x is in [-128, 127].
-// Weights  a stream of 512 / L words: 256 values s16, little endian, the first for x = -128.
+// Types    XT, YT signed integers; x is in [-128 - z, 127 - z] with a zero point z.
+// Weights  a stream of 512 / L words: 256 values s16, little endian, the first for the x that is -128 modulo 256.
 // Rounding none: done when the table was made.
 // Speed    256 cycles to fill a copy of the table per lane, then L values per cycle (II = 1).
 

@@ -14,13 +14,15 @@ from attnc.kernels.kernel import KernelCall
 class Walk:
     """How a port goes through memory: vector i0*stride[0] + i1*stride[1] + i2*stride[2] + i3 of a tensor, the innermost
     contiguous. `offset` is in words, `bytes` per element (1 or 2); for packed words, `counts[3]` words from `offset`. A loader takes
-    `zero_point` off every element, a storer puts it on."""
+    `zero_point` off every element, a storer puts it on. `value` names the tensor; packed words have none. Operators get walks from
+    `Lowering`, which knows where a value lies and what its bytes mean, and make none themselves."""
 
     offset: int
     counts: tuple[int, int, int, int]
     strides: tuple[int, int, int]
     bytes: int = 1
     zero_point: int = 0
+    value: str = ""
 
     @property
     def vectors(self) -> int:
@@ -45,6 +47,10 @@ class Walk:
         """As integers of an instruction."""
         runs = math.prod(self.counts[:3])
         return [self.offset, *self.counts, *self.strides, self.bytes | (self.zero_point << 8), runs, runs * self.counts[3]]
+
+
+NO_WALK = Walk(0, (0, 0, 0, 0), (0, 0, 0))
+"""Of a port through which nothing passes."""
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,21 @@ from attnc.ir import Graph
 from attnc.kernels.call import Walk
 from attnc.kernels.design import Design
 
+Make = Callable[[], bytes | Iterable[bytes]]
+"""Makes a packed array, whole or in parts of whole words that follow each other."""
+
 
 @dataclass
 class Lowering:
     """What `lower` may use: the design, where each value lies (word offsets), and where packed weights go.
 
-    `payload(key, make)` returns the word offset of a packed array in the weight memory, and asks `make` for its bytes, or for parts
-    of whole words that follow each other, when the key is new.
+    `payload(key, make)` returns the word offset of a packed array in the weight memory, and asks `make` for its bytes when the key is new.
     """
 
     graph: Graph
     design: Design
     offsets: dict[str, int]
-    payload: Callable[[str, Callable[[], bytes | Iterable[bytes]]], int]
+    payload: Callable[[str, Make], int]
     memo: dict[str, int] = field(default_factory=dict)
     """What operators find out once for the whole graph."""
 
@@ -48,14 +50,21 @@ class Lowering:
         height = self.graph.value(name).shape[0]
         rows = height - row if rows is None else rows
         tiles = self.tiles(name) - tile if tiles is None else tiles
-        size = self.bytes(name)
-        offset = self.offsets[name] + (tile * height + row) * size
-        zero = 0 if raw else self.zero_point(name)
+        size, first = self.bytes(name), tile * height + row
         if raw:
-            rows, height, size = rows * size, height * size, 1
+            first, rows, height = first * size, rows * size, height * size
         if rows == height:  # one long burst
-            return Walk(offset, (1, 1, 1, tiles * rows), (0, 0, 0), size, zero)
-        return Walk(offset, (1, 1, tiles, rows), (0, 0, height), size, zero)
+            return self.through(name, first, (1, 1, 1, tiles * rows), (0, 0, 0), raw)
+        return self.through(name, first, (1, 1, tiles, rows), (0, 0, height), raw)
+
+    def through(self, name: str, first: int, counts: tuple[int, int, int, int], strides: tuple[int, int, int], raw: bool = False) -> Walk:
+        """A walk through a value that starts at its vector `first`; with `raw` vectors are words, as `walk` says."""
+        size, zero = (1, 0) if raw else (self.bytes(name), self.zero_point(name))
+        return Walk(self.offsets[name] + first * size, counts, strides, size, zero, name)
+
+    def packed(self, key: str, make: Make, words: int, first: int = 0) -> Walk:
+        """`words` words from word `first` on of the packed array `key` in the weight memory; `make` as for `payload`."""
+        return Walk(self.payload(key, make) + first, (1, 1, 1, words), (0, 0, 0))
 
     def row_blocks(self, name: str) -> list[tuple[int, int]]:
         """(first row, rows) of the blocks of at most `design.rows` rows that a value is cut into."""

@@ -32,7 +32,8 @@ class Port:
 
     `kind` is "load" or "store" (vectors of `type`, activations in memory) or "words" (packed words from the weight memory; `beat` of
     them per cycle, from an even word on where that is more than 1, and through two pointers where it is twice what a memory port moves).
-    `first` says that the kernel reads all of it as soon as it starts, before it takes anything from another port that is not `first`.
+    `first` says that the kernel reads all of it as soon as it starts, before it takes anything from another port that is not `first`, and
+    `raw` that it takes bytes as memory holds them (`Lowering.walk`).
     """
 
     name: str
@@ -40,3 +41,4 @@ class Port:
     type: IntType = IntType(16)
     beat: int = 1
     first: bool = False
+    raw: bool = False

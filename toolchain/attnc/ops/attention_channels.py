@@ -105,7 +105,7 @@ def factor_walk(node: Node, ctx: Lowering, heads: range, queries: tuple[int, int
     which = f"{len(heads)}" if shared else f"{heads.start}-{heads.stop}"
     first, last = key_blocks[0][0], key_blocks[-1]
     key = f"bias.{node.attrs['bias_digest']}.{which}.{row}+{rows}.{len(key_blocks)}.{first}-{last[0] + last[1]}"
-    return Walk(ctx.payload(key, make), (1, 1, 1, len(heads) * per_head), (0, 0, 0))
+    return ctx.packed(key, make, len(heads) * per_head)
 
 
 def _head_words(node: Node, head: int, queries: tuple[int, int], key_blocks: list[tuple[int, int]], lanes: int) -> bytes:

@@ -15,7 +15,7 @@ import numpy as np
 from attnc.arrays import Array
 from attnc.fixedpoint import Int64, matmul, shift_round_half_up
 from attnc.ir import GraphError, Node
-from attnc.kernels.call import Call, Walk
+from attnc.kernels.call import NO_WALK, Call, Walk
 from attnc.kernels.design import Design
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
@@ -24,7 +24,7 @@ from attnc.kernels.resources import Resources
 from attnc.ops.attention_channels import PORT as CHANNELS_PORT
 from attnc.ops.attention_channels import bias_cycles, channel_resources, factor_walk
 from attnc.ops.attention_sizes import PIPELINE, SCORE_EXCLUDED, Sizes, key_blocks, query_blocks
-from attnc.ops.attention_two_pass import NO_WALK, bias_scalars, bias_sizes, ports_of, score_factors, shared_resources, types_and_tiles
+from attnc.ops.attention_two_pass import bias_scalars, bias_sizes, ports_of, score_factors, shared_resources, types_and_tiles
 from attnc.ops.exponential import FRACTION_BITS, PROBABILITY_BITS, SCORE_BITS, exp2_negative
 from attnc.ops.softmax import DIVISION_LATENCY
 from attnc.ops.storage import storage
@@ -150,9 +150,9 @@ def walks_of(
         return ctx.walk(name, group * sizes.queries + row, rows, head * sharing * tiles, sharing * tiles)
 
     def keys(name: str, tiles: int) -> Walk:
-        height, size = ctx.graph.value(name).shape[0], ctx.bytes(name)
+        height = ctx.graph.value(name).shape[0]
         at = head * tiles * height + group * sizes.keys + first * step
-        return Walk(ctx.offsets[name] + at * size, (sharing, count, tiles, length), (0, step, height), size)
+        return ctx.through(name, at, (sharing, count, tiles, length), (0, step, height))
 
     bias = NO_WALK
     if sizes.channels:
@@ -160,11 +160,11 @@ def walks_of(
         bias = factor_walk(node, ctx, range(head * sharing, (head + 1) * sharing), (row, rows), key_blocks)
     elif sizes.bias_heads:
         name = node.inputs[3]
-        height, size = ctx.graph.value(name).shape[0], ctx.bytes(name)
+        height = ctx.graph.value(name).shape[0]
         per_head = sizes.bias_rows if sizes.bias_heads > 1 else 0
         at = head * sharing * per_head + (row if sizes.bias_rows > 1 else 0) + first * step // lanes * height
         counts = (sharing, count, math.ceil(length / lanes), min(sizes.bias_rows, rows))
-        bias = Walk(ctx.offsets[name] + at * size, counts, (per_head, step // lanes * height, height), size)
+        bias = ctx.through(name, at, counts, (per_head, step // lanes * height, height))
     q, k, v = node.inputs[:3]
     qk_tiles, v_tiles = sizes.head // lanes, sizes.value // lanes
     return queries(q, qk_tiles), keys(k, qk_tiles), keys(v, v_tiles), bias, queries(node.output, v_tiles)

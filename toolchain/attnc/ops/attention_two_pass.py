@@ -9,7 +9,7 @@ from itertools import product
 from attnc.arrays import Array
 from attnc.fixedpoint import matmul
 from attnc.ir import Node
-from attnc.kernels.call import Call, Walk
+from attnc.kernels.call import NO_WALK, Call, Walk
 from attnc.kernels.design import Design
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
@@ -39,7 +39,6 @@ SERIAL_DIVIDER = Resources(lut=90, ff=120)
 """A subtracter and two shift registers."""
 RANGES = Resources(lut=5 * 8 * 32, ff=5 * 4 * 32)
 """Five processes that each find the range of keys of the next block: eight adders and comparisons of 32 bits, two ranges held."""
-NO_WALK = Walk(0, (0, 0, 0, 0), (0, 0, 0))
 
 
 def two_pass(t: Array, v: Array, exp2: Table) -> tuple[Array, Array]:
@@ -184,9 +183,8 @@ def walks_of(
 
     def grouped(name: str, per_group: int, first: int, count: int) -> Walk:
         height = ctx.graph.value(name).shape[0]
-        size = ctx.bytes(name)
         counts = (1, span[1], ctx.tiles(name), count)
-        return Walk(ctx.offsets[name] + (span[0] * per_group + first) * size, counts, (0, per_group, height), size, ctx.zero_point(name))
+        return ctx.through(name, span[0] * per_group + first, counts, (0, per_group, height))
 
     q, k, v = node.inputs[:3]
     bias = NO_WALK
@@ -199,7 +197,7 @@ def walks_of(
         tiles = math.ceil(keys[1] / ctx.design.lanes)
         counts = (sizes.groups if sizes.bias_heads > 1 else 1, sizes.bias_heads, tiles, rows)
         first = (queries[0] if sizes.bias_rows > 1 else 0) + keys[0] // ctx.design.lanes * height
-        bias = Walk(ctx.offsets[name] + first * ctx.bytes(name), counts, (0, sizes.bias_rows, height), ctx.bytes(name))
+        bias = ctx.through(name, first, counts, (0, sizes.bias_rows, height))
     return (
         grouped(q, sizes.queries, *queries),
         grouped(k, sizes.keys, *keys),

@@ -1,7 +1,8 @@
 """depthwise: y = requantize(sum of the taps of x, each times a weight per channel, + bias): a convolution of every channel alone.
 
 Shapes   x [R, taps*width] as `patches` makes it, weight [C, taps], bias [C], y [R, C], C <= width. Attributes taps, width.
-Types    x bytes with one scale; weights symmetric per channel, bias in units of the accumulator, y one scale or one per channel.
+Types    x bytes with one scale and no zero point; weights symmetric per channel, bias in units of the
+         accumulator, y one scale or one per channel.
 Error    the weights' rounding; the accumulator is exact, one rounding to y.
 Rounding requantize (half up), saturation to the range of y.
 Widths   |acc| <= sum over taps |w[c,j]| * |x|max + |bias[c]|, from the weights themselves.
@@ -16,7 +17,7 @@ import numpy as np
 from attnc.arrays import Array, Shape
 from attnc.fixedpoint import bits_for, check_bits, quantize_half_even, quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
-from attnc.kernels.call import Call, Walk
+from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.ports import IntType, Port
@@ -50,6 +51,10 @@ class Depthwise(Operator):
         """The multipliers take bytes."""
         return 8
 
+    def takes_zero_point(self, node: Node, index: int) -> bool:
+        """The multipliers take bytes, and a number less its zero point may need 9 bits."""
+        return False
+
     def lane_divisor(self, node: Node, inputs: Sequence[Shape]) -> int:
         """A tile belongs to one tap."""
         return int(node.attrs["width"])
@@ -67,6 +72,8 @@ class Depthwise(Operator):
     def quantize(self, node: Node, inputs: Sequence[TensorType], output: TensorType) -> None:
         """Weights symmetric per channel; bias in units of the accumulator."""
         where = f"node {node.name!r} (depthwise)"
+        if inputs[0].bits > 8 or not inputs[0].signed or inputs[0].zero_point:
+            raise GraphError(f"{where}: needs an input in s8, found {inputs[0].short} with zero point {inputs[0].zero_point}")
         unit, weight, bias = scalar_scale(inputs[0], where), node.params["weight"], np.asarray(node.params["bias"], np.float64)
         peak = np.abs(weight).max(axis=1)
         # A channel of zeros, or one so small that its bias would overflow, gets the finest scale that holds the bias.
@@ -91,7 +98,7 @@ class Depthwise(Operator):
         x, y, lanes = node.inputs[0], node.output, ctx.design.lanes
         tiles, taps, height = ctx.tiles(y), node.params["weight"].shape[1], ctx.graph.value(x).shape[0]
         words = tiles * (RECORD_PLANES + taps)
-        weights = Walk(ctx.payload(node.name, lambda: pack(node, lanes)), (1, 1, 1, words), (0, 0, 0))
+        weights = ctx.packed(node.name, lambda: pack(node, lanes), words)
         kernel = KernelCall(
             header="attnc/depthwise.hpp",
             function="attnc::depthwise",
@@ -108,7 +115,7 @@ class Depthwise(Operator):
         )
         calls = []
         for row, rows in ctx.row_blocks(x):
-            source = Walk(ctx.offsets[x] + row, (1, tiles, taps, rows), (0, height, node.attrs["width"] // lanes * height))
+            source = ctx.through(x, row, (1, tiles, taps, rows), (0, height, node.attrs["width"] // lanes * height))
             scalars = (rows, tiles, taps, *ctx.graph.type(y).range)
             cycles = {"depthwise": tiles * (RECORD_PLANES + taps + 2 * taps * rows)}
             macs = rows * node.params["weight"].size

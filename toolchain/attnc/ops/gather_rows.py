@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from attnc.arrays import Array, Shape
 from attnc.fixedpoint import requantize
 from attnc.ir import GraphError, Node, TensorType
-from attnc.kernels.call import Call, Walk
+from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.resources import Resources
@@ -94,10 +94,10 @@ class GatherRows(Operator):
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """A call per pattern."""
         x, calls, done = node.inputs[0], [], 0
-        size, height = ctx.bytes(x), ctx.graph.value(x).shape[0]
+        height = ctx.graph.value(x).shape[0]
         for pattern in row_patterns(node.attrs["rows"]):
             counts, strides = (ctx.tiles(x), *pattern.counts), (height, *pattern.strides)
-            source = Walk(ctx.offsets[x] + pattern.start * size, counts, strides, size, ctx.zero_point(x))
+            source = ctx.through(x, pattern.start, counts, strides)
             target = ctx.walk(node.output, done, pattern.size)
             calls.append(rescale_call(node, ctx, (source, target), pattern.size))
             done += pattern.size

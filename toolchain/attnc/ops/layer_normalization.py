@@ -27,7 +27,7 @@ import numpy as np
 from attnc.arrays import Array, Shape
 from attnc.fixedpoint import bits_for, carrier, check_bits, requantize, scale_round_half_up
 from attnc.ir import GraphError, Node, TensorType
-from attnc.kernels.call import Call, Walk
+from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.ports import IntType, Port
@@ -134,7 +134,6 @@ class LayerNormalization(Operator):
             planes = [byte_planes(p["gamma"], GAMMA_BYTES, lanes), byte_planes(p["beta"], BETA_BYTES, lanes)]
             return np.concatenate(planes, axis=1).tobytes()
 
-        records = ctx.payload(node.name, pack)
         kernel = KernelCall(
             header="attnc/layer_normalization.hpp",
             function="attnc::layer_normalization",
@@ -154,7 +153,7 @@ class LayerNormalization(Operator):
         factors = (epsilon & 0x7FFFFFFF, epsilon >> 31, node.attrs["shift"], *ctx.graph.type(y).range)
         calls = []
         for (row, rows), first in product(ctx.row_blocks(x), range(0, groups * tiles, tiles)):
-            words = Walk(records + first * RECORD_PLANES, (1, 1, 1, tiles * RECORD_PLANES), (0, 0, 0))
+            words = ctx.packed(node.name, pack, tiles * RECORD_PLANES, first * RECORD_PLANES)
             calls.append(
                 Call(
                     node=node.name,

@@ -26,7 +26,7 @@ from attnc.arrays import Array, Shape
 from attnc.errors import ConfigError
 from attnc.fixedpoint import bits_for, check_bits, matmul, quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
-from attnc.kernels.call import Call, Walk
+from attnc.kernels.call import Call
 from attnc.kernels.design import Design
 from attnc.kernels.kernel import FILL, SIDES, KernelCall
 from attnc.kernels.lowering import Lowering
@@ -210,8 +210,7 @@ def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
     k_tiles, n_tiles = ctx.tiles(x), ctx.tiles(y)
     words = weight_words(ctx)
     groups, load = math.ceil(n_tiles * lanes / pe), _load_cycles(layout, k_tiles, words)
-    offset = ctx.payload(f"{node.name}.dsp", lambda: payload(node, layout))
-    weights = Walk(offset, (1, 1, 1, groups * layout.words(k_tiles)), (0, 0, 0))
+    weights = ctx.packed(f"{node.name}.dsp", lambda: payload(node, layout), groups * layout.words(k_tiles))
     (low, high), x_bytes = ctx.graph.type(y).range, ctx.bytes(x)
     kernel = KernelCall(
         header="attnc/linear.hpp",
@@ -233,7 +232,7 @@ def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
             ("PACKED", int(layout.coding != "bytes")),
             ("W_WORDS", words),
         ),
-        ports=(Port("x", "load", IntType(8)), Port("w", "words", beat=words), Port("y", "store")),
+        ports=(Port("x", "load", IntType(8), raw=True), Port("w", "words", beat=words), Port("y", "store")),
         scalars=("rows", "k_tiles", "n_tiles", "low", "high", "bits", "unit_tiles", "group_tiles", "scales", "x_bytes", *FILL),
     )
     group_tiles = format_.group_size // lanes if layout.scales else k_tiles

@@ -16,7 +16,7 @@ from typing import Literal
 
 from attnc.fixedpoint import bits_for
 from attnc.ir import GraphError, Node
-from attnc.kernels.call import Call, Walk
+from attnc.kernels.call import Call
 from attnc.kernels.design import Design
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
@@ -92,8 +92,8 @@ def calls(node: Node, ctx: Lowering) -> list[Call]:
     k_tiles, n_tiles = ctx.tiles(x), ctx.tiles(y)
     cut = plan(node, ctx.design, k_tiles, n_tiles)
     layout, load = cut.layout, cut.layout.words(k_tiles)
-    offset = ctx.payload(f"{node.name}.lookup", lambda: payload(node, layout))
-    weights = Walk(offset, (1, 1, 1, layout.total_words(ctx.graph.value(y).shape[1], k_tiles)), (0, 0, 0))
+    words = layout.total_words(ctx.graph.value(y).shape[1], k_tiles)
+    weights = ctx.packed(f"{node.name}.lookup", lambda: payload(node, layout), words)
     kernel, (low, high) = _kernel(node, ctx, cut, k_tiles), ctx.graph.type(y).range
     result = []
     for row, rows in ctx.row_blocks(x):
@@ -139,7 +139,7 @@ def _kernel(node: Node, ctx: Lowering, cut: Plan, k_tiles: int) -> KernelCall:
             ("DEPTH_MAX", cut.columns * cut.chunks),
             ("SCALES_MAX", layout.steps * layout.scales),
         ),
-        ports=(Port("x", "load", IntType(8)), Port("w", "words"), Port("y", "store")),
+        ports=(Port("x", "load", IntType(8), raw=True), Port("w", "words"), Port("y", "store")),
         scalars=(
             *("rows", "k_tiles", "n_tiles", "low", "high", "steps", "planes", "both_signs"),
             *("group_tiles", "scales", "visits"),

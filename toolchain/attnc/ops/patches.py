@@ -20,7 +20,7 @@ import numpy as np
 from attnc.arrays import Array, Shape
 from attnc.fixedpoint import quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
-from attnc.kernels.call import Call, Walk
+from attnc.kernels.call import NO_WALK, Call
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.ports import IntType, Port
@@ -99,7 +99,7 @@ class Patches(Operator):
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """A call per tap and picture: the loader reads the pixels that exist, the kernel puts the zeros between them."""
         x, y, attr = node.inputs[0], node.output, node.attrs
-        lanes, size, height = ctx.design.lanes, ctx.bytes(x), ctx.graph.value(x).shape[0]
+        lanes, height = ctx.design.lanes, ctx.graph.value(x).shape[0]
         (sy, sx), (_, width), (out_height, out_width) = attr["strides"], attr["size"], attr["out"]
         tiles, used, out = attr["width"] // lanes, ctx.tiles(x), out_height * out_width
         kernel = KernelCall(
@@ -115,9 +115,9 @@ class Patches(Operator):
             for tap, (rows, columns) in enumerate(windows(node)):
                 first = (picture * attr["size"][0] + rows.start) * width + columns.start
                 inner = (1, columns.count) if sx == 1 else (columns.count, 1)
-                source = Walk(ctx.offsets[x] + first * size, (used, rows.count, *inner), (height, sy * width, sx), size)
+                source = ctx.through(x, first, (used, rows.count, *inner), (height, sy * width, sx))
                 if not rows.count or not columns.count:
-                    source = Walk(ctx.offsets[x], (0, 0, 0, 0), (0, 0, 0), size)
+                    source = NO_WALK
                 target = ctx.walk(y, picture * out, out, tap * tiles, tiles)
                 window = (rows.first, rows.last, columns.first, columns.last)
                 scalars = (tiles, used, out_height, out_width, *window, *factors)

@@ -116,7 +116,7 @@ def rescale_call(
         record = node.params["multiplier" + suffix] + (node.params["shift" + suffix] << 24)
         return byte_planes(np.broadcast_to(record, channels), RECORD_PLANES, lanes).tobytes()
 
-    words = Walk(ctx.payload(node.name + suffix, pack), (1, 1, 1, tiles * RECORD_PLANES), (0, 0, 0))
+    words = ctx.packed(node.name + suffix, pack, tiles * RECORD_PLANES)
     low, high = bounds or ctx.graph.type(node.output).range
     return Call(
         node=node.name,

@@ -20,7 +20,7 @@ import numpy as np
 from attnc.arrays import Array, Shape
 from attnc.fixedpoint import quantize_half_even, quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
-from attnc.kernels.call import Call, Walk
+from attnc.kernels.call import NO_WALK, Call
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.ports import IntType, Port
@@ -131,8 +131,7 @@ class Rotary(Operator):
         if lanes < 2 or sizes.head % lanes or half % lanes:
             raise GraphError(f"node {node.name!r} (rotary): {lanes} lanes must divide heads of {sizes.head} channels and halves of {half}")
         head_tiles, turned_tiles = sizes.head // lanes, math.ceil(sizes.turned / lanes)
-        table = ctx.payload(node.name, lambda: pack(node, sizes, lanes))
-        height, size = ctx.graph.value(x).shape[0], ctx.bytes(x)
+        height = ctx.graph.value(x).shape[0]
         low, high = ctx.graph.type(y).range
         factors = (1 << node.attrs["fraction_bits"], int(node.params["multiplier"]), int(node.params["shift"]))
         step, calls = min(ctx.design.rows, sizes.rows), []
@@ -141,11 +140,11 @@ class Rotary(Operator):
             for first in range(0, sizes.rows, step):
                 rows, row = min(step, sizes.rows - first), group * sizes.rows + first
                 words = 2 * turned_tiles * rows
-                other = Walk(0, (0, 0, 0, 0), (0, 0, 0))
+                other = NO_WALK
                 if half:  # the second half of the turned tiles, then the first
                     tiles = half // lanes
-                    at = ctx.offsets[x] + (tiles * height + row) * size
-                    other = Walk(at, (sizes.heads, 2, tiles, rows), (head_tiles * height, -tiles * height, height), size, ctx.zero_point(x))
+                    strides = (head_tiles * height, -tiles * height, height)
+                    other = ctx.through(x, tiles * height + row, (sizes.heads, 2, tiles, rows), strides)
                 calls.append(
                     Call(
                         node=node.name,
@@ -153,7 +152,7 @@ class Rotary(Operator):
                         walks=(
                             ctx.walk(x, row, rows),
                             other,
-                            Walk(table + 2 * turned_tiles * first, (1, 1, 1, words), (0, 0, 0)),
+                            ctx.packed(node.name, lambda: pack(node, sizes, lanes), words, 2 * turned_tiles * first),
                             ctx.walk(y, row, rows),
                         ),
                         scalars=(rows, sizes.heads, head_tiles, turned_tiles, half // lanes, sizes.turned, *factors, low, high),

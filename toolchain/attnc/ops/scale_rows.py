@@ -18,7 +18,7 @@ import numpy as np
 from attnc.arrays import Array, Shape
 from attnc.fixedpoint import MULTIPLIER_BITS, clamp, quantize_half_even, quantize_multiplier, shift_round_half_up
 from attnc.ir import GraphError, Node, TensorType
-from attnc.kernels.call import Call, Walk
+from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.ports import IntType, Port
@@ -72,11 +72,11 @@ class ScaleRows(Operator):
         """A call per block of rows."""
         (x, peak), y = node.inputs, node.output
         lanes, tiles, p = ctx.design.lanes, ctx.tiles(x), node.params
-        words = Walk(
-            ctx.payload(node.name, lambda: byte_planes(p["bias"] + (1 << (FRACTION - 1)), RECORD_PLANES, lanes).tobytes()),
-            (1, 1, 1, tiles * RECORD_PLANES),
-            (0, 0, 0),
-        )
+
+        def pack() -> bytes:
+            return byte_planes(p["bias"] + (1 << (FRACTION - 1)), RECORD_PLANES, lanes).tobytes()
+
+        words = ctx.packed(node.name, pack, tiles * RECORD_PLANES)
         kernel = KernelCall(
             header="attnc/scale_rows.hpp",
             function="attnc::scale_rows",

@@ -1,8 +1,9 @@
 """unary, implementation "table": all 256 values of a function of 8-bit inputs, from the weight memory.
 
 Functions every one.
-Scales   x s8 of any scale; y one per tensor. The table belongs to the scales, so one engine serves every layer and every function.
-Method   y = table[x]; the table is loaded before the rows pass, one value per cycle.
+Scales   x s8 of any scale and zero point; y one per tensor. The table belongs to the scales, so one engine serves every layer and every
+         function.
+Method   y = table[(x + 128) modulo 256]; the table is loaded before the rows pass, one value per cycle.
 Rounding f(x) / scale of y half up, saturation to the range of y, done in float64 when the model is compiled.
 Error    0 before the rounding to y: 0.5 steps of y in all.
 """
@@ -14,7 +15,7 @@ import numpy as np
 from attnc.arrays import Array
 from attnc.fixedpoint import Int64, clamp
 from attnc.ir import GraphError, Node, TensorType
-from attnc.kernels.call import Call, Walk
+from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.ports import IntType, Port
@@ -23,7 +24,7 @@ from attnc.ops.approximation import Implementation, times
 from attnc.ops.base import scalar_scale
 from attnc.ops.functions import Function
 from attnc.ops.requantize import ACTIVATION_BITS, activation
-from attnc.ops.unary_method import Method
+from attnc.ops.unary_method import Method, every
 
 ENTRIES = 256
 ENTRY_BITS = 16
@@ -44,18 +45,20 @@ class TableOf256(Method):
         return x.bits <= 8
 
     def quantize(self, node: Node, function: Function, x: TensorType, output: TensorType) -> None:
-        """All values: entry i belongs to x = i - 128."""
+        """All values, each where its integer modulo 256 says."""
         where = self.where(node)
         if activation(x, where).bits > 8:
             raise GraphError(f"{where}: needs inputs of 8 bits, found {x.short}")
         activation(output, where)
-        real = function(np.arange(-128, 128) * scalar_scale(x, where)) / scalar_scale(output, where)
-        low, high = output.range
-        node.params = {"table": clamp(np.floor(np.clip(real, low, high) + 0.5).astype(np.int64), low, high)}
+        q, (low, high) = every(x), output.range
+        real = function(q * scalar_scale(x, where)) / scalar_scale(output, where)
+        table = np.zeros(ENTRIES, np.int64)
+        table[_entry(q)] = clamp(np.floor(np.clip(real, low, high) + 0.5).astype(np.int64), low, high)
+        node.params = {"table": table}
 
     def golden(self, node: Node, function: Function, x: Int64, output: TensorType) -> Int64:
         """A lookup."""
-        result: Int64 = node.params["table"].astype(np.int64)[x + 128]
+        result: Int64 = node.params["table"].astype(np.int64)[_entry(x)]
         return result
 
     def evaluate(self, function: Function, x: Int64, fraction_bits: int) -> Array:
@@ -77,7 +80,7 @@ class TableOf256(Method):
             ports=(Port("x", "load"), Port("w", "words"), Port("y", "store")),
             scalars=("rows", "tiles", "channels"),
         )
-        words = Walk(ctx.payload(node.name, pack), (1, 1, 1, 2 * ENTRIES // lanes), (0, 0, 0))
+        words = ctx.packed(node.name, pack, 2 * ENTRIES // lanes)
         calls = []
         for row, rows in ctx.row_blocks(x):
             walks = (ctx.walk(x, row, rows), words, ctx.walk(y, row, rows))
@@ -87,6 +90,11 @@ class TableOf256(Method):
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run."""
         return times(_lane(), kernel.arg("L")) + Resources(lut=300, ff=400)
+
+
+def _entry(x: Int64) -> Int64:
+    """Where the table has the value of an integer: of any 256 that follow each other, no two lie in one place."""
+    return (x + 128) % ENTRIES
 
 
 def _lane() -> Resources:

@@ -80,7 +80,7 @@ def dependences(tasks: Sequence[Task], starts: Sequence[int]) -> list[set[int]]:
         for found, walks in ((loads, task.loads), (stores, task.stores)):
             for walk in walks:
                 value = bisect_right(starts, walk.offset) - 1
-                shape = shapes.setdefault(replace(walk, offset=walk.offset - starts[value]), len(shapes))
+                shape = shapes.setdefault(replace(walk, offset=walk.offset - starts[value], value=""), len(shapes))
                 found[value].append((number, shape))
     known, meet = list(shapes), {}  # layers are alike: few pairs of shapes, many pairs of walks
     needs: list[set[int]] = [set() for _ in tasks]

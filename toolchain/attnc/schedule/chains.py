@@ -1,8 +1,9 @@
 """Chains: kernels that hand a value on through a FIFO in place of the memory, and the engines that run them.
 
-Two kernels can follow each other where one stores exactly the vectors that the other loads, in the same order. A chain is a run of such
-kernels, one instruction drives all of it, and values between them that nobody else reads never reach the memory. Values that others read
-too are stored on the way (a tap).
+Two kernels can follow each other where one stores exactly the vectors that the other loads, in the same order, through one port and no
+other: what a chain makes cannot be read from memory while it is made. A chain is a run of such kernels, one instruction drives all of it,
+and values between them that nobody else reads never reach the memory. Values that others read too are stored on the way (a tap). What a
+chain reads is what the walks of its calls say, not what its nodes are given.
 
 An engine is one dataflow region that holds each of its kernels once, in a fixed order of slots; an instruction says which slots work, the
 others pass the vectors on. Kernels with arrays of multipliers (`Call.macs`) are what is scarce, so there is an engine for each of them. The
@@ -13,7 +14,6 @@ engine's slots is that in which chains need them; a chain that would need anothe
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -34,9 +34,14 @@ def store_port(kernel: KernelCall) -> int:
     return next(index for index, port in enumerate(kernel.ports) if port.kind == "store")
 
 
+def load_ports(kernel: KernelCall) -> list[int]:
+    """Indices of the ports through which values come."""
+    return [index for index, port in enumerate(kernel.ports) if port.kind == "load"]
+
+
 def first_load(kernel: KernelCall) -> int:
     """Index of the port that takes the vectors of the chain where no link says otherwise."""
-    return next(index for index, port in enumerate(kernel.ports) if port.kind == "load")
+    return load_ports(kernel)[0]
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,14 @@ class Link:
         """Whether its kernel has an array of multipliers."""
         return any(call.macs for call in self.calls)
 
+    @cached_property
+    def reads(self) -> frozenset[str]:
+        """Values that its ports bring from memory: all but what the node before feeds, or what is still in the kernel."""
+        kernel = self.calls[0].kernel
+        given = {self.fed, first_load(kernel) if self.kept else None}
+        walks = (call.walks[index] for call in self.calls for index in load_ports(kernel) if index not in given)
+        return frozenset(walk.value for walk in walks if walk.vectors)
+
 
 @dataclass
 class Chain:
@@ -80,8 +93,7 @@ class Chain:
     @property
     def reads(self) -> set[str]:
         """Values that come from memory."""
-        made = {link.node.output for link in self.links}
-        return {name for link in self.links for name in link.node.inputs if name not in made and name != link.kept}
+        return set().union(*(link.reads for link in self.links))
 
     @property
     def text(self) -> str:
@@ -132,18 +144,18 @@ class Order:
         return done
 
 
-def _fed(before: Link, node: Node, calls: Sequence[Call]) -> int | None:
-    """The port through which `node` can take the result of `before` from a FIFO: one of those that most vectors pass."""
-    value = before.node.output
-    if len(calls) != len(before.calls) or node.inputs.count(value) != 1:
+def _fed(links: Sequence[Link], calls: Sequence[Call]) -> int | None:
+    """The port through which `calls` can take the result of the last of `links` from a FIFO: the only one that brings what these make, and
+    one of those that most vectors pass."""
+    before, made = links[-1], {link.node.output for link in links}
+    loads = load_ports(calls[0].kernel)
+    reading = [index for index in loads if any(call.walks[index].value in made for call in calls)]
+    if len(reading) != 1 or len(calls) != len(before.calls):
         return None
     orders = [call.walks[store_port(call.kernel)].order for call in before.calls]
-    loads = [index for index, port in enumerate(calls[0].kernel.ports) if port.kind == "load"]
     most = max(calls[0].walks[index].vectors for index in loads)
-    for index in loads:
-        if calls[0].walks[index].vectors == most and [call.walks[index].order for call in calls] == orders:
-            return index
-    return None
+    fits = calls[0].walks[reading[0]].vectors == most and [call.walks[reading[0]].order for call in calls] == orders
+    return reading[0] if fits else None
 
 
 def form_chains(graph: Graph, lowered: Sequence[tuple[Node, Sequence[Call]]], copies: bool) -> list[Chain]:
@@ -165,7 +177,7 @@ def form_chains(graph: Graph, lowered: Sequence[tuple[Node, Sequence[Call]]], co
             before = chains[place].links[-1]
             value = before.node.output
             tapped = readers[value] > 1 or value in graph.outputs
-            chains[place].links.append(Link(node, link.calls, _fed(before, node, calls), tapped))
+            chains[place].links.append(Link(node, link.calls, _fed(chains[place].links, calls), tapped))
         chain = chains[place]
         orders.setdefault(chain.heavy, Order()).add(chain.links)
         made[node.output] = place
@@ -184,8 +196,8 @@ def whole_operands_first(graph: Graph, lowered: Sequence[tuple[Node, Sequence[Ca
             readers[name].add(node.output)
     order = list(entries)
     for node, calls in lowered:
-        loads = [index for index, port in enumerate(calls[0].kernel.ports) if port.kind == "load"]
-        whole = {name for index, name in zip(loads, node.inputs, strict=False) if len({call.walks[index] for call in calls}) == 1}
+        whole = {calls[0].walks[index].value for index in load_ports(calls[0].kernel) if len({call.walks[index] for call in calls}) == 1}
+        whole.discard("")
         if not whole or len(calls) == 1:
             continue
         at, late = order.index(node.output), {node.output}
@@ -206,8 +218,7 @@ def _keep_operands(graph: Graph, chains: list[Chain]) -> None:
             continue
         first, before = chain.links[0], last.get(chain.heavy)
         if first.heavy and before is not None and _holds(before, first):
-            loads = [index for index, port in enumerate(first.calls[0].kernel.ports) if port.kind == "load"]
-            name = first.node.inputs[loads.index(first_load(first.calls[0].kernel))]
+            name = first.calls[0].walks[first_load(first.calls[0].kernel)].value
             chain.links[0] = replace(first, calls=tuple(call.waiting() for call in first.calls), kept=name)
         last[chain.heavy] = chain.main
     needed = {*graph.outputs, *(name for chain in chains for name in chain.reads)}
@@ -237,10 +248,10 @@ def _small_multipliers(lowered: Sequence[tuple[Node, Sequence[Call]]]) -> set[Ke
 def _place(chains: list[Chain], made: dict[str, int], orders: dict[Key | None, Order], link: Link) -> int | None:
     """The chain that can go on with `link`: the last of those that make its operands, if all others are made before it."""
     places = [made[name] for name in link.node.inputs if name in made]
-    if not places or places.count(max(places)) > 1:
+    if not places:
         return None
     chain = chains[max(places)]
-    fed = _fed(chain.links[-1], link.node, link.calls)
+    fed = _fed(chain.links, link.calls)
     if fed is None or (chain.heavy is not None and link.heavy):
         return None
     links = [*chain.links, Link(link.node, link.calls, fed)]
@@ -294,14 +305,12 @@ def _light_engines(chains: Sequence[Chain], left: list[int]) -> list[tuple[Order
 
 def settle(chains: Sequence[Chain], apart_at: Mapping[str, int], final: Mapping[str, int]) -> list[Chain]:
     """Move the walks from regions of their own, from which they were lowered, to where the values lie in the end."""
-    names, starts = list(apart_at), list(apart_at.values())
 
     def moved(walk: Walk) -> Walk:
-        index = bisect_right(starts, walk.offset) - 1
-        return replace(walk, offset=walk.offset - starts[index] + final.get(names[index], starts[index]))
+        """A value that stays in a FIFO lies nowhere."""
+        return replace(walk, offset=walk.offset - apart_at[walk.value] + final[walk.value]) if walk.value in final else walk
 
     def call(old: Call) -> Call:
-        ports = zip(old.kernel.ports, old.walks, strict=True)
-        return replace(old, walks=tuple(walk if port.kind == "words" else moved(walk) for port, walk in ports))
+        return replace(old, walks=tuple(map(moved, old.walks)))
 
     return [Chain([replace(link, calls=tuple(map(call, link.calls))) for link in chain.links]) for chain in chains]

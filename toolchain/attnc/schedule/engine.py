@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from attnc.kernels.call import Call, Walk
+from attnc.kernels.call import NO_WALK, Call, Walk
 from attnc.kernels.kernel import FILL, KernelCall
 from attnc.kernels.ports import IntType, Port
 from attnc.kernels.resources import Resources
@@ -16,7 +16,6 @@ from attnc.schedule.sharing import DEPTH, Run
 WALK_INTS = 11
 SLOT_INTS = 3
 """Of a slot: whether it works, the vectors that arrive, whether they are stored too."""
-IDLE = Walk(0, (0, 0, 0, 0), (0, 0, 0))
 POINTERS = {
     "load": "load",
     "words": "weights",
@@ -223,19 +222,19 @@ class Instruction:
     def walk(self, stream: Stream) -> Walk:
         """How a stream goes through memory."""
         if stream.slot is None and stream.kind == "store":
-            return self.own[-1][1].walks[store_port(self.own[-1][1].kernel)] if self.own else IDLE
+            return self.own[-1][1].walks[store_port(self.own[-1][1].kernel)] if self.own else NO_WALK
         number = stream.slot or 0
         # Other operands of the main kernel are those of its own block.
         own = stream.port is not None and number == self.engine.operand_slot
         one = self if own else self.serves(number)
         if one is None or not one.own:
-            return IDLE
+            return NO_WALK
         if stream.slot is None:
             first, call = one.own[0]
             return call.walks[self.engine.slots[first].fed]
         found = one.calls[number]
         if found is None or (stream.port is None and number not in one.tapped):
-            return IDLE
+            return NO_WALK
         return found.walks[self.engine.slots[number].fed if stream.port is None else stream.port]
 
     def run(self, stream: Stream) -> Run:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from attnc.ir import Graph
+from attnc.ir import Graph, GraphError
 from attnc.kernels.call import Call
 
 ALIGNMENT = 2
@@ -51,7 +51,7 @@ def apart(words: Mapping[str, int]) -> dict[str, int]:
 def plan_memory(graph: Graph, words: Mapping[str, int], steps: Sequence[tuple[Iterable[str], Iterable[str]]]) -> MemoryMap:
     """First fit in order of the steps, each with the values that it reads and stores, or parts of. A value is live from the first step that
     stores to the last that touches it; what a step reads or stores is live while it runs, so it writes over none of it. Values that no
-    step stores take no memory."""
+    step stores take no memory; a step that reads one of them, or one that is stored no earlier than by itself, is an error."""
     values: dict[str, Region] = {}
     cursor = 0
 
@@ -70,7 +70,9 @@ def plan_memory(graph: Graph, words: Mapping[str, int], steps: Sequence[tuple[It
     last_use = {name: step for step, touched in enumerate(steps) for name in itertools.chain(*touched)}
     live: dict[str, Region] = {}
     high = base
-    for step, (_, stores) in enumerate(steps):
+    for step, (reads, stores) in enumerate(steps):
+        if lacking := sorted(set(reads) - values.keys()):
+            raise GraphError(f"step {step} reads {lacking[0]!r} from memory, which does not hold it")
         for name in stores:
             if name not in values:
                 place = _first_fit(list(live.values()), base, words[name])

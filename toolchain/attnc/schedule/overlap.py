@@ -8,7 +8,7 @@ import numpy.typing as npt
 from attnc.kernels.call import Walk
 
 
-def _runs(walk: Walk) -> tuple[npt.NDArray[np.int64], int]:
+def runs(walk: Walk) -> tuple[npt.NDArray[np.int64], int]:
     """First words of the stretches that a walk passes, ascending, and the words of each."""
     starts = np.zeros(1, np.int64)
     for count, stride in zip(walk.counts[:3], walk.strides, strict=True):
@@ -27,7 +27,7 @@ def overlap(a: Walk, b: Walk) -> bool:
     """Whether any word belongs to both."""
     if not a.vectors or not b.vectors or _span(a)[0] >= _span(b)[1] or _span(b)[0] >= _span(a)[1]:
         return False
-    (starts, size), (others, other_size) = _runs(a), _runs(b)
+    (starts, size), (others, other_size) = runs(a), runs(b)
     after = np.searchsorted(others, starts)  # the first of the others that does not start before
     behind, ahead = others[np.maximum(after - 1, 0)], others[np.minimum(after, len(others) - 1)]
     touches = ((after > 0) & (behind + other_size > starts)) | ((after < len(others)) & (ahead < starts + size))

@@ -23,6 +23,7 @@ from attnc.schedule.engine import POINTERS, Engine, Instruction, Slot
 from attnc.schedule.memory import MemoryMap, WeightMemory, aligned, apart, plan_memory, weight_walks
 from attnc.schedule.prefetch import prefetch
 from attnc.schedule.sharing import Operand, share
+from attnc.schedule.traffic import check_traffic
 
 FETCH_INTS = 4
 """Integers of the program that a read brings: as many bits as a memory port of the board has."""
@@ -138,6 +139,8 @@ def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes],
     if write_weights is None:
         calls = [call for chain in chains for link in chain.links for call in link.calls]
         weights.words = sum(map(aligned, dict(pair for call in calls for pair in weight_walks(call)).values()))
+    if write_weights is not None:
+        check_traffic(graph, memory, steps)
     return Program(design, engines, steps, memory, weights.words)
 
 
