@@ -130,6 +130,14 @@ def test_operators_are_named_in_their_files_alone() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_operators_make_no_walk_themselves() -> None:
+    """`Lowering` does, and forgets neither zero point nor width."""
+    for name, path in modules(COMPILER).items():
+        calls = [node.func for node in ast.walk(syntax(path)) if isinstance(node, ast.Call)]
+        made = any(isinstance(func, ast.Name) and func.id == "Walk" for func in calls)
+        assert not made or name in ("attnc.kernels.call", "attnc.kernels.lowering"), f"{name} makes a walk"
+
+
 def test_modules_are_short() -> None:
     lines = {path: len(path.read_text().splitlines()) for package in (COMPILER, HOST) for path in modules(package).values()}
     long = [f"{path.relative_to(ROOT)}: {count} lines, at most {MAX_LINES}" for path, count in lines.items() if count > MAX_LINES]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from attnc.ir import Graph, Node
+from attnc.ir import Graph, GraphError, Node
 from attnc.schedule.memory import plan_memory
 
 
@@ -52,9 +53,16 @@ def test_live_values_do_not_overlap() -> None:
 def test_what_no_step_stores_takes_no_memory() -> None:
     graph = random_graph(5)
     kept = {node.output for node in graph.nodes[::2]} | {*graph.outputs}
-    steps = [(node.inputs, [node.output] if node.output in kept else []) for node in graph.nodes]
-    plan = plan_memory(graph, dict.fromkeys(graph.values, 10), steps)
-    assert set(plan.values) == kept | {*graph.inputs, *graph.constants}
+    held, words = kept | {*graph.inputs, *graph.constants}, dict.fromkeys(graph.values, 10)
+    steps = [([name for name in node.inputs if name in held], [node.output] if node.output in kept else []) for node in graph.nodes]
+    assert set(plan_memory(graph, words, steps).values) == held
+
+
+def test_what_is_read_before_it_is_stored_is_refused() -> None:
+    graph = random_graph(5)
+    words, steps = dict.fromkeys(graph.values, 10), one_by_one(graph)
+    with pytest.raises(GraphError, match=r"step \d+ reads 'v\d+' from memory, which does not hold it"):
+        plan_memory(graph, words, steps[::-1])
 
 
 def test_memory_is_reused() -> None:

@@ -68,11 +68,13 @@ def plan_memory(graph: Graph, words: Mapping[str, int], steps: Sequence[tuple[It
     outputs = contiguous([name for name in graph.outputs if name not in values])
     base = cursor
     last_use = {name: step for step, touched in enumerate(steps) for name in itertools.chain(*touched)}
+    held = {*graph.inputs, *graph.constants}
     live: dict[str, Region] = {}
     high = base
     for step, (reads, stores) in enumerate(steps):
-        if lacking := sorted(set(reads) - values.keys()):
+        if lacking := sorted(set(reads) - held):
             raise GraphError(f"step {step} reads {lacking[0]!r} from memory, which does not hold it")
+        held.update(stores)
         for name in stores:
             if name not in values:
                 place = _first_fit(list(live.values()), base, words[name])
