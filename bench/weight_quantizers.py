@@ -36,7 +36,7 @@ from attnc.ir import Graph, TensorType
 from attnc.model import Model
 from attnc.quant.calibration import Observer, symmetric_scale
 from attnc.quant.gram import GramObserver
-from attnc.quant.samples import Edge, chunks, load_samples
+from attnc.quant.samples import Edge, check_samples, chunks, load_samples
 from attnc.quant.weights import QUANTIZERS, output_error, quantize
 from attnc.weights import WeightFormat
 
@@ -83,8 +83,9 @@ def minilm() -> Source:
         texts = select(purpose, PASSAGES * PASSAGE)
         return tokenise([" ".join(texts[i : i + PASSAGE]) for i in range(0, len(texts), PASSAGE)])
 
-    calibration, heldout = passages("calibration"), passages("evaluation")
-    model = import_model(MINILM, dict.fromkeys(calibration, (1, LENGTH)))
+    found = [passages("calibration"), passages("evaluation")]
+    model = import_model(MINILM, dict.fromkeys(found[0], (1, LENGTH)))
+    calibration, heldout = (check_samples(samples, model.inputs, "passages") for samples in found)
     return Source("all-MiniLM-L6-v2", model, MINILM_LAYER, calibration, heldout)
 
 

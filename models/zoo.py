@@ -98,19 +98,22 @@ def accuracy(path: Path, build: Path) -> tuple[float, float]:
     from attnc.npz import load_npz
     from attnc.quant.samples import FloatModel
     from attnc.report import decibels
+    from attnc_host import manifest as manifests
+    from attnc_host.samples import stack
 
-    inputs, found = load_npz(build / "golden" / "inputs.npz"), load_npz(build / "golden" / "outputs.npz")
+    manifest = manifests.load(build)
+    inputs = stack(load_npz(build / "golden" / "inputs.npz"), manifest.inputs)
+    found = stack(load_npz(build / "golden" / "outputs.npz"), manifest.outputs)
     model = FloatModel(load_model(path))
-    signal = noise = varying = 0.0
-    outputs: dict[str, list[Any]] = {key: [] for key in found}
-    for index in range(len(next(iter(inputs.values())))):
-        expected = model({key: array[index : index + 1] for key, array in inputs.items()})
+    signal = noise = 0.0
+    outputs: dict[str, list[Any]] = {key: [] for key in found.arrays}
+    for index in range(inputs.count):
+        expected = model({key: inputs.all(key)[index] for key in inputs.arrays})
         for key, array in expected.items():
             signal += float(np.square(array, dtype=np.float64).sum())
-            noise += float(np.square(array.astype(np.float64) - found[key][index : index + 1]).sum())
+            noise += float(np.square(array.astype(np.float64) - found.arrays[key][index]).sum())
             outputs[key].append(array.astype(np.float64))
-    for arrays in outputs.values():
-        varying += float(np.square(np.stack(arrays) - np.mean(arrays, axis=0)).sum())
+    varying = sum(float(np.square(np.stack(arrays) - np.mean(arrays, axis=0)).sum()) for arrays in outputs.values())
     return round(decibels(signal, noise), 1), round(varying / max(signal, 1e-300), 4)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from attnc_host.boundary import Array, HostGraphs, Image
 from attnc_host.csim import CsimBackend
 from attnc_host.errors import AcceleratorError
 from attnc_host.manifest import Manifest
+from attnc_host.samples import Samples
 
 CHUNK_BYTES = 1 << 28
 """Memory that the arrays of one call to the backend may take, roughly."""
@@ -74,30 +75,25 @@ class Accelerator:
         return cls(manifest, BACKENDS[backend](manifest, types=types, **options))
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
-        """Outputs of the model by name, for its inputs by name; samples along axis 0 where the model has a batch axis."""
+        """Outputs of the model by name, for its inputs by name. `attnc_host.samples` says how arrays hold several samples."""
         if self._host is None:
             self._host = HostGraphs(self.manifest)
-        boundary.check_inputs(self.manifest, inputs)
-        parts = []
-        for part in self._chunks(inputs):
-            prepared = boundary.prepare(self.manifest, part, self._host)
-            image = self.backend.execute(boundary.to_image(self.manifest, prepared.values))
-            parts.append(boundary.finish(self.manifest, boundary.from_image(self.manifest, image), prepared, self._host))
-        if len(parts) == 1:
-            return parts[0]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        given = boundary.check_inputs(self.manifest, inputs)
+        size = self._chunk(given)
+        parts = [self._run(given.part(start, size), self._host) for start in range(0, given.count, size)]
+        stacked = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return boundary.join(self.manifest, stacked, given.framed)
 
-    def _chunks(self, inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        """The inputs in pieces of so many samples that memory stays bounded, where axis 0 of every output is the samples."""
-        arrays, samples = boundary.check_inputs(self.manifest, inputs)
-        elements = sum(feed.rows * feed.channels for feed in self.manifest.feeds) + sum(a[0].size for a in arrays.values())
-        size = max(1, CHUNK_BYTES // (32 * elements))
-        if samples <= size or not all(port.shape and port.shape[0] == 1 for port in self.manifest.outputs):
-            yield inputs
-            return
-        stacked = {port.name for port in self.manifest.inputs if np.shape(inputs[port.name])[:1] == (samples,) and port.shape[0] == 1}
-        for start in range(0, samples, size):
-            yield {name: np.asarray(array)[start : start + size] if name in stacked else array for name, array in inputs.items()}
+    def _run(self, given: Samples, host: HostGraphs) -> dict[str, Array]:
+        """Outputs of some samples, [samples, *shape]."""
+        prepared = boundary.prepare(self.manifest, given, host)
+        image = self.backend.execute(boundary.to_image(self.manifest, prepared.values))
+        return boundary.finish(self.manifest, boundary.from_image(self.manifest, image), prepared, host)
+
+    def _chunk(self, given: Samples) -> int:
+        """So many samples at a time that memory stays bounded."""
+        elements = sum(feed.rows * feed.channels for feed in self.manifest.feeds) + sum(a[0].size for a in given.arrays.values())
+        return max(1, CHUNK_BYTES // (32 * elements))
 
     def close(self) -> None:
         """Give back what the backend holds."""

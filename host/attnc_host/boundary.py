@@ -2,7 +2,8 @@
 
     inputs -> (leading graph) -> gather -> quantize -> pack -> accelerator -> unpack -> dequantize -> gather -> (trailing graph) -> outputs
 
-The accelerator and the host's graphs see one sample at a time; arrays here carry the samples in front: `[samples, *shape]`.
+The accelerator and the host's graphs see one sample at a time; arrays here carry the samples in front: `[samples, *shape]`. How they
+come from the arrays of a user is told in `attnc_host.samples`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import numpy.typing as npt
 
 from attnc_host import layout
 from attnc_host.errors import AcceleratorError
-from attnc_host.manifest import Feed, Fetch, Manifest, NumberType, Port
+from attnc_host.manifest import Feed, Fetch, Manifest, NumberType
+from attnc_host.samples import Samples, stack, unstack
 
 Array = npt.NDArray[Any]
 Image = npt.NDArray[np.uint8]
@@ -71,15 +73,16 @@ def _session(path: Path) -> Any:
 @dataclass(frozen=True)
 class Prepared:
     """What goes to the device, and what `finish` needs again: `values` integers [S, R, C] by device value, `tensors`
-    [S, *shape] by ONNX tensor."""
+    [S, *shape] by ONNX tensor; `framed` as in `Samples`."""
 
     values: dict[str, Array]
     tensors: dict[str, Array]
     samples: int
+    framed: bool
 
 
-def check_inputs(manifest: Manifest, inputs: Mapping[str, Any]) -> tuple[dict[str, Array], int]:
-    """Inputs as `[samples, *shape of one sample]` in the model's types, and the number of samples."""
+def check_inputs(manifest: Manifest, inputs: Mapping[str, Any]) -> Samples:
+    """The samples in the arrays of a user, by the rule of `attnc_host.samples`."""
     if not isinstance(inputs, Mapping):
         raise AcceleratorError(f"inputs: needed a dictionary from input name to array, found {type(inputs).__name__}")
     needed = [port.name for port in manifest.inputs]
@@ -89,58 +92,31 @@ def check_inputs(manifest: Manifest, inputs: Mapping[str, Any]) -> tuple[dict[st
     if missing or unknown:
         parts = [f"{what} {', '.join(map(repr, found))}" for what, found in (("missing", missing), ("unknown", unknown)) if found]
         raise AcceleratorError(f"inputs: {'; '.join(parts)}; the model takes {names}")
-    arrays = {port.name: _stack(port, _cast(port, inputs[port.name])) for port in manifest.inputs}
-    counts = {port.name: arrays[port.name].shape[0] for port in manifest.inputs}
-    samples = max(counts.values())
-    for port in manifest.inputs:
-        if counts[port.name] != samples and (port.batched or counts[port.name] != 1):
-            raise AcceleratorError(f"inputs: all need the same number of samples along axis 0, found {counts}")
-    return {name: np.broadcast_to(array, (samples, *array.shape[1:])) for name, array in arrays.items()}, samples
+    return stack(inputs, manifest.inputs)
 
 
-def _cast(port: Port, given: Any) -> Array:
-    """The array in the model's type, if no value changes its meaning on the way."""
-    try:
-        array = np.asarray(given)
-    except (TypeError, ValueError) as error:
-        raise AcceleratorError(f"input {port.name!r}: not an array: {error}") from error
-    kind, needed = array.dtype.kind, port.dtype.kind
-    allowed = {"f": "fiub", "i": "iub", "u": "iub", "b": "b"}[needed]
-    if kind not in allowed:
-        raise AcceleratorError(f"input {port.name!r}: needed {port.dtype}, found {array.dtype}, which does not convert safely")
-    if needed in "iu" and kind in "iu" and array.size:
-        limits = np.iinfo(port.dtype)
-        if int(array.min()) < limits.min or int(array.max()) > limits.max:
-            raise AcceleratorError(f"input {port.name!r}: needed values of {port.dtype}, found {array.min()} to {array.max()}")
-    with np.errstate(over="ignore"):
-        return np.asarray(array.astype(port.dtype))
-
-
-def _stack(port: Port, array: Array) -> Array:
-    """[samples, *shape]. A model of fixed batch 1 takes several samples too: they run one after the other anyway."""
-    shape = port.shape
-    stackable = bool(shape) and shape[0] == 1
-    if array.ndim != len(shape) or array.shape[1:] != shape[1:] or not (stackable or array.shape == shape):
-        wanted = ["samples", *map(str, shape[1:])] if stackable else list(map(str, shape))
-        raise AcceleratorError(f"input {port.name!r}: needed shape [{', '.join(wanted)}], found {list(array.shape)}")
-    if array.size == 0:
-        raise AcceleratorError(f"input {port.name!r}: needed at least one sample, found shape {list(array.shape)}")
-    return array[:, np.newaxis] if stackable else array[np.newaxis]
-
-
-def prepare(manifest: Manifest, inputs: Mapping[str, Any], host: HostGraphs | None = None) -> Prepared:
-    """Check the inputs, run the leading graph, gather and quantize."""
-    tensors, samples = check_inputs(manifest, inputs)
+def prepare(manifest: Manifest, given: Samples, host: HostGraphs | None = None) -> Prepared:
+    """Run the leading graph, gather and quantize."""
+    tensors = {name: given.all(name) for name in given.arrays}
     leading = (host or HostGraphs(manifest)).leading
     if leading is not None:
-        tensors.update(_run(leading, tensors, samples, manifest.leading))
+        tensors.update(_run(leading, tensors, given.count, manifest.leading))
     values = {}
     for feed in manifest.feeds:
         if feed.tensor not in tensors:
             raise AcceleratorError(f"{manifest.folder}: feed {feed.value!r} reads tensor {feed.tensor!r}, which nothing makes")
         real = _gather(tensors[feed.tensor], feed, (feed.rows, feed.channels))
+        _check_numbers(real, feed)
         values[feed.value] = (quantize_excluded if feed.excluded else quantize)(real, feed.type)
-    return Prepared(values, tensors, samples)
+    return Prepared(values, tensors, given.count, given.framed)
+
+
+def _check_numbers(real: Array, feed: Feed) -> None:
+    """NaN and infinity would saturate in silence; minus infinity means something in a mask alone."""
+    fine = np.isfinite(real) | (real == -np.inf) if feed.excluded else np.isfinite(real)
+    if not fine.all():
+        sample = int(np.argmin(fine.reshape(fine.shape[0], -1).all(axis=1)))
+        raise AcceleratorError(f"{feed.tensor!r}, which the host computes for the device, becomes NaN or infinite in sample {sample}")
 
 
 def _gather(stacked: Array, link: Feed | Fetch, shape: tuple[int, ...]) -> Array:
@@ -169,7 +145,7 @@ def _run(session: Any, tensors: Mapping[str, Array], samples: int, path: Path | 
 
 
 def finish(manifest: Manifest, values: Mapping[str, Array], prepared: Prepared, host: HostGraphs | None = None) -> dict[str, Array]:
-    """Dequantize what the device made, run the trailing graph, and join the samples: the outputs of the model."""
+    """Dequantize what the device made and run the trailing graph: the outputs of the model, [samples, *shape]."""
     trailing = (host or HostGraphs(manifest)).trailing
     types = {port.name: port.dtype for port in manifest.outputs}
     if trailing is not None:
@@ -180,7 +156,10 @@ def finish(manifest: Manifest, values: Mapping[str, Array], prepared: Prepared, 
         tensors[fetch.tensor] = _gather(real, fetch, fetch.shape)
     if trailing is not None:
         tensors.update(_run(trailing, tensors, prepared.samples, manifest.trailing))
-    return {port.name: _join(manifest, port, tensors) for port in manifest.outputs}
+    for port in manifest.outputs:
+        if port.name not in tensors:
+            raise AcceleratorError(f"{manifest.folder}: nothing makes the output {port.name!r}; the build folder is damaged")
+    return {port.name: tensors[port.name].astype(port.dtype) for port in manifest.outputs}
 
 
 def _ort_dtype(text: str) -> np.dtype[Any]:
@@ -190,18 +169,9 @@ def _ort_dtype(text: str) -> np.dtype[Any]:
     return np.dtype(names.get(inner, inner))
 
 
-def _join(manifest: Manifest, port: Port, tensors: Mapping[str, Array]) -> Array:
-    """Samples along axis 0, as the model itself would return them."""
-    if port.name not in tensors:
-        raise AcceleratorError(f"{manifest.folder}: nothing makes the output {port.name!r}; the build folder is damaged")
-    stacked = tensors[port.name].astype(port.dtype)
-    if stacked.shape[0] == 1:
-        return np.asarray(stacked[0])
-    if port.batched or (stacked.ndim > 1 and stacked.shape[1] == 1):
-        return np.asarray(stacked.reshape(-1, *stacked.shape[2:]))
-    if not np.array_equal(stacked, np.broadcast_to(stacked[:1], stacked.shape), equal_nan=stacked.dtype.kind == "f"):
-        raise AcceleratorError(f"output {port.name!r} has no axis for the samples, but differs between them: run one sample at a time")
-    return np.asarray(stacked[0])
+def join(manifest: Manifest, stacked: Mapping[str, Array], framed: bool) -> dict[str, Array]:
+    """Outputs [samples, *shape] as a user gets them."""
+    return {port.name: unstack(port, stacked[port.name], framed) for port in manifest.outputs}
 
 
 def to_image(manifest: Manifest, values: Mapping[str, Array]) -> Image:

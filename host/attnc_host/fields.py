@@ -58,9 +58,9 @@ class Fields:
             self.fail(key, "a list of whole numbers" + ("" if low is None else f" of {low} or more"), found)
         return tuple(found)
 
-    def shape(self, key: str) -> tuple[int, ...]:
-        """A list of sizes, all positive."""
-        found = self.integers(key, 1)
+    def shape(self, key: str, low: int = 1) -> tuple[int, ...]:
+        """A list of sizes of `low` or more."""
+        found = self.integers(key, low)
         if math.prod(found) > MAX_ELEMENTS:
             self.fail(key, f"at most {MAX_ELEMENTS} elements", list(found))
         return found

@@ -211,7 +211,7 @@ def _memory(fields: Fields) -> Memory:
 
 
 def _port(fields: Fields) -> Port:
-    shape = fields.shape("shape")
+    shape = fields.shape("shape", 0)
     batched = fields.flag("batched")
     if batched and not shape:
         fields.fail("shape", "an axis for the samples", list(shape))

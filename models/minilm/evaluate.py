@@ -30,7 +30,7 @@ from attnc.golden import run_golden
 from attnc.pipeline.quantize import device_integers
 from attnc.pipeline.state import State
 from attnc.precision.compile import Search
-from attnc.quant.samples import Edge, one_sample
+from attnc.quant.samples import Edge, check_samples, one_sample
 from attnc_host.progress import Progress
 from sentences import LENGTH, select, tokenise
 
@@ -58,11 +58,11 @@ def float_hidden(inputs: dict[str, Array]) -> Array:
 def golden_hidden(state: State, inputs: dict[str, Array]) -> Array:
     """last_hidden_state of the integer model."""
     edge, model = Edge(state.model), state.model
-    found = []
-    for index, feeds in enumerate(edge.feeds(inputs)):
+    found, samples = [], check_samples(inputs, model.inputs, "sentences")
+    for index, feeds in enumerate(edge.feeds(samples)):
         outputs = run_golden(state.graph, device_integers(state.graph, feeds, model))
         real = {name: state.graph.type(name).dequantize(q) for name, q in outputs.items()}
-        found.append(edge.finish(one_sample(inputs, model.inputs, index), real)["last_hidden_state"])
+        found.append(edge.finish(one_sample(samples, index), real)["last_hidden_state"])
     return np.concatenate(found)
 
 

@@ -66,14 +66,14 @@ def test_weights_that_are_no_numbers(capsys: Capture, tmp_path: Path, which: str
 CALIBRATION: dict[str, tuple[dict[str, np.ndarray], str]] = {
     "nan": ({"x": np.full((4, 6, K), np.nan, np.float32)}, "input 'x': contains NaN or infinity"),
     "infinite": ({"x": np.full((4, 6, K), np.inf, np.float32)}, "input 'x': contains NaN or infinity"),
-    "too large": ({"x": np.full((4, 6, K), 1e300)}, "input 'x': contains numbers that float32 cannot hold"),
+    "too large": ({"x": np.full((4, 6, K), 1e300)}, "input 'x': contains a number that float32 cannot hold"),
     "name": ({"z": np.zeros((4, 6, K))}, "input 'x' is missing; the file has 'z'"),
     "nothing": ({}, "the archive is empty"),
-    "shape": ({"x": np.zeros((4, 6, K - 1))}, "input 'x': needed shape [samples, 6, 32], found [4, 6, 31]"),
-    "rank": ({"x": np.zeros((4, 1, 6, K))}, "input 'x': needed shape [samples, 6, 32], found [4, 1, 6, 32]"),
-    "no samples": ({"x": np.zeros((0, 6, K))}, "found [0, 6, 32]"),
-    "text": ({"x": np.array(["a"])}, "input 'x': needed numbers (float32), found <U1"),
-    "complex": ({"x": np.zeros((4, 6, K), complex)}, "needed numbers (float32), found complex128"),
+    "shape": ({"x": np.zeros((4, 6, K - 1))}, "input 'x': needed shape [samples, 6, 32] or [samples, 1, 6, 32], found [4, 6, 31]"),
+    "rank": ({"x": np.zeros((4, 2, 6, K))}, "or [samples, 1, 6, 32], found [4, 2, 6, 32]"),
+    "no samples": ({"x": np.zeros((0, 6, K))}, "found shape [0, 6, 32]"),
+    "text": ({"x": np.array(["a"])}, "input 'x': needed float32, found <U1"),
+    "complex": ({"x": np.zeros((4, 6, K), complex)}, "needed float32, found complex128"),
     "objects": ({"x": np.array([None, 1], object)}, "not an .npz archive of numbers"),
 }
 

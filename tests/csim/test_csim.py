@@ -29,7 +29,7 @@ def quick_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def images(build: Path, samples: int) -> boundary.Image:
     description = manifest.load(build)
-    return boundary.to_image(description, boundary.prepare(description, random_inputs(samples)).values)
+    return boundary.to_image(description, boundary.prepare(description, boundary.check_inputs(description, random_inputs(samples))).values)
 
 
 def test_stored_vectors(build: Path) -> None:

@@ -79,13 +79,25 @@ def test_fixed_batch_of_one(tmp_path: Path) -> None:
         assert device.run(random_inputs(3))["y"].shape == (3, 4, 5)
 
 
-def test_outputs_without_an_axis_for_samples(shared_build: Path) -> None:
-    description = manifests.load(shared_build)
+def test_outputs_without_an_axis_for_samples(shared_build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    description, inputs = manifests.load(shared_build), random_inputs(5)
+    expected = Accelerator(description, GoldenBackend(description)).run(inputs)["y"]
     port, fetch = manifests.Port("y", np.dtype(np.float32), (4, 5), False), replace(description.fetches[0], shape=(4, 5))
     description = replace(description, outputs=(port,), fetches=(fetch,))
-    assert Accelerator(description, Echo(description)).run(random_inputs(3))["y"].shape == (4, 5)
-    with pytest.raises(AcceleratorError, match="has no axis for the samples"):
-        Accelerator(description, GoldenBackend(description)).run(random_inputs(3))
+    device = Accelerator(description, GoldenBackend(description))
+    np.testing.assert_array_equal(device.run(inputs)["y"], expected)
+    np.testing.assert_array_equal(device.run({"x": inputs["x"][:1]})["y"], expected[0])
+    np.testing.assert_array_equal(device.run({"x": inputs["x"][:1, np.newaxis]})["y"], expected[:1])
+    monkeypatch.setattr(accelerator, "CHUNK_BYTES", 32 * 48 * 2)
+    np.testing.assert_array_equal(device.run(inputs)["y"], expected)
+
+
+@pytest.mark.parametrize("backend", ["golden", "csim"])
+def test_every_backend_refuses_what_is_no_number(build: Path, backend: str) -> None:
+    inputs = random_inputs(2)
+    inputs["x"][1, 0, 0] = np.nan
+    with Accelerator.open(build, backend) as device, pytest.raises(AcceleratorError, match="'x': contains NaN or infinity"):
+        device.run(inputs)
 
 
 def test_chunks_change_nothing(shared_build: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +26,10 @@ S16 = NumberType(16, True, np.float64(0.01), 0)
 
 def number_type(bits: int = 8, scale: float | Array = 1.0, zero_point: int = 0, signed: bool = True) -> NumberType:
     return NumberType(bits, signed, np.asarray(scale, np.float64), zero_point)
+
+
+def prepare(description: manifest.Manifest, inputs: Mapping[str, Any]) -> boundary.Prepared:
+    return boundary.prepare(description, boundary.check_inputs(description, inputs))
 
 
 def test_quantize_by_hand() -> None:
@@ -90,7 +96,7 @@ def test_source_nest_and_file(tmp_path: Path) -> None:
 
 def test_images_round_trip(shared_build: Path) -> None:
     description = manifest.load(shared_build)
-    prepared = boundary.prepare(description, random_inputs(3))
+    prepared = prepare(description, random_inputs(3))
     image = boundary.to_image(description, prepared.values)
     assert image.shape == (3, description.input_bytes) and image.dtype == np.uint8
     np.testing.assert_array_equal(boundary.read_inputs(description, image)["x"], prepared.values["x"])
@@ -112,7 +118,7 @@ def test_gather(tmp_path: Path, in_file: bool) -> None:
         path.write_text(json.dumps(data))
     description = manifest.load(build)
     x = np.random.default_rng(0).normal(size=(2, K, ROWS))
-    found = boundary.prepare(description, {"x": x}).values["x"]
+    found = prepare(description, {"x": x}).values["x"]
     np.testing.assert_array_equal(found, boundary.quantize(x.astype(np.float32).swapaxes(1, 2), description.feeds[0].type))
 
 
@@ -122,13 +128,13 @@ def test_gather_outside_the_tensor(tmp_path: Path) -> None:
     data["feeds"][0]["source"]["offset"] = 1
     (build / "manifest.json").write_text(json.dumps(data))
     with pytest.raises(AcceleratorError, match="reads element 24 of 'x', which has 24"):
-        boundary.prepare(manifest.load(build), random_inputs(1))
+        prepare(manifest.load(build), random_inputs(1))
 
 
 WRONG = [
     ({}, "missing 'x'; the model takes 'x'"),
     ({"z": np.zeros((1, 4, 6)), "x": np.zeros((1, 4, 6))}, "unknown 'z'"),
-    ({"x": np.zeros((1, 4, 7))}, r"needed shape \[samples, 4, 6\], found \[1, 4, 7\]"),
+    ({"x": np.zeros((1, 4, 7))}, r"needed shape \[samples, 4, 6\] or \[samples, 1, 4, 6\], found \[1, 4, 7\]"),
     ({"x": np.zeros((4, 6))}, r"found \[4, 6\]"),
     ({"x": np.zeros((0, 4, 6))}, "at least one sample"),
     ({"x": np.zeros((1, 4, 6), np.complex64)}, "needed float32, found complex64"),
@@ -142,32 +148,28 @@ WRONG = [
 @pytest.mark.parametrize(("inputs", "message"), WRONG, ids=range(len(WRONG)))
 def test_wrong_inputs(shared_build: Path, inputs: dict[str, Array], message: str) -> None:
     with pytest.raises(AcceleratorError, match=message):
-        boundary.prepare(manifest.load(shared_build), inputs)
+        prepare(manifest.load(shared_build), inputs)
 
 
-def ported(shared_build: Path, *ports: manifest.Port) -> manifest.Manifest:
-    return replace(manifest.load(shared_build), inputs=ports)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_numbers_that_are_none(shared_build: Path, value: float, dtype: type) -> None:
+    x = np.zeros((3, 4, 6), dtype)
+    x[2, 1, 3] = value
+    with pytest.raises(AcceleratorError, match=r"input 'x': contains NaN or infinity, the first at \[2, 1, 3\] of shape \[3, 4, 6\]"):
+        prepare(manifest.load(shared_build), {"x": x})
+    with pytest.raises(AcceleratorError, match="contains a number that float32 cannot hold"):
+        prepare(manifest.load(shared_build), {"x": np.full((1, 4, 6), 1e300)})
 
 
-def test_safe_casts(shared_build: Path) -> None:
-    ids = manifest.Port("ids", np.dtype(np.int32), (1, 2), True)
-    description = ported(shared_build, ids)
-    arrays, samples = boundary.check_inputs(description, {"ids": np.array([[1, 2], [3, 4]], np.int64)})
-    assert arrays["ids"].dtype == np.int32 and samples == 2
-    with pytest.raises(AcceleratorError, match="needed values of int32, found 1 to 4294967296"):
-        boundary.check_inputs(description, {"ids": np.array([[1, 1 << 32]])})
-    with pytest.raises(AcceleratorError, match="does not convert safely"):
-        boundary.check_inputs(description, {"ids": np.array([[1.0, 2.0]])})
-
-
-def test_numbers_of_samples(shared_build: Path) -> None:
-    f32 = np.dtype(np.float32)
-    a, b = manifest.Port("a", f32, (1, 2), True), manifest.Port("b", f32, (1, 3), True)
-    constant = manifest.Port("c", f32, (3, 3), False)
-    description = ported(shared_build, a, b, constant)
-    arrays, samples = boundary.check_inputs(description, {"a": np.ones((5, 2)), "b": np.ones((5, 3)), "c": np.eye(3)})
-    assert samples == 5 and arrays["a"].shape == (5, 1, 2) and arrays["c"].shape == (5, 3, 3)
-    with pytest.raises(AcceleratorError, match="same number of samples"):
-        boundary.check_inputs(description, {"a": np.ones((5, 2)), "b": np.ones((1, 3)), "c": np.eye(3)})
-    with pytest.raises(AcceleratorError, match=r"needed shape \[3, 3\], found \[6, 3\]"):
-        boundary.check_inputs(description, {"a": np.ones((5, 2)), "b": np.ones((5, 3)), "c": np.ones((6, 3))})
+def test_numbers_that_the_host_makes_are_checked_too(tmp_path: Path) -> None:
+    """Twice the largest float32 is infinite; in a mask, minus infinity is a number like others."""
+    description = manifest.load(write_small_build(tmp_path / "build", host=True))
+    x = np.zeros((3, 4, 6), np.float32)
+    x[1, 2, 3] = -3e38
+    with pytest.raises(AcceleratorError, match="'x2', which the host computes for the device, becomes NaN or infinite in sample 1"):
+        prepare(description, {"x": x})
+    mask = replace(description, feeds=(replace(description.feeds[0], excluded=True),))
+    assert prepare(mask, {"x": x}).values["x"][1, 2, 3] == -128
+    with pytest.raises(AcceleratorError, match="in sample 1"):
+        prepare(mask, {"x": -x})

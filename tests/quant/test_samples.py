@@ -29,8 +29,8 @@ def load(path: Path, array: np.ndarray, *specs: TensorSpec) -> dict[str, np.ndar
 def test_made_up_samples_fit_the_model(shape: tuple[int, ...], dtype: str) -> None:
     specs = [spec(shape, dtype)]
     made = synthetic_samples(ModelProto(), specs, 0, samples=5)
-    assert count_samples(made, specs) == 5
-    assert {one_sample(made, specs, i)["x"].shape for i in range(5)} == {shape}
+    assert count_samples(made) == 5
+    assert {one_sample(made, i)["x"].shape for i in range(5)} == {shape}
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, ()])
@@ -38,15 +38,15 @@ def test_samples_of_a_file(tmp_path: Path, shape: tuple[int, ...]) -> None:
     specs = [spec(shape)]
     stacked = np.random.default_rng(0).normal(size=(3, *shape)).astype(np.float32)
     found = load(tmp_path, stacked.reshape(3, *shape[1:]) if shape[:1] == (1,) else stacked, *specs)
-    assert count_samples(found, specs) == 3
+    assert count_samples(found) == 3
     for i in range(3):
-        np.testing.assert_array_equal(one_sample(found, specs, i)["x"], stacked[i])
+        np.testing.assert_array_equal(one_sample(found, i)["x"], stacked[i])
     found = load(tmp_path, stacked[0], *specs)
-    assert count_samples(found, specs) == 1
-    np.testing.assert_array_equal(one_sample(found, specs, 0)["x"], stacked[0])
+    assert count_samples(found) == 1
+    np.testing.assert_array_equal(one_sample(found, 0)["x"], stacked[0])
 
 
-@pytest.mark.parametrize(("shape", "given"), [((1, 4), (3, 1, 4)), ((2, 4), (3, 4)), ((2, 4), (0, 2, 4)), ((), (3, 1)), ((4,), (3, 5))])
+@pytest.mark.parametrize(("shape", "given"), [((1, 4), (3, 2, 4)), ((2, 4), (3, 4)), ((2, 4), (0, 2, 4)), ((), (3, 1)), ((4,), (3, 5))])
 def test_samples_of_another_shape(tmp_path: Path, shape: tuple[int, ...], given: tuple[int, ...]) -> None:
-    with pytest.raises(DataError, match="needed shape"):
+    with pytest.raises(DataError, match=r"x\.npz: input 'x': needed (shape|at least one sample)"):
         load(tmp_path, np.zeros(given), spec(shape))

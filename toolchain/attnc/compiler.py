@@ -18,7 +18,7 @@ from attnc.frontend import import_model
 from attnc.frontend.imposed import report as import_report
 from attnc.golden import run_golden
 from attnc.model import Model
-from attnc.npz import save_npz
+from attnc.npz import npz_shapes, save_npz
 from attnc.outputs import check_outputs, files_read
 from attnc.pipeline.phases import Phase, Progress, run
 from attnc.pipeline.quantize import VECTORS, device_integers
@@ -28,7 +28,6 @@ from attnc.quant.samples import (
     Edge,
     count_samples,
     held_out,
-    in_front,
     load_samples,
     one_sample,
     select_samples,
@@ -38,6 +37,7 @@ from attnc.report_tables import as_text, render
 from attnc.schedule.devices import find_board, with_utilisation
 from attnc.schedule.file import check_board, read_schedule, schedule_text
 from attnc_host.manifest import sha256
+from attnc_host.samples import unstack
 
 
 def compile_model(path: Path, options: CompileOptions, progress: Progress = lambda text: None, moved: Note = lambda text: None) -> Path:
@@ -66,7 +66,8 @@ def begin(path: Path, options: CompileOptions, progress: Progress) -> State:
         board = with_utilisation(board, options.utilisation)
     clock_mhz = options.clock_mhz or (schedule and schedule.clock_mhz) or board.clock_mhz
     progress("reading the model")
-    model = import_model(path, options.shapes, options.strict)
+    shown = {} if options.calib is None else npz_shapes(options.calib)
+    model = import_model(path, options.shapes, options.strict, shown)
     if schedule and options.schedule:
         check_board(schedule, options.schedule, model.graph, board)
     samples = _samples(path, model, options)
@@ -76,8 +77,8 @@ def begin(path: Path, options: CompileOptions, progress: Progress) -> State:
 def _samples(path: Path, model: Model, options: CompileOptions) -> dict[str, Array]:
     if options.calib is not None:
         samples = load_samples(options.calib, model.inputs)
-        calibrating, _ = held_out(count_samples(samples, model.inputs), weight_config(options).hold_out)
-        return select_samples(samples, model.inputs, calibrating)
+        calibrating, _ = held_out(count_samples(samples), weight_config(options).hold_out)
+        return select_samples(samples, calibrating)
     return synthetic_samples(onnx.load(path, load_external_data=False), model.inputs, options.seed)
 
 
@@ -91,23 +92,16 @@ def write(state: State, moved: Note = lambda text: None) -> Path:
     vectors = device_integers(model.graph, feeds, model)
     source = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     with staged(state.options.output, state.options.force, files_read(path, state.options), moved) as folder:
-        kept = {
-            spec.name: state.samples[spec.name][: len(first)] if spec.shape and spec.shape[0] == 1 else state.samples[spec.name]
-            for spec in model.inputs
-        }
-        if any(in_front(state.samples[spec.name], spec) for spec in model.inputs):
-            kept, first = one_sample(state.samples, model.inputs, 0), first[:1]  # what the model takes at a time
         (folder / "golden").mkdir()
-        save_npz(folder / "golden" / "inputs.npz", kept)
+        kept = select_samples(state.samples, np.arange(len(first)))
+        save_npz(folder / "golden" / "inputs.npz", {spec.name: unstack(spec, kept[spec.name], framed=False) for spec in model.inputs})
         outputs = run_golden(model.graph, vectors)
         finished = []
         for i in range(len(first)):
             real = {name: model.graph.type(name).dequantize(array[i : i + 1]) for name, array in outputs.items()}
-            finished.append(edge.finish(one_sample(state.samples, model.inputs, i), real))
-        save_npz(
-            folder / "golden" / "outputs.npz",
-            {spec.name: np.concatenate([np.atleast_1d(f[spec.name]) for f in finished]) for spec in model.outputs},
-        )
+            finished.append(edge.finish(one_sample(state.samples, i), real))
+        made = {spec.name: unstack(spec, np.stack([f[spec.name] for f in finished]), framed=False) for spec in model.outputs}
+        save_npz(folder / "golden" / "outputs.npz", made)
         places, ports = (state.schedule.memory, state.schedule.ports) if state.schedule else ({}, {})
         program, cost = write_project(folder, model, state.design, state.board, state.clock_mhz, source, vectors, outputs, places, ports)
         assert state.layers is not None
@@ -117,7 +111,7 @@ def write(state: State, moved: Note = lambda text: None) -> Path:
             float_check={"against": state.float_model, "largest_relative_error": round(state.float_error, 9)},
             calibration={
                 "source": "synthetic" if state.synthetic else str(state.options.calib.name if state.options.calib else ""),
-                "samples": count_samples(state.samples, model.inputs),
+                "samples": count_samples(state.samples),
                 "method": state.options.calibration,
             },
         )  # fmt: skip

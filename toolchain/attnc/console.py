@@ -70,8 +70,8 @@ def parse_shapes(given: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
             dims = tuple(int(number) for number in numbers.split(","))
         except ValueError:
             dims = ()
-        if not name or not equals or not dims or min(dims) < 1:
-            raise ConfigError(f"--shape: needed NAME=1,128 with positive whole numbers, found {text!r}")
+        if not name or not equals or not dims or min(dims) < 0:
+            raise ConfigError(f"--shape: needed NAME=1,128 with whole numbers, found {text!r}")
         if name in shapes:
             raise ConfigError(f"--shape: the shape of {name!r} is given twice")
         shapes[name] = dims

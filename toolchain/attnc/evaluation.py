@@ -24,8 +24,8 @@ from attnc_host import boundary
 from attnc_host import manifest as manifests
 from attnc_host.boundary import HostGraphs
 from attnc_host.csim import CsimBackend
-from attnc_host.manifest import Manifest
 from attnc_host.progress import Progress
+from attnc_host.samples import Samples
 
 
 def evaluate(
@@ -41,7 +41,8 @@ def evaluate(
     started, progress = time.monotonic(), progress or Progress()
     facts, manifest = load_report(build), manifests.load(build)
     host = HostGraphs(manifest)
-    prepared = boundary.prepare(manifest, inputs, host)
+    given = boundary.check_inputs(manifest, inputs)
+    prepared = boundary.prepare(manifest, given, host)
     images = boundary.to_image(manifest, prepared.values)
     golden = GoldenBackend(manifest, progress=progress).execute(images)
     backend = CsimBackend(manifest, types, progress=progress)
@@ -60,7 +61,7 @@ def evaluate(
         "types": types,
     }
     if model is not None:
-        evaluation["float_model"], real = run_float(model, manifest, inputs, progress)
+        evaluation["float_model"], real = run_float(model, given, progress)
         runs = {"float": real, **runs}
         evaluation["output_sqnr_db"] = {name: _sqnr(array, runs["golden"][name]) for name, array in real.items() if array.dtype.kind == "f"}
     if labels is not None:
@@ -72,17 +73,16 @@ def evaluate(
     return facts
 
 
-def run_float(model: Path, manifest: Manifest, inputs: Mapping[str, Any], progress: Progress) -> tuple[str, dict[str, Array]]:
-    """What runs the float model, and its outputs joined along the samples."""
+def run_float(model: Path, given: Samples, progress: Progress) -> tuple[str, dict[str, Array]]:
+    """What runs the float model, and its outputs [samples, *shape]."""
     runner = FloatModel(runnable(load_float32(model)))
-    arrays, samples = boundary.check_inputs(manifest, inputs)
-    progress.stage(f"float model: {samples} samples")
+    progress.stage(f"float model: {given.count} samples")
     rows = []
-    for index in range(samples):
-        progress.update(index, samples)
-        rows.append(runner({port.name: arrays[port.name][index].reshape(port.shape).astype(port.dtype) for port in manifest.inputs}))
+    for index in range(given.count):
+        progress.update(index, given.count)
+        rows.append(runner({name: np.asarray(given.all(name)[index]) for name in given.arrays}))
     progress.finish()
-    return runner.name, {name: np.concatenate([np.atleast_1d(row[name]) for row in rows]) for name in rows[0]}
+    return runner.name, {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def _sqnr(real: Array, found: Array) -> float:

@@ -58,6 +58,22 @@ def made_by_attnc(path: Path) -> bool:
         return False
 
 
+def npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays in an .npz file by name, from their headers; what cannot be read is for `load_npz` to refuse."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                with archive.open(name) as file:
+                    read = headers.get(np.lib.format.read_magic(file))
+                    if read is not None:
+                        shapes[name.removesuffix(".npy")] = read(file)[0]
+    except (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        pass
+    return shapes
+
+
 def save_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Write an .npz file whole or not at all; equal arrays give equal bytes, and every name is allowed."""
     check_writable(path)

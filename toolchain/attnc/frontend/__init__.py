@@ -28,14 +28,15 @@ from attnc.model import Feed, Model, Placement, TensorSpec
 __all__ = ["import_model", "inspect_model", "load_float32"]
 
 
-def import_model(path: Path, shapes: Pins | None = None, strict: bool = False) -> Model:
+def import_model(path: Path, shapes: Pins | None = None, strict: bool = False, samples: Pins | None = None) -> Model:
     """Read an ONNX model and split it between host and device.
 
-    `shapes` fixes dynamic dimensions by input name. With `strict`, a model of which anything would run on the host is refused.
+    `shapes` fixes dynamic dimensions by input name; of those that are left, the arrays of samples
+    with shapes `samples` say what they are. With `strict`, a model of which anything would run on the host is refused.
     Raises `ModelError`, `ConfigError` or `UnsupportedError`.
     """
     path = Path(path)
-    simplified, specs, declared, quantized = _prepare(path, shapes or {})
+    simplified, specs, declared, quantized = _prepare(path, shapes or {}, samples)
     interpreter = Interpreter(simplified, path.stem)
     interpreter.ctx.quantized = quantized
     interpreter.run()
@@ -98,7 +99,7 @@ def inspect_model(path: Path, shapes: Pins | None = None) -> list[Placement]:
     return place(interpreter, before, ending)
 
 
-def _prepare(path: Path, pins: Pins) -> tuple[Simplified, list[TensorSpec], dict[str, bool], Quantized | None]:
+def _prepare(path: Path, pins: Pins, samples: Pins | None = None) -> tuple[Simplified, list[TensorSpec], dict[str, bool], Quantized | None]:
     """Load, make static, simplify; also whether each output declares a fixed first dimension, and what a quantized model says."""
     model = inline_functions(load_model(path), str(path))
     refuse_passed_inputs(model)
@@ -106,7 +107,7 @@ def _prepare(path: Path, pins: Pins) -> tuple[Simplified, list[TensorSpec], dict
     declared = {output.name: _fixed_first(output) for output in model.graph.output}
     to_float32(model)
     quantized = lower_quantization(model)
-    specs = pin_shapes(model, pins, str(path))
+    specs = pin_shapes(model, pins, str(path), samples)
     simplified = simplify(model, str(path))
     find_softmax(simplified)
     return simplified, specs, declared, quantized

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import ModelProto, TensorShapeProto, ValueInfoProto, helper
 
-from attnc.errors import ConfigError, ModelError
+from attnc.errors import ConfigError, DataError, ModelError
 from attnc.model import TensorSpec
 
 Dim = int | str | None
@@ -24,8 +24,11 @@ class _Input:
     dtype: np.dtype[np.generic]
 
 
-def pin_shapes(model: ModelProto, pins: Pins, path: str) -> list[TensorSpec]:
-    """Write static shapes into the inputs of `model`, forget all other shapes, and describe the inputs."""
+def pin_shapes(model: ModelProto, pins: Pins, path: str, samples: Pins | None = None) -> list[TensorSpec]:
+    """Write static shapes into the inputs of `model`, forget all other shapes, and describe the inputs.
+
+    A dynamic dimension is what `pins` (options) say, else what the arrays of these shapes in `samples` have, else 1 where it is the batch.
+    """
     initialized = {tensor.name for tensor in model.graph.initializer}
     kept = [value for value in model.graph.input if value.name not in initialized]
     names = [value.name for value in kept]
@@ -34,6 +37,7 @@ def pin_shapes(model: ModelProto, pins: Pins, path: str) -> list[TensorSpec]:
             raise ConfigError(f"a shape is given for {name!r}, but the inputs of the model are {', '.join(map(repr, names))}")
     inputs = [_read_input(value, pins.get(value.name), path) for value in kept]
     symbols = _symbols_of_pins(inputs, pins)
+    inputs = [spec if spec.name in pins else _sized(spec, (samples or {}).get(spec.name), symbols) for spec in inputs]
     batched = {spec.name: _take_batch(spec, pins, symbols) for spec in inputs}
     specs = [_resolve(spec, pins, symbols, batched[spec.name], path) for spec in inputs]
     _rewrite(model, kept, specs)
@@ -75,8 +79,8 @@ def _check_pin(name: str, dims: tuple[Dim, ...], pin: tuple[int, ...]) -> None:
     if len(pin) != len(dims):
         raise ConfigError(f"the shape given for {name!r} has {len(pin)} dimensions, the model declares {declared}")
     for axis, (dim, value) in enumerate(zip(dims, pin, strict=True)):
-        if not isinstance(value, (int, np.integer)) or value <= 0:
-            raise ConfigError(f"the shape given for {name!r} needs positive whole numbers, found {value!r}")
+        if not isinstance(value, (int, np.integer)) or value < 0:
+            raise ConfigError(f"the shape given for {name!r} needs whole numbers of 0 or more, found {value!r}")
         if isinstance(dim, int) and dim != value:
             raise ConfigError(f"the shape given for {name!r} has {value} at axis {axis}, the model declares {declared}")
 
@@ -89,6 +93,23 @@ def _symbols_of_pins(inputs: list[_Input], pins: Pins) -> dict[str, int]:
             if isinstance(dim, str) and symbols.setdefault(dim, int(value)) != value:
                 raise ConfigError(f"the shapes given contradict each other: dimension {dim!r} is both {symbols[dim]} and {value}")
     return symbols
+
+
+def _sized(spec: _Input, found: tuple[int, ...] | None, symbols: dict[str, int]) -> _Input:
+    """The input with the dynamic dimensions that an array of samples shows; learns the values of their symbols.
+
+    Samples have an axis of their own or lie along axis 0: in an array that has as many axes as the input, axis 0 says nothing about it.
+    """
+    if found is None or len(found) - len(spec.dims) not in (0, 1):
+        return spec
+    along = len(found) == len(spec.dims)
+    sizes = [None, *found[1:]] if along else found[1:]
+    dims: list[Dim] = []
+    for dim, size in zip(spec.dims, sizes, strict=True):
+        if isinstance(dim, str) and size is not None and symbols.setdefault(dim, size) != size:
+            raise DataError(f"input {spec.name!r}: dimension {dim!r} is {size} in the calibration data, and {symbols[dim]} elsewhere")
+        dims.append(size if dim is None else dim)
+    return replace(spec, dims=tuple(dims))
 
 
 def _take_batch(spec: _Input, pins: Pins, symbols: dict[str, int]) -> bool:
@@ -114,7 +135,8 @@ def _resolve(spec: _Input, pins: Pins, symbols: dict[str, int], batched: bool, p
             example = ",".join(str(known or 128) for known in shape)
             dim = f"{spec.dims[axis]!r} " if spec.dims[axis] is not None else ""
             raise ModelError(
-                f"{path}: dimension {dim}(axis {axis}) of input {spec.name!r} is dynamic; fix it with --shape {spec.name}={example}"
+                f"{path}: dimension {dim}(axis {axis}) of input {spec.name!r} is dynamic; "
+                f"fix it with --shape {spec.name}={example}, or give --calib samples that have it"
             )
     return TensorSpec(spec.name, spec.dtype, tuple(int(value or 0) for value in shape), batched)
 

@@ -90,6 +90,10 @@ def simplify(model: ModelProto, path: str) -> Simplified:
     outputs = [output.name for output in model.graph.output]
     before = infer(model, path)
     check_sizes(before, path)
+    for name in outputs:
+        shape = before[name].shape if name in before else None
+        if shape and 0 in shape:
+            raise ModelError(f"{path}: output {name!r} has shape {list(shape)} with the inputs' shapes: there is nothing to compute")
     model = _optimize(model, outputs)
     name_nodes(model)
     info = infer(model, path)

@@ -80,7 +80,7 @@ def plan(state: State) -> None:
 
 def calibrate(state: State) -> None:
     """Statistics of every value over all samples, in chunks that bound the memory."""
-    observer = Observer(count_samples(state.samples, state.model.inputs))
+    observer = Observer(count_samples(state.samples))
 
     def observe(name: str, array: Array) -> None:
         # A mask may be infinite: its type is fixed, whatever it holds.

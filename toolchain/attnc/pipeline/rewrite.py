@@ -58,9 +58,9 @@ def check_against_float(state: State) -> None:
     state.float_model = float_model.name
     names = [spec.name for spec in state.model.outputs]
     for index in _comparable(state, edge)[:2]:
-        sample = one_sample(state.samples, state.model.inputs, index)
+        sample = one_sample(state.samples, index)
         expected = float_model(sample)
-        found = edge.finish(sample, run_reference(state.graph, next(edge.feeds(sample))))
+        found = edge.finish(sample, run_reference(state.graph, edge.feed(sample)))
         for name in names:
             if expected[name].shape != found[name].shape:
                 raise ModelError(f"output {name!r}: the model gives shape {expected[name].shape}, the imported graph {found[name].shape}")
@@ -82,7 +82,7 @@ def _comparable(state: State, edge: Edge) -> list[int]:
     """Samples in which every query of every attention has a key, or all where there are none: what a query gets whose keys are
     all left out (a token of padding that sees its neighbours only) is not defined, and differs between exporters."""
     excluding = [name for node, index, name in state.graph.uses() if name in state.graph.inputs and operator(node).excludes(node, index)]
-    total = count_samples(state.samples, state.model.inputs)
+    total = count_samples(state.samples)
     if not excluding:
         return list(range(total))
     complete = [

@@ -135,23 +135,23 @@ class Search:
         labels = arrays.get(name or "label")
         if self.options.heldout is not None:
             return samples, labels
-        total = count_samples(samples, specs)
+        total = count_samples(samples)
         _, index = held_out(total, self.hold_out)
         if len(index) < 2:
             raise DataError(
                 f"{given}: 1 sample in {self.hold_out} is held out for the search; needed {2 * self.hold_out} or --heldout, found {total}"
             )
-        return select_samples(samples, specs, index), labels[index] if labels is not None and labels.shape[:1] == (total,) else labels
+        return select_samples(samples, index), labels[index] if labels is not None and labels.shape[:1] == (total,) else labels
 
     def _yardstick(self, arrays: Mapping[str, Array], labels: Array | None) -> Yardstick:
         """Float outputs of samples."""
-        specs, float_model = self.state.model.inputs, FloatModel(runnable(load_float32(self.path)))
-        total = count_samples(arrays, specs)
+        float_model = FloatModel(runnable(load_float32(self.path)))
+        total = count_samples(arrays)
         self.progress.stage(f"search: float model on {total} samples")
         single, expected = [], []
         for index in range(total):
             self.progress.update(index, total)
-            single.append(one_sample(arrays, specs, index))
+            single.append(one_sample(arrays, index))
             expected.append(float_model(single[-1]))
         self.progress.finish()
         return Yardstick(self.budget.metric, expected, single, self.pool, labels)

@@ -62,8 +62,7 @@ class Layers:
 
     def samples(self, arrays: Mapping[str, Array]) -> Samples:
         """`arrays`, as the model takes them, prepared once for all runs."""
-        specs = self.state.model.inputs
-        single = [one_sample(arrays, specs, index) for index in range(count_samples(arrays, specs))]
+        single = [one_sample(arrays, index) for index in range(count_samples(arrays))]
         return Samples(single, [device_integers(self.state.graph, feeds, self.state.model) for feeds in self.edge.feeds(arrays)])
 
     def run(self, assignment: Assignment, samples: Samples) -> list[Outputs]:

@@ -1,6 +1,6 @@
 """Inputs of a model: read from a file or made up, and brought to the edge of the device.
 
-Samples lie along axis 0: in place of the 1 that a model has there, else (a fixed batch of 2, no batch axis) on an axis in front.
+Samples are dictionaries from input name to [samples, *shape of the model], or [1, *shape] where one serves all samples.
 """
 
 from __future__ import annotations
@@ -18,81 +18,43 @@ from attnc.arrays import Array
 from attnc.errors import DataError, ModelError
 from attnc.model import Model, TensorSpec
 from attnc.npz import load_npz
+from attnc_host.errors import AcceleratorError
+from attnc_host.samples import stack
 
 SYNTHETIC_SAMPLES = 16
 LOWEST = float(np.finfo(np.float32).min)
 
 
 def load_samples(path: Path, specs: list[TensorSpec]) -> dict[str, Array]:
-    """Arrays of an `.npz` keyed by the model's inputs, samples along axis 0; other keys (labels) are ignored."""
+    """Arrays of an `.npz` keyed by the model's inputs, as `check_samples` gives them; other keys (labels) are ignored."""
     found = load_npz(path)
-    arrays, names = {spec.name: found[spec.name] for spec in specs if spec.name in found}, list(found)
-    absent = [spec.name for spec in specs if spec.name not in arrays]
+    absent = [spec.name for spec in specs if spec.name not in found]
     if absent:
-        raise DataError(f"{path}: input {', '.join(map(repr, absent))} is missing; the file has {', '.join(map(repr, names)) or 'nothing'}")
-    return check_samples(arrays, specs, str(path))
-
-
-def in_front(array: Array, spec: TensorSpec) -> bool:
-    """Whether the samples have an axis of their own in front of the model's shape."""
-    return array.ndim > len(spec.shape)
+        raise DataError(f"{path}: input {', '.join(map(repr, absent))} is missing; the file has {', '.join(map(repr, found)) or 'nothing'}")
+    return check_samples(found, specs, str(path))
 
 
 def check_samples(arrays: Mapping[str, Array], specs: list[TensorSpec], where: str) -> dict[str, Array]:
-    """Shapes, kinds and values fit the model; every input has as many samples."""
-    checked, counts = {}, {}
-    for spec in specs:
-        array = arrays[spec.name]
-        single, in_place = list(spec.shape), spec.shape[:1] == (1,)
-        wanted = ", ".join(["samples", *map(str, spec.shape[in_place:])])
-        wanted = f"[{wanted}]" if in_place else f"{single} or [{wanted}]"
-        if array.dtype.kind not in "biuf":
-            raise DataError(f"{where}: input {spec.name!r}: needed numbers ({spec.dtype}), found {array.dtype}")
-        if array.dtype.kind == "f" and spec.dtype.kind != "f":
-            raise DataError(f"{where}: input {spec.name!r}: needed {spec.dtype}, found {array.dtype}")
-        stacked = array.ndim > 0 and array.shape[1:] == spec.shape[in_place:]
-        if not (stacked or list(array.shape) == single) or 0 in array.shape:
-            raise DataError(f"{where}: input {spec.name!r}: needed shape {wanted}, found {list(array.shape)}")
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise DataError(f"{where}: input {spec.name!r}: contains NaN or infinity")
-        with np.errstate(over="ignore"):
-            checked[spec.name] = array.astype(spec.dtype)
-        if array.dtype.kind == "f" and not np.isfinite(checked[spec.name]).all():
-            raise DataError(f"{where}: input {spec.name!r}: contains numbers that {spec.dtype} cannot hold")
-        counts[spec.name] = array.shape[0] if stacked else 1
-    samples = max(counts.values(), default=1)
-    odd = {name: count for name, count in counts.items() if count not in (1, samples)}
-    if odd:
-        raise DataError(f"{where}: inputs differ in their number of samples: {counts}")
-    return checked
+    """The inputs as [samples, *shape of the model], by the one rule of `attnc_host.samples`; [1, *shape] where one serves all samples."""
+    try:
+        return stack(arrays, specs).arrays
+    except AcceleratorError as error:
+        raise DataError(f"{where}: {error}") from error
 
 
-def count_samples(arrays: Mapping[str, Array], specs: list[TensorSpec]) -> int:
+def count_samples(arrays: Mapping[str, Array]) -> int:
     """Samples along axis 0."""
-    stacked = (arrays[spec.name] for spec in specs if spec.shape[:1] == (1,) or in_front(arrays[spec.name], spec))
-    return max((array.shape[0] for array in stacked), default=1)
+    return max((array.shape[0] for array in arrays.values()), default=1)
 
 
-def one_sample(arrays: Mapping[str, Array], specs: list[TensorSpec], index: int) -> dict[str, Array]:
+def one_sample(arrays: Mapping[str, Array], index: int) -> dict[str, Array]:
     """Sample `index` in the model's own shapes."""
-    result = {}
-    for spec in specs:
-        array = arrays[spec.name]
-        if in_front(array, spec):
-            result[spec.name] = array[index if array.shape[0] > 1 else 0]
-        else:
-            result[spec.name] = array[index : index + 1] if spec.shape[:1] == (1,) and array.shape[0] > 1 else array
-    return result
+    return {name: np.asarray(array[index if array.shape[0] > 1 else 0]) for name, array in arrays.items()}
 
 
-def select_samples(arrays: Mapping[str, Array], specs: list[TensorSpec], indices: Array) -> dict[str, Array]:
+def select_samples(arrays: Mapping[str, Array], indices: Array) -> dict[str, Array]:
     """Some of the samples; what all samples share stays."""
-    chosen = {}
-    for spec in specs:
-        array = arrays[spec.name]
-        stacked = spec.shape[:1] == (1,) or in_front(array, spec)
-        chosen[spec.name] = array[indices] if stacked and array.shape[0] > 1 else array
-    return chosen
+    return {name: array[indices] if array.shape[0] > 1 else array for name, array in arrays.items()}
 
 
 def held_out(total: int, every: int) -> tuple[Array, Array]:
@@ -108,7 +70,7 @@ def synthetic_samples(proto: onnx.ModelProto, specs: list[TensorSpec], seed: int
     rng = np.random.default_rng(seed)
     made: dict[str, Array] = {}
     for spec in specs:
-        shape = (samples, *spec.shape[spec.shape[0] == 1 :]) if spec.shape else ()
+        shape = (samples, *spec.shape)
         if spec.dtype.kind == "f":
             made[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
             continue
@@ -116,9 +78,10 @@ def synthetic_samples(proto: onnx.ModelProto, specs: list[TensorSpec], seed: int
         if table and spec.dtype.kind in "iu":
             made[spec.name] = rng.integers(0, table, shape).astype(spec.dtype)
         else:
-            kept = rng.integers(max(1, shape[-1] // 2), shape[-1] + 1, (*shape[:-1], 1)) if shape else np.array(1)
-            kept[:1] = shape[-1] if shape else 1  # one sample without padding
-            made[spec.name] = (np.arange(shape[-1] if shape else 1) < kept).reshape(shape).astype(spec.dtype)
+            length = spec.shape[-1] if spec.shape else 1
+            kept = rng.integers(max(1, length // 2), length + 1, (samples, *spec.shape[:-1], 1))
+            kept[:1] = length  # one sample without padding
+            made[spec.name] = (np.arange(length) < kept).reshape(shape).astype(spec.dtype)
     return made
 
 
@@ -191,14 +154,17 @@ class Edge:
             found.update(zip(names, self._leading.run(names, feeds), strict=True))
         return found
 
+    def feed(self, sample: Mapping[str, Array]) -> dict[str, Array]:
+        """The device's inputs for one sample, in float64 [1, rows, channels]; minus infinity (masks) becomes the lowest float."""
+        tensors = self.tensors(sample)
+        return {
+            feed.value: np.maximum(tensors[feed.tensor].reshape(-1)[feed.index][np.newaxis].astype(np.float64), LOWEST)
+            for feed in self.model.feeds
+        }
+
     def feeds(self, arrays: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
-        """For each sample, the device's inputs in float64 [1, rows, channels]; minus infinity (masks) becomes the lowest float."""
-        for index in range(count_samples(arrays, self.model.inputs)):
-            tensors = self.tensors(one_sample(arrays, self.model.inputs, index))
-            yield {
-                feed.value: np.maximum(tensors[feed.tensor].reshape(-1)[feed.index][np.newaxis].astype(np.float64), LOWEST)
-                for feed in self.model.feeds
-            }
+        """`feed` of each sample."""
+        return (self.feed(one_sample(arrays, index)) for index in range(count_samples(arrays)))
 
     def finish(self, sample: Mapping[str, Array], outputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs of the model for one sample, from the device's outputs in float [1, rows, channels]."""

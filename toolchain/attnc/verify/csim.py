@@ -49,7 +49,7 @@ def compare_build(
     were stored with the build must agree with the C++.
     """
     manifest = manifests.load(build)
-    images, stored = _stored(manifest) if inputs is None else (boundary.to_image(manifest, boundary.prepare(manifest, inputs).values), None)
+    images, stored = _stored(manifest) if inputs is None else (_image(manifest, inputs), None)
     golden = GoldenBackend(manifest, progress=progress).execute(images)
     backend = CsimBackend(manifest, types, progress=progress)
     started = time.perf_counter()
@@ -95,7 +95,7 @@ def _stored(manifest: Manifest) -> tuple[Image, Image | None]:
     """
     folder = manifest.folder / "golden"
     if not (folder / "inputs.bin").is_file():
-        return boundary.to_image(manifest, boundary.prepare(manifest, load_npz(folder / "inputs.npz")).values), None
+        return _image(manifest, load_npz(folder / "inputs.npz")), None
     images = _read_image(folder / "inputs.bin", manifest.input_bytes)
     if not (folder / "expected.bin").is_file():
         return images, None
@@ -103,6 +103,11 @@ def _stored(manifest: Manifest) -> tuple[Image, Image | None]:
     if expected.shape[0] != images.shape[0]:
         raise BuildError(f"{folder}: inputs.bin holds {images.shape[0]} samples, expected.bin {expected.shape[0]}; compile the model again")
     return images, expected
+
+
+def _image(manifest: Manifest, inputs: Mapping[str, Any]) -> Image:
+    """What the device gets for arrays by input name."""
+    return boundary.to_image(manifest, boundary.prepare(manifest, boundary.check_inputs(manifest, inputs)).values)
 
 
 def _read_image(path: Path, size: int) -> Image:
