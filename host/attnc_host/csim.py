@@ -60,16 +60,21 @@ def build_simulator(folder: Path, types: str = "native", flags: str | None = Non
     return program
 
 
+def missing_tool() -> str | None:
+    """A program that simulation needs and that is not there: make, or the C++ compiler."""
+    compiler = shlex.split(os.environ.get("CXX", "g++")) or ["g++"]
+    return next((tool for tool in ("make", compiler[0]) if shutil.which(tool) is None), None)
+
+
 def _make_command(folder: Path, types: str, flags: str | None) -> list[str]:
     """make with its settings, once the tools are known to be there."""
     if types not in TYPES:
         raise AcceleratorError(f"types: needed one of {', '.join(TYPES)}, found {types!r}")
     if not (folder / "Makefile").is_file():
         raise AcceleratorError(f"{folder}: no Makefile, so nothing to simulate; compile the model again")
-    compiler = shlex.split(os.environ.get("CXX", "g++")) or ["g++"]
-    for tool in ("make", compiler[0]):
-        if shutil.which(tool) is None:
-            raise AcceleratorError(f"simulation needs {tool!r}, which is not installed or not on PATH")
+    tool = missing_tool()
+    if tool is not None:
+        raise AcceleratorError(f"simulation needs {tool!r}, which is not installed or not on PATH")
     command = ["make", "-j2", "-C", str(folder), f"TYPES={types}"]
     if types == "ap":
         command.append(f"AP_INCLUDE={ap_include()}")

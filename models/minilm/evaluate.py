@@ -104,7 +104,8 @@ def settings(args: argparse.Namespace, folder: Path) -> CompileOptions:
     calib = folder / "calib.npz"
     np.savez(calib, **tokenise(select("calibration", args.calibration_sentences)))
     extra = dict(text.split("=", 1) for text in args.set)
-    given = {"activations": args.activations, "weights": args.weights, "calib": calib, "output": args.output or folder / "build", **extra}
+    given = {"activations": args.activations, "weights": args.weights, "calib": calib, "output": args.output or folder / "build"}
+    given |= {"check": False, **extra}
     if args.budget is not None:
         heldout = folder / "heldout.npz"
         np.savez(heldout, **tokenise(select("calibration", args.calibration_sentences + HELDOUT)[-HELDOUT:]))

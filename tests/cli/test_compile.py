@@ -39,7 +39,7 @@ def error_of(capsys: Capture, *args: object) -> str:
 
 def test_json_alone_on_stdout(capsys: Capture, tmp_path: Path) -> None:
     output, dump = tmp_path / "b", tmp_path / "dump"
-    assert main(["compile", str(MODEL), "-o", str(output), "--json", "--dump", str(dump), "--clock", "150"]) == 0
+    assert main(["compile", str(MODEL), "-o", str(output), "--json", "--no-check", "--dump", str(dump), "--clock", "150"]) == 0
     out, err = capsys.readouterr()
     report = json.loads(out)
     assert report["build"] == str(output) and report["schema"] == 1 and report["target"]["clock_mhz"] == 150
@@ -49,7 +49,7 @@ def test_json_alone_on_stdout(capsys: Capture, tmp_path: Path) -> None:
 
 
 def test_quiet_is_quiet(capsys: Capture, tmp_path: Path) -> None:
-    assert main(["compile", str(MODEL), "-o", str(tmp_path / "b"), "--quiet"]) == 0
+    assert main(["compile", str(MODEL), "-o", str(tmp_path / "b"), "--no-check", "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
 
 
@@ -102,7 +102,7 @@ def test_only_builds_are_replaced(capsys: Capture, tmp_path: Path, vit: Path) ->
     (mine / "thesis.txt").write_text("years of work")
     assert "attnc did not make it" in error_of(capsys, "compile", MODEL, "-o", mine)
     assert (mine / "thesis.txt").exists()
-    assert main(["compile", str(MODEL), "-o", str(vit), "--quiet"]) == 0
+    assert main(["compile", str(MODEL), "-o", str(vit), "--no-check", "--quiet"]) == 0
 
 
 def test_inspect(capsys: Capture) -> None:

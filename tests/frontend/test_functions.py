@@ -236,7 +236,7 @@ def test_compiled_functions_are_near_float_and_equal_their_cpp(tmp_path: Path) -
     path = b.save(tmp_path / "m.onnx", b("Concat", *made, axis=-1))
     x = np.random.default_rng(0).standard_normal((24, 16, 32)).astype(np.float32)
     np.savez(tmp_path / "calib.npz", x=x)
-    build = compile_model(path, CompileOptions(output=tmp_path / "build", calib=tmp_path / "calib.npz"))
+    build = compile_model(path, CompileOptions(output=tmp_path / "build", check=False, calib=tmp_path / "calib.npz"))
     assert compare_build(build).bit_exact
     layers = json.loads((build / "report.json").read_text())["layers"]
     found = {layer["node"]: layer["sqnr_db"] for layer in layers if layer["op"] == "unary"}

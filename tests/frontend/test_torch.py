@@ -123,7 +123,7 @@ def test_pairs_that_are_not_turned_are_no_rotation(folder: Path, style: str) -> 
 @pytest.mark.parametrize("style", ["slices", "partial"])
 def test_rotations_in_cpp_equal_golden(folder: Path, style: str) -> None:
     build = folder / f"build_{style}"
-    assert main(["compile", str(rotary(folder, style, True, 1)), "-o", str(build), "--quiet"]) == 0
+    assert main(["compile", str(rotary(folder, style, True, 1)), "-o", str(build), "--no-check", "--quiet"]) == 0
     comparison = compare_build(build)
     assert comparison.elements > 0 and comparison.mismatches == 0
 

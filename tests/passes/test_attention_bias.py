@@ -234,7 +234,7 @@ def test_whole_model(tmp_path: Path) -> None:
     path = b.save(tmp_path / "m.onnx", b.linear(y, width, width))
     for wanted, passes in (("channels", "one_pass"), ("dense", "two_pass")):
         build, wishes = tmp_path / wanted, {"attention_bias": wanted, "attention": passes}
-        compile_model(path, CompileOptions(output=build, implementations=wishes))
+        compile_model(path, CompileOptions(output=build, check=False, implementations=wishes))
         facts: dict[str, Any] = json.loads((build / "report.json").read_text())
         (bias,) = [layer["bias"] for layer in facts["layers"] if layer["bias"]]
         top = (build / "hls" / "attnc_top.cpp").read_text()

@@ -149,7 +149,7 @@ def test_what_is_refused(tmp_path: Path, text: str, message: str) -> None:
 
 def test_command_line_report_and_exactness(tmp_path: Path, capsys: Capture) -> None:
     path, build = save(tmp_path, True), tmp_path / "build"
-    command = ["compile", str(path), "--calib", str(path.with_suffix(".npz")), "-o", str(build)]
+    command = ["compile", str(path), "--calib", str(path.with_suffix(".npz")), "-o", str(build), "--no-check"]
     assert main([*command, "--activation-bits", "12"]) == 2
     assert "'12' is not one of '8', '16', 'auto'" in capsys.readouterr().err
     assert main([*command, "--sqnr-target", "200"]) == 2

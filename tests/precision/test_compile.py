@@ -66,7 +66,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def search(files: dict[str, Path], output: Path, *more: str, budget: str = "cosine>=0.995") -> int:
     calib = ["--calib", str(files["calib"]), "--weights", "auto", "--budget", budget]
-    return main(["compile", str(files["model"]), *calib, "-o", str(output), "--quiet", *more])
+    return main(["compile", str(files["model"]), *calib, "-o", str(output), "--no-check", "--quiet", *more])
 
 
 def hashes(build: Path) -> dict[str, str]:
@@ -116,10 +116,10 @@ def test_the_budget_holds_on_samples_held_out(files: dict[str, Path], built: Pat
 def test_the_config_makes_the_same_build(files: dict[str, Path], built: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     config = ["--calib", str(files["calib"]), "--config", str(built / "attnc.yaml")]
-    assert main(["compile", str(files["model"]), *config, "-o", str(again), "--quiet"]) == 0
+    assert main(["compile", str(files["model"]), *config, "-o", str(again), "--no-check", "--quiet"]) == 0
     assert hashes(again) == hashes(built) and "attnc.yaml" in hashes(built)
     assert not (tmp_path / "again.search").exists()
-    assert main(["compile", str(files["model"]), *config, "-o", str(again), "--quiet", "--weights", "int4"]) == 0
+    assert main(["compile", str(files["model"]), *config, "-o", str(again), "--no-check", "--quiet", "--weights", "int4"]) == 0
 
 
 def test_a_second_search_starts_from_the_first(
@@ -164,7 +164,7 @@ def test_an_interrupted_search_goes_on(
 
 def test_a_stale_or_damaged_state_is_not_used(files: dict[str, Path], built: Path, tmp_path: Path, capsys: Capture) -> None:
     output = tmp_path / "build"
-    command = ["compile", str(files["model"]), "--calib", str(files["calib"]), "--weights", "auto", "-o", str(output)]
+    command = ["compile", str(files["model"]), "--calib", str(files["calib"]), "--weights", "auto", "--no-check", "-o", str(output)]
     assert main([*command, "--budget", "cosine>=0.995", "--calibration", "minmax", "--quiet"]) == 0
     capsys.readouterr()
     assert main([*command, "--budget", "cosine>=0.995", "--json"]) == 0
@@ -192,6 +192,7 @@ def test_layers_with_formats_of_their_own_keep_them(files: dict[str, Path], tmp_
         str(config),
         "-o",
         str(tmp_path / "b"),
+        "--no-check",
         "--quiet",
     ]
     assert main([*command, "--budget", "sqnr>=20", "--heldout", str(files["other"])]) == 0
@@ -203,7 +204,7 @@ def test_layers_with_formats_of_their_own_keep_them(files: dict[str, Path], tmp_
 
 
 def test_weights_on_a_grid_stay_there(files: dict[str, Path], tmp_path: Path) -> None:
-    command = ["compile", str(files["ternary"]), "--calib", str(files["calib"]), "--quiet"]
+    command = ["compile", str(files["ternary"]), "--calib", str(files["calib"]), "--no-check", "--quiet"]
     assert main([*command, "--weights", "auto", "--budget", "cosine>=0.995", "-o", str(tmp_path / "b")]) == 0
     middle = facts(tmp_path / "b")["layers"][1]
     assert (middle["weights"], middle["searched"]) == ("ternary", False)
@@ -259,6 +260,6 @@ def test_a_folder_that_is_no_build_is_refused_before_the_search(files: dict[str,
 def test_digits_within_a_point(tmp_path: Path) -> None:
     """The example of the README."""
     data = ["--calib", str(DIGITS / "calib.npz"), "--weights", "auto", "--quantizer", "mse", "--budget", "accuracy_drop<=1"]
-    assert main(["compile", str(DIGITS / "vit_digits.onnx"), *data, "-o", str(tmp_path / "build"), "--quiet"]) == 0
+    assert main(["compile", str(DIGITS / "vit_digits.onnx"), *data, "-o", str(tmp_path / "build"), "--no-check", "--quiet"]) == 0
     found = facts(tmp_path / "build")
     assert found["metric"] == "accuracy_drop" and found["value"] <= 1 and found["bits_per_weight"] < 4

@@ -12,7 +12,17 @@ import typer
 import attnc
 from attnc import cost_commands, process, tables
 from attnc.cli_approx import APPROX, approx, implementations
-from attnc.cli_compile import EPILOG, BudgetOption, CalibOption, HeldoutOption, LabelsOption, PoolOption, QuantizerOption, TargetOption
+from attnc.cli_compile import (
+    EPILOG,
+    BudgetOption,
+    CalibOption,
+    CheckOption,
+    HeldoutOption,
+    LabelsOption,
+    PoolOption,
+    QuantizerOption,
+    TargetOption,
+)
 from attnc.cli_export import EXPORT, export_qdq
 from attnc.cli_run import CSIM, EVAL, RUN, csim, eval_command, run
 from attnc.config import SQNR_TARGET, Activations, Calibration, CompileOptions
@@ -113,6 +123,7 @@ def compile_command(
     error_target: Annotated[
         float | None, typer.Option("--error-target", help="Error that a function may have; half a step of its output by default.")
     ] = None,
+    check: CheckOption = True,
     dump: Annotated[Path | None, typer.Option("--dump", metavar="DIR", help="Write the graph as text after every step into DIR.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Move an output folder that attnc did not make aside, to OUTPUT.old-1.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the made-up calibration inputs.")] = 0,
@@ -147,6 +158,7 @@ def compile_command(
         fit=fit,
         implementations=implementations(implementation),
         error_target=error_target,
+        check=check,
         dump=dump,
         force=force,
         seed=seed,
@@ -161,6 +173,8 @@ def compile_command(
     from attnc.report_tables import render
 
     report = load_report(folder)
+    if "unchecked" in report["check"] and (check or not quiet):
+        note(f"the C++ was not compared with golden: {report['check']['unchecked']}")
     if as_json:
         print_json({"build": str(folder), **report})
     elif not quiet:

@@ -39,6 +39,10 @@ QuantizerOption = Annotated[
         show_default="mse for int8 and int6, else quantease",
     ),
 ]
+CheckOption = Annotated[
+    bool,
+    typer.Option("--check/--no-check", help="Simulate the C++ on the build's own vectors; one that differs from golden is not written."),
+]
 EPILOG = (
     "\b\nExamples:\n"
     "  attnc compile vit.onnx --target kv260 --calib images.npz\n"
@@ -54,5 +58,6 @@ EPILOG = (
     "A budget of cosine or sqnr is held if the figure less two standard errors holds it. It is measured on\n"
     "--heldout, by default on every 4th sample of --calib, which then does not calibrate. The search keeps what\n"
     "it knows in OUTPUT.search: the same command goes on from there, another budget starts from there. The choice\n"
-    "is attnc.yaml in the build: --config makes the same build of it without a search."
+    "is attnc.yaml in the build: --config makes the same build of it without a search.\n\n"
+    "\b\nExit code: 0 when a build was written, 1 when its C++ differs from golden (nothing is written), 2 after an error."
 )

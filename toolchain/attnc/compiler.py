@@ -36,6 +36,7 @@ from attnc.quant.samples import (
 from attnc.report_tables import as_text, render
 from attnc.schedule.devices import find_board, with_utilisation
 from attnc.schedule.file import check_board, read_schedule, schedule_text
+from attnc.verify.check import check_build
 from attnc_host.manifest import sha256
 from attnc_host.samples import unstack
 
@@ -45,8 +46,7 @@ def compile_model(path: Path, options: CompileOptions, progress: Progress = lamb
     check_outputs(path, options)
     state = begin(path, options, progress)
     run(state, progress)
-    progress("writing the project")
-    return write(state, moved)
+    return write(state, progress, moved)
 
 
 def quantize_model(path: Path, options: CompileOptions, progress: Progress = lambda text: None) -> State:
@@ -82,9 +82,11 @@ def _samples(path: Path, model: Model, options: CompileOptions) -> dict[str, Arr
     return synthetic_samples(onnx.load(path, load_external_data=False), model.inputs, options.seed)
 
 
-def write(state: State, moved: Note = lambda text: None) -> Path:
-    """The build folder, in one rename; a folder that has to be moved aside for it is told to `moved`."""
+def write(state: State, progress: Progress, moved: Note) -> Path:
+    """The build folder, in one rename; a folder that has to be moved aside for it is told to `moved`. What differs from golden never takes
+    that place, unless the options leave the check out."""
     assert state.design is not None
+    progress("writing the project")
     model, path = state.model, state.path
     edge = Edge(model)
     first = [feed for feed, _ in zip(edge.feeds(state.samples), range(VECTORS), strict=False)]
@@ -104,10 +106,12 @@ def write(state: State, moved: Note = lambda text: None) -> Path:
         save_npz(folder / "golden" / "outputs.npz", made)
         places, ports = (state.schedule.memory, state.schedule.ports) if state.schedule else ({}, {})
         program, cost = write_project(folder, model, state.design, state.board, state.clock_mhz, source, vectors, outputs, places, ports)
+        progress("comparing the C++ with golden")
+        check = check_build(folder, state.options.check)
         assert state.layers is not None
         facts = report.compile_report(
             model=model, program=program, cost=cost, board=state.board, source=source, sqnr=state.sqnr, misfit=state.misfit,
-            widths=state.widths, settings=state.layers, choice=state.engines,
+            check=check, widths=state.widths, settings=state.layers, choice=state.engines,
             float_check={"against": state.float_model, "largest_relative_error": round(state.float_error, 9)},
             calibration={
                 "source": "synthetic" if state.synthetic else str(state.options.calib.name if state.options.calib else ""),

@@ -76,6 +76,8 @@ class CompileOptions(BaseModel):
     """Target clock; by default the board's."""
     dump: Path | None = None
     """Folder that receives the graph as text after every pass."""
+    check: bool = True
+    """Simulate the emitted C++ on the build's own vectors, and leave no build behind that differs from golden."""
     force: bool = False
     """Move an output folder that attnc did not make aside."""
     seed: int = 0

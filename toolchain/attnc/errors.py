@@ -35,6 +35,10 @@ class BuildError(AttncError):
     """A build folder is damaged, or a tool that it needs failed."""
 
 
+class DifferenceError(AttncError):
+    """The emitted C++ is not golden: a bug in attnc, found before a build was left behind. The command line exits with 1."""
+
+
 class FitError(AttncError):
     """The design does not fit the board."""
 

@@ -77,6 +77,8 @@ def _summary(facts: dict[str, Any], title: str) -> Table:
     biases = [layer["bias"] for layer in facts["layers"] if layer.get("bias")]
     if biases:
         table.add_row("attention bias", _bias(biases))
+    if "check" in facts:
+        table.add_row("C++ against golden", escape(checked(facts["check"])))
     evaluation = facts.get("evaluation")
     if evaluation:
         for kind, percent in evaluation.get("accuracy_percent", {}).items():
@@ -89,6 +91,13 @@ def _summary(facts: dict[str, Any], title: str) -> Table:
     _cost_rows(table, facts["estimate"])
     table.add_row("files", ", ".join(facts["files"].values()))
     return table
+
+
+def checked(check: dict[str, Any]) -> str:
+    """What the final check of a compilation says."""
+    if "unchecked" in check:
+        return f"NOT COMPARED: {check['unchecked']}; `attnc csim` compares"
+    return f"equal in all {check['elements']:,} elements of the build's own {check['samples']} samples"
 
 
 def causes(widths: dict[str, Any]) -> str:

@@ -26,10 +26,8 @@ def comparison(result: CsimResult, verbose: bool = False) -> RenderableType:
     table.add_row("mismatches", f"{result.mismatches:,}")
     table.add_row("types", result.types)
     table.add_row("simulation", f"{result.seconds:.2f} s")
-    first = result.first_mismatch
-    if first:
-        where = f"output {clean(first['output'])!r}, sample {first['sample']}, row {first['index'][0]}, channel {first['index'][1]}"
-        table.add_row("first mismatch", escape(f"{where}: expected {first['expected']}, found {first['found']}"))
+    if result.difference:
+        table.add_row("first mismatch", escape(clean(result.difference)))
     if verbose:
         for name, depth in sorted(result.depths.items()):
             table.add_row(f"depth of {escape(name)}", f"{depth:,}")

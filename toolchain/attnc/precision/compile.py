@@ -63,8 +63,7 @@ def compile_model(
     state = compiler.begin(path, search.run(), progress.stage)
     run(state, progress.stage)
     state.precision = search.facts(state)
-    progress.stage("writing the project")
-    build = compiler.write(state, moved)
+    build = compiler.write(state, progress.stage, moved)
     note(f"{search.folder} ({search.store.bytes() / 1e6:.1f} MB) makes a search for another budget quick; it is not needed otherwise")
     return build
 

@@ -35,6 +35,15 @@ class CsimResult:
     types: str
     depths: dict[str, int]
 
+    @property
+    def difference(self) -> str:
+        """The first mismatch in words; empty where there is none."""
+        first = self.first_mismatch
+        if first is None:
+            return ""
+        where = f"output {first['output']!r}, sample {first['sample']}, row {first['index'][0]}, channel {first['index'][1]}"
+        return f"{where}: expected {first['expected']}, found {first['found']}"
+
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         return asdict(self)
