@@ -20,7 +20,7 @@
 // Rounding requantize: half up, then saturation to [low, high].
 // Speed    R*PE*L multiply-adds per cycle (II = 1) from PE*L weights and R*L inputs, two per DSP (dsp_pair.hpp): R rows at a time take
 //          k_tiles * x_bytes cycles, or R*PE/L where that is more, since their sums leave a vector per cycle. The next group is
-//          loaded meanwhile, a beat per cycle. Where R does not divide the rows, the last ones are computed beside rows of zeros,
+//          loaded meanwhile, a beat per cycle, SETTLE cycles before it is used. Where R does not divide the rows, the last ones are computed beside rows of zeros,
 //          whose sums stay here. No y_buffer where PE = L: sums then come in the order of y.
 // Operand  x_buffer holds X_SIDES operands; a run computes with the one in `side`. Stream x brings fill_rows rows of fill_tiles tiles
 //          of fill_bytes bytes into fill_side: the operand of this very run, before it computes (fill_first = 1), or that of a later
@@ -38,12 +38,24 @@
 
 namespace attnc {
 
+static constexpr int SETTLE = 4;  // cycles after which what a pipeline wrote to a buffer can be read; the pragmas repeat the number
+
 // Bias, multiplier and shift of one output channel.
 struct LinearRecord {
   Int<32> bias;
   multiplier_t multiplier;
   shift_t shift;
 };
+
+// From 8 bytes.
+inline LinearRecord linear_record(const UInt<8>* b) {
+#pragma HLS INLINE
+  LinearRecord record;
+  record.bias = Int<32>(UInt<32>(b[0]) | (UInt<32>(b[1]) << 8) | (UInt<32>(b[2]) << 16) | (UInt<32>(b[3]) << 24));
+  record.multiplier = multiplier_t(UInt<32>(b[4]) | (UInt<32>(b[5]) << 8) | (UInt<32>(b[6]) << 16));
+  record.shift = shift_t(b[7]);
+  return record;
+}
 
 // Adds word `bit` of a unit to its codes: bit v of byte l is bit `bit` of lane l of channel v.
 template <class CodeT, int L> void add_code_bit(Vec<CodeT, L> codes[8], const Word<L>& word, int bit) {
@@ -162,36 +174,36 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>
   int x_tile = 0, x_byte = 0, x_left = fill_rows, x_block = 0, x_bank = 0;
   Word<L> spare = Word<L>();
   bool spared = false;
-
-  // Group -1 computes nothing: it loads group 0, and x where this run needs it. Group `groups` only sends the last sums, and waits for
-  // what is left of x.
-GROUPS:
-  for (int group = -1; group <= groups; ++group) {
-#pragma HLS LOOP_TRIPCOUNT min = 3 max = 64
-    const bool loading = group + 1 < groups;
-    const bool waits = group == groups || (group < 0 && fill_first != 0);
-    const int filling = waits ? x_slots : 0;
-    const int busy = group < 0 ? filling : group < groups ? steps : max_of(filling, R * TILES);
-    const int trips = loading && load_slots > busy ? load_slots : busy;
-    const int fill = (group + 1) & 1, use = group & 1;
-    int left = rows, block = 0, step = 0, k = 0, byte = 0, in_group = 0, k_group = 0;
-    int load_rows = 0, load_k = 0, scale = 0, scale_part = 0;
-    int unit = 0, octet = 0, slot = 0, held_tiles = 0, held_octet = 0, held_k = 0;
-    Vec<UInt<8>, L> codes[8], held[8];
+  // Group -1 computes nothing: it loads group 0, and x where this run needs it. What is written is read SETTLE cycles later at least.
+  const int first_trips = max_of(groups > 0 ? load_slots : 0, fill_first != 0 ? x_slots : 0) + SETTLE;
+  const int group_trips = max_of(load_slots + SETTLE, steps);
+  const int all_trips = first_trips + (groups > 0 ? (groups - 1) * group_trips + steps : 0);
+  int group = -1, at = 0, trips_left = first_trips;
+  int left = rows, block = 0, step = 0, k = 0, byte = 0, in_group = 0, k_group = 0;
+  int load_rows = 0, load_k = 0, scale = 0, scale_part = 0;
+  int unit = 0, octet = 0, slot = 0, held_tiles = 0, held_octet = 0, held_k = 0;
+  Vec<UInt<8>, L> codes[8], held[8];
 #pragma HLS ARRAY_PARTITION variable = codes complete
 #pragma HLS ARRAY_PARTITION variable = held complete
+
+  // All groups in one pipeline; then, in the second phase, the last sums leave and what is left of x is waited for.
+PHASES:
+  for (int phase = 0; phase < 2; ++phase) {
+    const int trips = phase == 0 ? all_trips : max_of(x_slots, R * TILES);
     ATTNC_LOOP(MULTIPLY)
   MULTIPLY:
     for (int i = 0; i < trips; ++i) {
 #pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
-#pragma HLS DEPENDENCE variable = x_buffer inter false
-#pragma HLS DEPENDENCE variable = w_buffer inter false
-#pragma HLS DEPENDENCE variable = s_buffer inter false
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 65536
+#pragma HLS DEPENDENCE variable = x_buffer inter RAW distance = 4 true
+#pragma HLS DEPENDENCE variable = w_buffer inter RAW distance = 4 true
+#pragma HLS DEPENDENCE variable = s_buffer inter RAW distance = 4 true
       ATTNC_TICK(MULTIPLY)
-      if (loading && i < load_slots) {
-        const bool in_records = i < record_slots;
-        const bool in_scales = SCALES_MAX > 0 && !in_records && i < record_slots + scale_slots;
+      const bool loading = group + 1 < groups, waits = phase == 1 || (group < 0 && fill_first != 0);
+      const int fill = (group + 1) & 1, use = group & 1;
+      if (loading && at < load_slots) {
+        const bool in_records = at < record_slots;
+        const bool in_scales = SCALES_MAX > 0 && !in_records && at < record_slots + scale_slots;
         const bool in_codes = packed && !in_records && !in_scales;
         const bool last_unit = unit + 1 == units;
         const int bit = slot * W_WORDS, unit_bits = unit == units ? 0 : last_unit ? last_bits : bits;
@@ -341,96 +353,112 @@ GROUPS:
         ++block;
         left -= R;
       }
+      ++at;
+      if (phase == 0 && --trips_left == 0) {
+        ++group;
+        trips_left = group + 1 < groups ? group_trips : steps;
+        at = 0;
+        left = rows;
+        block = step = k = byte = in_group = k_group = 0;
+        load_rows = load_k = scale = scale_part = 0;
+        unit = octet = slot = held_tiles = 0;
+      }
     }
   }
 }
 
 // The sums of `steps` times PE channels, row after row and WIDTH at a time, become outputs; then the next steps * PE channels, or what is
-// left. A block of a single tile is not buffered: its rows are in order. Of the records, BYTES bytes come at a time.
+// left. One pipeline: for each block its records, BYTES bytes at a time, then its sums, while the outputs of the block before leave. A block
+// of a single tile is not buffered: its rows are in order.
 template <class AccT, class YT, int L, int PE, int WIDTH, int ROWS_MAX, int STEPS_MAX, int BYTES>
 void linear_rescale(hls::stream<Word<BYTES>>& records, hls::stream<Vec<AccT, WIDTH>>& sums, hls::stream<Vec<YT, L>>& y, int rows,
                     int n_tiles, int steps, int low, int high) {
-  static const int TILES = PE / L, PARTS = WIDTH / L;
+  static const int TILES = PE / L, PARTS = WIDTH / L, RECORD_SLOTS = PE * 8 / BYTES;
   static const bool DIRECT = STEPS_MAX * TILES == 1;
-  static Vec<YT, L> y_buffer[STEPS_MAX * TILES][ROWS_MAX];
+  static Vec<YT, L> y_buffer[2][STEPS_MAX * TILES][ROWS_MAX];
 #pragma HLS AGGREGATE variable = y_buffer
 #ifdef ATTNC_LINEAR_Y_BUFFER
   ATTNC_BIND(y_buffer, ATTNC_LINEAR_Y_BUFFER)
 #endif
-  UInt<8> bytes[PE * 8];
-#pragma HLS ARRAY_PARTITION variable = bytes complete
-  LinearRecord record[STEPS_MAX][PE];
-#pragma HLS ARRAY_PARTITION variable = record dim = 2 complete
-
-RESCALE_BLOCKS:
-  for (int first = 0; first < n_tiles; first += steps * TILES) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
-    const int left = (n_tiles - first + TILES - 1) / TILES;
-    const int block_steps = steps < left ? steps : left;
-    const int block_tiles = block_steps * TILES;
-  RECORD_STEPS:
-    for (int step = 0; step < block_steps; ++step) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = STEPS_MAX
-      ATTNC_LOOP(READ_RECORDS)
-    READ_RECORDS:
-      for (int i = 0; i < PE * 8 / BYTES; ++i) {
+  UInt<8> bytes[STEPS_MAX][PE * 8];
+#pragma HLS ARRAY_PARTITION variable = bytes dim = 2 complete
+  const int all_steps = (n_tiles + TILES - 1) / TILES;
+  int steps_left = all_steps, block_steps = steps < all_steps ? steps : all_steps;
+  // The outputs of a block need as many cycles as its sums: once the first block is there, a vector leaves per cycle.
+  const int trips = all_steps * RECORD_SLOTS + rows * n_tiles + (DIRECT ? 0 : rows * block_steps * TILES + SETTLE);
+  int records_left = block_steps * RECORD_SLOTS, sums_left = rows * block_steps * TILES, y_left = rows * n_tiles;
+  int record_at = 0, record_step = 0, step = 0, tile = 0, part = 0, in_block = 0, row = 0;
+  int ahead = 0, settle = 0, fill = 0, use = 0, out_tile = 0, out_row = 0;
+  Vec<AccT, WIDTH> sum = Vec<AccT, WIDTH>();
+  ATTNC_LOOP(RESCALE)
+RESCALE:
+  for (int i = 0; i < trips; ++i) {
 #pragma HLS PIPELINE II = 1
-        ATTNC_TICK(READ_RECORDS)
-        const Word<BYTES> word = records.read();
-        for (int l = 0; l < BYTES; ++l) {
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 65536
+#pragma HLS DEPENDENCE variable = y_buffer inter RAW distance = 4 true
+    ATTNC_TICK(RESCALE)
+    if (records_left > 0) {
+      const Word<BYTES> word = records.read();
+      for (int b = 0; b < PE * 8; ++b) {
 #pragma HLS UNROLL
-          bytes[i * BYTES + l] = word.v[l];
+        if (b / BYTES == record_at) bytes[record_step][b] = word.v[b % BYTES];
+      }
+      record_at = record_at + 1 == RECORD_SLOTS ? 0 : record_at + 1;
+      record_step = record_at == 0 ? record_step + 1 : record_step;
+      --records_left;
+    } else {
+      // Block after block of outputs, those of one that is whole.
+      if (!DIRECT && ahead > 0 && settle == 0 && y_left > 0) {
+        y.write(y_buffer[use][out_tile][out_row]);
+        --y_left;
+        out_tile = out_row + 1 == rows ? out_tile + 1 : out_tile;
+        out_row = out_row + 1 == rows ? 0 : out_row + 1;
+        if (out_tile == steps * TILES) {
+          out_tile = 0;
+          use = 1 - use;
+          --ahead;
         }
       }
-    DECODE_RECORDS:
-      for (int pe = 0; pe < PE; ++pe) {
-#pragma HLS UNROLL
-        const UInt<8>* b = bytes + 8 * pe;
-        record[step][pe].bias = Int<32>(UInt<32>(b[0]) | (UInt<32>(b[1]) << 8) | (UInt<32>(b[2]) << 16) | (UInt<32>(b[3]) << 24));
-        record[step][pe].multiplier = multiplier_t(UInt<32>(b[4]) | (UInt<32>(b[5]) << 8) | (UInt<32>(b[6]) << 16));
-        record[step][pe].shift = shift_t(b[7]);
-      }
-    }
-  RESCALE_ROWS:
-    for (int row = 0; row < rows; ++row) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
-      int step = 0, tile = 0, part = 0;
-      Vec<AccT, WIDTH> sum;
-      ATTNC_LOOP(RESCALE)
-    RESCALE:
-      for (int i = 0; i < block_tiles; ++i) {
-#pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = STEPS_MAX
-        ATTNC_TICK(RESCALE)
+      settle = settle > 0 ? settle - 1 : 0;
+      if (sums_left > 0) {
         if (part == 0) sum = sums.read();
         Vec<YT, L> out;
         for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-          const int pe = tile * L + l;
-          const AccT biased = sum.v[part * L + l] + AccT(record[step][pe].bias);
-          out.v[l] = YT(requantize<AccT>(biased, record[step][pe].multiplier, record[step][pe].shift, low, high));
+          LinearRecord record = LinearRecord();
+          for (int t = 0; t < TILES; ++t) {
+#pragma HLS UNROLL
+            if (t == tile) record = linear_record(&bytes[step][8 * (t * L + l)]);
+          }
+          AccT biased = record.bias;
+          for (int q = 0; q < PARTS; ++q) {
+#pragma HLS UNROLL
+            if (q == part) biased = AccT(sum.v[q * L + l] + AccT(record.bias));
+          }
+          out.v[l] = YT(requantize<AccT>(biased, record.multiplier, record.shift, low, high));
         }
         if (DIRECT) {
           y.write(out);
         } else {
-          y_buffer[i][row] = out;
+          y_buffer[fill][in_block][row] = out;
         }
         part = part + 1 == PARTS ? 0 : part + 1;
         tile = tile + 1 == TILES ? 0 : tile + 1;
         step = tile == 0 ? step + 1 : step;
-      }
-    }
-  WRITE_TILES:
-    for (int tile = 0; tile < block_tiles; ++tile) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = STEPS_MAX
-      if (!DIRECT && first + tile < n_tiles) {
-        ATTNC_LOOP(WRITE_Y)
-      WRITE_Y:
-        for (int row = 0; row < rows; ++row) {
-#pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
-          ATTNC_TICK(WRITE_Y)
-          y.write(y_buffer[tile][row]);
+        ++in_block;
+        if (step == block_steps) {
+          step = in_block = 0;
+          ++row;
+        }
+        if (--sums_left == 0) {
+          row = record_step = 0;
+          fill = 1 - fill;
+          ++ahead;
+          steps_left -= block_steps;
+          block_steps = steps_left < steps ? steps_left : steps;
+          records_left = block_steps * RECORD_SLOTS;
+          sums_left = rows * block_steps * TILES;
+          settle = steps_left == 0 ? SETTLE : 0;
         }
       }
     }
