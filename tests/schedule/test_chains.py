@@ -19,7 +19,7 @@ from attnc.ops import operator
 from attnc.schedule.chains import Link, Order
 from attnc.schedule.cost import estimate
 from attnc.schedule.devices import BOARDS
-from attnc.schedule.engine import SLOT_INTS, WALK_INTS, Instruction
+from attnc.schedule.engine import SLOT_INTS, Instruction
 from attnc.schedule.program import Program, build_program
 from harness import assert_exact, quantized, random_feeds, simulate, tensor_type
 from schedule.graphs import layer_graph
@@ -236,7 +236,7 @@ def test_instructions_say_which_slots_work() -> None:
     for one in program.instructions:
         code = one.encode()
         assert len(code) == engine.instruction_ints <= program.instruction_ints and code[0] == engine.index
-        control = 1 + WALK_INTS * len(engine.streams)
+        control = 1 + sum(stream.ints for stream in engine.streams)
         assert code[control : control + SLOT_INTS * len(slots)] == one.control()
         for number, call in enumerate(one.calls):
             idle = [

@@ -170,9 +170,9 @@ void softmax(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int rows, i
 #pragma HLS STREAM variable = maxima depth = 2
   ATTNC_DEPTH(maxima, 2)
   hls::stream<Vec<probability_t, L>> probabilities("softmax.probabilities");
-  // A row, and what arrives while the pipelined division is under way.
-#pragma HLS STREAM variable = probabilities depth = TILES_MAX + 48
-  ATTNC_DEPTH(probabilities, TILES_MAX + 48)
+// The rows whose factors are inside the pipelined division, which a stalling pipeline gives only when more sums come.
+#pragma HLS STREAM variable = probabilities depth = 48 * TILES_MAX
+  ATTNC_DEPTH(probabilities, 48 * TILES_MAX)
   hls::stream<SumT> sums("softmax.sums");
 #pragma HLS STREAM variable = sums depth = 4
   ATTNC_DEPTH(sums, 4)

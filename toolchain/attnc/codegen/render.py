@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ from attnc.kernels.ports import IntType, Table
 from attnc.resources import data_path
 from attnc.schedule.chains import store_port
 from attnc.schedule.cost import Estimate
-from attnc.schedule.engine import SLOT_INTS, WALK_INTS, Engine, Slot, Stream
+from attnc.schedule.engine import SLOT_INTS, Engine, Slot, Stream
 from attnc.schedule.program import FETCH_INTS, Program
 
 TOP = "attnc_top"
@@ -52,6 +53,7 @@ def _stream(stream: Stream, first: int) -> dict[str, Any]:
         "beat": stream.beat,
         "depth": stream.depth,
         "shared": stream.shared,
+        "walk": "run_at" if stream.kind == "words" or stream.shared else "walk_at",
         "type": stream.type.cpp(),
         "word": word_of(stream.beat),
         "memory": stream.pointers[0],
@@ -91,7 +93,7 @@ def _slots(engine: Engine, first: int) -> list[dict[str, Any]]:
     types = [engine.entry] + [ACTIVATION] * len(engine.slots)
     head, tail = engine.streams[0].name, engine.streams[-1].name
     chain = [head, *(f"chain_{number}" for number in range(1, len(engine.slots))), tail]
-    control = first + 1 + WALK_INTS * len(engine.streams)
+    control = first + 1 + sum(stream.ints for stream in engine.streams)
     scalar = control + (SLOT_INTS * len(engine.slots) if engine.chained else 0)
     found = []
     for number, slot in enumerate(engine.slots):
@@ -143,7 +145,8 @@ def _opened(streams: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _engine(engine: Engine, first: int) -> dict[str, Any]:
-    streams = _opened([_stream(stream, first + 1 + WALK_INTS * index) for index, stream in enumerate(engine.streams)])
+    starts = itertools.accumulate((stream.ints for stream in engine.streams), initial=first + 1)
+    streams = _opened([_stream(stream, start) for stream, start in zip(engine.streams, starts, strict=False)])
     by_name = {stream["name"]: stream for stream in streams}
     return {
         "name": engine.name,

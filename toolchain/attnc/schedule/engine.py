@@ -14,6 +14,7 @@ from attnc.schedule.chains import Chain, store_port
 from attnc.schedule.sharing import DEPTH, Run
 
 WALK_INTS = 11
+"""Of a walk; one of words, or of one run, takes fewer (`Stream.ints`)."""
 SLOT_INTS = 3
 """Of a slot: whether it works, the vectors that arrive, whether they are stored too."""
 POINTERS = {
@@ -65,6 +66,16 @@ class Stream:
     beat: int = 1
     shared: bool = False
     depth: int = DEPTH
+
+    @property
+    def ints(self) -> int:
+        """Integers of an instruction that say how it goes through memory."""
+        return 2 if self.kind == "words" else 3 if self.shared else WALK_INTS
+
+    def encode(self, walk: Walk) -> list[int]:
+        """A walk as these integers: words, and a run, are where they start and how many follow; a run of vectors has a type too."""
+        ints = walk.encode()
+        return [ints[0], walk.vectors] if self.kind == "words" else [ints[0], ints[4], ints[8]] if self.shared else ints
 
     @property
     def taken(self) -> int:
@@ -158,7 +169,7 @@ class Engine:
     def instruction_ints(self) -> int:
         """Integers of an instruction that drives it."""
         control = SLOT_INTS * len(self.slots) if self.chained else 0
-        return 1 + WALK_INTS * len(self.streams) + control + sum(len(slot.kernel.scalars) for slot in self.slots)
+        return 1 + sum(stream.ints for stream in self.streams) + control + sum(len(slot.kernel.scalars) for slot in self.slots)
 
 
 @dataclass(frozen=True)
@@ -290,6 +301,6 @@ class Instruction:
 
     def encode(self) -> list[int]:
         """As integers: engine, walks of its streams, control of its slots, scalars of its kernels."""
-        walks = [i for stream in self.engine.streams for i in self.walk(stream).encode()]
+        walks = [i for stream in self.engine.streams for i in stream.encode(self.walk(stream))]
         scalars = [integer for number in range(len(self.calls)) for integer in self._scalars(number)]
         return [self.engine.index, *walks, *(self.control() if self.engine.chained else []), *scalars]
