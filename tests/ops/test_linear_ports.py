@@ -73,6 +73,14 @@ def test_the_next_operand_comes_meanwhile(monkeypatch: pytest.MonkeyPatch) -> No
     assert_exact(graph, random_feeds(graph, 2), design)
 
 
+@pytest.mark.parametrize("design", [Design(4, 4, 5, 4, rows_at_once=2, weight_ports=2), Design(8, 16, 64, 4, weight_ports=2)], ids=str)
+def test_two_ports_of_single_words(design: Design) -> None:
+    """Where a word is as wide as a port, two of them come per cycle."""
+    graph = low_bit_graph(shapes())
+    assert width(build_program(graph, design, None)) == 2
+    assert_exact(graph, random_feeds(graph, 2), design)
+
+
 @pytest.mark.parametrize("parallel", [1, 2])
 @pytest.mark.parametrize("types", ["native", "ap"])
 def test_in_a_chain(parallel: int, types: str) -> None:
@@ -86,8 +94,8 @@ def test_in_a_chain(parallel: int, types: str) -> None:
     ("file", "old", "new"),
     [
         ("memory.hpp", "odd.read_request(first + half, half)", "odd.read_request(first, half)"),
-        ("memory.hpp", "words.v[2 * L + l] = high.v[l];", "words.v[2 * L + l] = low.v[l];"),
-        ("memory.hpp", "half = walk.count[3] / 4;", "half = walk.count[3] / 4 - 1;"),
+        ("memory.hpp", "words.v[W * L + l] = high.v[l];", "words.v[W * L + l] = low.v[l];"),
+        ("memory.hpp", "half = walk.count[3] / (2 * W);", "half = walk.count[3] / (2 * W) - 1;"),
         ("linear.hpp", "load_rows * W_WORDS + row]", "load_rows * W_WORDS + 3 - row]"),
         ("linear.hpp", "const int record_slots = PE * 8 / L / W_WORDS;", "const int record_slots = PE * 8 / L / 2;"),
     ],

@@ -67,7 +67,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"design": {**DESIGN, "rows_at_once": 2.5}}, r"'design.rows_at_once': .*integer, found 2.5"),
     ({"design": {**DESIGN, "rows_at_once": 33}}, r"'design.rows_at_once': needed at most design.rows \(32\), found 33"),
     ({"design": {**DESIGN, "parallel": 3}}, r"'design.parallel': needed 1 .*or 2 .*, found 3"),
-    ({"design": {**DESIGN, "weight_ports": 2}}, r"'design.weight_ports': needed 1, or 2 .*design.beat is 2, found 2"),
     ({"design": {**DESIGN, "beat": 2, "weight_ports": 3}}, r"'design.weight_ports': needed 1, or 2 .*, found 3"),
     ({"design": {**DESIGN, "wings": 2}}, r"'design.wings': .*found 2"),
     ({"design": {"lanes": 16}}, r"'design.pe': Field required"),

@@ -218,10 +218,11 @@ LOAD_WORDS:
 }
 
 // As `load_words`, two beats at a time through two ports: the first half of the words in memory are the beats 0, 2, 4, ... of what comes,
-// the second half those between. The words are a multiple of 4.
-template <int L>
-void load_words_pair(hls::burst_maxi<Word<2 * L>> even, hls::burst_maxi<Word<2 * L>> odd, Walk walk, hls::stream<Word<4 * L>>& out) {
-  const int first = walk.offset / 2, half = walk.count[3] / 4;
+// the second half those between. The words are a multiple of 2 * W.
+template <int L, int W>
+void load_words_pair(hls::burst_maxi<Word<W * L>> even, hls::burst_maxi<Word<W * L>> odd, Walk walk,
+                     hls::stream<Word<2 * W * L>>& out) {
+  const int first = walk.offset / W, half = walk.count[3] / (2 * W);
   if (half > 0) {
     even.read_request(first, half);
     odd.read_request(first + half, half);
@@ -232,12 +233,12 @@ LOAD_WORDS_PAIR:
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
     ATTNC_TICK(LOAD_WORDS_PAIR)
-    const Word<2 * L> low = even.read(), high = odd.read();
-    Word<4 * L> words;
-    for (int l = 0; l < 2 * L; ++l) {
+    const Word<W * L> low = even.read(), high = odd.read();
+    Word<2 * W * L> words;
+    for (int l = 0; l < W * L; ++l) {
 #pragma HLS UNROLL
       words.v[l] = low.v[l];
-      words.v[2 * L + l] = high.v[l];
+      words.v[W * L + l] = high.v[l];
     }
     out.write(words);
   }

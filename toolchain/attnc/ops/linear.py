@@ -191,11 +191,11 @@ def dsp_layout(node: Node, ctx: Lowering) -> Layout:
 
 
 def weight_words(ctx: Lowering) -> int:
-    """Words of weights per cycle: a beat through each of the design's ports for weights. 4 words must be of one thing, so two ports serve
-    an engine whose weights are all bytes without multipliers; else one port does."""
+    """Words of weights per cycle: a beat through each of the design's ports for weights. What comes through two ports must be of one thing,
+    so they serve an engine whose weights are all bytes without multipliers; else one port does."""
     design = ctx.design
     words = design.beat * design.weight_ports
-    if words <= 2 or design.pe % words:
+    if design.weight_ports == 1 or design.pe % words:
         return design.beat
     if "weight words" not in ctx.memo:
         served = (node for node in ctx.graph.nodes if node.op == Linear.name and Linear().engine(node) == "dsp")

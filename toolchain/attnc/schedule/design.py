@@ -104,9 +104,9 @@ def row_choices(graph: Graph) -> list[int]:
 
 
 def port_choices(graph: Graph, lanes: int, beat: int) -> tuple[int, ...]:
-    """Memory ports for weights: two where beats and weights of the multipliers allow it."""
+    """Memory ports for weights: two where the weights of the multipliers allow it."""
     one = Design(beat=beat)
-    return (1, 2) if beat > 1 and matters(graph, lanes, one, replace(one, weight_ports=2)) else (1,)
+    return (1, 2) if matters(graph, lanes, one, replace(one, weight_ports=2)) else (1,)
 
 
 def useful(design: Design) -> bool:

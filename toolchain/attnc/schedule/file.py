@@ -74,8 +74,8 @@ def read_schedule(path: Path) -> Schedule:
         _wrong(where, "design.rows_at_once", f"at most design.rows ({design.rows})", design.rows_at_once)
     if design.parallel > 2:
         _wrong(where, "design.parallel", "1 (engines take turns) or 2 (they run at the same time)", design.parallel)
-    if design.weight_ports > 2 or (design.weight_ports == 2 and design.beat == 1):
-        needed = "1, or 2 (two memory ports bring the weights of multipliers) where design.beat is 2"
+    if design.weight_ports > 2:
+        needed = "1, or 2 (two memory ports bring the weights of multipliers)"
         _wrong(where, "design.weight_ports", needed, design.weight_ports)
     if design.group not in (3, 5):
         _wrong(where, "design.group", "3 or 5 activations per table of ternary weights", design.group)
