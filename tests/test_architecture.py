@@ -31,7 +31,7 @@ LAYERS = (
     {"schedule"},
     {"codegen"},
     {"verify"},
-    {"approx", "console", "outputs", "process", "cost_tables", "report", "report_tables", "tables"},
+    {"approx", "console", "outputs", "process", "cost_tables", "original", "report", "report_tables", "tables"},
     {"pipeline"},
     {"compiler", "estimation", "evaluation"},
     {"precision"},

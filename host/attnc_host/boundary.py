@@ -26,7 +26,9 @@ Array = npt.NDArray[Any]
 Image = npt.NDArray[np.uint8]
 
 EXCLUDED_BELOW = -1e4
-"""Values of an attention bias up to here mean that a key is excluded."""
+"""Numbers of an attention bias that are this far below the largest of their row mean that a key is left out."""
+UNIFORM_BELOW = -(2.0**23)
+"""Where the largest of a row is no higher, float32 loses the scores beside it: the keys that have it share the row evenly."""
 
 
 def quantize(real: Array, number_type: NumberType) -> Array:
@@ -38,10 +40,16 @@ def quantize(real: Array, number_type: NumberType) -> Array:
 
 
 def quantize_excluded(real: Array, number_type: NumberType) -> Array:
-    """As `quantize`, but the smallest integer is kept for excluded keys: all values at or below -1e4, and only those."""
+    """As `quantize`, of an attention bias [..., keys]: the smallest integer leaves a key out, the next one says that its score does not
+    count, and where the largest number of a row is beyond the range of the others, it is taken off the row, which softmax does not see."""
     low = number_type.range[0]
-    q = np.maximum(quantize(real, number_type), low + 1)
-    return np.asarray(np.where(real <= EXCLUDED_BELOW, low, q).astype(number_type.dtype))
+    real = np.where(np.isnan(real), 0.0, real)
+    peak = real.max(axis=-1, keepdims=True)
+    finite, uniform = np.isfinite(peak), np.isfinite(peak) & (peak <= UNIFORM_BELOW)
+    numbers = real - np.where(finite & (np.abs(peak) > -(low + 2) * number_type.scale), peak, 0.0)
+    excluded = (numbers <= EXCLUDED_BELOW) | (uniform & (real < peak))
+    q = np.maximum(quantize(np.where(excluded, 0.0, numbers), number_type), low + 2)
+    return np.asarray(np.where(excluded, low, np.where(uniform, low + 1, q)).astype(number_type.dtype))
 
 
 def dequantize(q: Array, number_type: NumberType) -> npt.NDArray[np.float64]:

@@ -136,7 +136,7 @@ def main() -> None:
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the compiler, such as calibration=minmax"
     )
     parser.add_argument("--csim", type=int, default=0, metavar="N", help="also compile, and compare the C++ with golden on N sentences")
-    parser.add_argument("--layers", action="store_true", help="also print the SQNR of every layer")
+    parser.add_argument("--layers", action="store_true", help="also print how far golden is from the float graph in every layer, in dB")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     if not MODEL.exists():
@@ -152,7 +152,7 @@ def main() -> None:
         state = quantize_model(MODEL, options)
         facts |= measure(state, args.sentences)
         if args.layers:
-            facts["sqnr_db"] = state.sqnr
+            facts["float_graph_db"] = state.layer_db
         if args.csim:
             facts["csim"] = simulate(options, args.csim)
     if args.json:

@@ -81,7 +81,7 @@ def test_report_and_manifest_say_what_was_promised(digits: Path) -> None:
     manifest = json.loads((digits / "manifest.json").read_text())
     assert report["schema"] == manifest["schema"] == 1
     assert {layer["op"] for layer in report["layers"]} >= {"linear", "attention", "layer_normalization", "unary", "add", "concat_rows"}
-    assert all(layer["sqnr_db"] > 20 for layer in report["layers"])
+    assert all(layer["float_graph_db"] > 20 for layer in report["layers"])
     # The cycles of a chain stand with its main node, the others name it.
     nodes = {layer["node"]: layer for layer in report["layers"]}
     for layer in report["layers"]:
@@ -129,7 +129,7 @@ def test_bert_with_padding_mask(exporter: str, tmp_path: Path) -> None:
     result = compare_build(build, {"input_ids": rng.integers(0, 1000, (6, 32)), "attention_mask": mask})
     assert result.bit_exact and result.elements == 6 * (32 * 64 + 64)
     report = json.loads((build / "report.json").read_text())
-    assert min(layer["sqnr_db"] for layer in report["layers"]) > 20
+    assert min(layer["float_graph_db"] for layer in report["layers"]) > 20
 
 
 def tiny_model(path: Path, node_name: str = "product", weight: np.ndarray | None = None) -> Path:
@@ -182,7 +182,7 @@ def test_constant_mask_of_large_values(tmp_path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)]), tmp_path / "m.onnx")
     build = compiled(tmp_path / "m.onnx", tmp_path / "build")
     assert compare_build(build).bit_exact
-    assert json.loads((build / "report.json").read_text())["layers"][0]["sqnr_db"] > 20
+    assert json.loads((build / "report.json").read_text())["layers"][0]["float_graph_db"] > 20
 
 
 def test_mask_of_infinities_from_the_host(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_mask_of_infinities_from_the_host(tmp_path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)]), tmp_path / "m.onnx")
     build = compiled(tmp_path / "m.onnx", tmp_path / "build")
     assert compare_build(build).bit_exact
-    assert json.loads((build / "report.json").read_text())["layers"][0]["sqnr_db"] > 20
+    assert json.loads((build / "report.json").read_text())["layers"][0]["float_graph_db"] > 20
 
 
 def test_a_model_that_gives_nan(tmp_path: Path) -> None:

@@ -205,20 +205,100 @@ def test_a_padding_mask_spread_over_queries_is_one_row(tmp_path: Path, how: str,
     assert attention.attrs["bias_rows"] == rows and model.graph.value(attention.inputs[3]).shape == (rows, T)
 
 
-@pytest.mark.parametrize("all_rows", [False, True])
-def test_probabilities_that_the_mask_clears_again(tmp_path: Path, all_rows: bool) -> None:
-    """DeBERTa sets what is masked to 0 after the softmax as well; a row without keys would not be 0 on the device."""
+@pytest.mark.parametrize("rows", ["some keys", "all keys", "all keys, some cleared"])
+def test_probabilities_that_the_mask_clears_again(tmp_path: Path, rows: str) -> None:
+    """DeBERTa sets what is masked to 0 after the softmax as well; a row without keys then is 0. One that is cleared in part the device
+    cannot make."""
     b = Builder(18)
     q, k, v = qkv(b)
-    masked = np.triu(np.ones((T, T), bool), 0 if all_rows else 1).T if all_rows else np.triu(np.ones((T, T), bool), 1)
+    masked = np.triu(np.ones((T, T), bool), 1) if rows == "some keys" else np.triu(np.ones((T, T), bool), 0)
+    cleared = np.triu(np.ones((T, T), bool), 1) if rows.endswith("cleared") else masked
     s = b("Where", masked, -3e38, b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2])))
-    p = b("Where", masked, 0.0, b("Softmax", s, axis=-1))
+    p = b("Where", cleared, 0.0, b("Softmax", s, axis=-1))
     path = b.save(tmp_path / "m.onnx", merged(b, b("MatMul", p, v)))
-    if all_rows:
+    if rows.endswith("cleared"):
         with pytest.raises(AttncError, match="probabilities"):
             import_model(path)
     else:
         assert ops(check(path, strict=True)).count("attention") == 1
+
+
+LOWEST = float(np.finfo(np.float32).min)
+
+
+def added(b: Builder, s: str, keep: str, low: float) -> str:
+    return str(b("Add", s, b("Where", keep, 0.0, low)))
+
+
+def added_twice(b: Builder, s: str, keep: str, low: float) -> str:
+    """Beyond float32, which makes minus infinity, and back; the first two keys are masked once."""
+    first = np.array([0.0] * 2 + [low] * (T - 2), np.float32)
+    return str(b("Max", b("Add", b("Add", s, b("Where", keep, 0.0, low)), first), low))
+
+
+def chosen(b: Builder, s: str, keep: str, low: float) -> str:
+    return str(b("Where", keep, s, low))
+
+
+def biased_and_chosen(b: Builder, s: str, keep: str, low: float) -> str:
+    return str(b("Where", keep, b("Add", s, b.random(1, H, T, T)), low))
+
+
+def chosen_and_added(b: Builder, s: str, keep: str, low: float) -> str:
+    """Both masks leave all keys out; those of the constant one are masked more."""
+    return str(b("Add", b("Where", keep, s, low), np.triu(np.full((T, T), low, np.float32), 3)))
+
+
+KEYLESS = {
+    "-1e4 added": (added, -1e4), "-1e9 added": (added, -1e9), "lowest added": (added, LOWEST), "-inf added": (added, -np.inf),
+    "lowest added twice": (added_twice, LOWEST), "-1e4 in place": (chosen, -1e4), "lowest in place": (chosen, LOWEST),
+    "-inf in place": (chosen, -np.inf), "-1e9 in place of a sum": (biased_and_chosen, -1e9), "twice": (chosen_and_added, -1e9),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("source", ["fed", "constant"])
+@pytest.mark.parametrize("case", KEYLESS)
+def test_queries_whose_keys_are_all_masked(tmp_path: Path, case: str, source: str) -> None:
+    """What onnxruntime gives: the softmax of the scores, or their mean, or zeros where NaN is guarded against."""
+    spelling, low = KEYLESS[case]
+    b = Builder(18)
+    q, k, v = qkv(b)
+    mask = np.arange(T * T).reshape(1, 1, T, T) % 3 != 1
+    mask[0, 0, [0, 3]] = False
+    keep = b.constant(mask) if source == "constant" else b.input("mask", [1, 1, T, T], TensorProto.BOOL)
+    s = spelling(b, b("Mul", b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2])), 0.5), keep, low)
+    p = b("Softmax", s, axis=-1)
+    p = b("Where", b("IsNaN", p), 0.0, p) if low == -np.inf else p
+    path = b.save(tmp_path / "m.onnx", merged(b, b("MatMul", p, v)))
+    model = check(path, tolerance=1e-3 if case == "-1e4 added" else 1e-5, **({"mask": mask} if source == "fed" else {}))
+    (node,) = [node for node in model.graph.nodes if node.op == "attention"]
+    assert node.attrs["guarded"] == (low == -np.inf)
+
+
+@pytest.mark.parametrize("kind", ["boolean", "lowest", "-inf", "-1e9"])
+@pytest.mark.parametrize("source", ["fed", "constant"])
+@pytest.mark.parametrize("causal", [0, 1])
+def test_queries_whose_keys_the_operator_masks(tmp_path: Path, kind: str, source: str, causal: int) -> None:
+    b = Builder(23)
+    keep = np.arange(T * T).reshape(T, T) % 3 != 1
+    keep[[0, 3]] = False
+    mask = keep if kind == "boolean" else np.where(keep, 0.0, LOWEST if kind == "lowest" else float(kind)).astype(np.float32)
+    operands = qkv(b)
+    given = (
+        b.constant(mask) if source == "constant" else b.input("mask", [T, T], TensorProto.BOOL if kind == "boolean" else TensorProto.FLOAT)
+    )
+    path = b.save(tmp_path / "m.onnx", b("Attention", *operands, given, is_causal=causal))
+    model = check(path, tolerance=1e-5, **({"mask": mask} if source == "fed" else {}))
+    assert all(node.attrs["guarded"] for node in model.graph.nodes if node.op == "attention")
+
+
+def test_what_stands_in_place_of_nan_is_0(tmp_path: Path) -> None:
+    b = Builder(18)
+    q, k, v = qkv(b)
+    p = b("Softmax", b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2])), axis=-1)
+    p = b("Where", b("IsNaN", p), 0.5, p)
+    with pytest.raises(AttncError, match="other than around their softmax"):
+        import_model(b.save(tmp_path / "m.onnx", merged(b, b("MatMul", p, v))))
 
 
 def test_normalised_queries_and_keys(tmp_path: Path) -> None:

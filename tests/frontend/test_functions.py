@@ -239,5 +239,5 @@ def test_compiled_functions_are_near_float_and_equal_their_cpp(tmp_path: Path) -
     build = compile_model(path, CompileOptions(output=tmp_path / "build", check=False, calib=tmp_path / "calib.npz"))
     assert compare_build(build).bit_exact
     layers = json.loads((build / "report.json").read_text())["layers"]
-    found = {layer["node"]: layer["sqnr_db"] for layer in layers if layer["op"] == "unary"}
+    found = {layer["node"]: layer["float_graph_db"] for layer in layers if layer["op"] == "unary"}
     assert len(found) == 9 and min(found.values()) > 28, found  # exp, whose input has 8 bits, is the least of them

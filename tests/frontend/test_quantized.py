@@ -211,7 +211,7 @@ def test_a_pair_on_what_only_a_fixed_shape_makes_constant(tmp_path: Path) -> Non
     build = compile_model(path, CompileOptions(output=tmp_path / "build", check=False))
     assert compare_build(build).bit_exact
     report = json.loads((build / "report.json").read_text())
-    assert min(layer["sqnr_db"] for layer in report["layers"]) > 35
+    assert min(layer["float_graph_db"] for layer in report["layers"]) > 35
     assert [pair["node"] for pair in report["import"]["left_out"]] == ["tokens_QuantizeLinear"]
 
 

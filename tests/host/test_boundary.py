@@ -54,13 +54,17 @@ def test_scales_per_channel_and_back() -> None:
 
 
 def test_excluded_keys_keep_the_smallest_integer_to_themselves() -> None:
-    real = np.array([-np.inf, -1e4, -9999.0, -400.0, 0.0, 1e9, np.nan, np.finfo(np.float32).min])
+    lowest = np.finfo(np.float32).min
+    real = np.array([[-np.inf, -1e4, -9999.0, -400.0, 0.0, 300.0, np.nan, lowest], [lowest] * 8, [-np.inf] * 8])
     found = boundary.quantize_excluded(real, S16)
-    np.testing.assert_array_equal(found, [-32768, -32768, -32767, -32767, 0, 32767, 0, -32768])
+    np.testing.assert_array_equal(found, [[-32768, -32768, -32766, -32766, 0, 30000, 0, -32768], [-32767] * 8, [-32768] * 8])
 
 
 def test_excluded_rule_equals_the_operators() -> None:
-    real = np.concatenate([np.random.default_rng(0).normal(0, 5000, 1000), [-np.inf, np.inf, np.nan, -1e4]])
+    rng = np.random.default_rng(0)
+    real = rng.choice([1.0, -1.0], (400, 1)) * 10.0 ** rng.uniform(0, 39, (400, 1)) + rng.normal(0, 5000, (400, 9))
+    real[rng.random(real.shape) < 0.2] = rng.choice([-np.inf, np.nan, -1e4, np.finfo(np.float32).min])
+    real[:40] = rng.choice([-np.inf, -1e4, -1e9, -2e9, -1e4 - 3], (40, 9))
     np.testing.assert_array_equal(boundary.quantize_excluded(real, S16), quantize_bias(real, TensorType(16, True, S16.scale)))
 
 

@@ -19,7 +19,7 @@ from attnc.ir import GraphError, Node
 from attnc.kernels.design import Design
 from attnc.ops import operator
 from attnc.ops.attention import Attention
-from attnc.ops.attention_bias import BIAS_EXCLUDED, BIAS_UNIT, bias_shift, bias_type, quantize_bias
+from attnc.ops.attention_bias import BIAS_EXCLUDED, BIAS_LIMIT, BIAS_UNIFORM, BIAS_UNIT, bias_shift, bias_type, quantize_bias
 from attnc.ops.attention_sizes import Sizes, query_blocks, widths
 from attnc.ops.attention_two_pass import cycles_of, kernel_of
 from attnc.resources import data_path
@@ -92,7 +92,7 @@ def test_extremes() -> None:
             for sample in range(8):
                 feeds[name][sample] = 127 if sample >> bit & 1 else -128
     feeds["b2"][0] = 32767
-    feeds["b2"][1] = -32767
+    feeds["b2"][1] = -BIAS_LIMIT
     assert_exact(graph, feeds, Design(16, 16, 64, 4))
 
 
@@ -178,18 +178,30 @@ def test_an_excluded_key_is_never_the_maximum() -> None:
     feeds = feeds_of(graph, 1)
     feeds["q0"][:], feeds["k0"][:] = 127, 127  # scores at the saturated smallest
     feeds["k0"][0, 1] = -127  # and the largest, which is excluded
-    feeds["b0"][:] = [-32767, BIAS_EXCLUDED]
+    feeds["b0"][:] = [-BIAS_LIMIT, BIAS_EXCLUDED]
     np.testing.assert_array_equal(run_golden(graph, feeds)["y0"][0, 0], np.clip(2 * feeds["v0"][0, 0].astype(int), -128, 127))
 
 
 def test_float_bias_to_integers() -> None:
-    real = np.array([0.0, -1e4, -np.inf, -9999.0, -3.4e38, 1e30, np.nan, BIAS_UNIT * 8, -BIAS_UNIT * 16])
-    expected = [0, BIAS_EXCLUDED, BIAS_EXCLUDED, -32767, BIAS_EXCLUDED, 32767, 0, 1, -2]
+    out, even, unit = BIAS_EXCLUDED, BIAS_UNIFORM, BIAS_UNIT * 8
+    lowest = float(np.finfo(np.float32).min)
+    rows = {
+        (0.0, -1e4, -np.inf, -9999.0, lowest, np.nan, unit, -2 * unit): [0, out, out, -BIAS_LIMIT, out, 0, 1, -2],
+        # The largest is beyond the range: it is taken off, and what is far below it leaves its key out.
+        (1e30, 0.0, -1.0, 1e30, -np.inf, lowest, 5.0, 0.0): [0, out, out, 0, out, out, out, out],
+        (1e4, 1e4 - 2 * unit, 1e4 - 100 * unit, 0.0, 1.0, -np.inf, lowest, 9e3): [0, -2, -100, out, -BIAS_LIMIT, out, out, -BIAS_LIMIT],
+        (-1e4, -1e4 - unit, -2e4, -np.inf, lowest, -1e4, -1e4 - 300, -1e9): [0, -1, out, out, out, 0, -BIAS_LIMIT, out],
+        (-1e9, -1e9, -2e9, -np.inf, lowest, -1e9, -1e9 - 64, -1e12): [even, even, out, out, out, even, out, out],
+        (lowest,) * 8: [even] * 8,
+        (-np.inf,) * 8: [out] * 8,
+    }
+    real, expected = np.array(list(rows)), list(rows.values())
     np.testing.assert_array_equal(quantize_bias(real, bias_type(3)), expected)
-    node = build([Case(2, 2, bias_heads=1, bias_rows=2)]).nodes[0]
-    attention = Attention()
+    attention, node = Attention(), build([Case(2, 2, bias_heads=1, bias_rows=2)]).nodes[0]
     np.testing.assert_array_equal(attention.quantize_operand(node, 3, real, bias_type(3)), expected)
     np.testing.assert_array_equal(attention.quantize_operand(node, 0, np.array([0.3, -9.0]), tensor_type(8, 0.05)), [6, -128])
+    back = attention.dequantize_operand(node, 3, np.array([3, out, even, -3]), bias_type(3))
+    np.testing.assert_array_equal(back, [3 * unit, -np.inf, lowest, -3 * unit])
 
 
 def test_bias_shift_follows_the_range() -> None:
@@ -263,7 +275,7 @@ def test_what_is_not_hidden_behind_products(rows: int, bias_rows: int, before: i
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("bias.v[j % B],", "BiasT(bias.v[j % B] == BIAS_EXCLUDED && j > 0 ? -32767 : bias.v[j % B]),"),
+        ("bias.v[j % B],", "BiasT(bias.v[j % B] == BIAS_EXCLUDED && j > 0 ? -32766 : bias.v[j % B]),"),
         ("at.key == at.range.first || held < score.v[j]", "held < score.v[j]"),
         ("k_fill = 1 - k_held", "k_fill = k_held"),
         ("q_fill = (head + 1) & 1", "q_fill = head & 1"),

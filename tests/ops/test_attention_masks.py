@@ -13,7 +13,7 @@ from attnc.arrays import Array
 from attnc.golden import run_golden, run_reference
 from attnc.ir import Graph
 from attnc.kernels.design import Design
-from attnc.ops.attention_bias import BIAS_EXCLUDED, bias_shift, bias_type, quantize_bias
+from attnc.ops.attention_bias import BIAS_EXCLUDED, BIAS_UNIFORM, bias_shift, bias_type, quantize_bias
 from attnc.ops.attention_sizes import UNLIMITED, Mask
 from attnc.ops.exponential import LOG2_E
 from attnc.ops.softcap import SOFTCAP_BITS, SOFTCAP_ERROR, SOFTCAP_LIMIT, cap_multiplier, softcap
@@ -143,6 +143,72 @@ def test_softcap_bounds_scores() -> None:
         print(f"softcap, case {i}: {error:.2e} of the largest value")
         assert error <= 1e-3
     assert np.abs(found["y0"].astype(int) - plain["y0"]).max() > 1000
+
+
+LOWEST = float(np.finfo(np.float32).min)
+ROWS = {
+    "scores": [0.0] * 9,
+    "one key": [LOWEST] * 3 + [0.0] + [-np.inf] * 5,
+    "masked alike, scores count": [-1e4] * 9,
+    "some masked more": [-1e4, -3e4, -1e4, LOWEST, -np.inf, -1e4 - 2, -1e4, -1e4, -2e4],
+    "scores vanish": [LOWEST] * 9,
+    "scores vanish, some masked more": [-1e9, -2e9, -1e9, LOWEST, -np.inf, -1e9, -1e9, -1e9, -1e9],
+    "no key": [-np.inf] * 9,
+    "numbers far from 0": [1000.0, 1001.0, 999.5, 0.0, LOWEST, -np.inf, 1000.0, 1000.5, 900.0],
+}
+"""Biases of a query's keys, again and again."""
+KERNELS: list[dict[str, object]] = [
+    {"passes": 2},
+    {"passes": 1, "key_step": 8},
+    {"passes": 1, "key_step": 8, "kv_lanes": 2},
+    {"passes": 1},
+]
+
+
+def float32_attention(s: Array, bias: Array, v: Array) -> Array:
+    """As onnxruntime computes it, and zeros where that is NaN."""
+    with np.errstate(invalid="ignore"):
+        sums = s.astype(np.float32) + bias.astype(np.float32)
+        p = np.exp(sums - sums.max(-1, keepdims=True))
+        return np.nan_to_num(p / p.sum(-1, keepdims=True)) @ v
+
+
+@pytest.mark.parametrize("passed", ["fed", "constant"])
+def test_rows_whose_keys_are_all_masked(passed: str) -> None:
+    """Every kind of row gives what float32 gives, in the reference, in golden and in the C++ of every kernel."""
+    queries, keys = len(ROWS), 21
+    first = Case(queries, keys, 2, 2, bias_heads=1, bias_rows=queries, shift=3, bits=16, y_scale=1e-4, qk_scale=0.02)
+    graph = build([replace(first, attrs=attrs) for attrs in KERNELS])
+    feeds, bias = feeds_of(graph, 3), np.stack([np.resize(row, keys) for row in ROWS.values()])
+    feeds |= {f"b{i}": np.broadcast_to(quantize_bias(bias, bias_type(3)), (3, queries, keys)) for i in range(len(KERNELS))}
+    rounded = float_attention(graph, feeds)
+    real = {name: graph.type(name).dequantize(feeds[name]) if name[0] != "b" else bias + np.zeros((3, 1, 1)) for name in graph.inputs}
+    reference = run_reference(graph, real)
+    if passed == "constant":
+        for i in range(len(KERNELS)):
+            graph.inputs.remove(f"b{i}")
+            graph.constants[f"b{i}"] = feeds.pop(f"b{i}")[0]
+    golden = run_golden(graph, feeds)
+    for i, attrs in enumerate(KERNELS):
+        q, k, v = (real[f"{name}{i}"].reshape(3, -1, 2, 16).swapaxes(1, 2) for name in "qkv")
+        expected = float32_attention(q @ k.swapaxes(-1, -2) * first.scale, bias, v).swapaxes(1, 2).reshape(3, queries, 32)
+        largest = 128 * first.v_scale
+        assert np.abs(reference[f"y{i}"] - expected).max() <= 1e-3 * largest  # scores beside -1e4 round to 2**-10
+        assert np.abs(rounded[f"y{i}"] - reference[f"y{i}"]).max() <= 5e-3 * largest
+        found = golden[f"y{i}"] * first.y_scale
+        worst = dict(zip(ROWS, np.abs(found - expected).max(axis=(0, 2)) / largest, strict=True))
+        print(attrs, {name: f"{error:.1e}" for name, error in worst.items()})
+        assert max(worst.values()) <= 5e-3 and worst["scores vanish"] <= 1e-4 and not found[:, list(ROWS).index("no key")].any()
+    assert_exact(graph, feeds, Design(8, 8, 64, 4))
+
+
+def test_a_score_that_counts_where_it_should_not_is_caught() -> None:
+    graph = build([Case(4, 9, bias_heads=1, bias_rows=1, attrs={"passes": passes}) for passes in (1, 2)])
+    feeds = feeds_of(graph, 3)
+    feeds |= {name: np.full_like(feeds[name], BIAS_UNIFORM) for name in ("b0", "b1")}
+    found = simulate(graph, feeds, patch={"attention_common.hpp": ("uniform ? attention_score_t(0) : sum", "sum")})
+    expected = run_golden(graph, feeds)
+    assert all((found[name] != expected[name]).any() for name in graph.outputs)
 
 
 def alibi(heads: int, queries: int) -> Array:

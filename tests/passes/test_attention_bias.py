@@ -16,7 +16,7 @@ from attnc.errors import ConfigError
 from attnc.golden import run_golden, run_reference
 from attnc.ir import Graph, Node
 from attnc.ops import operator, verify
-from attnc.ops.attention_bias import BIAS_UNIT, EXCLUDED_BELOW, bias_shift, bias_type
+from attnc.ops.attention_bias import BIAS_LIMIT, BIAS_UNIT, EXCLUDED_BELOW, bias_shift, bias_type
 from attnc.ops.attention_sizes import UNLIMITED, Mask
 from attnc.passes.attention_bias import ERROR_TARGET, RELATIVE, Fit, choose_biases, fit
 from attnc.passes.masks import fold_masks
@@ -47,7 +47,7 @@ def measured(found: Fit, bias: Array, mask: Mask = FREE) -> float:
     """Largest distance after the softmax-invariant part of every row is taken off, independent of how the pass measures it."""
     allowed = mask.allowed(*bias.shape[1:])
     allowed = np.ones(bias.shape[1:], bool) if allowed is None else allowed
-    limit, worst = 32767 * BIAS_UNIT * (1 << found.bias_shift), 0.0
+    limit, worst = BIAS_LIMIT * BIAS_UNIT * (1 << found.bias_shift), 0.0
     for h, head in enumerate(bias):
         made = found.made(h)
         for i, keys in enumerate(allowed):
@@ -67,7 +67,7 @@ def test_alibi_is_two_channels_of_integers(heads: int, size: int, spelling: str)
     found = fitted(table, CAUSAL)
     assert found is not None and found.channels == 2
     shift = bias_shift(slopes(heads) * np.tril(distance(size)))
-    half, largest = BIAS_UNIT * (1 << shift) / 2, min(0.5 * size, 32767 * BIAS_UNIT * (1 << shift))
+    half, largest = BIAS_UNIT * (1 << shift) / 2, min(0.5 * size, BIAS_LIMIT * BIAS_UNIT * (1 << shift))
     print(f"ALiBi, {heads} heads, {size} keys: off by {found.error:.2e}, a table rounds {half:.2e}")
     # One rounding of the unit and the multiplier's 17 bits: never more than that beside a table.
     assert found.bias_shift == shift and found.error <= half * 1.01 + RELATIVE * largest

@@ -64,10 +64,10 @@ def wide(state: State) -> list[str]:
 def test_auto_widens_what_needs_it_and_no_more(tmp_path: Path) -> None:
     path = save(tmp_path, True)
     narrow, found = quantized(path, activation_bits=8), quantized(path)
-    assert narrow.sqnr["y"] < 28 and wide(narrow) == []
-    assert found.sqnr["y"] >= 30 and wide(found) == ["down"]
+    assert narrow.output_sqnr["y"] < 28 and wide(narrow) == []
+    assert found.output_sqnr["y"] >= 30 and wide(found) == ["down"]
     facts = found.widths
-    assert facts["sqnr_db_of_8_bits"]["y"] == round(narrow.sqnr["y"], 2) and facts["binding"] == []
+    assert facts["sqnr_db_of_8_bits"]["y"] == round(narrow.output_sqnr["y"], 2) and facts["binding"] == []
     (entry,) = facts["wide"]
     assert entry["why"] == "needed" and entry["multiply_adds"] == TOKENS * WIDTH**2 and entry["noise_percent"] > 30
 
@@ -75,7 +75,7 @@ def test_auto_widens_what_needs_it_and_no_more(tmp_path: Path) -> None:
 def test_auto_changes_nothing_where_8_bits_do(tmp_path: Path) -> None:
     path = save(tmp_path, False)
     auto, narrow = quantized(path), quantized(path, activation_bits=8)
-    assert auto.sqnr["y"] >= 30 and wide(auto) == [] and auto.widths["sqnr_db_of_8_bits"] is None
+    assert auto.output_sqnr["y"] >= 30 and wide(auto) == [] and auto.widths["sqnr_db_of_8_bits"] is None
     assert auto.graph.dump() == narrow.graph.dump()
     for a, b in zip(auto.graph.nodes, narrow.graph.nodes, strict=True):
         assert all(np.array_equal(a.params[key], b.params[key]) for key in a.params)
@@ -83,7 +83,7 @@ def test_auto_changes_nothing_where_8_bits_do(tmp_path: Path) -> None:
 
 def test_made_up_inputs_widen_nothing(tmp_path: Path) -> None:
     found = quantize_model(save(tmp_path, True), CompileOptions())
-    assert found.sqnr["y"] < 30 and wide(found) == [] and not found.widths["missed"] and found.widths["binding"] == []
+    assert found.output_sqnr["y"] < 30 and wide(found) == [] and not found.widths["missed"] and found.widths["binding"] == []
 
 
 def test_target(tmp_path: Path) -> None:

@@ -110,9 +110,13 @@ def write(state: State, progress: Progress, moved: Note) -> Path:
         check = check_build(folder, state.options.check)
         assert state.layers is not None
         facts = report.compile_report(
-            model=model, program=program, cost=cost, board=state.board, source=source, sqnr=state.sqnr, misfit=state.misfit,
+            model=model, program=program, cost=cost, board=state.board, source=source, layer_db=state.layer_db, misfit=state.misfit,
             check=check, widths=state.widths, settings=state.layers, choice=state.engines,
-            float_check={"against": state.float_model, "largest_relative_error": round(state.float_error, 9)},
+            float_check={
+                "against": state.float_model,
+                "largest_relative_error": round(state.float_error, 9),
+                "undefined_samples": state.undefined,
+            },
             calibration={
                 "source": "synthetic" if state.synthetic else str(state.options.calib.name if state.options.calib else ""),
                 "samples": count_samples(state.samples),

@@ -67,7 +67,7 @@ class CompileOptions(BaseModel):
     activation_bits: ActivationBits | None = None
     """Width of the inputs of linear layers: 8, 16, or auto (the default): 16 where the model needs it for `sqnr_target`."""
     sqnr_target: float = Field(default=SQNR_TARGET, ge=0, le=90)
-    """SQNR in dB of golden against float, on every output of the device, that `auto` widens inputs for."""
+    """SQNR in dB of golden against onnxruntime, on every output of the model, that `auto` widens inputs for."""
     implementations: dict[str, str] = Field(default_factory=dict)
     """Implementation of a nonlinear function by the function's name (`attnc approx` lists both); "auto" for the others."""
     error_target: float | None = Field(default=None, gt=0, le=1)

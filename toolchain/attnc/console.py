@@ -58,7 +58,9 @@ ActivationBitsOption = Annotated[
     Literal["8", "16", "auto"] | None,
     typer.Option("--activation-bits", help="Inputs of linear layers; auto: 16 where the SQNR target needs it.", show_default="auto"),
 ]
-SqnrTargetOption = Annotated[float, typer.Option("--sqnr-target", metavar="DB", help="SQNR against float that auto widens inputs for.")]
+SqnrTargetOption = Annotated[
+    float, typer.Option("--sqnr-target", metavar="DB", help="SQNR against onnxruntime that auto widens inputs for.")
+]
 
 
 def parse_shapes(given: Sequence[str] | None) -> dict[str, tuple[int, ...]]:

@@ -81,6 +81,9 @@ def run_float(model: Path, given: Samples, progress: Progress) -> tuple[str, dic
     for index in range(given.count):
         progress.update(index, given.count)
         rows.append(runner({name: np.asarray(given.all(name)[index]) for name in given.arrays}))
+        for name, array in rows[-1].items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise DataError(f"sample {index}: {runner.name} gives NaN or infinity in output {name!r}: there is nothing to compare with")
     progress.finish()
     return runner.name, {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 

@@ -47,7 +47,7 @@ def compile_report(
     cost: Estimate,
     board: Board,
     source: dict[str, str],
-    sqnr: dict[str, float],
+    layer_db: dict[str, float],
     float_check: dict[str, Any],
     calibration: dict[str, Any],
     check: dict[str, Any],
@@ -87,7 +87,7 @@ def compile_report(
                 "output": node.output,
                 "shape": list(graph.value(node.output).shape),
                 "type": graph.type(node.output).short,
-                "sqnr_db": round(sqnr[node.output], 2),
+                "float_graph_db": round(layer_db[node.output], 2),
                 "cycles": cycles.get(node.name, 0),
                 "with": main[node.name] if main[node.name] != node.name else None,
             }

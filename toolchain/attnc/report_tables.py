@@ -73,7 +73,7 @@ def _summary(facts: dict[str, Any], title: str) -> Table:
         table.add_row("quantized by", f"{' and '.join(imported['dialects'])}: {counts}, {len(imported['left_out'])} pairs left out")
     widths = facts.get("activation_bits")
     if widths:
-        table.add_row("SQNR, calibration", _reached(widths, precision))
+        table.add_row("SQNR, calibration", _reached(widths, precision, facts["float_check"]))
     biases = [layer["bias"] for layer in facts["layers"] if layer.get("bias")]
     if biases:
         table.add_row("attention bias", _bias(biases))
@@ -87,7 +87,7 @@ def _summary(facts: dict[str, Any], title: str) -> Table:
         table.add_row("elements compared", f"{evaluation['elements']:,} (C++ against golden, {evaluation['samples']} samples)")
         table.add_row("mismatches", f"{evaluation['mismatches']}")
         for name, value in evaluation.get("output_sqnr_db", {}).items():
-            table.add_row(f"SQNR of {escape(name)}", f"{value:.1f} dB against float")
+            table.add_row(f"SQNR of {escape(name)}", f"{value:.1f} dB against {evaluation['float_model']}")
     _cost_rows(table, facts["estimate"])
     table.add_row("files", ", ".join(facts["files"].values()))
     return table
@@ -108,13 +108,18 @@ def causes(widths: dict[str, Any]) -> str:
     return ", ".join(f"{why} {percent:.0f} %" for why, percent in total.most_common(3))
 
 
-def _reached(widths: dict[str, Any], precision: dict[str, Any] | None) -> str:
-    """The SQNR of the output that is farthest from float, and how it came about; where a budget asked for other than the target, that
+def _reached(widths: dict[str, Any], precision: dict[str, Any] | None, check: dict[str, Any]) -> str:
+    """The SQNR of the output that is farthest from the model, and how it came about; where a budget asked for other than the target, that
     is no miss."""
-    reached, before, count = min(widths["sqnr_db"].values(), default=99.0), widths["sqnr_db_of_8_bits"], len(widths["wide"])
-    text = f"{reached:.1f} dB against float on the worst output, {count} linear layer{'' if count == 1 else 's'} with inputs of 16 bits"
+    before, count = widths["sqnr_db_of_8_bits"], len(widths["wide"])
+    wide = f"{count} linear layer{'' if count == 1 else 's'} with inputs of 16 bits"
+    if not widths["sqnr_db"]:
+        return f"no output in floating point to measure, {wide}"
+    text = f"{min(widths['sqnr_db'].values()):.1f} dB against {check['against']} on the worst output, {wide}"
     if before:
         text += f" ({min(before.values()):.1f} dB without those that the model needs)"
+    if check["undefined_samples"]:
+        text += f"; {check['undefined_samples']} samples left out, on which the model itself gives NaN"
     return text + (f"; MISSES the target of {widths['target_db']:g} dB: {causes(widths)}" if widths["missed"] and not precision else "")
 
 
@@ -245,17 +250,17 @@ def worst_stages(cost: dict[str, Any]) -> Table:
 
 def _layers(facts: dict[str, Any]) -> Table:
     layers = facts["layers"]
-    title = "Layers (SQNR of golden against float; cycles are estimates)"
+    title = "Layers (golden against attnc's own float graph in dB: where noise comes from; cycles are estimates)"
     if len(layers) > ALL_LAYERS:
-        title = f"The {WORST} of {len(layers)} layers that are farthest from float (SQNR of golden; cycles are estimates)"
-        layers = sorted(layers, key=lambda layer: layer["sqnr_db"])[:WORST]
+        title = f"The {WORST} of {len(layers)} layers in which golden is farthest from attnc's own float graph (cycles are estimates)"
+        layers = sorted(layers, key=lambda layer: layer["float_graph_db"])[:WORST]
     table = Table(title=title, title_justify="left")
-    for name in ("node", "operator", "weights", "engine", "output", "type", "SQNR dB", "cycles"):
-        table.add_column(name, justify="right" if name in ("output", "SQNR dB", "cycles") else "left", overflow="ellipsis", max_width=44)
+    for name in ("node", "operator", "weights", "engine", "output", "type", "graph dB", "cycles"):
+        table.add_column(name, justify="right" if name in ("output", "graph dB", "cycles") else "left", overflow="ellipsis", max_width=44)
     for layer in layers:
         rows, channels = layer["shape"]
         cycles = f"{layer['cycles']:,}" if layer["with"] is None else escape(f"with {layer['with']}")
-        numbers = f"{layer['sqnr_db']:.1f}", cycles
+        numbers = f"{layer['float_graph_db']:.1f}", cycles
         weights = layer.get("weights")
         group = f"g{weights['group_size']}" if weights and weights["group_size"] else ""
         served = (f"{weights['format']}{group} {weights['quantizer']}", weights["engine"]) if weights else ("", "")

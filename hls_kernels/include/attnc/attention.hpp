@@ -13,8 +13,8 @@
 //          y     per head: v_tiles * rows vectors, (tile, row) order
 // Types    XT signed bytes; ScoreT holds q . k, SumT a sum of `keys` probabilities, AccT the weighted sum of values.
 // Numbers  scores in base 2, see exponential.hpp, capped where Cap has more than one entry; bias in units of 2^bias_shift scores,
-//          -32768 excludes a key; masks see attention_common.hpp; a query without any allowed key gives zeros. Two
-//          passes over a row of scores: the maximum is exact, nothing is rescaled.
+//          -32768 excludes a key, -32767 takes 0 in place of the score; masks see attention_common.hpp; a query without any allowed key
+//          gives zeros. Two passes over a row of scores: the maximum is exact, nothing is rescaled.
 // Rounding requantize (half up) to scores and to outputs, saturation to [low, high].
 // Speed    P*L multiply-adds per cycle (II = 1) for q . k and as many for p . v, at the same time on successive blocks of P queries:
 //          keys * max(qk_tiles, v_tiles) cycles per block, of the keys that the block may look at (and P * v_tiles at least, since its

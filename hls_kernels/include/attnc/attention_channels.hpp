@@ -4,8 +4,8 @@
 //
 // Stream   words: per head one with the scale (multiplier in bytes 0 to 2, shift in byte 3), then ceil(channels / (L/2)) words for each
 //          query and for each key, L/2 channels of two bytes each, 0 beyond `channels`.
-// Types    a, b signed, 16 bits, of at most 32767; the sum is exact (bias_sum_t).
-// Rounding requantize (half up), once, to units of 2^bias_shift scores, saturated to +-BIAS_LIMIT: none excludes a key.
+// Types    a, b signed, 16 bits, of at most 32766; the sum is exact (bias_sum_t).
+// Rounding requantize (half up), once, to units of 2^bias_shift scores, saturated to +-BIAS_LIMIT: none excludes a key or replaces a score.
 // Speed    PER_STEP channels per cycle for every query of a block (and lane of keys), II = 1, on multipliers of their own beside q . k.
 // Source   FlashBias: what a bias of rank R adds is R channels.
 
@@ -16,7 +16,7 @@
 
 namespace attnc {
 
-static constexpr int BIAS_LIMIT = 32767;
+static constexpr int BIAS_LIMIT = 32766;
 typedef Int<16> bias_factor_t;
 template <int CHANNELS_MAX> using bias_sum_t = Int<31 + clog2(CHANNELS_MAX)>;  // a product is below 2^30
 

@@ -20,6 +20,7 @@
 namespace attnc {
 
 static constexpr int BIAS_EXCLUDED = -32768;
+static constexpr int BIAS_UNIFORM = -32767;  // in place of a score that does not count
 typedef Int<SCORE_BITS + 2> attention_score_t;
 static constexpr int SCORE_EXCLUDED = -(1 << (SCORE_BITS + 1));  // below every score, so it never is the maximum
 
@@ -101,7 +102,7 @@ template <class ScoreT, class Cap> struct AttentionCap<ScoreT, Cap, false> {
   }
 };
 
-// The score in base 2 of an accumulated product: rescaled, capped where the ROM has more than one entry, biased, or excluded.
+// The score in base 2 of an accumulated product: rescaled, capped where the ROM has more than one entry, biased; or excluded, or 0.
 template <class ScoreT, class BiasT, class Cap>
 attention_score_t attention_score(ScoreT acc, int multiplier, int shift, int cap_multiplier, int cap_shift, bool biased, BiasT bias,
                                   int bias_shift, bool allowed) {
@@ -110,8 +111,9 @@ attention_score_t attention_score(ScoreT acc, int multiplier, int shift, int cap
       attention_score_t(AttentionCap<ScoreT, Cap, (Cap::size > 1)>::apply(acc, multiplier, shift, cap_multiplier, cap_shift));
   // Shifted as unsigned, since C++ leaves the shift of a negative number undefined; the result fits.
   const attention_score_t shifted = attention_score_t(UInt<SCORE_BITS + 2>(bias) << bias_shift);
-  const bool excluded = !allowed || (biased && bias == BIAS_EXCLUDED);
-  return excluded ? attention_score_t(SCORE_EXCLUDED) : biased ? attention_score_t(score + shifted) : score;
+  const bool excluded = !allowed || (biased && bias == BIAS_EXCLUDED), uniform = biased && bias == BIAS_UNIFORM;
+  const attention_score_t sum = biased ? attention_score_t(score + shifted) : score;
+  return excluded ? attention_score_t(SCORE_EXCLUDED) : uniform ? attention_score_t(0) : sum;
 }
 
 // One factor per query: reciprocal of its sum times the scale of the output. Sums come in vectors of Q and are at least 2^(15 - SPARE),

@@ -24,6 +24,7 @@ from attnc.frontend.softmax import find_softmax
 from attnc.frontend.values import Const, Opaque
 from attnc.ir import Graph
 from attnc.model import Feed, Model, Placement, TensorSpec
+from attnc.ops import operator
 
 __all__ = ["import_model", "inspect_model", "load_float32"]
 
@@ -58,10 +59,15 @@ def import_model(path: Path, shapes: Pins | None = None, strict: bool = False, s
 
 
 def _check_numbers(graph: Graph) -> None:
-    """Weights, gains and other constants are finite numbers."""
+    """Weights, gains and other constants are finite numbers; only a mask may be minus infinity."""
     for node in graph.nodes:
-        constants = {name: graph.constants[name] for name in node.inputs if name in graph.constants}
-        for name, array in [*node.params.items(), *(("constant operand", array) for array in constants.values())]:
+        named = list(node.params.items())
+        for index, name in enumerate(node.inputs):
+            if name in graph.constants:
+                array = graph.constants[name]
+                masks = operator(node).excludes(node, index)
+                named.append(("constant operand", np.where(np.isneginf(array), 0.0, array) if masks else array))
+        for name, array in named:
             bad = np.argwhere(~np.isfinite(array))
             if bad.size:
                 where = f"node {node.source[-1] if node.source else node.name!r} ({node.op})"

@@ -16,6 +16,8 @@ from attnc.frontend.layout import Grid, identity, sort_into_grid
 from attnc.frontend.values import Array, Const, Index, Scores, Shape, Sources, Test, Unary, Value, View, merge, on_host, reindex
 
 LOWEST = float(np.finfo(np.float32).min)
+IN_PLACE = -(2.0**40)
+"""A bias that leaves nothing of a score in float32, as if it stood in the place of the score."""
 
 
 def make_scores(ctx: Context, node: NodeProto, a: Value, b: Value) -> Scores:
@@ -92,7 +94,7 @@ def pointwise_scores(ctx: Context, node: NodeProto, args: Sequence[Value | None]
     if op == "Mul" and isinstance(other, Const) and scores.bias is None and scores.cap is None:
         return _multiplied_by_head(ctx, node, scores, other.array)
     if op == "Max" and number is not None and number <= MASKED and len(args) == 2:
-        return replace(scores, src=merge(scores.src, (node.name,)))
+        return _bounded(ctx, node, scores, number)
     if op == "Add" or (op == "Sub" and scores is first):
         assert other is not None
         bias = other if isinstance(other, Const) else ctx.concrete(other)
@@ -113,10 +115,20 @@ def make_test(node: NodeProto, args: Sequence[Value | None]) -> Value | None:
     return Test(of, found.shape, False, merge(found.src, (node.name,)))
 
 
+def _bounded(ctx: Context, node: NodeProto, scores: Scores, number: float) -> Scores:
+    """Scores no lower than `number`, which only masks are: minus infinity becomes a number again."""
+    bias = scores.bias
+    if isinstance(bias, Const):
+        bias = Const(np.maximum(bias.array, number), bias.src)
+    elif bias is not None:
+        bias = _on_host(ctx, node, "Max", [bias, Const(np.array(number, np.float32))], bias.shape)
+    return replace(scores, bias=bias, src=merge(scores.src, (node.name,)))
+
+
 def _multiplied(ctx: Context, node: NodeProto, scores: Scores, factor: float) -> Scores:
     bias = scores.bias
     if isinstance(bias, Const):
-        bias = Const(np.maximum(bias.array * factor, LOWEST))
+        bias = Const(_float32(bias.array * factor))
     elif bias is not None:
         bias = _on_host(ctx, node, "Mul", [bias, Const(np.array(factor, np.float32))], bias.shape)
     scale, cap = (scores.scale, scores.cap * factor) if scores.cap is not None else (scores.scale * factor, None)
@@ -139,24 +151,38 @@ def _multiplied_by_head(ctx: Context, node: NodeProto, scores: Scores, factors: 
 
 def add_bias(ctx: Context, node: NodeProto, scores: Scores, bias: View | Const) -> Scores:
     """`bias` broadcasts to the scores; it is constant or on the host."""
-    if isinstance(bias, View) and bias.base.device:
-        ctx.fail(node, "a bias of attention scores must be constant or come from the host, this one is computed on the device")
-    shape = tuple(np.broadcast_shapes(scores.shape, bias.shape))
-    if shape[-2:] != scores.shape[-2:]:
-        ctx.fail(node, f"a bias of shape {list(bias.shape)} makes attention scores of shape {list(scores.shape)} larger")
-    scores = canonical(replace(scores, lead=np.broadcast_to(scores.lead, shape[:-2])))
-    padded = reindex(bias, lambda x: x.reshape((1,) * (len(shape) - x.ndim) + x.shape))
-    lead = shape[:-2] if any(size != 1 for size in padded.shape[:-2]) else ()
-    item = reindex(padded, lambda x: spread(x if lead else x.reshape(x.shape[-2:]), lead))
+    scores, item = _aligned(ctx, node, scores, bias)
     if isinstance(item, Const):
-        item = Const(np.maximum(item.array.astype(np.float64), LOWEST), item.src)
+        item = Const(_float32(item.array.astype(np.float64)), item.src)
     total = item if scores.bias is None else _sum(ctx, node, scores.bias, item)
-    return replace(scores, bias=total, src=merge(scores.src, bias.src, (node.name,)), host=None, fallback=None)
+    return _biased(node, scores, total)
+
+
+def _aligned(ctx: Context, node: NodeProto, scores: Scores, operand: View | Const) -> tuple[Scores, View | Const]:
+    """What broadcasts to the scores, as [L or 1, T or 1, Tk or 1], and the scores with all the leading positions that this brings."""
+    if isinstance(operand, View) and operand.base.device:
+        ctx.fail(node, "a bias of attention scores must be constant or come from the host, this one is computed on the device")
+    shape = tuple(np.broadcast_shapes(scores.shape, operand.shape))
+    if shape[-2:] != scores.shape[-2:]:
+        ctx.fail(node, f"a bias of shape {list(operand.shape)} makes attention scores of shape {list(scores.shape)} larger")
+    scores = canonical(replace(scores, lead=np.broadcast_to(scores.lead, shape[:-2])))
+    padded = reindex(operand, lambda x: x.reshape((1,) * (len(shape) - x.ndim) + x.shape))
+    lead = shape[:-2] if any(size != 1 for size in padded.shape[:-2]) else ()
+    return scores, reindex(padded, lambda x: spread(x if lead else x.reshape(x.shape[-2:]), lead))
+
+
+def _biased(node: NodeProto, scores: Scores, bias: View | Const) -> Scores:
+    return replace(scores, bias=bias, src=merge(scores.src, bias.src, (node.name,)), host=None, fallback=None)
+
+
+def _float32(array: Array) -> Array:
+    """Numbers beyond those of float32 are infinite in the model."""
+    return np.where(array < LOWEST, -np.inf, array)
 
 
 def _sum(ctx: Context, node: NodeProto, a: View | Const, b: View | Const) -> View | Const:
     if isinstance(a, Const) and isinstance(b, Const):
-        return Const(np.maximum(a.array + b.array, LOWEST))
+        return Const(_float32(a.array + b.array))
     return _on_host(ctx, node, "Add", [a, b], np.broadcast_shapes(a.shape, b.shape))
 
 
@@ -164,8 +190,7 @@ def _where(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> Value
     """Where(mask, scores, -inf), either way round; Where(isnan(p), 0, p)."""
     condition, chosen, other = args
     if isinstance(condition, Test):
-        scores = next((value for value in (chosen, other) if isinstance(value, Scores)), None)
-        return None if scores is None else replace(scores, src=merge(scores.src, condition.src, (node.name,)))
+        return _guarded(node, condition, chosen, other)
     scores, value, keeps = (chosen, other, True) if isinstance(chosen, Scores) else (other, chosen, False)
     number = scalar(value)
     if isinstance(scores, Scores) and scores.normalized and number == 0 and isinstance(condition, Const):
@@ -174,20 +199,43 @@ def _where(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> Value
         return None
     if number > MASKED:
         ctx.fail(node, f"masked attention scores are set to {number:g}; {MASKED:g} or less is needed to leave a key out")
-    return add_bias(ctx, node, scores, mask_bias(ctx, node, condition, max(number, LOWEST), keeps))
+    low = min(number, IN_PLACE)
+    if scores.bias is None:
+        return add_bias(ctx, node, scores, mask_bias(ctx, node, condition, low, keeps))
+    scores, mask = _aligned(ctx, node, scores, ctx.concrete(condition))
+    bias, lowest = scores.bias, Const(np.array(low, np.float32))
+    assert bias is not None
+    kept, masked = (bias, lowest) if keeps else (lowest, bias)
+    if isinstance(mask, Const) and isinstance(kept, Const) and isinstance(masked, Const):
+        return _biased(node, scores, Const(np.where(mask.array.astype(bool), kept.array, masked.array)))
+    shape = np.broadcast_shapes(mask.shape, bias.shape)
+    return _biased(node, scores, _on_host(ctx, node, "Where", [mask, kept, masked], shape))
+
+
+def _guarded(node: NodeProto, condition: Test, chosen: Value | None, other: Value | None) -> Scores | None:
+    """Zeros where a softmax has given NaN: a query without any key."""
+    scores, value = (chosen, other) if isinstance(chosen, Scores) else (other, chosen)
+    if not isinstance(scores, Scores) or not scores.normalized or scalar(value) != 0:
+        return None
+    return replace(scores, guarded=True, src=merge(scores.src, condition.src, (node.name,)))
 
 
 def _cleared(node: NodeProto, scores: Scores, cleared: Array) -> Scores | None:
-    """Probabilities set to 0 where `cleared`: nothing changes if they are 0 there already, being masked, and others of the row are not."""
+    """Probabilities set to 0 where `cleared`. Masked keys beside others have 0 already; of a query whose keys are all masked, all must be
+    cleared or none."""
     cleared = np.broadcast_to(cleared, scores.shape)
-    if np.any(cleared):
-        bias = scores.bias
-        if not isinstance(bias, Const):
-            return None
-        masked = np.broadcast_to((bias.array <= MASKED)[scores.lead] if bias.shape[0] > 1 else bias.array <= MASKED, scores.shape)
-        if np.any(cleared & (~masked | masked.all(axis=-1, keepdims=True))):
-            return None
-    return replace(scores, src=merge(scores.src, (node.name,)))
+    if not np.any(cleared):
+        return replace(scores, src=merge(scores.src, (node.name,)))
+    if not isinstance(scores.bias, Const):
+        return None
+    scores = canonical(scores)
+    assert isinstance(scores.bias, Const)
+    cleared, bias = cleared.reshape(-1, *scores.shape[-2:]), np.broadcast_to(scores.bias.array, (scores.q.shape[0], *scores.shape[-2:]))
+    masked, keyless = bias <= MASKED, (bias <= MASKED).all(axis=-1, keepdims=True)
+    if np.any(cleared & ~masked) or np.any(keyless & (cleared != cleared[..., :1])):
+        return None
+    bias = Const(np.where(cleared & keyless, -np.inf, bias), scores.bias.src)
+    return replace(scores, bias=bias, guarded=True, src=merge(scores.src, (node.name,)))
 
 
 def mask_bias(ctx: Context, node: NodeProto, condition: Value, low: float, keeps: bool) -> View | Const:
@@ -243,7 +291,7 @@ def _emit(ctx: Context, node: NodeProto, scores: Scores, v: View, src: Sources) 
         name, extra = _bias(ctx, node, scores, grid)
         if name:
             names.append(name)
-            attrs.update(extra)
+            attrs.update(extra, guarded=scores.guarded)
     t, dv = q.shape[1], v.shape[2]
     base = ctx.builder.node("attention", names, (groups * t, heads * dv), node.output[0], src, attrs)
     idx = np.empty((q.shape[0], t, dv), np.int64)

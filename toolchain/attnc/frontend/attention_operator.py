@@ -38,8 +38,8 @@ def attention_operator(ctx: Context, node: NodeProto, args: Sequence[Value | Non
         scores = add_bias(ctx, node, scores, _mask(ctx, node, given[3], scores))
     seen = _seen(attributes, *scores.shape[-2:])
     if not seen.all():
-        scores = add_bias(ctx, node, scores, Const(np.where(seen, 0.0, LOWEST)))
-    out = attend(ctx, node, replace(scores, normalized=True), reindex(v, lambda x: np.repeat(x, repeats, 1)))
+        scores = add_bias(ctx, node, scores, Const(np.where(seen, 0.0, -np.inf)))
+    out = attend(ctx, node, replace(scores, normalized=True, guarded=True), reindex(v, lambda x: np.repeat(x, repeats, 1)))
     b, h, t, d = out.shape
     flat = given[0] is not None and _rank(given[0]) == 3
     return [reindex(out, lambda x: x.transpose(0, 2, 1, 3).reshape(b, t, h * d)) if flat else out, k, v]
@@ -75,7 +75,7 @@ def _heads(ctx: Context, node: NodeProto, value: Value | None, attributes: dict[
 
 
 def _mask(ctx: Context, node: NodeProto, mask: Value, scores: Scores) -> View | Const:
-    """attn_mask, boolean (true keeps) or added."""
+    """attn_mask, boolean (true keeps) or added; the lowest number of float32 leaves a key out, as minus infinity does."""
     if not on_host(mask):
         ctx.fail(node, "its mask is computed on the device; it must be constant or come from the host")
     concrete = ctx.concrete(mask)
@@ -83,4 +83,9 @@ def _mask(ctx: Context, node: NodeProto, mask: Value, scores: Scores) -> View | 
         ctx.fail(node, f"its mask covers {concrete.shape[-1]} of {scores.shape[-1]} keys")
     elem = ctx.info.get(node.input[3])
     boolean = concrete.array.dtype == bool if isinstance(concrete, Const) else elem is not None and elem.elem_type == TensorProto.BOOL
-    return mask_bias(ctx, node, concrete, LOWEST, True) if boolean else concrete
+    if boolean:
+        return mask_bias(ctx, node, concrete, -np.inf, True)
+    if isinstance(concrete, Const):
+        return Const(np.where(concrete.array <= LOWEST, -np.inf, concrete.array), concrete.src)
+    outside = ctx.host_node("LessOrEqual", [concrete, Const(np.array(LOWEST, np.float32))], concrete.shape, (node.name,), TensorProto.BOOL)
+    return ctx.host_node("Where", [outside, Const(np.array(-np.inf, np.float32)), concrete], concrete.shape, (node.name,))

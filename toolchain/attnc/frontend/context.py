@@ -206,10 +206,12 @@ class Context:
         self._equal[name] = made.ravel()
         return View(self.host_view(name, shape).base, made, src)
 
-    def host_node(self, op: str, inputs: Sequence[View | Const], shape: Sequence[int], src: Sources, **attrs: Any) -> View:
+    def host_node(
+        self, op: str, inputs: Sequence[View | Const], shape: Sequence[int], src: Sources, elem_type: int = TensorProto.FLOAT, **attrs: Any
+    ) -> View:
         """Add a node on the host's side."""
         names = [self.host_tensor(value) for value in inputs]
-        return self._host(op, names, shape, TensorProto.FLOAT, src, **attrs)
+        return self._host(op, names, shape, elem_type, src, **attrs)
 
     def _host(self, op: str, names: Sequence[str], shape: Sequence[int], elem_type: int, src: Sources, **attrs: Any) -> View:
         output = self._host_name(op)

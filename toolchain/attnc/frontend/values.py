@@ -152,7 +152,7 @@ class Scores:
 
     `q`, `k` are views of shape [L, T, D] and [L, Tk, D], L the flattened leading axes; `lead` holds, in the ONNX shape of the
     leading axes, which l is meant. With `cap`, scores are cap * tanh(scale * q . k^T) + bias. `bias` is a view or constant of
-    shape [L or 1, T or 1, Tk or 1]. After softmax `normalized` is set.
+    shape [L or 1, T or 1, Tk or 1]. After softmax `normalized` is set; `guarded`: a query without any key gets zeros in place of NaN.
     `host` is the same tensor on the host, where that is cheap (outer products); `fallback` makes it another way on the device.
     """
 
@@ -166,6 +166,7 @@ class Scores:
     bias: View | Const | None = None
     cap: float | None = None
     normalized: bool = False
+    guarded: bool = False
     host: View | None = None
     fallback: Callable[[], View] | None = None
 

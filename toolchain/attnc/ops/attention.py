@@ -11,12 +11,13 @@ Passes   attribute `passes`: 2 keeps a row of scores (attention.hpp), 1 rescales
          forces how far its blocks of keys are apart.
 Method   attribute `implementation`: the exponential, one of `EXP2`, or "auto"; its target is that of softmax.
 Types    q, k, v bytes with one scale each; y one scale; bias s16 in units of 2**bias_shift scores, that is
-         ln2 / 2**10 * 2**bias_shift in natural units, and -32768 excludes a key.
+         ln2 / 2**10 * 2**bias_shift in natural units; -32768 excludes a key, and -32767 takes 0 in place of the score (attention_bias.py).
 Numbers  s = q . k exact; t = s * multiplier / 2**shift, the score in the log2 domain with 10 fractional bits, saturated to
          +-8192 log2 units; plus bias * 2**bias_shift; m = max t; p = exp2_negative(m - t) with 15 fractional bits;
          o = sum p * v exact; y = o / sum p * (v.scale / y.scale) with one reciprocal per row (exponential.py).
          In one pass m is a whole number of log2 units that grows block by block (attention_one_pass.py).
-         A query without any allowed key gives zeros.
+         A query without any allowed key gives zeros; one whose keys are all masked by finite numbers what softmax in float32 gives,
+         the mean of the values where the masks are so large that scores vanish beside them.
 Rounding requantize (half up) to t and to y, saturation to the range of y; in one pass, half up where l and o are rescaled.
 Error    against the float operator on what the integers stand for, V the largest |v|, sum >= 1 the row's sum of p:
          |y - y_float| <= V * (2 * (E + Tk * 2**-16 / sum) + 2**-15) + y.scale / 2, where E bounds the relative error of one p:
@@ -46,7 +47,19 @@ from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.resources import Resources
 from attnc.ops.approximation import Approximated, Implementation
-from attnc.ops.attention_bias import BIAS_EXCLUDED, DEFAULT_BIAS_SHIFT, EXCLUDED_BELOW, bias_shift, bias_type, quantize_bias, shift_of
+from attnc.ops.attention_bias import (
+    BIAS_EXCLUDED,
+    BIAS_UNIFORM,
+    DEFAULT_BIAS_SHIFT,
+    EXCLUDED_BELOW,
+    LARGEST_BIAS,
+    bias_shift,
+    bias_type,
+    dequantize_bias,
+    lowered,
+    quantize_bias,
+    shift_of,
+)
 from attnc.ops.attention_channels import MIN_LANES, channel_table, check_factors
 from attnc.ops.attention_one_pass import FUNCTION as ONE_PASS
 from attnc.ops.attention_one_pass import SPARE, lower_one_pass, one_pass, one_pass_resources
@@ -96,7 +109,7 @@ class Attention(Approximated):
     def prepare(self, node: Node, constants: Mapping[int, Array]) -> None:
         """A constant bias chooses the finest unit that holds it."""
         if 3 in constants:
-            node.attrs["bias_shift"] = bias_shift(constants[3])
+            node.attrs["bias_shift"] = bias_shift(lowered(constants[3], LARGEST_BIAS))
 
     def fixed_operand_type(self, node: Node, index: int) -> TensorType | None:
         """The bias: s16 in units of scores. Attribute `bias_shift`, where set (see `bias_shift`), chooses the range."""
@@ -108,6 +121,10 @@ class Attention(Approximated):
         """A constant operand in integers."""
         return quantize_bias(real, type_) if index == 3 else type_.quantize(real)
 
+    def dequantize_operand(self, node: Node, index: int, q: Array, type_: TensorType) -> Array:
+        """What the integers stand for."""
+        return dequantize_bias(q, type_) if index == 3 else type_.dequantize(q)
+
     def lane_divisor(self, node: Node, inputs: Sequence[Shape]) -> int:
         """A tile belongs to one head, of q and k and of v."""
         sizes = Sizes.of(node, inputs)
@@ -118,7 +135,8 @@ class Attention(Approximated):
         return index == 3
 
     def reference(self, node: Node, inputs: Sequence[Array]) -> Array:
-        """In float; keys whose bias is at most -1e4 are excluded, and a query without any allowed key gives zeros."""
+        """In float; a query without any allowed key gives zeros. Where a query's keys are all masked, sums are rounded to float32, which is
+        what loses the scores beside a large mask."""
         sizes, cap = Sizes.of(node, [x.shape[1:] for x in inputs]), node.attrs.get("softcap", 0.0)
         if sizes.channels:
             sizes, inputs = with_table(node, sizes, inputs, node.params["bias"])
@@ -129,7 +147,10 @@ class Attention(Approximated):
             if cap:
                 s = cap * np.tanh(s / cap)
             if bias is not None:
-                s = np.where(bias <= EXCLUDED_BELOW, -np.inf, s + bias)
+                s = s + bias
+                most = bias.max(axis=-1)
+                if np.any((most <= EXCLUDED_BELOW) & np.isfinite(most)):
+                    s = s.astype(np.float32).astype(s.dtype)
             if allowed is not None:
                 s = np.where(allowed, s, -np.inf)
             peak = s.max(axis=-1, keepdims=True)
@@ -171,6 +192,7 @@ class Attention(Approximated):
                 # What is added to an excluded key takes any score below SCORE_EXCLUDED, which no other sum comes near.
                 far = np.where(bias == BIAS_EXCLUDED, 2 * SCORE_EXCLUDED, bias.astype(np.int64) << attr["bias_shift"])
                 np.maximum(np.add(t, far, out=t), SCORE_EXCLUDED, out=t)
+                t[np.broadcast_to(bias == BIAS_UNIFORM, t.shape)] = 0
             if allowed is not None:
                 t = np.where(allowed, t, SCORE_EXCLUDED)
             multiplier, shift = attr["output_multiplier"], attr["output_shift"]

@@ -1,9 +1,9 @@
 """The bias of attention as channels: factors of queries and of keys in place of a table; mirrors attnc/attention_channels.hpp.
 
     bias[h, i, j] = (sum over c of queries[h, i, c] * keys[h, j, c]) * multiplier[h] / 2**shift[h], in units of 2**bias_shift scores
-Shapes   params of the node: bias_queries [BH, T, R] and bias_keys [BH, Tk, R], s16 of at most 32767; bias_multiplier and
+Shapes   params of the node: bias_queries [BH, T, R] and bias_keys [BH, Tk, R], s16 of at most 32766; bias_multiplier and
          bias_product_shift [BH]; `bias` [BH*T, Tk], the exact float table, for the reference alone. BH is 1 or NH.
-Rounding one requantize (half up) to the unit, saturated to +-32767.
+Rounding one requantize (half up) to the unit, saturated to +-32766.
 Widths   sum: 31 bits and one per doubling of R, at most 37; rescaled 56.
 Error    half a unit from the requantize and 2**-17 of the bias from the multiplier, beside what the factors themselves leave:
          passes/attention_bias.py chooses and measures them.
@@ -27,11 +27,11 @@ from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.ports import Port
 from attnc.kernels.resources import Resources
+from attnc.ops.attention_bias import BIAS_LIMIT
 from attnc.ops.attention_sizes import Sizes
 from attnc.ops.requantize import wide_products
 from attnc.ops.storage import storage
 
-BIAS_LIMIT = 32767
 SUM_BITS = 31
 """Of a product of two factors."""
 MAX_CHANNELS = 64

@@ -58,6 +58,10 @@ class Operator(ABC):
         """Integers of a constant operand; a feed from the host follows the same rule."""
         return type_.quantize(real)
 
+    def dequantize_operand(self, node: Node, index: int, q: Array, type_: TensorType) -> Array:
+        """What the integers of an operand stand for."""
+        return type_.dequantize(q)
+
     def prepare(self, node: Node, constants: Mapping[int, Array]) -> None:
         """Set attributes that depend on constant operands (float, by operand index), before types are planned."""
         return

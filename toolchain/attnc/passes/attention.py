@@ -3,7 +3,8 @@
 Keys     a constant added to every key moves all scores of a query alike, and softmax does not see it: the mean of each channel is
          subtracted in the bias of the layer that makes the keys.
 Values   probabilities add up to 1, so a constant added to every value passes through: the mean of each channel is subtracted too, and
-         what the next layer makes of it is added to that layer's bias. Only a query without any allowed key could tell.
+         what the next layer makes of it is added to that layer's bias. A query without any key, which gets zeros, could tell: where
+         there may be one, values stay.
 Queries  channel c of the queries is multiplied, and of the keys divided, by sqrt(peak of keys / peak of queries), so that both share
          the range of their products evenly.
 """
@@ -48,8 +49,22 @@ def ease_attention(graph: Graph, statistics: Mapping[str, Statistics]) -> None:
         if k is not None and q is not None:
             _balance(node, q, k, samples)
         readers = graph.consumers(node.output)
-        if v is not None and node.output not in graph.outputs and all(reader.op == "linear" for reader in readers):
+        if (
+            v is not None
+            and not _keyless(graph, node)
+            and node.output not in graph.outputs
+            and all(reader.op == "linear" for reader in readers)
+        ):
             _center_values(node, v, readers, samples[node.inputs[2]])
+
+
+def _keyless(graph: Graph, node: Node) -> bool:
+    """Whether a query may have no key: all of its biases minus infinity, and zeros in place of the NaN that this makes. What the host sends
+    is not known here."""
+    if len(node.inputs) < 4 or not node.attrs.get("guarded", False):
+        return False
+    bias = graph.constants.get(node.inputs[3])
+    return bias is None or bool(np.any(np.isneginf(bias).all(axis=-1)))
 
 
 def operands(graph: Graph) -> set[str]:

@@ -31,8 +31,8 @@ from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
 from attnc.ops import operator
 from attnc.ops.approximation import BRAM_IN_LUTS, DSP_IN_LUTS
-from attnc.ops.attention_bias import BIAS_UNIT, DEFAULT_BIAS_SHIFT, bias_shift
-from attnc.ops.attention_channels import BIAS_LIMIT, MAX_CHANNELS, MIN_LANES
+from attnc.ops.attention_bias import BIAS_LIMIT, BIAS_UNIT, DEFAULT_BIAS_SHIFT, EXCLUDED_BELOW, LARGEST_BIAS, bias_shift, lowered
+from attnc.ops.attention_channels import MAX_CHANNELS, MIN_LANES
 from attnc.ops.attention_sizes import Mask
 
 KIND = "attention_bias"
@@ -124,10 +124,10 @@ def constant_biases(graph: Graph) -> Iterator[Node]:
 
 
 def _bias_of(graph: Graph, node: Node) -> tuple[Mask, Array, Array]:
-    """The mask, the keys it allows [T, Tk], the bias [BH, T, Tk]."""
+    """The mask, the keys it allows [T, Tk], the bias [BH, T, Tk] as a table holds it."""
     name = node.inputs[3]
     heads, queries = node.attrs.get("bias_heads", 1), node.attrs["bias_rows"]
-    bias = np.asarray(graph.constants[name], np.float64).reshape(heads, queries, -1)
+    bias = lowered(np.asarray(graph.constants[name], np.float64), LARGEST_BIAS).reshape(heads, queries, -1)
     mask = Mask.of(node, queries, bias.shape[-1])
     allowed = mask.allowed(queries, bias.shape[-1])
     return mask, np.ones(bias.shape[1:], bool) if allowed is None else allowed, bias
@@ -156,8 +156,9 @@ def _fits(graph: Graph, nodes: list[Node], target: float, needed: bool) -> dict[
 
 
 def fit(bias: Array, mask: Mask, allowed: Array, target: float) -> Fit | None:
-    """The fewest channels for a bias [BH, T, Tk] with an error of at most `target`; None where too many would be needed."""
-    if not np.isfinite(bias[:, allowed]).all():
+    """The fewest channels for a bias [BH, T, Tk] with an error of at most `target`; None where too many would be needed, or where it
+    leaves keys out, which channels cannot."""
+    if not (bias[:, allowed] > EXCLUDED_BELOW).all():
         return None
     line = fit_line(bias, mask, allowed, target)
     if line is not None:

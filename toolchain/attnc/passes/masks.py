@@ -69,7 +69,7 @@ def _lowered(bias: Array, excluded: Array) -> Array:
     """The numbers of allowed keys, 0 elsewhere. Where they are too large for the bias's integers (a slope times the position of the key),
     every query's are lowered so that the largest is 0: softmax does not see it, and only what is far below the largest saturates."""
     peak = np.where(excluded, -np.inf, bias).max(axis=-1, keepdims=True)
-    lower = np.where(np.isfinite(peak), peak, 0.0) if peak.max() > LARGEST_BIAS else 0.0
+    lower = peak if np.abs(peak).max() > LARGEST_BIAS else 0.0
     return np.where(excluded, 0.0, bias - lower)
 
 
@@ -82,13 +82,13 @@ def _fold(graph: Graph, node: Node) -> bool:
     per_head = graph.constants[name].reshape(heads, rows, keys)
     mask = recognise_mask(per_head[0])
     excluded = per_head <= EXCLUDED_BELOW
-    if mask is None or np.any(excluded != excluded[:1]):
-        return False
+    if mask is None or np.any(excluded != excluded[:1]) or np.any(excluded.all(axis=-1)):
+        return False  # what a query gets whose keys are all masked is for the numbers to say
     node.attrs.update(mask.attributes())
     rest = _lowered(per_head, excluded)
     if not np.any(rest):
         del node.inputs[3]
-        for key in ("bias_heads", "bias_rows", "bias_shift"):
+        for key in ("bias_heads", "bias_rows", "bias_shift", "guarded"):
             node.attrs.pop(key, None)
         return True
     copy = graph.fresh(f"{name}.inside")

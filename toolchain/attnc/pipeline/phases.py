@@ -10,18 +10,17 @@ from attnc.errors import ConfigError
 from attnc.ops import verify
 from attnc.passes.approximations import share_implementations
 from attnc.passes.types import assign_types
+from attnc.pipeline.compare import check_against_float, compare_layers
 from attnc.pipeline.design import settle_design
 from attnc.pipeline.quantize import (
     calibrate,
     choose_attention_biases,
-    compare_layers,
     plan,
     plan_again,
     quantize,
     quantize_weights,
 )
 from attnc.pipeline.rewrite import (
-    check_against_float,
     choose_formats,
     ease,
     fold_attention_masks,

@@ -7,9 +7,8 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from attnc import report
 from attnc.arrays import Array
-from attnc.golden import run_golden, run_reference
+from attnc.golden import run_reference
 from attnc.ir import Graph, Node
 from attnc.model import Model
 from attnc.ops import operator
@@ -122,23 +121,3 @@ def device_integers(graph: Graph, feeds: dict[str, Array], model: Model) -> dict
         type_ = graph.type(name)
         result[name] = operator(readers[0][0]).quantize_operand(*readers[0], array, type_) if readers else type_.quantize(array)
     return result
-
-
-def compare_layers(state: State) -> None:
-    """SQNR of every value of golden against float, over the first samples: 10 log10(sum float^2 / sum (golden - float)^2)."""
-    assert state.float_graph is not None
-    signal: dict[str, float] = {}
-    noise: dict[str, float] = {}
-    for count, feeds in enumerate(Edge(state.model).feeds(state.samples)):
-        if count == VECTORS:
-            break
-        real: dict[str, Array] = {}
-        run_reference(state.float_graph, feeds, real.__setitem__)
-
-        def compare(name: str, q: Array, real: dict[str, Array] = real) -> None:
-            expected = real.pop(name)
-            signal[name] = signal.get(name, 0.0) + float(np.square(expected).sum())
-            noise[name] = noise.get(name, 0.0) + float(np.square(state.graph.type(name).dequantize(q) - expected).sum())
-
-        run_golden(state.graph, device_integers(state.graph, feeds, state.model), compare)
-    state.sqnr = {name: report.decibels(signal[name], noise[name]) for name in signal}

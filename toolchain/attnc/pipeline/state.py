@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from attnc.config import CompileOptions
 from attnc.ir import Graph, Node
 from attnc.kernels.design import Design
 from attnc.model import Model
+from attnc.original import Original
 from attnc.passes.types import Requirement
 from attnc.quant.calibration import Statistics
 from attnc.quant.weight_config import LayerChoices, LayerSettings
@@ -34,7 +36,12 @@ class State:
     float_error: float = 0.0
     plan: dict[str, Requirement] = field(default_factory=dict)
     statistics: dict[str, Statistics] = field(default_factory=dict)
-    sqnr: dict[str, float] = field(default_factory=dict)
+    output_sqnr: dict[str, float] = field(default_factory=dict)
+    """Of every output of the model in floating point, in dB: golden against onnxruntime."""
+    layer_db: dict[str, float] = field(default_factory=dict)
+    """Of every value: golden against the float graph, energies in dB."""
+    undefined: int = 0
+    """Samples on which the model itself gives NaN, and which are left out of `output_sqnr`."""
     float_graph: Graph | None = None
     layers: LayerChoices | None = None
     widened: frozenset[str] = frozenset()
@@ -51,6 +58,11 @@ class State:
     engines: EngineChoice | None = None
     """How the engine of layers that may have either was chosen; None where a schedule was given."""
     misfit: str | None = None
+
+    @cached_property
+    def original(self) -> Original:
+        """The model as its file has it."""
+        return Original(self.path)
 
     def settings(self, node: Node) -> LayerSettings:
         """What was chosen for the weights of a layer."""

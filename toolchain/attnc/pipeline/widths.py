@@ -6,6 +6,9 @@ quantized with all of them widened, which says what can be reached. Inputs are t
 the target, and those that turned out superfluous are given back. Noise only nearly adds up, so the choice is quantized and measured: first
 with what is left estimated from above (all of 8 bits, less what widening saves), then from below, then all inputs are taken.
 
+The target is held against onnxruntime at the outputs of the model. The search looks at the outputs of the device, against the float graph:
+what the host makes of their noise is taken to scale with it.
+
 Made-up calibration inputs prove nothing: on those, nothing is searched.
 
 Where not even all inputs together reach the target, a choice is made that is estimated to come within `SLACK_DB` of what all reach and
@@ -51,7 +54,7 @@ class Candidate:
 def choose_widths(state: State, requantize: Callable[[State], None]) -> None:
     """Widen inputs where the target is missed; `requantize` makes the quantized graph anew, as `state.widened` now says. What was found
     is left in `state.widths`."""
-    before, chosen = sqnr(state), list[Candidate]()
+    before, chosen = state.output_sqnr, list[Candidate]()
     if missed(state):
         offered = candidates(state)
         if offered:
@@ -65,7 +68,7 @@ def _search(state: State, offered: list[Candidate], requantize: Callable[[State]
         requantize(state)
         return _noise(state)
 
-    before, target = _noise(state), power(-state.options.sqnr_target)
+    before, target = _noise(state), _allowed(state)
     least = measured(offered)
     beyond = least > target
     if beyond.any() and (before <= least * power(WORTHWHILE_DB)).all():
@@ -83,7 +86,7 @@ def _search(state: State, offered: list[Candidate], requantize: Callable[[State]
 
 def missed(state: State) -> bool:
     """Whether an output misses the target on real inputs."""
-    return not state.synthetic and min(sqnr(state).values(), default=90.0) < state.options.sqnr_target
+    return not state.synthetic and min(state.output_sqnr.values(), default=90.0) < state.options.sqnr_target
 
 
 def power(db: float) -> float:
@@ -91,13 +94,14 @@ def power(db: float) -> float:
     return float(10 ** (db / 10))
 
 
-def sqnr(state: State) -> dict[str, float]:
-    """Of every output of the device, in dB."""
-    return {name: state.sqnr[name] for name in state.graph.outputs}
-
-
 def _noise(state: State) -> Array:
-    return np.array([power(-db) for db in sqnr(state).values()])
+    """Of every output of the device, relative to its energy in the float graph."""
+    return np.array([power(-state.layer_db[name]) for name in state.graph.outputs])
+
+
+def _allowed(state: State) -> float:
+    """The noise of the device's outputs with which those of the model meet the target: the target's, times what their worst have now."""
+    return power(-state.options.sqnr_target) * float(_noise(state).max()) / max(power(-db) for db in state.output_sqnr.values())
 
 
 def probe(state: State) -> Probe:
@@ -163,7 +167,7 @@ def facts(state: State, chosen: Sequence[Candidate], before: dict[str, float]) -
     wide = [node.name for node in weighted(state.graph) if node.attrs.get("input_bytes") == 2]
     return {
         "target_db": state.options.sqnr_target,
-        "sqnr_db": {name: round(db, 2) for name, db in sqnr(state).items()},
+        "sqnr_db": {name: round(db, 2) for name, db in state.output_sqnr.items()},
         "sqnr_db_of_8_bits": {name: round(db, 2) for name, db in before.items()} if chosen else None,
         "wide": [{"node": name, "why": "needed" if name in reasons else "asked for", **reasons.get(name, {})} for name in wide],
         "missed": missed(state),

@@ -32,14 +32,19 @@ class Probe:
     def rounding(self, name: str) -> Array:
         """Noise from rounding one value to its type."""
         type_ = self.graph.type(name)
-        return self._arriving({name: type_.dequantize(type_.quantize(self.values[name]))})
+        readers = [(node, index) for node, index, used in self.graph.uses() if used == name]
+        if not readers:
+            return self._arriving({name: type_.dequantize(type_.quantize(self.values[name]))})
+        node, index = readers[0]
+        q = operator(node).quantize_operand(node, index, self.values[name], type_)
+        return self._arriving({name: operator(node).dequantize_operand(node, index, q, type_)})
 
     def node(self, node: Node) -> Array:
         """Noise from what a node's integers do to inputs that lie on their grids: its weights, its arithmetic, its output's type."""
         own = self.quantized[node.name]
         types = [self.graph.type(name) for name in node.inputs]
         integers = [operator(own).quantize_operand(own, i, self.values[name], types[i]) for i, name in enumerate(node.inputs)]
-        real = [type_.dequantize(q) for type_, q in zip(types, integers, strict=True)]
+        real = [operator(own).dequantize_operand(own, i, q, type_) for i, (q, type_) in enumerate(zip(integers, types, strict=True))]
         output = self.graph.type(node.output)
         with one_thread():
             found = output.dequantize(operator(own).golden(own, samples_first(integers), types, output))

@@ -22,7 +22,6 @@ from attnc_host.errors import AcceleratorError
 from attnc_host.samples import stack
 
 SYNTHETIC_SAMPLES = 16
-LOWEST = float(np.finfo(np.float32).min)
 
 
 def load_samples(path: Path, specs: list[TensorSpec]) -> dict[str, Array]:
@@ -155,12 +154,9 @@ class Edge:
         return found
 
     def feed(self, sample: Mapping[str, Array]) -> dict[str, Array]:
-        """The device's inputs for one sample, in float64 [1, rows, channels]; minus infinity (masks) becomes the lowest float."""
+        """The device's inputs for one sample, in float64 [1, rows, channels]; masks may hold minus infinity."""
         tensors = self.tensors(sample)
-        return {
-            feed.value: np.maximum(tensors[feed.tensor].reshape(-1)[feed.index][np.newaxis].astype(np.float64), LOWEST)
-            for feed in self.model.feeds
-        }
+        return {feed.value: tensors[feed.tensor].reshape(-1)[feed.index][np.newaxis].astype(np.float64) for feed in self.model.feeds}
 
     def feeds(self, arrays: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
         """`feed` of each sample."""
