@@ -25,6 +25,7 @@ from attnc.pipeline.rewrite import (
     ease,
     fold_attention_masks,
     note_implementations,
+    pad_heads_to_words,
     pair_rotary_channels,
     scale_tokens,
 )
@@ -61,6 +62,7 @@ class Pass:
 PASSES = (
     Pass(Phase.REWRITE, "folding masks into attention", fold_attention_masks),
     Pass(Phase.REWRITE, "pairing channels of rotary embeddings", pair_rotary_channels),
+    Pass(Phase.REWRITE, "padding heads", pad_heads_to_words),
     Pass(Phase.REWRITE, "checking the imported graph against the float model", check_against_float),
     Pass(Phase.REWRITE, "choosing formats of weights", choose_formats),
     Pass(Phase.REWRITE, "easing attention", ease),

@@ -10,6 +10,7 @@ from attnc.golden import run_reference
 from attnc.ir import Node
 from attnc.passes import attention, attention_bias, tokens
 from attnc.passes.approximations import set_implementations
+from attnc.passes.heads import pad_heads
 from attnc.passes.masks import fold_masks
 from attnc.passes.rotary import pair_rotary
 from attnc.passes.weights import mark_lossless, weighted
@@ -42,6 +43,11 @@ def note_implementations(state: State) -> None:
 def pair_rotary_channels(state: State) -> None:
     """Half-split rotary embeddings of linear layers turn adjacent channels instead; the weights are permuted."""
     pair_rotary(state.graph)
+
+
+def pad_heads_to_words(state: State) -> None:
+    """Heads of any number of channels become ones that words of memory divide."""
+    pad_heads(state.graph)
 
 
 def glance(state: State, names: set[str]) -> dict[str, Statistics]:
