@@ -61,9 +61,7 @@ def test_queries_without_keys_count(tmp_path: Path, low: float, guard: bool) -> 
     """The figure is what onnxruntime says, on samples most of which have such queries; and it is good."""
     state = quantized(tmp_path, low, guard)
     runner = ort.InferenceSession(str(state.path), providers=["CPUExecutionProvider"])
-    expected = np.concatenate(
-        [runner.run(None, {"x": state.samples["x"][i], "mask": state.samples["mask"][i]})[0] for i in range(SAMPLES)]
-    )
+    expected = np.concatenate([runner.run(None, {"x": state.samples["x"][i], "mask": state.samples["mask"][i]})[0] for i in range(SAMPLES)])
     found = golden(state)
     for count, figure in ((VECTORS, state.output_sqnr), (SAMPLES, measure_outputs(state, state.samples))):
         noise = np.square(found[:count] - expected[:count]).sum()

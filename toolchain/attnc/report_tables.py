@@ -115,7 +115,7 @@ def _reached(widths: dict[str, Any], precision: dict[str, Any] | None, check: di
     wide = f"{count} linear layer{'' if count == 1 else 's'} with inputs of 16 bits"
     if not widths["sqnr_db"]:
         return f"no output in floating point to measure, {wide}"
-    text = f"{min(widths['sqnr_db'].values()):.1f} dB against {check['against']} on the worst output, {wide}"
+    text = f"{min(widths['sqnr_db'].values()):.1f} dB against {check['against']} (worst output), {wide}"
     if before:
         text += f" ({min(before.values()):.1f} dB without those that the model needs)"
     if check["undefined_samples"]:
