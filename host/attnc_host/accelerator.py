@@ -57,14 +57,15 @@ class Accelerator:
     @classmethod
     def open(
         cls,
-        folder: str | os.PathLike[str],
+        folder: str | os.PathLike[str] | Manifest,
         backend: str | Backend = "csim",
         types: str = "native",
-        verify: bool = False,
+        verify: bool = True,
         **options: Any,
     ) -> Accelerator:
-        """Read a build folder and start a backend. `types` ("native" or "ap") selects the C++ types of csim, `verify` checks the
-        checksums of all files first; `options` go to the backend. A backend may also be given as an object that is ready to use."""
+        """Read a build folder and start a backend. `types` ("native" or "ap") selects the C++ types of csim. All files are checked against
+        their checksums first, unless `verify` is False; `options` go to the backend. A backend may also be given as an object that is
+        ready to use."""
         if not isinstance(backend, str):
             return cls(manifests.load(folder, verify), backend)
         if backend not in BACKENDS:

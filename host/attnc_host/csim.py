@@ -21,6 +21,7 @@ import numpy as np
 
 from attnc_host.boundary import Image
 from attnc_host.errors import AcceleratorError
+from attnc_host.integrity import sha256
 from attnc_host.manifest import Manifest
 from attnc_host.progress import Progress
 from attnc_host.signals import uninterrupted
@@ -50,11 +51,15 @@ def build_simulator(folder: Path, types: str = "native", flags: str | None = Non
     """Compile the test bench in `folder` (the `hls` folder of a build, writable) and return the program; with mode "cosim" the one that
     runs in simulated time."""
     command = [*_make_command(folder, types, flags), f"MODE={mode}"]
+    program = folder / f"{mode}_{types}"
     with _locked(folder):
+        if not is_as_built(program):
+            program.unlink(missing_ok=True)
         done = subprocess.run([*command, "build"], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", env=_clean())
+        if done.returncode == 0 and program.is_file() and not is_as_built(program):
+            _stamp(program).write_text(sha256(program) + "\n")
     if done.returncode != 0:
         raise AcceleratorError(f"the C++ compiler failed in {folder}:\n{done.stderr.strip() or done.stdout.strip()}")
-    program = folder / f"{mode}_{types}"
     if not program.is_file():
         raise AcceleratorError(f"make succeeded in {folder}, but made no {program.name}: the build folder is damaged")
     return program
@@ -64,6 +69,19 @@ def missing_tool() -> str | None:
     """A program that simulation needs and that is not there: make, or the C++ compiler."""
     compiler = shlex.split(os.environ.get("CXX", "g++")) or ["g++"]
     return next((tool for tool in ("make", compiler[0]) if shutil.which(tool) is None), None)
+
+
+def _stamp(program: Path) -> Path:
+    """The file that holds the checksum of a simulator."""
+    return program.with_name(f"{program.name}.sha256")
+
+
+def is_as_built(program: Path) -> bool:
+    """Whether a simulator is there as `build_simulator` left it: make asks for its age alone, and a damaged one may answer wrongly."""
+    try:
+        return _stamp(program).read_text().strip() == sha256(program)
+    except (OSError, ValueError):
+        return False
 
 
 def _make_command(folder: Path, types: str, flags: str | None) -> list[str]:
@@ -131,10 +149,9 @@ class CsimBackend:
         if os.access(folder, os.W_OK):
             return build_simulator(folder, self.types)
         command = _make_command(folder, self.types, None)
-        if (folder / f"csim_{self.types}").is_file() and subprocess.run(
-            [*command, "-q", "build"], capture_output=True, env=_clean()
-        ).returncode == 0:
-            return folder / f"csim_{self.types}"
+        program = folder / f"csim_{self.types}"
+        if is_as_built(program) and subprocess.run([*command, "-q", "build"], capture_output=True, env=_clean()).returncode == 0:
+            return program
         self._temporary = tempfile.TemporaryDirectory(prefix="attnc-csim-")
         copy = Path(self._temporary.name) / "hls"
         shutil.copytree(

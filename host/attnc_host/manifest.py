@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from attnc_host import layout
 from attnc_host.errors import AcceleratorError
 from attnc_host.fields import MAX_ELEMENTS, Fields
+from attnc_host.integrity import check_files
 
 SCHEMA = 1
 
@@ -152,8 +152,11 @@ class Manifest:
         return self.memory.output_words * self.lanes
 
 
-def load(folder: str | os.PathLike[str], verify: bool = False) -> Manifest:
-    """Read `manifest.json` of a build folder and check every field and file; with `verify` the checksums too."""
+def load(folder: str | os.PathLike[str] | Manifest, verify: bool = True, edited: bool = False) -> Manifest:
+    """Read `manifest.json` of a build folder and check every field and file, with `verify` their checksums too. Sources in `hls` may be
+    `edited`, where the caller compares what they compute with golden. A manifest that was loaded before is taken as it is."""
+    if isinstance(folder, Manifest):
+        return folder
     root = Path(folder)
     if not root.is_dir():
         raise AcceleratorError(f"{root}: no such build folder" if not root.exists() else f"{root}: is no folder; a build folder is needed")
@@ -171,7 +174,7 @@ def load(folder: str | os.PathLike[str], verify: bool = False) -> Manifest:
     if schema != SCHEMA:
         raise AcceleratorError(f"{path}: field 'schema': this runtime reads version {SCHEMA}, found {schema}; compile the model again")
     manifest = _manifest(fields, root)
-    check_files(fields, root, verify)
+    check_files(fields, root, verify, edited)
     return manifest
 
 
@@ -272,34 +275,3 @@ def _source(fields: Fields, elements: int, size: int | None) -> Source:
     if low < 0 or (size is not None and high >= size):
         fields.fail("strides", f"positions from 0 to below {size if size is not None else 'the size of the tensor'}", f"{low} to {high}")
     return Source(elements, offset, counts, strides)
-
-
-def check_files(fields: Fields, root: Path, verify: bool) -> None:
-    """Every file that the manifest lists is there, has its size and, with `verify`, its checksum.
-
-    The sources in `hls` may be edited: whether they still compute the same is for the simulation to say.
-    """
-    files = fields.child("files")
-    for name in files.data:
-        entry = files.child(name)
-        path = fields.inside(name, f"files[{name!r}]")
-        size, checksum = entry.integer("bytes", 0), entry.text("sha256")
-        if not path.is_file():
-            raise AcceleratorError(f"{root}: the file {name!r} is missing, the build folder is damaged; compile the model again")
-        found = path.stat().st_size
-        source = name.startswith("hls/") and not name.startswith("hls/data/")
-        if found != size and (verify or not source):
-            raise AcceleratorError(f"{path}: needed {size} bytes, found {found}: the build folder is damaged; compile the model again")
-        if verify and sha256(path) != checksum:
-            raise AcceleratorError(f"{path}: the checksum differs from the manifest's: the file was changed after the model was compiled")
-
-
-def sha256(path: Path) -> str:
-    """Checksum of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while True:
-            block = file.read(1 << 20)
-            if not block:
-                return digest.hexdigest()
-            digest.update(block)

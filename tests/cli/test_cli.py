@@ -19,6 +19,7 @@ from attnc.cli import main
 from attnc.console import parse_shapes
 from attnc.errors import ConfigError, DataError
 from attnc.npz import load_npz, save_npz
+from attnc_host.integrity import sha256
 from small_build import random_inputs
 
 COMMANDS = ("compile", "csim", "run", "eval", "inspect", "targets", "approx")
@@ -161,7 +162,19 @@ def test_damaged_build(capsys: Capture, build: Path) -> None:
 def test_verify_finds_changed_weights(capsys: Capture, build: Path, inputs: Path, tmp_path: Path) -> None:
     path = build / "weights" / "weights.bin"
     path.write_bytes(path.read_bytes()[::-1])
-    assert "checksum differs" in error_of(capsys, "run", build, "--inputs", inputs, "--output", tmp_path / "y.npz", "--verify")
+    output = ["--inputs", inputs, "--output", tmp_path / "y.npz"]
+    for args in (["run", build, *output], ["run", build, *output, "--backend", "golden"], ["csim", build], ["eval", build, *output[:2]]):
+        assert "weights.bin: the checksum differs" in error_of(capsys, *args)
+    assert main([str(arg) for arg in ("run", build, *output, "--backend", "golden", "--no-verify")]) == 0
+
+
+def test_edited_sources_are_for_simulations_that_compare(capsys: Capture, build: Path, inputs: Path, tmp_path: Path) -> None:
+    with open(build / "hls" / "attnc_top.cpp", "a") as file:
+        file.write("// edited\n")
+    output = tmp_path / "y.npz"
+    assert "attnc_top.cpp: needed" in error_of(capsys, "run", build, "--inputs", inputs, "--output", output)
+    assert main(["csim", str(build)]) == 0
+    assert main(["run", str(build), "--inputs", str(inputs), "--output", str(output), "--no-verify"]) == 0
 
 
 def test_errors_of_compile(capsys: Capture, tmp_path: Path) -> None:
@@ -216,6 +229,7 @@ def test_interrupting_a_simulation_leaves_no_process(build: Path) -> None:
     """Ctrl-C goes to attnc alone here; the simulator, which would run for ever, must go with it."""
     (build / "hls" / "csim_native").write_text(f"#!/bin/sh\necho $$ > {build}/pid\nexec sleep 1000\n")
     (build / "hls" / "csim_native").chmod(0o755)
+    (build / "hls" / "csim_native.sha256").write_text(sha256(build / "hls" / "csim_native"))
     command = [sys.executable, "-m", "attnc", "csim", str(build)]
     # A shell's background jobs, and what they start, ignore Ctrl-C.
     process = subprocess.Popen(

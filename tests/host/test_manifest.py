@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from attnc_host import AcceleratorError, manifest
+from attnc_host import AcceleratorError, integrity, manifest
+from attnc_host.integrity import sha256
+from small_build import write_small_build
 
 
 def test_loads(shared_build: Path) -> None:
@@ -41,7 +43,7 @@ def test_every_field_is_needed(build: Path) -> None:
         "memory.words",
         "memory.output_words",
     ]
-    paths += ["design", "design.lanes", "files"]
+    paths += ["design", "design.lanes", "files", "checksum"]
     paths += [f"inputs.0.{key}" for key in ("name", "dtype", "shape", "batched")]
     paths += [
         f"feeds.0.{key}" for key in ("value", "tensor", "rows", "channels", "type", "type.scale", "offset", "words", "source", "excluded")
@@ -126,14 +128,65 @@ def test_links_do_not_leave_the_folder(build: Path) -> None:
         manifest.load(build)
 
 
-def test_sizes_and_checksums(build: Path) -> None:
-    weights = build / "weights" / "weights.bin"
-    data = bytearray(weights.read_bytes())
-    data[0] ^= 1
-    weights.write_bytes(data)
+def flip(path: Path, at: int) -> None:
+    """One bit of a file, in place."""
+    with open(path, "r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 4]))
+
+
+def test_one_bit_of_any_file(build: Path) -> None:
+    """Whatever an answer depends on: weights, program, constants, golden, sources, headers, host graphs, vectors."""
+    names = [name for name, entry in json.loads((build / "manifest.json").read_text())["files"].items() if entry["bytes"]]
+    kinds = {"hls/attnc_top.cpp", "hls/include/attnc/linear.hpp", "hls/data/program.bin", "weights/weights.bin", "golden/params.npz"}
+    assert kinds <= set(names)
+    for name in names:
+        at = (build / name).stat().st_size // 2
+        flip(build / name, at)
+        with pytest.raises(AcceleratorError, match=rf"{name}: the checksum differs"):
+            manifest.load(build)
+        manifest.load(build, verify=False)
+        if name.startswith("hls/") and "/data/" not in name:
+            manifest.load(build, edited=True)
+        flip(build / name, at)
     manifest.load(build)
+
+
+def test_hard_links_are_read_once_and_named_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build, read = write_small_build(tmp_path / "build"), []
+    monkeypatch.setattr(integrity, "sha256", lambda path: read.append(path) or sha256(path))
+    manifest.load(build)
+    assert len(read) == len({path.stat().st_ino for path in read}) < len(json.loads((build / "manifest.json").read_text())["files"])
+    flip(build / "hls" / "data" / "weights.bin", 0)
     with pytest.raises(AcceleratorError, match=r"weights.bin: the checksum differs"):
-        manifest.load(build, verify=True)
-    weights.write_bytes(data[:-1])
-    with pytest.raises(AcceleratorError, match=rf"needed {len(data)} bytes, found {len(data) - 1}"):
         manifest.load(build)
+
+
+EDITED: list[Callable[[dict[str, Any]], object]] = [
+    lambda d: d["feeds"][0]["type"].update(scale=0.031),
+    lambda d: d["feeds"][0].update(excluded=True),
+    lambda d: d["fetches"][0]["type"].update(zero_point=1),
+    lambda d: d["files"].pop("weights/weights.bin"),
+    lambda d: d.update(checksum="0" * 64),
+]
+
+
+@pytest.mark.parametrize("edit", EDITED, ids=range(len(EDITED)))
+def test_the_manifest_has_a_checksum_of_its_own(build: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    change(build, lambda d: None)
+    manifest.load(build)  # another layout of the same JSON
+    change(build, edit)
+    with pytest.raises(AcceleratorError, match=r"manifest.json: the checksum of its fields differs: it was changed"):
+        manifest.load(build)
+    manifest.load(build, verify=False)
+
+
+def test_sizes(build: Path) -> None:
+    weights = build / "weights" / "weights.bin"
+    data = weights.read_bytes()
+    weights.write_bytes(data[:-1])
+    for verify in (True, False):
+        with pytest.raises(AcceleratorError, match=rf"needed {len(data)} bytes, found {len(data) - 1}"):
+            manifest.load(build, verify=verify)

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from attnc.console import Build, Json, Verbose, print_json
+from attnc.console import Build, Json, Verbose, Verify, print_json
 from attnc.files import check_replaceable
 from attnc.tables import clean
+from attnc_host import manifest as manifests
 
 EXPORT: dict[str, Any] = {
     "name": "export-qdq",
@@ -22,6 +23,7 @@ EXPORT: dict[str, Any] = {
 def export_qdq(
     build: Build,
     output: Annotated[Path, typer.Option("--output", "-o", help="The ONNX file to write.")],
+    verify: Verify = True,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -29,7 +31,7 @@ def export_qdq(
     from attnc.verify.export_qdq import made_by_attnc, save_qdq
 
     check_replaceable(output, made_by_attnc, [build])
-    model = save_qdq(build, output)
+    model = save_qdq(manifests.load(build, verify, edited=True), output)
     nodes, size, opset = len(model.graph.node), output.stat().st_size, model.opset_import[0].version
     if as_json:
         print_json({"output": str(output), "opset": opset, "nodes": nodes, "bytes": size})

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from attnc import tables
-from attnc.console import EXIT_DIFFERENT, Build, Json, State, Types, Verbose, note, print_json, show
+from attnc.console import EXIT_DIFFERENT, Build, Json, State, Types, Verbose, Verify, note, print_json, show
 from attnc.files import check_replaceable
 from attnc.tables import clean
 from attnc.verify.data import find_model, load_inputs, load_labelled
@@ -47,15 +47,17 @@ def csim(
     build: Build,
     inputs: Annotated[Path | None, typer.Option("--inputs", help="Inputs, .npz by input name; the build's own vectors by default.")] = None,
     types: Types = "native",
+    verify: Verify = True,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Compile the emitted C++ with g++, run it, and compare it with golden bit for bit."""
-    arrays = None if inputs is None else load_inputs(build, inputs, note)
+    manifest = manifests.load(build, verify, edited=True)
+    arrays = None if inputs is None else load_inputs(manifest, inputs, note)
     with Progress() as progress:
         from attnc.verify import csim as comparison
 
-        result = comparison.compare_build(build, arrays, types, progress)
+        result = comparison.compare_build(manifest, arrays, types, progress)
     if as_json:
         print_json(result.to_json())
     else:
@@ -70,7 +72,7 @@ def run(
     output: Annotated[Path, typer.Option("--output", help="Receives the outputs, .npz by the model's output names.")],
     backend: Annotated[Literal["csim", "golden"], typer.Option("--backend", help="What runs the program.")] = "csim",
     types: Types = "native",
-    verify: Annotated[bool, typer.Option("--verify", help="Check the checksums of the build folder first.")] = False,
+    verify: Verify = True,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -80,8 +82,9 @@ def run(
 
     assert golden_backend
     check_replaceable(output, made_by_attnc, [inputs, build])
-    arrays = load_inputs(build, inputs, note)
-    with Progress() as progress, Accelerator.open(build, backend, types, verify, progress=progress) as accelerator:
+    manifest = manifests.load(build, verify)
+    arrays = load_inputs(manifest, inputs, note)
+    with Progress() as progress, Accelerator.open(manifest, backend, types, progress=progress) as accelerator:
         outputs = accelerator.run(arrays)
     save_npz(output, outputs)
     if as_json:
@@ -98,17 +101,18 @@ def eval_command(
     labels: Annotated[str | None, typer.Option("--labels", help="Name of the labels in the .npz.", show_default="label")] = None,
     model: Annotated[Path | None, typer.Option("--model", help="The original model, for the accuracy in float.")] = None,
     types: Types = "native",
+    verify: Verify = True,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Measure a build on data: accuracy of float, golden and C++, and every mismatch. Updates its report."""
-    manifest = manifests.load(build)
-    arrays, truth = load_labelled(build, inputs, labels, note)
+    manifest = manifests.load(build, verify, edited=True)
+    arrays, truth = load_labelled(manifest, inputs, labels, note)
     original = find_model(manifest, model, inputs, note)
     with Progress(delay=0) as progress:
         from attnc.evaluation import evaluate
 
-        facts = evaluate(build, arrays, truth, original, progress, types)
+        facts = evaluate(manifest, arrays, truth, original, progress, types)
     if as_json:
         print_json(facts)
     else:

@@ -37,7 +37,7 @@ from attnc.report_tables import as_text, render
 from attnc.schedule.devices import find_board, with_utilisation
 from attnc.schedule.file import check_board, read_schedule, schedule_text
 from attnc.verify.check import check_build
-from attnc_host.manifest import sha256
+from attnc_host.integrity import sha256
 from attnc_host.samples import unstack
 
 

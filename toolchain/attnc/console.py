@@ -41,6 +41,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else
 Types = Annotated[
     Literal["native", "ap"], typer.Option("--types", help="C++ types: native integers (fast), or ap_int as the hardware has.")
 ]
+Verify = Annotated[
+    bool, typer.Option("--verify/--no-verify", help="Check first that the files of the build are those that were compiled (checksums).")
+]
 Build = Annotated[Path, typer.Argument(metavar="BUILD", help="A build folder, made by `attnc compile`.")]
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX model.")]
 Shapes = Annotated[

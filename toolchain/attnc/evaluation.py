@@ -24,12 +24,13 @@ from attnc_host import boundary
 from attnc_host import manifest as manifests
 from attnc_host.boundary import HostGraphs
 from attnc_host.csim import CsimBackend
+from attnc_host.manifest import Manifest
 from attnc_host.progress import Progress
 from attnc_host.samples import Samples
 
 
 def evaluate(
-    build: Path,
+    build: Path | Manifest,
     inputs: Mapping[str, Any],
     labels: Array | None,
     model: Path | None,
@@ -39,7 +40,9 @@ def evaluate(
     """Run golden, the C++ and, if `model` is given, the float model on all samples; add elements compared, mismatches, SQNR of
     the outputs and, with `labels` [samples], accuracy to the report; write it and return it."""
     started, progress = time.monotonic(), progress or Progress()
-    facts, manifest = load_report(build), manifests.load(build)
+    manifest = manifests.load(build, edited=True)
+    build = manifest.folder
+    facts = load_report(build)
     host = HostGraphs(manifest)
     given = boundary.check_inputs(manifest, inputs)
     prepared = boundary.prepare(manifest, given, host)

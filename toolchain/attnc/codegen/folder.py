@@ -14,13 +14,14 @@ from typing import Any
 
 from attnc.errors import BuildError, ConfigError
 from attnc.files import check_folder, free_name, umask
-from attnc_host.manifest import sha256
+from attnc_host.integrity import sha256
 from attnc_host.signals import uninterrupted
 
 MANIFEST, REPORT = "manifest.json", "report.json"
 CONFIG, SCHEDULE = "attnc.yaml", "schedule.yaml"
 """Settings of the layers, where a file or a search gave them, and the schedule: files of a build that are there to be edited."""
-OWN = (MANIFEST, REPORT, "report.txt", CONFIG, SCHEDULE, "hls/csim_native", "hls/csim_ap")
+SIMULATORS = tuple(f"hls/csim_{types}{stamp}" for types in ("native", "ap") for stamp in ("", ".sha256"))
+OWN = (MANIFEST, REPORT, "report.txt", CONFIG, SCHEDULE, *SIMULATORS)
 """Files of a build that its manifest does not list."""
 Note = Callable[[str], None]
 """Takes a remark for the user."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -28,6 +27,7 @@ from attnc.ops import operator
 from attnc.schedule.cost import Estimate, estimate
 from attnc.schedule.devices import Board
 from attnc.schedule.program import Program, build_program
+from attnc_host.integrity import OWN, manifest_checksum, sha256
 
 SCHEMA = 1
 
@@ -65,7 +65,7 @@ def write_project(
         if proto is not None:
             (folder / "host" / f"{name}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
     manifest = _manifest(folder, model, program, board, clock_mhz, source)
-    write_json(folder / MANIFEST, manifest)
+    write_json(folder / MANIFEST, {**manifest, OWN: manifest_checksum(manifest)})
     return program, cost
 
 
@@ -168,11 +168,5 @@ def checksums(folder: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.parent != folder:
-            with open(path, "rb") as file:
-                digest = (
-                    hashlib.file_digest(file, "sha256").hexdigest()
-                    if hasattr(hashlib, "file_digest")
-                    else hashlib.sha256(file.read()).hexdigest()
-                )
-            found[path.relative_to(folder).as_posix()] = {"sha256": digest, "bytes": path.stat().st_size}
+            found[path.relative_to(folder).as_posix()] = {"sha256": sha256(path), "bytes": path.stat().st_size}
     return found

@@ -25,7 +25,7 @@ from attnc.npz import load_npz, made_by_attnc, save_npz
 from attnc.precision.budget import Score
 from attnc.quant.weight_config import LayerSettings
 from attnc.weights import QuantizedWeight
-from attnc_host.manifest import sha256
+from attnc_host.integrity import sha256
 
 SCHEMA = 1
 FILE = "state.json"

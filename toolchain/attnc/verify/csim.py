@@ -50,14 +50,14 @@ class CsimResult:
 
 
 def compare_build(
-    build: Path, inputs: Mapping[str, Any] | None = None, types: str = "native", progress: Progress | None = None
+    build: Path | Manifest, inputs: Mapping[str, Any] | None = None, types: str = "native", progress: Progress | None = None
 ) -> CsimResult:
     """Simulate a build folder and compare every element of the device's outputs with golden.
 
     Without `inputs` (arrays by input name) the folder's own vectors are used, and both golden computed now and the vectors that
     were stored with the build must agree with the C++.
     """
-    manifest = manifests.load(build)
+    manifest = manifests.load(build, edited=True)
     images, stored = _stored(manifest) if inputs is None else (_image(manifest, inputs), None)
     golden = GoldenBackend(manifest, progress=progress).execute(images)
     backend = CsimBackend(manifest, types, progress=progress)

@@ -9,32 +9,32 @@ from typing import Any
 from attnc.arrays import Array
 from attnc.errors import DataError
 from attnc.npz import load_npz
-from attnc_host import manifest as manifests
-from attnc_host.manifest import Manifest, sha256
+from attnc_host.integrity import sha256
+from attnc_host.manifest import Manifest
 
 Note = Callable[[str], None]
 """Takes a remark for the user."""
 
 
-def load_inputs(build: Path, path: Path, note: Note) -> dict[str, Array]:
+def load_inputs(manifest: Manifest, path: Path, note: Note) -> dict[str, Array]:
     """The arrays of an archive that the model takes."""
-    return _only_inputs(build, path, load_npz(path), note)
+    return _only_inputs(manifest, path, load_npz(path), note)
 
 
-def load_labelled(build: Path, path: Path, name: str | None, note: Note) -> tuple[dict[str, Array], Array | None]:
+def load_labelled(manifest: Manifest, path: Path, name: str | None, note: Note) -> tuple[dict[str, Array], Array | None]:
     """Inputs and labels from one archive. Labels are called "label" unless `name` says otherwise, and may then be absent."""
     arrays = load_npz(path)
     wanted = name or "label"
     if name is not None and name not in arrays:
         raise DataError(f"{path}: needed the labels {name!r}, found {', '.join(map(repr, arrays))}")
-    is_input = wanted in {port.name for port in manifests.load(build).inputs}
+    is_input = wanted in {port.name for port in manifest.inputs}
     truth = arrays.get(wanted) if name is not None or not is_input else None
-    return _only_inputs(build, path, arrays, note, silent=(wanted,)), truth
+    return _only_inputs(manifest, path, arrays, note, silent=(wanted,)), truth
 
 
-def _only_inputs(build: Path, path: Path, arrays: Mapping[str, Array], note: Note, silent: Sequence[str] = ()) -> dict[str, Any]:
+def _only_inputs(manifest: Manifest, path: Path, arrays: Mapping[str, Array], note: Note, silent: Sequence[str] = ()) -> dict[str, Any]:
     """Leave out what is no input, such as labels, and say so; an input that is missing is an error."""
-    names = [port.name for port in manifests.load(build).inputs]
+    names = [port.name for port in manifest.inputs]
     missing = [name for name in names if name not in arrays]
     if missing:
         raise DataError(f"{path}: input {', '.join(map(repr, missing))} is missing, the file has {', '.join(map(repr, arrays))}")

@@ -24,7 +24,7 @@ class GoldenBackend:
     """Runs the quantized graph of a build folder; a few samples at a time, so that memory stays bounded. `types` has no meaning here."""
 
     def __init__(self, build: Manifest | Path, types: str = "native", progress: Progress | None = None) -> None:
-        manifest = build if isinstance(build, Manifest) else manifests.load(build)
+        manifest = manifests.load(build, edited=True)
         self.manifest = manifest
         self.graph = load_graph(manifest.folder / "golden")
         self.progress = progress or Progress()

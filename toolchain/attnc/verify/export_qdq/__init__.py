@@ -32,12 +32,12 @@ IR_VERSION = 10
 BATCH = "batch"
 
 
-def export_qdq(build: Path) -> ModelProto:
+def export_qdq(build: Path | Manifest) -> ModelProto:
     """The quantized graph of a build folder with the model's own inputs and outputs. Raises `BuildError`.
 
     Any number of samples where nothing runs on the host and the model takes them; else one sample.
     """
-    manifest = manifests.load(build)
+    manifest = manifests.load(build, edited=True)
     graph = load_graph(manifest.folder / "golden")
     ports = [*manifest.inputs, *manifest.outputs]
     many = manifest.leading is None and manifest.trailing is None and all(port.batched and port.shape[:1] == (1,) for port in ports)
@@ -47,16 +47,16 @@ def export_qdq(build: Path) -> ModelProto:
     named = {name: writer.op("Identity", made, output=writer.fresh(name)) for name, made in names.items()}
     for node in graph.nodes:
         if node.op not in OPERATORS:
-            raise BuildError(f"{build}: node {node.name!r}: operator {node.op!r} cannot be written as ONNX")
+            raise BuildError(f"{manifest.folder}: node {node.name!r}: operator {node.op!r} cannot be written as ONNX")
         result = OPERATORS[node.op](writer, node, [named[name] for name in node.inputs])
         named[node.output] = writer.rounded(result, graph.type(node.output), node.output)
     for fetch in manifest.fetches:
         _fetch(writer, fetch, named[fetch.value])
     core = _core(writer, manifest, many)
-    return _checked(_merged(core, manifest), build)
+    return _checked(_merged(core, manifest), manifest.folder)
 
 
-def save_qdq(build: Path, output: Path) -> ModelProto:
+def save_qdq(build: Path | Manifest, output: Path) -> ModelProto:
     """Export a build to a file (written beside and renamed) and return the model."""
     model = export_qdq(build)
     try:
