@@ -98,8 +98,8 @@ def test_a_stream_failure_surfaces(build: Path) -> None:
     """A vector that nobody reads is left over."""
     top = build / "hls" / "attnc_top.cpp"
     source = top.read_text()
-    assert "  attnc::linear<" in source
-    top.write_text(source.replace("  attnc::linear<", '  hls::stream<int> lost("engine_0.lost"); lost.write(1);\n  attnc::linear<', 1))
+    assert "  ATTNC_REGION\n" in source
+    top.write_text(source.replace("  ATTNC_REGION\n", '  ATTNC_REGION\n  hls::stream<int> lost("engine_0.lost"); lost.write(1);\n', 1))
     backend = CsimBackend(manifest.load(build, edited=True))
     with pytest.raises(AcceleratorError, match=r"stopped at a stream.*'engine_0.lost': left over when the stream ended"):
         backend.execute(images(build, 1))
