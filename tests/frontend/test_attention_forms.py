@@ -137,6 +137,29 @@ def test_what_is_nearly_a_softmax_is_none(tmp_path: Path) -> None:
         import_model(b.save(tmp_path / "m.onnx", merged(b, y)))
 
 
+@pytest.mark.parametrize("flattened", ["Flatten", "Reshape"])
+def test_softmax_of_scores_flattened(tmp_path: Path, flattened: str) -> None:
+    """As the softmax of an older opset becomes one of today, where the shape is known only while the model is read."""
+    b = Builder(18)
+    q, k, v = qkv(b)
+    mask = b("Unsqueeze", b("Cast", b.input("mask", ["n", T], TensorProto.INT64), to=1), np.array([1, 2]))
+    expanded = b("Expand", mask, b("Concat", b("Shape", mask, end=2), np.array([T, T]), axis=0))
+    s = b("Add", b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2])), b("Mul", b("Sub", 1.0, expanded), -1e9))
+    rows = b("Flatten", s, axis=3) if flattened == "Flatten" else b("Reshape", s, np.array([-1, T]))
+    y = b("MatMul", b("Reshape", b("Softmax", rows, axis=1), b("Shape", s)), v)
+    given = np.ones((1, T), np.int64)
+    given[0, 3:] = 0
+    assert ops(check(b.save(tmp_path / "m.onnx", merged(b, y)), mask=given)).count("attention") == 1
+
+
+def test_flattened_scores_are_good_for_a_softmax_alone(tmp_path: Path) -> None:
+    b = Builder(18)
+    q, k, _ = qkv(b)
+    rows = b("Flatten", b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2])), axis=3)
+    with pytest.raises(AttncError, match="as part of attention"):
+        import_model(b.save(tmp_path / "m.onnx", b.linear(b("Add", rows, 1.0), T, 3)))
+
+
 # ---- windows and masks ----
 
 

@@ -99,6 +99,14 @@ def test_other_biases_take_as_many_channels_as_they_need() -> None:
     assert loose is not None and loose.channels < 64 and ERROR_TARGET < loose.error <= 0.05 * (1 + RELATIVE)
 
 
+@pytest.mark.parametrize("low", [-1e4, -1e9, float(np.finfo(np.float32).min), -np.inf])
+def test_masks_that_are_no_band_stay_tables(low: float) -> None:
+    """Tokens that see their own half and the first: of rank 2, but no number that channels make leaves a key out."""
+    half = np.arange(24) // 12
+    keep = (half[:, None] == half) | (np.arange(24) == 0)
+    assert fitted(np.where(keep, 0.0, low)[None]) is None
+
+
 def test_excluded_keys_are_free() -> None:
     """A bias of rank 3 inside the mask, with anything outside."""
     rng, size = np.random.default_rng(0), 40

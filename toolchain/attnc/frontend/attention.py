@@ -13,7 +13,7 @@ from attnc.errors import ModelError
 from attnc.frontend.builder import TRANSPOSED, LayoutError, scalar
 from attnc.frontend.context import MASKED, Context
 from attnc.frontend.layout import Grid, identity, sort_into_grid
-from attnc.frontend.values import Array, Const, Index, Scores, Shape, Sources, Test, Unary, Value, View, merge, on_host, reindex
+from attnc.frontend.values import Array, Const, Index, ScoreRows, Scores, Shape, Sources, Test, Unary, Value, View, merge, on_host, reindex
 
 LOWEST = float(np.finfo(np.float32).min)
 IN_PLACE = -(2.0**40)
@@ -47,14 +47,16 @@ def _scaled(ctx: Context, node: NodeProto, value: Value) -> tuple[View, float]:
     return ctx.view(value), 1.0
 
 
-def softmax(ctx: Context, node: NodeProto, scores: Scores) -> Scores:
+def softmax(ctx: Context, node: NodeProto, scores: Scores | ScoreRows) -> Scores | ScoreRows:
     """Scores become probabilities."""
+    shown, scores = scores, scores.scores if isinstance(scores, ScoreRows) else scores
     axis = int(ctx.attributes(node).get("axis", -1))
-    if axis not in (-1, len(scores.shape) - 1):
+    if axis not in (-1, len(shown.shape) - 1):
         ctx.fail(node, f"softmax of attention scores over axis {axis}; only the last axis, that of the keys, is supported")
     if scores.normalized:
         ctx.fail(node, "a second softmax of attention probabilities is not supported")
-    return replace(scores, normalized=True, host=None, src=merge(scores.src, (node.name,)))
+    made = replace(scores, normalized=True, host=None, src=merge(scores.src, (node.name,)))
+    return ScoreRows(made, shown.shape, made.src) if isinstance(shown, ScoreRows) else made
 
 
 def canonical(scores: Scores) -> Scores:

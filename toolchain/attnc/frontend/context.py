@@ -23,6 +23,7 @@ from attnc.frontend.values import (
     Index,
     Opaque,
     Poly,
+    ScoreRows,
     Scores,
     Sources,
     Unary,
@@ -90,6 +91,8 @@ class Context:
             return value.host
         if isinstance(value, Scores) and value.fallback is not None:
             return value.fallback()
+        if isinstance(value, ScoreRows):
+            value = value.scores
         if isinstance(value, Failed):
             raise value.error
         if isinstance(value, Poly):

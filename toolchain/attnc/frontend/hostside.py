@@ -11,7 +11,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from attnc.errors import ModelError, UnsupportedError
 from attnc.frontend.interpreter import Interpreter
-from attnc.frontend.values import Array, Const, Failed, Poly, Scores, Test, Unary, View, on_host
+from attnc.frontend.values import Array, Const, Failed, Poly, ScoreRows, Scores, Test, Unary, View, on_host
 from attnc.model import Fetch, Placement
 
 LEADING = "no product or normalisation comes before it"
@@ -93,7 +93,7 @@ def _fetchable(interpreter: Interpreter, name: str) -> View | str | None:
         if interpreter.heavy(node):
             interpreter.unsupported.setdefault(error.node, error)
         reason = error.reason
-    assert isinstance(value, (Unary, Poly, Scores, Test, Failed, View))
+    assert isinstance(value, (Unary, Poly, Scores, ScoreRows, Test, Failed, View))
     return reason
 
 

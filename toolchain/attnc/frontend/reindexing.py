@@ -12,7 +12,7 @@ from attnc.errors import ModelError, UnsupportedError
 from attnc.frontend.builder import elements
 from attnc.frontend.context import MAX_INDEX, Context
 from attnc.frontend.layout import identity
-from attnc.frontend.values import Array, Const, Poly, Scores, Shape, Unary, Value, View, merge, on_host, reindex
+from attnc.frontend.values import Array, Const, Poly, ScoreRows, Scores, Shape, Unary, Value, View, merge, on_host, reindex
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 Move = Callable[[Array], Array]
@@ -215,7 +215,7 @@ def rearrange(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> li
         ctx.fail(node, "the mask of a dropout has no meaning here")
     if isinstance(subject, Unary):
         subject = _settle(ctx, subject)
-    if not isinstance(subject, (View, Const, Unary, Poly, Scores)):
+    if not isinstance(subject, (View, Const, Unary, Poly, Scores, ScoreRows)):
         subject = ctx.concrete(subject)
     moves = PLANS[node.op_type](ctx, node, subject.shape, args)
     return [apply(ctx, node, subject, move) for move in moves[: len(node.output)]]
@@ -249,6 +249,9 @@ def apply(ctx: Context, node: NodeProto, subject: Value, move: Move) -> Value:
         view = reindex(subject.view, move)
         assert isinstance(view, View)
         return Unary(view, subject.y, merge(subject.src, src), subject.node, subject.operator)
+    if isinstance(subject, ScoreRows):
+        flattened = subject.shape
+        return move_scores(ctx, node, subject.scores, lambda x: move(x.reshape(flattened)))
     if isinstance(subject, Scores):
         return move_scores(ctx, node, subject, move)
     assert isinstance(subject, Poly)
@@ -256,7 +259,7 @@ def apply(ctx: Context, node: NodeProto, subject: Value, move: Move) -> Value:
 
 
 def move_scores(ctx: Context, node: NodeProto, scores: Scores, move: Move) -> Value:
-    """Attention scores may have their leading axes rearranged, and queries and keys swapped."""
+    """Attention scores may have their leading axes rearranged, queries and keys swapped, and all rows flattened into one axis."""
     t, tk = scores.shape[-2:]
     moved = move(identity_scores(scores))
     src = merge(scores.src, (node.name,))
@@ -274,6 +277,8 @@ def move_scores(ctx: Context, node: NodeProto, scores: Scores, move: Move) -> Va
         made = reindex(ctx.concrete(scores), move, (node.name,))
         assert isinstance(made, View)
         return made
+    if np.array_equal(moved, identity_scores(scores).reshape(-1, tk)):
+        return ScoreRows(replace(scores, src=src), moved.shape, src)
     ctx.fail(node, "attention scores are rearranged in a way that the device cannot follow")
 
 

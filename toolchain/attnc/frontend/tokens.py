@@ -14,7 +14,7 @@ from attnc.frontend.context import Context
 from attnc.frontend.layout import Axes, axes_of, identity, sort_into_grid
 from attnc.frontend.reindexing import integers
 from attnc.frontend.rotary import is_rotated_apart
-from attnc.frontend.values import Array, Const, Poly, Scores, Test, Unary, Value, View, merge
+from attnc.frontend.values import Array, Const, Poly, ScoreRows, Scores, Test, Unary, Value, View, merge
 
 
 def concat(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:
@@ -199,10 +199,11 @@ def softmax(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list
     """Softmax of attention scores, or over channels."""
     value = args[0]
     assert value is not None
-    if isinstance(value, Scores) and value.fallback is None:
+    if isinstance(value, ScoreRows) or (isinstance(value, Scores) and value.fallback is None):
         return [softmax_of_scores(ctx, node, value)]
     if isinstance(value, Scores):
         probabilities = softmax_of_scores(ctx, node, value)
+        assert isinstance(probabilities, Scores)
         inner = value.fallback
         assert inner is not None
         probabilities.fallback = lambda: _softmax(ctx, node, inner())

@@ -177,6 +177,15 @@ class Scores:
 
 
 @dataclass(eq=False)
+class ScoreRows:
+    """Scores whose leading axes and queries are flattened into one, [rows, Tk], as older opsets have it around a softmax."""
+
+    scores: Scores
+    shape: Shape
+    src: Sources
+
+
+@dataclass(eq=False)
 class Test:
     """IsNaN or IsInf of attention probabilities or scores, as exporters put around a softmax, possibly negated or reduced."""
 
@@ -195,7 +204,7 @@ class Failed:
     shape: Shape | None = None
 
 
-Value = Const | View | Opaque | Unary | Poly | Scores | Test | Failed
+Value = Const | View | Opaque | Unary | Poly | Scores | ScoreRows | Test | Failed
 Concrete = Const | View
 
 

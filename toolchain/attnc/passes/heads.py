@@ -114,7 +114,9 @@ def _narrow(graph: Graph, node: Node, heads: Heads) -> None:
             reader.params |= {key: heads.spread(reader.params[key], -1) for key in ("weight", "weight_q") if key in reader.params}
     if others or name in graph.outputs:
         weight = heads.spread(np.eye(heads.count * heads.size), 1)
-        graph.nodes.insert(graph.nodes.index(node) + 1, Node(name, "linear", [wide], name, {}, _without_bias(weight), node.source))
+        graph.nodes.insert(
+            graph.nodes.index(node) + 1, Node(f"{node.name}.unpadded", "linear", [wide], name, {}, _without_bias(weight), node.source)
+        )
     else:
         del graph.values[name]
 
