@@ -126,7 +126,7 @@ def mel() -> dict[str, Tensor]:
     return {"input_features": torch.randn(1, 16, 2 * TOKENS, generator=torch.Generator().manual_seed(0))}
 
 
-def samples(family: Family, names: list[str], count: int = 8, seed: int = 1) -> dict[str, np.ndarray]:
+def samples(family: Family, names: list[str], count: int = 16, seed: int = 1) -> dict[str, np.ndarray]:
     """Inputs to calibrate and compare with: random tokens or pixels, masks with padding at the end of all samples but the first."""
     rng = np.random.default_rng(seed)
     example = {**family.inputs(), **(family.traced_inputs() if family.traced_inputs else {})}

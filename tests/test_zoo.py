@@ -13,15 +13,17 @@ from models.families import FAMILIES
 QUICK = {("bert", "dynamo"), ("vit", "torchscript"), ("beit", "dynamo"), ("whisper", "torchscript"), ("gpt2", "dynamo")}
 ALL = [(name, exporter) for name in FAMILIES for exporter in zoo.EXPORTERS]
 MARKED = [pytest.param(*pair, marks=() if pair in QUICK else pytest.mark.slow, id="-".join(pair)) for pair in ALL]
-LEAST_DB = 20.0
-"""Catches what is broken. The target is 30 dB; a family that stays below must have its reasons in the table."""
+LEAST_DB, OFF_DB = 20.0, 2.0
+"""Catches what is broken; and how far what the report promises may be off on other samples. The target is 30 dB; a family that stays below
+must have its reasons in the table."""
 
 
 @pytest.mark.parametrize(("name", "exporter"), MARKED)
 def test_family(tmp_path: Path, name: str, exporter: str) -> None:
     row = zoo.measure(name, exporter, tmp_path)
     assert row["mismatches"] == 0 and row["elements"] > 0
-    assert row["sqnr_db"] >= (LEAST_DB if row["binding"] else zoo.TARGET_DB), row["binding"]
+    assert row["sqnr_db"] >= max(LEAST_DB, row["promised_db"] - OFF_DB)
+    assert row["binding"] or row["promised_db"] >= zoo.TARGET_DB - OFF_DB
     assert 0 <= row["wide"] <= row["linear"]
     assert not zoo.failed(row) and row["varying"] >= zoo.LEAST_VARYING
     assert row["device"] > 0 and row["cycles"] > 0

@@ -57,7 +57,7 @@ def statistics(graph: Graph, feeds: dict[str, Array]) -> dict[str, Statistics]:
     observer = Observer(5)
     run_reference(graph, feeds, observer)
     for name, array in graph.constants.items():
-        observer(name, array[np.newaxis])
+        observer.constant(name, array)
     return observer.found
 
 

@@ -18,7 +18,7 @@ from attnc.original import Original
 from attnc.pipeline.compare import measure_outputs
 from attnc.pipeline.quantize import VECTORS, device_integers
 from attnc.pipeline.state import State
-from attnc.quant.samples import Edge, one_sample
+from attnc.quant.samples import Edge, count_samples, one_sample
 from frontend.graphs import Builder
 
 T, C, H, SAMPLES = 6, 32, 2, 12
@@ -61,9 +61,11 @@ def test_queries_without_keys_count(tmp_path: Path, low: float, guard: bool) -> 
     """The figure is what onnxruntime says, on samples most of which have such queries; and it is good."""
     state = quantized(tmp_path, low, guard)
     runner = ort.InferenceSession(str(state.path), providers=["CPUExecutionProvider"])
-    expected = np.concatenate([runner.run(None, {"x": state.samples["x"][i], "mask": state.samples["mask"][i]})[0] for i in range(SAMPLES)])
-    found = golden(state)
-    for count, figure in ((VECTORS, state.output_sqnr), (SAMPLES, measure_outputs(state, state.samples))):
+    samples = {name: np.concatenate([state.measured[name], state.samples[name]]) for name in state.samples}
+    expected = np.concatenate([runner.run(None, {name: array[i] for name, array in samples.items()})[0] for i in range(SAMPLES)])
+    found = golden(state, samples)
+    assert count_samples(state.measured) == SAMPLES // 4
+    for count, figure in ((SAMPLES // 4, state.output_sqnr), (SAMPLES, measure_outputs(state, samples))):
         noise = np.square(found[:count] - expected[:count]).sum()
         (db,) = figure.values()
         assert db == pytest.approx(10 * np.log10(np.square(expected[:count]).sum() / noise), abs=1e-3)
@@ -72,20 +74,22 @@ def test_queries_without_keys_count(tmp_path: Path, low: float, guard: bool) -> 
     assert reported == round(next(iter(state.output_sqnr.values())), 2)
 
 
-def golden(state: State) -> Array:
+def golden(state: State, samples: dict[str, Array]) -> Array:
     """Golden's output, sample by sample, on a way of its own."""
     edge, rows = Edge(state.model), []
-    for index, feeds in enumerate(edge.feeds(state.samples)):
+    for index, feeds in enumerate(edge.feeds(samples)):
         q = run_golden(state.graph, device_integers(state.graph, feeds, state.model))
         real = {name: state.graph.type(name).dequantize(array) for name, array in q.items()}
-        sample = one_sample(state.samples, index)
+        sample = one_sample(samples, index)
         rows.extend(edge.finish(sample, real).values())
     return np.concatenate(rows)
 
 
 def test_samples_on_which_the_model_gives_nan_are_left_out(tmp_path: Path) -> None:
+    """Every one that was held out, so that only those that calibrate are left to measure on, which is said."""
     state = quantized(tmp_path, -np.inf, False)
     assert state.undefined == VECTORS - 1 and min(state.output_sqnr.values()) > 30
+    assert "the model gives NaN on every sample held out" in state.doubts[-1] and state.widths["missed"] is None
 
 
 def test_nan_on_every_sample_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from attnc.cli import main
 from attnc.compiler import quantize_model
 from attnc.config import CompileOptions
 from attnc.errors import ConfigError
+from attnc.pipeline.compare import measure_outputs
 from attnc.pipeline.state import State
 from attnc.pipeline.widths import Candidate, cheapest
 from frontend.graphs import Builder
@@ -65,7 +66,7 @@ def test_auto_widens_what_needs_it_and_no_more(tmp_path: Path) -> None:
     path = save(tmp_path, True)
     narrow, found = quantized(path, activation_bits=8), quantized(path)
     assert narrow.output_sqnr["y"] < 28 and wide(narrow) == []
-    assert found.output_sqnr["y"] >= 30 and wide(found) == ["down"]
+    assert found.output_sqnr["y"] - found.margins["y"] >= 30 and wide(found) == ["down"]
     facts = found.widths
     assert facts["sqnr_db_of_8_bits"]["y"] == round(narrow.output_sqnr["y"], 2) and facts["binding"] == []
     (entry,) = facts["wide"]
@@ -83,12 +84,36 @@ def test_auto_changes_nothing_where_8_bits_do(tmp_path: Path) -> None:
 
 def test_made_up_inputs_widen_nothing(tmp_path: Path) -> None:
     found = quantize_model(save(tmp_path, True), CompileOptions())
-    assert found.output_sqnr["y"] < 30 and wide(found) == [] and not found.widths["missed"] and found.widths["binding"] == []
+    assert found.output_sqnr["y"] < 30 and wide(found) == [] and found.widths["missed"] is None and found.widths["binding"] == []
+
+
+def test_figures_are_of_samples_that_did_not_calibrate(tmp_path: Path) -> None:
+    """Larger ones are held out: nothing but them can tell that they exceed the scales."""
+    path = save(tmp_path, False)
+    x = np.load(path.with_suffix(".npz"))["x"]
+    x[3::4] *= 4
+    np.savez(path.with_suffix(".npz"), x=x)
+    seen, unseen = quantized(path, activation_bits=8, hold_out=0), quantized(path, activation_bits=8)
+    assert seen.widths["missed"] is None and unseen.widths["missed"]
+    assert unseen.output_sqnr["y"] < seen.output_sqnr["y"] - 6
+    np.savez(tmp_path / "large.npz", x=x[3::4])
+    assert quantized(path, activation_bits=8, heldout=tmp_path / "large.npz", hold_out=4).output_sqnr == unseen.output_sqnr
+
+
+@pytest.mark.parametrize(("count", "gated"), [(2, False), (8, False), (8, True)])
+def test_figures_of_few_samples_hold_on_others(tmp_path: Path, count: int, gated: bool) -> None:
+    path = save(tmp_path, gated)
+    x = np.random.default_rng(5).normal(size=(40, 1, TOKENS, WIDTH)).astype(np.float32)
+    np.savez(path.with_suffix(".npz"), x=x[:count])
+    found = quantized(path, sqnr_target=36)
+    promised = found.output_sqnr["y"] - found.margins["y"]
+    assert measure_outputs(found, {"x": x[count:]})["y"] > promised - 0.5
+    assert found.doubts == [] if count == 8 else "2 different samples" in found.doubts[0]
 
 
 def test_target(tmp_path: Path) -> None:
     path = save(tmp_path, True)
-    assert wide(quantized(path, sqnr_target=20)) == []
+    assert wide(quantized(path, sqnr_target=12)) == []
     assert set(wide(quantized(path, sqnr_target=36))) > {"down"}
 
 

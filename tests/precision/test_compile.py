@@ -226,7 +226,7 @@ def test_weights_on_a_grid_stay_there(files: dict[str, Path], tmp_path: Path) ->
         (["--budget", "accuracy_drop<=1", "--labels", "truth"], "needed the labels 'truth', found 'x', 'label'"),
         (["--budget", "accuracy_drop<=1", "--heldout", "other"], "accuracy_drop needs labels beside the samples"),
         (["--budget", "cosine>=0.9", "--heldout", "nowhere.npz"], "no such file"),
-        (["--budget", "cosine>=0.9", "--heldout", "calib"], "is the file of --calib; leave it out, and every 4th sample is held out"),
+        (["--budget", "cosine>=0.9", "--heldout", "calib"], "is the file of --calib; leave it out, and some of the samples are held out"),
         (["--budget", "cosine>=0.9", "--quantizer", "binary"], "quantizer binary makes none of the formats of a search"),
         (["--budget", "cosine>=0.99999"], "--budget cosine>=0.99999 cannot be held: the finest formats"),
     ],
@@ -242,7 +242,8 @@ def test_errors(files: dict[str, Path], tmp_path: Path, capsys: Capture, more: l
 
 def test_too_few_samples_and_bad_ones(files: dict[str, Path], tmp_path: Path, capsys: Capture) -> None:
     for x, message in (
-        (np.zeros((7, T, C)), "1 sample in 4 is held out for the search; needed 8 or --heldout, found 7"),
+        (np.zeros((9, T, C)), "1 sample in 4 is held out for the search; needed 8 that differ or --heldout, found 1"),
+        (np.random.default_rng(0).normal(size=(7, T, C)), "needed 8 that differ or --heldout, found 7"),
         (np.full((9, T, C), np.nan), "NaN"),
     ):
         np.savez(tmp_path / "bad.npz", x=x.astype(np.float32))

@@ -18,6 +18,7 @@ from attnc.cli_compile import (
     CalibOption,
     CheckOption,
     HeldoutOption,
+    HoldOutOption,
     LabelsOption,
     PoolOption,
     QuantizerOption,
@@ -99,6 +100,7 @@ def compile_command(
     ] = None,
     budget: BudgetOption = None,
     heldout: HeldoutOption = None,
+    hold_out: HoldOutOption = None,
     labels: LabelsOption = None,
     pool: PoolOption = None,
     group_size: Annotated[int | None, typer.Option("--group-size", help="Weights that share a scale: 32, 64, 128; 0: a channel.")] = None,
@@ -143,6 +145,7 @@ def compile_command(
         weights=weights,
         budget=budget,
         heldout=heldout,
+        hold_out=hold_out,
         labels=labels,
         pool=pool,
         group_size=group_size,
@@ -163,8 +166,6 @@ def compile_command(
         force=force,
         seed=seed,
     )
-    if calib is None and not quiet:
-        note("without --calib the inputs for calibration are made up: accuracy on real data is then a guess")
     with Progress(delay=0, quiet=quiet) as progress:
         from attnc.precision.compile import compile_model
 
@@ -173,6 +174,8 @@ def compile_command(
     from attnc.report_tables import render
 
     report = load_report(folder)
+    for warning in () if quiet else report["calibration"]["warnings"]:
+        note(warning)
     if "unchecked" in report["check"] and (check or not quiet):
         note(f"the C++ was not compared with golden: {report['check']['unchecked']}")
     if as_json:

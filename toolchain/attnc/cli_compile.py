@@ -21,7 +21,11 @@ BudgetOption = Annotated[
         help='With weights auto, what the cheapest formats must hold: "cosine>=0.99", "sqnr>=30" (dB), "accuracy_drop<=1" (points).',
     ),
 ]
-HeldoutOption = Annotated[Path | None, typer.Option("--heldout", help="Samples that --budget is measured on; see below.")]
+HeldoutOption = Annotated[Path | None, typer.Option("--heldout", help="Samples that figures, and --budget, are measured on; see below.")]
+HoldOutOption = Annotated[
+    int | None,
+    typer.Option("--hold-out", metavar="K", help="Measure on every K-th sample of --calib; 0: none.", show_default="see below"),
+]
 LabelsOption = Annotated[str | None, typer.Option("--labels", help="Name of their labels in the .npz.", show_default="label")]
 PoolOption = Annotated[
     str | None,
@@ -55,8 +59,9 @@ EPILOG = (
     "  cosine         between the two output vectors of a sample, the mean over the samples\n"
     "  sqnr           10 log10(sum float^2 / sum (golden - float)^2) over all samples, in dB\n"
     "  accuracy_drop  top-1 accuracy of float less golden's, in points; needs labels; of the first output\n"
-    "A budget of cosine or sqnr is held if the figure less two standard errors holds it. It is measured on\n"
-    "--heldout, by default on every 4th sample of --calib, which then does not calibrate. The search keeps what\n"
+    "A budget of cosine or sqnr is held if the figure less two standard errors holds it. Figures are measured on\n"
+    "--heldout, by default on every 4th sample of --calib (without a budget on at most 8 of them; of 2 or 3 samples\n"
+    "on the last), which then do not calibrate. The search keeps what\n"
     "it knows in OUTPUT.search: the same command goes on from there, another budget starts from there. The choice\n"
     "is attnc.yaml in the build: --config makes the same build of it without a search.\n\n"
     "\b\nExit code: 0 when a build was written, 1 when its C++ differs from golden (nothing is written), 2 after an error."

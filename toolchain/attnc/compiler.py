@@ -14,6 +14,7 @@ from attnc.arrays import Array
 from attnc.codegen.folder import CONFIG, SCHEDULE, Note, staged
 from attnc.codegen.project import write_json, write_project
 from attnc.config import DEFAULT_TARGET, CompileOptions
+from attnc.errors import ConfigError
 from attnc.frontend import import_model
 from attnc.frontend.imposed import report as import_report
 from attnc.golden import run_golden
@@ -27,12 +28,12 @@ from attnc.pipeline.state import State
 from attnc.quant.samples import (
     Edge,
     count_samples,
-    held_out,
     load_samples,
     one_sample,
     select_samples,
     synthetic_samples,
 )
+from attnc.quant.split import doubts, split_samples
 from attnc.report_tables import as_text, render
 from attnc.schedule.devices import find_board, with_utilisation
 from attnc.schedule.file import check_board, read_schedule, schedule_text
@@ -70,16 +71,26 @@ def begin(path: Path, options: CompileOptions, progress: Progress) -> State:
     model = import_model(path, options.shapes, options.strict, shown)
     if schedule and options.schedule:
         check_board(schedule, options.schedule, model.graph, board)
-    samples = _samples(path, model, options)
-    return State(path, options, board, clock_mhz, model, samples, options.calib is None, schedule=schedule)
+    return State(path, options, board, clock_mhz, model, *_samples(path, model, options), options.calib is None, schedule=schedule)
 
 
-def _samples(path: Path, model: Model, options: CompileOptions) -> dict[str, Array]:
-    if options.calib is not None:
-        samples = load_samples(options.calib, model.inputs)
-        calibrating, _ = held_out(count_samples(samples), weight_config(options).hold_out)
-        return select_samples(samples, calibrating)
-    return synthetic_samples(onnx.load(path, load_external_data=False), model.inputs, options.seed)
+def _samples(path: Path, model: Model, options: CompileOptions) -> tuple[dict[str, Array], dict[str, Array] | None, list[str]]:
+    """Samples that calibrate, samples to measure on, and what is doubtful about them."""
+    if options.heldout is not None and options.calib is not None and options.heldout.resolve() == options.calib.resolve():
+        raise ConfigError(f"--heldout {options.heldout}: is the file of --calib; leave it out, and some of the samples are held out")
+    if options.calib is None:
+        given = synthetic_samples(onnx.load(path, load_external_data=False), model.inputs, options.seed)
+    else:
+        given = load_samples(options.calib, model.inputs)
+    unseen = None if options.heldout is None else load_samples(options.heldout, model.inputs)
+    every = weight_config(options).hold_out
+    split = split_samples(given, 0 if every is None and unseen is not None else every)
+    found = doubts(given, model.inputs, split, unseen is not None)
+    if options.calib is None:
+        found = ["the inputs are made up, so the figures say little about real data (needed --calib)"]
+    if unseen is None and len(split.held_out):
+        unseen = select_samples(given, split.held_out)
+    return select_samples(given, split.calibrating), unseen, found
 
 
 def write(state: State, progress: Progress, moved: Note) -> Path:
@@ -121,6 +132,9 @@ def write(state: State, progress: Progress, moved: Note) -> Path:
                 "source": "synthetic" if state.synthetic else str(state.options.calib.name if state.options.calib else ""),
                 "samples": count_samples(state.samples),
                 "method": state.options.calibration,
+                "held_out": 0 if state.unseen is None else count_samples(state.unseen),
+                "held_out_from": "" if state.options.heldout is None else state.options.heldout.name,
+                "warnings": state.doubts,
             },
         )  # fmt: skip
         if model.quantized is not None:

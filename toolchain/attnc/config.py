@@ -51,9 +51,10 @@ class CompileOptions(BaseModel):
     budget: str | None = None
     """What a search over formats must hold: "cosine>=0.99", "sqnr>=30" or "accuracy_drop<=1"."""
     heldout: Path | None = None
-    """Samples that the search measures on, `.npz`; by default every 4th calibration sample, which then does not calibrate."""
+    """Samples that figures, and the search, are measured on, `.npz`; by default some of the calibration samples, which then do not
+    calibrate."""
     hold_out: int | None = None
-    """Every so-many-th calibration sample does not calibrate."""
+    """Every so-many-th calibration sample does not calibrate, but is measured on; 0: none; by default `quant.split` says."""
     labels: str | None = None
     """Name of the labels beside those samples; by default "label"."""
     pool: str | None = None

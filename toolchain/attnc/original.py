@@ -13,7 +13,7 @@ from attnc.arrays import Array
 from attnc.frontend import load_float32
 from attnc.frontend.quantized import runnable
 from attnc.quant.samples import FloatModel
-from attnc.report import decibels
+from attnc.report import decibels, margin
 
 KEPT_BYTES = 1 << 28
 
@@ -45,17 +45,21 @@ class Original:
 
 @dataclass
 class Distance:
-    """Energies of what was expected and of what was found beside it, by name."""
+    """Energies of what was expected and of what was found beside it, by name, a number per sample."""
 
-    signal: dict[str, float] = field(default_factory=dict)
-    noise: dict[str, float] = field(default_factory=dict)
+    signal: dict[str, list[float]] = field(default_factory=dict)
+    noise: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, name: str, expected: Array, found: Array) -> None:
         """One more sample."""
         real = expected.astype(np.float64)
-        self.signal[name] = self.signal.get(name, 0.0) + float(np.square(real).sum())
-        self.noise[name] = self.noise.get(name, 0.0) + float(np.square(found - real).sum())
+        self.signal.setdefault(name, []).append(float(np.square(real).sum()))
+        self.noise.setdefault(name, []).append(float(np.square(found - real).sum()))
 
     def decibels(self) -> dict[str, float]:
         """10 log10(sum expected^2 / sum (found - expected)^2) of each."""
-        return {name: decibels(self.signal[name], self.noise[name]) for name in self.signal}
+        return {name: decibels(sum(self.signal[name]), sum(self.noise[name])) for name in self.signal}
+
+    def margins(self) -> dict[str, float]:
+        """How many dB below that other samples may be, of each."""
+        return {name: margin(self.signal[name], self.noise[name]) for name in self.signal}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,22 @@ def decibels(signal: float, noise: float) -> float:
     if noise <= 0:
         return 99.0
     return float(np.clip(10 * math.log10(max(signal, 1e-300) / noise), -99, 99))
+
+
+ERRORS = 2.0
+"""Standard errors between a figure and what other samples are trusted to reach: 97.7 % of a normal distribution."""
+SPREAD = 0.5
+"""Deviation of a sample's noise from the mean that is assumed, as much as one more sample would say, since few samples say little of it."""
+
+
+def margin(signal: Sequence[float], noise: Sequence[float]) -> float:
+    """How many dB below the SQNR of some samples, from their energies, that of others may be."""
+    s, n = np.asarray(signal), np.asarray(noise)
+    if not n.sum() or not s.sum():
+        return 0.0
+    deviation = n / n.mean() - s / s.mean()  # the delta method: of a quotient of means
+    error = math.sqrt((float(np.square(deviation).sum()) + SPREAD**2) / len(s)) / math.sqrt(len(s))
+    return 10 * math.log10(1 + ERRORS * error)
 
 
 def compile_report(

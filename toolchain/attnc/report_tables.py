@@ -58,8 +58,11 @@ def _cost_rows(table: Table, cost: dict[str, Any]) -> None:
 
 def _summary(facts: dict[str, Any], title: str) -> Table:
     table, calibration = _pairs(title), facts["calibration"]
-    synthetic = " (made-up inputs: accuracy is a guess until --calib is given)" if calibration["source"] == "synthetic" else ""
-    table.add_row("calibration", f"{calibration['samples']} samples, {calibration['source']}, {calibration['method']}{synthetic}")
+    others = f"{calibration['held_out']} others{' of ' + calibration['held_out_from'] if calibration['held_out_from'] else ''}"
+    measured = f"figures on {others if calibration['held_out'] else 'the same'}"
+    table.add_row("calibration", escape(f"{calibration['samples']} samples, {calibration['source']}, {calibration['method']}; {measured}"))
+    for warning in calibration["warnings"]:
+        table.add_row("WARNING", escape(warning))
     precision = facts.get("precision")
     if precision:
         pool = f", rows {precision['pool']}" if precision["pool"] else ""
@@ -73,7 +76,9 @@ def _summary(facts: dict[str, Any], title: str) -> Table:
         table.add_row("quantized by", f"{' and '.join(imported['dialects'])}: {counts}, {len(imported['left_out'])} pairs left out")
     widths = facts.get("activation_bits")
     if widths:
-        table.add_row("SQNR, calibration", _reached(widths, precision, facts["float_check"]))
+        measured = "SQNR, held out" if calibration["held_out"] else "SQNR, calibration"
+        table.add_row(measured, _reached(widths, precision, facts["float_check"]))
+        table.add_row("inputs", _widened(widths))
     biases = [layer["bias"] for layer in facts["layers"] if layer.get("bias")]
     if biases:
         table.add_row("attention bias", _bias(biases))
@@ -109,18 +114,26 @@ def causes(widths: dict[str, Any]) -> str:
 
 
 def _reached(widths: dict[str, Any], precision: dict[str, Any] | None, check: dict[str, Any]) -> str:
-    """The SQNR of the output that is farthest from the model, and how it came about; where a budget asked for other than the target, that
-    is no miss."""
-    before, count = widths["sqnr_db_of_8_bits"], len(widths["wide"])
-    wide = f"{count} linear layer{'' if count == 1 else 's'} with inputs of 16 bits"
+    """The SQNR of the output that is farthest from the model; where a budget asked for other than the target, that is no miss."""
     if not widths["sqnr_db"]:
-        return f"no output in floating point to measure, {wide}"
-    text = f"{min(widths['sqnr_db'].values()):.1f} dB against {check['against']} (worst output), {wide}"
-    if before:
-        text += f" ({min(before.values()):.1f} dB without those that the model needs)"
+        return "no output in floating point to measure"
+    reached, margins, target = widths["sqnr_db"], widths["margin_db"], widths["target_db"]
+    name = min(reached, key=lambda output: reached[output] - margins[output])
+    least = reached[name] - margins[name]
+    text = f"{reached[name]:.1f} dB against {check['against']} (worst output), {least:.1f} dB less what chance may hide"
     if check["undefined_samples"]:
         text += f"; {check['undefined_samples']} samples left out, on which the model itself gives NaN"
-    return text + (f"; MISSES the target of {widths['target_db']:g} dB: {causes(widths)}" if widths["missed"] and not precision else "")
+    if widths["missed"] and not precision:
+        return f"{text}; MISSES the target of {target:g} dB: {causes(widths)}"
+    doubtful = widths["missed"] is False and least < target and not precision
+    return text + (f"; other samples may miss the target of {target:g} dB" if doubtful else "")
+
+
+def _widened(widths: dict[str, Any]) -> str:
+    """How many layers have inputs of 16 bits, and what the SQNR would be without those that the model needs."""
+    count, before = len(widths["wide"]), widths["sqnr_db_of_8_bits"]
+    text = f"{count} linear layer{'' if count == 1 else 's'} with inputs of 16 bits"
+    return text + (f" ({min(before.values()):.1f} dB without those that the model needs)" if before else "")
 
 
 def _widths(facts: dict[str, Any]) -> list[Table]:

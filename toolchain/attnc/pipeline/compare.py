@@ -84,12 +84,12 @@ def _undefined(state: State, feeds: Outputs, expected: Outputs, where: str) -> b
 
 
 def compare_layers(state: State) -> None:
-    """Golden over the first samples: its outputs of the model against onnxruntime (`state.output_sqnr`), and the value of every node
-    against the float graph (`state.layer_db`), which says where noise comes from and nothing of how good the model is."""
+    """Golden over the first samples held out: its outputs of the model against onnxruntime (`state.output_sqnr`), and the value of every
+    node against the float graph (`state.layer_db`), which says where noise comes from and nothing of how good the model is."""
     assert state.float_graph is not None
     layers, outputs, edge = Distance(), Distance(), Edge(state.model)
     state.undefined = 0
-    for index, feeds in zip(range(VECTORS), edge.feeds(state.samples), strict=False):
+    for index, feeds in zip(range(VECTORS), edge.feeds(state.measured), strict=False):
         real: dict[str, Array] = {}
         run_reference(state.float_graph, feeds, real.__setitem__)
 
@@ -99,9 +99,13 @@ def compare_layers(state: State) -> None:
                 layers.add(name, expected, state.graph.type(name).dequantize(q))
 
         golden = run_golden(state.graph, device_integers(state.graph, feeds, state.model), compare)
-        sample = one_sample(state.samples, index)
+        sample = one_sample(state.measured, index)
         state.undefined += not _add_outputs(state, edge, sample, feeds, golden, outputs)
-    state.layer_db, state.output_sqnr = layers.decibels(), outputs.decibels()
+    if state.undefined and not outputs.signal and state.unseen is not None:
+        state.unseen = None
+        state.doubts.append("the model gives NaN on every sample held out: the figures are of what calibration has seen")
+        return compare_layers(state)
+    state.layer_db, state.output_sqnr, state.margins = layers.decibels(), outputs.decibels(), outputs.margins()
 
 
 def measure_outputs(state: State, samples: Outputs) -> dict[str, float]:

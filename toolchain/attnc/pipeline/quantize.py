@@ -27,7 +27,7 @@ GRAM_SAMPLES = 64
 CHUNK_ELEMENTS = 1 << 22
 """Samples run together through the float model while its widest value stays below this many elements."""
 VECTORS = 8
-"""Samples that the test bench in the build carries, and over which layers are compared with float."""
+"""Samples that the test bench in the build carries, and at most so many over which golden is measured."""
 
 
 def choose_attention_biases(state: State) -> None:
@@ -81,14 +81,14 @@ def calibrate(state: State) -> None:
     """Statistics of every value over all samples, in chunks that bound the memory."""
     observer = Observer(count_samples(state.samples))
 
-    def observe(name: str, array: Array) -> None:
+    def finite(name: str, array: Array) -> Array:
         # A mask may be infinite: its type is fixed, whatever it holds.
-        observer(name, array if state.plan[name].type is None else np.where(np.isinf(array), 0.0, array))
+        return array if state.plan[name].type is None else np.where(np.isinf(array), 0.0, array)
 
     for chunk in chunks(Edge(state.model).feeds(state.samples), chunk_size(state.graph)):
-        run_reference(state.graph, chunk, observe)
+        run_reference(state.graph, chunk, lambda name, array: observer(name, finite(name, array)))
     for name, array in state.graph.constants.items():
-        observe(name, array[np.newaxis])
+        observer.constant(name, finite(name, array))
     state.statistics = observer.found
 
 
@@ -103,7 +103,7 @@ def plan_again(state: State) -> None:
             state.statistics[node.output] = state.statistics[node.inputs[0]]
     for name, array in state.graph.constants.items():
         observer = Observer(1)
-        observer(name, array[np.newaxis])
+        observer.constant(name, array)
         state.statistics.setdefault(name, observer.found[name])
 
 

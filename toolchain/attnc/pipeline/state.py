@@ -31,13 +31,20 @@ class State:
     clock_mhz: float
     model: Model
     samples: dict[str, Array]
+    """Those that calibrate."""
+    unseen: dict[str, Array] | None
+    """Those that figures are measured on; None where all calibrate."""
+    doubts: list[str]
+    """Why calibration cannot support the figures, or only weakly."""
     synthetic: bool
     float_model: str = ""
     float_error: float = 0.0
     plan: dict[str, Requirement] = field(default_factory=dict)
     statistics: dict[str, Statistics] = field(default_factory=dict)
     output_sqnr: dict[str, float] = field(default_factory=dict)
-    """Of every output of the model in floating point, in dB: golden against onnxruntime."""
+    """Of every output of the model in floating point, in dB: golden against onnxruntime, on the samples of `measured`."""
+    margins: dict[str, float] = field(default_factory=dict)
+    """How many dB below that other samples may be."""
     layer_db: dict[str, float] = field(default_factory=dict)
     """Of every value: golden against the float graph, energies in dB."""
     undefined: int = 0
@@ -73,6 +80,11 @@ class State:
         """Width of the input of a layer: what was asked for, where that is a number, else 16 for those that `widened` names."""
         asked = self.settings(node).activation_bits
         return (16 if node.name in self.widened else 8) if asked == "auto" else asked
+
+    @property
+    def measured(self) -> dict[str, Array]:
+        """Samples that figures are measured on: no scale has seen them, where some could be held out."""
+        return self.samples if self.unseen is None else self.unseen
 
     @property
     def graph(self) -> Graph:

@@ -1,4 +1,4 @@
-"""Which linear layers get inputs of 16 bits: the cheapest that bring a model to its SQNR target, found on calibration data.
+"""Which linear layers get inputs of 16 bits: the cheapest that bring a model to its SQNR target, on samples that did not calibrate.
 
 A model is quantized with inputs of 8 bits first. Where that reaches the target, nothing more is done and nothing costs more. Where it does
 not, every 8-bit input is rounded alone in the float graph (`quant.noise`), which says what widening it saves, and the model is
@@ -9,6 +9,7 @@ with what is left estimated from above (all of 8 bits, less what widening saves)
 The target is held against onnxruntime at the outputs of the model. The search looks at the outputs of the device, against the float graph:
 what the host makes of their noise is taken to scale with it.
 
+What few samples show is off by chance, so that the target is aimed at with a margin (`report.margin`): other samples shall reach it too.
 Made-up calibration inputs prove nothing: on those, nothing is searched.
 
 Where not even all inputs together reach the target, a choice is made that is estimated to come within `SLACK_DB` of what all reach and
@@ -55,7 +56,7 @@ def choose_widths(state: State, requantize: Callable[[State], None]) -> None:
     """Widen inputs where the target is missed; `requantize` makes the quantized graph anew, as `state.widened` now says. What was found
     is left in `state.widths`."""
     before, chosen = state.output_sqnr, list[Candidate]()
-    if missed(state):
+    if not state.synthetic and min(dependable(state), default=90.0) < state.options.sqnr_target:
         offered = candidates(state)
         if offered:
             chosen = _search(state, offered, requantize)
@@ -84,9 +85,17 @@ def _search(state: State, offered: list[Candidate], requantize: Callable[[State]
     return offered
 
 
-def missed(state: State) -> bool:
-    """Whether an output misses the target on real inputs."""
-    return not state.synthetic and min(state.output_sqnr.values(), default=90.0) < state.options.sqnr_target
+def missed(state: State) -> bool | None:
+    """Whether an output misses the target; None where it does not, on samples that cannot tell (made up, or none held out)."""
+    if state.synthetic:
+        return None
+    below = min(state.output_sqnr.values(), default=90.0) < state.options.sqnr_target
+    return None if state.unseen is None and not below else below
+
+
+def dependable(state: State) -> list[float]:
+    """The SQNR of every output less what chance may hide."""
+    return [db - state.margins[name] for name, db in state.output_sqnr.items()]
 
 
 def power(db: float) -> float:
@@ -101,15 +110,15 @@ def _noise(state: State) -> Array:
 
 def _allowed(state: State) -> float:
     """The noise of the device's outputs with which those of the model meet the target: the target's, times what their worst have now."""
-    return power(-state.options.sqnr_target) * float(_noise(state).max()) / max(power(-db) for db in state.output_sqnr.values())
+    return power(-state.options.sqnr_target) * float(_noise(state).max()) / max(map(power, (-db for db in dependable(state))))
 
 
 def probe(state: State) -> Probe:
-    """The graph on a few calibration samples."""
+    """The graph on a few of the samples that figures are measured on."""
     assert state.float_graph is not None
     widest = max(value.shape[0] * value.shape[1] for value in state.graph.values.values())
     count = min(PROBED, max(1, PROBED_ELEMENTS // widest))
-    feeds = next(chunks(islice(Edge(state.model).feeds(state.samples), count), count))
+    feeds = next(chunks(islice(Edge(state.model).feeds(state.measured), count), count))
     values: dict[str, Array] = {}
     run_reference(state.float_graph, feeds, values.__setitem__)
     return Probe(state.float_graph, state.graph, values)
@@ -168,6 +177,7 @@ def facts(state: State, chosen: Sequence[Candidate], before: dict[str, float]) -
     return {
         "target_db": state.options.sqnr_target,
         "sqnr_db": {name: round(db, 2) for name, db in state.output_sqnr.items()},
+        "margin_db": {name: round(db, 2) for name, db in state.margins.items()},
         "sqnr_db_of_8_bits": {name: round(db, 2) for name, db in before.items()} if chosen else None,
         "wide": [{"node": name, "why": "needed" if name in reasons else "asked for", **reasons.get(name, {})} for name in wide],
         "missed": missed(state),

@@ -32,7 +32,8 @@ from attnc.precision.layers import Assignment, Layers, Samples, assignment_key, 
 from attnc.precision.search import Ladder, Option, Position, descend, hull
 from attnc.precision.sensitivity import make_weights, measure_gains
 from attnc.precision.state import Store, fingerprint, version
-from attnc.quant.samples import Edge, FloatModel, count_samples, held_out, load_samples, one_sample, select_samples
+from attnc.quant.samples import Edge, FloatModel, count_samples, load_samples, one_sample, select_samples
+from attnc.quant.split import split_samples
 from attnc.quant.weight_config import LayerSettings
 from attnc.quant.weights import default_quantizer
 from attnc_host.progress import Progress
@@ -43,7 +44,7 @@ PROBES = 8
 """Held-out samples on which gains are measured."""
 ROUNDS = 2
 """Times that gains are measured and their ladder is searched; around a choice they differ from those around the finest formats."""
-SEARCH_OPTIONS = ("budget", "heldout", "labels", "pool")
+SEARCH_OPTIONS = ("budget", "labels", "pool")
 
 
 def compile_model(
@@ -85,10 +86,6 @@ class Search:
         self.budget = Budget.parse(options.budget or "")
         if options.calib is None:
             raise ConfigError("--budget needs --calib: on made-up inputs the accuracy of a model means nothing")
-        if options.heldout is not None and options.heldout.resolve() == options.calib.resolve():
-            raise ConfigError(
-                f"--heldout {options.heldout}: is the file of --calib; leave it out, and every {HOLD_OUT}th sample is held out"
-            )
         config = weight_config(options)
         if config.weights != "auto" and not any(rule.weights == "auto" for rule in config.layers):
             raise ConfigError("--budget is for weights that a search may choose; give --weights auto, or auto for layers in the config")
@@ -134,11 +131,12 @@ class Search:
         labels = arrays.get(name or "label")
         if self.options.heldout is not None:
             return samples, labels
-        total = count_samples(samples)
-        _, index = held_out(total, self.hold_out)
+        total, split = count_samples(samples), split_samples(samples, self.hold_out)
+        index = split.held_out
         if len(index) < 2:
             raise DataError(
-                f"{given}: 1 sample in {self.hold_out} is held out for the search; needed {2 * self.hold_out} or --heldout, found {total}"
+                f"{given}: 1 sample in {self.hold_out} is held out for the search; needed {2 * self.hold_out} that differ or --heldout, "
+                f"found {split.distinct}"
             )
         return select_samples(samples, index), labels[index] if labels is not None and labels.shape[:1] == (total,) else labels
 

@@ -56,13 +56,6 @@ def select_samples(arrays: Mapping[str, Array], indices: Array) -> dict[str, Arr
     return {name: array[indices] if array.shape[0] > 1 else array for name, array in arrays.items()}
 
 
-def held_out(total: int, every: int) -> tuple[Array, Array]:
-    """Indices of the samples that calibrate, and of those that are held out: every `every`-th; none for 0."""
-    index = np.arange(total)
-    out = (index % every == every - 1) if every else np.zeros(total, bool)
-    return index[~out], index[out]
-
-
 def synthetic_samples(proto: onnx.ModelProto, specs: list[TensorSpec], seed: int, samples: int = SYNTHETIC_SAMPLES) -> dict[str, Array]:
     """Inputs in the domain of each input: token ids below the size of their table, masks of ones with a tail of zeros (none in the
     first sample), floats from a standard normal distribution."""

@@ -6,7 +6,7 @@
     activations: static      # or dynamic: a scale per token, found on the device
     activation_bits: auto    # or 8, 16: width of the layer's input
     engine: auto             # or dsp, lookup
-    hold_out: 4              # every 4th calibration sample does not calibrate: a search measures on it; 0: none
+    hold_out: 4              # every 4th calibration sample does not calibrate: figures are measured on it; 0: none; null: by their number
     layers:
       - match: "encoder.*.up"
         weights: ternary
@@ -78,12 +78,12 @@ class WeightConfig(BaseModel):
     activations: Activations = "static"
     activation_bits: ActivationBits = "auto"
     engine: Engine = "auto"
-    hold_out: int = Field(default=0, ge=0)
+    hold_out: int | None = Field(default=None, ge=0)
     layers: tuple[LayerRule, ...] = ()
 
     @field_validator("hold_out")
     @classmethod
-    def _leaves_some(cls, value: int) -> int:
+    def _leaves_some(cls, value: int | None) -> int | None:
         if value == 1:
             raise ValueError("needed 0 or at least 2, as 1 holds every sample out")
         return value
