@@ -20,8 +20,8 @@
 //          keys * max(qk_tiles, v_tiles) cycles per block, of the keys that the block may look at (and P * v_tiles at least, since its
 //          sums leave a vector per cycle). Queries, keys and values of the next head are loaded, and outputs of the last one sent,
 //          meanwhile. Keys, values and queries are each read once per call. From score to probability Q queries go per cycle, P / Q
-//          groups of Q after each other for every key; no call has fewer than P / Q qk_tiles, so that is no slower. A division takes
-//          QUOTIENT_BITS cycles with FAST_DIVIDE = 0, for engines whose blocks all take longer than P of them.
+//          groups of Q after each other for every key; no call has fewer than P / Q qk_tiles, so that is no slower. Q divisions take
+//          QUOTIENT_BITS cycles with FAST_DIVIDE = 0, for engines whose blocks take longer than P / Q of these.
 // Source   two-pass cascade with a row buffer as in FuseMax; resident queries past which the keys stream as in Edge-MoE.
 
 #include "attnc/attention_channels.hpp"

@@ -117,45 +117,65 @@ attention_score_t attention_score(ScoreT acc, int multiplier, int shift, int cap
 }
 
 // One factor per query: reciprocal of its sum times the scale of the output. Sums come in vectors of Q and are at least 2^(15 - SPARE),
-// or 0. A factor per cycle, or with FAST_DIVIDE = 0 one in QUOTIENT_BITS cycles, from a subtracter in place of a pipelined divider. The
-// pipeline ends with each block: the sums of the next one come only when the outputs of this one leave, which wait for its factors, so a
-// pipeline that stalls must not keep any inside.
+// or 0. A factor per cycle, or with FAST_DIVIDE = 0 Q factors in QUOTIENT_BITS cycles, from as many subtracters in place of a pipelined
+// divider. The pipeline ends with each block: the sums of the next one come only when the outputs of this one leave, which wait for its
+// factors, so a pipeline that stalls must not keep any inside.
 template <class SumT, int SPARE, int P, int Q, int FAST_DIVIDE>
 void attention_reciprocal(hls::stream<Vec<SumT, Q>>& sums, hls::stream<SoftmaxScale>& scales, int heads, int rows, int multiplier, int shift) {
   typedef UInt<width<SumT>::value + SPARE> spare_t;
-  static const int STEPS = FAST_DIVIDE != 0 ? 1 : QUOTIENT_BITS;
+  static const int TRIPS = FAST_DIVIDE != 0 ? P : P / Q * QUOTIENT_BITS + Q;
+  static_assert(Q <= QUOTIENT_BITS, "attention_reciprocal: the factors of Q queries leave while those of the next ones are made");
   const int blocks = heads * ((rows + P - 1) / P);
   Vec<SumT, Q> sum;
 #pragma HLS ARRAY_PARTITION variable = sum.v complete
-  SoftmaxQuotient division = {0, 0, 0};
-  SerialDivision state = {0, 0};
+  SoftmaxQuotient division[Q];
+#pragma HLS ARRAY_PARTITION variable = division complete
+  SerialDivision state[Q];
+#pragma HLS ARRAY_PARTITION variable = state complete
+  SoftmaxScale made[Q];
+#pragma HLS ARRAY_PARTITION variable = made complete
 RECIPROCAL_BLOCKS:
   for (int block = 0; block < blocks; ++block) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 256
-    int j = 0, step = 0;
+    int j = 0, step = 0, left = P, ready = 0;
     ATTNC_LOOP(RECIPROCAL)
   RECIPROCAL:
-    for (int i = 0; i < P * STEPS; ++i) {
+    for (int i = 0; i < TRIPS; ++i) {
 #pragma HLS PIPELINE II = 1
       ATTNC_TICK(RECIPROCAL)
-      if (j == 0 && step == 0) sum = sums.read();
-      const spare_t spared = spare_t(spare_t(sum.v[j]) << SPARE);
-      SoftmaxScale scale;
       if (FAST_DIVIDE != 0) {
-        scale = softmax_scale<spare_t>(spared, multiplier_t(multiplier), shift_t(shift));
+        if (j == 0) sum = sums.read();
+        SoftmaxScale scale = softmax_scale<spare_t>(spare_t(spare_t(sum.v[j]) << SPARE), multiplier_t(multiplier), shift_t(shift));
+        scale.shift = shift_t(scale.shift - SPARE);
+        scales.write(scale);
+        j = j + 1 == Q ? 0 : j + 1;
       } else {
-        if (step == 0) {
-          division = softmax_quotient<spare_t>(spared, multiplier_t(multiplier), shift_t(shift));
-          state = serial_start(division);
+        if (ready > 0) {
+          scales.write(made[Q - ready]);
+          --ready;
         }
-        state = serial_step(state, division.mantissa);
-        scale.multiplier = division.mantissa == 0 ? multiplier_t(0) : multiplier_t(state.rest);
-        scale.shift = division.shift;
+        if (left > 0) {
+          if (step == 0) sum = sums.read();
+          for (int q = 0; q < Q; ++q) {
+#pragma HLS UNROLL
+            if (step == 0) {
+              division[q] = softmax_quotient<spare_t>(spare_t(spare_t(sum.v[q]) << SPARE), multiplier_t(multiplier), shift_t(shift));
+              state[q] = serial_start(division[q]);
+            }
+            state[q] = serial_step(state[q], division[q].mantissa);
+            if (step + 1 == QUOTIENT_BITS) {
+              made[q].multiplier = division[q].mantissa == 0 ? multiplier_t(0) : multiplier_t(state[q].rest);
+              made[q].shift = shift_t(division[q].shift - SPARE);
+            }
+          }
+          ++step;
+          if (step == QUOTIENT_BITS) {
+            step = 0;
+            ready = Q;
+            left -= Q;
+          }
+        }
       }
-      scale.shift = shift_t(scale.shift - SPARE);
-      if (step + 1 == STEPS) scales.write(scale);
-      step = step + 1 == STEPS ? 0 : step + 1;
-      if (step == 0) j = j + 1 == Q ? 0 : j + 1;
     }
   }
 }

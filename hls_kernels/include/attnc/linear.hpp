@@ -6,8 +6,8 @@
 // Inputs   x_bytes = 2: x of 16 bits comes as memory holds it, the word of its low bytes before that of its high bytes. With its highest
 //          bit turned over, a low byte is a signed one less 128, so x = 256 * high + low + 128: two steps per tile on the same
 //          multipliers, the sum of the second times 256. The bias holds 128 * sum of the weights. No hardware for it where X_BYTES = 1.
-// Weights  a stream of words, group after group of PE output channels: PE records of 8 bytes (bias s32, multiplier u24, shift u8,
-//          little endian); `scales` times PE multipliers u8, one per channel for each group of group_tiles tiles; the weights.
+// Weights  a stream of words, group after group of PE output channels: `scales` times PE multipliers u8, one per channel for each group of
+//          group_tiles tiles; the weights; PE records of 8 bytes (bias s32, multiplier u24, shift u8, little endian).
 //          bits = 8: PE rows of k_tiles words, one signed byte per weight; W_WORDS of these rows take turns, word by word.
 //          bits < 8: units of unit_tiles tiles and 8 channels, all channels of a tile before the next tile. A unit is one code per
 //          lane and channel: the weight (unit_tiles = 1, two's complement), or 1 + w of 3 tiles as digits to base 3 (unit_tiles = 3,
@@ -26,6 +26,9 @@
 //          of fill_bytes bytes into fill_side: the operand of this very run, before it computes (fill_first = 1), or that of a later
 //          one while this one computes, into the other side (fill_first = 0), a vector per cycle as they come. n_tiles = 0 only fills.
 //          fill_rows = 0: x was brought before, and nothing is.
+// Ahead    w_buffer holds two groups; group g of a run lies in side (w_side + g) % 2. With w_ready = 1 the weights of group 0 are there
+//          already, and the stream starts with its records. With next_k_tiles > 0 the weights of group 0 of the next run follow the last
+//          records: bytes without multipliers, of next_k_tiles tiles, from a whole beat on.
 // Order    sums leave group after group, in a group row after row, in a row tile after tile.
 // Source   output-stationary tiling; one engine shared by all layers as in Edge-MoE.
 
@@ -131,7 +134,7 @@ template <class XT, class WT, class AccT, int L, int PE, int R, int K_TILES_MAX,
 void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>>& w, hls::stream<Word<W_WORDS * L>>& records,
                        hls::stream<Vec<AccT, L>>& sums, int rows, int k_tiles, int n_tiles, int bits, int unit_tiles, int group_tiles,
                        int scales, int x_bytes, int side, int fill_rows, int fill_tiles, int fill_bytes, int fill_side,
-                       int fill_first) {
+                       int fill_first, int w_side, int w_ready, int next_k_tiles) {
   typedef Int<width<XT>::value + width<WT>::value + clog2(L)> dot_t;
   static const int OCTETS = (PE + 7) / 8, TILES = PE / L, ROW_BLOCKS = (ROWS_MAX + R - 1) / R;
   static const int SCALE_PARTS = (TILES + W_WORDS - 1) / W_WORDS, SCALE_REST = TILES - (SCALE_PARTS - 1) * W_WORDS;
@@ -165,7 +168,7 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>
   const int record_slots = PE * 8 / L / W_WORDS;
   const int scale_slots = scales * SCALE_PARTS;
   const int slots = packed ? OCTETS * ((units - 1) * unit_slots + last_slots) + (ternary ? 2 : 0) : PE / W_WORDS * k_tiles;
-  const int load_slots = record_slots + scale_slots + slots;
+  const int weight_slots = scale_slots + slots, next_slots = PE / W_WORDS * next_k_tiles;
   const int products = k_tiles * x_bytes;
   const int row_slots = max_of(products, R * TILES);
   const int steps = (rows + R - 1) / R * row_slots;
@@ -174,11 +177,17 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>
   int x_tile = 0, x_byte = 0, x_left = fill_rows, x_block = 0, x_bank = 0;
   Word<L> spare = Word<L>();
   bool spared = false;
-  // Group -1 computes nothing: it loads group 0, and x where this run needs it. What is written is read SETTLE cycles later at least.
-  const int first_trips = max_of(groups > 0 ? load_slots : 0, fill_first != 0 ? x_slots : 0) + SETTLE;
-  const int group_trips = max_of(load_slots + SETTLE, steps);
-  const int all_trips = first_trips + (groups > 0 ? (groups - 1) * group_trips + steps : 0);
-  int group = -1, at = 0, trips_left = first_trips;
+  // While a group is computed, its records and the weights of the next one are loaded. Group -1 computes nothing: it loads group 0, and x
+  // where this run needs it. What is written is read SETTLE cycles later at least.
+  const int first_load = groups > 0 && w_ready == 0 ? weight_slots : 0;
+  const int first_wait = max_of(first_load, fill_first != 0 ? x_slots : 0), first_trips = first_wait > 0 ? first_wait + SETTLE : 0;
+  const int group_load = record_slots + weight_slots, group_trips = max_of(group_load + SETTLE, steps);
+  const int last_load = record_slots + next_slots, last_trips = max_of(last_load, steps);
+  const int all_trips = first_trips + (groups > 0 ? (groups - 1) * group_trips + last_trips : 0);
+  int group = first_trips > 0 ? -1 : 0, at = 0;
+  int trips_left = first_trips > 0 ? first_trips : groups > 1 ? group_trips : last_trips;
+  int load_slots = first_trips > 0 ? first_load : groups > 1 ? group_load : last_load;
+  bool ahead = first_trips == 0 && groups < 2;
   int left = rows, block = 0, step = 0, k = 0, byte = 0, in_group = 0, k_group = 0;
   int load_rows = 0, load_k = 0, scale = 0, scale_part = 0;
   int unit = 0, octet = 0, slot = 0, held_tiles = 0, held_octet = 0, held_k = 0;
@@ -199,12 +208,14 @@ PHASES:
 #pragma HLS DEPENDENCE variable = w_buffer inter RAW distance = 4 true
 #pragma HLS DEPENDENCE variable = s_buffer inter RAW distance = 4 true
       ATTNC_TICK(MULTIPLY)
-      const bool loading = group + 1 < groups, waits = phase == 1 || (group < 0 && fill_first != 0);
-      const int fill = (group + 1) & 1, use = group & 1;
-      if (loading && at < load_slots) {
-        const bool in_records = at < record_slots;
-        const bool in_scales = SCALES_MAX > 0 && !in_records && at < record_slots + scale_slots;
-        const bool in_codes = packed && !in_records && !in_scales;
+      const bool waits = phase == 1 || (group < 0 && fill_first != 0);
+      const int fill = (w_side + group + 1) & 1, use = (w_side + group) & 1;
+      if (phase == 0 && groups > 0 && at < load_slots) {
+        const int head = group < 0 ? 0 : record_slots;
+        const bool in_records = at < head;
+        const bool in_scales = SCALES_MAX > 0 && !in_records && !ahead && at < head + scale_slots;
+        const bool in_codes = packed && !in_records && !ahead && !in_scales;
+        if (ahead && at == head) spared = false;  // another run's words start with a beat
         const bool last_unit = unit + 1 == units;
         const int bit = slot * W_WORDS, unit_bits = unit == units ? 0 : last_unit ? last_bits : bits;
         const int left_words = in_codes ? unit_bits - bit : in_scales && scale_part + 1 == SCALE_PARTS ? SCALE_REST : W_WORDS;
@@ -219,7 +230,7 @@ PHASES:
           }
           scale_part = scale_part + 1 == SCALE_PARTS ? 0 : scale_part + 1;
           scale = scale_part == 0 ? scale + 1 : scale;
-        } else if (!packed) {
+        } else if (!packed || ahead) {
           for (int row = 0; row < W_WORDS; ++row) {
 #pragma HLS UNROLL
             Vec<WT, L> weights;
@@ -229,7 +240,7 @@ PHASES:
             }
             w_buffer[fill][load_rows * W_WORDS + row][load_k] = weights;
           }
-          load_k = load_k + 1 == k_tiles ? 0 : load_k + 1;
+          load_k = load_k + 1 == (ahead ? next_k_tiles : k_tiles) ? 0 : load_k + 1;
           load_rows = load_k == 0 ? load_rows + 1 : load_rows;
         } else {
           if (unit < units) {
@@ -356,7 +367,9 @@ PHASES:
       ++at;
       if (phase == 0 && --trips_left == 0) {
         ++group;
-        trips_left = group + 1 < groups ? group_trips : steps;
+        ahead = group + 1 >= groups;
+        trips_left = ahead ? last_trips : group_trips;
+        load_slots = ahead ? last_load : group_load;
         at = 0;
         left = rows;
         block = step = k = byte = in_group = k_group = 0;
@@ -469,7 +482,7 @@ template <class XT, class WT, class AccT, class YT, int L, int PE, int R, int K_
           int X_SIDES, int ROWS_MAX, int SCALES_MAX, int PACKED, int W_WORDS>
 void linear(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>>& w, hls::stream<Vec<YT, L>>& y, int rows, int k_tiles,
             int n_tiles, int low, int high, int bits, int unit_tiles, int group_tiles, int scales, int x_bytes, int side, int fill_rows,
-            int fill_tiles, int fill_bytes, int fill_side, int fill_first) {
+            int fill_tiles, int fill_bytes, int fill_side, int fill_first, int w_side, int w_ready, int next_k_tiles) {
   static_assert(PE % L == 0 && PE % 2 == 0, "linear: PE must be an even multiple of the number of lanes L");
   static_assert(R > 0, "linear: at least one row is computed at a time");
   static_assert(width<XT>::value == 8 && width<WT>::value == 8, "linear: inputs come as bytes, weights are unpacked to bytes");
@@ -489,7 +502,7 @@ void linear(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>>& w, hls::
   ATTNC_REGION
   ATTNC_PROCESS("linear_accumulate", linear_accumulate<XT, WT, AccT, L, PE, R, K_TILES_MAX, X_TILES_MAX, X_BYTES, X_SIDES, ROWS_MAX, SCALES_MAX, PACKED, W_WORDS>(
       x, w, records, sums, rows, k_tiles, n_tiles, bits, unit_tiles, group_tiles, scales, x_bytes, side, fill_rows, fill_tiles,
-      fill_bytes, fill_side, fill_first);)
+      fill_bytes, fill_side, fill_first, w_side, w_ready, next_k_tiles);)
   ATTNC_PROCESS("linear_rescale", linear_rescale<AccT, YT, L, PE, L, ROWS_MAX, 1>(records, sums, y, rows, n_tiles, 1, low, high);)
 }
 

@@ -203,13 +203,21 @@ TAKE_RUN_WORDS:
   }
 }
 
+// Words that follow each other, `count` from `first` on; of those that come through two ports half lie `apart` words behind. Then more.
+struct WordRuns {
+  int first, count, apart;
+  int next_first, next_count, next_apart;
+};
+
 // Words as they lie in memory (packed weights and parameters), W at a time: then from an even word on, the last beat as a whole.
-template <int L, int W> void load_words(hls::burst_maxi<Word<W * L>> memory, Walk walk, hls::stream<Word<W * L>>& out) {
-  const int beats = (walk.count[3] + W - 1) / W;
-  if (beats > 0) memory.read_request(walk.offset / W, beats);
+template <int L, int W>
+void load_words(hls::burst_maxi<Word<W * L>> memory, WordRuns runs, hls::stream<Word<W * L>>& out) {
+  const int beats = (runs.count + W - 1) / W, more = (runs.next_count + W - 1) / W;
+  if (beats > 0) memory.read_request(runs.first / W, beats);
+  if (more > 0) memory.read_request(runs.next_first / W, more);
   ATTNC_LOOP(LOAD_WORDS)
 LOAD_WORDS:
-  for (int i = 0; i < beats; ++i) {
+  for (int i = 0; i < beats + more; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
     ATTNC_TICK(LOAD_WORDS)
@@ -220,16 +228,20 @@ LOAD_WORDS:
 // As `load_words`, two beats at a time through two ports: the first half of the words in memory are the beats 0, 2, 4, ... of what comes,
 // the second half those between. The words are a multiple of 2 * W.
 template <int L, int W>
-void load_words_pair(hls::burst_maxi<Word<W * L>> even, hls::burst_maxi<Word<W * L>> odd, Walk walk,
+void load_words_pair(hls::burst_maxi<Word<W * L>> even, hls::burst_maxi<Word<W * L>> odd, WordRuns runs,
                      hls::stream<Word<2 * W * L>>& out) {
-  const int first = walk.offset / W, half = walk.count[3] / (2 * W);
+  const int half = runs.count / (2 * W), more = runs.next_count / (2 * W);
   if (half > 0) {
-    even.read_request(first, half);
-    odd.read_request(first + half, half);
+    even.read_request(runs.first / W, half);
+    odd.read_request((runs.first + runs.apart) / W, half);
+  }
+  if (more > 0) {
+    even.read_request(runs.next_first / W, more);
+    odd.read_request((runs.next_first + runs.next_apart) / W, more);
   }
   ATTNC_LOOP(LOAD_WORDS_PAIR)
 LOAD_WORDS_PAIR:
-  for (int i = 0; i < half; ++i) {
+  for (int i = 0; i < half + more; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
     ATTNC_TICK(LOAD_WORDS_PAIR)

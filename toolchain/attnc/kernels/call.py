@@ -54,12 +54,25 @@ NO_WALK = Walk(0, (0, 0, 0, 0), (0, 0, 0))
 
 
 @dataclass(frozen=True)
+class WeightGroups:
+    """The groups of channels whose weights a run goes through, all multiplied together: how many, and of the first one the tiles, the words
+    (0 where a run before cannot load them: they are packed, or have multipliers), and the words between the halves of a matrix that comes
+    through two memory ports."""
+
+    groups: int
+    tiles: int
+    words: int
+    apart: int = 0
+
+
+@dataclass(frozen=True)
 class Call:
     """One run of a kernel: its walks (a per port, in order) and scalars (in order). `cycles` maps the processes of the kernel to the
     cycles that each is busy while its operands arrive; `held` those that work once all of them have arrived, and that packed words
     are for. The processes of each overlap, so the call takes the longest of `cycles` and then the longest of `held`. A kernel with scalars
     `FILL` can be brought its operand beforehand, or find there what a run before had: `operand` are the rows, tiles and bytes of it, and
-    `ready` is `held` of a run that finds it there."""
+    `ready` is `held` of a run that finds it there. `weights` are the channel groups, and the tiles and words of the first of them, of a
+    kernel with scalars `AHEAD` where the run before may load these."""
 
     node: str
     kernel: KernelCall
@@ -70,6 +83,7 @@ class Call:
     held: dict[str, int] = field(default_factory=dict)
     operand: tuple[int, int, int] | None = None
     ready: dict[str, int] = field(default_factory=dict)
+    weights: WeightGroups | None = None
 
     def waiting(self) -> Call:
         """The same call where the operand is in the kernel already."""

@@ -103,6 +103,12 @@ def shortest_block(sizes: Sizes, design: Design) -> int:
     return max(keys * sizes.head, max(keys, design.queries) * sizes.value) // design.lanes
 
 
+def fast_division(sizes: Sizes, design: Design, groups: int) -> bool:
+    """Whether a pipelined divider is needed: subtracters, one for each query of a group, take a cycle per bit and group."""
+    serial = groups * QUOTIENT_BITS
+    return design.queries // groups > QUOTIENT_BITS or serial > max(shortest_block(sizes, design), design.queries + DIVISION_LATENCY)
+
+
 def score_factors(node: Node) -> tuple[int, int, int, int]:
     """Multiplier and shift of the accumulator, and of the cap."""
     attr = node.attrs
@@ -161,7 +167,7 @@ def kernel_of(node: Node, sizes: Sizes, design: Design, rows: int, keys: int) ->
             *bias_sizes(sizes, design, rows, groups),
             ("BIAS_BUFFERS", 2 if sizes.bias_heads > 1 else 1),
             ("MASKED", int(sizes.mask.limited)),
-            ("FAST_DIVIDE", int(shortest_block(sizes, design) < design.queries * QUOTIENT_BITS)),
+            ("FAST_DIVIDE", int(fast_division(sizes, design, groups))),
             ("L", design.lanes),
             ("P", design.queries),
             ("Q", design.queries // groups),
@@ -260,7 +266,7 @@ def shared_resources(kernel: KernelCall, columns: int, softmax: int) -> Resource
     caps = storage(len(SOFTCAP_ROM.values), SOFTCAP_ROM.type.bits, banks=softmax) if cap else Resources()
     if tables.get("MASKED", 1):
         logic = logic + RANGES
-    divider = DIVISIONS["divide"].lane if tables.get("FAST_DIVIDE", 1) else SERIAL_DIVIDER
+    divider = DIVISIONS["divide"].lane if tables.get("FAST_DIVIDE", 1) else times(SERIAL_DIVIDER, kernel.arg("Q"))
     return logic + times(exp2_of(exp2).lane, softmax) + caps + divider
 
 

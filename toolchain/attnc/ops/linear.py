@@ -26,9 +26,9 @@ from attnc.arrays import Array, Shape
 from attnc.errors import ConfigError
 from attnc.fixedpoint import bits_for, check_bits, matmul, quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
-from attnc.kernels.call import Call
+from attnc.kernels.call import Call, WeightGroups
 from attnc.kernels.design import Design
-from attnc.kernels.kernel import FILL, SIDES, KernelCall
+from attnc.kernels.kernel import AHEAD, FILL, SIDES, KernelCall
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.ports import IntType, Port
 from attnc.kernels.resources import Resources
@@ -183,11 +183,11 @@ def dsp_layout(node: Node, ctx: Lowering) -> Layout:
     format_, lanes, pe = weight_format(node), ctx.design.lanes, ctx.design.pe
     scales = node.params["group_multiplier"].shape[-1] if "group_multiplier" in node.params else 0
     if format_.kind == "ternary":
-        return Layout(lanes, pe, 1, "ternary", 5, TERNARY_TILES, scales)
+        return Layout(lanes, pe, 1, "ternary", 5, TERNARY_TILES, scales, records_last=True)
     if format_.bits == 8:
         words = weight_words(ctx)
-        return Layout(lanes, pe, 1, "bytes", 8, 1, scales, turns=words, ports=words // ctx.design.beat)
-    return Layout(lanes, pe, 1, "bits", format_.bits, 1, scales)
+        return Layout(lanes, pe, 1, "bytes", 8, 1, scales, turns=words, ports=words // ctx.design.beat, records_last=True)
+    return Layout(lanes, pe, 1, "bits", format_.bits, 1, scales, records_last=True)
 
 
 def weight_words(ctx: Lowering) -> int:
@@ -211,6 +211,7 @@ def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
     words = weight_words(ctx)
     groups, load = math.ceil(n_tiles * lanes / pe), _load_cycles(layout, k_tiles, words)
     weights = ctx.packed(f"{node.name}.dsp", lambda: payload(node, layout), groups * layout.words(k_tiles))
+    first_words = pe * k_tiles if layout.coding == "bytes" and not layout.scales else 0
     (low, high), x_bytes = ctx.graph.type(y).range, ctx.bytes(x)
     kernel = KernelCall(
         header="attnc/linear.hpp",
@@ -233,12 +234,12 @@ def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
             ("W_WORDS", words),
         ),
         ports=(Port("x", "load", IntType(8), raw=True), Port("w", "words", beat=words), Port("y", "store")),
-        scalars=("rows", "k_tiles", "n_tiles", "low", "high", "bits", "unit_tiles", "group_tiles", "scales", "x_bytes", *FILL),
+        scalars=("rows", "k_tiles", "n_tiles", "low", "high", "bits", "unit_tiles", "group_tiles", "scales", "x_bytes", *FILL, *AHEAD),
     )
     group_tiles = format_.group_size // lanes if layout.scales else k_tiles
     calls = []
     for row, rows in ctx.row_blocks(x):
-        own = (0, rows, k_tiles, x_bytes, 0, 1)
+        own = (0, rows, k_tiles, x_bytes, 0, 1, 0, 0, 0)
         calls.append(
             Call(
                 node=node.name,
@@ -246,9 +247,10 @@ def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
                 walks=(ctx.walk(x, row, rows, raw=True), weights, ctx.walk(y, row, rows)),
                 scalars=(rows, k_tiles, n_tiles, low, high, layout.bits, layout.group, group_tiles, layout.scales, x_bytes, *own),
                 cycles={"read": rows * k_tiles * x_bytes},
-                held=_dsp_cycles(ctx.design, words, rows, k_tiles * x_bytes, groups, load, rows * k_tiles * x_bytes),
+                held=_dsp_cycles(ctx.design, words, rows, k_tiles * x_bytes, groups, load),
                 operand=(rows, k_tiles, x_bytes),
-                ready=_dsp_cycles(ctx.design, words, rows, k_tiles * x_bytes, groups, load, 0),
+                weights=WeightGroups(groups, k_tiles, first_words, weights.vectors // 2 if layout.ports == 2 else 0),
+                ready=_dsp_cycles(ctx.design, words, rows, k_tiles * x_bytes, groups, load),
                 macs=rows * math.prod(weight_shape(node)),
             )
         )
@@ -265,14 +267,14 @@ def _load_cycles(layout: Layout, k_tiles: int, beat: int) -> int:
     return head + math.ceil(layout.columns / 8) * ((math.ceil(k_tiles / layout.group) - 1) * whole + last) + layout.group - 1
 
 
-def _dsp_cycles(design: Design, words: int, rows: int, products: int, groups: int, load: int, read: int) -> dict[str, int]:
-    """Of the processes of linear.hpp, once x is there; `words` of weights and records come per cycle. A group takes its products, or the
-    words of the next one (`load` cycles); those of the first arrive in the `read` cycles of x; after the last, its last sums leave."""
+def _dsp_cycles(design: Design, words: int, rows: int, products: int, groups: int, load: int) -> dict[str, int]:
+    """Of the processes of linear.hpp, once x is there; `words` of weights and records come per cycle. A group takes its products, or its
+    records and the weights of the next one (`load` cycles), the last one those of the next run; after it, its last sums leave."""
     tiles = design.pe // design.lanes
     sums = design.rows_at_once * tiles
     steps = math.ceil(rows / design.rows_at_once) * max(products, sums)
-    passes = 1 if tiles == 1 else 2  # into the buffer that brings rows in order, and out of it
+    passes = 1 if tiles == 1 else 2  # the last block leaves the buffer that brings rows in order
     return {
-        "accumulate": max(load - read, 0) + (groups - 1) * max(steps, load) + steps + sums,
-        "rescale": groups * tiles * (RECORD_BYTES // words + passes * rows),
+        "accumulate": groups * max(steps, load) + sums,
+        "rescale": groups * tiles * (RECORD_BYTES // words + rows) + (passes - 1) * tiles * rows,
     }

@@ -1,8 +1,8 @@
 """Packed weights: how the codes of a weight lie in memory, and making them, a batch of blocks at a time.
 
 A block is steps * columns output channels, the last one as many columns as are left: their records (8 bytes each), their
-multipliers, their codes. Codes come in units of 8 channels and `group` tiles; word i of a unit holds bit i of the codes of its L lanes
-and 8 channels (bit v of byte l: channel v).
+multipliers, their codes; or their records last (`records_last`). Codes come in units of 8 channels and `group` tiles; word i of a unit
+holds bit i of the codes of its L lanes and 8 channels (bit v of byte l: channel v).
   bytes    a signed byte per weight, channel after channel: no units. `turns` channels take turns, word by word.
            Through two ports, beats of turns / 2 words come from each in turn: beats 0, 2, 4, ... of all blocks lie first, then the others.
   bits     a unit per tile; the code is the weight in two's complement, `bits` words.
@@ -49,6 +49,8 @@ class Layout:
     """bytes: channels that lie side by side, since they arrive together. They divide the columns."""
     ports: int = 1
     """bytes without multipliers: memory ports through which they arrive."""
+    records_last: bool = False
+    """Whether the records of a block follow its codes."""
 
     @property
     def channels(self) -> int:
@@ -125,6 +127,8 @@ def _blocks(layout: Layout, q: Array, record: Array, multiplier: Array | None, f
         assert multiplier is not None
         parts.append(_multipliers(layout, multiplier[..., rows, :], count))
     parts.append(_codes(layout, _in_rows(q[..., rows, :]), count))
+    if layout.records_last:
+        parts.append(parts.pop(0))
     return np.concatenate(parts, axis=1).view(np.uint8)
 
 

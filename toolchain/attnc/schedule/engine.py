@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from attnc.kernels.call import NO_WALK, Call, Walk
-from attnc.kernels.kernel import FILL, KernelCall
+from attnc.kernels.kernel import AHEAD, FILL, KernelCall
 from attnc.kernels.ports import IntType, Port
 from attnc.kernels.resources import Resources
 from attnc.ops import OPERATORS
@@ -55,7 +55,8 @@ class Slot:
 class Stream:
     """Between memory and an engine. `slot` and `port` say which kernel it belongs to: none for the first slot's input and the last one's
     output; a tap has a slot and no port. `pointers` are the arguments of the accelerator that it uses, `beat` the words that each moves per
-    cycle, `shared` whether its loader serves other streams too, `depth` the vectors that its FIFO holds."""
+    cycle, `shared` whether its loader serves other streams too, `depth` the vectors that its FIFO holds, `ahead` whether the first weights
+    of a later instruction may follow."""
 
     name: str
     kind: str
@@ -66,11 +67,12 @@ class Stream:
     beat: int = 1
     shared: bool = False
     depth: int = DEPTH
+    ahead: bool = False
 
     @property
     def ints(self) -> int:
         """Integers of an instruction that say how it goes through memory."""
-        return 2 if self.kind == "words" else 3 if self.shared else WALK_INTS
+        return 6 if self.ahead else 2 if self.kind == "words" else 3 if self.shared else WALK_INTS
 
     def encode(self, walk: Walk) -> list[int]:
         """A walk as these integers: words, and a run, are where they start and how many follow; a run of vectors has a type too."""
@@ -147,7 +149,8 @@ class Engine:
             count = words // beat if group == "wide words" else 1
             prefix = f"{POINTERS[group]}_{self.index}" if self.own else POINTERS[group]
             pointers = tuple(f"{prefix}_{number}" for number in range(first, first + count))
-            found.append(Stream(name, kind, type_, pointers, slot, port, beat, shared, depths.get(name, DEPTH)))
+            ahead = kind == "words" and slot is not None and slot == self.operand_slot and not shared
+            found.append(Stream(name, kind, type_, pointers, slot, port, beat, shared, depths.get(name, DEPTH), ahead))
             used[group] += 0 if shared else count
 
         first, last = self.slots[0], self.slots[-1].kernel
@@ -178,6 +181,8 @@ class Instruction:
 
     Where the main kernel holds operands: the one of this block lies in `side`, and is there before where it is `ready`. The slots up to the
     main kernel then are free to bring the operand of another instruction (`brings`). One without calls does nothing else.
+    Where it holds the weights of two groups of channels: the first of this one lie in `weights_side`, and are there before where they are
+    `weights_ready`; behind its own it loads the first weights of the call `weights_next`.
     """
 
     engine: Engine
@@ -188,6 +193,9 @@ class Instruction:
     ready: bool = False
     side: int = 0
     brings: Instruction | None = None
+    weights_side: int = 0
+    weights_ready: bool = False
+    weights_next: Call | None = None
 
     @cached_property
     def own(self) -> list[tuple[int, Call]]:
@@ -246,7 +254,23 @@ class Instruction:
         found = one.calls[number]
         if found is None or (stream.port is None and number not in one.tapped):
             return NO_WALK
+        if stream.ahead:
+            return replace(NO_WALK, counts=(1, 1, 1, sum(count for _, count, _ in self.word_runs(stream))))
         return found.walks[self.engine.slots[number].fed if stream.port is None else stream.port]
+
+    def word_runs(self, stream: Stream) -> list[tuple[int, int, int]]:
+        """Of a stream that may bring weights ahead: where its own words start, how many there are, and how far the halves lie apart where
+        they come through two ports; then the first words of the next call."""
+        call = self.calls[stream.slot or 0]
+        if call is None or call.weights is None:
+            return []
+        walk, weights = call.walks[stream.port or 0], call.weights
+        there = weights.words if self.weights_ready else 0
+        runs = [(walk.offset + there // len(stream.pointers), walk.vectors - there, weights.apart)]
+        if self.weights_next is not None and self.weights_next.weights is not None:
+            following = self.weights_next.weights
+            runs.append((self.weights_next.walks[stream.port or 0].offset, following.words, following.apart))
+        return runs
 
     def run(self, stream: Stream) -> Run:
         """What the stream of an operand does, and when: packed words are for the processes that work once all vectors have arrived."""
@@ -296,11 +320,19 @@ class Instruction:
             main = one.calls[number] if one is not None else None
             operand = main.operand if main is not None and main.operand is not None else (0, 0, 0)
             into = one.side if one is not None else 0
-            scalars[-len(FILL) :] = [self.side, *operand, into, int(not self.ready)]
+            following = self.weights_next.weights if self.weights_next is not None else None
+            ahead = [self.weights_side, int(self.weights_ready), following.tiles if following is not None else 0]
+            scalars[-len(FILL) - len(AHEAD) :] = [self.side, *operand, into, int(not self.ready), *ahead]
         return scalars
+
+    def _walk_ints(self, stream: Stream) -> list[int]:
+        if not stream.ahead:
+            return stream.encode(self.walk(stream))
+        ints = [integer for run in self.word_runs(stream) for integer in run]
+        return ints + [0] * (stream.ints - len(ints))
 
     def encode(self) -> list[int]:
         """As integers: engine, walks of its streams, control of its slots, scalars of its kernels."""
-        walks = [i for stream in self.engine.streams for i in stream.encode(self.walk(stream))]
+        walks = [i for stream in self.engine.streams for i in self._walk_ints(stream)]
         scalars = [integer for number in range(len(self.calls)) for integer in self._scalars(number)]
         return [self.engine.index, *walks, *(self.control() if self.engine.chained else []), *scalars]

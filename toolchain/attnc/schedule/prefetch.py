@@ -1,4 +1,4 @@
-"""Operands that are brought into a kernel while it computes with another one.
+"""Operands and weights that are brought into a kernel while it computes with others.
 
 A kernel with scalars `FILL` holds two operands. While it computes with one, the first slots of its engine can bring the next: that of the
 instruction behind it, where nothing that this one needs is written in between. An instruction may also find an operand that one before it
@@ -108,6 +108,31 @@ def _sides(runs: Sequence[_Run], ways: Sequence[str]) -> list[int]:
             last = of_block[block] = 1 - last
         sides.append(of_block[block] if way != NONE else 0)
     return sides
+
+
+def weights_ahead(steps: Sequence[Sequence[Instruction]]) -> list[list[Instruction]]:
+    """The steps of a program in which each instruction loads the first weights of the one that follows it on its engine, behind its own:
+    they depend on nothing. The groups of a run alternate between two sides, and so do those of the runs that follow each other."""
+    found = [list(step) for step in steps]
+    last: dict[int, tuple[int, int]] = {}
+    for place, step in enumerate(steps):
+        for index, one in enumerate(step):
+            slot = one.engine.operand_slot
+            call = one.calls[slot] if slot is not None else None
+            if call is None or call.weights is None:
+                continue
+            side, ready = 0, False
+            if one.engine.index in last:
+                before_place, before_index = last[one.engine.index]
+                before = found[before_place][before_index]
+                main = before.calls[slot or 0]
+                assert main is not None and main.weights is not None
+                side, ready = (before.weights_side + main.weights.groups) % 2, call.weights.words > 0
+                if ready:
+                    found[before_place][before_index] = replace(before, weights_next=call)
+            found[place][index] = replace(one, weights_side=side, weights_ready=ready)
+            last[one.engine.index] = place, index
+    return found
 
 
 def prefetch(steps: Sequence[Sequence[Instruction]]) -> list[list[Instruction]]:

@@ -21,7 +21,7 @@ from attnc.schedule.bundles import Task, form_bundles, processes
 from attnc.schedule.chains import Chain, Key, Link, Order, engine_orders, first_load, form_chains, settle, whole_operands_first
 from attnc.schedule.engine import POINTERS, Engine, Instruction, Slot
 from attnc.schedule.memory import MemoryMap, WeightMemory, aligned, apart, plan_memory, weight_walks
-from attnc.schedule.prefetch import prefetch
+from attnc.schedule.prefetch import prefetch, weights_ahead
 from attnc.schedule.sharing import Operand, share
 from attnc.schedule.traffic import check_traffic
 
@@ -135,7 +135,7 @@ def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes],
     if write_weights is not None:  # where values lie changes no estimate
         chains = settle(chains, offsets, {name: region.offset for name, region in memory.values.items()})
     instructions = _all_instructions(chains, [engines[engine.index] for engine in engine_of])
-    engines, steps = _two_sided(engines, prefetch([[instructions[i] for i in step] for step in order]))
+    engines, steps = _two_sided(engines, weights_ahead(prefetch([[instructions[i] for i in step] for step in order])))
     if write_weights is None:
         calls = [call for chain in chains for link in chain.links for call in link.calls]
         weights.words = sum(map(aligned, dict(pair for call in calls for pair in weight_walks(call)).values()))
