@@ -40,31 +40,30 @@ template <class XT, class SumT, class SquareT, int L, int TILES_MAX, int ROWS_MA
 void norm_accumulate(hls::stream<Vec<XT, L>>& x, Vec<XT, L> (&buffer)[TILES_MAX][ROWS_MAX], SumT (&sums)[ROWS_MAX],
                      SquareT (&squares)[ROWS_MAX], int rows, int tiles) {
   const int slots = rows > NORM_SLOTS ? rows : NORM_SLOTS;
-NORM_TILES:
-  for (int tile = 0; tile < tiles; ++tile) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = TILES_MAX
-    ATTNC_LOOP(NORM_ACCUMULATE)
-  NORM_ACCUMULATE:
-    for (int row = 0; row < slots; ++row) {
+  int tile = 0, row = 0;
+  ATTNC_LOOP(NORM_ACCUMULATE)
+NORM_ACCUMULATE:
+  for (int i = 0; i < tiles * slots; ++i) {
 #pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = 8 max = ROWS_MAX
+#pragma HLS LOOP_TRIPCOUNT min = 8 max = TILES_MAX * ROWS_MAX
 #pragma HLS DEPENDENCE variable = sums inter RAW distance = 8 true
 #pragma HLS DEPENDENCE variable = squares inter RAW distance = 8 true
-      ATTNC_TICK(NORM_ACCUMULATE)
-      if (row < rows) {
-        const Vec<XT, L> in = x.read();
-        buffer[tile][row] = in;
-        SumT sum = 0;
-        SquareT square = 0;
-        for (int l = 0; l < L; ++l) {
+    ATTNC_TICK(NORM_ACCUMULATE)
+    if (row < rows) {
+      const Vec<XT, L> in = x.read();
+      buffer[tile][row] = in;
+      SumT sum = 0;
+      SquareT square = 0;
+      for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-          sum += SumT(in.v[l]);
-          square += SquareT(Int<32>(in.v[l]) * Int<32>(in.v[l]));
-        }
-        sums[row] = SumT((tile == 0 ? SumT(0) : sums[row]) + sum);
-        squares[row] = SquareT((tile == 0 ? SquareT(0) : squares[row]) + square);
+        sum += SumT(in.v[l]);
+        square += SquareT(Int<32>(in.v[l]) * Int<32>(in.v[l]));
       }
+      sums[row] = SumT((tile == 0 ? SumT(0) : sums[row]) + sum);
+      squares[row] = SquareT((tile == 0 ? SquareT(0) : squares[row]) + square);
     }
+    tile = row + 1 == slots ? tile + 1 : tile;
+    row = row + 1 == slots ? 0 : row + 1;
   }
 }
 
@@ -90,44 +89,41 @@ void norm_scale(const Vec<XT, L> (&buffer)[TILES_MAX][ROWS_MAX], const RowT (&st
   const AccT kept = kept_by<YT, AccT>(shift_t(shift));
 
   // Tile -1 gives nothing: it reads the records of tile 0.
-SCALE_TILES:
-  for (int tile = -1; tile < tiles; ++tile) {
-#pragma HLS LOOP_TRIPCOUNT min = 2 max = TILES_MAX + 1
-    const bool passing = tile >= 0;
-    const bool loading = tile + 1 < tiles;
-    const int trips = passing ? slots : NORM_SLOTS;
-    ATTNC_LOOP(SCALE_ROWS)
-  SCALE_ROWS:
-    for (int i = 0; i < trips; ++i) {
+  int tile = -1, at = 0;
+  ATTNC_LOOP(SCALE_ROWS)
+SCALE_ROWS:
+  for (int i = 0; i < NORM_SLOTS + tiles * slots; ++i) {
 #pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = 8 max = ROWS_MAX
-      ATTNC_TICK(SCALE_ROWS)
-      if (loading && i < NORM_SLOTS) {
-        const Word<L> word = w.read();
-        for (int l = 0; l < L; ++l) {
+#pragma HLS LOOP_TRIPCOUNT min = 16 max = NORM_SLOTS + TILES_MAX * ROWS_MAX
+    ATTNC_TICK(SCALE_ROWS)
+    if (tile + 1 < tiles && at < NORM_SLOTS) {
+      const Word<L> word = w.read();
+      for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-          record[(tile + 1) & 1][i][l] = word.v[l];
-        }
-      }
-      if (passing && i < rows) {
-        const Vec<XT, L> in = buffer[tile][i];
-        const RowT row = stats[i];
-        Vec<YT, L> out;
-        for (int l = 0; l < L; ++l) {
-#pragma HLS UNROLL
-          UInt<8> bytes[NORM_SLOTS];
-          for (int k = 0; k < NORM_SLOTS; ++k) {
-#pragma HLS UNROLL
-            bytes[k] = record[tile & 1][k][l];
-          }
-          const ZT z = narrow_shift<ZT, OffsetT>(OffsetT(OffsetT(in.v[l]) * OffsetT(row.factor) + row.offset), row.shift);
-          const Int<18> gamma = Int<18>(norm_integer<Int<24>, 0, 3>(bytes));
-          const Int<40> beta = norm_integer<Int<40>, 3, 5>(bytes);
-          out.v[l] = shift_clamp<YT, AccT>(AccT(AccT(z) * AccT(gamma) + AccT(beta)), shift_t(shift), kept, YT(low), YT(high));
-        }
-        y.write(out);
+        record[(tile + 1) & 1][at][l] = word.v[l];
       }
     }
+    if (tile >= 0 && at < rows) {
+      const Vec<XT, L> in = buffer[tile][at];
+      const RowT row = stats[at];
+      Vec<YT, L> out;
+      for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+        UInt<8> bytes[NORM_SLOTS];
+        for (int k = 0; k < NORM_SLOTS; ++k) {
+#pragma HLS UNROLL
+          bytes[k] = record[tile & 1][k][l];
+        }
+        const ZT z = narrow_shift<ZT, OffsetT>(OffsetT(OffsetT(in.v[l]) * OffsetT(row.factor) + row.offset), row.shift);
+        const Int<18> gamma = Int<18>(norm_integer<Int<24>, 0, 3>(bytes));
+        const Int<40> beta = norm_integer<Int<40>, 3, 5>(bytes);
+        out.v[l] = shift_clamp<YT, AccT>(AccT(AccT(z) * AccT(gamma) + AccT(beta)), shift_t(shift), kept, YT(low), YT(high));
+      }
+      y.write(out);
+    }
+    const bool ends = at + 1 == (tile < 0 ? NORM_SLOTS : slots);
+    tile = ends ? tile + 1 : tile;
+    at = ends ? 0 : at + 1;
   }
 }
 

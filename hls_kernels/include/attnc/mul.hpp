@@ -60,33 +60,30 @@ void mul_by_row(hls::stream<Vec<AT, L>>& a, hls::stream<Vec<BT, L>>& b, hls::str
   factor_t factors[2][L];
 #pragma HLS ARRAY_PARTITION variable = factors dim = 0 complete
   // Tile -1 passes nothing: it makes the factors of tile 0.
-MUL_TILES:
-  for (int tile = -1; tile < tiles; ++tile) {
-#pragma HLS LOOP_TRIPCOUNT min = 2 max = 64
-    const bool passing = tile >= 0;
-    const bool making = tile + 1 < tiles;
-    const int trips = passing ? slots : L;
-    ATTNC_LOOP(MUL_BY_ROW)
-  MUL_BY_ROW:
-    for (int i = 0; i < trips; ++i) {
+  int tile = -1, at = 0;
+  ATTNC_LOOP(MUL_BY_ROW)
+MUL_BY_ROW:
+  for (int i = 0; i < L + tiles * slots; ++i) {
 #pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = L max = 256
-      ATTNC_TICK(MUL_BY_ROW)
-      if (making && i < L) {
-        if (i == 0) b_vec = b.read();
-        factors[(tile + 1) & 1][i] = factor_t(factor_t(b_vec.v[i]) * factor_t(multiplier_t(multiplier)));
-      }
-      if (passing && i < rows) {
-        const Vec<AT, L> a_vec = a.read();
-        Vec<YT, L> out;
-        for (int l = 0; l < L; ++l) {
-#pragma HLS UNROLL
-          const product_t product = wide_product<product_t, factor_t, AT>(factors[tile & 1][l], a_vec.v[l]);
-          out.v[l] = shift_clamp<YT, product_t>(product, shift_t(shift), kept, YT(low), YT(high));
-        }
-        y.write(out);
-      }
+#pragma HLS LOOP_TRIPCOUNT min = L max = 65536
+    ATTNC_TICK(MUL_BY_ROW)
+    if (tile + 1 < tiles && at < L) {
+      if (at == 0) b_vec = b.read();
+      factors[(tile + 1) & 1][at] = factor_t(factor_t(b_vec.v[at]) * factor_t(multiplier_t(multiplier)));
     }
+    if (tile >= 0 && at < rows) {
+      const Vec<AT, L> a_vec = a.read();
+      Vec<YT, L> out;
+      for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+        const product_t product = wide_product<product_t, factor_t, AT>(factors[tile & 1][l], a_vec.v[l]);
+        out.v[l] = shift_clamp<YT, product_t>(product, shift_t(shift), kept, YT(low), YT(high));
+      }
+      y.write(out);
+    }
+    const bool ends = at + 1 == (tile < 0 ? L : slots);
+    tile = ends ? tile + 1 : tile;
+    at = ends ? 0 : at + 1;
   }
 }
 

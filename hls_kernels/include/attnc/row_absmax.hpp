@@ -23,28 +23,35 @@ void row_absmax(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int rows
   magnitude_t peaks[ROWS_MAX];
   const int slots = rows > SLOTS ? rows : SLOTS;
 
-ABSMAX_TILES:
-  for (int tile = 0; tile < tiles; ++tile) {
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
-    ATTNC_LOOP(ABSMAX_ROWS)
-  ABSMAX_ROWS:
-    for (int row = 0; row < slots; ++row) {
+  int tile = 0, row = 0;
+  ATTNC_LOOP(ABSMAX_ROWS)
+ABSMAX_ROWS:
+  for (int i = 0; i < tiles * slots; ++i) {
 #pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = 4 max = ROWS_MAX
+#pragma HLS LOOP_TRIPCOUNT min = 4 max = 64 * ROWS_MAX
 #pragma HLS DEPENDENCE variable = peaks inter RAW distance = 4 true
-      ATTNC_TICK(ABSMAX_ROWS)
-      if (row < rows) {
-        const Vec<XT, L> in = x.read();
-        magnitude_t peak = tile == 0 ? magnitude_t(0) : peaks[row];
-        for (int l = 0; l < L; ++l) {
+    ATTNC_TICK(ABSMAX_ROWS)
+    if (row < rows) {
+      const Vec<XT, L> in = x.read();
+      // The largest of the lanes by a tree, so that one comparison alone waits for the row's maximum so far.
+      magnitude_t largest[L];
+      for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-          const magnitude_t value = magnitude_t(in.v[l]);
-          const magnitude_t magnitude = value < 0 ? magnitude_t(-value) : value;
-          peak = peak < magnitude ? magnitude : peak;
-        }
-        peaks[row] = peak;
+        const magnitude_t value = magnitude_t(in.v[l]);
+        largest[l] = value < 0 ? magnitude_t(-value) : value;
       }
+      for (int half = L / 2; half > 0; half /= 2) {
+#pragma HLS UNROLL
+        for (int l = 0; l < half; ++l) {
+#pragma HLS UNROLL
+          largest[l] = largest[l] < largest[l + half] ? largest[l + half] : largest[l];
+        }
+      }
+      const magnitude_t peak = tile == 0 ? magnitude_t(0) : peaks[row];
+      peaks[row] = peak < largest[0] ? largest[0] : peak;
     }
+    tile = row + 1 == slots ? tile + 1 : tile;
+    row = row + 1 == slots ? 0 : row + 1;
   }
   ATTNC_LOOP(ABSMAX_WRITE)
 ABSMAX_WRITE:

@@ -39,42 +39,39 @@ FACTORS:
     factors[row] = factor_t(factor_t(peak.read().v[0]) * factor_t(multiplier));
   }
   // Tile -1 passes nothing: it reads the records of tile 0.
-SCALE_ROWS_TILES:
-  for (int tile = -1; tile < tiles; ++tile) {
-#pragma HLS LOOP_TRIPCOUNT min = 2 max = 64
-    const bool passing = tile >= 0;
-    const bool loading = tile + 1 < tiles;
-    const int trips = passing ? slots : PLANES;
-    ATTNC_LOOP(SCALE_ROWS)
-  SCALE_ROWS:
-    for (int i = 0; i < trips; ++i) {
+  int tile = -1, at = 0;
+  ATTNC_LOOP(SCALE_ROWS)
+SCALE_ROWS:
+  for (int i = 0; i < PLANES + tiles * slots; ++i) {
 #pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = 4 max = ROWS_MAX
-      ATTNC_TICK(SCALE_ROWS)
-      if (loading && i < PLANES) {
-        const Word<L> word = w.read();
-        for (int l = 0; l < L; ++l) {
+#pragma HLS LOOP_TRIPCOUNT min = 8 max = PLANES + 64 * ROWS_MAX
+    ATTNC_TICK(SCALE_ROWS)
+    if (tile + 1 < tiles && at < PLANES) {
+      const Word<L> word = w.read();
+      for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-          const UInt<32> before = i == 0 ? UInt<32>(0) : record[(tile + 1) & 1][l];
-          record[(tile + 1) & 1][l] = UInt<32>(before | UInt<32>(UInt<32>(word.v[l]) << (8 * i)));
-        }
-      }
-      if (passing && i < rows) {
-        const Vec<XT, L> in = x.read();
-        const factor_t factor = factors[i];
-        Vec<YT, L> out;
-        for (int l = 0; l < L; ++l) {
-#pragma HLS UNROLL
-          const AccT bias = AccT(Int<32>(record[tile & 1][l]));
-          // In halves, so that one shifter gives the product and the bit that rounds it, which is the carry of the sum.
-          const AccT product = wide_product<AccT, factor_t, XT>(factor, in.v[l]);
-          const AccT halves = AccT(AccT(product * 2) >> int(shift_t(shift)));
-          const AccT rounded = AccT(AccT((halves >> 1) + bias + (halves & 1)) >> FRACTION);
-          out.v[l] = YT(clamp<AccT>(rounded, AccT(low), AccT(high)));
-        }
-        y.write(out);
+        const UInt<32> before = at == 0 ? UInt<32>(0) : record[(tile + 1) & 1][l];
+        record[(tile + 1) & 1][l] = UInt<32>(before | UInt<32>(UInt<32>(word.v[l]) << (8 * at)));
       }
     }
+    if (tile >= 0 && at < rows) {
+      const Vec<XT, L> in = x.read();
+      const factor_t factor = factors[at];
+      Vec<YT, L> out;
+      for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+        const AccT bias = AccT(Int<32>(record[tile & 1][l]));
+        // In halves, so that one shifter gives the product and the bit that rounds it, which is the carry of the sum.
+        const AccT product = wide_product<AccT, factor_t, XT>(factor, in.v[l]);
+        const AccT halves = AccT(AccT(product * 2) >> int(shift_t(shift)));
+        const AccT rounded = AccT(AccT((halves >> 1) + bias + (halves & 1)) >> FRACTION);
+        out.v[l] = YT(clamp<AccT>(rounded, AccT(low), AccT(high)));
+      }
+      y.write(out);
+    }
+    const bool ends = at + 1 == (tile < 0 ? PLANES : slots);
+    tile = ends ? tile + 1 : tile;
+    at = ends ? 0 : at + 1;
   }
 }
 
