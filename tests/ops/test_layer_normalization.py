@@ -127,7 +127,7 @@ BUGS = [
     ("VT(sum)) + epsilon", "VT(sum))"),
     ("offset_t(half - offset_t(sum)", "offset_t(offset_t(0) - offset_t(sum)"),
     ("norm_integer<Int<24>, 0, 3>", "norm_integer<Int<24>, 0, 2>"),
-    ("record[(tile + 1) & 1][i][l] = word.v[l];", "record[0][i][l] = word.v[l];"),
+    ("record[(tile + 1) & 1][at][l] = word.v[l];", "record[0][at][l] = word.v[l];"),
 ]
 
 

@@ -133,8 +133,8 @@ def test_cycles_and_resources_by_hand(design: Design) -> None:
     k_tiles, groups, tiles = 1024 // design.lanes, 1024 // design.pe, design.pe // design.lanes
     steps, load = -(-64 // at_once) * k_tiles, design.pe * 8 // design.lanes + design.pe * k_tiles
     assert call.cycles == {"read": 64 * k_tiles}
-    assert call.held["accumulate"] == max(load - 64 * k_tiles, 0) + (groups - 1) * max(steps, load) + steps + at_once * tiles
-    assert call.held["rescale"] == groups * tiles * (8 + 64 * (1 if tiles == 1 else 2))
+    assert call.held["accumulate"] == groups * max(steps, load) + at_once * tiles
+    assert call.held["rescale"] == groups * tiles * (8 + 64) + (0 if tiles == 1 else 64 * tiles)
     resources = engine_resources(engine, design.lanes)
     banks = {memory.name: memory.banks for memory in resources.memories}
     assert banks["x_buffer"] == at_once and banks["w_buffer"] == design.pe and ("y_buffer" in banks) == (tiles > 1)

@@ -103,9 +103,10 @@ def test_memory_holds_the_same_bytes(name: str) -> None:
         packed.append(np.frombuffer(b"".join(payload(node, layout)), np.uint8).reshape(4, -1))
         assert packed[-1].shape[1] == 8 * layout.words(13)
     if name == "int8":
-        at = 16 * (8 + 4)
+        at, end = 16 * 4, -16 * 8  # multipliers before the weights, records behind them
         np.testing.assert_array_equal(packed[1][:, :at], packed[0][:, :at])
-        rows, turns = packed[0][:, at:].reshape(4, 8, 2, 13, 8), packed[1][:, at:].reshape(4, 8, 13, 2, 8)
+        np.testing.assert_array_equal(packed[1][:, end:], packed[0][:, end:])
+        rows, turns = packed[0][:, at:end].reshape(4, 8, 2, 13, 8), packed[1][:, at:end].reshape(4, 8, 13, 2, 8)
         np.testing.assert_array_equal(turns, rows.transpose(0, 1, 3, 2, 4))
     else:
         np.testing.assert_array_equal(packed[1], packed[0])
@@ -123,10 +124,10 @@ def test_cycles_are_those_of_the_kernel(name: str, beat: int) -> None:
     graph = low_bit_graph([(name, 32, (64, tiles * 8, 64), "dsp")])
     call = operator(graph.nodes[0]).lower(graph.nodes[0], lowering(graph, design))[0]
     load = 16 // beat + 3 * 2 // beat + round(tiles * WORDS_PER_TILE[name][beat - 1]) + (2 if name == "ternary" else 0)
-    rows, sums = 64 * 2, 64 * tiles
-    assert call.held["accumulate"] == max(load - sums, 0) + 3 * max(load, rows) + 2 * rows
-    assert call.held["rescale"] == 4 * 2 * (8 // beat + 2 * 64)
-    feeds, whole = random_feeds(graph, 2), "const int load_slots = record_slots + scale_slots + slots;"
+    rows = 64 * 2
+    assert call.held["accumulate"] == 4 * max(load, rows) + rows
+    assert call.held["rescale"] == 4 * 2 * (8 // beat + 64) + 2 * 64
+    feeds, whole = random_feeds(graph, 2), "const int weight_slots = scale_slots + slots"
     expected = run_golden(graph, feeds)["y0"]
     for slots, right in ((load, True), (load - 1, False)):
         try:
@@ -134,7 +135,7 @@ def test_cycles_are_those_of_the_kernel(name: str, beat: int) -> None:
                 graph,
                 feeds,
                 design,
-                patch={"linear.hpp": (whole, f"const int load_slots = {slots} + 0 * (record_slots + scale_slots + slots);")},
+                patch={"linear.hpp": (whole, f"const int weight_slots = {slots - 16 // beat} + 0 * (scale_slots + slots)")},
             )
         except AssertionError as error:
             assert not right and "hls::stream" in str(error)
@@ -157,7 +158,7 @@ def test_a_port_of_two_words_takes_half_the_cycles() -> None:
             {"weights_0": 1} if beat == 1 else {"weights_0": 1, "wideweights_0": 2}
         )
         cost[beat] = next(c for c in estimate(program, BOARDS["kv260"], 250.0).calls if c.node == "n0")
-    words = 4 * 16 * (1 + 64)
+    words = 4 * 16 * (1 + 64) + 16 * 3  # and the first weights of the layer behind it
     assert [cost[beat].busy["port w"] for beat in (1, 2)] == [words, words // 2]
     assert cost[1].words == cost[2].words
     assert cost[1].busy["accumulate"] > 1.5 * cost[2].busy["accumulate"]

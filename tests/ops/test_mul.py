@@ -98,7 +98,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 BUGS = [
     (mul_graph, ("a_vec.v[l]) * factor_t(b_vec.v[l])", "a_vec.v[l]) + factor_t(b_vec.v[l])")),
     (by_row_graph, ("factors[tile & 1]", "factors[(tile + 1) & 1]")),
-    (by_row_graph, ("factor_t(b_vec.v[i])", "factor_t(b_vec.v[0])")),
+    (by_row_graph, ("factor_t(b_vec.v[at])", "factor_t(b_vec.v[0])")),
     (by_row_graph, ("rows > L ? rows : L", "rows")),
 ]
 

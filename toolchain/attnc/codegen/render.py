@@ -178,6 +178,7 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
         "lanes": program.design.lanes,
         "engines": engines,
         "processes": [[engines[e.index] for e in held] for held in program.processes] if program.design.parallel > 1 else [],
+        "walks": {stream["walk"] for engine in engines for stream in engine["streams"]},
         "headers": sorted({slot.kernel.header for engine in program.engines for slot in engine.slots}),
         "chained": any(engine.chained for engine in program.engines),
         "ports": cost.ports if cost else dict.fromkeys(program.bundles.values(), "HP0"),
