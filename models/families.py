@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from models import svtr
 from torch import Tensor, nn
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched: configurations only
@@ -116,9 +117,9 @@ def masked() -> dict[str, Tensor]:
     return tokens(True)
 
 
-def pixels(size: int = 32) -> Callable[[], dict[str, Tensor]]:
+def pixels(size: int = 32, width: int = 0) -> Callable[[], dict[str, Tensor]]:
     """An image."""
-    return lambda: {"pixel_values": torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))}
+    return lambda: {"pixel_values": torch.randn(1, 3, size, width or size, generator=torch.Generator().manual_seed(0))}
 
 
 def mel() -> dict[str, Tensor]:
@@ -250,6 +251,7 @@ FAMILIES: dict[str, Family] = {
         Family("swinv2", _swinv2, pixels()),
         Family("mobilevit", _mobilevit, pixels(64)),
         Family("segformer", _segformer, pixels()),
+        Family("svtr", svtr.Svtr, pixels(*svtr.SIZE), ("logits",)),
         Family("whisper", _whisper, mel),
         Family("gpt2", _gpt2, tokens, ("logits",), masked),
         Family("opt", _opt, tokens, ("logits",), masked),
