@@ -418,7 +418,7 @@ class StreamBase {
   void stage() {
     Simulation& s = Simulation::get();
     Fiber& f = *s.current;
-    if (f.loop == nullptr) {
+    if (f.loop == nullptr || f.first) {  // a loop without iterations holds nothing back
       Pending one = {this, f.now};
       commit(f, one);
       f.now = std::max(f.now, one.due);
@@ -561,10 +561,8 @@ inline void leave(Fiber& f, Time until) {
 
 inline void end_loop(Fiber& f) {
   if (f.loop == nullptr) return;
-  if (!f.first) {
-    while (!f.pending.empty()) StreamBase::next_commit(f, f.pending.pop());
-    f.now += f.loop->depth;
-  }
+  while (!f.pending.empty()) StreamBase::next_commit(f, f.pending.pop());
+  if (!f.first) f.now += f.loop->depth;
   f.now += 1;
   f.loop = nullptr;
 }

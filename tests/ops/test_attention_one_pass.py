@@ -12,12 +12,14 @@ from attnc.arrays import Array
 from attnc.golden import run_golden
 from attnc.ir import GraphError, Node
 from attnc.kernels.design import Design
-from attnc.ops.attention_one_pass import cycles_of, key_steps, one_pass, one_pass_resources
+from attnc.ops.attention import Attention
 from attnc.ops.attention_one_pass import kernel_of as one_pass_kernel
+from attnc.ops.attention_one_pass import one_pass
 from attnc.ops.attention_sizes import SCORE_EXCLUDED, Mask, Sizes, key_blocks, passes_of, two_pass_bits
 from attnc.ops.exponential import EXP2_ROM
 from attnc.schedule.program import build_program
 from harness import assert_exact, simulate
+from ops.test_attention import slowest
 
 ONE = {"passes": 1}
 
@@ -181,17 +183,14 @@ def test_memories_do_not_grow_with_the_keys() -> None:
     for keys in (1024, 65536):
         sizes = Sizes(1, 64, keys, 3, 3, 64, 64, 0, 0)
         count, step = key_blocks(keys)
-        found.append(one_pass_resources(one_pass_kernel(node, sizes, design, 64, keys - step * (count - 1))))
+        found.append(Attention().resources(one_pass_kernel(node, sizes, design, 64, keys - step * (count - 1))))
     assert found[1].bram36 <= found[0].bram36 * 1.1
 
 
 def test_cycles_hold_the_work() -> None:
     """No fewer cycles than multiply-adds over multipliers, and not half as many again."""
-    sizes, design = Sizes(1, 64, 4096, 1, 1, 64, 64, 0, 0), Design(16, queries=4)
-    count, step = key_blocks(4096)
     for lanes in (1, 2):
-        steps = key_steps(sizes, design, lanes, (0, 64), (0, count), step, 4096)
-        cycles = max(cycles_of(sizes, design, 64, 4096 - step * (count - 1), steps).values())
+        cycles = slowest(Case(64, 4096, head=64, value=64, attrs={"passes": 1, "kv_lanes": lanes, "key_step": 128}), Design(16, queries=4))
         work = 64 * 4096 * 64 / (16 * 4 * lanes)
         assert work <= cycles <= 1.8 * work
 

@@ -11,8 +11,9 @@ from attention_cases import Case, build, feeds_of, float_attention
 from attnc.golden import run_golden
 from attnc.ir import GraphError
 from attnc.kernels.design import Design
+from attnc.kernels.numbers import PROBABILITY_BITS
 from attnc.ops import operator
-from attnc.ops.exponential import EXP2, FRACTION_BITS, PROBABILITY_BITS, exp2_negative
+from attnc.ops.exponential import EXP2, FRACTION_BITS, exp2_negative
 from attnc.schedule.program import build_program
 from harness import assert_exact, simulate
 

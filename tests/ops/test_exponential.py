@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from attnc.ops.exponential import EXP2, EXP2_ROM, FRACTION_BITS, PROBABILITY_BITS, exp2_negative, exp2_of, output_multiplier, softmax_scale
+from attnc.kernels.numbers import PROBABILITY_BITS
+from attnc.ops.exponential import EXP2, EXP2_ROM, FRACTION_BITS, exp2_negative, exp2_of, output_multiplier, softmax_scale
 
 
 @pytest.mark.parametrize("segments", [4, 8, 16, 32])

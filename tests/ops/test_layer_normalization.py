@@ -145,7 +145,10 @@ def test_resources_and_cycles_follow_the_structure() -> None:
     ctx = Lowering(graph, Design(16, 16, 64), dict.fromkeys(graph.values, 0), lambda key, make: 0)
     calls = operator(node).lower(node, ctx)
     assert [call.scalars[0] for call in calls] == [64, 6]
-    assert [call.cycles["accumulate"] for call in calls] == [4 * 64, 4 * 8]
-    assert [call.held["normalize"] for call in calls] == [4 * 64 + 64 + 48, 4 * 8 + 6 + 48]
+    read, statistics, scale = calls[0].kernel.network.processes[0].loops
+    for call, rows in zip(calls, (64, 8), strict=True):
+        names = call.kernel.network.names(call.kernel.args, call.scalars)
+        assert read.runs(names) == ((4, rows),) and statistics.late(names) == ((1, names.rows),)
+        assert scale.late(names) == ((1, 8), (4, rows))
     found = operator(node).resources(calls[0].kernel)
     assert found.bram36 == 4 and found.dsp == 3 * 16 + 10 and min(found.lut, found.ff) > 0

@@ -11,6 +11,7 @@ from attnc.fixedpoint import bits_for
 from attnc.golden import run_golden
 from attnc.ir import Graph, Node
 from attnc.kernels.design import Design
+from attnc.kernels.linear import SETTLE
 from attnc.schedule.cost import engine_resources, estimate
 from attnc.schedule.devices import BOARDS
 from attnc.schedule.program import build_program
@@ -132,14 +133,23 @@ def test_cycles_and_resources_by_hand(design: Design) -> None:
     (engine, call), at_once = program.calls[0], design.rows_at_once
     k_tiles, groups, tiles = 1024 // design.lanes, 1024 // design.pe, design.pe // design.lanes
     steps, load = -(-64 // at_once) * k_tiles, design.pe * 8 // design.lanes + design.pe * k_tiles
-    assert call.cycles == {"read": 64 * k_tiles}
-    assert call.held["accumulate"] == groups * max(steps, load) + at_once * tiles
-    assert call.held["rescale"] == groups * tiles * (8 + 64) + (0 if tiles == 1 else 64 * tiles)
+    names = call.kernel.network.names(call.kernel.args, call.scalars)
+    accumulate, rescale = call.kernel.network.processes
+    computing = (groups - 1) * max(steps, load + SETTLE) + max(steps, load)
+    assert accumulate.loops[0].runs(names) == ((1, 64 * k_tiles + SETTLE + computing),)
+    assert (accumulate.loops[0].going_on(names), accumulate.loops[0].late(names)) == (computing, ((1, at_once * tiles),))
+    last = (64 * tiles + SETTLE) if tiles > 1 else 0
+    assert rescale.loops[0].late(names) == ((1, (8 + 64) * groups * tiles + last),)
+    assert call.held["linear_accumulate"] > computing + at_once * tiles
     resources = engine_resources(engine, design.lanes)
     banks = {memory.name: memory.banks for memory in resources.memories}
     assert banks["x_buffer"] == at_once and banks["w_buffer"] == design.pe and ("y_buffer" in banks) == (tiles > 1)
     assert resources.dsp == design.lanes * design.pe * at_once / 2 + design.lanes
-    assert estimate(program, board, 250).calls[0].busy["accumulate"] == call.held["accumulate"]
+    # It is alone: its first weights are not there before, and no others follow.
+    timed = program.instructions[0].timed(0)
+    assert timed is not None and timed.scalars[-2:] == (0, 0)
+    busy = estimate(program, board, 250).calls[0].busy["linear_accumulate"]
+    assert busy == timed.cycles["linear_accumulate"] + timed.held["linear_accumulate"]
 
 
 @pytest.mark.parametrize("types", ["native", "ap"])

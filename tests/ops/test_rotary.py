@@ -124,7 +124,7 @@ def test_wrong_operands_are_refused() -> None:
 def test_estimates_grow_with_the_work() -> None:
     few, many = (build_program(build([(rows, 1, 2, 64, 64, False, 8, 8, 1.0)]), Design(16), None) for rows in (16, 64))
     cycles = [sum(sum(call.cycles.values()) for _, call in program.calls) for program in (few, many)]
-    assert cycles[1] == 4 * cycles[0]
+    assert 3 * cycles[0] < cycles[1] < 4 * cycles[0]
     found = operator(Node("n", "rotary", [], "")).resources(many.engines[0].kernel)
     assert min(found.astuple()[:4]) > 0
 

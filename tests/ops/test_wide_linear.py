@@ -10,6 +10,7 @@ from attnc.fixedpoint import bits_for
 from attnc.golden import run_golden
 from attnc.ir import Graph, Node, TensorType
 from attnc.kernels.design import Design
+from attnc.kernels.linear import SETTLE
 from attnc.kernels.lowering import Lowering
 from attnc.ops import operator
 from attnc.schedule.program import build_program
@@ -141,8 +142,13 @@ def test_steps_double_and_nothing_else_grows_for_bytes() -> None:
         ctx = Lowering(graph, Design(16, 64, 64), dict.fromkeys(graph.values, 0), lambda key, make: 0)
         calls.append(operator(graph.nodes[0]).lower(graph.nodes[0], ctx)[0])
     steps = 64 * 16
-    assert [call.cycles["read"] for call in calls] == [steps, 2 * steps]
-    assert calls[1].held["accumulate"] > calls[0].held["accumulate"]
+    runs = []
+    for call in calls:
+        accumulate = call.kernel.network.processes[0].loops[0]
+        runs.append(accumulate.runs(call.kernel.network.names(call.kernel.args, call.scalars)))
+    # All of x; then products, while the records and the weights of the next run come.
+    assert runs[0] == ((1, steps + SETTLE + 64 * 16 + 32),) and runs[1] == ((1, 2 * steps + SETTLE + 2 * steps),)
+    assert calls[1].held["linear_accumulate"] > calls[0].held["linear_accumulate"]
     assert [call.kernel.arg("X_BYTES") for call in calls] == [1, 2]
     assert [call.walks[0].vectors * call.walks[0].bytes for call in calls] == [steps, 2 * steps]
     assert calls[1].macs == calls[0].macs

@@ -13,16 +13,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from attention_cases import Case, build
 from attnc.codegen.render import write_sources
 from attnc.ir import GraphError
+from attnc.kernels.add import ADDITION
 from attnc.kernels.call import Walk
 from attnc.kernels.design import Design
 from attnc.kernels.kernel import KernelCall
+from attnc.kernels.layer_normalization import LAYER_NORMALIZATION
 from attnc.kernels.lowering import Lowering
+from attnc.kernels.network import Network
 from attnc.kernels.ports import IntType
+from attnc.kernels.rotary import ROTARY
 from attnc.ops import operator
 from attnc.schedule import bundles
-from attnc.schedule.bundles import Task, dependences, form_bundles, has_static_buffers, processes
+from attnc.schedule.bundles import Task, dependences, form_bundles, processes
 from attnc.schedule.chains import whole_operands_first
 from attnc.schedule.cost import call_cost, estimate
 from attnc.schedule.devices import BOARDS
@@ -126,14 +131,22 @@ def test_few_pairs_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_engines_with_the_same_static_buffers_take_turns() -> None:
-    def kernel(name: str, width: int) -> KernelCall:
-        return KernelCall(f"attnc/{name}.hpp", f"attnc::{name}", (("T", IntType(width)),), (), ())
+    def kernel(network: Network, width: int) -> KernelCall:
+        return KernelCall(network, tuple((name, IntType(width)) for name in network.processes[0].template))  # type: ignore[misc]
 
-    norm, add = kernel("layer_normalization", 16), kernel("add", 16)
-    assert has_static_buffers("attnc/attention.hpp") and has_static_buffers(norm.header) and not has_static_buffers(add.header)
-    assert processes([[norm, add], [add], [kernel("layer_normalization", 8)], [norm]]) == [0, 1, 2, 0]
-    rotary = kernel("rotary", 16)
+    norm, add = kernel(LAYER_NORMALIZATION, 16), kernel(ADDITION, 16)
+    assert processes([[norm, add], [add], [kernel(LAYER_NORMALIZATION, 8)], [norm]]) == [0, 1, 2, 0]
+    rotary = kernel(ROTARY, 16)
     assert processes([[norm], [rotary], [norm, rotary], [add]]) == [0, 0, 0, 1]
+
+
+def test_kernels_that_share_a_process_take_turns() -> None:
+    """Attention in one pass and in two end with the same function, and so with the same buffer of outputs."""
+    graphs = [build([Case(9, 20, 2, 2, attrs={"passes": passes})]) for passes in (1, 2)]
+    one, two = (build_program(graph, Design(8, 8, 16, 2), None).engines[0].kernel for graph in graphs)
+    shared = set(one.static_functions) & set(two.static_functions)
+    assert [name.split("<")[0] for name in shared] == ["attnc::attention_normalise"]
+    assert processes([[one], [two]]) == [0, 0] and processes([[one], [two.with_arg("ROWS_MAX", 8)]]) == [0, 1]
 
 
 DESIGNS = [DESIGN, Design(8, 8, 5, 2, beat=2, parallel=2), Design(8, 8, 64, 2, copies=2, parallel=2)]
@@ -169,7 +182,7 @@ def test_nothing_is_overwritten_that_runs_or_is_read_later(seed: int) -> None:
         program = build_program(graph, design, lambda packed: None)
         alone = build_program(graph, replace(design, parallel=1), None)
         check(program)
-        ran, expected = (Counter(link.node.name for one in p.instructions if one.own for link in one.chain.links) for p in (program, alone))
+        ran, expected = (Counter(call.node for one in p.instructions for _, call in one.own) for p in (program, alone))
         assert ran == expected
         streams = [stream for engine in program.engines for stream in engine.streams]
         names = [pointer for stream in streams if not stream.shared for pointer in stream.pointers]
@@ -250,7 +263,8 @@ def test_words_of_a_step() -> None:
 
 def test_cycles_of_a_step() -> None:
     """Its slowest instruction, or what all of them read through one port."""
-    program = build_program(transformer_graph(2), DESIGN, None)
+    design = Design(8, 32, 12, 8, rows_at_once=12, parallel=2)
+    program = build_program(transformer_graph(2, rows=24, width=64), design, None)
     for ports in (None, dict.fromkeys(program.bundles.values(), "HP0")):
         cost = estimate(program, KV260, 250, ports=ports)
         by_pointer = {pointer: cost.ports[shared] for pointer, shared in program.bundles.items()}

@@ -279,7 +279,7 @@ def test_cycles_of_a_chain() -> None:
         max(weights, *a.held.values(), *b.cycles.values(), *y.cycles.values()),
     ]
     assert cost.cycles - cost.start == sum(parts) < sum(call.span for call in (n, a, b, y)) + loaded
-    assert cost.node == "a" and cost.bound == "accumulate"
+    assert cost.node == "a" and cost.bound == "layer_normalization"  # it drains between its passes
 
 
 GRAPHS = [(0, 64, 1), (1, 5, 1), (8, 4, 1), (11, 12, 1), (8, 4, 2), (11, 12, 2)]
@@ -335,7 +335,7 @@ def test_an_operand_that_is_still_there_is_not_read_again() -> None:
     _, second, _, _ = program.instructions
     assert not any(second.walk(stream).vectors for stream in second.engine.streams if stream.kind == "load")
     cost = estimate(program, BOARDS["kv260"], 250)
-    assert cost.calls[1].cycles < cost.calls[0].cycles and "read" not in cost.calls[1].busy
+    assert cost.calls[1].cycles < cost.calls[0].cycles and "port x_0" not in cost.calls[1].busy
 
 
 def test_operands_of_two_blocks_are_kept_and_of_three_read_again() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from attnc.kernels.design import Design
 from attnc.kernels.resources import Memory, Resources
-from attnc.ops.storage import memory_cost
+from attnc.kernels.storage import memory_cost
 from attnc.schedule.cost import assign_ports, engine_total, estimate
 from attnc.schedule.devices import BOARDS, CLASSES
 from attnc.schedule.placement import Buffer, place

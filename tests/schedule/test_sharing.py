@@ -15,12 +15,13 @@ from attnc.codegen.render import write_sources
 from attnc.ir import Graph, Node
 from attnc.kernels.call import Walk
 from attnc.kernels.design import Design
+from attnc.kernels.storage import SHALLOW
 from attnc.ops import operator
 from attnc.resources import data_path
 from attnc.schedule.cost import OPERANDS, engine_resources, estimate
 from attnc.schedule.devices import BOARDS
 from attnc.schedule.program import build_program
-from attnc.schedule.sharing import DEEPEST, DEPTH, Operand, Run, share
+from attnc.schedule.sharing import DEEPEST, Operand, Run, share
 from harness import assert_exact, quantized, random_feeds, tensor_type
 
 
@@ -55,7 +56,7 @@ def test_operands_of_few_words_share_a_loader(beat: int) -> None:
     (engine,) = program.engines
     assert [slot.op for slot in engine.slots[:5]] == ["normalize_rows", "linear", "scale_rows", "add", "layer_normalization"]
     # Peaks first, then the factors that a FIFO holds whole, then what is read along the way.
-    assert engine.shared == (("peak_0", DEPTH), ("peak_2", DEPTH), ("b_5", DEPTH), ("w_2", DEPTH), ("w_4", DEPTH))
+    assert engine.shared == (("peak_0", SHALLOW), ("peak_2", SHALLOW), ("b_5", SHALLOW), ("w_2", SHALLOW), ("w_4", SHALLOW))
     shared = [stream for stream in engine.streams if stream.shared]
     assert {(s.kind, s.pointers, s.beat) for s in shared} == {("load", ("load_1",), beat), ("words", ("parameters_1",), beat)}
     assert program.bundles["parameters_1"] == program.bundles["load_1"] == "load_1"
@@ -169,7 +170,7 @@ def finishes(chain: Sequence[Kernel], loader: Sequence[str], sizes: Mapping[str,
     while moved:
         moved = False
         for index, (run, step) in enumerate(waiting):
-            while step is not None and (held[step[1]] > 0 if step[0] == "get" else held[step[1]] < depths.get(step[1], DEPTH)):
+            while step is not None and (held[step[1]] > 0 if step[0] == "get" else held[step[1]] < depths.get(step[1], SHALLOW)):
                 held[step[1]] += 1 if step[0] == "put" else -1
                 step, moved = next(run, None), True
             waiting[index] = (run, step)
@@ -218,10 +219,10 @@ def test_operands_that_no_fifo_holds_keep_their_loader() -> None:
 
     x = Operand("x", "load", False, True, False, {0: Run(Walk(0, (1, 1, 1, 10_000), (0, 0, 0)), 0, 0)})
     big, small = DEEPEST + 1, DEEPEST
-    assert share([x, along("a", big, 0), along("b", big, 1)]) == (("a", DEPTH), ("b", DEPTH))
-    assert share([x, along("a", big, 0), along("b", big, 0), along("c", big, 1)]) == (("a", DEPTH), ("c", DEPTH))
-    assert share([x, along("a", big, 0), along("b", small, 0)]) == (("b", small), ("a", DEPTH))
+    assert share([x, along("a", big, 0), along("b", big, 1)]) == (("a", SHALLOW), ("b", SHALLOW))
+    assert share([x, along("a", big, 0), along("b", big, 0), along("c", big, 1)]) == (("a", SHALLOW), ("c", SHALLOW))
+    assert share([x, along("a", big, 0), along("b", small, 0)]) == (("b", small), ("a", SHALLOW))
     ahead = replace(along("a", big, 0), ahead=True)
-    assert share([x, ahead, along("b", big, 1), along("c", 5, 1)]) == (("c", DEPTH), ("b", DEPTH))
+    assert share([x, ahead, along("b", big, 1), along("c", 5, 1)]) == (("c", SHALLOW), ("b", SHALLOW))
     assert share([x, along("a", big, 0)]) == () == share([x, along("a", 5, 0), along("b", 1251, 0)])
     assert share([x, along("a", 5, 0), along("b", 5, 0, (1, 1, 2))]) == ()  # two stretches

@@ -15,10 +15,11 @@ from attnc.files import written_whole
 from attnc.ir import Graph, Node, TensorType
 from attnc.kernels.design import Design
 from attnc.kernels.lowering import Lowering
+from attnc.kernels.numbers import PROBABILITY_BITS
 from attnc.kernels.resources import Resources
 from attnc.ops import OPERATORS
 from attnc.ops.approximation import AUTO, Approximated, Implementation, choose, times
-from attnc.ops.exponential import EXP2, FRACTION_BITS, PROBABILITY_BITS, exp2_negative, score_multiplier, scores
+from attnc.ops.exponential import EXP2, FRACTION_BITS, exp2_negative, score_multiplier, scores
 from attnc.ops.functions import FUNCTIONS, find
 from attnc.ops.reciprocal import DIVISIONS, reciprocal
 from attnc.ops.rsqrt import RSQRT_TABLE, rsqrt

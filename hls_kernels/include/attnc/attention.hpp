@@ -35,9 +35,6 @@
 
 namespace attnc {
 
-// Queries that share a bias have one lane of it.
-constexpr int bias_lanes(int bias_rows_max, int q) { return bias_rows_max == 1 ? 1 : q; }
-
 // Biases of Q queries at a time, for each key group after group. The rows of the next head are loaded under way (BIAS_BUFFERS = 2, where
 // heads differ); row r lies in bank r % Q, so that a group reads one word of each.
 template <class BiasT, int KEYS_MAX, int BIAS_ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int BIAS_BUFFERS, int L, int P, int Q, int B,
@@ -180,6 +177,12 @@ void attention_scores(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hl
                       hls::stream<Vec<attention_score_t, Q>>& scores, int kv_heads, int heads_per_kv, int rows, int keys, int scored,
                       int qk_tiles, int position, int before, int after, int multiplier, int shift, int cap_multiplier, int cap_shift,
                       int bias_heads, int bias_shift) {
+  static_assert(width<XT>::value == 8, "attention: queries, keys and values are bytes");
+  static_assert(width<BiasT>::value == 16, "attention: biases have 16 bits");
+  static_assert((L & (L - 1)) == 0 && (P & (P - 1)) == 0, "attention: lanes L and queries P must be powers of two");
+  static_assert(KEYS_MAX <= 65536, "attention: at most 65536 keys, so that a sum of probabilities has 32 bits");
+  static_assert(Q <= P && (Q & (Q - 1)) == 0, "attention: Q queries whose softmax goes on per cycle must be a power of two up to P");
+  static_assert(B == 1 || B == Q, "attention: a bias is one for all queries, or has a lane for each whose softmax goes on");
   static const int BLOCKS_MAX = (ROWS_MAX + P - 1) / P, GROUPS = P / Q;
   static Vec<XT, L> k_buffer[2][HEAD_TILES_MAX][KEYS_MAX];
 #pragma HLS AGGREGATE variable = k_buffer
@@ -472,62 +475,6 @@ WEIGHTED_HEADS:
       }
     }
   }
-}
-
-template <class XT, class BiasT, class ScoreT, class SumT, class AccT, class YT, class Exp2, class Cap, int HEAD_TILES_MAX,
-          int VALUE_TILES_MAX, int KEYS_MAX, int ROWS_MAX, int BIAS_ROWS_MAX, int CHANNELS_MAX, int PER_STEP,
-          int BIAS_BUFFERS, int MASKED, int FAST_DIVIDE, int L, int P, int Q, class BiasWord>
-void attention(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hls::stream<Vec<XT, L>>& v, hls::stream<BiasWord>& bias,
-               hls::stream<Vec<YT, L>>& y, int heads, int kv_heads, int heads_per_kv, int rows, int keys, int scored, int paced,
-               int qk_tiles, int v_tiles, int position, int before, int after, int score_multiplier, int score_shift,
-               int cap_multiplier, int cap_shift, int bias_heads, int bias_rows, int bias_shift, int bias_channels,
-               int output_multiplier, int output_shift, int low, int high) {
-  static_assert(width<XT>::value == 8, "attention: queries, keys and values are bytes");
-  static_assert(width<BiasT>::value == 16, "attention: biases have 16 bits");
-  static_assert(width<YT>::value >= 16, "attention: outputs have at least 16 bits");
-  static_assert((L & (L - 1)) == 0 && (P & (P - 1)) == 0, "attention: lanes L and queries P must be powers of two");
-  static_assert(KEYS_MAX <= 65536, "attention: at most 65536 keys, so that a sum of probabilities has 32 bits");
-  static_assert(Q <= P && (Q & (Q - 1)) == 0, "attention: Q queries whose softmax goes on per cycle must be a power of two up to P");
-#pragma HLS DATAFLOW
-  static const int B = bias_lanes(BIAS_ROWS_MAX, Q);
-  hls::stream<Vec<BiasT, B>> biases("attention.biases");
-#pragma HLS STREAM variable = biases depth = 16
-  ATTNC_DEPTH(biases, 16)
-  hls::stream<Vec<attention_score_t, Q>> scores("attention.scores");
-#pragma HLS STREAM variable = scores depth = 4
-  ATTNC_DEPTH(scores, 4)
-  hls::stream<Vec<attention_score_t, Q>> row("attention.row");
-// A row of scores, and what arrives until its maximum has passed two processes.
-#pragma HLS STREAM variable = row depth = KEYS_MAX * P / Q + 16
-  ATTNC_DEPTH(row, KEYS_MAX * P / Q + 16)
-  hls::stream<Vec<attention_score_t, Q>> maxima("attention.maxima");
-#pragma HLS STREAM variable = maxima depth = 2 * P / Q
-  ATTNC_DEPTH(maxima, 2 * P / Q)
-  hls::stream<Vec<probability_t, P>> probabilities("attention.probabilities");
-// P / Q cycles make what a cycle takes in the first tile of a block: all but a share of Q / P waits, so that it goes on without a pause.
-#pragma HLS STREAM variable = probabilities depth = KEYS_MAX - KEYS_MAX * Q / P + 16
-  ATTNC_DEPTH(probabilities, KEYS_MAX - KEYS_MAX * Q / P + 16)
-  hls::stream<Vec<SumT, Q>> sums("attention.sums");
-#pragma HLS STREAM variable = sums depth = 2 * P / Q
-  ATTNC_DEPTH(sums, 2 * P / Q)
-  hls::stream<SoftmaxScale> scales("attention.scales");
-#pragma HLS STREAM variable = scales depth = 2 * P
-  ATTNC_DEPTH(scales, 2 * P)
-  hls::stream<Vec<AccT, L>> weighted("attention.weighted");
-#pragma HLS STREAM variable = weighted depth = 16
-  ATTNC_DEPTH(weighted, 16)
-  ATTNC_REGION
-  ATTNC_PROCESS("attention_bias", attention_bias<BiasT, KEYS_MAX, BIAS_ROWS_MAX, CHANNELS_MAX, PER_STEP, BIAS_BUFFERS, L, P, Q, B, MASKED>(
-      bias, biases, heads, rows, keys, scored, position, before, after, bias_heads, bias_rows, bias_channels);)
-  ATTNC_PROCESS("attention_scores", attention_scores<XT, BiasT, ScoreT, Cap, HEAD_TILES_MAX, KEYS_MAX, ROWS_MAX, L, P, Q, B, MASKED>(
-      q, k, biases, scores, kv_heads, heads_per_kv, rows, keys, scored, qk_tiles, position, before, after, score_multiplier, score_shift,
-      cap_multiplier, cap_shift, bias_heads, bias_shift);)
-  ATTNC_PROCESS("attention_maximum", attention_maximum<P, Q, MASKED>(scores, row, maxima, heads, rows, keys, scored, position, before, after);)
-  ATTNC_PROCESS("attention_exponential", attention_exponential<SumT, Exp2, P, Q, MASKED>(row, maxima, probabilities, sums, heads, rows, keys, scored, position, before, after);)
-  ATTNC_PROCESS("attention_reciprocal", attention_reciprocal<SumT, 0, P, Q, FAST_DIVIDE>(sums, scales, heads, rows, output_multiplier, output_shift);)
-  ATTNC_PROCESS("attention_weighted", attention_weighted<XT, AccT, VALUE_TILES_MAX, KEYS_MAX, L, P, MASKED>(v, probabilities, weighted, kv_heads, heads_per_kv, rows, keys,
-                                                                        scored, paced, v_tiles, position, before, after);)
-  ATTNC_PROCESS("attention_normalise", attention_normalise<AccT, YT, VALUE_TILES_MAX, ROWS_MAX, L, P>(weighted, scales, y, heads, rows, v_tiles, low, high);)
 }
 
 }  // namespace attnc

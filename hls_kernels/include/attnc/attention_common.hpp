@@ -185,6 +185,7 @@ RECIPROCAL_BLOCKS:
 template <class AccT, class YT, int VALUE_TILES_MAX, int ROWS_MAX, int L, int P>
 void attention_normalise(hls::stream<Vec<AccT, L>>& weighted, hls::stream<SoftmaxScale>& scales, hls::stream<Vec<YT, L>>& y, int heads,
                          int rows, int v_tiles, int low, int high) {
+  static_assert(width<YT>::value >= 16, "attention: outputs have at least 16 bits");
   static Vec<YT, L> y_buffer[2][VALUE_TILES_MAX][ROWS_MAX];
 #pragma HLS AGGREGATE variable = y_buffer
 #ifdef ATTNC_ATTENTION_Y_BUFFER

@@ -208,6 +208,10 @@ void one_pass_scores(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hls
                      hls::stream<Vec<attention_score_t, P * S>>& scores, int heads, int rows, int keys, int block_keys, int key_step,
                      int key_blocks, int qk_tiles, int position, int before, int after, int multiplier, int shift, int cap_multiplier,
                      int cap_shift, int bias_heads, int bias_shift) {
+  static_assert(width<XT>::value == 8, "attention_one_pass: queries, keys and values are bytes");
+  static_assert(width<BiasT>::value == 16, "attention_one_pass: biases have 16 bits");
+  static_assert((P & (P - 1)) == 0 && (S & (S - 1)) == 0, "attention_one_pass: queries P and lanes S of keys must be powers of two");
+  static_assert(S <= L, "attention_one_pass: at most L lanes of keys, so that their biases lie in one word");
   static const int BLOCKS_MAX = (ROWS_MAX + P - 1) / P;
   static const int STEPS_MAX = (BLOCK_MAX + S - 1) / S;
   static Vec<XT, L> k_buffer[2][S][HEAD_TILES_MAX][STEPS_MAX];
@@ -595,64 +599,6 @@ WEIGHTED_KEY_BLOCKS:
     now = fetching ? !now : now;
     key_block = merging ? 0 : key_block + 1;
   }
-}
-
-template <class XT, class BiasT, class ScoreT, class SumT, class AccT, class YT, class Exp2, class Cap, int HEAD_TILES_MAX,
-          int VALUE_TILES_MAX, int BLOCK_MAX, int ROWS_MAX, int BIAS_ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int L, int P, int S,
-          class BiasWord>
-void attention_one_pass(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hls::stream<Vec<XT, L>>& v,
-                        hls::stream<BiasWord>& bias, hls::stream<Vec<YT, L>>& y, int heads, int rows, int keys, int block_keys,
-                        int key_step, int key_blocks, int qk_tiles, int v_tiles, int position, int before, int after,
-                        int score_multiplier, int score_shift, int cap_multiplier, int cap_shift, int bias_heads, int bias_rows,
-                        int bias_shift, int bias_channels, int output_multiplier, int output_shift, int low, int high) {
-  static_assert(width<XT>::value == 8, "attention_one_pass: queries, keys and values are bytes");
-  static_assert(width<BiasT>::value == 16, "attention_one_pass: biases have 16 bits");
-  static_assert(width<YT>::value >= 16, "attention_one_pass: outputs have at least 16 bits");
-  static_assert((P & (P - 1)) == 0 && (S & (S - 1)) == 0, "attention_one_pass: queries P and lanes S of keys must be powers of two");
-  static_assert(S <= L, "attention_one_pass: at most L lanes of keys, so that their biases lie in one word");
-#pragma HLS DATAFLOW
-  hls::stream<Vec<BiasT, P * S>> biases("attention_one_pass.biases");
-#pragma HLS STREAM variable = biases depth = 16
-  ATTNC_DEPTH(biases, 16)
-  hls::stream<Vec<attention_score_t, P * S>> scores("attention_one_pass.scores");
-#pragma HLS STREAM variable = scores depth = 4
-  ATTNC_DEPTH(scores, 4)
-  hls::stream<Vec<attention_score_t, P * S>> row("attention_one_pass.row");
-#pragma HLS STREAM variable = row depth = BLOCK_MAX / S + 3
-  ATTNC_DEPTH(row, BLOCK_MAX / S + 3)
-  hls::stream<Vec<OnlineUpdate, P * S>> sum_updates("attention_one_pass.sum_updates");
-#pragma HLS STREAM variable = sum_updates depth = 2
-  ATTNC_DEPTH(sum_updates, 2)
-  hls::stream<Vec<OnlineUpdate, P * S>> value_updates("attention_one_pass.value_updates");
-#pragma HLS STREAM variable = value_updates depth = 4
-  ATTNC_DEPTH(value_updates, 4)
-  hls::stream<Vec<probability_t, P * S>> probabilities("attention_one_pass.probabilities");
-#pragma HLS STREAM variable = probabilities depth = 4
-  ATTNC_DEPTH(probabilities, 4)
-  hls::stream<Vec<SumT, P>> totals("attention_one_pass.totals");
-#pragma HLS STREAM variable = totals depth = 2
-  ATTNC_DEPTH(totals, 2)
-  hls::stream<SoftmaxScale> scales("attention_one_pass.scales");
-#pragma HLS STREAM variable = scales depth = 2 * P
-  ATTNC_DEPTH(scales, 2 * P)
-  hls::stream<Vec<AccT, L>> weighted("attention_one_pass.weighted");
-#pragma HLS STREAM variable = weighted depth = 16
-  ATTNC_DEPTH(weighted, 16)
-  ATTNC_REGION
-  ATTNC_PROCESS("one_pass_bias", one_pass_bias<BiasT, BLOCK_MAX, BIAS_ROWS_MAX, CHANNELS_MAX, PER_STEP, L, P, S>(
-      bias, biases, heads, rows, keys, block_keys, key_step, key_blocks, position, before, after, bias_heads, bias_rows, bias_channels);)
-  ATTNC_PROCESS("one_pass_scores", one_pass_scores<XT, BiasT, ScoreT, Cap, HEAD_TILES_MAX, BLOCK_MAX, ROWS_MAX, L, P, S>(
-      q, k, biases, scores, heads, rows, keys, block_keys, key_step, key_blocks, qk_tiles, position, before, after, score_multiplier,
-      score_shift, cap_multiplier, cap_shift, bias_heads, bias_shift);)
-  ATTNC_PROCESS("one_pass_maximum", one_pass_maximum<ROWS_MAX, P, S>(scores, row, sum_updates, value_updates, heads, rows, keys, key_step, key_blocks, position, before,
-                                   after);)
-  ATTNC_PROCESS("one_pass_exponential", one_pass_exponential<SumT, Exp2, ROWS_MAX, P, S>(row, sum_updates, probabilities, totals, heads, rows, keys, key_step, key_blocks,
-                                                   position, before, after);)
-  ATTNC_PROCESS("attention_reciprocal", attention_reciprocal<SumT, 1, P, P, 1>(totals, scales, heads, rows, output_multiplier, output_shift);)
-  ATTNC_PROCESS("one_pass_weighted", one_pass_weighted<XT, AccT, VALUE_TILES_MAX, BLOCK_MAX, ROWS_MAX, L, P, S>(v, probabilities, value_updates, weighted, heads, rows, keys,
-                                                                             block_keys, key_step, key_blocks, v_tiles, position, before,
-                                                                             after);)
-  ATTNC_PROCESS("attention_normalise", attention_normalise<AccT, YT, VALUE_TILES_MAX, ROWS_MAX, L, P>(weighted, scales, y, heads, rows, v_tiles, low, high);)
 }
 
 }  // namespace attnc

@@ -135,6 +135,14 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>
                        hls::stream<Vec<AccT, L>>& sums, int rows, int k_tiles, int n_tiles, int bits, int unit_tiles, int group_tiles,
                        int scales, int x_bytes, int side, int fill_rows, int fill_tiles, int fill_bytes, int fill_side,
                        int fill_first, int w_side, int w_ready, int next_k_tiles) {
+  static_assert(PE % L == 0 && PE % 2 == 0, "linear: PE must be an even multiple of the number of lanes L");
+  static_assert(R > 0, "linear: at least one row is computed at a time");
+  static_assert(width<XT>::value == 8 && width<WT>::value == 8, "linear: inputs come as bytes, weights are unpacked to bytes");
+  static_assert(X_SIDES == 1 || X_SIDES == 2, "linear: one or two operands are held");
+  static_assert(X_BYTES == 1 || X_BYTES == 2, "linear: inputs have one or two bytes");
+  static_assert(W_WORDS == 1 || W_WORDS == 2 || W_WORDS == 4, "linear: weights come one, two or four words per cycle");
+  static_assert(PE % W_WORDS == 0, "linear: words that come together are of different channels");
+  static_assert(W_WORDS < 4 || (PACKED == 0 && SCALES_MAX == 0), "linear: only bytes without multipliers come four words per cycle");
   typedef Int<width<XT>::value + width<WT>::value + clog2(L)> dot_t;
   static const int OCTETS = (PE + 7) / 8, TILES = PE / L, ROW_BLOCKS = (ROWS_MAX + R - 1) / R;
   static const int SCALE_PARTS = (TILES + W_WORDS - 1) / W_WORDS, SCALE_REST = TILES - (SCALE_PARTS - 1) * W_WORDS;
@@ -386,6 +394,8 @@ PHASES:
 template <class AccT, class YT, int L, int PE, int WIDTH, int ROWS_MAX, int STEPS_MAX, int BYTES>
 void linear_rescale(hls::stream<Word<BYTES>>& records, hls::stream<Vec<AccT, WIDTH>>& sums, hls::stream<Vec<YT, L>>& y, int rows,
                     int n_tiles, int steps, int low, int high) {
+  static_assert(width<YT>::value >= 16, "linear: outputs have at least 16 bits");
+  static_assert(PE % L == 0 && WIDTH % L == 0, "linear: channels that come together must be whole vectors");
   static const int TILES = PE / L, PARTS = WIDTH / L, RECORD_SLOTS = PE * 8 / BYTES;
   static const bool DIRECT = STEPS_MAX * TILES == 1;
   static Vec<YT, L> y_buffer[2][STEPS_MAX * TILES][ROWS_MAX];
@@ -476,34 +486,6 @@ RESCALE:
       }
     }
   }
-}
-
-template <class XT, class WT, class AccT, class YT, int L, int PE, int R, int K_TILES_MAX, int X_TILES_MAX, int X_BYTES,
-          int X_SIDES, int ROWS_MAX, int SCALES_MAX, int PACKED, int W_WORDS>
-void linear(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>>& w, hls::stream<Vec<YT, L>>& y, int rows, int k_tiles,
-            int n_tiles, int low, int high, int bits, int unit_tiles, int group_tiles, int scales, int x_bytes, int side, int fill_rows,
-            int fill_tiles, int fill_bytes, int fill_side, int fill_first, int w_side, int w_ready, int next_k_tiles) {
-  static_assert(PE % L == 0 && PE % 2 == 0, "linear: PE must be an even multiple of the number of lanes L");
-  static_assert(R > 0, "linear: at least one row is computed at a time");
-  static_assert(width<XT>::value == 8 && width<WT>::value == 8, "linear: inputs come as bytes, weights are unpacked to bytes");
-  static_assert(X_SIDES == 1 || X_SIDES == 2, "linear: one or two operands are held");
-  static_assert(X_BYTES == 1 || X_BYTES == 2, "linear: inputs have one or two bytes");
-  static_assert(W_WORDS == 1 || W_WORDS == 2 || W_WORDS == 4, "linear: weights come one, two or four words per cycle");
-  static_assert(PE % W_WORDS == 0, "linear: words that come together are of different channels");
-  static_assert(W_WORDS < 4 || (PACKED == 0 && SCALES_MAX == 0), "linear: only bytes without multipliers come four words per cycle");
-  static_assert(width<YT>::value >= 16, "linear: outputs have at least 16 bits");
-#pragma HLS DATAFLOW
-  hls::stream<Word<W_WORDS * L>> records("linear.records");
-#pragma HLS STREAM variable = records depth = 2 * PE * 8 / L / W_WORDS
-  ATTNC_DEPTH(records, 2 * PE * 8 / L / W_WORDS)
-  hls::stream<Vec<AccT, L>> sums("linear.sums");
-#pragma HLS STREAM variable = sums depth = 32
-  ATTNC_DEPTH(sums, 32)
-  ATTNC_REGION
-  ATTNC_PROCESS("linear_accumulate", linear_accumulate<XT, WT, AccT, L, PE, R, K_TILES_MAX, X_TILES_MAX, X_BYTES, X_SIDES, ROWS_MAX, SCALES_MAX, PACKED, W_WORDS>(
-      x, w, records, sums, rows, k_tiles, n_tiles, bits, unit_tiles, group_tiles, scales, x_bytes, side, fill_rows, fill_tiles,
-      fill_bytes, fill_side, fill_first, w_side, w_ready, next_k_tiles);)
-  ATTNC_PROCESS("linear_rescale", linear_rescale<AccT, YT, L, PE, L, ROWS_MAX, 1>(records, sums, y, rows, n_tiles, 1, low, high);)
 }
 
 }  // namespace attnc

@@ -52,6 +52,9 @@ template <class Table, class XT, class PartT, class AccT, int L, int T, int Q, i
 void lookup_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Word<L>>& records,
                        hls::stream<Vec<AccT, Q>>& sums, int rows, int k_tiles, int n_tiles, int steps, int planes, int both_signs,
                        int group_tiles, int scales, int visits) {
+  static_assert(Q % L == 0, "lookup_linear: Q must be a multiple of the number of lanes L");
+  static_assert(T % L == 0 && T > 0, "lookup_linear: T must be a multiple of the number of lanes L");
+  static_assert(width<XT>::value == 8, "lookup_linear: activations are bytes");
   static const int G = Table::G, SETS = T / L, OCTETS = (Q + 7) / 8, FETCH = SETS * G, BUILD = FETCH + Table::ENTRIES;
   typedef Int<width<XT>::value + clog2(G) + 1> entry_t;
   typedef UInt<Table::CODE_BITS> code_t;
@@ -258,47 +261,6 @@ BLOCKS:
     fill = use;
     use_steps = load_steps;
   }
-}
-
-template <class Table, class XT, class PartT, class AccT, class YT, int L, int T, int Q, int K_TILES_MAX, int ROWS_MAX,
-          int COLUMNS_MAX, int STEPS_MAX, int DEPTH_MAX, int SCALES_MAX>
-void lookup_linear(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y, int rows, int k_tiles,
-                   int n_tiles, int low, int high, int steps, int planes, int both_signs, int group_tiles, int scales, int visits) {
-  static_assert(Q % L == 0, "lookup_linear: Q must be a multiple of the number of lanes L");
-  static_assert(T % L == 0 && T > 0, "lookup_linear: T must be a multiple of the number of lanes L");
-  static_assert(width<XT>::value == 8, "lookup_linear: activations are bytes");
-  static_assert(width<YT>::value >= 16, "lookup_linear: outputs have at least 16 bits");
-#pragma HLS DATAFLOW
-  hls::stream<Word<L>> records("lookup_linear.records");
-#pragma HLS STREAM variable = records depth = 2 * STEPS_MAX * Q * 8 / L
-  ATTNC_DEPTH(records, 2 * STEPS_MAX * Q * 8 / L)
-  hls::stream<Vec<AccT, Q>> sums("lookup_linear.sums");
-#pragma HLS STREAM variable = sums depth = 16
-  ATTNC_DEPTH(sums, 16)
-  ATTNC_REGION
-  ATTNC_PROCESS("lookup_accumulate", lookup_accumulate<Table, XT, PartT, AccT, L, T, Q, K_TILES_MAX, ROWS_MAX, COLUMNS_MAX, STEPS_MAX, DEPTH_MAX, SCALES_MAX>(
-      x, w, records, sums, rows, k_tiles, n_tiles, steps, planes, both_signs, group_tiles, scales, visits);)
-  ATTNC_PROCESS("linear_rescale", linear_rescale<AccT, YT, L, Q, Q, ROWS_MAX, STEPS_MAX>(records, sums, y, rows, n_tiles, steps, low, high);)
-}
-
-// The engines: one kernel with the tables that it takes.
-template <class XT, class PartT, class AccT, class YT, int L, int G, int T, int Q, int K_TILES_MAX, int ROWS_MAX, int COLUMNS_MAX,
-          int STEPS_MAX, int DEPTH_MAX, int SCALES_MAX>
-void ternary_lookup(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y, int rows, int k_tiles,
-                    int n_tiles, int low, int high, int steps, int planes, int both_signs, int group_tiles, int scales, int visits) {
-#pragma HLS INLINE
-  lookup_linear<TernaryTable<G>, XT, PartT, AccT, YT, L, T, Q, K_TILES_MAX, ROWS_MAX, COLUMNS_MAX, STEPS_MAX, DEPTH_MAX, SCALES_MAX>(
-      x, w, y, rows, k_tiles, n_tiles, low, high, steps, planes, both_signs, group_tiles, scales, visits);
-}
-
-template <class XT, class PartT, class AccT, class YT, int L, int G, int T, int Q, int K_TILES_MAX, int ROWS_MAX, int COLUMNS_MAX,
-          int STEPS_MAX, int DEPTH_MAX, int SCALES_MAX>
-void plane_lookup(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y, int rows, int k_tiles,
-                  int n_tiles, int low, int high, int steps, int planes, int both_signs, int group_tiles, int scales, int visits) {
-#pragma HLS INLINE
-  static_assert(G == PlaneTable::G, "plane_lookup: 4 activations per table");
-  lookup_linear<PlaneTable, XT, PartT, AccT, YT, L, T, Q, K_TILES_MAX, ROWS_MAX, COLUMNS_MAX, STEPS_MAX, DEPTH_MAX, SCALES_MAX>(
-      x, w, y, rows, k_tiles, n_tiles, low, high, steps, planes, both_signs, group_tiles, scales, visits);
 }
 
 }  // namespace attnc

@@ -25,6 +25,8 @@ typedef Int<SCORE_BITS> softmax_score_t;
 template <class XT, int TILES_MAX, int ROWS_MAX, int L>
 void softmax_scores(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<softmax_score_t, L>>& scores, hls::stream<softmax_score_t>& maxima, int rows,
                     int channels, int tiles, int multiplier, int shift) {
+  static_assert(width<XT>::value <= 32, "softmax: inputs have at most 32 bits");
+  static_assert(TILES_MAX * L <= 65536, "softmax: at most 65536 channels, so that a sum of probabilities has 32 bits");
   static Vec<XT, L> x_buffer[TILES_MAX][ROWS_MAX];
 #pragma HLS AGGREGATE variable = x_buffer
 #ifdef ATTNC_SOFTMAX_X_BUFFER
@@ -117,6 +119,7 @@ RECIPROCAL:
 template <class YT, int TILES_MAX, int ROWS_MAX, int L>
 void softmax_normalise(hls::stream<Vec<probability_t, L>>& probabilities, hls::stream<SoftmaxScale>& scales, hls::stream<Vec<YT, L>>& y,
                        int rows, int tiles, int low, int high) {
+  static_assert(width<YT>::value >= 16, "softmax: outputs have at least 16 bits");
   typedef Int<PROBABILITY_BITS + 2> factor_t;
   static Vec<YT, L> y_buffer[TILES_MAX][ROWS_MAX];
 #pragma HLS AGGREGATE variable = y_buffer
@@ -154,36 +157,6 @@ WRITE_Y:
     tile = row + 1 == rows ? tile + 1 : tile;
     row = row + 1 == rows ? 0 : row + 1;
   }
-}
-
-template <class XT, class SumT, class YT, class Exp2, class Division, int TILES_MAX, int ROWS_MAX, int L>
-void softmax(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int rows, int channels, int tiles, int score_multiplier,
-             int score_shift, int output_multiplier, int output_shift, int low, int high) {
-  static_assert(width<XT>::value <= 32, "softmax: inputs have at most 32 bits");
-  static_assert(width<YT>::value >= 16, "softmax: outputs have at least 16 bits");
-  static_assert(TILES_MAX * L <= 65536, "softmax: at most 65536 channels, so that a sum of probabilities has 32 bits");
-#pragma HLS DATAFLOW
-  hls::stream<Vec<softmax_score_t, L>> scores("softmax.scores");
-#pragma HLS STREAM variable = scores depth = TILES_MAX + 2
-  ATTNC_DEPTH(scores, TILES_MAX + 2)
-  hls::stream<softmax_score_t> maxima("softmax.maxima");
-#pragma HLS STREAM variable = maxima depth = 2
-  ATTNC_DEPTH(maxima, 2)
-  hls::stream<Vec<probability_t, L>> probabilities("softmax.probabilities");
-// The rows whose factors are inside the pipelined division, which a stalling pipeline gives only when more sums come.
-#pragma HLS STREAM variable = probabilities depth = 48 * TILES_MAX
-  ATTNC_DEPTH(probabilities, 48 * TILES_MAX)
-  hls::stream<SumT> sums("softmax.sums");
-#pragma HLS STREAM variable = sums depth = 4
-  ATTNC_DEPTH(sums, 4)
-  hls::stream<SoftmaxScale> scales("softmax.scales");
-#pragma HLS STREAM variable = scales depth = 4
-  ATTNC_DEPTH(scales, 4)
-  ATTNC_REGION
-  ATTNC_PROCESS("softmax_scores", softmax_scores<XT, TILES_MAX, ROWS_MAX, L>(x, scores, maxima, rows, channels, tiles, score_multiplier, score_shift);)
-  ATTNC_PROCESS("softmax_exponential", softmax_exponential<SumT, Exp2, TILES_MAX, ROWS_MAX, L>(scores, maxima, probabilities, sums, rows, channels, tiles);)
-  ATTNC_PROCESS("softmax_reciprocal", softmax_reciprocal<SumT, Division, ROWS_MAX>(sums, scales, rows, output_multiplier, output_shift);)
-  ATTNC_PROCESS("softmax_normalise", softmax_normalise<YT, TILES_MAX, ROWS_MAX, L>(probabilities, scales, y, rows, tiles, low, high);)
 }
 
 }  // namespace attnc

@@ -11,11 +11,13 @@ from typing import Any
 import jinja2
 
 from attnc.kernels.kernel import KernelCall
+from attnc.kernels.network import Fifo, Process
 from attnc.kernels.ports import IntType, Table
+from attnc.kernels.storage import SHALLOW
 from attnc.resources import data_path
 from attnc.schedule.chains import store_port
 from attnc.schedule.cost import Estimate
-from attnc.schedule.engine import SLOT_INTS, Engine, Slot, Stream
+from attnc.schedule.engine import PASSING, SLOT_INTS, Engine, Slot, Stream
 from attnc.schedule.program import FETCH_INTS, Program
 
 TOP = "attnc_top"
@@ -32,13 +34,6 @@ def environment() -> jinja2.Environment:
     )
 
 
-def cpp_arg(value: IntType | int | Table) -> str:
-    """A template argument in C++."""
-    if isinstance(value, IntType):
-        return value.cpp()
-    return f"tables::{value.name}" if isinstance(value, Table) else str(value)
-
-
 ACTIVATION = IntType(16)
 """Elements of the streams between the kernels of a chain."""
 
@@ -48,7 +43,7 @@ def _stream(stream: Stream, first: int) -> dict[str, Any]:
     return {
         "name": stream.name,
         "kind": stream.kind,
-        "function": "attnc::load_words_pair" if len(stream.pointers) > 1 else "attnc::load_words",
+        "function": f"attnc::{stream.mover.function}",
         "element": word_of(stream.taken),
         "beat": stream.beat,
         "depth": stream.depth,
@@ -87,6 +82,17 @@ def _controls(slot: Slot, number: int, converts: bool, first: int) -> list[tuple
     return [(f"{name}_{number}", first + at) for at, (name, used) in enumerate(needed) if used]
 
 
+def _fifo(fifo: Fifo, kernel: KernelCall) -> dict[str, Any]:
+    """A stream between processes of a kernel."""
+    return {"name": fifo.name, "element": fifo.element(kernel.names).cpp, "depth": fifo.depth(kernel.names)}
+
+
+def _process(process: Process, kernel: KernelCall) -> dict[str, Any]:
+    """A process of a kernel: its function with template arguments, and what it is called with."""
+    given = (*process.reads, *process.writes, *process.scalars)
+    return {"name": process.function, "function": process.spelled(kernel.names), "given": ", ".join(map(str, given))}
+
+
 def _slots(engine: Engine, first: int) -> list[dict[str, Any]]:
     """The kernels in order, each with the streams of its ports and where in an instruction its control and scalars are,
     which starts at integer `first`."""
@@ -99,7 +105,7 @@ def _slots(engine: Engine, first: int) -> list[dict[str, Any]]:
     found = []
     for number, slot in enumerate(engine.slots):
         kernel = slot.kernel
-        own = kernel.ports[slot.fed].type
+        own, processes = kernel.ports[slot.fed].type, [_process(process, kernel) for process in kernel.network.processes]
         arrives = f"tapped_{number}" if slot.tap else chain[number]
         streams = [
             arrives if index == slot.fed else chain[number + 1] if port.kind == "store" else names[number, index]
@@ -107,16 +113,19 @@ def _slots(engine: Engine, first: int) -> list[dict[str, Any]]:
         ]
         found.append(
             {
-                "name": f"{engine.name}_{number}_{kernel.function.rpartition('::')[2]}",
+                "name": f"{engine.name}_{number}_{kernel.function}",
                 "number": number,
-                "function": kernel.function,
-                "args": ", ".join(cpp_arg(value) for _, value in kernel.template_args),
+                "kernel": kernel.function,
+                "callee": f"{engine.name}_{number}_{kernel.function}_processes" if kernel.network.fifos else processes[0]["function"],
+                "fifos": [_fifo(fifo, kernel) for fifo in kernel.network.fifos],
+                "processes": processes,
                 "ports": [
                     {
                         "name": port.name,
                         "kind": port.kind,
                         "word": word_of(port.beat),
                         "type": (types[number] if index == slot.fed else port.type).cpp(),
+                        "own": port.type.cpp(),
                         "stream": stream,
                     }
                     for index, (port, stream) in enumerate(zip(kernel.ports, streams, strict=True))
@@ -176,10 +185,12 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
         "clock_ns": f"{1000 / clock_mhz:.3f}",
         "clock_mhz": clock_mhz,
         "lanes": program.design.lanes,
+        "shallow": SHALLOW,
+        "passing": PASSING,
         "engines": engines,
         "processes": [[engines[e.index] for e in held] for held in program.processes] if program.design.parallel > 1 else [],
         "walks": {stream["walk"] for engine in engines for stream in engine["streams"]},
-        "headers": sorted({slot.kernel.header for engine in program.engines for slot in engine.slots}),
+        "headers": sorted({f"attnc/{slot.kernel.network.header}" for engine in program.engines for slot in engine.slots}),
         "chained": any(engine.chained for engine in program.engines),
         "ports": cost.ports if cost else dict.fromkeys(program.bundles.values(), "HP0"),
         "placement": [(buffer.macro, cost.places[buffer.key]) for buffer in cost.buffers] if cost else [],

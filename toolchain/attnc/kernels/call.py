@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any
 
 from attnc.kernels.kernel import KernelCall
+from attnc.kernels.ports import FILL
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Walk:
                 loops.append((count, stride))
         return self.offset, self.bytes, self.zero_point, *loops
 
+    @property
+    def numbers(self) -> dict[str, int]:
+        """What the loops of loaders and storers depend on: runs of `count` vectors that follow each other."""
+        return {"runs": math.prod(self.counts[:3]), "count": self.counts[3], "vectors": self.vectors, "bytes": self.bytes, "more": 0}
+
     def encode(self) -> list[int]:
         """As integers of an instruction."""
         runs = math.prod(self.counts[:3])
@@ -51,6 +57,12 @@ class Walk:
 
 NO_WALK = Walk(0, (0, 0, 0, 0), (0, 0, 0))
 """Of a port through which nothing passes."""
+
+
+@lru_cache(maxsize=1 << 14)
+def _busy(kernel: KernelCall, scalars: tuple[int, ...]) -> tuple[dict[str, int], dict[str, int]]:
+    names = kernel.network.names(kernel.args, scalars)
+    return kernel.network.busy(names), kernel.network.busy(names, late=True) if kernel.network.swallows else {}
 
 
 @dataclass(frozen=True)
@@ -67,27 +79,48 @@ class WeightGroups:
 
 @dataclass(frozen=True)
 class Call:
-    """One run of a kernel: its walks (a per port, in order) and scalars (in order). `cycles` maps the processes of the kernel to the
-    cycles that each is busy while its operands arrive; `held` those that work once all of them have arrived, and that packed words
-    are for. The processes of each overlap, so the call takes the longest of `cycles` and then the longest of `held`. A kernel with scalars
-    `FILL` can be brought its operand beforehand, or find there what a run before had: `operand` are the rows, tiles and bytes of it, and
-    `ready` is `held` of a run that finds it there. `weights` are the channel groups, and the tiles and words of the first of them, of a
-    kernel with scalars `AHEAD` where the run before may load these."""
+    """One run of a kernel: its walks (a per port, in order) and scalars (in order). A kernel with scalars `FILL` can be brought its
+    operand beforehand, or find there what a run before had; `weights` are those that a run before may load for a kernel with scalars
+    `AHEAD`."""
 
     node: str
     kernel: KernelCall
     walks: tuple[Walk, ...]
     scalars: tuple[int, ...]
-    cycles: dict[str, int]
     macs: int = 0
-    held: dict[str, int] = field(default_factory=dict)
-    operand: tuple[int, int, int] | None = None
-    ready: dict[str, int] = field(default_factory=dict)
     weights: WeightGroups | None = None
+
+    @property
+    def cycles(self) -> dict[str, int]:
+        """The processes of the kernel, each with the cycles that it is busy while operands arrive. They overlap, and take the longest."""
+        return _busy(self.kernel, self.scalars)[0]
+
+    @property
+    def held(self) -> dict[str, int]:
+        """The same once all operands have arrived, where the kernel gives nothing before."""
+        return _busy(self.kernel, self.scalars)[1]
+
+    @property
+    def operand(self) -> tuple[int, int, int] | None:
+        """Rows, tiles and bytes of the operand that can be brought beforehand; None where the kernel takes it as it runs."""
+        if not self.kernel.network.holds:
+            return None
+        rows, tiles, bytes_ = (self.scalars[self.kernel.scalars.index(name)] for name in FILL[1:4])
+        return rows, tiles, bytes_
+
+    def _filling(self, scalars: tuple[int, ...], fill: tuple[int, ...]) -> Call:
+        """The same with other scalars, among them those that say what comes into the kernel."""
+        first = self.kernel.scalars.index(FILL[0])
+        return replace(self, scalars=scalars[:first] + fill + scalars[first + len(fill) :])
 
     def waiting(self) -> Call:
         """The same call where the operand is in the kernel already."""
-        return replace(self, cycles={}, held=self.ready)
+        return self._filling(self.scalars, (0,) * len(FILL))
+
+    def bringing(self) -> Call:
+        """One that does nothing but take in the operand of this one."""
+        assert self.operand is not None
+        return self._filling((0,) * len(self.scalars), (0, *self.operand, 0, 1))
 
     @property
     def span(self) -> int:

@@ -1,4 +1,4 @@
-"""A kernel as a value: the instance of a C++ function that the emitted code has, with its ports, types and tables."""
+"""A kernel as a value: the instance of a network that the emitted code has, with its types, sizes and tables."""
 
 from __future__ import annotations
 
@@ -7,32 +7,39 @@ from functools import cached_property
 from typing import Any
 
 from attnc.ir import GraphError
+from attnc.kernels.network import Names, Network
 from attnc.kernels.ports import IntType, Port, Table
-
-AHEAD = ("w_side", "w_ready", "next_k_tiles")
-"""The last scalars of a kernel that holds the weights of two groups of channels: the side that those of its first group lie in, whether
-they are there already, and of how many tiles the first weights of its next run are, which it loads behind its own (0: none)."""
-FILL = ("side", "fill_rows", "fill_tiles", "fill_bytes", "fill_side", "fill_first")
-"""The scalars of a kernel that holds operands: the side that its own lies in, the size and side of the one that comes, and whether it
-waits for that one. Any other kernel is given its operand as it runs."""
-SIDES = "X_SIDES"
-"""The template argument of such a kernel that says how many operands it holds."""
+from attnc.kernels.resources import Resources
+from attnc.kernels.storage import fifo, stored
 
 
 @dataclass(frozen=True)
 class KernelCall:
-    """A kernel as a value: header, function, template arguments in order, ports in order, then run-time scalars.
+    """A network with template arguments in order.
 
-    Calls of one function share an engine where their ports, tables and the template arguments named in `fixed` agree; of each other
+    Calls of one network share an engine where their ports, tables and the template arguments named in `fixed` agree; of each other
     template argument (an `IntType`'s width or a number) the engine takes the largest.
     """
 
-    header: str
-    function: str
+    network: Network
     template_args: tuple[tuple[str, IntType | int | Table], ...]
-    ports: tuple[Port, ...]
-    scalars: tuple[str, ...]
     fixed: tuple[str, ...] = ()
+
+    @property
+    def function(self) -> str:
+        """The name of its network."""
+        return self.network.name
+
+    @property
+    def scalars(self) -> tuple[str, ...]:
+        """Run-time scalars, by name and in order."""
+        return self.network.scalars
+
+    @cached_property
+    def ports(self) -> tuple[Port, ...]:
+        """Ports in order."""
+        beats = self.network.beats
+        return tuple(replace(port, beat=self.arg(beats[port.name])) if port.name in beats else port for port in self.network.ports)
 
     @cached_property
     def key(self) -> tuple[Any, ...]:
@@ -40,9 +47,31 @@ class KernelCall:
         tables = tuple(arg.name for _, arg in self.template_args if isinstance(arg, Table))
         return self.function, self.ports, tables, tuple(self.arg(name) for name in self.fixed)
 
+    @cached_property
+    def args(self) -> dict[str, IntType | int | Table]:
+        """Template arguments by name."""
+        return dict(self.template_args)
+
+    @cached_property
+    def names(self) -> Names:
+        """The numbers that the instance fixes."""
+        return self.network.names(self.args)
+
+    @cached_property
+    def storage(self) -> Resources:
+        """Estimate of the arrays of its processes, each in its usual kind of memory, and of its FIFOs."""
+        arrays = (stored(memory) for memory in self.network.memories(self.names))
+        queues = (fifo(each.element(self.names).bits, each.depth(self.names)) for each in self.network.fifos)
+        return sum((*arrays, *queues), Resources())
+
+    @cached_property
+    def static_functions(self) -> tuple[str, ...]:
+        """The C++ functions of its processes that have static arrays, with their template arguments."""
+        return tuple(process.spelled(self.names) for process in self.network.processes if process.static)
+
     def arg(self, name: str) -> int:
         """The number, or the width of the type, given for template argument `name`."""
-        value = dict(self.template_args)[name]
+        value = self.args[name]
         if isinstance(value, Table):
             raise GraphError(f"template argument {name!r} of {self.function} is a table")
         return value.bits if isinstance(value, IntType) else value

@@ -17,16 +17,17 @@ import numpy as np
 from attnc.arrays import Array, Shape
 from attnc.fixedpoint import quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
+from attnc.kernels.add import ADDITION
 from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
-from attnc.kernels.ports import IntType, Port
+from attnc.kernels.mul import MULTIPLICATION, PAIRED
+from attnc.kernels.network import Network
+from attnc.kernels.numbers import ACTIVATION_BITS
+from attnc.kernels.ports import IntType
 from attnc.kernels.resources import Resources
 from attnc.ops.base import Operator, scalar_scale
-from attnc.ops.requantize import ACTIVATION_BITS, activation, shift_clamps
-
-PAIRED = "PAIRED"
-"""Template argument of mul: whether its second operand may have as many rows as the first."""
+from attnc.ops.requantize import activation, shift_clamps
 
 
 def broadcast_shape(node: Node, inputs: Sequence[Shape]) -> Shape:
@@ -37,8 +38,8 @@ def broadcast_shape(node: Node, inputs: Sequence[Shape]) -> Shape:
     return max(rows_a, rows_b), channels_a
 
 
-def elementwise_calls(node: Node, ctx: Lowering, function: str, factors: Sequence[int]) -> list[Call]:
-    """A call of `attnc::<function>` per block of rows, for two operands; an operand of a single row comes second. `factors` are the
+def elementwise_calls(node: Node, ctx: Lowering, network: Network, factors: Sequence[int]) -> list[Call]:
+    """A call of a network per block of rows, for two operands; an operand of a single row comes second. `factors` are the
     scalars that belong to the operands; where there are two multipliers in front they follow the operands. A mul by a single row makes
     its factors beforehand."""
     a, b = node.inputs
@@ -46,29 +47,24 @@ def elementwise_calls(node: Node, ctx: Lowering, function: str, factors: Sequenc
     scalars = list(factors)
     if height[a] < height[b]:
         a, b = b, a
-        if function == "add":
+        if network is ADDITION:
             scalars[0], scalars[1] = scalars[1], scalars[0]
     tiles, broadcast, lanes = ctx.tiles(a), height[b] < height[a], ctx.design.lanes
-    made = function == "mul" and broadcast
-    names = ("multiplier_a", "multiplier_b", "shift") if function == "add" else ("multiplier", "shift")
     kernel = KernelCall(
-        header=f"attnc/{function}.hpp",
-        function=f"attnc::{function}",
+        network=network,
         template_args=(
             ("AT", IntType(16)),
             ("BT", IntType(16)),
             ("YT", IntType(16)),
             ("L", lanes),
-            *([(PAIRED, int(not broadcast))] if function == "mul" else []),
+            *([(PAIRED, int(not broadcast))] if network is MULTIPLICATION else []),
         ),
-        ports=(Port("a", "load"), Port("b", "load"), Port("y", "store")),
-        scalars=("rows", "tiles", "broadcast", *names, "low", "high"),
     )
     calls = []
     for row, rows in ctx.row_blocks(a):
         walks = (ctx.walk(a, row, rows), ctx.walk(b) if broadcast else ctx.walk(b, row, rows), ctx.walk(node.output, row, rows))
         values = (rows, tiles, int(broadcast), *scalars, *ctx.graph.type(node.output).range)
-        calls.append(Call(node.name, kernel, walks, values, {function: lanes + max(rows, lanes) * tiles if made else rows * tiles}))
+        calls.append(Call(node.name, kernel, walks, values))
     return calls
 
 
@@ -102,9 +98,9 @@ class Add(Operator):
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """A call per block of rows."""
-        return elementwise_calls(node, ctx, "add", [*map(int, node.params["multiplier"]), int(node.params["shift"])])
+        return elementwise_calls(node, ctx, ADDITION, [*map(int, node.params["multiplier"]), int(node.params["shift"])])
 
-    def resources(self, kernel: KernelCall) -> Resources:
+    def logic(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
         Per lane two DSPs (the second adds its product to the first's), and `shift_clamp` from 36 to 16 bits.

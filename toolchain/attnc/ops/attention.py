@@ -61,10 +61,9 @@ from attnc.ops.attention_bias import (
     shift_of,
 )
 from attnc.ops.attention_channels import MIN_LANES, channel_table, check_factors
-from attnc.ops.attention_one_pass import FUNCTION as ONE_PASS
-from attnc.ops.attention_one_pass import SPARE, lower_one_pass, one_pass, one_pass_resources
+from attnc.ops.attention_one_pass import ONE_PASS, SPARE, lower_one_pass, one_pass, one_pass_logic
 from attnc.ops.attention_sizes import SCORE_EXCLUDED, Sizes, check_attributes, heads_of, output_shape, passes_of, widths
-from attnc.ops.attention_two_pass import lower_two_pass, two_pass, two_pass_resources
+from attnc.ops.attention_two_pass import lower_two_pass, two_pass, two_pass_logic
 from attnc.ops.base import scalar_scale
 from attnc.ops.exponential import ERROR_TARGET, EXP2, normalise, output_multiplier, score_multiplier, scores
 from attnc.ops.softcap import argument_multiplier, cap_multiplier, softcap, softcap_argument
@@ -217,9 +216,9 @@ class Attention(Approximated):
 
     def macs_per_cycle(self, kernel: KernelCall) -> int:
         """P queries (and lanes of keys) times L channels, in q . k and in p . v."""
-        return 2 * kernel.arg("L") * kernel.arg("P") * (kernel.arg("S") if kernel.function == ONE_PASS else 1)
+        return 2 * kernel.arg("L") * kernel.arg("P") * (kernel.arg("S") if kernel.network in ONE_PASS else 1)
 
-    def resources(self, kernel: KernelCall) -> Resources:
+    def logic(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
         DSP: q . k two byte products that share a key per DSP48E2 (WP486; one each where there is no second query), p . v one each
@@ -229,9 +228,9 @@ class Attention(Approximated):
         a time the exponential (`EXP2`), maximum, difference and bias (120); the lane select of the bias; 80 per rescale (shifter and
         clamp); one per bit of a memory of up to 64 words; the divider, or a subtracter where a bit per cycle is fast enough;
         control, and the ranges of keys where an engine has masks.
-        FF: operands, accumulators and pipeline of the above. BRAM: the memories that each kernel lists.
+        FF: operands, accumulators and pipeline of the above.
         """
-        return one_pass_resources(kernel) if kernel.function == ONE_PASS else two_pass_resources(kernel)
+        return one_pass_logic(kernel) if kernel.network in ONE_PASS else two_pass_logic(kernel)
 
 
 def with_table(node: Node, sizes: Sizes, inputs: Sequence[Array], table: Array) -> tuple[Sizes, list[Array]]:

@@ -25,12 +25,10 @@ from attnc.kernels.call import Walk
 from attnc.kernels.design import Design
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
-from attnc.kernels.ports import Port
 from attnc.kernels.resources import Resources
 from attnc.ops.attention_bias import BIAS_LIMIT
 from attnc.ops.attention_sizes import Sizes
 from attnc.ops.requantize import wide_products
-from attnc.ops.storage import storage
 
 SUM_BITS = 31
 """Of a product of two factors."""
@@ -38,7 +36,6 @@ MAX_CHANNELS = 64
 CHANNEL_BYTES = 2
 MIN_LANES = 4
 """Bytes of the scale of a head, which comes in one word."""
-PORT = Port("bias", "words")
 
 
 def channel_table(node: Node) -> Array:
@@ -87,11 +84,6 @@ def channel_steps(sizes: Sizes, design: Design, groups: int = 1) -> int:
     return groups * math.ceil(sizes.channels / per_step(sizes, design, groups))
 
 
-def bias_cycles(sizes: Sizes, design: Design, rows: int, keys: int, steps: int, groups: int = 1) -> int:
-    """Of the process that makes the biases of a head: loading, and `steps` steps of keys."""
-    return 1 + (rows + keys) * words_of(sizes.channels, design.lanes) + steps * channel_steps(sizes, design, groups)
-
-
 def factor_walk(node: Node, ctx: Lowering, heads: range, queries: tuple[int, int], key_blocks: list[tuple[int, int]]) -> Walk:
     """The words of a call that serves `heads`, and (first, count) of queries and of each block of keys."""
     lanes, (row, rows) = ctx.design.lanes, queries
@@ -120,13 +112,9 @@ def _head_words(node: Node, head: int, queries: tuple[int, int], key_blocks: lis
     return record.to_bytes(4, "little").ljust(lanes, b"\0") + padded.tobytes()
 
 
-def channel_resources(kernel: KernelCall, rows: int, keys: int, queries: int, keys_at_once: int = 1) -> Resources:
+def channel_logic(kernel: KernelCall, queries: int, keys_at_once: int = 1) -> Resources:
     """What channels take beside an engine without biases, for so many queries (and lanes of keys) at a time: for each pair a DSP per
-    channel and step and `wide_product` of the sum (31 to 37 bits), 140 LUTs of shifter, clamp and channel select; memories for the
-    factors of `rows` queries (room for a multiple of P) and of `keys` keys: a bank for each at a time."""
-    lanes, p, channels, step = (kernel.arg(name) for name in ("L", "P", "CHANNELS_MAX", "PER_STEP"))
-    width, words, columns = 16 * _width(channels, lanes), words_of(channels, lanes), queries * keys_at_once
+    channel and step and `wide_product` of the sum (31 to 37 bits), 140 LUTs of shifter, clamp and channel select."""
+    channels, step, columns = kernel.arg("CHANNELS_MAX"), kernel.arg("PER_STEP"), queries * keys_at_once
     logic = Resources(lut=columns * (140 + 20 * step) + 400, ff=columns * (160 + 32 * step) + 500, dsp=columns * step)
-    logic = logic + wide_products(SUM_BITS + math.ceil(math.log2(channels)), columns)
-    q_words = words * math.ceil(rows / p) * (p // queries)
-    return logic + storage(q_words, width, queries) + storage(words * math.ceil(keys / keys_at_once), width, keys_at_once)
+    return logic + wide_products(SUM_BITS + math.ceil(math.log2(channels)), columns)

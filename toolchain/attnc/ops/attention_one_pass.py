@@ -15,21 +15,20 @@ import numpy as np
 from attnc.arrays import Array
 from attnc.fixedpoint import Int64, matmul, shift_round_half_up
 from attnc.ir import GraphError, Node
+from attnc.kernels.attention_one_pass import ATTENTION_ONE_PASS, ATTENTION_ONE_PASS_CHANNELS
 from attnc.kernels.call import NO_WALK, Call, Walk
 from attnc.kernels.design import Design
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
+from attnc.kernels.numbers import PROBABILITY_BITS
 from attnc.kernels.ports import Table
 from attnc.kernels.resources import Resources
-from attnc.ops.attention_channels import PORT as CHANNELS_PORT
-from attnc.ops.attention_channels import bias_cycles, channel_resources, factor_walk
-from attnc.ops.attention_sizes import PIPELINE, SCORE_EXCLUDED, Sizes, key_blocks, query_blocks
-from attnc.ops.attention_two_pass import bias_scalars, bias_sizes, ports_of, score_factors, shared_resources, types_and_tiles
-from attnc.ops.exponential import FRACTION_BITS, PROBABILITY_BITS, SCORE_BITS, exp2_negative
-from attnc.ops.softmax import DIVISION_LATENCY
-from attnc.ops.storage import storage
+from attnc.ops.attention_channels import channel_logic, factor_walk
+from attnc.ops.attention_sizes import SCORE_EXCLUDED, Sizes, key_blocks, query_blocks
+from attnc.ops.attention_two_pass import bias_scalars, bias_sizes, score_factors, shared_logic, types_and_tiles
+from attnc.ops.exponential import FRACTION_BITS, exp2_negative
 
-FUNCTION = "attnc::attention_one_pass"
+ONE_PASS = (ATTENTION_ONE_PASS, ATTENTION_ONE_PASS_CHANNELS)
 MAX_RESCALE = 62
 WHOLE_EXCLUDED = SCORE_EXCLUDED >> FRACTION_BITS
 """The maximum of a query that has not seen a key yet."""
@@ -82,13 +81,11 @@ def lower_one_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
         first_key, stop_key = sizes.mask.keys(row, rows, sizes.keys)
         first, last = min(first_key // step, count - 1), min((stop_key - 1) // step, count - 1)
         keys = (sizes.keys if last + 1 == count else (last + 1) * step) - first * step
-        steps = key_steps(sizes, ctx.design, s, (row, rows), (first, last + 1), step, first * step + keys)
         counts = (sizes.sharing, rows, keys, block_keys, step, last + 1 - first, sizes.head // lanes, sizes.value // lanes)
         place = (sizes.mask.offset + row - first * step, sizes.mask.before, sizes.mask.after)
         bias = bias_scalars(node, sizes, rows)
         factors = (attr["output_multiplier"], attr["output_shift"])
         pairs = sizes.mask.blocks(row, rows, sizes.keys, ctx.design.queries)
-        cycles = cycles_of(sizes, ctx.design, rows, block_keys, steps)
         macs = sizes.sharing * (sizes.head + sizes.value) * sum(n * (stop - start) for n, start, stop in pairs)
         for group in range(sizes.groups):
             for head in range(sizes.kv_heads):
@@ -98,27 +95,16 @@ def lower_one_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
                         kernel=kernel,
                         walks=walks_of(node, sizes, ctx, (group, head, row, rows), (first, last + 1 - first, step, block_keys)),
                         scalars=(*counts, *place, *score_factors(node), *bias, *factors, low, high),
-                        cycles=dict(cycles),
                         macs=macs,
                     )
                 )
     return calls
 
 
-def key_steps(sizes: Sizes, design: Design, lanes: int, queries: tuple[int, int], blocks: tuple[int, int], step: int, keys: int) -> Array:
-    """Steps of `lanes` keys [blocks of keys, blocks of queries] that a call takes for one head, exactly as `key_steps` of the kernel."""
-    ranges = np.array([pair[1:] for pair in sizes.mask.blocks(*queries, sizes.keys, design.queries)])
-    starts = np.arange(*blocks)[:, None] * step
-    ends = np.where(np.arange(*blocks)[:, None] + 1 == blocks[1], keys, starts + step)
-    first, stop = np.maximum(ranges[:, 0], starts), np.minimum(ranges[:, 1], ends)
-    return np.where(first < stop, -(-(stop - starts) // lanes) - (first - starts) // lanes, 0)
-
-
 def kernel_of(node: Node, sizes: Sizes, design: Design, rows: int, block_keys: int) -> KernelCall:
     """The engine that serves `rows` queries past which blocks of `block_keys` keys stream."""
     return KernelCall(
-        header="attnc/attention_one_pass.hpp",
-        function=FUNCTION,
+        network=ATTENTION_ONE_PASS_CHANNELS if node.attrs.get("bias_by") == "channels" else ATTENTION_ONE_PASS,
         template_args=(
             *types_and_tiles(node, sizes, design),
             ("BLOCK_MAX", block_keys),
@@ -127,12 +113,6 @@ def kernel_of(node: Node, sizes: Sizes, design: Design, rows: int, block_keys: i
             ("L", design.lanes),
             ("P", design.queries),
             ("S", node.attrs.get("kv_lanes", 1)),
-        ),
-        ports=ports_of(node),
-        scalars=(
-            *("heads", "rows", "keys", "block_keys", "key_step", "key_blocks", "qk_tiles", "v_tiles", "position", "before", "after"),
-            *("score_multiplier", "score_shift", "cap_multiplier", "cap_shift", "bias_heads", "bias_rows", "bias_shift"),
-            *("bias_channels", "output_multiplier", "output_shift", "low", "high"),
         ),
         fixed=("S",),  # another number of lanes would give other results
     )
@@ -170,59 +150,12 @@ def walks_of(
     return queries(q, qk_tiles), keys(k, qk_tiles), keys(v, v_tiles), bias, queries(node.output, v_tiles)
 
 
-def cycles_of(sizes: Sizes, design: Design, rows: int, block_keys: int, steps: Array) -> dict[str, int]:
-    """Cycles from the start of a call until each process is done, were no other slower; `steps` as of `key_steps`.
-
-    Per block of keys a process computes while the next block is loaded.
-    """
-    heads, blocks, p = sizes.sharing, math.ceil(rows / design.queries), design.queries
-    qk_tiles, v_tiles = sizes.head // design.lanes, sizes.value // design.lanes
-    fill = np.where(steps > 0, PIPELINE, 1)
-    per_tile = 2 * p + 3 * PIPELINE
-    first = block_keys * qk_tiles + rows * qk_tiles + int(steps[0, 0]) * qk_tiles + 2 * PIPELINE
-    scored = np.maximum((steps * qk_tiles + fill).sum(axis=1), block_keys * qk_tiles).sum()
-    weighted = np.maximum((v_tiles * np.where(steps > 0, steps + per_tile, 0) + 1).sum(axis=1), block_keys * v_tiles).sum()
-    online = (steps + 2 * fill).sum() + blocks * PIPELINE
-    bias_words = 2 * steps.shape[0] * math.ceil(block_keys / design.lanes) * min(sizes.bias_rows, rows)
-    last = DIVISION_LATENCY + blocks * p * v_tiles + v_tiles * rows + 2 * PIPELINE
-    done = first + heads * int(weighted + blocks * v_tiles * per_tile)
-    table = heads * int(bias_words + (steps + fill).sum()) if sizes.bias_heads else 0
-    made = heads * bias_cycles(sizes, design, rows, steps.shape[0] * block_keys, int((steps + fill).sum())) if sizes.channels else 0
-    return {
-        "bias": table + made,
-        "scores": block_keys * qk_tiles + heads * (rows * qk_tiles + int(scored)),
-        "maximum": first + heads * int(online),
-        "exponential": first + heads * int(online),
-        "weighted": done,
-        "normalise": done + last,
-    }
-
-
-def one_pass_resources(kernel: KernelCall) -> Resources:
-    """Memories: two blocks of keys and of values (a bank per lane of keys), queries and biases (a bank per query), outputs, scores and
-    probabilities of a block, and maxima, sums and weighted sums of all resident queries. A shifter of AccT per lane of keys and of
-    channels and one of SumT per query and lane of keys rescale; sums of p . v are set by them, so LUTs add them up, not the
-    multipliers."""
-    names = ("L", "P", "S", "HEAD_TILES_MAX", "VALUE_TILES_MAX", "BLOCK_MAX", "ROWS_MAX", "BIAS_ROWS_MAX", "SumT", "AccT")
-    lanes, p, s, qk_tiles, v_tiles, keys, rows, bias_rows, total, acc = (kernel.arg(name) for name in names)
-    blocks, steps = math.ceil(rows / p), math.ceil(keys / s)
-    memories = [
-        (2 * s, qk_tiles * steps, 8 * lanes),
-        (2 * s, v_tiles * steps, 8 * lanes),
-        (1, 2 * v_tiles * rows, 16 * lanes),
-        (p, qk_tiles * blocks, 8 * lanes),
-        (1, steps + 3, (SCORE_BITS + 2) * p * s),
-        (1, steps, (PROBABILITY_BITS + 1) * p * s),
-        (1, blocks, (SCORE_BITS + 2 - FRACTION_BITS + total) * p * s),
-        (1, v_tiles * blocks * p, acc * s * lanes),
-        (1, 16, lanes * acc),
-    ]
+def one_pass_logic(kernel: KernelCall) -> Resources:
+    """Beside what both kernels share: a shifter of AccT per lane of keys and of channels and one of SumT per query and lane of keys, which
+    rescale; sums of p . v are set by them, so LUTs add them up, not the multipliers."""
+    lanes, p, s, total, acc = (kernel.arg(name) for name in ("L", "P", "S", "SumT", "AccT"))
     shifters = 4 * acc * s * lanes + 4 * total * p * s + 40 * p * s
     adders = p * s * lanes * acc
-    logic = shared_resources(kernel, p * s, p * s) + Resources(lut=shifters + adders + 800, ff=2 * adders + 2 * acc * s * lanes + 1000)
-    if CHANNELS_PORT in kernel.ports:
-        logic = logic + channel_resources(kernel, rows, keys, p, s)
-    else:
-        logic = logic + Resources(lut=5 * lanes * p * s)
-        memories.append((p, math.ceil(keys / lanes) * math.ceil(bias_rows / p), 16 * lanes))
-    return sum((storage(depth, width, banks) for banks, depth, width in memories), logic)
+    logic = Resources(lut=shifters + adders + 800, ff=2 * adders + 2 * acc * s * lanes + 1000)
+    channels = kernel.network is ATTENTION_ONE_PASS_CHANNELS
+    return shared_logic(kernel, p * s, p * s) + logic + (channel_logic(kernel, p, s) if channels else Resources(lut=5 * lanes * p * s))

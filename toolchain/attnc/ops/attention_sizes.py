@@ -12,8 +12,9 @@ from attnc.arrays import Array, Shape
 from attnc.fixedpoint import bits_for, check_bits
 from attnc.ir import GraphError, Node
 from attnc.kernels.design import Design
+from attnc.kernels.numbers import PROBABILITY_BITS, SCORE_BITS
 from attnc.ops.base import product_bits
-from attnc.ops.exponential import PROBABILITY_BITS, SCORE_BITS, sum_bits
+from attnc.ops.exponential import sum_bits
 
 SCORE_EXCLUDED = -(1 << (SCORE_BITS + 1))
 CHUNK = 1 << 16

@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from itertools import product
 
 from attnc.arrays import Array
 from attnc.fixedpoint import matmul
 from attnc.ir import Node
+from attnc.kernels.attention import ATTENTION, ATTENTION_CHANNELS
 from attnc.kernels.call import NO_WALK, Call, Walk
 from attnc.kernels.design import Design
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
-from attnc.kernels.ports import IntType, Port, Table
+from attnc.kernels.numbers import PROBABILITY_BITS, QUOTIENT_BITS, SCORE_BITS
+from attnc.kernels.ports import IntType, Table
 from attnc.kernels.resources import Resources
+from attnc.kernels.storage import storage
 from attnc.ops.approximation import times
-from attnc.ops.attention_channels import PORT as CHANNELS_PORT
-from attnc.ops.attention_channels import bias_cycles, channel_resources, channel_steps, factor_walk, per_step
-from attnc.ops.attention_sizes import PIPELINE, SCORE_EXCLUDED, Sizes, query_blocks, widths
-from attnc.ops.exponential import EXP2, PROBABILITY_BITS, QUOTIENT_BITS, SCORE_BITS, exp2_negative, exp2_of
+from attnc.ops.attention_channels import channel_logic, channel_steps, factor_walk, per_step
+from attnc.ops.attention_sizes import SCORE_EXCLUDED, Sizes, query_blocks, widths
+from attnc.ops.exponential import EXP2, exp2_negative, exp2_of
 from attnc.ops.reciprocal import DIVISIONS
 from attnc.ops.requantize import wide_products
 from attnc.ops.softcap import NO_SOFTCAP, SOFTCAP_ROM
 from attnc.ops.softmax import DIVISION_LATENCY, normaliser_luts
-from attnc.ops.storage import storage
 
-FUNCTION = "attnc::attention"
-PORTS = (
-    Port("q", "load", IntType(8)),
-    Port("k", "load", IntType(8)),
-    Port("v", "load", IntType(8)),
-    Port("bias", "load"),
-    Port("y", "store"),
-)
-"""Of either kernel."""
 SERIAL_DIVIDER = Resources(lut=90, ff=120)
 """A subtracter and two shift registers."""
 RANGES = Resources(lut=5 * 8 * 32, ff=5 * 4 * 32)
@@ -79,7 +70,6 @@ def lower_two_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
                 kernel=kernel,
                 walks=walks_of(node, sizes, ctx, (row, rows), (first, keys), span),
                 scalars=(*counts, *place, *score_factors(node), *bias_scalars(node, sizes, rows), *output),
-                cycles=cycles_of(replace(sizes, groups=span[1]), ctx.design, rows, keys, scored, paced),
                 macs=heads[0] * (sizes.head + sizes.value) * sum(count * (stop - start) for count, start, stop in pairs),
             )
         )
@@ -121,13 +111,6 @@ def bias_scalars(node: Node, sizes: Sizes, rows: int) -> tuple[int, int, int, in
     return (sizes.heads if sizes.channels else sizes.bias_heads), min(sizes.bias_rows, rows), shift, sizes.channels
 
 
-def ports_of(node: Node) -> tuple[Port, ...]:
-    """Factors of a bias come from the memory of the weights, a table from that of the activations."""
-    if node.attrs.get("bias_by") != "channels":
-        return PORTS
-    return tuple(CHANNELS_PORT if port.name == CHANNELS_PORT.name else port for port in PORTS)
-
-
 def types_and_tiles(node: Node, sizes: Sizes, design: Design) -> tuple[tuple[str, IntType | int | Table], ...]:
     """The template arguments with which both kernels begin."""
     score, total, acc = widths(node, sizes)
@@ -158,8 +141,7 @@ def kernel_of(node: Node, sizes: Sizes, design: Design, rows: int, keys: int) ->
     """The engine that serves `rows` queries and `keys` keys at a time."""
     groups = groups_of(sizes, design)
     return KernelCall(
-        header="attnc/attention.hpp",
-        function=FUNCTION,
+        network=ATTENTION_CHANNELS if node.attrs.get("bias_by") == "channels" else ATTENTION,
         template_args=(
             *types_and_tiles(node, sizes, design),
             ("KEYS_MAX", keys),
@@ -171,12 +153,6 @@ def kernel_of(node: Node, sizes: Sizes, design: Design, rows: int, keys: int) ->
             ("L", design.lanes),
             ("P", design.queries),
             ("Q", design.queries // groups),
-        ),
-        ports=ports_of(node),
-        scalars=(
-            *("heads", "kv_heads", "heads_per_kv", "rows", "keys", "scored", "paced", "qk_tiles", "v_tiles", "position", "before", "after"),
-            *("score_multiplier", "score_shift", "cap_multiplier", "cap_shift", "bias_heads", "bias_rows", "bias_shift"),
-            *("bias_channels", "output_multiplier", "output_shift", "low", "high"),
         ),
     )
 
@@ -213,42 +189,7 @@ def walks_of(
     )
 
 
-def cycles_of(sizes: Sizes, design: Design, rows: int, keys: int, scored: int, paced: int) -> dict[str, int]:
-    """Cycles of a call as each process would make it last, were no other slower: what comes before its first step, its own steps, and what
-    follows its last one. `scored` and `paced` as in the kernel: keys over all blocks of queries, and the same with P at least for each.
-
-    Before: keys and queries of the first head, then, for later processes, the first block's scores. After: the last block's softmax and
-    sums, and the outputs of the last head, which have no head after them to hide behind.
-    """
-    heads, kv_heads, groups = sizes.groups * sizes.heads, sizes.groups * sizes.kv_heads, groups_of(sizes, design)
-    qk_tiles, v_tiles = sizes.head // design.lanes, sizes.value // design.lanes
-    block = math.ceil(scored / math.ceil(rows / design.queries))
-    q_load, load = rows * qk_tiles, max(keys, rows) * qk_tiles
-    products, softmax = scored * qk_tiles, heads * scored * groups
-    bias_load = 2 * math.ceil(keys / design.lanes) * min(sizes.bias_rows, rows)
-    # The last head loads nothing; the others load the next, with keys where it does not share those of the one before.
-    loading = (kv_heads - 1) * max(products, load) + (heads - kv_heads) * max(products, q_load)
-    start = max(load, bias_load) + PIPELINE
-    first = start + block * qk_tiles + 2 * PIPELINE
-    outputs = design.queries + v_tiles * rows + 2 * PIPELINE
-    rest = block * v_tiles + outputs
-    own_table = (heads - 1) * max(bias_load, scored * groups) + scored * groups if sizes.bias_heads > 1 else heads * scored * groups
-    bias = 0
-    if sizes.channels:
-        bias = heads * bias_cycles(sizes, design, rows, keys, scored, groups)
-    elif sizes.bias_heads:
-        bias = bias_load + own_table + (heads + 1) * PIPELINE + block * groups + rest
-    return {
-        "bias": bias,
-        "scores": start + loading + products + (heads + 1) * PIPELINE + block * groups + rest,
-        "maximum": start + softmax + block * groups + rest,
-        "exponential": first + softmax + rest,
-        "weighted": first + block * (groups - 1) + heads * paced * v_tiles + (kv_heads + 1) * PIPELINE + outputs,
-        "normalise": first + DIVISION_LATENCY + heads * (math.ceil(rows / design.queries) * design.queries * v_tiles + PIPELINE) + outputs,
-    }
-
-
-def shared_resources(kernel: KernelCall, columns: int, softmax: int) -> Resources:
+def shared_logic(kernel: KernelCall, columns: int, softmax: int) -> Resources:
     """Multipliers for `columns` pairs of a query and a key; scores, maximum and exponential of `softmax` of them at a time; divider,
     rescaling of outputs and control, of either kernel, without memories; see Attention.resources."""
     lanes, score, total, acc = (kernel.arg(name) for name in ("L", "ScoreT", "SumT", "AccT"))
@@ -270,35 +211,18 @@ def shared_resources(kernel: KernelCall, columns: int, softmax: int) -> Resource
     return logic + times(exp2_of(exp2).lane, softmax) + caps + divider
 
 
-def two_pass_resources(kernel: KernelCall) -> Resources:
-    """Memories: keys, values, queries (a bank for each of P) and outputs of two heads, probabilities and those that wait, the row of
-    scores, the sums that wait, the bias (a bank per query whose softmax goes on at a time, or one for all where it is a single row).
-
-    Beside what both kernels share: the choice of a probability from its two memories; registers of sums on their way out and of scores,
+def two_pass_logic(kernel: KernelCall) -> Resources:
+    """Beside what both kernels share: the choice of a probability from its two memories; registers of sums on their way out and of scores,
     maxima, sums and probabilities of the groups of queries, a LUT for every bit and four of what it is chosen from; five LUTs per lane
-    for that of a bias."""
-    names = ("L", "P", "Q", "HEAD_TILES_MAX", "VALUE_TILES_MAX", "KEYS_MAX", "ROWS_MAX", "BIAS_ROWS_MAX", "BIAS_BUFFERS")
-    lanes, p, q, qk_tiles, v_tiles, keys, rows, bias_rows, buffers = (kernel.arg(name) for name in names)
+    for that of a bias, of a query whose softmax goes on at a time or one for all where it is a single row."""
+    lanes, p, q = (kernel.arg(name) for name in ("L", "P", "Q"))
     score, total, acc = (kernel.arg(name) for name in ("ScoreT", "SumT", "AccT"))
-    groups, blocks, probability, t = p // q, math.ceil(rows / p), PROBABILITY_BITS + 1, SCORE_BITS + 2
+    groups, probability, t = p // q, PROBABILITY_BITS + 1, SCORE_BITS + 2
     held = score + 2 * t + total
-    memories = (
-        storage(2 * qk_tiles * keys, 8 * lanes, name="k_buffer"),
-        storage(2 * v_tiles * keys, 8 * lanes, name="v_buffer"),
-        storage(2 * v_tiles * rows, 16 * lanes, name="y_buffer"),
-        storage(2 * qk_tiles * blocks, 8 * lanes, banks=p, name="q_buffer"),
-        storage(keys * groups + 16, t * q),
-        storage(keys, probability * p, name="p_buffer"),
-        storage(keys - keys // groups + 16, probability * p),
-        storage(16, lanes * acc),
-    )
     logic = Resources(
         lut=probability * p + lanes * acc * math.ceil(p / 4) + (q * held * math.ceil(groups / 4) if groups > 1 else 0),
         ff=p * lanes * acc + (p - q) * (held + probability),
     )
-    if CHANNELS_PORT in kernel.ports:
-        bias = channel_resources(kernel, rows, keys, q)
-    else:
-        words, banks = (1, 1) if bias_rows == 1 else (math.ceil(bias_rows / p) * groups, q)
-        bias = storage(buffers * math.ceil(keys / lanes) * words, 16 * lanes, banks, "bias_buffer") + Resources(lut=5 * lanes * banks)
-    return sum((*memories, bias, logic), shared_resources(kernel, p, q))
+    channels = kernel.network is ATTENTION_CHANNELS
+    bias = channel_logic(kernel, q) if channels else Resources(lut=5 * lanes * kernel.names.B)
+    return bias + logic + shared_logic(kernel, p, q)

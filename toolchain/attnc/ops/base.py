@@ -107,9 +107,13 @@ class Operator(ABC):
         """The one of `engines` that serves a quantized node."""
         return str(node.attrs["engine"])
 
-    @abstractmethod
     def resources(self, kernel: KernelCall) -> Resources:
-        """Estimate of one engine, all of it: no figure is left at zero that hardware would need."""
+        """Estimate of one engine, all of it."""
+        return self.logic(kernel) + kernel.storage
+
+    @abstractmethod
+    def logic(self, kernel: KernelCall) -> Resources:
+        """Estimate of what one engine takes beside its memories and FIFOs: no figure is left at zero that hardware would need."""
 
 
 def scalar_scale(type_: TensorType, where: str) -> float:

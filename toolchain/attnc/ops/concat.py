@@ -39,6 +39,6 @@ class Concat(Operator):
         parts = [requantize(x, p[f"multiplier.{i}"], p[f"shift.{i}"], *output.range) for i, x in enumerate(inputs)]
         return self.reference(node, parts).astype(output.dtype)
 
-    def resources(self, kernel: KernelCall) -> Resources:
+    def logic(self, kernel: KernelCall) -> Resources:
         """Those of the shared kernel."""
         return rescale_resources(kernel)

@@ -18,13 +18,13 @@ from attnc.arrays import Array, Shape
 from attnc.fixedpoint import bits_for, check_bits, quantize_half_even, quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call
+from attnc.kernels.depthwise import DEPTHWISE
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
-from attnc.kernels.ports import IntType, Port
+from attnc.kernels.ports import IntType
 from attnc.kernels.resources import Resources
 from attnc.ops.base import Operator, product_bits, scalar_scale
 from attnc.ops.requantize import byte_planes, wide_products
-from attnc.ops.storage import storage
 
 WEIGHT_LIMIT = 127
 RECORD_PLANES = 8
@@ -100,8 +100,7 @@ class Depthwise(Operator):
         words = tiles * (RECORD_PLANES + taps)
         weights = ctx.packed(node.name, lambda: pack(node, lanes), words)
         kernel = KernelCall(
-            header="attnc/depthwise.hpp",
-            function="attnc::depthwise",
+            network=DEPTHWISE,
             template_args=(
                 ("XT", IntType(8)),
                 ("AccT", IntType(node.attrs["acc_bits"])),
@@ -110,31 +109,28 @@ class Depthwise(Operator):
                 ("TAPS_MAX", taps),
                 ("ROWS_MAX", ctx.design.rows),
             ),
-            ports=(Port("x", "load", IntType(8)), Port("w", "words"), Port("y", "store")),
-            scalars=("rows", "tiles", "taps", "low", "high"),
         )
         calls = []
         for row, rows in ctx.row_blocks(x):
             source = ctx.through(x, row, (1, tiles, taps, rows), (0, height, node.attrs["width"] // lanes * height))
             scalars = (rows, tiles, taps, *ctx.graph.type(y).range)
-            cycles = {"depthwise": tiles * (RECORD_PLANES + taps + 2 * taps * rows)}
             macs = rows * node.params["weight"].size
-            calls.append(Call(node.name, kernel, (source, weights, ctx.walk(y, row, rows)), scalars, cycles, macs))
+            calls.append(Call(node.name, kernel, (source, weights, ctx.walk(y, row, rows)), scalars, macs))
         return calls
 
-    def resources(self, kernel: KernelCall) -> Resources:
+    def logic(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
         Per lane half a DSP for the product of bytes, `wide_product` for the multiplier, and a shifter, adder and clamp; the buffer of a
         block of rows, weights and records in registers.
         """
-        lanes, acc, taps, rows = (kernel.arg(name) for name in ("L", "AccT", "TAPS_MAX", "ROWS_MAX"))
+        lanes, acc, taps = (kernel.arg(name) for name in ("L", "AccT", "TAPS_MAX"))
         logic = Resources(
             lut=lanes * (acc + 5 * (acc + 19) + 8 * taps) + 500,
             ff=lanes * (2 * acc + 3 * (acc + 19) + 8 * taps + 64) + 600,
             dsp=lanes / 2,
         )
-        return logic + wide_products(acc, lanes) + storage(taps * rows, 8 * lanes)
+        return logic + wide_products(acc, lanes)
 
 
 def pack(node: Node, lanes: int) -> bytes:

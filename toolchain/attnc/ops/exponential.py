@@ -22,19 +22,15 @@ import numpy.typing as npt
 
 from attnc.errors import OverflowRiskError
 from attnc.fixedpoint import MULTIPLIER_BITS, Int64, bit_length, quantize_multiplier, requantize, shift_round_half_up
+from attnc.kernels.numbers import PROBABILITY_BITS, SCORE_BITS, SCORE_FRACTION_BITS
 from attnc.kernels.ports import IntType, Table
 from attnc.kernels.resources import Resources
 from attnc.ops.approximation import Implementation
 
-FRACTION_BITS = 10
+FRACTION_BITS = SCORE_FRACTION_BITS
 SEGMENT_BITS = 5
-PROBABILITY_BITS = 15
-"""1.0 is 2**15: a probability takes 16 bits, unsigned."""
-SCORE_BITS = 24
 SCORE_LIMIT = (1 << (SCORE_BITS - 1)) - 1
 """Scores saturate to +-SCORE_LIMIT, that is +-8192 in log2 units."""
-QUOTIENT_BITS = MULTIPLIER_BITS + 1
-"""Of the quotient of `softmax_scale`."""
 MAX_TERMS = 1 << 16
 MAX_SUM_SHIFT = 16
 LOG2_E = math.log2(math.e)

@@ -103,6 +103,6 @@ class GatherRows(Operator):
             done += pattern.size
         return calls
 
-    def resources(self, kernel: KernelCall) -> Resources:
+    def logic(self, kernel: KernelCall) -> Resources:
         """Those of the shared kernel."""
         return rescale_resources(kernel)

@@ -29,13 +29,14 @@ from attnc.fixedpoint import bits_for, carrier, check_bits, requantize, scale_ro
 from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
+from attnc.kernels.layer_normalization import LAYER_NORMALIZATION
 from attnc.kernels.lowering import Lowering
-from attnc.kernels.ports import IntType, Port
+from attnc.kernels.numbers import ACTIVATION_BITS
+from attnc.kernels.ports import IntType
 from attnc.kernels.resources import Resources
 from attnc.ops.base import Operator, scalar_scale
-from attnc.ops.requantize import ACTIVATION_BITS, activation, byte_planes, shift_clamps
+from attnc.ops.requantize import activation, byte_planes, shift_clamps
 from attnc.ops.rsqrt import MANTISSA_BITS, RSQRT_TABLE, rsqrt
-from attnc.ops.storage import storage
 
 Z_BITS = 16
 GAMMA_BYTES = 3
@@ -135,8 +136,7 @@ class LayerNormalization(Operator):
             return np.concatenate(planes, axis=1).tobytes()
 
         kernel = KernelCall(
-            header="attnc/layer_normalization.hpp",
-            function="attnc::layer_normalization",
+            network=LAYER_NORMALIZATION,
             template_args=(
                 ("XT", IntType(16)),
                 *((name, IntType(bits)) for name, bits in widths.items()),
@@ -146,8 +146,6 @@ class LayerNormalization(Operator):
                 ("TILES_MAX", tiles),
                 ("ROWS_MAX", ctx.design.rows),
             ),
-            ports=(Port("x", "load"), Port("w", "words"), Port("y", "store")),
-            scalars=("rows", "tiles", "channels", "centred", "epsilon_low", "epsilon_high", "shift", "low", "high"),
         )
         epsilon = node.attrs["epsilon_int"]
         factors = (epsilon & 0x7FFFFFFF, epsilon >> 31, node.attrs["shift"], *ctx.graph.type(y).range)
@@ -160,36 +158,31 @@ class LayerNormalization(Operator):
                     kernel=kernel,
                     walks=(ctx.walk(x, row, rows, first, tiles), words, ctx.walk(y, row, rows, first, tiles)),
                     scalars=(rows, tiles, channels, int(self.centred), *factors),
-                    # A pass in; then the statistics (about 40 stages deep) and a pass out.
-                    cycles={"accumulate": tiles * max(rows, SLOTS)},
-                    held={"normalize": tiles * max(rows, SLOTS) + rows + SLOTS + 40},
                 )
             )
         return calls
 
-    def resources(self, kernel: KernelCall) -> Resources:
+    def logic(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
         DSP: per lane a square, the product with the factor of the row (two where that is wider than 27 bits), which adds its offset, and
-        with gamma, which adds beta; once C*Q and S*S (two each), factor and offset (one each), and the rsqrt (four). BRAM: the block of
-        rows; sums, squares, factors and offsets lie in distributed RAM.
+        with gamma, which adds beta; once C*Q and S*S (two each), factor and offset (one each), and the rsqrt (four).
         LUT: per lane the shifter to z, `shift_clamp` to y, the adder trees, and a multiplexer between two records of 64 bits. Once for each
         bit of the variance about ten: two additions, the priority encoder, two shifters of the rsqrt and their selection; and 900 for
         its ROM (100), its other additions (100), the delays of a pipeline of 40 stages and the control. Mapped by Yosys 0.70 (synth_xilinx
         -family xcup) as Verilog, without the multipliers, the statistics of 49 bits take 557, a shifter to 22 bits 118, the records of a
-        lane 64. A block of up to 64 vectors lies in distributed RAM too.
+        lane 64.
         """
-        lanes, tiles, rows = (kernel.arg(name) for name in ("L", "TILES_MAX", "ROWS_MAX"))
+        lanes, tiles = kernel.arg("L"), kernel.arg("TILES_MAX")
         sums, squares, variance, centred, z, acc = (kernel.arg(name) for name in ("SumT", "SquareT", "VT", "DT", "ZT", "AccT"))
         record = 8 * RECORD_PLANES
         factor, offset = (tiles * lanes).bit_length() + MANTISSA_BITS + 1, max(centred + MANTISSA_BITS + 2, 33)
-        stored = (sums + squares + factor + offset + 6) * math.ceil(rows / 64)
         logic = shift_clamps(acc, ACTIVATION_BITS, lanes) + Resources(
-            lut=lanes * (5 * z + 8 + sums + squares + record) + 10 * variance + 900 + stored,
+            lut=lanes * (5 * z + 8 + sums + squares + record) + 10 * variance + 900,
             ff=lanes * (2 * record + 3 * offset + 2 * acc) + 3500,
             dsp=lanes * (3 if factor <= 27 else 4) + (10 if sums <= 27 else 13),
         )
-        return logic + storage(tiles * rows, 16 * lanes, name="buffer")
+        return logic
 
 
 def group(node: Node, channels: int) -> int:

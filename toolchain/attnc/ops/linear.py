@@ -27,17 +27,16 @@ from attnc.errors import ConfigError
 from attnc.fixedpoint import bits_for, check_bits, matmul, quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call, WeightGroups
-from attnc.kernels.design import Design
-from attnc.kernels.kernel import AHEAD, FILL, SIDES, KernelCall
+from attnc.kernels.kernel import KernelCall
+from attnc.kernels.linear import LINEAR
 from attnc.kernels.lowering import Lowering
-from attnc.kernels.ports import IntType, Port
+from attnc.kernels.ports import SIDES, IntType
 from attnc.kernels.resources import Resources
 from attnc.ops import lookup
 from attnc.ops.base import Operator, product_bits
 from attnc.ops.linear_weights import effective_weight, input_unit, integer_weight, magnitude_bound, weight_format, weight_shape
-from attnc.ops.packing import RECORD_BYTES, Layout, payload
+from attnc.ops.packing import Layout, payload
 from attnc.ops.requantize import DSP_PORT, wide_products
-from attnc.ops.storage import storage
 
 TERNARY_TILES = 3
 """Tiles of a ternary code in the memory of the dsp engine."""
@@ -135,47 +134,38 @@ class Linear(Operator):
 
     def macs_per_cycle(self, kernel: KernelCall) -> int:
         """R * PE * L of the multipliers; tables have none."""
-        return kernel.arg("L") * kernel.arg("PE") * kernel.arg("R") if kernel.function == "attnc::linear" else 0
+        return kernel.arg("L") * kernel.arg("PE") * kernel.arg("R") if kernel.network is LINEAR else 0
 
-    def resources(self, kernel: KernelCall) -> Resources:
+    def logic(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
         DSP: two int8 multiply-adds that share an operand per DSP48E2 (WP486), `wide_product` per rescaled lane; with scales per group
-        one for each sum, two where the accumulator is wider than the 27-bit port. Memories: x buffer (a bank per
-        row that is computed at once), weight double buffer (a bank per PE), multipliers, reordering buffer where a row gives more
-        than one vector. LUT: about 8 per multiply-add for taking sums of 4 packed products apart (DSPs add them) and adding those
-        up, a quarter per bit of all sums for choosing the vector that leaves (a LUT chooses from 4), a LUT per bit of the FIFO of
-        vectors, 40 per rescaled lane, records, control; inputs of 16 bits: a choice of two per bit of a sum, half a LUT; packed
+        one for each sum, two where the accumulator is wider than the 27-bit port. LUT: about 8 per multiply-add for taking sums of
+        4 packed products apart (DSPs add them) and adding those up, a quarter per bit of all sums for choosing the vector that leaves (a
+        LUT chooses from 4), 40 per rescaled lane, records, control; inputs of 16 bits: a choice of two per bit of a sum, half a LUT; packed
         weights: 4 per byte of 8 vectors that are selected (7-input functions for digits to base 3); words that come two at a time and may
         wait: half a LUT per bit. FF: each sum twice (growing, and waiting to leave), a third time with scales.
         """
-        if kernel.function != "attnc::linear":
-            return lookup.resources(kernel)
-        lanes, pe, rows, k_tiles, acc = (kernel.arg(name) for name in ("L", "PE", "ROWS_MAX", "K_TILES_MAX", "AccT"))
-        at_once, scales, tiles = kernel.arg("R"), kernel.arg("SCALES_MAX"), pe // lanes
+        if kernel.network is not LINEAR:
+            return lookup.logic(kernel)
+        lanes, pe, acc = (kernel.arg(name) for name in ("L", "PE", "AccT"))
+        at_once, scales = kernel.arg("R"), kernel.arg("SCALES_MAX")
         macs, sums, per_sum = lanes * pe * at_once, pe * at_once, 1 if acc <= DSP_PORT else 2
         logic = Resources(
-            lut=8 * macs + sums * acc / 4 + lanes * acc + 80 * lanes + 56 * pe + 1500,
-            ff=10 * macs + 2 * sums * acc + lanes * acc + 80 * lanes + 56 * pe + 2000,
+            lut=8 * macs + sums * acc / 4 + 80 * lanes + 56 * pe + 1500,
+            ff=10 * macs + 2 * sums * acc + 80 * lanes + 56 * pe + 2000,
             dsp=math.ceil(macs / 2),
         )
         logic = logic + wide_products(acc, lanes)
-        buffers: tuple[Resources, ...] = (
-            storage(kernel.arg(SIDES) * kernel.arg("X_TILES_MAX") * math.ceil(rows / at_once), 8 * lanes, banks=at_once, name="x_buffer"),
-            storage(2 * k_tiles, 8 * lanes, banks=pe, name="w_buffer"),
-        )
-        if tiles > 1:
-            buffers += (storage(rows * tiles, 16 * lanes, name="y_buffer"),)
         if kernel.arg("X_BYTES") > 1:
             logic = logic + Resources(lut=sums * acc // 2 + 8 * lanes + 100, ff=100)
         if scales:
             logic = logic + Resources(lut=2 * sums * acc, ff=sums * acc, dsp=sums * per_sum)
-            buffers += (storage(2 * scales, 8, banks=pe),)
         if kernel.arg("PACKED"):
             logic = logic + Resources(lut=8 * 8 * lanes * 4, ff=2 * 8 * 8 * lanes)
         if kernel.arg("W_WORDS") > 1 and (kernel.arg("PACKED") or scales):
             logic = logic + Resources(lut=8 * lanes, ff=8 * lanes)
-        return sum(buffers, logic)
+        return logic
 
 
 def dsp_layout(node: Node, ctx: Lowering) -> Layout:
@@ -209,13 +199,12 @@ def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
     layout, format_, lanes, pe = dsp_layout(node, ctx), weight_format(node), ctx.design.lanes, ctx.design.pe
     k_tiles, n_tiles = ctx.tiles(x), ctx.tiles(y)
     words = weight_words(ctx)
-    groups, load = math.ceil(n_tiles * lanes / pe), _load_cycles(layout, k_tiles, words)
+    groups = math.ceil(n_tiles * lanes / pe)
     weights = ctx.packed(f"{node.name}.dsp", lambda: payload(node, layout), groups * layout.words(k_tiles))
     first_words = pe * k_tiles if layout.coding == "bytes" and not layout.scales else 0
     (low, high), x_bytes = ctx.graph.type(y).range, ctx.bytes(x)
     kernel = KernelCall(
-        header="attnc/linear.hpp",
-        function="attnc::linear",
+        network=LINEAR,
         template_args=(
             ("XT", IntType(8)),
             ("WT", IntType(8)),
@@ -233,48 +222,20 @@ def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
             ("PACKED", int(layout.coding != "bytes")),
             ("W_WORDS", words),
         ),
-        ports=(Port("x", "load", IntType(8), raw=True), Port("w", "words", beat=words), Port("y", "store")),
-        scalars=("rows", "k_tiles", "n_tiles", "low", "high", "bits", "unit_tiles", "group_tiles", "scales", "x_bytes", *FILL, *AHEAD),
     )
     group_tiles = format_.group_size // lanes if layout.scales else k_tiles
     calls = []
     for row, rows in ctx.row_blocks(x):
-        own = (0, rows, k_tiles, x_bytes, 0, 1, 0, 0, 0)
+        # As among others of its kind: its first weights come ahead, and it brings those of the next one.
+        own = (0, rows, k_tiles, x_bytes, 0, 1, 0, *((1, k_tiles) if first_words else (0, 0)))
         calls.append(
             Call(
                 node=node.name,
                 kernel=kernel,
                 walks=(ctx.walk(x, row, rows, raw=True), weights, ctx.walk(y, row, rows)),
                 scalars=(rows, k_tiles, n_tiles, low, high, layout.bits, layout.group, group_tiles, layout.scales, x_bytes, *own),
-                cycles={"read": rows * k_tiles * x_bytes},
-                held=_dsp_cycles(ctx.design, words, rows, k_tiles * x_bytes, groups, load),
-                operand=(rows, k_tiles, x_bytes),
                 weights=WeightGroups(groups, k_tiles, first_words, weights.vectors // 2 if layout.ports == 2 else 0),
-                ready=_dsp_cycles(ctx.design, words, rows, k_tiles * x_bytes, groups, load),
                 macs=rows * math.prod(weight_shape(node)),
             )
         )
     return calls
-
-
-def _load_cycles(layout: Layout, k_tiles: int, beat: int) -> int:
-    """Of linear.hpp for the weights of PE channels: `beat` words per cycle, of records, of a multiplier of each channel, or of a unit. A
-    unit of 3 tiles takes the 3 cycles in which it is written out; those of the last one end after its words."""
-    head = layout.columns * RECORD_BYTES // layout.lanes // beat + layout.scales * math.ceil(layout.columns // layout.lanes / beat)
-    if layout.coding == "bytes":
-        return head + layout.columns // beat * k_tiles
-    whole, last = (max(math.ceil(words / beat), layout.group) for words in (layout.unit_words, layout.tail_words(k_tiles)))
-    return head + math.ceil(layout.columns / 8) * ((math.ceil(k_tiles / layout.group) - 1) * whole + last) + layout.group - 1
-
-
-def _dsp_cycles(design: Design, words: int, rows: int, products: int, groups: int, load: int) -> dict[str, int]:
-    """Of the processes of linear.hpp, once x is there; `words` of weights and records come per cycle. A group takes its products, or its
-    records and the weights of the next one (`load` cycles), the last one those of the next run; after it, its last sums leave."""
-    tiles = design.pe // design.lanes
-    sums = design.rows_at_once * tiles
-    steps = math.ceil(rows / design.rows_at_once) * max(products, sums)
-    passes = 1 if tiles == 1 else 2  # the last block leaves the buffer that brings rows in order
-    return {
-        "accumulate": groups * max(steps, load) + sums,
-        "rescale": groups * tiles * (RECORD_BYTES // words + rows) + (passes - 1) * tiles * rows,
-    }

@@ -19,18 +19,15 @@ from attnc.ir import GraphError, Node
 from attnc.kernels.call import Call
 from attnc.kernels.design import Design
 from attnc.kernels.kernel import KernelCall
+from attnc.kernels.lookup_linear import CODE_BITS, PLANE_LOOKUP, TABLE_SIZE, TERNARY_LOOKUP
 from attnc.kernels.lowering import Lowering
-from attnc.kernels.ports import IntType, Port
+from attnc.kernels.ports import IntType
 from attnc.kernels.resources import Resources
 from attnc.ops.linear_weights import weight_format, weight_shape
-from attnc.ops.packing import RECORD_BYTES, Layout, payload
+from attnc.ops.packing import Layout, payload
 from attnc.ops.requantize import DSP_PORT, wide_products
-from attnc.ops.storage import storage
 
 PLANE_TILES = 4
-CODE_BITS = {3: 5, 4: 4, 5: 8}
-ENTRIES = {3: 27, 4: 16, 5: 243}
-TABLE_SIZE = {3: 32, 4: 16, 5: 256}
 
 
 @dataclass(frozen=True)
@@ -50,12 +47,6 @@ class Plan:
     def columns(self) -> int:
         """Cycles that a visit looks up."""
         return self.layout.steps * self.planes
-
-    @property
-    def visit_cycles(self) -> int:
-        """Of a visit, tables of the next one included."""
-        g = self.layout.group
-        return max(self.columns, self.tables // self.layout.lanes * g + ENTRIES[g])
 
 
 def plan(node: Node, design: Design, k_tiles: int, n_tiles: int) -> Plan:
@@ -91,13 +82,12 @@ def calls(node: Node, ctx: Lowering) -> list[Call]:
     x, y = node.inputs[0], node.output
     k_tiles, n_tiles = ctx.tiles(x), ctx.tiles(y)
     cut = plan(node, ctx.design, k_tiles, n_tiles)
-    layout, load = cut.layout, cut.layout.words(k_tiles)
+    layout = cut.layout
     words = layout.total_words(ctx.graph.value(y).shape[1], k_tiles)
     weights = ctx.packed(f"{node.name}.lookup", lambda: payload(node, layout), words)
     kernel, (low, high) = _kernel(node, ctx, cut, k_tiles), ctx.graph.type(y).range
     result = []
     for row, rows in ctx.row_blocks(x):
-        busy = (rows * cut.visits + 1) * cut.visit_cycles
         result.append(
             Call(
                 node=node.name,
@@ -107,11 +97,6 @@ def calls(node: Node, ctx: Lowering) -> list[Call]:
                     *(rows, k_tiles, n_tiles, low, high, layout.steps, cut.planes, int(cut.binary)),
                     *(cut.group_tiles, layout.scales, cut.visits),
                 ),
-                cycles={"read": rows * k_tiles},
-                held={
-                    "accumulate": load + (cut.blocks - 1) * max(busy, load) + busy,
-                    "rescale": cut.blocks * layout.channels // layout.lanes * (RECORD_BYTES + 2 * rows),
-                },
                 macs=rows * math.prod(weight_shape(node)),
             )
         )
@@ -121,8 +106,7 @@ def calls(node: Node, ctx: Lowering) -> list[Call]:
 def _kernel(node: Node, ctx: Lowering, cut: Plan, k_tiles: int) -> KernelCall:
     layout, group_weights = cut.layout, min(cut.group_tiles, k_tiles) * cut.layout.lanes
     return KernelCall(
-        header="attnc/lookup_linear.hpp",
-        function=f"attnc::{'ternary' if layout.coding == 'ternary' else 'plane'}_lookup",
+        network=TERNARY_LOOKUP if layout.coding == "ternary" else PLANE_LOOKUP,
         template_args=(
             ("XT", IntType(8)),
             ("PartT", IntType(bits_for(128 * group_weights))),
@@ -139,44 +123,25 @@ def _kernel(node: Node, ctx: Lowering, cut: Plan, k_tiles: int) -> KernelCall:
             ("DEPTH_MAX", cut.columns * cut.chunks),
             ("SCALES_MAX", layout.steps * layout.scales),
         ),
-        ports=(Port("x", "load", IntType(8), raw=True), Port("w", "words"), Port("y", "store")),
-        scalars=(
-            *("rows", "k_tiles", "n_tiles", "low", "high", "steps", "planes", "both_signs"),
-            *("group_tiles", "scales", "visits"),
-        ),
     )
 
 
-def resources(kernel: KernelCall) -> Resources:
+def logic(kernel: KernelCall) -> Resources:
     """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
     Tables   T * Q copies, both halves in one memory of 2 * size entries of 9 + ceil(log2 G) bits: simple dual port, 7 bits of 64 or
              14 bits of 32 entries from 8 LUTs (UG574), and a 2:1 selection per bit for every further 64 entries.
     Adders   per column a tree of T entries, three operands to an adder: about T/2 * (entry + 3) LUTs; then its part, shift and sum.
     Build    T times (G - 1) adders and G selections of 0, x or -x; T/L*G fetched vectors in registers.
-    Memory   codes: Q * T/L banks of 2 * DEPTH words of L codes, in the memory that the planner chooses; x, parts, sums, records, outputs.
     DSP      `wide_product` per rescaled lane; per column one for multipliers of groups, two where the accumulator is wider than 27 bits.
     """
-    names = ("L", "G", "T", "Q", "ROWS_MAX", "K_TILES_MAX", "AccT", "PartT", "COLUMNS_MAX", "STEPS_MAX", "DEPTH_MAX", "SCALES_MAX")
-    lanes, g, t, q, rows, k_tiles, acc, part, columns, steps, depth, scales = (kernel.arg(name) for name in names)
+    lanes, g, t, q, acc, part, scales = (kernel.arg(name) for name in ("L", "G", "T", "Q", "AccT", "PartT", "SCALES_MAX"))
     entry, deep = 9 + math.ceil(math.log2(g)), 2 * TABLE_SIZE[g]
     copy = math.ceil(8 * entry / 14) if deep <= 32 else math.ceil(8 * entry / 7) * math.ceil(deep / 64)
     select = entry * (math.ceil(deep / 64) - 1)
-    logic = Resources(
+    found = Resources(
         lut=t * q * (copy + select) + q * (t / 2 * (entry + 3) + part + 3 * acc) + t * g * (entry + 8) + 80 * lanes + 2500,
         ff=t * q * entry + q * (t / 3 * (entry + 3) + part + 2 * acc) + t * g * 8 + t * entry + 8 * 8 * lanes + 80 * lanes + 3000,
         dsp=(q * (1 if acc <= DSP_PORT else 2) if scales else 0),
     )
-    return sum(
-        (
-            storage(2 * depth, lanes * CODE_BITS[g], q * (t // lanes), name="w_buffer"),
-            storage(k_tiles * rows, 8 * lanes, name="x_buffer"),
-            storage(columns, q * part),
-            storage(steps, q * acc),
-            storage(steps, 56 * q),
-            storage(2 * steps * q * RECORD_BYTES // lanes, 8 * lanes),
-            storage(steps * q // lanes * rows, 16 * lanes),
-            storage(2 * scales, 8, banks=q) if scales else Resources(),
-        ),
-        logic + wide_products(acc, lanes),
-    )
+    return found + wide_products(acc, lanes)

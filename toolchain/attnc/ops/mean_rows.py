@@ -17,7 +17,8 @@ from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
-from attnc.kernels.ports import IntType, Port
+from attnc.kernels.mean_rows import MEAN_ROWS
+from attnc.kernels.ports import IntType
 from attnc.kernels.resources import Resources
 from attnc.ops.base import Operator, product_bits, scalar_scale
 from attnc.ops.requantize import activation, wide_products
@@ -66,17 +67,14 @@ class MeanRows(Operator):
         x, y = node.inputs[0], node.output
         lanes, groups = ctx.design.lanes, ctx.tiles(x) * node.attrs["groups"]
         kernel = KernelCall(
-            header="attnc/mean_rows.hpp",
-            function="attnc::mean_rows",
+            network=MEAN_ROWS,
             template_args=(("XT", IntType(16)), ("AccT", IntType(max(node.attrs["acc_bits"], 16))), ("YT", IntType(16)), ("L", lanes)),
-            ports=(Port("x", "load"), Port("y", "store")),
-            scalars=("groups", "rows", "multiplier", "shift", "low", "high"),
         )
         p, length = node.params, node.attrs["length"]
         scalars = (groups, length, int(p["multiplier"]), int(p["shift"]), *ctx.graph.type(y).range)
-        return [Call(node.name, kernel, (ctx.walk(x), ctx.walk(y)), scalars, {"mean_rows": groups * length})]
+        return [Call(node.name, kernel, (ctx.walk(x), ctx.walk(y)), scalars)]
 
-    def resources(self, kernel: KernelCall) -> Resources:
+    def logic(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
         Per lane an accumulator, `wide_product`, and a shifter, adder and clamp of its width plus 19 bits.

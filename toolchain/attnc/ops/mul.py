@@ -19,10 +19,12 @@ from attnc.ir import Node, TensorType
 from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
+from attnc.kernels.mul import MULTIPLICATION, PAIRED
+from attnc.kernels.numbers import ACTIVATION_BITS
 from attnc.kernels.resources import Resources
-from attnc.ops.add import PAIRED, broadcast_shape, elementwise_calls
+from attnc.ops.add import broadcast_shape, elementwise_calls
 from attnc.ops.base import Operator, product_bits, scalar_scale
-from attnc.ops.requantize import ACTIVATION_BITS, activation, shift_clamps, wide_products
+from attnc.ops.requantize import activation, shift_clamps, wide_products
 
 
 class Mul(Operator):
@@ -54,9 +56,9 @@ class Mul(Operator):
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """A call per block of rows."""
-        return elementwise_calls(node, ctx, "mul", [int(node.params["multiplier"]), int(node.params["shift"])])
+        return elementwise_calls(node, ctx, MULTIPLICATION, [int(node.params["multiplier"]), int(node.params["shift"])])
 
-    def resources(self, kernel: KernelCall) -> Resources:
+    def logic(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
         Per lane `shift_clamp` from 51 to 16 bits, and `wide_product` of the multiplier and the product of both operands, which takes a DSP

@@ -16,17 +16,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from attnc.arrays import Array, Shape
-from attnc.fixedpoint import MAX_SHIFT, MULTIPLIER_BITS, Int64, bit_length, clamp, quantize_multiplier, shift_round_half_up
+from attnc.fixedpoint import MAX_SHIFT, Int64, bit_length, clamp, quantize_multiplier, shift_round_half_up
 from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
-from attnc.kernels.ports import IntType, Port
+from attnc.kernels.normalize_rows import NORMALIZE_ROWS
+from attnc.kernels.ports import IntType
 from attnc.kernels.resources import Resources
 from attnc.ops.base import Operator, scalar_scale
 from attnc.ops.requantize import activation, shift_clamps
-from attnc.ops.softmax import DIVISION_LATENCY
-from attnc.ops.storage import storage
 
 LIMIT = 127
 PEAK_BITS = 15
@@ -85,8 +84,7 @@ class NormalizeRows(Operator):
         (x, peak), y = node.inputs, node.output
         tiles = ctx.tiles(x)
         kernel = KernelCall(
-            header="attnc/normalize_rows.hpp",
-            function="attnc::normalize_rows",
+            network=NORMALIZE_ROWS,
             template_args=(
                 ("XT", IntType(16)),
                 ("PeakT", IntType(16)),
@@ -94,8 +92,6 @@ class NormalizeRows(Operator):
                 ("L", ctx.design.lanes),
                 ("ROWS_MAX", ctx.design.rows),
             ),
-            ports=(Port("x", "load"), Port("peak", "load", first=True), Port("y", "store")),
-            scalars=("rows", "tiles", "multiplier", "shift", "limit"),
         )
         tail = (tiles, int(node.params["multiplier"]), int(node.params["shift"]), LIMIT)
         return [
@@ -104,18 +100,17 @@ class NormalizeRows(Operator):
                 kernel=kernel,
                 walks=(ctx.walk(x, row, rows), ctx.walk(peak, row, rows), ctx.walk(y, row, rows)),
                 scalars=(rows, *tail),
-                cycles={"normalize": rows + DIVISION_LATENCY + tiles * rows},
             )
             for row, rows in ctx.row_blocks(x)
         ]
 
-    def resources(self, kernel: KernelCall) -> Resources:
+    def logic(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
         Per lane one DSP (16 by 19 bits), and `shift_clamp` from 36 to 8 bits; the pipelined divider one row of 16 bits per bit of
         the quotient, with a priority encoder and a shifter in front; factor and shift of every row.
         """
-        lanes, rows = kernel.arg("L"), kernel.arg("ROWS_MAX")
+        lanes = kernel.arg("L")
         divider = 33 * 16 + PEAK_BITS * 6
         rest = Resources(lut=divider + 400, ff=40 * lanes + 2 * divider + 500, dsp=lanes)
-        return shift_clamps(36, LIMIT.bit_length() + 1, lanes) + rest + storage(rows, MULTIPLIER_BITS + 2 + 6)
+        return shift_clamps(36, LIMIT.bit_length() + 1, lanes) + rest

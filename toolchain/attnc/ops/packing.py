@@ -21,8 +21,8 @@ import numpy as np
 
 from attnc.arrays import Array
 from attnc.ir import Node
+from attnc.kernels.numbers import RECORD_BYTES
 
-RECORD_BYTES = 8
 BATCH_WEIGHTS = 1 << 20
 """Weights packed at a time; what is in memory at once is a few times that."""
 STRIP = 32

@@ -23,7 +23,8 @@ from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import NO_WALK, Call
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
-from attnc.kernels.ports import IntType, Port
+from attnc.kernels.patches import PATCHES
+from attnc.kernels.ports import IntType
 from attnc.kernels.resources import Resources
 from attnc.ops.base import Operator, scalar_scale
 from attnc.ops.requantize import activation
@@ -103,11 +104,8 @@ class Patches(Operator):
         (sy, sx), (_, width), (out_height, out_width) = attr["strides"], attr["size"], attr["out"]
         tiles, used, out = attr["width"] // lanes, ctx.tiles(x), out_height * out_width
         kernel = KernelCall(
-            header="attnc/patches.hpp",
-            function="attnc::patches",
+            network=PATCHES,
             template_args=(("XT", IntType(16)), ("YT", IntType(16)), ("L", lanes)),
-            ports=(Port("x", "load"), Port("y", "store")),
-            scalars=("tiles", "used", "height", "width", "top", "bottom", "left", "right", "multiplier", "shift", "low", "high"),
         )
         factors = (int(node.params["multiplier"]), int(node.params["shift"]), *ctx.graph.type(y).range)
         calls = []
@@ -121,10 +119,10 @@ class Patches(Operator):
                 target = ctx.walk(y, picture * out, out, tap * tiles, tiles)
                 window = (rows.first, rows.last, columns.first, columns.last)
                 scalars = (tiles, used, out_height, out_width, *window, *factors)
-                calls.append(Call(node.name, kernel, (source, target), scalars, {"patches": tiles * out}))
+                calls.append(Call(node.name, kernel, (source, target), scalars))
         return calls
 
-    def resources(self, kernel: KernelCall) -> Resources:
+    def logic(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
         Per lane one DSP and a shifter, adder and clamp of 35 bits; counters and comparisons for the window.

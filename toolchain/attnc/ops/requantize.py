@@ -21,12 +21,12 @@ from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call, Walk
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
-from attnc.kernels.ports import IntType, Port
+from attnc.kernels.numbers import ACTIVATION_BITS
+from attnc.kernels.ports import IntType
+from attnc.kernels.rescale import RECORD_PLANES, RESCALE
 from attnc.kernels.resources import Resources
 from attnc.ops.base import Operator
 
-RECORD_PLANES = 4
-ACTIVATION_BITS = 16
 DSP_PORT = 27
 """Bits of the wider port of a DSP48E2."""
 IN_LOGIC = 6
@@ -90,11 +90,8 @@ def shift_clamps(bits: int, result: int, lanes: int) -> Resources:
 def rescale_kernel(lanes: int) -> KernelCall:
     """The kernel, the same for every operator that uses it."""
     return KernelCall(
-        header="attnc/rescale.hpp",
-        function="attnc::rescale",
+        network=RESCALE,
         template_args=(("XT", IntType(16)), ("YT", IntType(16)), ("L", lanes)),
-        ports=(Port("x", "load"), Port("w", "words"), Port("y", "store")),
-        scalars=("rows", "tiles", "low", "high"),
     )
 
 
@@ -123,7 +120,6 @@ def rescale_call(
         kernel=rescale_kernel(lanes),
         walks=(walks[0], words, walks[1]),
         scalars=(rows, tiles, low, high),
-        cycles={"rescale": RECORD_PLANES + tiles * max(rows, RECORD_PLANES)},
     )
 
 
@@ -169,6 +165,6 @@ class Requantize(Operator):
         """A call per block of rows."""
         return rescale_blocks(node, ctx)
 
-    def resources(self, kernel: KernelCall) -> Resources:
+    def logic(self, kernel: KernelCall) -> Resources:
         """Those of the shared kernel."""
         return rescale_resources(kernel)

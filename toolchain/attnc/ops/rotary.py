@@ -23,11 +23,11 @@ from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import NO_WALK, Call
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
-from attnc.kernels.ports import IntType, Port
+from attnc.kernels.ports import IntType
 from attnc.kernels.resources import Resources
+from attnc.kernels.rotary import ROTARY
 from attnc.ops.base import Operator, product_bits, scalar_scale
 from attnc.ops.requantize import activation, wide_products
-from attnc.ops.storage import storage
 
 FRACTION_BITS = 14
 ACC_BITS = 33
@@ -156,38 +156,30 @@ class Rotary(Operator):
                             ctx.walk(y, row, rows),
                         ),
                         scalars=(rows, sizes.heads, head_tiles, turned_tiles, half // lanes, sizes.turned, *factors, low, high),
-                        cycles={"rotary": words + rows * sizes.heads * head_tiles},
                     )
                 )
         return calls
 
-    def resources(self, kernel: KernelCall) -> Resources:
+    def logic(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
         Per lane two DSPs for the products, `wide_product` of 33 bits, and an adder, a shifter and a clamp of 52 bits with
-        the choice of the partner; the table, read twice at a time.
+        the choice of the partner.
         """
-        lanes, tiles, rows = kernel.arg("L"), kernel.arg("TILES_MAX"), kernel.arg("ROWS_MAX")
-        logic = Resources(lut=360 * lanes + 400, ff=330 * lanes + 500, dsp=2 * lanes) + wide_products(33, lanes)
-        return storage(tiles * rows, 16 * lanes) + logic
+        lanes = kernel.arg("L")
+        return Resources(lut=360 * lanes + 400, ff=330 * lanes + 500, dsp=2 * lanes) + wide_products(33, lanes)
 
 
 def kernel_of(lanes: int, turned_tiles: int, rows: int) -> KernelCall:
     """The kernel that turns `rows` rows at a time."""
     return KernelCall(
-        header="attnc/rotary.hpp",
-        function="attnc::rotary",
+        network=ROTARY,
         template_args=(
             ("XT", IntType(16)),
             ("YT", IntType(16)),
             ("TILES_MAX", turned_tiles),
             ("ROWS_MAX", rows),
             ("L", lanes),
-        ),
-        ports=(Port("x", "load"), Port("other", "load"), Port("w", "words"), Port("y", "store")),
-        scalars=(
-            *("rows", "heads", "head_tiles", "turned_tiles", "half_tiles", "rotary_dims", "one", "multiplier", "shift"),
-            *("low", "high"),
         ),
     )
 

@@ -19,11 +19,11 @@ from attnc.ir import Node, TensorType
 from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
-from attnc.kernels.ports import IntType, Port
+from attnc.kernels.ports import IntType
 from attnc.kernels.resources import Resources
+from attnc.kernels.row_absmax import ROW_ABSMAX
 from attnc.ops.base import Operator, scalar_scale
 from attnc.ops.requantize import activation
-from attnc.ops.storage import storage
 
 SLOTS = 4
 """Cycles that a tile takes at least: the maximum of a row is touched no more often."""
@@ -60,11 +60,8 @@ class RowAbsmax(Operator):
         x, y = node.inputs[0], node.output
         tiles = ctx.tiles(x)
         kernel = KernelCall(
-            header="attnc/row_absmax.hpp",
-            function="attnc::row_absmax",
+            network=ROW_ABSMAX,
             template_args=(("XT", IntType(16)), ("YT", IntType(16)), ("L", ctx.design.lanes), ("ROWS_MAX", ctx.design.rows)),
-            ports=(Port("x", "load"), Port("y", "store")),
-            scalars=("rows", "tiles", "multiplier", "shift", "high"),
         )
         tail = (tiles, int(node.params["multiplier"]), int(node.params["shift"]), ctx.graph.type(y).range[1])
         return [
@@ -73,17 +70,15 @@ class RowAbsmax(Operator):
                 kernel=kernel,
                 walks=(ctx.walk(x, row, rows), ctx.walk(y, row, rows)),
                 scalars=(rows, *tail),
-                cycles={"absmax": tiles * max(rows, SLOTS)},
-                held={"write": rows},
             )
             for row, rows in ctx.row_blocks(x)
         ]
 
-    def resources(self, kernel: KernelCall) -> Resources:
+    def logic(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
         Per lane a negation, a comparison and a selection of 18 bits (one level of the tree); one rescale (DSP, shifter and clamp of
-        37 bits); the maxima.
+        37 bits).
         """
-        lanes, rows = kernel.arg("L"), kernel.arg("ROWS_MAX")
-        return Resources(lut=54 * lanes + 500, ff=60 * lanes + 500, dsp=1) + storage(rows, 18)
+        lanes = kernel.arg("L")
+        return Resources(lut=54 * lanes + 500, ff=60 * lanes + 500, dsp=1)

@@ -21,11 +21,12 @@ from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
-from attnc.kernels.ports import IntType, Port
+from attnc.kernels.numbers import ACTIVATION_BITS
+from attnc.kernels.ports import IntType
 from attnc.kernels.resources import Resources
+from attnc.kernels.scale_rows import SCALE_ROWS
 from attnc.ops.base import Operator, scalar_scale
-from attnc.ops.requantize import ACTIVATION_BITS, activation, byte_planes, wide_products
-from attnc.ops.storage import storage
+from attnc.ops.requantize import activation, byte_planes, wide_products
 
 MAX_SHIFT = 36
 FRACTION = 8
@@ -78,8 +79,7 @@ class ScaleRows(Operator):
 
         words = ctx.packed(node.name, pack, tiles * RECORD_PLANES)
         kernel = KernelCall(
-            header="attnc/scale_rows.hpp",
-            function="attnc::scale_rows",
+            network=SCALE_ROWS,
             template_args=(
                 ("XT", IntType(16)),
                 ("PeakT", IntType(16)),
@@ -88,8 +88,6 @@ class ScaleRows(Operator):
                 ("L", lanes),
                 ("ROWS_MAX", ctx.design.rows),
             ),
-            ports=(Port("x", "load"), Port("peak", "load", first=True), Port("w", "words"), Port("y", "store")),
-            scalars=("rows", "tiles", "multiplier", "shift", "low", "high"),
         )
         tail = (tiles, int(p["multiplier"]), int(p["shift"]) - FRACTION, *ctx.graph.type(y).range)
         return [
@@ -98,18 +96,17 @@ class ScaleRows(Operator):
                 kernel=kernel,
                 walks=(ctx.walk(x, row, rows), ctx.walk(peak, row, rows), words, ctx.walk(y, row, rows)),
                 scalars=(rows, *tail),
-                cycles={"scale": rows + RECORD_PLANES + tiles * max(rows, RECORD_PLANES)},
             )
             for row, rows in ctx.row_blocks(x)
         ]
 
-    def resources(self, kernel: KernelCall) -> Resources:
+    def logic(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
         Per lane `wide_product` of a factor of 33 bits and 16 bits, and a shifter, one adder and a clamp of the width of the product; two
         records of 32 bits in registers; one DSP for the factors, and their memory.
         """
-        lanes, acc, rows = kernel.arg("L"), kernel.arg("AccT"), kernel.arg("ROWS_MAX")
+        lanes, acc = kernel.arg("L"), kernel.arg("AccT")
         factor = ACTIVATION_BITS + MULTIPLIER_BITS
         logic = Resources(lut=5 * acc * lanes + 400, ff=(64 + 3 * acc) * lanes + 500, dsp=1)
-        return logic + wide_products(factor, lanes, ACTIVATION_BITS) + storage(rows, factor)
+        return logic + wide_products(factor, lanes, ACTIVATION_BITS)

@@ -27,24 +27,14 @@ from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
-from attnc.kernels.ports import IntType, Port, Table
+from attnc.kernels.numbers import PROBABILITY_BITS, SCORE_BITS
+from attnc.kernels.ports import IntType, Table
 from attnc.kernels.resources import Resources
+from attnc.kernels.softmax import SOFTMAX
 from attnc.ops.approximation import Approximated, Implementation, times
 from attnc.ops.base import product_bits
-from attnc.ops.exponential import (
-    ERROR_TARGET,
-    EXP2,
-    PROBABILITY_BITS,
-    SCORE_BITS,
-    exp2_negative,
-    exp2_of,
-    output_multiplier,
-    score_multiplier,
-    scores,
-    sum_bits,
-)
+from attnc.ops.exponential import ERROR_TARGET, EXP2, exp2_negative, exp2_of, output_multiplier, score_multiplier, scores, sum_bits
 from attnc.ops.reciprocal import DIVISIONS, Division
-from attnc.ops.storage import storage
 
 CHUNK = 1 << 22
 """Elements that golden works on at a time: bounds its memory, changes nothing else."""
@@ -114,8 +104,7 @@ class Softmax(Approximated):
         low, high = ctx.graph.type(y).range
         blocks = ctx.row_blocks(x)
         kernel = KernelCall(
-            header="attnc/softmax.hpp",
-            function="attnc::softmax",
+            network=SOFTMAX,
             template_args=(
                 ("XT", IntType(16)),
                 ("SumT", IntType(sum_bits(channels, f"node {node.name!r}"), signed=False)),
@@ -126,18 +115,6 @@ class Softmax(Approximated):
                 ("ROWS_MAX", max(rows for _, rows in blocks)),
                 ("L", ctx.design.lanes),
             ),
-            ports=(Port("x", "load"), Port("y", "store")),
-            scalars=(
-                "rows",
-                "channels",
-                "tiles",
-                "score_multiplier",
-                "score_shift",
-                "output_multiplier",
-                "output_shift",
-                "low",
-                "high",
-            ),
         )
         factors = (a["score_multiplier"], a["score_shift"], a["output_multiplier"], a["output_shift"])
         return [
@@ -146,25 +123,17 @@ class Softmax(Approximated):
                 kernel=kernel,
                 walks=(ctx.walk(x, row, rows), ctx.walk(y, row, rows)),
                 scalars=(rows, channels, tiles, *factors, low, high),
-                cycles={
-                    "scores": 2 * rows * tiles,
-                    "exponential": rows * tiles,
-                    "reciprocal": rows + DIVISION_LATENCY,
-                    # Starts once the rows are in and the first is summed.
-                    "normalise": rows * tiles + 2 * tiles + DIVISION_LATENCY + 2 * rows * tiles,
-                },
             )
             for row, rows in blocks
         ]
 
-    def resources(self, kernel: KernelCall) -> Resources:
+    def logic(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
         DSP: per lane one multiplier to scores and one to outputs. LUT per lane: comparator and difference (50), rescale shifter and clamp
-        (80 twice), and the exponential; the divider, with a priority encoder and a normalising shifter for the sum. BRAM: x and y buffers,
-        score and probability FIFOs.
+        (80 twice), and the exponential; the divider, with a priority encoder and a normalising shifter for the sum.
         """
-        lanes, tiles, rows, total = (kernel.arg(name) for name in ("L", "TILES_MAX", "ROWS_MAX", "SumT"))
+        lanes, total = kernel.arg("L"), kernel.arg("SumT")
         arguments = dict(kernel.template_args)
         roms = [rom.name for rom in (arguments["Exp2"], arguments["Division"]) if isinstance(rom, Table)]
         divider = next(choice for choice in DIVISIONS.values() if choice.rom.name == roms[1])
@@ -173,13 +142,7 @@ class Softmax(Approximated):
             ff=lanes * (16 + 4 * SCORE_BITS + 4 * PROBABILITY_BITS) + 2 * normaliser_luts(total) + 1500,
             dsp=2 * lanes,
         )
-        buffers = (
-            storage(tiles * rows, 16 * lanes, name="x_buffer"),
-            storage(tiles * rows, 16 * lanes, name="y_buffer"),
-            storage(tiles + 2, SCORE_BITS * lanes),
-            storage(tiles + 48, 16 * lanes),
-        )
-        return sum(buffers, times(exp2_of(roms[0]).lane, lanes) + divider.lane + fixed)
+        return times(exp2_of(roms[0]).lane, lanes) + divider.lane + fixed
 
 
 def division(node: Node) -> Division:

@@ -29,6 +29,7 @@ from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
+from attnc.kernels.rescale import RESCALE
 from attnc.kernels.resources import Resources
 from attnc.ops.approximation import AUTO, Approximated, Implementation
 from attnc.ops.base import scalar_scale
@@ -153,12 +154,12 @@ class Unary(Approximated):
             return METHODS[node.attrs["implementation"]].lower(node, function, ctx)
         return rescale_blocks(node, ctx, _bounds(function, ctx.graph.type(node.output)))
 
-    def resources(self, kernel: KernelCall) -> Resources:
+    def logic(self, kernel: KernelCall) -> Resources:
         """Those of the implementation's kernel."""
-        if kernel.function == "attnc::rescale":
+        if kernel.network is RESCALE:
             return rescale_resources(kernel)
-        method = next(method for method in METHODS.values() if kernel.function == f"attnc::{method.kernel}")
-        return method.resources(kernel)
+        method = next(method for method in METHODS.values() if kernel.network is method.network)
+        return method.logic(kernel)
 
 
 def _bounds(function: Function, output: TensorType) -> tuple[int, int]:

@@ -22,6 +22,7 @@ from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.ports import IntType, Table
 from attnc.kernels.resources import Resources
+from attnc.kernels.unary_chord import UNARY_CHORD
 from attnc.ops.approximation import Implementation, times
 from attnc.ops.base import product_bits, scalar_scale
 from attnc.ops.functions import Function, find
@@ -114,7 +115,7 @@ class Chord(Method):
     """A table of 512 or 1024 segments."""
 
     name = "chord"
-    kernel = "unary_chord"
+    network = UNARY_CHORD
 
     def implementation(self, function: Function) -> Implementation | None:
         """For functions with straight tails."""
@@ -154,7 +155,7 @@ class Chord(Method):
         scalars = {"step": node.attrs["step"], "left": function.left or 0, "right": function.right}
         return unary_calls(self, node, ctx, {"AccT": node.attrs["acc_bits"]}, rom(function.name), scalars)
 
-    def resources(self, kernel: KernelCall) -> Resources:
+    def logic(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run."""
         table = dict(kernel.template_args)["Rom"]
         entries = len(table.values) if isinstance(table, Table) else 0

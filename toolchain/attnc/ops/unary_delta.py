@@ -24,12 +24,14 @@ from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
+from attnc.kernels.numbers import ACTIVATION_BITS
 from attnc.kernels.ports import IntType, Table
 from attnc.kernels.resources import Resources
+from attnc.kernels.unary_delta import UNARY_DELTA
 from attnc.ops.approximation import Implementation, times
 from attnc.ops.base import product_bits, scalar_scale
 from attnc.ops.functions import Function, find
-from attnc.ops.requantize import ACTIVATION_BITS, shift_clamp_lane, wide_products
+from attnc.ops.requantize import shift_clamp_lane, wide_products
 from attnc.ops.unary_chord import identifier
 from attnc.ops.unary_method import VALUE_BITS, Method, fraction_bits, input_fraction, rom_lane, unary_calls
 
@@ -115,7 +117,7 @@ def ends(function: Function) -> tuple[int, int]:
 class Delta(Method):
     """A table over |x| in segments of 2**-segment_bits."""
 
-    kernel = "unary_delta"
+    network = UNARY_DELTA
 
     def __init__(self, segment_bits: int) -> None:
         self.segment_bits = segment_bits
@@ -168,7 +170,7 @@ class Delta(Method):
         scalars = {"step": step, "below": low, "above": high}
         return unary_calls(self, node, ctx, widths, rom(function.name, self.segment_bits), scalars, {"RELU": relu})
 
-    def resources(self, kernel: KernelCall) -> Resources:
+    def logic(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run."""
         table = dict(kernel.template_args)["Rom"]
         entries = len(table.values) if isinstance(table, Table) else 0

@@ -15,12 +15,14 @@ from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
-from attnc.kernels.ports import IntType, Port, Table
+from attnc.kernels.network import Network
+from attnc.kernels.numbers import ACTIVATION_BITS
+from attnc.kernels.ports import IntType, Table
 from attnc.kernels.resources import Resources
 from attnc.ops.approximation import Implementation
 from attnc.ops.base import scalar_scale
 from attnc.ops.functions import Function
-from attnc.ops.requantize import ACTIVATION_BITS, activation, wide_products
+from attnc.ops.requantize import activation, wide_products
 
 VALUE_BITS = 16
 """Fraction bits of the values in tables and coefficients."""
@@ -32,8 +34,8 @@ class Method(ABC):
     """An implementation of some functions. `name` is the one that a user knows."""
 
     name: ClassVar[str]
-    kernel: ClassVar[str]
-    """Function and header of the kernel."""
+    network: ClassVar[Network]
+    """That of its kernel."""
 
     @abstractmethod
     def implementation(self, function: Function) -> Implementation | None:
@@ -60,7 +62,7 @@ class Method(ABC):
         """The calls of its kernel."""
 
     @abstractmethod
-    def resources(self, kernel: KernelCall) -> Resources:
+    def logic(self, kernel: KernelCall) -> Resources:
         """Estimate of an engine."""
 
     def where(self, node: Node) -> str:
@@ -115,8 +117,7 @@ def unary_calls(
     low, high = ctx.graph.type(y).range
     own = scalars | {"multiplier": int(node.params["multiplier"]), "shift": int(node.params["shift"]), "low": low, "high": high}
     kernel = KernelCall(
-        header=f"attnc/{method.kernel}.hpp",
-        function=f"attnc::{method.kernel}",
+        network=method.network,
         template_args=(
             ("XT", IntType(ACTIVATION_BITS)),
             *((name, IntType(bits)) for name, bits in widths.items()),
@@ -125,13 +126,11 @@ def unary_calls(
             *(sizes or {}).items(),
             ("L", ctx.design.lanes),
         ),
-        ports=(Port("x", "load"), Port("y", "store")),
-        scalars=("rows", "tiles", "channels", *own),
     )
     calls = []
     for row, rows in ctx.row_blocks(x):
-        values, cycles = (rows, tiles, channels, *own.values()), {method.kernel: rows * tiles}
-        calls.append(Call(node.name, kernel, (ctx.walk(x, row, rows), ctx.walk(y, row, rows)), values, cycles))
+        values = (rows, tiles, channels, *own.values())
+        calls.append(Call(node.name, kernel, (ctx.walk(x, row, rows), ctx.walk(y, row, rows)), values))
     return calls
 
 

@@ -24,6 +24,7 @@ from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.resources import Resources
+from attnc.kernels.unary_polynomial import UNARY_POLYNOMIAL
 from attnc.ops.approximation import Implementation, times
 from attnc.ops.base import product_bits, scalar_scale
 from attnc.ops.functions import PARAMETRIC, Function
@@ -136,7 +137,7 @@ class Polynomial(Method):
     """A quadratic."""
 
     name = "polynomial"
-    kernel = "unary_polynomial"
+    network = UNARY_POLYNOMIAL
 
     def implementation(self, function: Function) -> Implementation | None:
         """For functions that are close to a quadratic."""
@@ -190,7 +191,7 @@ class Polynomial(Method):
             scalars |= {f"{sign}{degree}": value for degree, value in zip(("0", "1", "2", "_end"), side.integers(), strict=True)}
         return unary_calls(self, node, ctx, {"AccT": node.attrs["acc_bits"]}, None, scalars)
 
-    def resources(self, kernel: KernelCall) -> Resources:
+    def logic(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run."""
         return times(_lane(kernel.arg("AccT")), kernel.arg("L")) + Resources(lut=350, ff=500)
 

@@ -18,12 +18,14 @@ from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
-from attnc.kernels.ports import IntType, Port
+from attnc.kernels.numbers import ACTIVATION_BITS
+from attnc.kernels.ports import IntType
 from attnc.kernels.resources import Resources
+from attnc.kernels.unary_table import UNARY_TABLE
 from attnc.ops.approximation import Implementation, times
 from attnc.ops.base import scalar_scale
 from attnc.ops.functions import Function
-from attnc.ops.requantize import ACTIVATION_BITS, activation
+from attnc.ops.requantize import activation
 from attnc.ops.unary_method import Method, every
 
 ENTRIES = 256
@@ -34,7 +36,7 @@ class TableOf256(Method):
     """A table of all inputs."""
 
     name = "table"
-    kernel = "unary_table"
+    network = UNARY_TABLE
 
     def implementation(self, function: Function) -> Implementation | None:
         """Exact."""
@@ -74,20 +76,17 @@ class TableOf256(Method):
             return node.params["table"].astype("<i2").tobytes()
 
         kernel = KernelCall(
-            header=f"attnc/{self.kernel}.hpp",
-            function=f"attnc::{self.kernel}",
+            network=self.network,
             template_args=(("XT", IntType(ACTIVATION_BITS)), ("YT", IntType(ACTIVATION_BITS)), ("L", lanes)),
-            ports=(Port("x", "load"), Port("w", "words"), Port("y", "store")),
-            scalars=("rows", "tiles", "channels"),
         )
         words = ctx.packed(node.name, pack, 2 * ENTRIES // lanes)
         calls = []
         for row, rows in ctx.row_blocks(x):
             walks = (ctx.walk(x, row, rows), words, ctx.walk(y, row, rows))
-            calls.append(Call(node.name, kernel, walks, (rows, tiles, channels), {"table": ENTRIES + rows * tiles}))
+            calls.append(Call(node.name, kernel, walks, (rows, tiles, channels)))
         return calls
 
-    def resources(self, kernel: KernelCall) -> Resources:
+    def logic(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run."""
         return times(_lane(), kernel.arg("L")) + Resources(lut=300, ff=400)
 

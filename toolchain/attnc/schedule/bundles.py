@@ -10,17 +10,14 @@ steps so that the sum of the slowest is least. Both orders and steps depend on n
 from __future__ import annotations
 
 import heapq
-import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import accumulate
 
 from attnc.kernels.call import Walk
 from attnc.kernels.kernel import KernelCall
-from attnc.resources import data_path
 from attnc.schedule.overlap import overlap
 
 STEP_CYCLES = 300
@@ -43,18 +40,11 @@ class Task:
     fixed: bool = False
 
 
-@cache
-def has_static_buffers(header: str) -> bool:
-    """Whether a kernel's header, or one that it includes, has static arrays."""
-    text = (data_path("hls_kernels") / "include" / header).read_text()
-    static = re.search(r"^ *static (?!const\b)[^;(]*\[", text, re.MULTILINE)
-    return static is not None or any(map(has_static_buffers, re.findall(r'#include "(attnc/.*?)"', text)))
-
-
 def processes(kernels: Sequence[Sequence[KernelCall]]) -> list[int]:
     """The process of each engine, by their kernels. Static arrays of a C++ function belong to all calls of it, and two processes must not
-    share them, so engines with the same kernel of that sort are one process: they take turns."""
-    held = [{(k.function, k.template_args) for k in mine if has_static_buffers(k.header)} for mine in kernels]
+    share them, so engines that have one of these functions in common, with the same template arguments, are one process: they take
+    turns."""
+    held = [{function for kernel in mine for function in kernel.static_functions} for mine in kernels]
     owners: list[int] = []
     for engine, mine in enumerate(held):
         same = {owners[other] for other in range(engine) if held[other] & mine}

@@ -13,18 +13,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
 
 from attnc.errors import FitError
 from attnc.kernels.call import Walk
-from attnc.kernels.kernel import KernelCall
 from attnc.kernels.resources import Memory, Resources
-from attnc.ops.storage import memory_cost, usual_kind
+from attnc.kernels.storage import fifo, memory_cost, usual_kind
 from attnc.schedule.devices import CLASSES, Board
 from attnc.schedule.engine import Engine, Instruction, Slot, Stream
 from attnc.schedule.placement import Buffer, collect, place, scaled
 from attnc.schedule.program import FETCH_INTS, Program
-from attnc.schedule.sharing import DEPTH
 
 MEMORY_LATENCY = 60
 """Cycles from a read request to its first word (about 200 ns through an HP port at 250 MHz)."""
@@ -83,9 +80,8 @@ class _Part:
     busy: dict[str, int] = field(default_factory=dict)
     shared: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
 
-    def stream(self, stream: Stream, walk: Walk, ports: Sequence[str]) -> None:
-        """A stream that moves `walk` through `ports`, one for each of its pointers."""
-        moved = _moved(stream, walk)
+    def stream(self, stream: Stream, walk: Walk, moved: int, ports: Sequence[str]) -> None:
+        """A stream that moves `walk` in `moved` cycles through `ports`, one for each of its pointers."""
         bursts = math.prod(walk.counts[:3]) * math.ceil(walk.counts[3] * walk.bytes / len(ports) / stream.beat / 64)
         self.busy[f"port {stream.name}"] = max(moved, bursts * math.ceil(MEMORY_LATENCY / REQUESTS_IN_FLIGHT))
         if stream.shared:  # its loader waits for the first word of each run
@@ -102,13 +98,6 @@ class _Part:
             if len(streams) > 1
         }
         return {**self.busy, **ports}
-
-
-def _moved(stream: Stream, walk: Walk) -> int:
-    """Cycles in which a stream moves something, one word or beat each, through each of its pointers."""
-    if stream.kind == "words":
-        return math.ceil(walk.vectors / stream.taken)
-    return walk.vectors * (1 if stream.beat > 1 else walk.bytes)
 
 
 def assign_ports(program: Program, board: Board) -> dict[str, str]:
@@ -136,7 +125,7 @@ def _parts(instruction: Instruction, ports: Mapping[str, str]) -> list[_Part]:
     if instruction.brings is not None:
         before = _slots_parts(instruction.brings, ports, slots[:slot])
         main = instruction.brings.calls[slot]
-        before[-1].busy.update(main.cycles if main is not None else {})
+        before[-1].busy.update(main.bringing().cycles if main is not None else {})
         if not instruction.own:
             return before
         parts[0].busy["next operand"] = sum(max(part.all_busy().values(), default=0) for part in before)
@@ -151,21 +140,19 @@ def _slots_parts(instruction: Instruction, ports: Mapping[str, str], slots: rang
         for stream in streams:
             walk = instruction.walk(stream)
             if walk.vectors:
-                parts[-1].stream(stream, walk, [ports[pointer] for pointer in stream.pointers])
+                parts[-1].stream(stream, walk, instruction.moved(stream), [ports[pointer] for pointer in stream.pointers])
 
     move([s for s in engine.streams if s.slot is None and s.kind == "load" and not instruction.ready])
-    main = instruction.chain.main.key
-    for number, call in instruction.own:
-        if number not in slots:
+    for number in slots:
+        call = instruction.timed(number)
+        if call is None:
             continue
-        # The processes of the main kernel keep their names, whatever is chained with it.
-        prefix = "" if call.kernel.key == main else f"{engine.slots[number].op} "
         mine = [s for s in engine.streams if s.slot == number]
         early = [s for s in mine if s.kind != "words" or not call.held]
         move(early)
-        parts[-1].busy.update({prefix + name: cycles for name, cycles in call.cycles.items()})
+        parts[-1].busy.update(call.cycles)
         if call.held:
-            parts.append(_Part({prefix + name: cycles for name, cycles in call.held.items()}))
+            parts.append(_Part(dict(call.held)))
             move([s for s in mine if s not in early])
     move([s for s in engine.streams if s.slot is None and s.kind == "store" and slots.stop == len(engine.slots)])
     return [part for part in parts if part.busy] or [_Part()]
@@ -201,7 +188,7 @@ def step_costs(
         for stream in instruction.engine.streams:
             if stream.kind != "store":
                 for tag in (f"{ports[pointer]} (all engines)" for pointer in stream.pointers):
-                    shared[tag] = shared.get(tag, 0) + _moved(stream, instruction.walk(stream))
+                    shared[tag] = shared.get(tag, 0) + instruction.moved(stream)
     shared["ddr"] = math.ceil(sum(call.words for call in alone) / words_per_cycle)
     slowest = max(range(len(alone)), key=lambda index: alone[index].cycles)
     longest, bound = alone[slowest], max(shared, key=lambda name: shared[name])
@@ -258,21 +245,6 @@ class Estimate:
         return dict(zip(CLASSES, self.resources.astuple(), strict=True))
 
 
-def header_stem(slot: Slot) -> str:
-    """The kernel's header without folder and suffix: what buffers are named after."""
-    return PurePosixPath(slot.kernel.header).stem
-
-
-def function_name(kernel: KernelCall) -> str:
-    """Its function, without namespace."""
-    return kernel.function.rpartition("::")[2]
-
-
-def fifo(bits: int, depth: int = DEPTH) -> Resources:
-    """A stream of 32 vectors is shift registers, a LUT per bit; a deeper one lies in block memory, between counters."""
-    return Resources(lut=bits, ff=bits) if depth <= DEPTH else Resources(lut=60, ff=60) + memory_cost(Memory("", depth, bits), "bram")
-
-
 def slot_resources(slot: Slot, lanes: int, chained: bool) -> Resources:
     """A kernel with its buffers where they usually lie, and what a chain adds."""
     total = slot.resources
@@ -299,7 +271,7 @@ def engine_total(engine: Engine, cost: Estimate) -> Resources:
 
 
 def _memories(engine: Engine) -> list[tuple[str, Memory]]:
-    return [(header_stem(slot), memory) for slot in engine.slots for memory in slot.resources.memories]
+    return [(slot.kernel.network.stem, memory) for slot in engine.slots for memory in slot.resources.memories]
 
 
 def without_buffers(resources: Resources) -> Resources:
@@ -312,7 +284,7 @@ def program_resources(
 ) -> tuple[Resources, dict[str, Resources], list[Buffer], dict[str, str]]:
     """All engines, memory ports and control; then each engine, the buffers, and where they lie (`fixed` ones as given)."""
     engines = {engine.name: engine_resources(engine, program.design.lanes) for engine in program.engines}
-    buffers = collect((header_stem(slot), slot.resources) for engine in program.engines for slot in engine.slots)
+    buffers = collect((slot.kernel.network.stem, slot.resources) for engine in program.engines for slot in engine.slots)
     logic = sum((without_buffers(r) for r in engines.values()), CONTROL) + scaled(PORT, len(set(program.bundles.values())))
     if program.design.parallel > 1:
         longest = max(engine.instruction_ints for engine in program.engines)

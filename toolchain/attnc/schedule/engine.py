@@ -6,13 +6,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from attnc.kernels.call import NO_WALK, Call, Walk
-from attnc.kernels.kernel import AHEAD, FILL, KernelCall
-from attnc.kernels.ports import IntType, Port
+from attnc.kernels.kernel import KernelCall
+from attnc.kernels.memory import LOAD, LOAD_WORDS, LOAD_WORDS_PAIR, STORE, TAKE_RUN, TAKE_RUN_WORDS
+from attnc.kernels.network import Names, Process
+from attnc.kernels.ports import AHEAD, FILL, IntType, Port
 from attnc.kernels.resources import Resources
+from attnc.kernels.storage import SHALLOW
 from attnc.ops import OPERATORS
 from attnc.schedule.chains import Chain, store_port
-from attnc.schedule.sharing import DEPTH, Run
+from attnc.schedule.sharing import Run
 
+PASSING = 4
+"""Vectors that the FIFO between two processes holds of which the first only passes vectors on."""
 WALK_INTS = 11
 """Of a walk; one of words, or of one run, takes fewer (`Stream.ints`)."""
 SLOT_INTS = 3
@@ -66,8 +71,17 @@ class Stream:
     port: int | None = None
     beat: int = 1
     shared: bool = False
-    depth: int = DEPTH
+    depth: int = SHALLOW
     ahead: bool = False
+
+    @property
+    def mover(self) -> Process:
+        """The process that moves it; a loader that several streams share moves one after the other."""
+        if self.kind == "store":
+            return STORE
+        if self.shared:
+            return TAKE_RUN_WORDS if self.kind == "words" else TAKE_RUN
+        return LOAD if self.kind == "load" else LOAD_WORDS if len(self.pointers) == 1 else LOAD_WORDS_PAIR
 
     @property
     def ints(self) -> int:
@@ -118,7 +132,7 @@ class Engine:
     def operand_slot(self) -> int | None:
         """The slot of its main kernel where that can be brought its operand beforehand."""
         number = next(number for number, slot in enumerate(self.slots) if slot is self.main)
-        return number if set(FILL) <= set(self.kernel.scalars) else None
+        return number if self.kernel.network.holds else None
 
     @property
     def chained(self) -> bool:
@@ -150,7 +164,7 @@ class Engine:
             prefix = f"{POINTERS[group]}_{self.index}" if self.own else POINTERS[group]
             pointers = tuple(f"{prefix}_{number}" for number in range(first, first + count))
             ahead = kind == "words" and slot is not None and slot == self.operand_slot and not shared
-            found.append(Stream(name, kind, type_, pointers, slot, port, beat, shared, depths.get(name, DEPTH), ahead))
+            found.append(Stream(name, kind, type_, pointers, slot, port, beat, shared, depths.get(name, SHALLOW), ahead))
             used[group] += 0 if shared else count
 
         first, last = self.slots[0], self.slots[-1].kernel
@@ -272,9 +286,27 @@ class Instruction:
             runs.append((self.weights_next.walks[stream.port or 0].offset, following.words, following.apart))
         return runs
 
+    def names(self, stream: Stream) -> Names:
+        """What the loops of the process that moves a stream depend on."""
+        numbers = self.walk(stream).numbers
+        if stream.ahead:
+            own, more = ([count for _, count, _ in self.word_runs(stream)] + [0, 0])[:2]
+            numbers |= {"count": own, "more": more}
+        return Names({"W": stream.beat}, numbers, {})
+
+    def moved(self, stream: Stream) -> int:
+        """Cycles in which something of a stream passes, through each of its pointers."""
+        names = self.names(stream)
+        return max(loop.busy(loop.runs(names)) for loop in stream.mover.loops)
+
+    def timed(self, number: int) -> Call | None:
+        """The call of a slot, with all that is known of what is there before and of what comes."""
+        call = self.calls[number]
+        return call if call is None or number != self.engine.operand_slot else replace(call, scalars=tuple(self.scalars(number)))
+
     def run(self, stream: Stream) -> Run:
         """What the stream of an operand does, and when: packed words are for the processes that work once all vectors have arrived."""
-        before, after = (sum(bool(c.held) for n, c in self.own if n < (stream.slot or 0) + more) for more in (0, 1))
+        before, after = (sum(c.kernel.network.swallows for n, c in self.own if n < (stream.slot or 0) + more) for more in (0, 1))
         return Run(self.walk(stream), after if stream.kind == "words" else before, after)
 
     def operand_reads(self) -> list[Walk]:
@@ -311,7 +343,7 @@ class Instruction:
             ints += [int(works), one._vectors[number] if one else 0, int(one is not None and number in one.tapped)]
         return ints
 
-    def _scalars(self, number: int) -> list[int]:
+    def scalars(self, number: int) -> list[int]:
         """Of the kernel in a slot; of the main kernel with the sizes of the operand that comes, and the sides of both."""
         kernel, one = self.engine.slots[number].kernel, self.serves(number)
         call = one.calls[number] if one is not None and number != self.engine.operand_slot else self.calls[number]
@@ -334,5 +366,5 @@ class Instruction:
     def encode(self) -> list[int]:
         """As integers: engine, walks of its streams, control of its slots, scalars of its kernels."""
         walks = [i for stream in self.engine.streams for i in self._walk_ints(stream)]
-        scalars = [integer for number in range(len(self.calls)) for integer in self._scalars(number)]
+        scalars = [integer for number in range(len(self.calls)) for integer in self.scalars(number)]
         return [self.engine.index, *walks, *(self.control() if self.engine.chained else []), *scalars]

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from attnc.errors import ConfigError
 from attnc.ir import Graph
 from attnc.kernels.design import Design
-from attnc.schedule.cost import Estimate, function_name
+from attnc.schedule.cost import Estimate
 from attnc.schedule.design import lane_divisors
 from attnc.schedule.devices import CLASSES, Board, Utilisation, validated
 from attnc.schedule.program import Program
@@ -138,7 +138,7 @@ def schedule_text(program: Program, cost: Estimate, board: Board, objective: str
         + ", ".join(f"{name} {number:.0f}/{board.limits[name]:.0f}" for name, number in cost.used().items() if name in CLASSES),
         "engines:",
         *(
-            f"  {engine.name} ({slot.op}, {function_name(slot.kernel)}): {_arguments(slot.kernel.template_args)}"
+            f"  {engine.name} ({slot.op}, {slot.kernel.function}): {_arguments(slot.kernel.template_args)}"
             for engine in program.engines
             for slot in engine.slots
         ),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from attnc.kernels.resources import Memory, Resources
-from attnc.ops.storage import KINDS, memory_cost, usual_kind
+from attnc.kernels.storage import KINDS, memory_cost, usual_kind
 
 URAM_FILL = 0.5
 """A buffer that fills at least this share of the URAM it would take lies there even where BRAM would do."""

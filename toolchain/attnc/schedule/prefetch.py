@@ -28,16 +28,21 @@ _Way = tuple[int, str, "_Way | None"]
 
 @dataclass(frozen=True)
 class _Run:
-    """An instruction of the engine: its place in the program, cycles that bringing its operand takes, cycles once it is there where it
-    waited (`after`) and where it did not (`ready`). `fixed` says how the operand comes where there is no choice; one that is not `movable`
-    stores what arrives."""
+    """An instruction of the engine; one that is not `movable` stores what arrives."""
 
     place: int
+    """In the program."""
     instruction: Instruction
     front: int
+    """Cycles until its operand and its first weights are there, where it waits for them."""
+    brought: int
+    """Cycles that bringing the operand takes."""
     after: int
+    """Cycles from then on where it waited."""
     ready: int
+    """Cycles where the operand was there before."""
     fixed: str | None
+    """How the operand comes, where there is no choice."""
     movable: bool
 
 
@@ -50,12 +55,13 @@ def _run(place: int, instruction: Instruction) -> _Run:
     assert slot is not None
     main = instruction.calls[slot]
     if main is None:
-        return _Run(place, instruction, 0, 0, 0, NONE, False)
+        return _Run(place, instruction, 0, 0, 0, 0, NONE, False)
     before = [call for call in instruction.calls[:slot] if call is not None]
-    front = max(_cycles(before), max(main.cycles.values(), default=0))
-    after, ready = (max(found.values(), default=0) for found in (main.held, main.ready))
+    arriving = max(main.bringing().cycles.values(), default=0)
+    front, brought = (max(_cycles(before), cycles) for cycles in (max(main.cycles.values(), default=0), arriving))
+    after, ready = max(main.held.values(), default=0), main.waiting().span
     movable = not any(number <= slot for number in instruction.tapped)
-    return _Run(place, instruction, front, after, ready, KEPT if instruction.ready else None, movable)
+    return _Run(place, instruction, front, brought, after, ready, KEPT if instruction.ready else None, movable)
 
 
 def _untouched(steps: Sequence[Sequence[Instruction]], before: _Run, run: _Run) -> bool:
@@ -79,9 +85,9 @@ def _choose(steps: Sequence[Sequence[Instruction]], runs: Sequence[_Run]) -> lis
                 moves.append((run.fixed == KEPT, cycles + run.ready, run.fixed, before))
                 continue
             moves.append((False, cycles + run.front + run.after, WAITS, before))
-            moves.append((True, cycles + START + run.front + run.ready, ALONE, before))
+            moves.append((True, cycles + START + run.brought + run.ready, ALONE, before))
             if free and early and previous is not None:
-                moves.append((True, cycles + max(run.front - previous.ready, 0) + run.ready, BROUGHT, before))
+                moves.append((True, cycles + max(run.brought - previous.ready, 0) + run.ready, BROUGHT, before))
         best = {}
         for free, cycles, way, before in moves:
             if free not in best or cycles < best[free][0]:

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from attnc.ir import Graph, Node
 from attnc.kernels.call import Call
 from attnc.kernels.design import Design
-from attnc.kernels.kernel import SIDES
 from attnc.kernels.lowering import Lowering
+from attnc.kernels.ports import SIDES
 from attnc.ops import operator
 from attnc.schedule.bundles import Task, form_bundles, processes
 from attnc.schedule.chains import Chain, Key, Link, Order, engine_orders, first_load, form_chains, settle, whole_operands_first

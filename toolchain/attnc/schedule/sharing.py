@@ -21,11 +21,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from attnc.kernels.call import Walk
+from attnc.kernels.storage import SHALLOW
 
 FEW = 8
 """What moves at most 1/8 as many words in an instruction as the busiest load stream of its engine in one has few words."""
-DEPTH = 32
-"""Vectors that a FIFO of shift registers holds."""
 DEEPEST = 512
 """Vectors that a FIFO in block memory holds: one of 16 bits on 8 lanes takes the blocks that an interface would, and hardly any logic."""
 
@@ -60,7 +59,7 @@ class Operand:
     @property
     def depth(self) -> int:
         """Of a FIFO that holds what any instruction moves."""
-        return DEPTH * math.ceil(max(run.walk.vectors for run in self.runs.values()) / DEPTH)
+        return SHALLOW * math.ceil(max(run.walk.vectors for run in self.runs.values()) / SHALLOW)
 
     @property
     def stretch(self) -> bool:
@@ -82,11 +81,11 @@ def share(operands: Sequence[Operand]) -> tuple[tuple[str, int], ...]:
     for operand in few:
         if operand.first:
             continue
-        if not operand.ahead and operand.depth > DEPTH and all(earlier.ends_before(operand) for earlier in along):
+        if not operand.ahead and operand.depth > SHALLOW and all(earlier.ends_before(operand) for earlier in along):
             along.append(operand)
         elif operand.depth <= DEEPEST:
             whole.append(operand)
-    found = [(operand.name, DEPTH) for operand in few if operand.first]
+    found = [(operand.name, SHALLOW) for operand in few if operand.first]
     found += [(operand.name, operand.depth) for operand in whole]
-    found += [(operand.name, DEPTH) for operand in along]
+    found += [(operand.name, SHALLOW) for operand in along]
     return tuple(found) if len(found) > 1 else ()

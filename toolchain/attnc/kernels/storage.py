@@ -29,9 +29,21 @@ def memory_cost(memory: Memory, kind: str) -> Resources:
     return Resources(bram36=banks * halves / 2)
 
 
-def storage(depth: int, width: int, banks: int = 1, name: str = "") -> Resources:
-    """A memory of `banks` times `depth` words of `width` bits in its usual kind. With a `name`, that of its variable in the kernel,
-    the planner may place it elsewhere."""
-    memory = Memory(name, depth, width, banks)
+def stored(memory: Memory) -> Resources:
+    """A memory in its usual kind; the planner may place one with a name elsewhere."""
     cost = memory_cost(memory, usual_kind(memory))
-    return replace(cost, memories=(memory,)) if name else cost
+    return replace(cost, memories=(memory,)) if memory.name else cost
+
+
+def storage(depth: int, width: int, banks: int = 1) -> Resources:
+    """A memory of `banks` times `depth` words of `width` bits in its usual kind."""
+    return stored(Memory("", depth, width, banks))
+
+
+SHALLOW = 32
+"""Elements that a FIFO of shift registers holds."""
+
+
+def fifo(bits: int, depth: int = SHALLOW) -> Resources:
+    """A FIFO of up to 32 elements is shift registers, a LUT per bit; a deeper one lies in block memory, between counters."""
+    return Resources(lut=bits, ff=bits) if depth <= SHALLOW else Resources(lut=60, ff=60) + memory_cost(Memory("", depth, bits), "bram")

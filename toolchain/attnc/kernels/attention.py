@@ -1,0 +1,251 @@
+"""The networks of attention.hpp, one for each way in which biases come, and the processes that attention_one_pass.hpp has too."""
+
+from __future__ import annotations
+
+from attnc.kernels.latency import ADD, BRAM, COMPARE, DIVIDE, EXP2, MULTIPLY, READ, REQUANTIZE, SHIFT, TREE, WRITE
+from attnc.kernels.network import Argument, Buffer, Count, Fifo, Loop, Names, Network, Process, Runs, one, up, vector
+from attnc.kernels.numbers import ACTIVATION_BITS, QUOTIENT_BITS, SCORE_BITS
+from attnc.kernels.ports import IntType, Port
+from attnc.kernels.softmax import PROBABILITY, SCALE
+
+SCORE = IntType(SCORE_BITS + 2)
+BIAS_BITS = 16
+CHANNELS = Port("bias", "words")
+"""Where a bias comes as factors of queries and keys, from the memory of the weights."""
+TABLE = Port("bias", "load")
+MADE = READ + BRAM + MULTIPLY + REQUANTIZE + WRITE
+"""A bias from factors."""
+SCORED = BRAM + MULTIPLY + TREE + REQUANTIZE + ADD + WRITE
+DIVIDED = READ + SHIFT + DIVIDE + WRITE
+LISTED = READ + REQUANTIZE + WRITE
+
+
+def operands(bias: Port) -> tuple[Port, ...]:
+    """The ports of either kernel."""
+    return Port("q", "load", IntType(8)), Port("k", "load", IntType(8)), Port("v", "load", IntType(8)), bias, Port("y", "store")
+
+
+def factor_width(n: Names) -> int:
+    """Channels of a word of factors that the kernel keeps."""
+    return min(1 << (n.CHANNELS_MAX - 1).bit_length(), n.L // 2)
+
+
+def factor_words(n: Names) -> int:
+    """Words of factors of a row, at most."""
+    return up(n.CHANNELS_MAX, n.L // 2)
+
+
+def reciprocal(lanes: str, spare: int, fast: str | int) -> Process:
+    """`attention_reciprocal`, which takes sums in vectors of as many queries as `lanes` names."""
+
+    def divides(n: Names) -> bool:
+        return fast == 1 or (isinstance(fast, str) and bool(getattr(n, fast)))
+
+    def trips(n: Names) -> int:
+        """Of a block: a factor per cycle, or those of the queries of a vector in the cycles of one serial division."""
+        width = int(getattr(n, lanes))
+        return n.P if divides(n) else n.P // width * QUOTIENT_BITS + width
+
+    return Process(
+        function="attention_reciprocal",
+        template=("SumT", spare, "P", lanes, fast),
+        reads=("sums",),
+        writes=("scales",),
+        scalars=("heads", "rows", "output_multiplier", "output_shift"),
+        loops=(Loop("RECIPROCAL", DIVIDED, runs=lambda n: ((n.heads * up(n.rows, n.P), trips(n)),)),),
+        first=lambda n: (1 if divides(n) else QUOTIENT_BITS) + DIVIDED,
+        rest=lambda n: trips(n) + DIVIDED,
+    )
+
+
+def _normalise(n: Names) -> Runs:
+    """Head after head, while the outputs of the one before leave."""
+    sums, words = up(n.rows, n.P) * n.P * n.v_tiles, n.rows * n.v_tiles
+    return (1, sums), (n.heads - 1, max(sums, words)), (1, words)
+
+
+def normalise(placed: bool) -> Process:
+    """`attention_normalise`; its buffer is `placed` where the emitted code says where it lies."""
+    return Process(
+        function="attention_normalise",
+        template=("AccT", "YT", "VALUE_TILES_MAX", "ROWS_MAX", "L", "P"),
+        reads=("weighted", "scales"),
+        writes=("y",),
+        scalars=("heads", "rows", "v_tiles", "low", "high"),
+        loops=(Loop("NORMALISE", LISTED, runs=_normalise),),
+        buffers=(Buffer("y_buffer", lambda n: 2 * n.VALUE_TILES_MAX * n.ROWS_MAX, lambda n: ACTIVATION_BITS * n.L, placed=placed),),
+        rest=lambda n: n.v_tiles * n.rows + 2 * LISTED,
+    )
+
+
+WALK: tuple[str, ...] = ("heads", "rows", "keys", "scored", "position", "before", "after")
+"""What tells a process which queries and keys meet."""
+
+
+def _table(n: Names) -> Runs:
+    """The rows of the first head, then those of the next one while biases leave; a bias of one head is loaded once."""
+    if not n.bias_heads:
+        return ()
+    load, emit = up(n.keys, n.L) * n.bias_rows, n.scored * n.groups
+    return ((1, load), (n.heads - 1, max(load, emit)), (1, emit)) if n.bias_heads > 1 else ((1, load), (n.heads, emit))
+
+
+_TABLE = Process(
+    function="attention_bias",
+    template=("BiasT", "KEYS_MAX", "BIAS_ROWS_MAX", "CHANNELS_MAX", "PER_STEP", "BIAS_BUFFERS", "L", "P", "Q", "B", "MASKED"),
+    reads=("bias",),
+    writes=("biases",),
+    scalars=(*WALK, "bias_heads", "bias_rows", "bias_channels"),
+    loops=(Loop("EMIT_BIAS", MADE, runs=_table),),
+    buffers=(
+        Buffer(
+            "bias_buffer",
+            lambda n: n.BIAS_BUFFERS * up(n.KEYS_MAX, n.L) * (1 if n.BIAS_ROWS_MAX == 1 else up(n.BIAS_ROWS_MAX, n.P) * n.groups),
+            lambda n: BIAS_BITS * n.L,
+            banks=lambda n: n.B,
+            placed=True,
+        ),
+    ),
+    first=lambda n: (up(n.keys, n.L) * n.bias_rows if n.bias_heads else 0) + MADE,
+)
+
+
+def _factors(rows: str) -> Count:
+    return lambda n: int(getattr(n, rows)) * up(n.bias_channels, n.L // 2)
+
+
+_FACTORS = Process(
+    function="attention_bias",
+    template=_TABLE.template,
+    reads=("bias",),
+    writes=("biases",),
+    scalars=_TABLE.scalars,
+    loops=(
+        Loop("LOAD_Q_FACTORS", READ + WRITE, runs=lambda n: ((n.biased, _factors("rows")(n)),)),
+        Loop("LOAD_K_FACTORS", READ + WRITE, runs=lambda n: ((n.biased, _factors("keys")(n)),)),
+        Loop("EMIT_BIAS", MADE, runs=lambda n: ((n.biased, n.scored * n.groups * up(n.bias_channels, n.PER_STEP)),)),
+    ),
+    buffers=(
+        Buffer(
+            "q_factors",
+            lambda n: factor_words(n) * up(n.BIAS_ROWS_MAX, n.P) * n.groups,
+            lambda n: BIAS_BITS * factor_width(n),
+            banks=lambda n: n.B,
+        ),
+        Buffer("k_factors", lambda n: factor_words(n) * n.KEYS_MAX, lambda n: BIAS_BITS * factor_width(n)),
+    ),
+    first=lambda n: (_factors("rows")(n) + _factors("keys")(n) if n.bias_heads else 0) + MADE,
+)
+
+
+def _scores(n: Names) -> Runs:
+    """Queries and keys of the first head; then those of the next one while scores are made, keys where it does not share them; then the
+    last scores leave."""
+    q, k, steps = n.rows * n.qk_tiles, n.keys * n.qk_tiles, n.scored * n.qk_tiles
+    return (1, max(q, k)), (n.kv_heads - 1, max(steps, q, k)), (n.heads - n.kv_heads, max(steps, q)), (1, steps), (1, n.groups)
+
+
+def _weighted(n: Names) -> Runs:
+    """Values of the first head; then those of the next one while sums are made; then the last sums leave."""
+    load, steps = n.keys * n.v_tiles, n.heads_per_kv * n.paced * n.v_tiles
+    return (1, load), (n.kv_heads - 1, max(load, steps)), (1, steps), (1, n.P)
+
+
+def _attention(name: str, bias: Port, biases: Process) -> Network:
+    sizes: tuple[Argument, ...] = ("HEAD_TILES_MAX", "KEYS_MAX", "ROWS_MAX")
+    heads = ("kv_heads", "heads_per_kv", "rows", "keys", "scored")
+    place = ("position", "before", "after")
+    return Network(
+        name=name,
+        header="attention.hpp",
+        ports=operands(bias),
+        scalars=(
+            *("heads", "kv_heads", "heads_per_kv", "rows", "keys", "scored", "paced", "qk_tiles", "v_tiles", *place),
+            *("score_multiplier", "score_shift", "cap_multiplier", "cap_shift", "bias_heads", "bias_rows", "bias_shift"),
+            *("bias_channels", "output_multiplier", "output_shift", "low", "high"),
+        ),
+        processes=(
+            biases,
+            Process(
+                function="attention_scores",
+                template=("XT", "BiasT", "ScoreT", "Cap", *sizes, "L", "P", "Q", "B", "MASKED"),
+                reads=("q", "k", "biases"),
+                writes=("scores",),
+                scalars=(
+                    *(*heads, "qk_tiles", *place, "score_multiplier", "score_shift", "cap_multiplier", "cap_shift"),
+                    *("bias_heads", "bias_shift"),
+                ),
+                loops=(Loop("SCORES", SCORED, runs=_scores),),
+                buffers=(
+                    Buffer("k_buffer", lambda n: 2 * n.HEAD_TILES_MAX * n.KEYS_MAX, lambda n: 8 * n.L, placed=True),
+                    Buffer(
+                        "q_buffer",
+                        lambda n: 2 * n.HEAD_TILES_MAX * up(n.ROWS_MAX, n.P),
+                        lambda n: 8 * n.L,
+                        banks=lambda n: n.P,
+                        placed=True,
+                    ),
+                ),
+                first=lambda n: max(n.rows, n.keys) * n.qk_tiles + n.qk_tiles + 2 * SCORED,
+            ),
+            Process(
+                function="attention_maximum",
+                template=("P", "Q", "MASKED"),
+                reads=("scores",),
+                writes=("row", "maxima"),
+                scalars=WALK,
+                loops=(Loop("MAXIMUM", READ + COMPARE + WRITE, runs=one(lambda n: n.heads * n.scored * n.groups)),),
+                # The maximum of the first block follows its last score.
+                first=lambda n: n.block * max(n.qk_tiles, n.groups) + READ + COMPARE + WRITE,
+            ),
+            Process(
+                function="attention_exponential",
+                template=("SumT", "Exp2", "P", "Q", "MASKED"),
+                reads=("row", "maxima"),
+                writes=("probabilities", "sums"),
+                scalars=WALK,
+                loops=(Loop("EXPONENTIAL", READ + EXP2 + ADD + WRITE, runs=one(lambda n: n.heads * n.scored * n.groups)),),
+                first=lambda n: n.groups + READ + EXP2 + ADD + WRITE,
+                rest=lambda n: n.block * n.groups + READ + EXP2 + ADD + WRITE,
+            ),
+            reciprocal("Q", 0, "FAST_DIVIDE"),
+            Process(
+                function="attention_weighted",
+                template=("XT", "AccT", "VALUE_TILES_MAX", "KEYS_MAX", "L", "P", "MASKED"),
+                reads=("v", "probabilities"),
+                writes=("weighted",),
+                scalars=(*heads, "paced", "v_tiles", *place),
+                loops=(Loop("WEIGHTED", BRAM + MULTIPLY + ADD + WRITE, runs=_weighted),),
+                buffers=(
+                    Buffer("v_buffer", lambda n: 2 * n.VALUE_TILES_MAX * n.KEYS_MAX, lambda n: 8 * n.L, placed=True),
+                    Buffer("p_buffer", lambda n: n.KEYS_MAX, lambda n: PROBABILITY.bits * n.P, placed=True),
+                ),
+                first=lambda n: n.block + BRAM + MULTIPLY + ADD + WRITE,
+                rest=lambda n: n.block * (n.v_tiles - 1) + n.P + 2 * (BRAM + MULTIPLY + ADD + WRITE),
+            ),
+            normalise(placed=True),
+        ),
+        fifos=(
+            Fifo("biases", lambda n: vector(IntType(BIAS_BITS), n.B), lambda n: 16),
+            Fifo("scores", lambda n: vector(SCORE, n.Q), lambda n: 4),
+            # A row of scores, and what arrives until its maximum has passed two processes.
+            Fifo("row", lambda n: vector(SCORE, n.Q), lambda n: n.KEYS_MAX * n.groups + 16),
+            Fifo("maxima", lambda n: vector(SCORE, n.Q), lambda n: 2 * n.groups),
+            # `groups` cycles make what a cycle takes in the first tile of a block: all but that share waits, so that it goes on without
+            # a pause.
+            Fifo("probabilities", lambda n: vector(PROBABILITY, n.P), lambda n: n.KEYS_MAX - n.KEYS_MAX * n.Q // n.P + 16),
+            Fifo("sums", lambda n: vector(n.type("SumT"), n.Q), lambda n: 2 * n.groups),
+            Fifo("scales", lambda n: SCALE, lambda n: 2 * n.P),
+            Fifo("weighted", lambda n: vector(n.type("AccT"), n.L), lambda n: 16),
+        ),
+        derived={
+            "groups": lambda n: n.P // n.Q,
+            "B": lambda n: 1 if n.BIAS_ROWS_MAX == 1 else n.Q,  # queries that share a bias have one lane of it
+            "block": lambda n: up(n.scored, up(n.rows, n.P)),
+            "biased": lambda n: n.heads if n.bias_heads else 0,
+        },
+    )
+
+
+ATTENTION = _attention("attention", TABLE, _TABLE)
+ATTENTION_CHANNELS = _attention("attention_channels", CHANNELS, _FACTORS)

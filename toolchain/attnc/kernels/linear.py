@@ -1,0 +1,160 @@
+"""The network of linear.hpp: multipliers, and the process that rescales sums, which lookup_linear.hpp has too."""
+
+from __future__ import annotations
+
+from attnc.kernels.latency import ADD, BRAM, MULTIPLY, READ, REQUANTIZE, TREE, WRITE
+from attnc.kernels.network import Argument, Buffer, Count, Fifo, Loop, Names, Network, Process, Runs, one, up, vector, word
+from attnc.kernels.numbers import ACTIVATION_BITS, RECORD_BYTES
+from attnc.kernels.ports import AHEAD, FILL, SIDES, IntType, Port
+
+SETTLE = 4
+"""Cycles after which what a pipeline wrote to a buffer can be read."""
+
+
+def ternary_bits(tiles: int) -> int:
+    """Bits of the code of `tiles` ternary weights: the least that hold 3**tiles values."""
+    return {1: 2, 2: 4, 3: 5, 4: 7}.get(tiles, 8)
+
+
+def _weights(n: Names) -> int:
+    """Cycles in which the multipliers and weights of a group come, W_WORDS at a time."""
+    scales = n.scales * up(n.tiles, n.W_WORDS)
+    if not n.PACKED or n.bits == 8:
+        return scales + n.PE // n.W_WORDS * n.k_tiles
+    ternary = n.unit_tiles == 3
+    units = up(n.k_tiles, n.unit_tiles)
+    last_bits = ternary_bits(n.k_tiles - 3 * (units - 1)) if ternary else n.bits
+    # A unit of 3 tiles takes the 3 cycles in which it is written out; those of the last one end after its words.
+    whole, last = (max(up(bits, n.W_WORDS), 3 if ternary else 1) for bits in (n.bits, last_bits))
+    return scales + up(n.PE, 8) * ((units - 1) * whole + last) + (2 if ternary else 0)
+
+
+def _computing(n: Names) -> int:
+    """Iterations that compute: group after group, each while its records and the weights of the next one come, or those of the next run."""
+    if not n.groups:
+        return 0
+    every, last = n.records + n.weights + SETTLE, n.records + n.PE // n.W_WORDS * n.next_k_tiles
+    return (n.groups - 1) * max(every, n.steps) + max(last, n.steps)
+
+
+def _groups(n: Names) -> Runs:
+    """One pipeline for all groups. The weights of the first one come beside the operand, where this run waits for either."""
+    first = max(n.weights if n.groups and not n.w_ready else 0, n.fill if n.fill_first else 0)
+    return ((1, (first + SETTLE if first else 0) + _computing(n)),)
+
+
+def _last_sums(n: Names) -> Runs:
+    """The last sums leave, and what is left of an operand that is brought for a later run comes."""
+    left = 0 if n.fill_first else n.fill - _groups(n)[0][1]
+    return ((1, max(left, n.R * n.tiles)),)
+
+
+_RESCALE = READ + ADD + REQUANTIZE + WRITE
+
+ACCUMULATE = Process(
+    function="linear_accumulate",
+    template=(
+        *("XT", "WT", "AccT", "L", "PE", "R", "K_TILES_MAX", "X_TILES_MAX", "X_BYTES", SIDES, "ROWS_MAX", "SCALES_MAX", "PACKED"),
+        "W_WORDS",
+    ),
+    reads=("x", "w"),
+    writes=("records", "sums"),
+    scalars=("rows", "k_tiles", "n_tiles", "bits", "unit_tiles", "group_tiles", "scales", "x_bytes", *FILL, *AHEAD),
+    loops=(
+        Loop(
+            "MULTIPLY",
+            BRAM + MULTIPLY + TREE + ADD + WRITE,
+            runs=lambda n: _groups(n) if n.fill_first else (),
+            late=lambda n: _last_sums(n) if n.fill_first else (*_groups(n), *_last_sums(n)),
+            going_on=lambda n: _computing(n) if n.fill_first else 0,
+        ),
+    ),
+    buffers=(
+        Buffer(
+            "x_buffer",
+            lambda n: n.X_SIDES * n.X_TILES_MAX * up(n.ROWS_MAX, n.R),
+            lambda n: 8 * n.L,
+            banks=lambda n: n.R,
+            placed=True,
+        ),
+        Buffer("w_buffer", lambda n: 2 * n.K_TILES_MAX, lambda n: 8 * n.L, banks=lambda n: n.PE, placed=True),
+        Buffer("s_buffer", lambda n: 2 * n.SCALES_MAX, lambda n: 8, banks=lambda n: n.PE),
+    ),
+    first=lambda n: n.row_slots,
+)
+
+
+def rescaling(template: tuple[Argument, ...], channels: str, most: Count, steps: str | int, bytes_: Count, placed: bool = False) -> Process:
+    """`linear_rescale` for blocks of up to `most` steps of as many channels as `channels` names; of the records `bytes_` bytes come at a
+    time. Its buffer is `placed` where the emitted code says where it lies."""
+
+    def tiles(n: Names) -> int:
+        return int(getattr(n, channels)) // n.L
+
+    def per_block(n: Names) -> int:
+        return steps if isinstance(steps, int) else int(getattr(n, steps))
+
+    def whole(n: Names) -> int:
+        """Iterations in which the outputs of the last block leave, or as many."""
+        return buffered(n) * (n.rows * min(per_block(n), up(n.n_tiles, tiles(n))) * tiles(n) + SETTLE)
+
+    def trips(n: Names) -> int:
+        """Block after block its records and its sums, while the outputs of the one before leave."""
+        records = up(n.n_tiles, tiles(n)) * (int(getattr(n, channels)) * RECORD_BYTES // bytes_(n))
+        return records + n.rows * n.n_tiles + whole(n)
+
+    def buffered(n: Names) -> int:
+        return int(most(n) * tiles(n) > 1)
+
+    return Process(
+        function="linear_rescale",
+        template=template,
+        reads=("records", "sums"),
+        writes=("y",),
+        scalars=("rows", "n_tiles", steps, "low", "high"),
+        loops=(Loop("RESCALE", _RESCALE, late=one(trips)),),
+        buffers=(
+            Buffer(
+                "y_buffer",
+                lambda n: 2 * buffered(n) * most(n) * tiles(n) * n.ROWS_MAX,
+                lambda n: ACTIVATION_BITS * n.L,
+                placed=placed,
+            ),
+            Buffer("bytes", lambda n: int(most(n) > 1) * most(n), lambda n: 8 * RECORD_BYTES * getattr(n, channels), static=False),
+        ),
+        rest=lambda n: _RESCALE + whole(n),
+    )
+
+
+LINEAR = Network(
+    name="linear",
+    header="linear.hpp",
+    ports=(Port("x", "load", IntType(8), raw=True), Port("w", "words"), Port("y", "store")),
+    scalars=("rows", "k_tiles", "n_tiles", "low", "high", "bits", "unit_tiles", "group_tiles", "scales", "x_bytes", *FILL, *AHEAD),
+    processes=(
+        ACCUMULATE,
+        rescaling(
+            template=("AccT", "YT", "L", "PE", "L", "ROWS_MAX", 1, lambda n: str(n.W_WORDS * n.L)),
+            channels="PE",
+            most=lambda n: 1,
+            steps=1,
+            bytes_=lambda n: n.W_WORDS * n.L,
+            placed=True,
+        ),
+    ),
+    fifos=(
+        # The records of a group are written while those of the one before may still be there.
+        Fifo("records", lambda n: word(n.W_WORDS * n.L), lambda n: 2 * n.PE * RECORD_BYTES // n.L // n.W_WORDS),
+        Fifo("sums", lambda n: vector(n.type("AccT"), n.L), lambda n: 32),
+    ),
+    derived={
+        "tiles": lambda n: n.PE // n.L,
+        "groups": lambda n: up(n.n_tiles * n.L, n.PE),
+        "records": lambda n: n.PE * RECORD_BYTES // n.L // n.W_WORDS,
+        "weights": _weights,
+        "row_slots": lambda n: max(n.k_tiles * n.x_bytes, n.R * n.tiles),
+        "steps": lambda n: up(n.rows, n.R) * n.row_slots,
+        "fill": lambda n: n.fill_rows * n.fill_tiles * n.fill_bytes,
+    },
+    beats={"w": "W_WORDS"},
+)

@@ -1,0 +1,50 @@
+"""The processes of memory.hpp, between memory and the streams of an engine, and of chain.hpp, between its kernels.
+
+Their numbers are those of a walk (`Walk.numbers`), W, the words of a beat of the memory, and `more` words that follow those of a walk.
+"""
+
+from __future__ import annotations
+
+from attnc.kernels.latency import ADD, COMPARE, MEMORY, READ, WRITE
+from attnc.kernels.network import Loop, Names, Process, one, up
+
+REQUESTS = 16
+"""Bursts that are asked for before the first one has come."""
+
+
+def _beats(n: Names) -> int:
+    """Vectors of 16 bits take two words, and so two cycles where a beat is one."""
+    return n.vectors * (2 if n.W == 1 and n.bytes == 2 else 1)
+
+
+def _run_beats(n: Names) -> int:
+    return n.count * (2 if n.W == 1 and n.bytes == 2 else 1)
+
+
+def _mover(function: str, *loops: Loop) -> Process:
+    return Process(function, (), (), (), (), loops)
+
+
+LOAD = _mover(
+    "load",
+    Loop("ASK_RUNS", ADD + COMPARE, runs=one(lambda n: min(n.runs, REQUESTS))),
+    Loop("LOAD", MEMORY + ADD + WRITE, runs=one(_beats)),
+)
+TAKE_RUN = _mover("take_run", Loop("TAKE_RUN", MEMORY + ADD + WRITE, runs=one(_run_beats)))
+TAKE_RUN_WORDS = _mover("take_run_words", Loop("TAKE_RUN_WORDS", MEMORY + WRITE, runs=one(lambda n: n.count)))
+LOAD_WORDS = _mover("load_words", Loop("LOAD_WORDS", MEMORY + WRITE, runs=one(lambda n: up(n.count, n.W) + up(n.more, n.W))))
+LOAD_WORDS_PAIR = _mover(
+    "load_words_pair",
+    Loop("LOAD_WORDS_PAIR", MEMORY + WRITE, runs=one(lambda n: up(n.count, 2 * n.W) + up(n.more, 2 * n.W))),
+)
+STORE = _mover(
+    "store",
+    Loop("STORE", READ + ADD + MEMORY, runs=one(_beats)),
+    Loop("STORE_ANSWERS", MEMORY, runs=one(lambda n: min(n.runs, REQUESTS))),
+)
+FORWARD = _mover("forward", Loop("FORWARD", READ + WRITE, runs=one(lambda n: n.vectors)))
+TEE = _mover("tee", Loop("TEE", READ + WRITE, runs=one(lambda n: n.vectors)))
+FETCH = _mover("attnc_top", Loop("FETCH", MEMORY + WRITE, runs=one(lambda n: n.count)))
+"""Brings the integers of an instruction; it stands in the function of the accelerator."""
+
+MOVERS = (LOAD, TAKE_RUN, TAKE_RUN_WORDS, LOAD_WORDS, LOAD_WORDS_PAIR, STORE, FORWARD, TEE, FETCH)

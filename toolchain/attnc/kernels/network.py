@@ -1,0 +1,270 @@
+"""What a kernel is made of, stated once: processes, their loops, the FIFOs between them, their memories.
+
+A kernel is a dataflow region: its processes run at the same time, each a C++ function of the kernel's header, and hand values on through
+FIFOs. The region that is emitted, cycles, memories and the bounds of simulation all come from what a `Network` says, and nothing says it
+again. Sizes are functions of names: of the template arguments of an instance, and of the scalars of a call.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from attnc.kernels.ports import FILL, IntType, Port, Table
+from attnc.kernels.resources import Memory
+
+ENTER = LEAVE = 1
+"""Cycles that a loop takes beside its iterations: to start, and to go on behind it."""
+
+
+class Names:
+    """Numbers by name: template arguments (of a type its bits), scalars, and what the network derives from them."""
+
+    def __init__(self, args: Mapping[str, IntType | int | Table], scalars: Mapping[str, int], derived: Mapping[str, Count]) -> None:
+        numbers = {
+            name: value.bits if isinstance(value, IntType) else value for name, value in args.items() if not isinstance(value, Table)
+        }
+        self.__dict__.update(numbers)
+        self.__dict__.update(scalars)
+        self.args, self.derived = args, derived
+
+    def __getattr__(self, name: str) -> int:
+        """Only for what is not known yet: what is derived is found when it is asked for."""
+        derived = self.__dict__.get("derived", {})
+        if name not in derived:
+            raise AttributeError(f"a network has no number {name!r}")
+        number = int(derived[name](self))
+        self.__dict__[name] = number
+        return number
+
+    def type(self, name: str) -> IntType:
+        """The type given for a template argument."""
+        value = self.args[name]
+        assert isinstance(value, IntType)
+        return value
+
+
+Count = Callable[[Names], int]
+Runs = tuple[tuple[int, int], ...]
+"""Times that a loop is entered, with so many iterations each."""
+
+
+def up(number: int, unit: int) -> int:
+    """How many units hold a number."""
+    return -(-number // unit)
+
+
+def one(trips: Count) -> Callable[[Names], Runs]:
+    """A loop that is entered once."""
+    return lambda n: ((1, trips(n)),)
+
+
+def none(n: Names) -> Runs:
+    """A loop that does not run."""
+    return ()
+
+
+@dataclass(frozen=True, eq=False)
+class Loop:
+    """A pipelined loop. At its end it drains: what follows it begins when its last iteration has ended."""
+
+    label: str
+    depth: int
+    """Cycles from the start of an iteration to its last result; `latency.py` has the parts."""
+    runs: Callable[[Names], Runs] = none
+    """Those that take in operands, or for which none has to be there as a whole."""
+    late: Callable[[Names], Runs] = none
+    """Those for which all vectors of an operand must have come."""
+    going_on: Count = lambda n: 0
+    """Iterations of `runs` that are late too: where one pipeline takes the operand in and then goes on."""
+    ii: int = 1
+    """Cycles between the starts of two iterations."""
+    function: str = ""
+    """The C++ function where it stands, if not the process's own."""
+
+    def busy(self, runs: Runs) -> int:
+        """Cycles in which an iteration begins, or the next one could not yet."""
+        return sum(times * trips * self.ii for times, trips in runs)
+
+    def cycles(self, runs: Runs) -> int:
+        """What its runs take, with filling and draining."""
+        return sum(times * ((trips - 1) * self.ii + self.depth + ENTER + LEAVE if trips else ENTER + LEAVE) for times, trips in runs)
+
+
+@dataclass(frozen=True, eq=False)
+class Buffer:
+    """An array of a process: `banks` times `depth` words of `width` bits, of which each bank is read at `reads` and written at `writes`
+    addresses per cycle. It is `static` where its function declares it so: then it belongs to all calls of that function with these template
+    arguments, and no two processes of the accelerator may run them at the same time. Of a `placed` one the emitted code says where it
+    lies, through the macro ATTNC_<HEADER>_<NAME>."""
+
+    name: str
+    depth: Count
+    width: Count
+    banks: Count = lambda n: 1
+    reads: int = 1
+    writes: int = 1
+    static: bool = True
+    placed: bool = False
+
+    def memory(self, names: Names) -> Memory:
+        """Of an instance."""
+        return Memory(self.name if self.placed else "", self.depth(names), self.width(names), self.banks(names))
+
+
+@dataclass(frozen=True)
+class Element:
+    """What a FIFO holds: its C++ type, and how many bits that has."""
+
+    cpp: str
+    bits: int
+
+
+def vector(type_: IntType, count: int) -> Element:
+    """A vector of `count` elements."""
+    return Element(f"attnc::Vec<{type_.cpp()}, {count}>", type_.bits * count)
+
+
+def word(count: int) -> Element:
+    """A word of `count` bytes."""
+    return Element(f"attnc::Word<{count}>", 8 * count)
+
+
+def scalar(type_: IntType) -> Element:
+    """A number."""
+    return Element(type_.cpp(), type_.bits)
+
+
+@dataclass(frozen=True, eq=False)
+class Fifo:
+    """A stream from one process to another, which holds `depth` elements."""
+
+    name: str
+    element: Callable[[Names], Element]
+    depth: Count
+
+
+Argument = str | int | Callable[[Names], str]
+"""Of a template: a template argument of the kernel or a derived number by name, a number, or C++ text."""
+
+
+@dataclass(frozen=True, eq=False)
+class Process:
+    """A C++ function of the kernel's header that runs beside the others. `reads` and `writes` name ports of the kernel and FIFOs, `scalars`
+    those of the kernel (or numbers), all in the order of its parameters.
+
+    `first` are the cycles from its start to its first result where it waits for nothing, `rest` those that it still takes when its last
+    operand has come: by them a process starts behind those that feed it, and ends before those that it feeds."""
+
+    function: str
+    template: tuple[Argument, ...]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    scalars: tuple[str | int, ...]
+    loops: tuple[Loop, ...]
+    buffers: tuple[Buffer, ...] = ()
+    first: Count | None = None
+    rest: Count | None = None
+
+    def spelled(self, names: Names) -> str:
+        """The function with its template arguments, in C++."""
+
+        def text(argument: Argument) -> str:
+            if callable(argument):
+                return argument(names)
+            if isinstance(argument, int):
+                return str(argument)
+            given = names.args.get(argument)
+            if isinstance(given, IntType):
+                return given.cpp()
+            return f"tables::{given.name}" if isinstance(given, Table) else str(getattr(names, argument))
+
+        return f"attnc::{self.function}<{', '.join(map(text, self.template))}>"
+
+    def cycles(self, names: Names, late: bool) -> int:
+        """What its loops take before or after all operands have come."""
+        after = sum(loop.going_on(names) * loop.ii for loop in self.loops)
+        if late:
+            return sum(loop.cycles(loop.late(names)) for loop in self.loops) + after
+        return sum(loop.cycles(loop.runs(names)) for loop in self.loops) - after
+
+    def to_first(self, names: Names) -> int:
+        """Cycles from its start to its first result."""
+        return self.loops[0].depth if self.first is None else self.first(names)
+
+    def from_last(self, names: Names) -> int:
+        """Cycles from its last operand to its end."""
+        return self.loops[-1].depth if self.rest is None else self.rest(names)
+
+    @cached_property
+    def static(self) -> bool:
+        """Whether it has arrays that all its calls share."""
+        return any(buffer.static for buffer in self.buffers)
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A kernel: the C++ functions of `header` that run beside each other, in an order in which each follows those that feed it. `ports` and
+    `scalars` are those of the region, `derived` numbers that follow from template arguments and scalars."""
+
+    name: str
+    header: str
+    ports: tuple[Port, ...]
+    scalars: tuple[str, ...]
+    processes: tuple[Process, ...]
+    fifos: tuple[Fifo, ...] = ()
+    derived: Mapping[str, Count] = field(default_factory=dict)
+    beats: Mapping[str, str] = field(default_factory=dict)
+    """Of ports that bring several words at a time: the template argument that says how many."""
+
+    @property
+    def stem(self) -> str:
+        """The header without its suffix: what its buffers are named after."""
+        return self.header.removesuffix(".hpp")
+
+    def names(self, args: Mapping[str, IntType | int | Table], scalars: tuple[int, ...] = ()) -> Names:
+        """Of an instance, and of a call where its scalars are given."""
+        return Names(args, dict(zip(self.scalars, scalars, strict=bool(scalars))), self.derived)
+
+    @property
+    def holds(self) -> bool:
+        """Whether it can be brought its operand beforehand."""
+        return set(FILL) <= set(self.scalars)
+
+    @cached_property
+    def swallows(self) -> bool:
+        """Whether it takes all vectors of an operand before it gives any."""
+        return any(loop.late is not none for process in self.processes for loop in process.loops)
+
+    @cached_property
+    def feeds(self) -> tuple[tuple[int, int], ...]:
+        """(from, to) for every FIFO, as places in `processes`."""
+        writer = {name: number for number, process in enumerate(self.processes) for name in process.writes}
+        inner = {fifo.name for fifo in self.fifos}
+        return tuple((writer[name], number) for number, process in enumerate(self.processes) for name in process.reads if name in inner)
+
+    def busy(self, names: Names, late: bool = False) -> dict[str, int]:
+        """Cycles by process, as each would make a call last, were no other slower: what comes before its first operand, its own, and what
+        follows its last result. Those before all operands have come, or those after (`late`); of the latter only where there are any."""
+        own = [process.cycles(names, late) for process in self.processes]
+        before, after = [0] * len(own), [0] * len(own)
+        feeds = [(source, target) for source, target in self.feeds if own[source] and own[target]]
+        for source, target in feeds:
+            before[target] = max(before[target], before[source] + self.processes[source].to_first(names))
+        for source, target in reversed(feeds):
+            after[source] = max(after[source], self.processes[target].from_last(names) + after[target])
+        return {
+            process.function: before[number] + own[number] + after[number] for number, process in enumerate(self.processes) if own[number]
+        }
+
+    def memories(self, names: Names) -> tuple[Memory, ...]:
+        """Of an instance."""
+        found = (buffer.memory(names) for process in self.processes for buffer in process.buffers)
+        return tuple(memory for memory in found if math.prod((memory.depth, memory.width, memory.banks)))
+
+
+def alone(function: str, template: tuple[Argument, ...], *loops: Loop, buffers: tuple[Buffer, ...] = ()) -> tuple[Process, ...]:
+    """The only process of a kernel: it has all ports and scalars of it, in their order, and no region is needed around it."""
+    return (Process(function, template, (), (), (), loops, buffers),)

@@ -1,0 +1,24 @@
+"""The network of rotary.hpp."""
+
+from __future__ import annotations
+
+from attnc.kernels.latency import ADD, BRAM, MULTIPLY, READ, REQUANTIZE, WRITE
+from attnc.kernels.network import Buffer, Loop, Network, alone, one
+from attnc.kernels.ports import Port
+
+ROTARY = Network(
+    name="rotary",
+    header="rotary.hpp",
+    ports=(Port("x", "load"), Port("other", "load"), Port("w", "words"), Port("y", "store")),
+    scalars=(
+        *("rows", "heads", "head_tiles", "turned_tiles", "half_tiles", "rotary_dims", "one", "multiplier", "shift"),
+        *("low", "high"),
+    ),
+    processes=alone(
+        "rotary",
+        ("XT", "YT", "TILES_MAX", "ROWS_MAX", "L"),
+        Loop("READ_TABLE", READ + WRITE, runs=one(lambda n: 2 * n.rows * n.turned_tiles)),
+        Loop("ROTATE", READ + BRAM + MULTIPLY + ADD + REQUANTIZE + WRITE, runs=one(lambda n: n.rows * n.heads * n.head_tiles)),
+        buffers=(Buffer("table", lambda n: n.TILES_MAX * n.ROWS_MAX, lambda n: 16 * n.L, reads=2),),
+    ),
+)
