@@ -34,7 +34,7 @@ LAYERS = (
     {"approx", "console", "outputs", "process", "cost_tables", "original", "report", "report_tables", "tables"},
     {"pipeline"},
     {"compiler", "estimation", "evaluation"},
-    {"precision"},
+    {"search"},
     {"cli_approx", "cli_compile", "cli_export", "cli_run", "cost_commands"},
     {"cli"},
     {"__main__"},

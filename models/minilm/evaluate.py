@@ -29,8 +29,8 @@ from attnc.config import CompileOptions
 from attnc.golden import run_golden
 from attnc.pipeline.quantize import device_integers
 from attnc.pipeline.state import State
-from attnc.precision.compile import Search
 from attnc.quant.samples import Edge, check_samples, one_sample
+from attnc.search.compile import Search
 from attnc_host.progress import Progress
 from sentences import LENGTH, select, tokenise
 

@@ -22,7 +22,7 @@ import attnc_host
 from attnc.cli import main
 from attnc.codegen.folder import foreign, staged
 from attnc.errors import BuildError
-from attnc.precision.state import Store
+from attnc.search.state import Store
 from small_build import random_inputs
 
 K = 16

@@ -167,7 +167,7 @@ def compile_command(
         seed=seed,
     )
     with Progress(delay=0, quiet=quiet) as progress:
-        from attnc.precision.compile import compile_model
+        from attnc.search.compile import compile_model
 
         folder = compile_model(model, options, progress, (lambda text: None) if quiet else note, note)
     from attnc.report import load_report

@@ -139,8 +139,8 @@ def write(state: State, progress: Progress, moved: Note) -> Path:
         )  # fmt: skip
         if model.quantized is not None:
             facts["import"] = import_report(model.quantized, model.graph)
-        if state.precision is not None:
-            facts["precision"] = state.precision
+        if state.search is not None:
+            facts["search"] = state.search
         if state.options.config is not None:
             shutil.copyfile(state.options.config, folder / CONFIG)
             facts["files"]["config"] = CONFIG

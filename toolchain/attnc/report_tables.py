@@ -19,7 +19,7 @@ def render(facts: dict[str, Any]) -> RenderableType:
     """The report as tables."""
     cost = facts["estimate"]
     title = f"{escape(facts['model']['file'])} on {facts['target']['name']}"
-    search = [_curve(facts["precision"])] if "precision" in facts else []
+    search = [_curve(facts["search"])] if "search" in facts else []
     tables = resources(cost), operators(cost), lost(cost), *_widths(facts), _layers(facts)
     return Group(_summary(facts, title), *search, *_linear_layers(facts), *tables)
 
@@ -63,13 +63,13 @@ def _summary(facts: dict[str, Any], title: str) -> Table:
     table.add_row("calibration", escape(f"{calibration['samples']} samples, {calibration['source']}, {calibration['method']}; {measured}"))
     for warning in calibration["warnings"]:
         table.add_row("WARNING", escape(warning))
-    precision = facts.get("precision")
-    if precision:
-        pool = f", rows {precision['pool']}" if precision["pool"] else ""
-        margin = f" (less {precision['margin']:.3g} for chance)" if precision["margin"] else ""
-        table.add_row("weights", f"{precision['bits_per_weight']:.3f} bits each, {precision['weight_bytes']:,} bytes, scales included")
-        measured = f"{precision['metric']} {precision['value']:.5g}{margin} on {precision['samples']} samples held out{pool}"
-        table.add_row("budget", escape(f"{precision['budget']}: {measured}"))
+    searched = facts.get("search")
+    if searched:
+        pool = f", rows {searched['pool']}" if searched["pool"] else ""
+        margin = f" (less {searched['margin']:.3g} for chance)" if searched["margin"] else ""
+        table.add_row("weights", f"{searched['bits_per_weight']:.3f} bits each, {searched['weight_bytes']:,} bytes, scales included")
+        measured = f"{searched['metric']} {searched['value']:.5g}{margin} on {searched['samples']} samples held out{pool}"
+        table.add_row("budget", escape(f"{searched['budget']}: {measured}"))
     imported = facts.get("import")
     if imported:
         counts = f"{len(imported['weights'])} weights and {imported['activation_types']} types of activations as imported"
@@ -77,7 +77,7 @@ def _summary(facts: dict[str, Any], title: str) -> Table:
     widths = facts.get("activation_bits")
     if widths:
         measured = "SQNR, held out" if calibration["held_out"] else "SQNR, calibration"
-        table.add_row(measured, _reached(widths, precision, facts["float_check"]))
+        table.add_row(measured, _reached(widths, searched, facts["float_check"]))
         table.add_row("inputs", _widened(widths))
     biases = [layer["bias"] for layer in facts["layers"] if layer.get("bias")]
     if biases:
@@ -113,7 +113,7 @@ def causes(widths: dict[str, Any]) -> str:
     return ", ".join(f"{why} {percent:.0f} %" for why, percent in total.most_common(3))
 
 
-def _reached(widths: dict[str, Any], precision: dict[str, Any] | None, check: dict[str, Any]) -> str:
+def _reached(widths: dict[str, Any], searched: dict[str, Any] | None, check: dict[str, Any]) -> str:
     """The SQNR of the output that is farthest from the model; where a budget asked for other than the target, that is no miss."""
     if not widths["sqnr_db"]:
         return "no output in floating point to measure"
@@ -123,9 +123,9 @@ def _reached(widths: dict[str, Any], precision: dict[str, Any] | None, check: di
     text = f"{reached[name]:.1f} dB against {check['against']} (worst output), {least:.1f} dB less what chance may hide"
     if check["undefined_samples"]:
         text += f"; {check['undefined_samples']} samples left out, on which the model itself gives NaN"
-    if widths["missed"] and not precision:
+    if widths["missed"] and not searched:
         return f"{text}; MISSES the target of {target:g} dB: {causes(widths)}"
-    doubtful = widths["missed"] is False and least < target and not precision
+    doubtful = widths["missed"] is False and least < target and not searched
     return text + (f"; other samples may miss the target of {target:g} dB" if doubtful else "")
 
 

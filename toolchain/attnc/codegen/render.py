@@ -188,7 +188,7 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
         "shallow": SHALLOW,
         "passing": PASSING,
         "engines": engines,
-        "processes": [[engines[e.index] for e in held] for held in program.processes] if program.design.parallel > 1 else [],
+        "tracks": [[engines[e.index] for e in held] for held in program.tracks] if program.design.parallel > 1 else [],
         "walks": {stream["walk"] for engine in engines for stream in engine["streams"]},
         "headers": sorted({f"attnc/{slot.kernel.network.header}" for engine in program.engines for slot in engine.slots}),
         "chained": any(engine.chained for engine in program.engines),

@@ -58,7 +58,7 @@ class State:
     """The float graph before types were planned."""
     searched: dict[str, LayerSettings] | None = None
     """Filled with the layers whose formats are for a search to choose (they start at the finest); None: there is no search."""
-    precision: dict[str, Any] | None = None
+    search: dict[str, Any] | None = None
     """What the search found, for the report."""
     schedule: Schedule | None = None
     design: Design | None = None

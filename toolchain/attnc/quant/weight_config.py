@@ -124,7 +124,7 @@ class LayerSettings:
     def format(self) -> WeightFormat:
         """The format of its weights; `auto` has none until the search has chosen one."""
         if self.weights == "auto":
-            raise ConfigError("weights: auto is for the search over precisions; needed a format such as int8 or ternary")
+            raise ConfigError("weights: auto is for the search over formats; needed a format such as int8 or ternary")
         return WeightFormat.parse(self.weights, self.group_size)
 
 

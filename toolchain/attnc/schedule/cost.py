@@ -47,8 +47,8 @@ SLOT_LATENCY = 12
 """Cycles that a vector takes through a kernel that passes it on, on average."""
 PASSING = Resources(lut=60, ff=80)
 """What lets a slot be passed by, or stored on the way: a counter and a multiplexer's control; the multiplexer is a LUT per 2 bits."""
-PROCESS = Resources(lut=60, ff=100)
-"""Starting a process that runs beside others, or not; its instruction is kept in registers of its own."""
+TRACK = Resources(lut=60, ff=100)
+"""Starting the engine of a track beside others, or not; its instruction is kept in registers of its own."""
 
 
 @dataclass(frozen=True)
@@ -288,7 +288,7 @@ def program_resources(
     logic = sum((without_buffers(r) for r in engines.values()), CONTROL) + scaled(PORT, len(set(program.bundles.values())))
     if program.design.parallel > 1:
         longest = max(engine.instruction_ints for engine in program.engines)
-        logic = logic + scaled(PROCESS, len(program.processes)) + Resources(ff=32 * (program.instruction_ints - longest))
+        logic = logic + scaled(TRACK, len(program.tracks)) + Resources(ff=32 * (program.instruction_ints - longest))
     total, places = place(logic, buffers, board.limits, fixed)
     return total, engines, buffers, places
 

@@ -17,12 +17,12 @@ from attnc.kernels.design import Design
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.ports import SIDES
 from attnc.ops import operator
-from attnc.schedule.bundles import Task, form_bundles, processes
 from attnc.schedule.chains import Chain, Key, Link, Order, engine_orders, first_load, form_chains, settle, whole_operands_first
 from attnc.schedule.engine import POINTERS, Engine, Instruction, Slot
 from attnc.schedule.memory import MemoryMap, WeightMemory, aligned, apart, plan_memory, weight_walks
 from attnc.schedule.prefetch import prefetch, weights_ahead
 from attnc.schedule.sharing import Operand, share
+from attnc.schedule.steps import Task, form_steps, tracks
 from attnc.schedule.traffic import check_traffic
 
 FETCH_INTS = 4
@@ -45,9 +45,9 @@ class Program:
         return tuple(instruction for step in self.steps for instruction in step)
 
     @property
-    def processes(self) -> list[tuple[Engine, ...]]:
-        """Engines by the process that holds them, where engines run at the same time."""
-        owners = _processes(self.engines)
+    def tracks(self) -> list[tuple[Engine, ...]]:
+        """Engines that take turns, where others run at the same time."""
+        owners = _tracks(self.engines)
         return [tuple(e for e, owner in zip(self.engines, owners, strict=True) if owner == number) for number in sorted(set(owners))]
 
     @property
@@ -147,17 +147,17 @@ def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes],
 def _order(design: Design, engines: Sequence[Engine], instructions: Sequence[Instruction], starts: Sequence[int]) -> list[tuple[int, ...]]:
     """Indices of the instructions of each step: those that run at the same time where the design says so, else one after the other."""
     if design.parallel > 1:
-        return form_bundles(_tasks(engines, instructions), starts)
+        return form_steps(_tasks(engines, instructions), starts)
     return [(index,) for index in range(len(instructions))]
 
 
-def _processes(engines: Sequence[Engine]) -> list[int]:
-    return processes([[slot.kernel for slot in engine.slots] for engine in engines])
+def _tracks(engines: Sequence[Engine]) -> list[int]:
+    return tracks([[slot.kernel for slot in engine.slots] for engine in engines])
 
 
 def _tasks(engines: Sequence[Engine], instructions: Sequence[Instruction]) -> list[Task]:
     """What the schedule must know of each. Where a product finds its operand in the engine, neither it nor the one that left it moves."""
-    owners = _processes(engines)
+    owners = _tracks(engines)
     tasks: list[Task] = []
     last: dict[Key, int] = {}
     for number, one in enumerate(instructions):

@@ -13,12 +13,12 @@ from attnc.ops.linear_weights import weight_format, weight_shape
 from attnc.passes.weights import weighted
 from attnc.pipeline.quantize import chunk_size, device_integers
 from attnc.pipeline.state import State
-from attnc.precision.budget import Outputs
-from attnc.precision.state import Store, fingerprint
 from attnc.quant.candidates import candidates
 from attnc.quant.samples import Edge, chunks, count_samples, one_sample
 from attnc.quant.weight_config import LayerSettings
 from attnc.quant.weights import QUANTIZERS
+from attnc.search.budget import Outputs
+from attnc.search.state import Store, fingerprint
 
 Assignment = Mapping[str, LayerSettings]
 """Settings by name of layer."""

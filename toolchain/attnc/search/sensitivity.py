@@ -17,11 +17,11 @@ from attnc.arrays import Array
 from attnc.blas import one_thread
 from attnc.passes.weights import met, quantized
 from attnc.pipeline.quantize import input_grams
-from attnc.precision.budget import Yardstick
-from attnc.precision.layers import Assignment, Layers, Samples, assignment_key
-from attnc.precision.state import Store
 from attnc.quant.weight_config import LayerSettings
 from attnc.quant.weights import output_error
+from attnc.search.budget import Yardstick
+from attnc.search.layers import Assignment, Layers, Samples, assignment_key
+from attnc.search.state import Store
 from attnc_host.progress import Progress
 
 GRAM_BYTES = 1 << 30

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from attnc.errors import ConfigError
-from attnc.precision.budget import Score
-from attnc.precision.state import Store, fingerprint
 from attnc.quant.weight_config import LayerSettings
 from attnc.quant.weights import quantize
+from attnc.search.budget import Score
+from attnc.search.state import Store, fingerprint
 from attnc.weights import WeightFormat
 
 INT4 = LayerSettings("int4", 32, "mse", "static", "auto")

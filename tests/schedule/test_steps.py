@@ -26,14 +26,14 @@ from attnc.kernels.network import Network
 from attnc.kernels.ports import IntType
 from attnc.kernels.rotary import ROTARY
 from attnc.ops import operator
-from attnc.schedule import bundles
-from attnc.schedule.bundles import Task, dependences, form_bundles, processes
+from attnc.schedule import steps as steps_module
 from attnc.schedule.chains import whole_operands_first
 from attnc.schedule.cost import call_cost, estimate
 from attnc.schedule.devices import BOARDS
 from attnc.schedule.memory import WeightMemory, apart
 from attnc.schedule.program import Program, build_program
 from attnc.schedule.stages import by_operator, losses, stages, summary
+from attnc.schedule.steps import Task, dependences, form_steps, tracks
 from harness import assert_exact, random_feeds
 from schedule.graphs import transformer_graph
 from schedule.random_graphs import random_graph
@@ -46,7 +46,7 @@ SIZE = 12
 
 
 def random_tasks(seed: int, count: int = 40) -> tuple[list[Task], list[int]]:
-    """Tasks on three processes that read and write pieces of values at random, some of which do not move."""
+    """Tasks on three tracks that read and write pieces of values at random, some of which do not move."""
     rng = np.random.default_rng(seed)
     starts = list(range(0, 10 * SIZE, SIZE))
 
@@ -75,21 +75,21 @@ def run(tasks: list[Task], steps: list[tuple[int, ...]]) -> list[list[int | None
 @pytest.mark.parametrize("seed", range(30))
 def test_all_is_read_as_if_one_ran_after_the_other(seed: int) -> None:
     tasks, starts = random_tasks(seed)
-    steps = form_bundles(tasks, starts)
+    steps = form_steps(tasks, starts)
     assert run(tasks, steps) == run(tasks, [(number,) for number in range(len(tasks))])
     place = {number: at for at, step in enumerate(steps) for number in step}
     assert sorted(place) == list(range(len(tasks))) == sorted(number for step in steps for number in step)
     for step in steps:
-        assert len({tasks[number].process for number in step}) == len(step)
+        assert len({tasks[number].track for number in step}) == len(step)
         for one, other in combinations(step, 2):
             mine, theirs = ({word for walk in tasks[n].stores for word in words(walk)} for n in (one, other))
             assert not mine & theirs
     for one, other in combinations(range(len(tasks)), 2):
-        if tasks[one].process == tasks[other].process and (tasks[one].fixed or tasks[other].fixed):
+        if tasks[one].track == tasks[other].track and (tasks[one].fixed or tasks[other].fixed):
             assert place[one] < place[other]
     total = sum(max(tasks[number].cycles for number in step) for step in steps)
     assert total <= sum(task.cycles for task in tasks) and len(steps) < len(tasks)
-    assert form_bundles(tasks, starts) == steps
+    assert form_steps(tasks, starts) == steps
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -114,14 +114,14 @@ def test_the_shortest_of_all_ways() -> None:
         Task(0, 2900, value(2), value(3)),
         Task(0, 50, value(1), value(4)),
     ]
-    assert form_bundles(tasks, list(range(5))) == [(0,), (2,), (3, 1), (4,)]
+    assert form_steps(tasks, list(range(5))) == [(0,), (2,), (3, 1), (4,)]
 
 
 def test_few_pairs_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers are alike: how many walks are compared does not grow with their number."""
     compared: list[int] = []
-    real = bundles.overlap
-    monkeypatch.setattr(bundles, "overlap", lambda a, b: compared.append(1) or real(a, b))
+    real = steps_module.overlap
+    monkeypatch.setattr(steps_module, "overlap", lambda a, b: compared.append(1) or real(a, b))
     counts = []
     for layers in (1, 2, 4):
         compared.clear()
@@ -135,9 +135,9 @@ def test_engines_with_the_same_static_buffers_take_turns() -> None:
         return KernelCall(network, tuple((name, IntType(width)) for name in network.processes[0].template))  # type: ignore[misc]
 
     norm, add = kernel(LAYER_NORMALIZATION, 16), kernel(ADDITION, 16)
-    assert processes([[norm, add], [add], [kernel(LAYER_NORMALIZATION, 8)], [norm]]) == [0, 1, 2, 0]
+    assert tracks([[norm, add], [add], [kernel(LAYER_NORMALIZATION, 8)], [norm]]) == [0, 1, 2, 0]
     rotary = kernel(ROTARY, 16)
-    assert processes([[norm], [rotary], [norm, rotary], [add]]) == [0, 0, 0, 1]
+    assert tracks([[norm], [rotary], [norm, rotary], [add]]) == [0, 0, 0, 1]
 
 
 def test_kernels_that_share_a_process_take_turns() -> None:
@@ -146,21 +146,21 @@ def test_kernels_that_share_a_process_take_turns() -> None:
     one, two = (build_program(graph, Design(8, 8, 16, 2), None).engines[0].kernel for graph in graphs)
     shared = set(one.static_functions) & set(two.static_functions)
     assert [name.split("<")[0] for name in shared] == ["attnc::attention_normalise"]
-    assert processes([[one], [two]]) == [0, 0] and processes([[one], [two.with_arg("ROWS_MAX", 8)]]) == [0, 1]
+    assert tracks([[one], [two]]) == [0, 0] and tracks([[one], [two.with_arg("ROWS_MAX", 8)]]) == [0, 1]
 
 
 DESIGNS = [DESIGN, Design(8, 8, 5, 2, beat=2, parallel=2), Design(8, 8, 64, 2, copies=2, parallel=2)]
 
 
 def check(program: Program) -> None:
-    """Word for word: engines of a step are different processes, store nothing that others of it touch, read what steps before stored."""
-    process = {engine.index: number for number, held in enumerate(program.processes) for engine in held}
+    """Word for word: engines of a step are on different tracks, store nothing that others of it touch, read what steps before stored."""
+    track = {engine.index: number for number, held in enumerate(program.tracks) for engine in held}
     regions, owner = program.memory.values, {}
     for name, region in regions.items():
         if region.offset < program.memory.outputs.offset:
             owner.update(dict.fromkeys(range(region.offset, region.end), name))
     for step in program.steps:
-        assert len({process[one.engine.index] for one in step}) == len(step)
+        assert len({track[one.engine.index] for one in step}) == len(step)
         reads, writes = ([touched(one, kind) for one in step] for kind in ("load", "store"))
         for number, one in enumerate(step):
             assert {owner.get(word) for word in reads[number]} <= one.chain.reads | (one.brings.chain.reads if one.brings else set())
@@ -195,13 +195,13 @@ def test_a_lost_dependence_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention that waits for nothing comes too early."""
     graph = transformer_graph(2)
     check(build_program(graph, DESIGN, lambda packed: None))
-    real = bundles.dependences
+    real = steps_module.dependences
 
     def forgetful(tasks: list[Task], starts: list[int]) -> list[set[int]]:
         needs = real(tasks, starts)
         return [set() if len(task.loads) == 3 else others for task, others in zip(tasks, needs, strict=True)]
 
-    monkeypatch.setattr(bundles, "dependences", forgetful)
+    monkeypatch.setattr(steps_module, "dependences", forgetful)
     with pytest.raises(GraphError, match="from memory, which does not hold it"):
         build_program(graph, DESIGN, None)
 

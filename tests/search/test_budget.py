@@ -7,7 +7,7 @@ import pytest
 
 from attnc.arrays import Array
 from attnc.errors import AttncError, ConfigError, DataError
-from attnc.precision.budget import Budget, Pool, Score, Yardstick, cosine, sqnr
+from attnc.search.budget import Budget, Pool, Score, Yardstick, cosine, sqnr
 
 
 def test_parse() -> None:

@@ -22,8 +22,8 @@ from attnc.codegen.project import write_json
 from attnc.errors import ConfigError
 from attnc.files import free_name
 from attnc.npz import load_npz, made_by_attnc, save_npz
-from attnc.precision.budget import Score
 from attnc.quant.weight_config import LayerSettings
+from attnc.search.budget import Score
 from attnc.weights import QuantizedWeight
 from attnc_host.integrity import sha256
 

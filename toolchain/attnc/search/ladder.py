@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from attnc.precision.budget import Budget, Score
+from attnc.search.budget import Budget, Score
 
 SPREAD = 6
 """Parts into which the first points cut the path, by bytes."""

@@ -7,8 +7,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from attnc.precision.budget import Budget, Score
-from attnc.precision.search import Ladder, Option, Position, descend, hull
+from attnc.search.budget import Budget, Score
+from attnc.search.ladder import Ladder, Option, Position, descend, hull
 
 BUDGET = Budget("cosine", 0.9)
 

@@ -27,15 +27,15 @@ from attnc.passes.weights import weighted
 from attnc.pipeline.phases import Phase, run
 from attnc.pipeline.rewrite import WEIGHT_OPTIONS, weight_config
 from attnc.pipeline.state import State
-from attnc.precision.budget import UNITS, Budget, Pool, Score, Yardstick
-from attnc.precision.layers import Assignment, Layers, Samples, assignment_key, golden_outputs
-from attnc.precision.search import Ladder, Option, Position, descend, hull
-from attnc.precision.sensitivity import make_weights, measure_gains
-from attnc.precision.state import Store, fingerprint, version
 from attnc.quant.samples import Edge, FloatModel, count_samples, load_samples, one_sample, select_samples
 from attnc.quant.split import split_samples
 from attnc.quant.weight_config import LayerSettings
 from attnc.quant.weights import default_quantizer
+from attnc.search.budget import UNITS, Budget, Pool, Score, Yardstick
+from attnc.search.ladder import Ladder, Option, Position, descend, hull
+from attnc.search.layers import Assignment, Layers, Samples, assignment_key, golden_outputs
+from attnc.search.sensitivity import make_weights, measure_gains
+from attnc.search.state import Store, fingerprint, version
 from attnc_host.progress import Progress
 
 HOLD_OUT = 4
@@ -63,7 +63,7 @@ def compile_model(
     search = Search(path, options, progress, note)
     state = compiler.begin(path, search.run(), progress.stage)
     run(state, progress.stage)
-    state.precision = search.facts(state)
+    state.search = search.facts(state)
     build = compiler.write(state, progress.stage, moved)
     note(f"{search.folder} ({search.store.bytes() / 1e6:.1f} MB) makes a search for another budget quick; it is not needed otherwise")
     return build

@@ -16,9 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from attnc.arrays import Array
 from attnc.cli import main
-from attnc.precision import sensitivity
-from attnc.precision.layers import Layers
-from attnc.precision.state import Store
+from attnc.search import sensitivity
+from attnc.search.layers import Layers
+from attnc.search.state import Store
 from attnc.verify import golden_backend
 from attnc_host import Accelerator
 
@@ -76,7 +76,7 @@ def hashes(build: Path) -> dict[str, str]:
 
 
 def facts(build: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((build / "report.json").read_text())["precision"]
+    found: dict[str, Any] = json.loads((build / "report.json").read_text())["search"]
     return found
 
 

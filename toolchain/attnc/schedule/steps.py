@@ -1,8 +1,8 @@
-"""Instructions that run at the same time. A step of the program is a bundle of them, at most one for each process of the hardware; they
-start together, and the step ends with its slowest.
+"""Instructions that run at the same time. A track is a set of engines that take turns; a step of the program is at most one instruction for
+each track: they start together, and the step ends with its slowest.
 
 An instruction waits for the earlier ones that store what it loads or stores, or that load what it stores, word for word: with a value in
-blocks of rows, the first block can go on while others are still made. First every process gets the order in which it would run its
+blocks of rows, the first block can go on while others are still made. First every track gets the order in which it would run its
 instructions if no step made it wait for others (list scheduling, what has the longest way to the end first). Then the orders are cut into
 steps so that the sum of the slowest is least. Both orders and steps depend on nothing but the tasks, so the same program comes out again.
 """
@@ -23,27 +23,26 @@ from attnc.schedule.overlap import overlap
 STEP_CYCLES = 300
 """What every step costs on top, about: fetching it, filling and draining its engines."""
 WIDTH = 64
-"""Ways to cut the first so many instructions that are followed up; with two processes there are hardly ever more."""
+"""Ways to cut the first so many instructions that are followed up; with two tracks there are hardly ever more."""
 State = tuple[int, ...]
-"""How many tasks of each process are done."""
+"""How many tasks of each track are done."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be known of an instruction: its process, about how many cycles it takes, and its walks. A `fixed` one trades places with
-    none of its process: it leaves an operand in a kernel for the next one, or finds one there."""
+    """What is to be known of an instruction: its track, about how many cycles it takes, and its walks. A `fixed` one trades places with
+    none of its track: it leaves an operand in a kernel for the next one, or finds one there."""
 
-    process: int
+    track: int
     cycles: int
     loads: tuple[Walk, ...]
     stores: tuple[Walk, ...]
     fixed: bool = False
 
 
-def processes(kernels: Sequence[Sequence[KernelCall]]) -> list[int]:
-    """The process of each engine, by their kernels. Static arrays of a C++ function belong to all calls of it, and two processes must not
-    share them, so engines that have one of these functions in common, with the same template arguments, are one process: they take
-    turns."""
+def tracks(kernels: Sequence[Sequence[KernelCall]]) -> list[int]:
+    """The track of each engine, by their kernels. Static arrays of a C++ function belong to all calls of it, and two processes must not
+    share them, so engines that have one of these functions in common, with the same template arguments, take turns."""
     held = [{function for kernel in mine for function in kernel.static_functions} for mine in kernels]
     owners: list[int] = []
     for engine, mine in enumerate(held):
@@ -54,11 +53,11 @@ def processes(kernels: Sequence[Sequence[KernelCall]]) -> list[int]:
     return [numbers[owner] for owner in owners]
 
 
-def form_bundles(tasks: Sequence[Task], starts: Sequence[int]) -> list[tuple[int, ...]]:
+def form_steps(tasks: Sequence[Task], starts: Sequence[int]) -> list[tuple[int, ...]]:
     """Indices of the tasks of each step, in order. `starts` are the first words of the values, ascending, each in a region of its own."""
     needs = dependences(tasks, starts)
-    free = range(1 + max((task.process for task in tasks), default=0))
-    return min((_cut(tasks, needs, _orders(tasks, needs, process)) for process in free), key=lambda found: found[0])[1]
+    free = range(1 + max((task.track for task in tasks), default=0))
+    return min((_cut(tasks, needs, _orders(tasks, needs, track)) for track in free), key=lambda found: found[0])[1]
 
 
 def dependences(tasks: Sequence[Task], starts: Sequence[int]) -> list[set[int]]:
@@ -88,38 +87,38 @@ def dependences(tasks: Sequence[Task], starts: Sequence[int]) -> list[set[int]]:
 
 
 def _ways(tasks: Sequence[Task], needs: Sequence[set[int]], free: int) -> list[int]:
-    """Cycles from the start of each task to the end of the program, along what waits for it and, on all processes but `free`, along the
-    later tasks of its process: they wait for it too."""
+    """Cycles from the start of each task to the end of the program, along what waits for it and, on all tracks but `free`, along the
+    later tasks of its track: they wait for it too."""
     ways = [0] * len(tasks)
-    following = [0] * (1 + max((task.process for task in tasks), default=0))
+    following = [0] * (1 + max((task.track for task in tasks), default=0))
     for number in range(len(tasks) - 1, -1, -1):
         task = tasks[number]
-        ways[number] = task.cycles + max(ways[number], following[task.process])
-        if task.process != free:
-            following[task.process] = ways[number]
+        ways[number] = task.cycles + max(ways[number], following[task.track])
+        if task.track != free:
+            following[task.track] = ways[number]
         for other in needs[number]:
             ways[other] = max(ways[other], ways[number])
     return ways
 
 
 def _groups(tasks: Sequence[Task]) -> tuple[list[int], list[list[int]]]:
-    """The group of each task within its process, and the sizes of the groups of each process. Groups keep their order; a fixed task is
+    """The group of each task within its track, and the sizes of the groups of each track. Groups keep their order; a fixed task is
     one by itself."""
-    sizes: list[list[int]] = [[] for _ in range(1 + max((task.process for task in tasks), default=0))]
+    sizes: list[list[int]] = [[] for _ in range(1 + max((task.track for task in tasks), default=0))]
     closed = [True] * len(sizes)
     group = []
     for task in tasks:
-        mine = sizes[task.process]
-        if task.fixed or closed[task.process]:
+        mine = sizes[task.track]
+        if task.fixed or closed[task.track]:
             mine.append(0)
         mine[-1] += 1
-        closed[task.process] = task.fixed
+        closed[task.track] = task.fixed
         group.append(len(mine) - 1)
     return group, sizes
 
 
 def _orders(tasks: Sequence[Task], needs: Sequence[set[int]], free: int) -> list[list[int]]:
-    """The tasks of each process in the order in which they would start if processes did not run in steps. It always comes to an end: of
+    """The tasks of each track in the order in which they would start if tracks did not run in steps. It always comes to an end: of
     those not yet started, the first one of the program waits for none."""
     ways, (group, sizes) = _ways(tasks, needs, free), _groups(tasks)
     users: list[list[int]] = [[] for _ in tasks]
@@ -134,21 +133,21 @@ def _orders(tasks: Sequence[Task], needs: Sequence[set[int]], free: int) -> list
     now, freed = 0, [number for number, count in enumerate(missing) if not count]
     while True:
         for number in freed:
-            heapq.heappush(ready[tasks[number].process], (group[number], -ways[number], number))
-        for process, waiting in enumerate(ready):
-            if idle[process] and waiting and waiting[0][0] == current[process]:
+            heapq.heappush(ready[tasks[number].track], (group[number], -ways[number], number))
+        for track, waiting in enumerate(ready):
+            if idle[track] and waiting and waiting[0][0] == current[track]:
                 number = heapq.heappop(waiting)[2]
-                orders[process].append(number)
-                sizes[process][current[process]] -= 1
-                current[process] += sizes[process][current[process]] == 0
-                idle[process] = False
+                orders[track].append(number)
+                sizes[track][current[track]] -= 1
+                current[track] += sizes[track][current[track]] == 0
+                idle[track] = False
                 heapq.heappush(running, (now + tasks[number].cycles, number))
         if not running:
             return orders
         now, freed = running[0][0], []
-        while running and running[0][0] == now:  # all that end together, so that the order of processes does not matter
+        while running and running[0][0] == now:  # all that end together, so that the order of tracks does not matter
             number = heapq.heappop(running)[1]
-            idle[tasks[number].process] = True
+            idle[tasks[number].track] = True
             for user in users[number]:
                 missing[user] -= 1
                 if not missing[user]:
@@ -163,7 +162,7 @@ def _cut(tasks: Sequence[Task], needs: Sequence[set[int]], orders: Sequence[Sequ
     for number in place:
         most = [0] * len(orders)
         for other in needs[number]:
-            most[tasks[other].process] = max(most[tasks[other].process], place[other] + 1)
+            most[tasks[other].track] = max(most[tasks[other].track], place[other] + 1)
         before[number] = tuple(most)
     left = [[*accumulate((tasks[number].cycles for number in reversed(order)), initial=0)][::-1] for order in orders]
     levels: list[dict[State, tuple[int, State, tuple[int, ...]]]] = [{} for _ in range(len(tasks) + 1)]
@@ -177,10 +176,10 @@ def _cut(tasks: Sequence[Task], needs: Sequence[set[int]], orders: Sequence[Sequ
             cost = reached[state][0]
             heads = [order[done] for order, done in zip(orders, state, strict=True) if done < len(order)]
             ready = [head for head in heads if all(most <= done for most, done in zip(before[head], state, strict=True))]
-            ready.sort(key=lambda number: (tasks[number].cycles, tasks[number].process))
+            ready.sort(key=lambda number: (tasks[number].cycles, tasks[number].track))
             for count, slowest in enumerate(ready, 1):
-                taken = {tasks[number].process: number for number in ready[:count]}
-                then = tuple(done + (process in taken) for process, done in enumerate(state))
+                taken = {tasks[number].track: number for number in ready[:count]}
+                then = tuple(done + (track in taken) for track, done in enumerate(state))
                 total = cost + tasks[slowest].cycles + STEP_CYCLES
                 if then not in levels[level + count] or total < levels[level + count][then][0]:
                     levels[level + count][then] = total, state, tuple(number for _, number in sorted(taken.items()))
