@@ -120,11 +120,18 @@ def prepare(manifest: Manifest, given: Samples, host: HostGraphs | None = None) 
 
 
 def _check_numbers(real: Array, feed: Feed) -> None:
-    """NaN and infinity would saturate in silence; minus infinity means something in a mask alone."""
+    """NaN and infinity would saturate in silence; minus infinity means something in a mask alone, and not everywhere in a row unless the
+    model says what a query without any key gets."""
     fine = np.isfinite(real) | (real == -np.inf) if feed.excluded else np.isfinite(real)
     if not fine.all():
         sample = int(np.argmin(fine.reshape(fine.shape[0], -1).all(axis=1)))
         raise AcceleratorError(f"{feed.tensor!r}, which the host computes for the device, becomes NaN or infinite in sample {sample}")
+    if feed.excluded and not feed.keyless:
+        none = np.isneginf(real.max(axis=-1)).reshape(real.shape[0], -1).any(axis=1)
+        if none.any():
+            raise AcceleratorError(
+                f"{feed.tensor!r}, a mask, leaves a query of sample {int(np.argmax(none))} no key: the model itself gives NaN there"
+            )
 
 
 def _gather(stacked: Array, link: Feed | Fetch, shape: tuple[int, ...]) -> Array:

@@ -95,6 +95,8 @@ class Feed:
     words: int
     source: Source
     excluded: bool
+    keyless: bool
+    """Of an attention bias: whether a query may have no key. Else the model itself gives NaN then."""
 
 
 @dataclass(frozen=True)
@@ -252,7 +254,7 @@ def _matrix(fields: Fields, lanes: int, start: int, words: int) -> dict[str, Any
 def _feed(fields: Fields, lanes: int, memory: Memory) -> Feed:
     matrix = _matrix(fields, lanes, memory.input_offset, memory.input_words)
     source = _source(fields.child("source"), matrix["rows"] * matrix["channels"], None)
-    return Feed(**matrix, source=source, excluded=fields.flag("excluded"))
+    return Feed(**matrix, source=source, excluded=fields.flag("excluded"), keyless=fields.flag("keyless"))
 
 
 def _fetch(fields: Fields, lanes: int, memory: Memory) -> Fetch:

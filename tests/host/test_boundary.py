@@ -177,3 +177,13 @@ def test_numbers_that_the_host_makes_are_checked_too(tmp_path: Path) -> None:
     assert prepare(mask, {"x": x}).values["x"][1, 2, 3] == -128
     with pytest.raises(AcceleratorError, match="in sample 1"):
         prepare(mask, {"x": -x})
+
+
+def test_a_query_without_any_key_needs_a_model_that_says_what_it_gets(tmp_path: Path) -> None:
+    description = manifest.load(write_small_build(tmp_path / "build", host=True))
+    x = np.zeros((3, 4, 6), np.float32)
+    x[2, 1] = -3e38
+    feed = replace(description.feeds[0], excluded=True)
+    with pytest.raises(AcceleratorError, match=r"'x2', a mask, leaves a query of sample 2 no key: the model itself gives NaN there"):
+        prepare(replace(description, feeds=(replace(feed, keyless=False),)), {"x": x})
+    assert (prepare(replace(description, feeds=(feed,)), {"x": x}).values["x"][2, 1] == -128).all()

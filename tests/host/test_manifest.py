@@ -46,7 +46,8 @@ def test_every_field_is_needed(build: Path) -> None:
     paths += ["design", "design.lanes", "files", "checksum"]
     paths += [f"inputs.0.{key}" for key in ("name", "dtype", "shape", "batched")]
     paths += [
-        f"feeds.0.{key}" for key in ("value", "tensor", "rows", "channels", "type", "type.scale", "offset", "words", "source", "excluded")
+        f"feeds.0.{key}"
+        for key in ("value", "tensor", "rows", "channels", "type", "type.scale", "offset", "words", "source", "excluded", "keyless")
     ]
     paths += [f"fetches.0.{key}" for key in ("value", "tensor", "shape", "type.zero_point", "source.counts")]
     for path in paths:

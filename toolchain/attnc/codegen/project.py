@@ -111,7 +111,8 @@ def _edge(folder: Path, graph: Graph, program: Program, link: Feed | Fetch, stem
     if isinstance(link, Fetch):
         entry["shape"] = list(link.shape)
     else:
-        entry["excluded"] = any(operator(node).excludes(node, i) for node, i, name in graph.uses() if name == link.value)
+        masks = [(node, i) for node, i, name in graph.uses() if name == link.value and operator(node).excludes(node, i)]
+        entry["excluded"], entry["keyless"] = bool(masks), all(operator(node).allows_nothing(node, i) for node, i in masks)
     return entry
 
 

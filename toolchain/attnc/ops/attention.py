@@ -133,6 +133,10 @@ class Attention(Approximated):
         """The bias: keys left out."""
         return index == 3
 
+    def allows_nothing(self, node: Node, index: int) -> bool:
+        """Zeros where the model guards against the NaN that a softmax over no key is."""
+        return bool(node.attrs.get("guarded", False))
+
     def reference(self, node: Node, inputs: Sequence[Array]) -> Array:
         """In float; a query without any allowed key gives zeros. Where a query's keys are all masked, sums are rounded to float32, which is
         what loses the scores beside a large mask."""

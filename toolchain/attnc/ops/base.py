@@ -78,6 +78,10 @@ class Operator(ABC):
         """Whether very negative numbers of operand `index` mean "left out" and become the most negative integer."""
         return False
 
+    def allows_nothing(self, node: Node, index: int) -> bool:
+        """Whether a row of operand `index` may leave everything out: the model says what comes of it."""
+        return True
+
     def channel_weights(self, node: Node, index: int) -> Array | None:
         """Largest magnitude [channels] of the constants that multiply each channel of operand `index`, where the operator can
         absorb a scale per channel into them; else None."""
