@@ -43,8 +43,6 @@ class Family:
     outputs: tuple[str, ...] = ("last_hidden_state",)
     traced_inputs: Callable[[], dict[str, Tensor]] | None = None
     """Other inputs for the torchscript exporter, where it cannot follow what the model does without them."""
-    local: bool = False
-    """Whether tokens see their neighbours only: padding then sees nothing, and what it gives is not defined."""
 
 
 class Exported(nn.Module):
@@ -135,7 +133,7 @@ def samples(family: Family, names: list[str], count: int = 16, seed: int = 1) ->
     for name in names:
         shape = (count, *example[name].shape[1:])
         if name == "attention_mask":
-            length = np.where((np.arange(count) == 0) | family.local, shape[1], rng.integers(shape[1] // 2, shape[1] + 1, count))
+            length = np.where(np.arange(count) == 0, shape[1], rng.integers(shape[1] // 2, shape[1] + 1, count))
             made[name] = (np.arange(shape[1]) < length[:, None]).astype(np.int64)
         elif example[name].is_floating_point():
             made[name] = signals(rng, shape)
@@ -153,8 +151,7 @@ def _image(name: str, config: type, model: str, **fields: Any) -> Family:
 
 
 def _decoder(name: str, config: type, model: str, **fields: Any) -> Family:
-    local = "sliding_window" in fields
-    return Family(name, lambda: getattr(hf, model)(config(**{**DECODER, **fields})), tokens, ("logits",), masked, local)
+    return Family(name, lambda: getattr(hf, model)(config(**{**DECODER, **fields})), tokens, ("logits",), masked)
 
 
 def _distilbert() -> nn.Module:
@@ -242,7 +239,7 @@ FAMILIES: dict[str, Family] = {
         _text("albert", hf.AlbertConfig, "AlbertModel", embedding_size=32),
         _text("mpnet", hf.MPNetConfig, "MPNetModel", pad_token_id=0),
         Family("t5", _t5, masked),
-        Family("modernbert", _modernbert, masked, local=True),
+        Family("modernbert", _modernbert, masked),
         _image("vit", hf.ViTConfig, "ViTModel"),
         _image("deit", hf.DeiTConfig, "DeiTModel"),
         _image("dinov2", hf.Dinov2Config, "Dinov2Model", mlp_ratio=2),
