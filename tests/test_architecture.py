@@ -32,10 +32,11 @@ LAYERS = (
     {"codegen"},
     {"verify"},
     {"approx", "console", "outputs", "process", "cost_tables", "original", "report", "report_tables", "tables"},
+    {"sim"},
     {"pipeline"},
     {"compiler", "estimation", "evaluation"},
     {"search"},
-    {"cli_approx", "cli_compile", "cli_export", "cli_run", "cost_commands"},
+    {"cli_approx", "cli_compile", "cli_cosim", "cli_export", "cli_run", "cost_commands"},
     {"cli"},
     {"__main__"},
 )

@@ -14,7 +14,7 @@
 //           after its last beat.
 // Deadlock  no process can go on: who waits for what is reported, exit code 4.
 
-#include <ucontext.h>
+#include "attnc_fiber.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -38,6 +38,9 @@ inline const char* cause_name(int cause) {
   static const char* const names[] = {"empty", "full", "memory", "join"};
   return names[cause];
 }
+// What cycles of a process are counted by over time: waiting by cause, iterations begun, all from its start to its end.
+enum { WORKING = CAUSES, ACTIVE, BINS };
+inline const char* bin_name(int bin) { return bin < CAUSES ? cause_name(bin) : bin == WORKING ? "working" : "active"; }
 
 static constexpr int DEADLOCK = 4;   // exit code
 static constexpr int CHUNK = 16;     // beats that a port of the board serves at a time
@@ -76,21 +79,28 @@ struct LoopInfo {
   std::int64_t iterations = 0, entries = 0;
 };
 
+// What a process can wait for: a stream, or an argument of the accelerator that points to memory.
+struct Source {
+  std::string path;
+  int id = 0;
+};
+
 struct ProcessStats {
   std::string path;
   int id = 0;
   std::int64_t runs = 0;
   Time active = 0, working = 0, waited[CAUSES] = {0, 0, 0, 0};
-  std::map<std::string, Time> waited_for[CAUSES];
+  std::vector<std::pair<const Source*, Time>> waited_for[CAUSES];
+  std::vector<Time> bins[BINS];
 };
 
-struct FifoStats {
-  std::string path;
-  int id = 0;
+struct FifoStats : Source {
   std::size_t depth = 0;  // 0: no bound
   std::int64_t tokens = 0;
   std::size_t most = 0;
   Time empty = 0, full = 0;
+  const ProcessStats* writer = nullptr;
+  const ProcessStats* reader = nullptr;
 };
 
 // A port of the board: one channel for reads, one for writes.
@@ -98,29 +108,30 @@ struct BoardPort {
   std::string tag;
   Time free[2] = {0, 0};  // read, write
   std::int64_t beats[2] = {0, 0};
+  std::vector<Time> bins[2];
 };
 
 // An argument of the accelerator that points to memory.
-struct Interface {
-  std::string name;
+struct Interface : Source {
   BoardPort* port = nullptr;
-  Time beat_free[2] = {0, 0};
 };
 
 class StreamBase;
 
+// A write that has not left the pipeline; `due` is its time less the fiber's `shift`.
 struct Pending {
   StreamBase* stream;
   Time due;
 };
 
 struct Fiber {
-  ucontext_t context;
+  void* context = nullptr;
   std::unique_ptr<char[]> stack;
   std::function<void()> body;
   ProcessStats* stats = nullptr;
   Fiber* parent = nullptr;
   Time now = 0, began = 0;
+  Time shift = 0;  // by which a stall moves all that is in the pipeline
   int children = 0, id = 0;
   Time children_end = 0;
   bool done = false, first = false, waiting = false;
@@ -128,7 +139,7 @@ struct Fiber {
   Ring<Pending> pending;
   // What it waits for, for the report of a deadlock.
   Cause cause = JOIN;
-  const StreamBase* on = nullptr;
+  StreamBase* on = nullptr;
 };
 
 struct Stage {
@@ -156,6 +167,8 @@ class Simulation {
   std::map<std::string, std::string> wiring;
   std::vector<Stage> stages;
   std::FILE* trace = nullptr;
+  Time trace_levels = 1, trace_waits = 1;  // cycles of which one level per stream is told; cycles from which a wait is
+  Time bin = 0;  // cycles of a bin of the counts over time; 0: none
   Fiber* current = nullptr;
   Time end = 0;
 
@@ -192,9 +205,12 @@ class Simulation {
         words >> name >> value;
         wiring[name] = value;
       } else if (key == "trace") {
-        words >> value;
+        words >> trace_levels >> trace_waits >> std::ws;
+        std::getline(words, value);
         trace = std::fopen(value.c_str(), "w");
         if (!trace) die("cannot write " + value);
+      } else if (key == "bin") {
+        words >> bin;
       } else {
         die("unknown setting " + key + " in " + path);
       }
@@ -222,7 +238,7 @@ class Simulation {
       Fiber* next = heap_.top().fiber;
       heap_.pop();
       current = next;
-      swapcontext(&main_, &next->context);
+      attnc_switch(&main_, next->context);
       current = nullptr;
       if (next->done) {
         end = std::max(end, next->now);
@@ -232,22 +248,16 @@ class Simulation {
     if (!root.done) deadlock();
   }
 
-  Fiber& spawn(const char* name, const std::function<void()>& body) {
-    Fiber* parent = current;
-    ++parent->children;
-    Fiber& child = make(parent->stats->path + "/" + name, body, parent, parent->now + 1);
-    ready(&child);
-    return child;
-  }
+  inline Fiber& spawn(const char* name, const std::function<void()>& body);
 
   // The region of the current process ends when all that it started have.
   void join() {
     Fiber& f = *current;
-    const Time before = f.now;
     while (f.children > 0) wait(JOIN, nullptr);
-    f.now = std::max(f.now, f.children_end + 1);
+    const Time ended = std::max(f.now, f.children_end + 1);
+    count(f, JOIN, nullptr, ended - f.now);
+    f.now = ended;
     f.children_end = 0;
-    count(f, JOIN, nullptr, f.now - before);
   }
 
   // Gives way to all that are behind in time.
@@ -258,7 +268,7 @@ class Simulation {
     away(f);
   }
 
-  void wait(Cause cause, const StreamBase* on) {
+  void wait(Cause cause, StreamBase* on) {
     Fiber& f = *current;
     f.cause = cause;
     f.on = on;
@@ -270,7 +280,34 @@ class Simulation {
     f->waiting = false;
     ready(f);
   }
-  inline void count(Fiber& f, Cause cause, const FifoStats* fifo, Time cycles);
+  // `cycles` of waiting from now on.
+  void count(Fiber& f, Cause cause, const Source* source, Time cycles) {
+    if (cycles <= 0) return;
+    ProcessStats& p = *f.stats;
+    p.waited[cause] += cycles;
+    if (source) {
+      auto& found = p.waited_for[cause];
+      auto at = found.begin();
+      while (at != found.end() && at->first != source) ++at;
+      if (at == found.end()) at = found.insert(at, {source, 0});
+      at->second += cycles;
+    }
+    if (bin) spread(p.bins[cause], f.now, f.now + cycles);
+    if (trace && cycles >= trace_waits && cause != JOIN) told_wait(p, cause, source, f.now, f.now + cycles);
+  }
+  void told_wait(const ProcessStats& p, Cause cause, const Source* source, Time begin, Time end) {
+    std::fprintf(trace, "W %d %s %d %lld %lld\n", p.id, cause_name(cause), source ? source->id : 0, (long long)begin, (long long)end);
+  }
+  // Adds the cycles from `begin` to `end` to the bins that they lie in.
+  void spread(std::vector<Time>& bins, Time begin, Time end) {
+    if (begin >= end) return;
+    if (bins.size() <= std::size_t((end - 1) / bin)) bins.resize(std::size_t((end - 1) / bin) + 1);
+    for (Time at = begin; at < end;) {
+      const Time next = std::min(end, (at / bin + 1) * bin);
+      bins[std::size_t(at / bin)] += next - at;
+      at = next;
+    }
+  }
 
   std::string path_of(const char* name) const { return (current ? current->stats->path : std::string("top")) + "/" + name; }
 
@@ -279,7 +316,7 @@ class Simulation {
     if (!found) {
       found.reset(new FifoStats);
       found->path = path;
-      found->id = int(fifos.size());
+      found->id = ++sources_;
       if (trace) std::fprintf(trace, "F %d %s\n", found->id, path.c_str());
     }
     return found.get();
@@ -289,7 +326,9 @@ class Simulation {
     std::unique_ptr<Interface>& found = interfaces[name];
     if (!found) {
       found.reset(new Interface);
-      found->name = name;
+      found->path = name;
+      found->id = ++sources_;
+      if (trace) std::fprintf(trace, "M %d %s\n", found->id, name);
       const auto wired = wiring.find(name);
       const std::string tag = wired == wiring.end() ? std::string(name) : wired->second;
       std::unique_ptr<BoardPort>& port = ports[tag];
@@ -310,6 +349,7 @@ class Simulation {
     start = std::max(start, (ddr_free + FIXED - 1) / FIXED);
     port.free[write] = start + beats;
     port.beats[write] += beats;
+    if (bin) spread(port.bins[write], start, start + beats);
     if (ddr_cycles_per_byte > 0) ddr_free = std::max(ddr_free, start * FIXED) + Time(beats) * bytes * ddr_cycles_per_byte;
     return start;
   }
@@ -322,15 +362,15 @@ class Simulation {
   void report(const std::string& path) {
     std::FILE* out = std::fopen(path.c_str(), "w");
     if (!out) die("cannot write " + path);
-    if (!stages.empty()) stages.back().end = end;
     std::fprintf(out, "cycles %lld\n", (long long)end);
-    for (const Stage& s : stages) std::fprintf(out, "stage %d %lld %lld\n", s.number, (long long)s.begin, (long long)s.end);
     write_stats(out);
     std::fclose(out);
     if (trace) std::fclose(trace);
   }
 
+  inline void blocked(std::FILE* out, const Fiber& f, Cause cause, StreamBase& on, Time last);
   inline void write_stats(std::FILE* out);
+  static inline void write_bins(std::FILE* out, const std::string& path, const char* name, const std::vector<Time>& bins);
   [[noreturn]] inline void deadlock();
   std::string report_path;
 
@@ -347,7 +387,7 @@ class Simulation {
     Fiber& f = *s.current;
     f.body();
     s.finish(f);
-    swapcontext(&f.context, &s.main_);
+    attnc_switch(&f.context, s.main_);
   }
 
   inline void finish(Fiber& f);
@@ -378,22 +418,19 @@ class Simulation {
     f->children_end = 0;
     f->done = f->first = f->waiting = false;
     f->loop = nullptr;
+    f->shift = 0;
     ++f->stats->runs;
-    getcontext(&f->context);
-    f->context.uc_stack.ss_sp = f->stack.get();
-    f->context.uc_stack.ss_size = STACK;
-    f->context.uc_link = nullptr;
-    makecontext(&f->context, &Simulation::enter, 0);
+    f->context = prepared(f->stack.get(), STACK, &Simulation::enter);
     return *f;
   }
   void ready(Fiber* f) { heap_.push({f->now, f->id, f}); }
-  void away(Fiber& f) { swapcontext(&f.context, &main_); }
+  void away(Fiber& f) { attnc_switch(&f.context, main_); }
 
-  ucontext_t main_;
+  void* main_ = nullptr;
   std::priority_queue<Entry> heap_;
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Fiber*> free_;
-  int next_id_ = 0;
+  int next_id_ = 0, sources_ = 0;
 };
 
 // Time, bound and waiting of a stream; its values are kept by hls::stream.
@@ -404,10 +441,11 @@ class StreamBase {
   StreamBase& operator=(const StreamBase&) = delete;
   ~StreamBase() { flush(true); }
 
-  // The depth; one that the settings give replaces it.
+  // The depth; one that the settings give for its path, or for its name wherever that is, replaces it.
   void bound(std::size_t depth) {
     Simulation& s = Simulation::get();
-    const auto given = s.depths.find(stats_->path);
+    auto given = s.depths.find(stats_->path);
+    if (given == s.depths.end()) given = s.depths.find(stats_->path.substr(stats_->path.rfind('/') + 1));
     depth_ = s.unbounded ? 0 : given != s.depths.end() ? given->second : depth;
     stats_->depth = depth_;
     read_times_.assign(depth_ ? depth_ : 1, 0);
@@ -419,36 +457,31 @@ class StreamBase {
     Simulation& s = Simulation::get();
     Fiber& f = *s.current;
     if (f.loop == nullptr || f.first) {  // a loop without iterations holds nothing back
-      Pending one = {this, f.now};
-      commit(f, one);
-      f.now = std::max(f.now, one.due);
+      f.now += commit(f, f.now);
     } else {
-      f.pending.push({this, f.now + f.loop->depth - 1});
+      f.pending.push({this, f.now + f.loop->depth - 1 - f.shift});
     }
   }
 
   // Whether its token may be written now, as far as is known.
   bool room() const { return depth_ == 0 || written_ - read_ < std::int64_t(depth_); }
 
-  // Waits for a place; returns the cycles that the pipeline stood for it.
-  Time commit(Fiber& f, Pending& one) {
+  // Waits for a place for a token that is due; returns the cycles that the pipeline stood for it.
+  Time commit(Fiber& f, Time due) {
     Simulation& s = Simulation::get();
+    stats_->writer = f.stats;
     while (!room()) {
       writer_ = &f;
       s.wait(FULL, this);
     }
     writer_ = nullptr;
-    Time when = one.due;
-    if (depth_ && written_ >= std::int64_t(depth_)) {
-      const Time place = read_times_[std::size_t(written_ % std::int64_t(depth_))] + 1;
-      when = std::max(when, place);
-    }
-    const Time stood = when - one.due;
+    Time when = due;
+    if (depth_ && written_ >= std::int64_t(depth_)) when = std::max(when, read_times_[std::size_t(written_ % std::int64_t(depth_))] + 1);
+    const Time stood = when - due;
     if (stood > 0) {
       stats_->full += stood;
       s.count(f, FULL, stats_, stood);
     }
-    one.due = when;
     last_ = std::max(last_ + 1, when);
     available_.push(last_ + 1);
     ++written_;
@@ -464,29 +497,36 @@ class StreamBase {
     Simulation& s = Simulation::get();
     Fiber& f = *s.current;
     while (available_.empty()) {
+      stats_->reader = f.stats;
       // In a flushing pipeline what is inside goes on.
       if (!s.stalling && !f.pending.empty()) {
-        Pending& next = f.pending.front();
-        if (next.stream->room()) {
-          Pending one = f.pending.pop();
-          const Time stood = next_commit(f, one);
-          (void)stood;
+        StreamBase& next = *f.pending.front().stream;
+        if (next.room()) {
+          leave_first(f);
           continue;
         }
-        next.stream->writer_ = &f;
+        next.writer_ = &f;
       }
       reader_ = &f;
       s.wait(EMPTY, this);
     }
     reader_ = nullptr;
-    const Time there = available_.pop();
+    Time there = available_.pop();
+    // What leaves a flushing pipeline until then: if it waits for room, this read does too.
+    while (!s.stalling && !f.pending.empty() && f.pending.front().due + f.shift <= there) {
+      const Time due = f.pending.front().due + f.shift, stood = leave_first(f);
+      if (stood > 0) there = std::max(there, due + stood);
+    }
     if (there > f.now) {
       const Time stood = there - f.now;
       stats_->empty += stood;
       s.count(f, EMPTY, stats_, stood);
       f.now = there;
-      if (s.stalling) shift(f, stood);
+      if (s.stalling) f.shift += stood;
     }
+    // What leaves a stalling one in the cycle of this read.
+    if (s.stalling) leave(f, f.now + 1);
+    stats_->reader = f.stats;
     if (depth_) read_times_[std::size_t(read_ % std::int64_t(depth_))] = f.now;
     ++read_;
     read_at_.push(f.now);
@@ -502,75 +542,95 @@ class StreamBase {
     return available_.empty() || available_.front() > f.now;
   }
 
-  // The rest of the pipeline moves with a stall.
-  static void shift(Fiber& f, Time stood) {
-    const std::size_t held = f.pending.size();
-    for (std::size_t i = 0; i < held; ++i) const_cast<Pending&>(f.pending.at(i)).due += stood;
-  }
-
-  static Time next_commit(Fiber& f, Pending one) {
-    const Time stood = one.stream->commit(f, one);
-    if (stood > 0) {
-      f.now += stood;
-      shift(f, stood);
-    }
+  // The first of what is in the pipeline leaves it; where it has to wait, the rest does with it.
+  static Time leave_first(Fiber& f) {
+    const Pending one = f.pending.pop();
+    const Time stood = one.stream->commit(f, one.due + f.shift);
+    f.now += stood;
+    f.shift += stood;
     return stood;
   }
+
+  // What left the pipeline before `until` does; a wait moves that time too.
+  static void leave(Fiber& f, Time until) {
+    const Time before = f.now;
+    while (!f.pending.empty() && f.pending.front().due + f.shift < until + f.now - before) leave_first(f);
+  }
+
+  // All levels that are known.
+  void tell() { flush(true); }
 
  private:
   // The level over time, from writes and reads in the order of their times as far as both are known.
   void flush(bool all) {
-    Simulation& s = Simulation::get();
-    while (!written_at_.empty() && (all || !read_at_.empty())) {
-      if (read_at_.empty() || written_at_.front() <= read_at_.front()) {
+    while (all ? !written_at_.empty() || !read_at_.empty() : !written_at_.empty() && !read_at_.empty()) {
+      if (read_at_.empty() || (!written_at_.empty() && written_at_.front() <= read_at_.front())) {
         const Time at = written_at_.pop();
         ++level_;
         stats_->most = std::max(stats_->most, level_);
-        if (s.trace) std::fprintf(s.trace, "L %d %lld %zu\n", stats_->id, (long long)at, level_);
+        tell(at);
       } else {
         const Time at = read_at_.pop();
         --level_;
-        if (s.trace) std::fprintf(s.trace, "L %d %lld %zu\n", stats_->id, (long long)at, level_);
+        tell(at);
       }
     }
+    if (all) told();
+  }
+
+  // The level from `at` on, in the trace: the largest one of every so many cycles.
+  void tell(Time at) {
+    Simulation& s = Simulation::get();
+    if (!s.trace) return;
+    const Time start = at - at % s.trace_levels;
+    if (start != told_at_) {
+      told();
+      told_at_ = start;
+      told_level_ = 0;
+    }
+    told_level_ = s.trace_levels == 1 ? level_ : std::max(told_level_, level_);
+  }
+  void told() {
+    Simulation& s = Simulation::get();
+    if (s.trace && told_at_ >= 0) std::fprintf(s.trace, "L %d %lld %zu\n", stats_->id, (long long)told_at_, told_level_);
+    told_at_ = -1;
   }
 
   FifoStats* stats_;
   std::size_t depth_ = 0, level_ = 0;
   std::int64_t written_ = 0, read_ = 0;
-  Time last_ = -1;
+  Time last_ = -1, told_at_ = -1;
+  std::size_t told_level_ = 0;
   std::vector<Time> read_times_;
   Ring<Time> available_, written_at_, read_at_;
   Fiber* reader_ = nullptr;
   Fiber* writer_ = nullptr;
 };
 
-inline void Simulation::count(Fiber& f, Cause cause, const FifoStats* fifo, Time cycles) {
-  if (cycles <= 0) return;
-  f.stats->waited[cause] += cycles;
-  if (fifo) f.stats->waited_for[cause][fifo->path] += cycles;
-}
-
-// What left the pipeline by now.
-inline void leave(Fiber& f, Time until) {
-  while (!f.pending.empty() && f.pending.front().due <= until) {
-    const Pending one = f.pending.pop();
-    until += StreamBase::next_commit(f, one);
-  }
-}
 
 inline void end_loop(Fiber& f) {
   if (f.loop == nullptr) return;
-  while (!f.pending.empty()) StreamBase::next_commit(f, f.pending.pop());
+  while (!f.pending.empty()) StreamBase::leave_first(f);
   if (!f.first) f.now += f.loop->depth;
   f.now += 1;
   f.loop = nullptr;
+  f.shift = 0;
+}
+
+inline Fiber& Simulation::spawn(const char* name, const std::function<void()>& body) {
+  Fiber* parent = current;
+  end_loop(*parent);
+  ++parent->children;
+  Fiber& child = make(parent->stats->path + "/" + name, body, parent, parent->now + 1);
+  ready(&child);
+  return child;
 }
 
 inline void Simulation::finish(Fiber& f) {
   end_loop(f);
   f.done = true;
   f.stats->active += f.now - f.began;
+  if (bin) spread(f.stats->bins[ACTIVE], f.began, f.now);
   if (trace) std::fprintf(trace, "P %d %lld %lld\n", f.stats->id, (long long)f.began, (long long)f.now);
   f.body = nullptr;
   if (f.parent) {
@@ -580,6 +640,8 @@ inline void Simulation::finish(Fiber& f) {
 }
 
 inline void Simulation::write_stats(std::FILE* out) {
+  if (!stages.empty()) stages.back().end = end;
+  for (const Stage& s : stages) std::fprintf(out, "stage %d %lld %lld\n", s.number, (long long)s.begin, (long long)s.end);
   for (const auto& entry : processes) {
     const ProcessStats& p = *entry.second;
     std::fprintf(out, "process %s %lld %lld %lld", p.path.c_str(), (long long)p.runs, (long long)p.active, (long long)p.working);
@@ -587,12 +649,13 @@ inline void Simulation::write_stats(std::FILE* out) {
     std::fprintf(out, "\n");
     for (int c = 0; c < CAUSES; ++c)
       for (const auto& on : p.waited_for[c])
-        std::fprintf(out, "wait %s %s %s %lld\n", p.path.c_str(), cause_name(c), on.first.c_str(), (long long)on.second);
+        std::fprintf(out, "wait %s %s %s %lld\n", p.path.c_str(), cause_name(c), on.first->path.c_str(), (long long)on.second);
   }
   for (const auto& entry : fifos) {
     const FifoStats& f = *entry.second;
     std::fprintf(out, "fifo %s %zu %zu %lld %lld %lld\n", f.path.c_str(), f.depth, f.most, (long long)f.tokens, (long long)f.empty,
                  (long long)f.full);
+    std::fprintf(out, "ends %s %s %s\n", f.path.c_str(), f.writer ? f.writer->path.c_str() : "-", f.reader ? f.reader->path.c_str() : "-");
   }
   for (const auto& entry : loops)
     if (entry.second.entries)
@@ -600,19 +663,46 @@ inline void Simulation::write_stats(std::FILE* out) {
                    (long long)entry.second.entries, (long long)entry.second.iterations);
   for (const auto& entry : ports)
     std::fprintf(out, "port %s %lld %lld\n", entry.first.c_str(), (long long)entry.second->beats[0], (long long)entry.second->beats[1]);
+  if (!bin) return;
+  for (const auto& entry : processes)
+    for (int b = 0; b < BINS; ++b) write_bins(out, entry.first, bin_name(b), entry.second->bins[b]);
+  for (const auto& entry : ports)
+    for (int write = 0; write < 2; ++write) write_bins(out, entry.first, write ? "write" : "read", entry.second->bins[write]);
+}
+
+inline void Simulation::write_bins(std::FILE* out, const std::string& path, const char* name, const std::vector<Time>& bins) {
+  if (bins.empty()) return;
+  std::fprintf(out, "bins %s %s", path.c_str(), name);
+  for (const Time cycles : bins) std::fprintf(out, " %lld", (long long)cycles);
+  std::fprintf(out, "\n");
+}
+
+inline void Simulation::blocked(std::FILE* out, const Fiber& f, Cause cause, StreamBase& on, Time last) {
+  std::fprintf(out, "blocked %s %s %s %lld %s %zu\n", f.stats->path.c_str(), cause_name(cause), on.stats().path.c_str(), (long long)f.now,
+               f.loop ? f.loop->label.c_str() : "-", on.stats().depth);
+  if (!trace) return;
+  told_wait(*f.stats, cause, &on.stats(), f.now, last);
+  on.tell();
 }
 
 inline void Simulation::deadlock() {
   std::FILE* out = std::fopen(report_path.c_str(), "w");
   if (!out) die("cannot write " + report_path);
-  Time last = 0;
+  Time last = end;  // of what has ended
   for (const auto& f : fibers_)
     if (!f->done) last = std::max(last, f->now);
-  std::fprintf(out, "deadlock %lld %d\n", (long long)last, stages.empty() ? -1 : stages.back().number);
+  end = last;
+  std::fprintf(out, "deadlock %lld\n", (long long)last);
   for (const auto& f : fibers_) {
-    if (f->done || !f->waiting || f->cause == JOIN) continue;
-    std::fprintf(out, "blocked %s %s %s %lld %s %zu\n", f->stats->path.c_str(), cause_name(f->cause), f->on->stats().path.c_str(),
-                 (long long)f->now, f->loop ? f->loop->label.c_str() : "-", f->on->stats().depth);
+    if (f->done) continue;
+    if (trace) std::fprintf(trace, "P %d %lld %lld\n", f->stats->id, (long long)f->began, (long long)last);
+    if (!f->waiting || f->cause == JOIN) continue;
+    blocked(out, *f, f->cause, *f->on, last);
+    // What waits for room at the end of a flushing pipeline, and what a stalling one keeps.
+    if (!stalling && f->cause == EMPTY && !f->pending.empty()) blocked(out, *f, FULL, *f->pending.at(0).stream, last);
+    if (f->cause == EMPTY)
+      for (std::size_t i = 0; i < f->pending.size(); ++i)
+        std::fprintf(out, "held %s %s\n", f->stats->path.c_str(), f->pending.at(i).stream->stats().path.c_str());
   }
   write_stats(out);
   std::fclose(out);
@@ -641,12 +731,14 @@ class Loop {
     Fiber& f = *Simulation::get().current;
     ++info_.iterations;
     f.stats->working += info_.ii;
-    if (f.first) {
-      f.first = false;
-      return;
+    if (!f.first) {
+      f.now += info_.ii;
+      // In a stalling pipeline what leaves now does so with what this iteration reads.
+      StreamBase::leave(f, Simulation::get().stalling ? f.now : f.now + 1);
     }
-    f.now += info_.ii;
-    if (!f.pending.empty()) leave(f, f.now);
+    f.first = false;
+    Simulation& s = Simulation::get();
+    if (s.bin) s.spread(f.stats->bins[WORKING], f.now, f.now + info_.ii);
   }
 
  private:
@@ -659,14 +751,14 @@ class Region {
 };
 
 // Waits of the current process for memory.
-inline void stand(Time until) {
+inline void stand(Time until, const Interface* interface) {
   Simulation& s = Simulation::get();
   Fiber& f = *s.current;
   if (until <= f.now) return;
   const Time stood = until - f.now;
-  s.count(f, MEMORY, nullptr, stood);
+  s.count(f, MEMORY, interface, stood);
   f.now = until;
-  if (s.stalling) StreamBase::shift(f, stood);
+  if (s.stalling) f.shift += stood;
 }
 
 }  // namespace cosim

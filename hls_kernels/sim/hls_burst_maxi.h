@@ -102,7 +102,7 @@ template <class T> class burst_maxi {
       if (!interface_) fail("an argument of the accelerator without a name");
       burst.chunk = s.reserve(*interface_, write, write ? 0 : burst.asked + s.read_latency, beats, int(sizeof(T)));
     }
-    cosim::stand(burst.chunk + cosim::Time(burst.done % cosim::CHUNK));
+    cosim::stand(burst.chunk + cosim::Time(burst.done % cosim::CHUNK), interface_);
   }
   // The last beat leaves the pipeline as late as any write.
   void complete() {
@@ -110,7 +110,7 @@ template <class T> class burst_maxi {
     done_.push(f.now + (f.loop ? f.loop->depth - 1 : 0));
     ++answers_;
   }
-  void answer() { attnc::cosim::stand(done_.pop() + attnc::cosim::Simulation::get().write_response); }
+  void answer() { attnc::cosim::stand(done_.pop() + attnc::cosim::Simulation::get().write_response, interface_); }
   attnc::cosim::Interface* interface_ = nullptr;
   attnc::cosim::Ring<attnc::cosim::Time> done_;
 #else

@@ -84,6 +84,25 @@ def is_as_built(program: Path) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def simulator(folder: Path, types: str = "native", mode: str = "csim") -> Iterator[Path]:
+    """The simulator, made in place or, where the folder cannot be written, in a copy of the sources that goes at the end."""
+    program = folder / f"{mode}_{types}"
+    command = [*_make_command(folder, types, None), f"MODE={mode}", "-q", "build"]
+    if os.access(folder, os.W_OK):
+        yield build_simulator(folder, types, mode=mode)
+    elif is_as_built(program) and subprocess.run(command, capture_output=True, env=_clean()).returncode == 0:
+        yield program
+    else:
+        with tempfile.TemporaryDirectory(prefix="attnc-csim-") as temporary:
+            copy = Path(temporary) / "hls"
+            left = re.compile(r"data|(csim|cosim)_(native|ap)(\.sha256)?")
+            shutil.copytree(folder, copy, ignore=lambda at, names: [n for n in names if at == str(folder) and left.fullmatch(n)])
+            for path in (copy, *copy.rglob("*")):
+                path.chmod(path.stat().st_mode | 0o700 if path.is_dir() else path.stat().st_mode | 0o600)
+            yield build_simulator(copy, types, mode=mode)
+
+
 def _make_command(folder: Path, types: str, flags: str | None) -> list[str]:
     """make with its settings, once the tools are known to be there."""
     if types not in TYPES:
@@ -131,35 +150,18 @@ class CsimBackend:
         self.depths: dict[str, int] = {}
         self.seconds = 0.0
         self.data = manifest.folder / "hls" / "data"
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._made = contextlib.ExitStack()
         for name in ("run.txt", "program.bin", "weights.bin", "constants.bin"):
             if not (self.data / name).is_file():
                 raise AcceleratorError(f"{self.data / name} is missing, the build folder is damaged; compile the model again")
         self.progress.stage(f"compiling the simulator ({types} types)")
         try:
-            self.program = self._build(manifest.folder / "hls")
+            self.program = self._made.enter_context(simulator(manifest.folder / "hls", types))
         except BaseException:
             self.close()
             raise
         finally:
             self.progress.finish()
-
-    def _build(self, folder: Path) -> Path:
-        """The simulator, made in place or, where the folder cannot be written, in a copy of the sources."""
-        if os.access(folder, os.W_OK):
-            return build_simulator(folder, self.types)
-        command = _make_command(folder, self.types, None)
-        program = folder / f"csim_{self.types}"
-        if is_as_built(program) and subprocess.run([*command, "-q", "build"], capture_output=True, env=_clean()).returncode == 0:
-            return program
-        self._temporary = tempfile.TemporaryDirectory(prefix="attnc-csim-")
-        copy = Path(self._temporary.name) / "hls"
-        shutil.copytree(
-            folder, copy, ignore=lambda at, names: [n for n in names if at == str(folder) and (n == "data" or n.startswith("csim_"))]
-        )
-        for path in (copy, *copy.rglob("*")):
-            path.chmod(path.stat().st_mode | 0o700 if path.is_dir() else path.stat().st_mode | 0o600)
-        return build_simulator(copy, self.types)
 
     def execute(self, images: Image) -> Image:
         """Input regions [samples, input_bytes] to output regions [samples, output_bytes]."""
@@ -190,9 +192,7 @@ class CsimBackend:
 
     def close(self) -> None:
         """Remove the copy of the sources, if one was made."""
-        if self._temporary is not None:
-            self._temporary.cleanup()
-            self._temporary = None
+        self._made.close()
 
 
 class _Run:

@@ -24,6 +24,7 @@ from attnc.cli_compile import (
     QuantizerOption,
     TargetOption,
 )
+from attnc.cli_cosim import COSIM, cosim
 from attnc.cli_export import EXPORT, export_qdq
 from attnc.cli_run import CSIM, EVAL, RUN, csim, eval_command, run
 from attnc.config import SQNR_TARGET, Activations, Calibration, CompileOptions
@@ -186,6 +187,7 @@ def compile_command(
 
 
 app.command(**CSIM)(csim)
+app.command(**COSIM)(cosim)
 app.command(**RUN)(run)
 app.command(**EVAL)(eval_command)
 

@@ -94,6 +94,8 @@ def _summary(facts: dict[str, Any], title: str) -> Table:
         for name, value in evaluation.get("output_sqnr_db", {}).items():
             table.add_row(f"SQNR of {escape(name)}", f"{value:.1f} dB against {evaluation['float_model']}")
     _cost_rows(table, facts["estimate"])
+    if "simulation" in facts:
+        table.add_row("simulated", _simulated(facts["simulation"], facts["estimate"]["clock_mhz"]))
     table.add_row("files", ", ".join(facts["files"].values()))
     return table
 
@@ -103,6 +105,18 @@ def checked(check: dict[str, Any]) -> str:
     if "unchecked" in check:
         return f"NOT COMPARED: {check['unchecked']}; `attnc csim` compares"
     return f"equal in all {check['elements']:,} elements of the build's own {check['samples']} samples"
+
+
+def _simulated(found: dict[str, Any], clock_mhz: float) -> str:
+    """Cycles of the emitted C++ in time, by style of pipelines."""
+    names = {"stp": "with stalling pipelines", "flp": "with flushing ones"}
+    texts = []
+    for style, name in names.items():
+        run = found.get(style)
+        if run is not None:
+            wrong = "" if run["bit_exact"] else ", DEADLOCK" if run["deadlock"] else ", DIFFERENT from golden"
+            texts.append(f"{run['cycles']:,} cycles, {run['latency_ms']:.4f} ms {name}{wrong}")
+    return f"{'; '.join(texts)} (simulated, {clock_mhz:g} MHz)"
 
 
 def causes(widths: dict[str, Any]) -> str:

@@ -20,8 +20,10 @@ from attnc_host.signals import uninterrupted
 MANIFEST, REPORT = "manifest.json", "report.json"
 CONFIG, SCHEDULE = "attnc.yaml", "schedule.yaml"
 """Settings of the layers, where a file or a search gave them, and the schedule: files of a build that are there to be edited."""
-SIMULATORS = tuple(f"hls/csim_{types}{stamp}" for types in ("native", "ap") for stamp in ("", ".sha256"))
-OWN = (MANIFEST, REPORT, "report.txt", CONFIG, SCHEDULE, *SIMULATORS)
+SIMULATION = "cosim.json"
+"""What `attnc cosim` found."""
+SIMULATORS = tuple(f"hls/{name}{stamp}" for name in ("csim_native", "csim_ap", "cosim_native") for stamp in ("", ".sha256"))
+OWN = (MANIFEST, REPORT, "report.txt", SIMULATION, CONFIG, SCHEDULE, *SIMULATORS)
 """Files of a build that its manifest does not list."""
 Note = Callable[[str], None]
 """Takes a remark for the user."""

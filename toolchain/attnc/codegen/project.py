@@ -17,6 +17,7 @@ from attnc.arrays import Array
 from attnc.codegen.data import pack_region, write_run_data
 from attnc.codegen.folder import MANIFEST
 from attnc.codegen.graph_file import save_graph, type_to_json
+from attnc.codegen.listing import LISTING, listing
 from attnc.codegen.nest import affine_nest
 from attnc.codegen.render import TOP, write_sources
 from attnc.files import write_whole
@@ -53,6 +54,7 @@ def write_project(
         program = build_program(graph, design, weights.write)
     cost = estimate(program, board, clock_mhz, places, ports)
     write_sources(program, folder / "hls", board.part, clock_mhz, cost)
+    write_json(folder / LISTING, listing(program, cost))
     write_run_data(graph, program, folder / "weights")
     (folder / "weights" / "run.txt").rename(folder / "hls" / "data" / "run.txt")
     save_graph(graph, folder / "golden")

@@ -12,12 +12,13 @@ import jinja2
 
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.network import Fifo, Process
-from attnc.kernels.ports import IntType, Table
+from attnc.kernels.ports import Table
 from attnc.kernels.storage import SHALLOW
 from attnc.resources import data_path
 from attnc.schedule.chains import store_port
 from attnc.schedule.cost import Estimate
-from attnc.schedule.engine import PASSING, SLOT_INTS, Engine, Slot, Stream
+from attnc.schedule.engine import SLOT_INTS, Engine, Slot, Stream
+from attnc.schedule.fifos import fifos
 from attnc.schedule.program import FETCH_INTS, Program
 
 TOP = "attnc_top"
@@ -34,10 +35,6 @@ def environment() -> jinja2.Environment:
     )
 
 
-ACTIVATION = IntType(16)
-"""Elements of the streams between the kernels of a chain."""
-
-
 def _stream(stream: Stream, first: int) -> dict[str, Any]:
     """What the template says of one stream between memory and engine; its walk starts at integer `first` of an instruction."""
     return {
@@ -46,7 +43,6 @@ def _stream(stream: Stream, first: int) -> dict[str, Any]:
         "function": f"attnc::{stream.mover.function}",
         "element": word_of(stream.taken),
         "beat": stream.beat,
-        "depth": stream.depth,
         "shared": stream.shared,
         "walk": "run" if stream.shared else "runs" if stream.kind == "words" else "walk",
         "ints": stream.ints,
@@ -84,7 +80,7 @@ def _controls(slot: Slot, number: int, converts: bool, first: int) -> list[tuple
 
 def _fifo(fifo: Fifo, kernel: KernelCall) -> dict[str, Any]:
     """A stream between processes of a kernel."""
-    return {"name": fifo.name, "element": fifo.element(kernel.names).cpp, "depth": fifo.depth(kernel.names)}
+    return {"name": fifo.name, "element": fifo.element(kernel.names).cpp}
 
 
 def _process(process: Process, kernel: KernelCall) -> dict[str, Any]:
@@ -97,7 +93,6 @@ def _slots(engine: Engine, first: int) -> list[dict[str, Any]]:
     """The kernels in order, each with the streams of its ports and where in an instruction its control and scalars are,
     which starts at integer `first`."""
     names = {(stream.slot, stream.port): stream.name for stream in engine.streams}
-    types = [engine.entry] + [ACTIVATION] * len(engine.slots)
     head, tail = engine.streams[0].name, engine.streams[-1].name
     chain = [head, *(f"chain_{number}" for number in range(1, len(engine.slots))), tail]
     control = first + 1 + sum(stream.ints for stream in engine.streams)
@@ -105,7 +100,8 @@ def _slots(engine: Engine, first: int) -> list[dict[str, Any]]:
     found = []
     for number, slot in enumerate(engine.slots):
         kernel = slot.kernel
-        own, processes = kernel.ports[slot.fed].type, [_process(process, kernel) for process in kernel.network.processes]
+        own, arriving = kernel.ports[slot.fed].type, engine.arriving(number)
+        processes = [_process(process, kernel) for process in kernel.network.processes]
         arrives = f"tapped_{number}" if slot.tap else chain[number]
         streams = [
             arrives if index == slot.fed else chain[number + 1] if port.kind == "store" else names[number, index]
@@ -113,10 +109,10 @@ def _slots(engine: Engine, first: int) -> list[dict[str, Any]]:
         ]
         found.append(
             {
-                "name": f"{engine.name}_{number}_{kernel.function}",
+                "name": engine.slot_name(number),
                 "number": number,
                 "kernel": kernel.function,
-                "callee": f"{engine.name}_{number}_{kernel.function}_processes" if kernel.network.fifos else processes[0]["function"],
+                "callee": f"{engine.slot_name(number)}_processes" if kernel.network.fifos else processes[0]["function"],
                 "fifos": [_fifo(fifo, kernel) for fifo in kernel.network.fifos],
                 "processes": processes,
                 "ports": [
@@ -124,23 +120,23 @@ def _slots(engine: Engine, first: int) -> list[dict[str, Any]]:
                         "name": port.name,
                         "kind": port.kind,
                         "word": word_of(port.beat),
-                        "type": (types[number] if index == slot.fed else port.type).cpp(),
+                        "type": (arriving if index == slot.fed else port.type).cpp(),
                         "own": port.type.cpp(),
                         "stream": stream,
                     }
                     for index, (port, stream) in enumerate(zip(kernel.ports, streams, strict=True))
                 ],
                 "fed": kernel.ports[slot.fed].name,
-                "from": types[number].cpp(),
+                "from": arriving.cpp(),
                 "to": own.cpp(),
-                "converts": own != types[number],
+                "converts": engine.converts(number),
                 "result": kernel.ports[store_port(kernel)].name,
                 "optional": slot.optional,
                 "tap": f"tap_{number}" if slot.tap else None,
                 "in": chain[number],
                 "arrives": arrives,
                 "out": chain[number + 1],
-                "controls": _controls(slot, number, own != types[number], control + SLOT_INTS * number),
+                "controls": _controls(slot, number, engine.converts(number), control + SLOT_INTS * number),
                 "scalars": [{"name": name, "key": f"{name}_{number}", "at": scalar + i} for i, name in enumerate(kernel.scalars)],
             }
         )
@@ -186,7 +182,6 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
         "clock_mhz": clock_mhz,
         "lanes": program.design.lanes,
         "shallow": SHALLOW,
-        "passing": PASSING,
         "engines": engines,
         "tracks": [[engines[e.index] for e in held] for held in program.tracks] if program.design.parallel > 1 else [],
         "walks": {stream["walk"] for engine in engines for stream in engine["streams"]},
@@ -196,6 +191,7 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
         "placement": [(buffer.macro, cost.places[buffer.key]) for buffer in cost.buffers] if cost else [],
         "interfaces": [_interface(name, beat, program.bundles[name]) for name, beat in program.pointers.items()],
         "beat": program.design.beat,
+        "fifos": fifos(program),
         "tables": tables_of([slot.kernel for engine in program.engines for slot in engine.slots]),
         "instruction_ints": program.instruction_ints,
         "fetch_ints": FETCH_INTS,

@@ -139,6 +139,19 @@ class Engine:
         """Whether instructions say which of its slots work."""
         return len(self.slots) > 1
 
+    def slot_name(self, number: int) -> str:
+        """The C++ function of a slot that is more than its kernel."""
+        return f"{self.name}_{number}_{self.slots[number].kernel.function}"
+
+    def arriving(self, number: int) -> IntType:
+        """Elements of the stream into a slot."""
+        return IntType(16) if number else self.entry
+
+    def converts(self, number: int) -> bool:
+        """Whether a slot's kernel takes other elements than those that arrive."""
+        slot = self.slots[number]
+        return slot.kernel.ports[slot.fed].type != self.arriving(number)
+
     @property
     def entry(self) -> IntType:
         """Elements of the stream into the first slot: 16 bits where some instructions pass that slot by."""

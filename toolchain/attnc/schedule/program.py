@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -38,6 +38,8 @@ class Program:
     steps: tuple[tuple[Instruction, ...], ...]
     memory: MemoryMap
     weight_words: int
+    depths: Mapping[str, int] = field(default_factory=dict)
+    """Of FIFOs by name, where they are not the usual ones (fifos.py)."""
 
     @cached_property
     def instructions(self) -> tuple[Instruction, ...]:

@@ -6,14 +6,13 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from attnc.errors import BuildError
 from attnc.kernels.loops import LOOPS
+from attnc.kernels.network import Loop
 from attnc_host import csim
-from attnc_host.manifest import Manifest
 
 STYLES = ("stp", "flp")
 """Pipelines that stall as a whole, and pipelines that flush."""
@@ -28,12 +27,23 @@ WRITE_RESPONSE = 30
 
 @dataclass(frozen=True)
 class Timing:
-    """What is assumed of the world: cycles of the memory, bytes that the DDR moves per cycle (0: no limit), board ports by interface."""
+    """What is assumed of the world: cycles of the memory, bytes that the DDR moves per cycle (0: no limit), board ports by interface, and
+    II and depth of every loop."""
 
     read_latency: int = READ_LATENCY
     write_response: int = WRITE_RESPONSE
     bytes_per_cycle: float = 0.0
     ports: Mapping[str, str] = field(default_factory=dict)
+    loops: Mapping[str, Loop] = field(default_factory=lambda: LOOPS)
+
+
+@dataclass(frozen=True)
+class Tracing:
+    """What is to be written where: the largest level of every FIFO in each `levels` cycles, waits of at least `waits` cycles."""
+
+    path: Path
+    levels: int = 1
+    waits: int = 1
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class Process:
 @dataclass(frozen=True)
 class Fifo:
     """A stream: its depth (0: no bound), the most tokens that it held, tokens that passed, cycles in which its reader found it empty or
-    its writer full."""
+    its writer full. Who wrote and who read it last, where anyone did."""
 
     path: str
     depth: int
@@ -59,6 +69,13 @@ class Fifo:
     tokens: int
     empty: int
     full: int
+    writer: str | None = None
+    reader: str | None = None
+
+    @property
+    def name(self) -> str:
+        """As the sources name it."""
+        return fifo_name(self.path)
 
 
 @dataclass(frozen=True)
@@ -84,15 +101,22 @@ class CosimRun:
     processes: tuple[Process, ...]
     fifos: tuple[Fifo, ...]
     waits: tuple[tuple[str, str, str, int], ...]
-    """Process, cause, FIFO, cycles."""
+    """Process, cause, FIFO or interface, cycles."""
+    ports: tuple[tuple[str, int, int], ...]
+    """Port of the board, beats read and written."""
     bit_exact: bool
     deadlock: int | None = None
     """The cycle in which nothing could go on."""
     blocked: tuple[Blocked, ...] = ()
+    held: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Results that a process which waits for ever keeps in its pipeline, by process and FIFO."""
+    bins: Mapping[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
+    """Cycles of a process by cause, "working" and "active", or of a port by "read" and "write", in each bin of time."""
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
+
+def fifo_name(path: str) -> str:
+    """The name that a stream has in the sources, wherever it is."""
+    return path.rpartition("/")[2]
 
 
 def build_cosim(folder: Path) -> Path:
@@ -100,7 +124,9 @@ def build_cosim(folder: Path) -> Path:
     return csim.build_simulator(folder, "native", mode="cosim")
 
 
-def settings(style: str, timing: Timing, depths: Mapping[str, int], unbounded: bool = False, trace: Path | None = None) -> str:
+def settings(
+    style: str, timing: Timing, depths: Mapping[str, int], unbounded: bool = False, trace: Tracing | None = None, bin_cycles: int = 0
+) -> str:
     """The text of the simulator's settings."""
     lines = [
         f"style {style}",
@@ -108,11 +134,12 @@ def settings(style: str, timing: Timing, depths: Mapping[str, int], unbounded: b
         f"write_response {timing.write_response}",
         f"bytes_per_cycle {timing.bytes_per_cycle}",
     ]
-    lines += [f"loop {name} {loop.ii} {loop.depth}" for name, loop in LOOPS.items()]
+    lines += [f"loop {name} {loop.ii} {loop.depth}" for name, loop in timing.loops.items()]
     lines += [f"port {pointer} {tag}" for pointer, tag in timing.ports.items()]
-    lines += [f"fifo {path} {depth}" for path, depth in depths.items()]
+    lines += [f"fifo {name} {depth}" for name, depth in depths.items()]
     lines += ["unbounded"] if unbounded else []
-    lines += [f"trace {trace}"] if trace is not None else []
+    lines += [f"trace {trace.levels} {trace.waits} {trace.path}"] if trace is not None else []
+    lines += [f"bin {bin_cycles}"] if bin_cycles else []
     return "\n".join(lines) + "\n"
 
 
@@ -123,12 +150,14 @@ def run_cosim(
     timing: Timing,
     depths: Mapping[str, int] | None = None,
     unbounded: bool = False,
-    trace: Path | None = None,
+    trace: Tracing | None = None,
+    bin_cycles: int = 0,
 ) -> CosimRun:
-    """Run the simulator on the first of the vectors in `data`."""
+    """Run the simulator on the first of the vectors in `data`. `depths` of FIFOs (by path, or by name) replace those of the sources, 0 is
+    no bound; with `bin_cycles` the counts over time come too."""
     with tempfile.TemporaryDirectory(prefix="attnc-cosim-") as temporary:
         given, report = Path(temporary) / "settings.txt", Path(temporary) / "report.txt"
-        given.write_text(settings(style, timing, depths or {}, unbounded, trace))
+        given.write_text(settings(style, timing, depths or {}, unbounded, trace, bin_cycles))
         env = {**os.environ, "ATTNC_COSIM_SETTINGS": str(given), "ATTNC_COSIM_REPORT": str(report)}
         done = subprocess.run([str(program.resolve()), str(data)], env=env, capture_output=True, text=True, errors="replace")
         if done.returncode not in (0, 1, DEADLOCK) or not report.is_file():
@@ -147,16 +176,18 @@ def _parse(text: str, style: str, bit_exact: bool) -> CosimRun:
         Process(path, int(runs), int(active), int(working), dict(zip(CAUSES, map(int, waited), strict=True)))
         for path, runs, active, working, *waited in rows.get("process", [])
     )
-    fifos = tuple(Fifo(path, *map(int, numbers)) for path, *numbers in rows.get("fifo", []))
-    waits = tuple((process, cause, fifo, int(cycles)) for process, cause, fifo, cycles in rows.get("wait", []))
+    ends = {path: [None if end == "-" else end for end in pair] for path, *pair in rows.get("ends", [])}
+    fifos = tuple(Fifo(path, *map(int, numbers), *ends[path]) for path, *numbers in rows.get("fifo", []))  # type: ignore[arg-type]
+    waits = tuple((process, cause, on, int(cycles)) for process, cause, on, cycles in rows.get("wait", []))
     blocked = tuple(
         Blocked(process, cause, fifo, int(cycle), loop, int(depth)) for process, cause, fifo, cycle, loop, depth in rows.get("blocked", [])
     )
+    held: dict[tuple[str, str], int] = {}
+    for process, fifo in rows.get("held", []):
+        held[process, fifo] = held.get((process, fifo), 0) + 1
+    bins = {(path, name): tuple(map(int, numbers)) for path, name, *numbers in rows.get("bins", [])}
+    ports = tuple((tag, int(read), int(written)) for tag, read, written in rows.get("port", []))
     deadlock = int(rows["deadlock"][0][0]) if "deadlock" in rows else None
     cycles = deadlock if deadlock is not None else int(rows["cycles"][0][0])
-    return CosimRun(style, cycles, stages, processes, fifos, waits, bit_exact and deadlock is None, deadlock, blocked)
-
-
-def timing_of(manifest: Manifest) -> Timing:
-    """That of a build: the ports of its board."""
-    return Timing()
+    exact = bit_exact and deadlock is None
+    return CosimRun(style, cycles, stages, processes, fifos, waits, ports, exact, deadlock, blocked, held, bins)

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from small_build import write_small_build
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small build whose simulator is compiled; not to be written to."""
+    from attnc.cli import main
+
+    build = write_small_build(tmp_path_factory.mktemp("simulated") / "build")
+    assert main(["cosim", str(build), "--json"]) == 0
+    return build
+
+
+PLANTED = """\
+  hls::stream<int> first("engine_0.first"), second("engine_0.second");
+  ATTNC_DEPTH(first, 4)
+  ATTNC_DEPTH(second, 4)
+  ATTNC_REGION
+  ATTNC_PROCESS("engine_0.writer", for (int i = 0; i < 7; ++i) first.write(i); for (int i = 0; i < 7; ++i) second.write(i);)
+  ATTNC_PROCESS("engine_0.reader", for (int i = 0; i < 7; ++i) second.read(); for (int i = 0; i < 7; ++i) first.read();)
+"""
+"""What comes first is what the reader wants last."""
+
+
+@pytest.fixture(scope="session")
+def planted(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The build with two more processes in its engine, which wait for each other unless `first` holds 7 tokens."""
+    build = Path(shutil.copytree(simulated, tmp_path_factory.mktemp("planted") / "build"))
+    top = build / "hls" / "attnc_top.cpp"
+    before, region, behind = top.read_text().rpartition("  ATTNC_REGION\n")
+    assert region
+    top.write_text(before + PLANTED + behind)
+    return build
+
+
+@pytest.fixture
+def build(simulated: Path, tmp_path: Path) -> Path:
+    """A copy of it, which make takes for as new."""
+    return Path(shutil.copytree(simulated, tmp_path / "build"))

@@ -1,0 +1,79 @@
+"""The command `attnc cosim`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import typer
+
+from attnc.console import EXIT_DIFFERENT, Build, Json, Verbose, Verify, note, print_json, show
+from attnc.errors import ConfigError
+from attnc.verify.cosim import READ_LATENCY, STYLES, WRITE_RESPONSE
+from attnc_host import manifest as manifests
+from attnc_host.progress import Progress
+
+COSIM: dict[str, Any] = {
+    "name": "cosim",
+    "short_help": "Run the C++ in simulated time: cycles, waiting, deadlocks.",
+    "no_args_is_help": True,
+    "epilog": "\b\nExamples:\n"
+    "  attnc cosim build/\n"
+    "  attnc cosim build/ --plot timeline.png\n"
+    "  attnc cosim build/ --style flp --trace trace.json      (open it in ui.perfetto.dev)\n"
+    "  attnc cosim build/ --depth engine_0_3_linear.sums=8     (what if, without compiling anything)\n"
+    "  attnc cosim build/ --size-fifos                        (then: attnc compile MODEL --schedule build/schedule.yaml)\n\n"
+    "\b\nWhat is simulated: the emitted sources, on the first of the build's own vectors. Every process of a\n"
+    "dataflow region has a clock; every FIFO its depth; a loop begins an iteration per II cycles, and writes\n"
+    "what it computes when that leaves the pipeline; memory answers late, and ports and DDR move so many\n"
+    "bytes per cycle. What is assumed: depths of loops (a table with its reasons in kernels/loops.py, or a\n"
+    "synthesis report with --calibrate), and the latencies of the memory.\n\n"
+    "\b\nBoth styles of pipelines are run, since a tool may build either, and a design has to live with both:\n"
+    "  stp   a pipeline that waits stops as a whole, and keeps what is in it\n"
+    "  flp   what is in it goes on and leaves\n\n"
+    "\b\nExit code: 0 when outputs equal golden in every style, 1 when not or when processes wait for each\n"
+    "other for ever (it says who, for which FIFO, since when, and the least depths that free them), 2 after\n"
+    "an error. The build gets cosim.json, and its report the cycles.",
+}
+
+
+def cosim(
+    build: Build,
+    style: Annotated[Literal["stp", "flp"] | None, typer.Option("--style", help="Only this style of pipelines; by default both.")] = None,
+    read_latency: Annotated[
+        int, typer.Option("--read-latency", metavar="CYCLES", min=0, max=100_000, help="From a read request to its first word.")
+    ] = READ_LATENCY,
+    write_response: Annotated[
+        int, typer.Option("--write-response", metavar="CYCLES", min=0, max=100_000, help="From the last word written to the answer.")
+    ] = WRITE_RESPONSE,
+    depth: Annotated[
+        list[str] | None, typer.Option("--depth", metavar="FIFO=N", help="Another depth of a FIFO (0: no bound); may be repeated.")
+    ] = None,
+    verify: Verify = True,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run the emitted C++ in simulated time: outputs against golden, cycles by stage and process, what waits for what, levels of FIFOs."""
+    from attnc.sim import command, tables
+
+    depths = _depths(depth)
+    with Progress() as progress:
+        styles = STYLES if style is None else (style,)
+        request = command.Request(styles, read_latency, write_response, depths)
+        found = command.simulate(manifests.load(build, verify, edited=True).folder, request, progress, note)
+    if as_json:
+        print_json({"build": str(build), **found})
+    else:
+        show(tables.simulation(found))
+    if not all(run["bit_exact"] for run in found["styles"].values()):
+        raise typer.Exit(EXIT_DIFFERENT)
+
+
+def _depths(given: list[str] | None) -> dict[str, int]:
+    """FIFO=N to {FIFO: N}."""
+    found: dict[str, int] = {}
+    for text in given or ():
+        name, equals, number = text.rpartition("=")
+        if not equals or not name or any(c.isspace() for c in name) or not number.isdecimal() or int(number) > 1 << 20:
+            raise ConfigError(f"--depth: needed FIFO=N with a whole number up to {1 << 20}, found {text!r}")
+        found[name] = int(number)
+    return found

@@ -1,0 +1,73 @@
+"""What `attnc cosim` does: every style, deadlocks explained, facts written into the build."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from attnc.errors import ConfigError
+from attnc.sim.deadlock import edges, freeing
+from attnc.sim.facts import facts, write_facts
+from attnc.sim.program import load_listing
+from attnc.sim.simulator import Simulator, open_simulator
+from attnc.verify.cosim import READ_LATENCY, STYLES, WRITE_RESPONSE, CosimRun
+from attnc_host.progress import Progress
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for."""
+
+    styles: tuple[str, ...] = STYLES
+    read_latency: int = READ_LATENCY
+    write_response: int = WRITE_RESPONSE
+    depths: Mapping[str, int] = field(default_factory=dict)
+
+
+def simulate(build: Path, request: Request, progress: Progress, note: Note) -> dict[str, Any]:
+    """Simulate a build and return what was found; a run of the build as it is, is written into it."""
+    listing = load_listing(build)
+    timing = listing.timing(request.read_latency, request.write_response)
+    progress.stage("compiling the simulator")
+    with open_simulator(build, timing, listing) as simulator:
+        simulator.depths.update(request.depths)
+        progress.stage("simulating")
+        runs = [simulator.run(style) for style in request.styles]
+        _check_names(request.depths, runs[0])
+        explained = {run.style: edges(run, _known(simulator, run)) for run in runs if run.deadlock is not None}
+        found = facts(listing, timing, runs, explained)
+        if explained:
+            progress.stage("searching for depths that free it")
+            least = freeing(lambda depths: [simulator.run(style, depths) for style in request.styles], runs)
+            for style in explained:
+                found["styles"][style]["deadlock"]["least_depths"] = _least(least, runs)
+    progress.finish()
+    if request.depths:
+        note("depths were given, so the build's cosim.json and report stay as they are")
+    elif not os.access(build, os.W_OK):
+        note(f"{build} cannot be written: it gets no cosim.json")
+    else:
+        write_facts(build, found)
+    return found
+
+
+def _check_names(depths: Mapping[str, int], run: CosimRun) -> None:
+    known = {fifo.name for fifo in run.fifos} | {fifo.path for fifo in run.fifos}
+    for name in depths.keys() - known:
+        raise ConfigError(f"--depth: needed a FIFO of this build ({', '.join(sorted({f.name for f in run.fifos}))}), found {name!r}")
+
+
+def _known(simulator: Simulator, run: CosimRun) -> list[Any]:
+    """FIFOs of the same run without bounds, which shows who is at their ends."""
+    return list(simulator.run(run.style, unbounded=True).fifos)
+
+
+def _least(depths: Mapping[str, int] | None, runs: list[CosimRun]) -> dict[str, dict[str, int]]:
+    """Depth and least depth by name."""
+    emitted = {fifo.name: max(f.depth for run in runs for f in run.fifos if f.name == fifo.name) for run in runs for fifo in run.fifos}
+    return {name: {"depth": emitted[name], "least": depth} for name, depth in (depths or {}).items()}

@@ -1,0 +1,122 @@
+"""What simulations found, as plain values: cosim.json of a build, and what its report says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attnc.codegen.folder import REPORT, SIMULATION
+from attnc.codegen.project import write_json
+from attnc.files import write_whole
+from attnc.report import load_report
+from attnc.report_tables import as_text, render
+from attnc.sim.deadlock import Edge, circle
+from attnc.sim.program import Listing, engine_of
+from attnc.verify.cosim import CAUSES, CosimRun, Timing
+
+SCHEMA = 1
+NOTE = "simulated: the emitted C++ in time, no synthesis run"
+
+
+def facts(
+    listing: Listing, timing: Timing, runs: Sequence[CosimRun], deadlocks: Mapping[str, Sequence[Edge]], loops: str = "reasoned"
+) -> dict[str, Any]:
+    """All that is known of the runs, by style; `deadlocks` are the waits of those that stand still, `loops` says where II and depth of
+    loops come from."""
+    return {
+        "schema": SCHEMA,
+        "note": NOTE,
+        "clock_mhz": listing.clock_mhz,
+        "assumed": {
+            "read_latency": timing.read_latency,
+            "write_response": timing.write_response,
+            "ddr_bytes_per_cycle": round(timing.bytes_per_cycle, 3),
+            "loops": loops,
+        },
+        "estimate_cycles": listing.estimate,
+        "styles": {run.style: _run(listing, run, deadlocks.get(run.style)) for run in runs},
+    }
+
+
+def _run(listing: Listing, run: CosimRun, edges: Sequence[Edge] | None) -> dict[str, Any]:
+    waits: dict[str, list[dict[str, Any]]] = {}
+    for process, cause, on, cycles in sorted(run.waits, key=lambda wait: -wait[3]):
+        waits.setdefault(process, []).append({"cause": cause, "for": on, "cycles": cycles})
+    return {
+        "cycles": run.cycles,
+        "latency_ms": round(run.cycles / listing.clock_mhz / 1000, 6),
+        "bit_exact": run.bit_exact,
+        "deadlock": None if edges is None else _deadlock(listing, run, edges),
+        "stages": [
+            {
+                "node": listing.stages[stage].node,
+                "nodes": list(listing.stages[stage].nodes),
+                "engine": listing.stages[stage].engine,
+                "steps": steps,
+                "cycles": cycles,
+                "estimate_cycles": estimate,
+            }
+            for stage, (steps, cycles, estimate) in listing.stage_cycles(run).items()
+        ],
+        "processes": [
+            {
+                "process": p.path,
+                "engine": engine_of(p.path),
+                "runs": p.runs,
+                "active": p.active,
+                "working": p.working,
+                "waiting": {cause: p.waited[cause] for cause in CAUSES},
+                "waits": waits.get(p.path, []),
+            }
+            for p in run.processes
+        ],
+        "fifos": [
+            {"fifo": f.name, "path": f.path, "depth": f.depth, "most": f.most, "tokens": f.tokens, "empty": f.empty, "full": f.full}
+            for f in run.fifos
+        ],
+        "ports": [{"port": tag, "beats_read": read, "beats_written": written} for tag, read, written in run.ports],
+    }
+
+
+def _deadlock(listing: Listing, run: CosimRun, edges: Sequence[Edge]) -> dict[str, Any]:
+    round_ = circle(edges)
+    return {
+        "cycle": run.deadlock,
+        "step": run.stages[-1][0] if run.stages else None,
+        "instruction": listing.title(run.stages[-1][0]) if run.stages else "",
+        "circle": [edge.wait.process for edge in round_],
+        "waits": [
+            {
+                "process": edge.wait.process,
+                "loop": edge.wait.loop,
+                "since": edge.wait.cycle,
+                "cause": edge.wait.cause,
+                "fifo": edge.wait.fifo,
+                "depth": edge.wait.depth,
+                "for": edge.partner,
+                "kept_in_its_pipeline": edge.held,
+            }
+            for edge in [*round_, *(edge for edge in edges if edge not in round_)]
+        ],
+    }
+
+
+def summary(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a report says of simulations: cycles and milliseconds by style."""
+    keys = ("cycles", "latency_ms", "bit_exact")
+    return {
+        "note": found["note"],
+        "assumed": found["assumed"],
+        **{style: {**{key: run[key] for key in keys}, "deadlock": run["deadlock"] is not None} for style, run in found["styles"].items()},
+    }
+
+
+def write_facts(build: Path, found: Mapping[str, Any]) -> None:
+    """cosim.json, and the summary in the report of the build where it has one."""
+    write_json(build / SIMULATION, found)
+    if (build / REPORT).is_file():
+        report = load_report(build)
+        report["simulation"] = summary(found)
+        write_json(build / REPORT, report)
+        write_whole(build / "report.txt", as_text(render(report)).encode())

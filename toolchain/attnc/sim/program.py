@@ -1,0 +1,127 @@
+"""What a build says of the program that it runs (program.json): names for the numbers that a simulation gives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attnc.codegen.listing import LISTING, SCHEMA
+from attnc.errors import BuildError
+from attnc.verify.cosim import CosimRun, Timing
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A chain of nodes, named after its main one, that runs in so many blocks of rows."""
+
+    node: str
+    nodes: tuple[str, ...]
+    engine: str
+    blocks: int
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """A block of a stage, and the cycles that it is estimated to account for (0 where a slower one runs beside it)."""
+
+    stage: int
+    block: int
+    cycles: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A whole program: stages, the instructions of every step, board ports by interface, depths of FIFOs that a schedule may set."""
+
+    clock_mhz: float
+    bytes_per_cycle: float
+    interfaces: Mapping[str, str]
+    engines: Mapping[str, tuple[str, ...]]
+    fifos: Mapping[str, int]
+    stages: tuple[Stage, ...]
+    steps: tuple[tuple[Instruction, ...], ...]
+
+    @property
+    def estimate(self) -> int:
+        """Estimated cycles of a sample."""
+        return sum(one.cycles for step in self.steps for one in step)
+
+    def main(self, step: int) -> Instruction:
+        """The instruction that accounts for the cycles of a step."""
+        return max(self.steps[step], key=lambda one: one.cycles)
+
+    def title(self, step: int) -> str:
+        """A step in words."""
+        return " + ".join(self.label(one) for one in self.steps[step])
+
+    def label(self, one: Instruction) -> str:
+        """An instruction in words."""
+        stage = self.stages[one.stage]
+        return stage.node + (f" ({one.block + 1} of {stage.blocks})" if stage.blocks > 1 else "")
+
+    def timing(self, read_latency: int, write_response: int) -> Timing:
+        """On the board that the build is for."""
+        return Timing(read_latency, write_response, self.bytes_per_cycle, self.interfaces)
+
+    def stage_cycles(self, run: CosimRun) -> dict[int, tuple[int, int, int]]:
+        """By stage: steps that it accounts for, their simulated cycles, and the estimate of these."""
+        found: dict[int, tuple[int, int, int]] = {}
+        for number, begin, end in run.stages:
+            one = self.main(number)
+            steps, cycles, estimate = found.get(one.stage, (0, 0, 0))
+            found[one.stage] = steps + 1, cycles + end - begin, estimate + one.cycles
+        return found
+
+
+def load_listing(build: Path) -> Listing:
+    """That of a build; raises `BuildError` where it is missing or makes no sense."""
+    path = build / LISTING
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise BuildError(f"{build}: {LISTING} is missing: it was made by an older attnc, or is damaged; compile the model again") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise BuildError(f"{path}: cannot be read ({error}); compile the model again") from error
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
+        raise BuildError(f"{path}: needed schema {SCHEMA}, found {found!r}; compile the model again")
+    try:
+        return _listing(data)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise BuildError(f"{path}: is damaged ({type(error).__name__}: {error}); compile the model again") from error
+
+
+def _listing(data: dict[str, Any]) -> Listing:
+    stages = tuple(Stage(str(s["node"]), tuple(map(str, s["nodes"])), str(s["engine"]), int(s["blocks"])) for s in data["stages"])
+    steps = tuple(tuple(Instruction(*map(int, one)) for one in step) for step in data["steps"])
+    for one in (one for step in steps for one in step):
+        if not 0 <= one.stage < len(stages):
+            raise ValueError(f"no stage {one.stage}")
+    engines = {str(name): tuple(map(str, ops)) for name, ops in data["engines"].items()}
+    depths = {_word(name): int(depth) for name, depth in data["fifos"].items()}
+    wiring = {_word(pointer): _word(port) for pointer, port in data["interfaces"].items()}
+    return Listing(float(data["clock_mhz"]), float(data["bytes_per_cycle"]), wiring, engines, depths, stages, steps)
+
+
+def _word(text: Any) -> str:
+    """A name that stands in the settings of the simulator, where blanks part names."""
+    if not isinstance(text, str) or not text or any(c.isspace() for c in text):
+        raise ValueError(f"needed a name, found {text!r}")
+    return text
+
+
+def engine_of(path: str) -> str:
+    """The engine whose process a path names; "program" for those that start engines."""
+    return next((part.partition(".")[0] for part in path.split("/") if part.startswith("engine_") and "." in part), "program")
+
+
+def short(path: str) -> str:
+    """A process by its name inside its engine."""
+    parts = path.split("/")
+    at = next((i for i, part in enumerate(parts) if part.startswith("engine_") and "." in part), None)
+    if at is None:
+        return parts[-1]
+    return "/".join([parts[at].partition(".")[2], *parts[at + 1 :]])

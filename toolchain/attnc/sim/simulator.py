@@ -1,0 +1,49 @@
+"""The simulator of a build, compiled once and run as often as there are questions: depths of FIFOs are settings, not sources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from attnc.errors import BuildError
+from attnc.sim.program import Listing, load_listing
+from attnc.verify.cosim import CosimRun, Timing, Tracing, run_cosim
+from attnc_host import AcceleratorError
+from attnc_host.csim import simulator
+
+
+@dataclass
+class Simulator:
+    """Runs a build's first sample in time. `depths` are those of FIFOs that replace those of the sources, by name."""
+
+    program: Path
+    data: Path
+    listing: Listing
+    timing: Timing
+    depths: dict[str, int] = field(default_factory=dict)
+    runs: int = 0
+
+    def run(
+        self,
+        style: str,
+        depths: Mapping[str, int] | None = None,
+        unbounded: bool = False,
+        trace: Tracing | None = None,
+        bin_cycles: int = 0,
+    ) -> CosimRun:
+        """One run; `depths` come on top of the simulator's own."""
+        self.runs += 1
+        return run_cosim(self.program, self.data, style, self.timing, {**self.depths, **(depths or {})}, unbounded, trace, bin_cycles)
+
+
+@contextmanager
+def open_simulator(build: Path, timing: Timing, listing: Listing | None = None) -> Iterator[Simulator]:
+    """Compile the simulator of a build folder, in a copy where the folder cannot be written."""
+    listing = listing or load_listing(build)
+    try:
+        with simulator(build / "hls", "native", "cosim") as program:
+            yield Simulator(program, build / "hls" / "data", listing, timing)
+    except AcceleratorError as error:
+        raise BuildError(str(error)) from error
