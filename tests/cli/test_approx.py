@@ -64,7 +64,7 @@ def test_picture_without_matplotlib(capsys: Capture, tmp_path: Path, monkeypatch
 
 def test_picture_that_cannot_be_written(capsys: Capture, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    assert "cannot be written" in error_of(capsys, "approx", "gelu", "--plot", tmp_path / "missing" / "x.png")
+    assert "does not exist" in error_of(capsys, "approx", "gelu", "--plot", tmp_path / "missing" / "x.png")
 
 
 def test_errors(capsys: Capture) -> None:

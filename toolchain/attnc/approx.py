@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from attnc.arrays import Array
-from attnc.errors import BuildError, ConfigError
-from attnc.files import written_whole
+from attnc.errors import ConfigError
 from attnc.ir import Graph, Node, TensorType
 from attnc.kernels.design import Design
 from attnc.kernels.lowering import Lowering
@@ -24,10 +23,9 @@ from attnc.ops.functions import FUNCTIONS, find
 from attnc.ops.reciprocal import DIVISIONS, reciprocal
 from attnc.ops.rsqrt import RSQRT_TABLE, rsqrt
 from attnc.ops.unary import METHODS, Unary, methods, rescaled
+from attnc.pictures import new_figure, save_figure
 
 SEED = 0
-SOFTWARE = "attnc"
-"""Who drew a picture, as its file says."""
 SOFTMAX_KEYS, SOFTMAX_DEVIATION, SOFTMAX_PEAK = 197, 2.0, 10.0
 NORM_CHANNELS, NORM_PEAK = 256, 5.0
 ROWS = 256
@@ -278,21 +276,9 @@ def _reciprocal(bits: int) -> Study:
     )
 
 
-def made_by_attnc(path: Path) -> bool:
-    """Whether `plot` drew a picture."""
-    with open(path, "rb") as file:
-        return f"Software\0{SOFTWARE}".encode() in file.read(200)
-
-
 def plot(found: Study, path: Path) -> None:
     """Function and error of every implementation as a picture."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise BuildError(f"--plot: needed matplotlib (pip install 'attnc[plot]'), found none: {error}") from error
-    figure = Figure(figsize=(9, 8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9, 8)
     above, below = figure.subplots(2, 1, sharex=True)
     assert found.exact is not None
     above.plot(found.exact.x, found.exact.y, color="black", linewidth=2.5, alpha=0.35, label="float64")
@@ -309,8 +295,4 @@ def plot(found: Study, path: Path) -> None:
     for axes in (above, below):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    try:
-        with written_whole(path) as beside:
-            figure.savefig(beside, dpi=120, format="png", metadata={"Software": SOFTWARE})
-    except OSError as error:
-        raise ConfigError(f"--plot {path}: cannot be written ({error})") from error
+    save_figure(figure, path, 120)

@@ -38,8 +38,9 @@ def approx(
 ) -> None:
     """Measure every implementation of a nonlinear function against float64: largest and RMS error, bits of its tables, and an estimate of
     what one value per cycle takes. Softmax and normalisations are measured on random rows, which the output describes."""
-    from attnc.approx import made_by_attnc, study
     from attnc.approx import plot as draw
+    from attnc.approx import study
+    from attnc.pictures import made_by_attnc
 
     if plot is not None:
         check_replaceable(plot, made_by_attnc)

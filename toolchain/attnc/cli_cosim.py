@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from attnc import pictures
 from attnc.console import EXIT_DIFFERENT, Build, Json, Verbose, Verify, note, print_json, show
 from attnc.errors import ConfigError
+from attnc.files import check_replaceable
 from attnc.verify.cosim import READ_LATENCY, STYLES, WRITE_RESPONSE
 from attnc_host import manifest as manifests
 from attnc_host.progress import Progress
@@ -30,6 +33,7 @@ COSIM: dict[str, Any] = {
     "\b\nBoth styles of pipelines are run, since a tool may build either, and a design has to live with both:\n"
     "  stp   a pipeline that waits stops as a whole, and keeps what is in it\n"
     "  flp   what is in it goes on and leaves\n\n"
+    "A trace, a VCD and a picture are of the slower style unless --style says which, or of one that stands still.\n\n"
     "\b\nExit code: 0 when outputs equal golden in every style, 1 when not or when processes wait for each\n"
     "other for ever (it says who, for which FIFO, since when, and the least depths that free them), 2 after\n"
     "an error. The build gets cosim.json, and its report the cycles.",
@@ -48,18 +52,31 @@ def cosim(
     depth: Annotated[
         list[str] | None, typer.Option("--depth", metavar="FIFO=N", help="Another depth of a FIFO (0: no bound); may be repeated.")
     ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option("--trace", metavar="JSON", help="Write a trace for ui.perfetto.dev: instructions, processes, FIFOs."),
+    ] = None,
+    vcd: Annotated[Path | None, typer.Option("--vcd", metavar="VCD", help="Write the levels of all FIFOs for a waveform viewer.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="PNG", help="Draw what every process does over time (needs matplotlib).")
+    ] = None,
     verify: Verify = True,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Run the emitted C++ in simulated time: outputs against golden, cycles by stage and process, what waits for what, levels of FIFOs."""
     from attnc.sim import command, tables
+    from attnc.sim.trace import made_by_attnc
 
     depths = _depths(depth)
+    for path, made in ((trace, made_by_attnc), (vcd, made_by_attnc), (plot, pictures.made_by_attnc)):
+        if path is not None:
+            check_replaceable(path, made, [build])
     with Progress() as progress:
         styles = STYLES if style is None else (style,)
-        request = command.Request(styles, read_latency, write_response, depths)
-        found = command.simulate(manifests.load(build, verify, edited=True).folder, request, progress, note)
+        manifest = manifests.load(build, verify, edited=True)
+        request = command.Request(styles, read_latency, write_response, depths, command.Outputs(trace, vcd, plot), manifest.name)
+        found = command.simulate(build, request, progress, note)
     if as_json:
         print_json({"build": str(build), **found})
     else:

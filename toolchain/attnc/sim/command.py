@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from attnc.sim.deadlock import edges, freeing
 from attnc.sim.facts import facts, write_facts
 from attnc.sim.program import load_listing
 from attnc.sim.simulator import Simulator, open_simulator
+from attnc.sim.trace import read_trace, tracing, write_perfetto, write_vcd
 from attnc.verify.cosim import READ_LATENCY, STYLES, WRITE_RESPONSE, CosimRun
 from attnc_host.progress import Progress
 
@@ -20,13 +22,24 @@ Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
+class Outputs:
+    """Files to write of the run in one style."""
+
+    trace: Path | None = None
+    vcd: Path | None = None
+    plot: Path | None = None
+
+
+@dataclass(frozen=True)
 class Request:
-    """What is asked for."""
+    """What is asked for; `title` stands over a picture."""
 
     styles: tuple[str, ...] = STYLES
     read_latency: int = READ_LATENCY
     write_response: int = WRITE_RESPONSE
     depths: Mapping[str, int] = field(default_factory=dict)
+    outputs: Outputs = Outputs()
+    title: str = ""
 
 
 def simulate(build: Path, request: Request, progress: Progress, note: Note) -> dict[str, Any]:
@@ -41,6 +54,7 @@ def simulate(build: Path, request: Request, progress: Progress, note: Note) -> d
         _check_names(request.depths, runs[0])
         explained = {run.style: edges(run, _known(simulator, run)) for run in runs if run.deadlock is not None}
         found = facts(listing, timing, runs, explained)
+        _write(simulator, _told(runs), request, progress)
         if explained:
             progress.stage("searching for depths that free it")
             least = freeing(lambda depths: [simulator.run(style, depths) for style in request.styles], runs)
@@ -54,6 +68,32 @@ def simulate(build: Path, request: Request, progress: Progress, note: Note) -> d
     else:
         write_facts(build, found)
     return found
+
+
+def _told(runs: Sequence[CosimRun]) -> CosimRun:
+    """The run that pictures and traces are of."""
+    return max(runs, key=lambda run: (run.deadlock is not None, run.cycles))
+
+
+def _write(simulator: Simulator, run: CosimRun, request: Request, progress: Progress) -> None:
+    """The files that were asked for, each of a further run that tells more."""
+    outputs, listing = request.outputs, simulator.listing
+    if outputs.trace or outputs.vcd:
+        progress.stage("writing the trace")
+        with tempfile.TemporaryDirectory(prefix="attnc-trace-") as temporary:
+            how = tracing(Path(temporary) / "trace.txt", run)
+            simulator.run(run.style, trace=how)
+            trace = read_trace(how.path)
+        if outputs.trace:
+            write_perfetto(outputs.trace, trace, run, listing)
+        if outputs.vcd:
+            write_vcd(outputs.vcd, trace, run, listing)
+    if outputs.plot:
+        progress.stage("drawing")
+        from attnc.sim import plot
+
+        width = plot.bin_cycles(run)
+        plot.draw(outputs.plot, simulator.run(run.style, bin_cycles=width), width, listing, request.title)
 
 
 def _check_names(depths: Mapping[str, int], run: CosimRun) -> None:
