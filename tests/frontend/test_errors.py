@@ -163,7 +163,7 @@ def test_shapes(tmp_path: Path) -> None:
     refused(path, "'nothing'.*'in0', 'in1'", ConfigError, shapes={"nothing": (1,)})
     refused(path, "2 dimensions", ConfigError, shapes={"in0": (1, 6)})
     refused(path, "declares", ConfigError, shapes={"in0": (1, 6, 9)})
-    refused(path, "positive", ConfigError, shapes={"in0": (1, 0, C)})
+    refused(path, "nothing to compute", shapes={"in0": (1, 0, C)})
     refused(path, "contradict", ConfigError, shapes={"in0": (1, 6, C), "in1": (1, 7, C)})
     refused(save_shapes(tmp_path, ["n", 0, C]), "positive size")
 

@@ -182,7 +182,7 @@ def test_nothing_is_overwritten_that_runs_or_is_read_later(seed: int) -> None:
         program = build_program(graph, design, lambda packed: None)
         alone = build_program(graph, replace(design, parallel=1), None)
         check(program)
-        ran, expected = (Counter(call.node for one in p.instructions for _, call in one.own) for p in (program, alone))
+        ran, expected = (Counter(call.node for one in p.instructions for _, call in one.active) for p in (program, alone))
         assert ran == expected
         streams = [stream for engine in program.engines for stream in engine.streams]
         names = [pointer for stream in streams if not stream.shared for pointer in stream.pointers]

@@ -133,7 +133,7 @@ def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes],
     engines = _shared(engines, [replace(one, engine=engines[one.engine.index]) for one in instructions])
     order = _order(design, engines, instructions, list(offsets.values()))
     # From here on it is known what each engine runs after what.
-    memory = plan_memory(graph, words, [_touched([instructions[i].chain for i in step]) for step in order])
+    memory = plan_memory(graph, words, [_touched([instructions[i] for i in step]) for step in order])
     if write_weights is not None:  # where values lie changes no estimate
         chains = settle(chains, offsets, {name: region.offset for name, region in memory.values.items()})
     instructions = _all_instructions(chains, [engines[engine.index] for engine in engine_of])
@@ -174,9 +174,10 @@ def _tasks(engines: Sequence[Engine], instructions: Sequence[Instruction]) -> li
     return tasks
 
 
-def _touched(chains: Sequence[Chain]) -> tuple[set[str], list[str]]:
-    """Values that chains read, and those that they store."""
-    return {name for chain in chains for name in chain.reads}, [name for chain in chains for name in chain.stores()]
+def _touched(step: Sequence[Instruction]) -> tuple[set[str], list[str]]:
+    """Values that the instructions of a step read, each for its own block of rows, and those that they store, or parts of."""
+    loads = [one.walk(stream) for one in step for stream in one.engine.streams if stream.kind == "load"]
+    return {walk.value for walk in loads if walk.vectors}, [name for one in step for name in one.chain.stores()]
 
 
 def _engines(chains: Sequence[Chain], design: Design) -> tuple[tuple[Engine, ...], list[Engine]]:
