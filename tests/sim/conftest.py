@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from planted import PLANTED
 from small_build import write_small_build
 
 
@@ -16,17 +17,6 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = write_small_build(tmp_path_factory.mktemp("simulated") / "build")
     assert main(["cosim", str(build), "--json"]) == 0
     return build
-
-
-PLANTED = """\
-  hls::stream<int> first("engine_0.first"), second("engine_0.second");
-  ATTNC_DEPTH(first, 4)
-  ATTNC_DEPTH(second, 4)
-  ATTNC_REGION
-  ATTNC_PROCESS("engine_0.writer", for (int i = 0; i < 7; ++i) first.write(i); for (int i = 0; i < 7; ++i) second.write(i);)
-  ATTNC_PROCESS("engine_0.reader", for (int i = 0; i < 7; ++i) second.read(); for (int i = 0; i < 7; ++i) first.read();)
-"""
-"""What comes first is what the reader wants last."""
 
 
 @pytest.fixture(scope="session")

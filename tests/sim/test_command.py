@@ -154,3 +154,8 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0
     for text in ("stp", "flp", "Exit code", "perfetto", "golden"):
         assert text in out
+
+
+def test_the_style_that_scripts_ask_for_is_simulated(simulated: Path) -> None:
+    script = (simulated / "hls" / "project.tcl").read_text()
+    assert "\nconfig_compile -pipeline_style flp\n" in script

@@ -45,7 +45,10 @@ QuantizerOption = Annotated[
 ]
 CheckOption = Annotated[
     bool,
-    typer.Option("--check/--no-check", help="Simulate the C++ on the build's own vectors; one that differs from golden is not written."),
+    typer.Option(
+        "--check/--no-check",
+        help="Run the C++ in time on the build's vectors; one that differs from golden or stands still is not written.",
+    ),
 ]
 EPILOG = (
     "\b\nExamples:\n"

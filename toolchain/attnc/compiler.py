@@ -11,7 +11,7 @@ import onnx
 
 from attnc import report
 from attnc.arrays import Array
-from attnc.codegen.folder import CONFIG, SCHEDULE, Note, staged
+from attnc.codegen.folder import CONFIG, SCHEDULE, SIMULATION, Note, staged
 from attnc.codegen.project import write_json, write_project
 from attnc.config import DEFAULT_TARGET, CompileOptions
 from attnc.errors import ConfigError
@@ -37,7 +37,8 @@ from attnc.quant.split import doubts, split_samples
 from attnc.report_tables import as_text, render
 from attnc.schedule.devices import find_board, with_utilisation
 from attnc.schedule.file import check_board, read_schedule, schedule_text
-from attnc.verify.check import check_build
+from attnc.sim.check import check_build
+from attnc.sim.facts import summary
 from attnc_host.integrity import sha256
 from attnc_host.samples import unstack
 
@@ -117,12 +118,12 @@ def write(state: State, progress: Progress, moved: Note) -> Path:
         save_npz(folder / "golden" / "outputs.npz", made)
         places, ports = (state.schedule.memory, state.schedule.ports) if state.schedule else ({}, {})
         program, cost = write_project(folder, model, state.design, state.board, state.clock_mhz, source, vectors, outputs, places, ports)
-        progress("comparing the C++ with golden")
+        progress("running the C++ in time")
         check = check_build(folder, state.options.check)
         assert state.layers is not None
         facts = report.compile_report(
             model=model, program=program, cost=cost, board=state.board, source=source, layer_db=state.layer_db, misfit=state.misfit,
-            check=check, widths=state.widths, settings=state.layers, choice=state.engines,
+            check=check.report, widths=state.widths, settings=state.layers, choice=state.engines,
             float_check={
                 "against": state.float_model,
                 "largest_relative_error": round(state.float_error, 9),
@@ -137,6 +138,9 @@ def write(state: State, progress: Progress, moved: Note) -> Path:
                 "warnings": state.doubts,
             },
         )  # fmt: skip
+        if check.simulation is not None:
+            write_json(folder / SIMULATION, check.simulation)
+            facts["simulation"] = summary(check.simulation)
         if model.quantized is not None:
             facts["import"] = import_report(model.quantized, model.graph)
         if state.search is not None:

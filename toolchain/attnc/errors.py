@@ -39,6 +39,10 @@ class DifferenceError(AttncError):
     """The emitted C++ is not golden: a bug in attnc, found before a build was left behind. The command line exits with 1."""
 
 
+class DeadlockError(AttncError):
+    """Processes of the design wait for each other for ever, found before a build was left behind. The command line exits with 1."""
+
+
 class FitError(AttncError):
     """The design does not fit the board."""
 

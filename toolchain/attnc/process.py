@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from attnc.console import EXIT_DIFFERENT, State, remarks
-from attnc.errors import AttncError, DifferenceError
+from attnc.errors import AttncError, DeadlockError, DifferenceError
 from attnc.tables import clean
 from attnc_host import AcceleratorError
 
@@ -50,7 +50,7 @@ def run(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("attnc: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except DifferenceError as error:
+    except (DifferenceError, DeadlockError) as error:
         return _fail("error", str(error), EXIT_DIFFERENT)
     except (AttncError, AcceleratorError) as error:
         return _fail("error", str(error), EXIT_ERROR)

@@ -93,9 +93,9 @@ def _summary(facts: dict[str, Any], title: str) -> Table:
         table.add_row("mismatches", f"{evaluation['mismatches']}")
         for name, value in evaluation.get("output_sqnr_db", {}).items():
             table.add_row(f"SQNR of {escape(name)}", f"{value:.1f} dB against {evaluation['float_model']}")
-    _cost_rows(table, facts["estimate"])
     if "simulation" in facts:
         table.add_row("simulated", _simulated(facts["simulation"], facts["estimate"]["clock_mhz"]))
+    _cost_rows(table, facts["estimate"])
     table.add_row("files", ", ".join(facts["files"].values()))
     return table
 

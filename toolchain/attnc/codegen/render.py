@@ -22,6 +22,8 @@ from attnc.schedule.fifos import fifos
 from attnc.schedule.program import FETCH_INTS, Program
 
 TOP = "attnc_top"
+PIPELINE_STYLE = "flp"
+"""That the emitted scripts ask for: pipelines that flush. A build has to live with those that stall (stp) as well."""
 
 
 def environment() -> jinja2.Environment:
@@ -180,6 +182,7 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
         "part": part,
         "clock_ns": f"{1000 / clock_mhz:.3f}",
         "clock_mhz": clock_mhz,
+        "pipeline_style": PIPELINE_STYLE,
         "lanes": program.design.lanes,
         "shallow": SHALLOW,
         "engines": engines,

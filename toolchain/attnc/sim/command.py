@@ -11,7 +11,7 @@ from typing import Any
 
 from attnc.errors import ConfigError
 from attnc.sim.deadlock import edges, freeing
-from attnc.sim.facts import facts, write_facts
+from attnc.sim.facts import facts, fifo_depths, write_facts
 from attnc.sim.program import load_listing
 from attnc.sim.simulator import Simulator, open_simulator
 from attnc.sim.trace import read_trace, tracing, write_perfetto, write_vcd
@@ -59,7 +59,7 @@ def simulate(build: Path, request: Request, progress: Progress, note: Note) -> d
             progress.stage("searching for depths that free it")
             least = freeing(lambda depths: [simulator.run(style, depths) for style in request.styles], runs)
             for style in explained:
-                found["styles"][style]["deadlock"]["least_depths"] = _least(least, runs)
+                found["styles"][style]["deadlock"]["least_depths"] = fifo_depths(least, runs)
     progress.finish()
     if request.depths:
         note("depths were given, so the build's cosim.json and report stay as they are")
@@ -105,9 +105,3 @@ def _check_names(depths: Mapping[str, int], run: CosimRun) -> None:
 def _known(simulator: Simulator, run: CosimRun) -> list[Any]:
     """FIFOs of the same run without bounds, which shows who is at their ends."""
     return list(simulator.run(run.style, unbounded=True).fifos)
-
-
-def _least(depths: Mapping[str, int] | None, runs: list[CosimRun]) -> dict[str, dict[str, int]]:
-    """Depth and least depth by name."""
-    emitted = {fifo.name: max(f.depth for run in runs for f in run.fifos if f.name == fifo.name) for run in runs for fifo in run.fifos}
-    return {name: {"depth": emitted[name], "least": depth} for name, depth in (depths or {}).items()}

@@ -47,7 +47,7 @@ def _run(listing: Listing, run: CosimRun, edges: Sequence[Edge] | None) -> dict[
         "cycles": run.cycles,
         "latency_ms": round(run.cycles / listing.clock_mhz / 1000, 6),
         "bit_exact": run.bit_exact,
-        "deadlock": None if edges is None else _deadlock(listing, run, edges),
+        "deadlock": None if edges is None else describe(listing, run, edges),
         "stages": [
             {
                 "node": listing.stages[stage].node,
@@ -79,7 +79,8 @@ def _run(listing: Listing, run: CosimRun, edges: Sequence[Edge] | None) -> dict[
     }
 
 
-def _deadlock(listing: Listing, run: CosimRun, edges: Sequence[Edge]) -> dict[str, Any]:
+def describe(listing: Listing, run: CosimRun, edges: Sequence[Edge]) -> dict[str, Any]:
+    """A deadlock: where, and who waits for what, those in a circle first."""
     round_ = circle(edges)
     return {
         "cycle": run.deadlock,
@@ -100,6 +101,12 @@ def _deadlock(listing: Listing, run: CosimRun, edges: Sequence[Edge]) -> dict[st
             for edge in [*round_, *(edge for edge in edges if edge not in round_)]
         ],
     }
+
+
+def fifo_depths(least: Mapping[str, int] | None, runs: Sequence[CosimRun]) -> dict[str, dict[str, int]]:
+    """Depth and least depth by name."""
+    depths = {name: max(f.depth for run in runs for f in run.fifos if f.name == name) for name in least or ()}
+    return {name: {"depth": depths[name], "least": depth} for name, depth in (least or {}).items()}
 
 
 def summary(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from attnc.codegen.listing import LISTING, SCHEMA
 from attnc.errors import BuildError
-from attnc.verify.cosim import CosimRun, Timing
+from attnc.verify.cosim import READ_LATENCY, WRITE_RESPONSE, CosimRun, Timing
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Listing:
         stage = self.stages[one.stage]
         return stage.node + (f" ({one.block + 1} of {stage.blocks})" if stage.blocks > 1 else "")
 
-    def timing(self, read_latency: int, write_response: int) -> Timing:
+    def timing(self, read_latency: int = READ_LATENCY, write_response: int = WRITE_RESPONSE) -> Timing:
         """On the board that the build is for."""
         return Timing(read_latency, write_response, self.bytes_per_cycle, self.interfaces)
 

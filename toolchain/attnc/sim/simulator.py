@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from attnc.errors import BuildError
 from attnc.sim.program import Listing, load_listing
 from attnc.verify.cosim import CosimRun, Timing, Tracing, run_cosim
 from attnc_host import AcceleratorError
+from attnc_host.boundary import Image
 from attnc_host.csim import simulator
 
 
@@ -36,6 +40,14 @@ class Simulator:
         """One run; `depths` come on top of the simulator's own."""
         self.runs += 1
         return run_cosim(self.program, self.data, style, self.timing, {**self.depths, **(depths or {})}, unbounded, trace, bin_cycles)
+
+    def outputs(self, image: Image, style: str = "flp") -> Image:
+        """What the device writes for the memory image of a sample's inputs."""
+        with tempfile.TemporaryDirectory(prefix="attnc-cosim-") as temporary:
+            given, found = Path(temporary) / "inputs.bin", Path(temporary) / "outputs.bin"
+            image.tofile(given)
+            run_cosim(self.program, self.data, style, self.timing, self.depths, files=(given, found))
+            return np.fromfile(found, np.uint8)
 
 
 @contextmanager

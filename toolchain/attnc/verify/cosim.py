@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -152,14 +152,18 @@ def run_cosim(
     unbounded: bool = False,
     trace: Tracing | None = None,
     bin_cycles: int = 0,
+    files: Sequence[Path] = (),
 ) -> CosimRun:
     """Run the simulator on the first of the vectors in `data`. `depths` of FIFOs (by path, or by name) replace those of the sources, 0 is
-    no bound; with `bin_cycles` the counts over time come too."""
+    no bound; with `bin_cycles` the counts over time come too. `files` are other inputs, and where their outputs go: then nothing
+    is compared."""
     with tempfile.TemporaryDirectory(prefix="attnc-cosim-") as temporary:
         given, report = Path(temporary) / "settings.txt", Path(temporary) / "report.txt"
         given.write_text(settings(style, timing, depths or {}, unbounded, trace, bin_cycles))
         env = {**os.environ, "ATTNC_COSIM_SETTINGS": str(given), "ATTNC_COSIM_REPORT": str(report)}
-        done = subprocess.run([str(program.resolve()), str(data)], env=env, capture_output=True, text=True, errors="replace")
+        done = subprocess.run(
+            [str(program.resolve()), str(data), *map(str, files)], env=env, capture_output=True, text=True, errors="replace"
+        )
         if done.returncode not in (0, 1, DEADLOCK) or not report.is_file():
             said = (done.stderr or done.stdout).strip()
             raise BuildError(f"the simulator {program} failed with exit code {done.returncode}: {said or 'no message'}")

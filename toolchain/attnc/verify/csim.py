@@ -58,7 +58,7 @@ def compare_build(
     were stored with the build must agree with the C++.
     """
     manifest = manifests.load(build, edited=True)
-    images, stored = _stored(manifest) if inputs is None else (_image(manifest, inputs), None)
+    images, stored = stored_vectors(manifest) if inputs is None else (_image(manifest, inputs), None)
     golden = GoldenBackend(manifest, progress=progress).execute(images)
     backend = CsimBackend(manifest, types, progress=progress)
     started = time.perf_counter()
@@ -97,7 +97,7 @@ def compare_images(
     return CsimResult(mismatches == 0, elements, mismatches, first, found.shape[0], seconds, types, depths or {})
 
 
-def _stored(manifest: Manifest) -> tuple[Image, Image | None]:
+def stored_vectors(manifest: Manifest) -> tuple[Image, Image | None]:
     """The vectors of the build folder: memory images of the inputs and, where they are there, of the expected outputs.
 
     The images and not the float inputs, because a host graph in front may round differently on another machine.

@@ -14,6 +14,7 @@ from attnc.cli import main
 from attnc.codegen import project
 from attnc.schedule.cost import Estimate
 from attnc.schedule.program import Program
+from planted import PLANTED
 
 Capture = pytest.CaptureFixture[str]
 K = 40
@@ -48,6 +49,19 @@ def patched(monkeypatch: pytest.MonkeyPatch, right: str, wrong: str) -> None:
     monkeypatch.setattr(project, "write_sources", write_sources)
 
 
+def planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every build from now on has two processes that wait for each other."""
+    real = project.write_sources
+
+    def write_sources(program: Program, folder: Path, part: str, clock_mhz: float, cost: Estimate | None = None) -> None:
+        real(program, folder, part, clock_mhz, cost)
+        before, region, behind = (folder / "attnc_top.cpp").read_text().rpartition("  ATTNC_REGION\n")
+        assert region
+        (folder / "attnc_top.cpp").write_text(before + PLANTED + behind)
+
+    monkeypatch.setattr(project, "write_sources", write_sources)
+
+
 def compile_(model: Path, *more: str) -> int:
     return main(["compile", str(model), "-o", str(model.parent / "build"), *more])
 
@@ -63,7 +77,12 @@ def test_a_build_is_compared(model: Path, capsys: Capture) -> None:
     samples = int(str(found(model)["samples"]))
     assert samples > 0 and found(model) == {"samples": samples, "elements": samples * 4 * K}
     assert f"equal in all {samples * 4 * K:,} elements of the build's own {samples} samples" in " ".join(capsys.readouterr().out.split())
-    assert not list((model.parent / "build").rglob("csim_*"))  # made for this machine
+    assert not list((model.parent / "build").rglob("c*sim_native*"))  # made for this machine
+    simulation = json.loads((model.parent / "build" / "report.json").read_text())["simulation"]
+    in_time = json.loads((model.parent / "build" / "cosim.json").read_text())
+    for style in ("stp", "flp"):
+        assert simulation[style]["cycles"] == in_time["styles"][style]["cycles"] > 0 and not simulation[style]["deadlock"]
+    assert f"{simulation['stp']['cycles']:,} cycles" in (model.parent / "build" / "report.txt").read_text()
     assert compile_(model, "--quiet") == 0  # over a build that is as attnc made it
     assert capsys.readouterr() == ("", "")
 
@@ -80,6 +99,16 @@ def test_a_build_that_differs_is_not_written(model: Path, monkeypatch: pytest.Mo
     assert found(model) == {"unchecked": "--no-check"} and "the C++ was not compared with golden: --no-check" in err
     assert "NOT COMPARED: --no-check; `attnc csim` compares" in " ".join(out.split())
     assert main(["csim", str(model.parent / "build")]) == 1
+
+
+def test_a_build_that_stands_still_is_not_written(model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    planted(monkeypatch)
+    assert compile_(model, "--quiet") == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("attnc: error: the emitted C++ stands still from cycle ") and err.count("\n") == 1
+    assert "engine_0.first is full (depth 4), read by reader" in err and "engine_0.second is empty (depth 4), written by writer" in err
+    assert "a bug in attnc, so no build was written" in err and "least depths that free it: engine_0.first 4 -> 7" in err
+    assert [path.name for path in model.parent.iterdir()] == ["m.onnx"]
 
 
 def test_a_build_that_differs_replaces_none(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,94 @@
+"""The last step of a compilation: the emitted C++ runs in time on the build's own vectors. It must give what golden gives, and live with
+both styles of pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attnc.errors import BuildError, DeadlockError, DifferenceError
+from attnc.sim.deadlock import edges, freeing
+from attnc.sim.facts import describe, facts, fifo_depths
+from attnc.sim.program import load_listing
+from attnc.sim.simulator import Simulator, open_simulator
+from attnc.sim.tables import STYLE_NAMES, waiting
+from attnc.verify.cosim import STYLES, CosimRun
+from attnc.verify.csim import CsimResult, compare_images, stored_vectors
+from attnc_host import manifest as manifests
+from attnc_host.csim import missing_tool
+from attnc_host.manifest import Manifest
+
+NOT_ASKED = "--no-check"
+LARGE = 500_000
+"""Estimated cycles from which on one of the vectors is enough: a larger program runs long."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What the report says: `samples` and `elements` that are equal, or `unchecked`, why nothing was compared; and what the first sample
+    took in time."""
+
+    report: dict[str, Any]
+    simulation: dict[str, Any] | None = None
+
+
+def check_build(folder: Path, wanted: bool, depths_given: bool = False) -> Check:
+    """Raises `DifferenceError` where an element differs, `DeadlockError` where processes wait for each other for ever (at FIFOs of the
+    usual depths, or of those that a schedule gave), `BuildError` where the C++ does not compile or stops. The simulator is made for this
+    machine, and does not stay in the build."""
+    tool = missing_tool()
+    if not wanted or tool is not None:
+        return Check({"unchecked": f"{tool!r} is not installed or not on PATH" if wanted else NOT_ASKED})
+    manifest, listing = manifests.load(folder, edited=True), load_listing(folder)
+    try:
+        with open_simulator(folder, listing.timing(), listing) as simulator:
+            runs = [simulator.run(style) for style in STYLES]
+            _refuse_deadlocks(simulator, runs, depths_given)
+            result = _compare(simulator, manifest)
+    except BuildError as error:
+        raise BuildError(f"{_refusal('cannot be simulated')}: {error}") from error
+    finally:
+        for path in (folder / "hls").glob("cosim_*"):
+            path.unlink()
+    if not result.bit_exact:
+        counts = f"{result.mismatches:,} of {result.elements:,} elements"
+        raise DifferenceError(f"{_refusal(f'differs from golden in {counts}')}; the first: {result.difference}")
+    for run in runs:
+        if not run.bit_exact:
+            raise DifferenceError(f"{_refusal(f'differs from golden with {STYLE_NAMES[run.style]} pipelines')}")
+    return Check({"samples": result.samples, "elements": result.elements}, facts(listing, simulator.timing, runs, {}))
+
+
+def _compare(simulator: Simulator, manifest: Manifest) -> CsimResult:
+    """Every element of the vectors, or of the first."""
+    images, expected = stored_vectors(manifest)
+    assert expected is not None
+    count = 1 if simulator.listing.estimate > LARGE else len(images)
+    found = [simulator.outputs(image) for image in images[:count]]
+    return compare_images(manifest, [expected[:count]], np.stack(found))
+
+
+def _refuse_deadlocks(simulator: Simulator, runs: Sequence[CosimRun], depths_given: bool) -> None:
+    stuck = next((run for run in runs if run.deadlock is not None), None)
+    if stuck is None:
+        return
+    known = simulator.run(stuck.style, unbounded=True).fifos
+    found = describe(simulator.listing, stuck, edges(stuck, known))
+    least = freeing(lambda depths: [simulator.run(style, depths) for style in STYLES], runs)
+    waits = [wait for wait in found["waits"] if wait["process"] in found["circle"]] or found["waits"]
+    depths = ", ".join(f"{name} {pair['depth']} -> {pair['least']}" for name, pair in fifo_depths(least, runs).items())
+    freed = f"least depths that free it: {depths}" if depths else "no depths of FIFOs free it"
+    what = (
+        f"stands still from cycle {found['cycle']:,} on with {STYLE_NAMES[stuck.style]} pipelines, in {found['instruction'] or 'its start'}"
+    )
+    text = "; ".join(waiting(wait) for wait in waits)
+    why = "because of the depths of FIFOs that the schedule gives" if depths_given else "which is a bug in attnc"
+    raise DeadlockError(f"{_refusal(what, why)}: {text}; {freed}")
+
+
+def _refusal(what: str, why: str = "which is a bug in attnc") -> str:
+    return f"the emitted C++ {what}, {why}, so no build was written ({NOT_ASKED} writes it as it is)"
