@@ -26,6 +26,8 @@ from attnc.kernels.network import Network
 from attnc.kernels.ports import IntType
 from attnc.kernels.rotary import ROTARY
 from attnc.ops import operator
+from attnc.schedule import prefetch as prefetch_module
+from attnc.schedule import program as program_module
 from attnc.schedule import steps as steps_module
 from attnc.schedule.chains import whole_operands_first
 from attnc.schedule.cost import call_cost, estimate
@@ -226,6 +228,26 @@ def test_kept_operands_follow_each_other() -> None:
     check(program)
     assert [one.chain.links[0].kept for one in program.instructions] == [None, "u", "u", None]
     assert_exact(graph, random_feeds(graph, 3), design)
+
+
+def test_blocks_of_an_operand_that_is_kept_do_not_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another product between the first block and the second would write over what the first one leaves."""
+    seen: list[Task] = []
+
+    def noting(tasks: list[Task], starts: list[int]) -> list[tuple[int, ...]]:
+        seen.extend(tasks)
+        return form_steps(tasks, starts)
+
+    monkeypatch.setattr(program_module, "form_steps", noting)
+    program = build_program(shared_operand(), Design(8, 16, 8, 2, parallel=2), lambda packed: None)
+    assert [task.fixed for task in seen] == [True] * 6 + [False] * 2
+    assert [one.chain.links[0].kept for one in program.instructions] == [None, None, "u", "u", "u", "u", None, None]
+
+
+def test_an_operand_that_is_not_there_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefetch_module, "_sides", lambda runs, ways: [0] * len(runs))
+    with pytest.raises(GraphError, match="computes with rows of 'u', its kernel holds others, of 'u'"):
+        build_program(shared_operand(), Design(8, 16, 8, 2), lambda packed: None)
 
 
 def test_code_does_not_grow_with_the_layers(tmp_path: Path) -> None:

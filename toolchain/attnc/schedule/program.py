@@ -158,19 +158,24 @@ def _tracks(engines: Sequence[Engine]) -> list[int]:
 
 
 def _tasks(engines: Sequence[Engine], instructions: Sequence[Instruction]) -> list[Task]:
-    """What the schedule must know of each. Where a product finds its operand in the engine, neither it nor the one that left it moves."""
+    """What the schedule must know of each. Where products find their operands in the engine, neither they nor those that left them move:
+    one that came between the blocks of these would write over the operand of another."""
     owners = _tracks(engines)
     tasks: list[Task] = []
-    last: dict[Key, int] = {}
+    last: dict[Key, tuple[Chain, list[int]]] = {}
     for number, one in enumerate(instructions):
         heavy, kept = one.chain.heavy, one.chain.links[0].kept is not None
         walks = [(stream.kind, walk) for stream in one.engine.streams if (walk := one.walk(stream)).vectors]
         loads, stores = (tuple(walk for kind, walk in walks if kind == wanted) for wanted in ("load", "store"))
         tasks.append(Task(owners[one.engine.index], one.span, loads, stores, kept))
-        if kept and heavy is not None:
-            tasks[last[heavy]] = replace(tasks[last[heavy]], fixed=True)
-        if heavy is not None:
-            last[heavy] = number
+        if heavy is None:
+            continue
+        if kept:
+            for before in last[heavy][1]:
+                tasks[before] = replace(tasks[before], fixed=True)
+        if heavy not in last or last[heavy][0] is not one.chain:
+            last[heavy] = one.chain, []
+        last[heavy][1].append(number)
     return tasks
 
 

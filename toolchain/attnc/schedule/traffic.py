@@ -2,7 +2,8 @@
 
 Golden knows values and no memory, so nothing but this says that a port which reads memory finds there what golden gave the operator:
 every word that an instruction loads must hold the value that its walk names, put there by the host or by a step before, and a step must
-write over nothing that it reads itself. Bytes must mean to the kernel what they mean in the value's type.
+write over nothing that it reads itself. A product that starts on an operand which is in its kernel must find its own. Bytes must mean to
+the kernel what they mean in the value's type.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from attnc.fixedpoint import int_range
 from attnc.ir import Graph, GraphError
 from attnc.kernels.call import Call, Walk
+from attnc.schedule.chains import first_load
 from attnc.schedule.engine import Instruction
 from attnc.schedule.memory import MemoryMap, Region
 from attnc.schedule.overlap import runs
@@ -32,6 +34,29 @@ def check_traffic(graph: Graph, places: MemoryMap, steps: Sequence[Sequence[Inst
         memory.store(number, [walk for one in step for walk in _walks(one, "store")])
     for name in graph.outputs:
         memory.expect("the host", name, places.values[name])
+    check_operands(steps)
+
+
+def check_operands(steps: Sequence[Sequence[Instruction]]) -> None:
+    """Every product finds its operand in the side of its kernel where it looks for it."""
+    held: dict[tuple[int, int], Walk] = {}
+    for number, one in ((number, one) for number, step in enumerate(steps) for one in step):
+        operand, side = _operand(one), (one.engine.index, one.side)
+        if operand is not None and not one.ready:
+            held[side] = operand
+        if operand is not None and held.get(side) != operand:
+            found = f"others, of {held[side].value!r}" if side in held else "none"
+            raise GraphError(f"step {number} computes with rows of {operand.value!r}, its kernel holds {found}")
+        brought = None if one.brings is None else _operand(one.brings)
+        if one.brings is not None and brought is not None:
+            held[one.engine.index, one.brings.side] = brought
+
+
+def _operand(one: Instruction) -> Walk | None:
+    """What the main kernel of an instruction computes with, if that holds operands and works."""
+    slot = one.engine.operand_slot
+    call = None if slot is None else one.calls[slot]
+    return None if call is None else call.walks[first_load(call.kernel)]
 
 
 def check_types(graph: Graph, call: Call) -> None:
