@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from models import svtr
+from models import encoder, svtr
 from torch import Tensor, nn
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched: configurations only
@@ -80,7 +80,7 @@ def randomize(model: nn.Module, seed: int = 0) -> None:
 def signals(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Noise; pictures have areas of colour as well, since pure noise looks alike to a network that takes means."""
     made = rng.standard_normal(shape)
-    if len(shape) == 4:
+    if len(shape) == 4 and shape[1] == 3:
         areas = rng.standard_normal((*shape[:2], 4, 4)) + rng.standard_normal((*shape[:2], 1, 1))
         made = 0.5 * made + np.kron(areas, np.ones((shape[2] // 4, shape[3] // 4)))
     return made.astype(np.float32)
@@ -115,6 +115,16 @@ def masked() -> dict[str, Tensor]:
     return tokens(True)
 
 
+def boxed() -> dict[str, Tensor]:
+    """Token numbers with a padding mask and the corners of a box for each: left, top, right, bottom."""
+    return {**masked(), "bbox": torch.from_numpy(boxes(np.random.default_rng(0), 1))}
+
+
+def boxes(rng: np.random.Generator, count: int) -> np.ndarray:
+    """[count, TOKENS, 4]: right is not left of left, and bottom not above top."""
+    return np.sort(rng.integers(0, VOCABULARY, (count, TOKENS, 2, 2)), axis=2).reshape(count, TOKENS, 4)
+
+
 def pixels(size: int = 32, width: int = 0) -> Callable[[], dict[str, Tensor]]:
     """An image."""
     return lambda: {"pixel_values": torch.randn(1, 3, size, width or size, generator=torch.Generator().manual_seed(0))}
@@ -126,15 +136,22 @@ def mel() -> dict[str, Tensor]:
 
 
 def samples(family: Family, names: list[str], count: int = 16, seed: int = 1) -> dict[str, np.ndarray]:
-    """Inputs to calibrate and compare with: random tokens or pixels, masks with padding at the end of all samples but the first."""
+    """Inputs to calibrate and compare with: random tokens or pixels, masks with padding at the end of all samples but the first; along an
+    axis of 1 that an input has in front, or on one of their own. A mask without a batch axis is given once."""
     rng = np.random.default_rng(seed)
     example = {**family.inputs(), **(family.traced_inputs() if family.traced_inputs else {})}
     made: dict[str, np.ndarray] = {}
     for name in names:
-        shape = (count, *example[name].shape[1:])
-        if name == "attention_mask":
+        own = tuple(example[name].shape)
+        shape = (count, *(own[1:] if own[0] == 1 else own))
+        if name in ("attention_mask", "src_key_padding_mask"):
             length = np.where(np.arange(count) == 0, shape[1], rng.integers(shape[1] // 2, shape[1] + 1, count))
-            made[name] = (np.arange(shape[1]) < length[:, None]).astype(np.int64)
+            kept = np.arange(shape[1]) < length[:, None]
+            made[name] = kept.astype(np.int64) if name == "attention_mask" else ~kept
+        elif name == "mask":
+            made[name] = example[name].numpy()
+        elif name == "bbox":
+            made[name] = boxes(rng, count)
         elif example[name].is_floating_point():
             made[name] = signals(rng, shape)
         else:
@@ -172,6 +189,17 @@ def _modernbert() -> nn.Module:
         **{**SIZES, "num_hidden_layers": 3}, vocab_size=VOCABULARY, max_position_embeddings=32, local_attention=8,
         global_attn_every_n_layers=2, pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2,
     ))  # fmt: skip
+
+
+def _dinov3() -> nn.Module:
+    return hf.DINOv3ViTModel(hf.DINOv3ViTConfig(
+        hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=INNER, image_size=32, patch_size=8,
+        num_register_tokens=4,
+    ))  # fmt: skip
+
+
+def _layoutlm() -> nn.Module:
+    return hf.LayoutLMModel(hf.LayoutLMConfig(**TEXT, max_2d_position_embeddings=VOCABULARY))
 
 
 def _swin() -> nn.Module:
@@ -229,6 +257,8 @@ def _bloom() -> nn.Module:
 
 
 GROUPED: dict[str, Any] = {"num_key_value_heads": 2}
+STABLE: dict[str, Any] = {"use_qkv_bias": True, "qk_layernorm": True, "use_parallel_residual": True}
+"""As StableLM 2 of 12 billion parameters has it, and biases as the smaller one."""
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
@@ -238,17 +268,21 @@ FAMILIES: dict[str, Family] = {
         _text("electra", hf.ElectraConfig, "ElectraModel", embedding_size=32),
         _text("albert", hf.AlbertConfig, "AlbertModel", embedding_size=32),
         _text("mpnet", hf.MPNetConfig, "MPNetModel", pad_token_id=0),
+        Family("layoutlm", _layoutlm, boxed),
         Family("t5", _t5, masked),
         Family("modernbert", _modernbert, masked),
         _image("vit", hf.ViTConfig, "ViTModel"),
         _image("deit", hf.DeiTConfig, "DeiTModel"),
         _image("dinov2", hf.Dinov2Config, "Dinov2Model", mlp_ratio=2),
+        Family("dinov3", _dinov3, pixels()),
         _image("beit", hf.BeitConfig, "BeitModel", use_relative_position_bias=True, drop_path_rate=0.0),
         Family("swin", _swin, pixels()),
         Family("swinv2", _swinv2, pixels()),
         Family("mobilevit", _mobilevit, pixels(64)),
         Family("segformer", _segformer, pixels()),
         Family("svtr", svtr.Svtr, pixels(*svtr.SIZE), ("logits",)),
+        Family("encoder", lambda: encoder.Encoder(True), encoder.batch_first),
+        Family("encoder-sequence-first", lambda: encoder.Encoder(False), encoder.sequence_first),
         Family("whisper", _whisper, mel),
         Family("gpt2", _gpt2, tokens, ("logits",), masked),
         Family("opt", _opt, tokens, ("logits",), masked),
@@ -260,6 +294,8 @@ FAMILIES: dict[str, Family] = {
         _decoder("qwen3", hf.Qwen3Config, "Qwen3ForCausalLM", **GROUPED, head_dim=HEAD),
         _decoder("gemma", hf.GemmaConfig, "GemmaForCausalLM", num_key_value_heads=1, head_dim=HEAD),
         _decoder("gemma2", hf.Gemma2Config, "Gemma2ForCausalLM", **GROUPED, head_dim=HEAD, sliding_window=8, query_pre_attn_scalar=16),
+        _decoder("olmo2", hf.Olmo2Config, "Olmo2ForCausalLM", **GROUPED),
+        _decoder("stablelm", hf.StableLmConfig, "StableLmForCausalLM", **GROUPED, **STABLE),
         _decoder("phi", hf.PhiConfig, "PhiForCausalLM"),
         _decoder("bitnet", hf.BitNetConfig, "BitNetForCausalLM", **GROUPED),
     )

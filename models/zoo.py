@@ -48,6 +48,7 @@ def export(name: str, exporter: str, path: Path) -> None:
     settle(model, inputs)
     wrapped = Exported(model, tuple(inputs), family.outputs).eval()
     logging.disable(logging.WARNING)
+    torch.backends.mha.set_fastpath_enabled(False)  # nn.TransformerEncoder would become one operator that ONNX does not have
     options: dict[str, Any] = {"input_names": list(inputs), "output_names": list(family.outputs), "opset_version": OPSETS[exporter]}
     if exporter == "dynamo":
         options |= {"dynamo": True, "verbose": False, "external_data": False}
@@ -84,6 +85,7 @@ def measure(name: str, exporter: str, folder: Path) -> dict[str, Any]:
         "elements": result.elements,
         "mismatches": result.mismatches,
         "sqnr_db": sqnr,
+        "heldout_db": min(widths["sqnr_db"].values()),
         "promised_db": min(db - widths["margin_db"][output] for output, db in widths["sqnr_db"].items()),
         "varying": varying,
         "wide": len(widths["wide"]),
@@ -152,6 +154,17 @@ def failed(row: dict[str, Any]) -> bool:
     return "error" in row or row["mismatches"] > 0 or row["varying"] < LEAST_VARYING
 
 
+def remark(row: dict[str, Any]) -> str:
+    """Why a row misses what it should reach: by chance where the samples that the widths were chosen on reach it, else by its causes."""
+    found = "" if row["varying"] >= LEAST_VARYING else f"outputs do not depend on the inputs ({row['varying']}) "
+    if row["sqnr_db"] >= TARGET_DB:
+        return found
+    if row["heldout_db"] >= TARGET_DB:
+        return f"{found}{row['heldout_db']:.1f} dB held out, {row['promised_db']:.1f} less what chance may hide"
+    worst = (f"{entry['node']} ({entry['why']}, {entry['percent']:.0f} %)" for entry in row["binding"][:SHOWN])
+    return f"{found}noise by cause: {row['causes']}; worst nodes: {'; '.join(worst)}"
+
+
 def show(rows: list[dict[str, Any]]) -> None:
     """The table."""
     from rich.console import Console
@@ -167,13 +180,9 @@ def show(rows: list[dict[str, Any]]) -> None:
         if "error" in row:
             table.add_row(row["family"], row["exporter"], *[""] * 7, f"failed: {row['error']}", style="red")
             continue
-        remark = "" if row["varying"] >= LEAST_VARYING else f"outputs do not depend on the inputs ({row['varying']}) "
-        if row["sqnr_db"] < TARGET_DB:
-            worst = (f"{entry['node']} ({entry['why']}, {entry['percent']:.0f} %)" for entry in row["binding"][:SHOWN])
-            remark += f"noise by cause: {row['causes']}; worst nodes: {'; '.join(worst)}"
         wide = f"{row['wide']} of {row['linear']}"
         cells = [row["device"], row["host"], row["elements"], row["mismatches"], row["sqnr_db"], wide, row["cycles"]]
-        table.add_row(row["family"], row["exporter"], *map(str, cells), remark, style="red" if failed(row) else None)
+        table.add_row(row["family"], row["exporter"], *map(str, cells), remark(row), style="red" if failed(row) else None)
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     print(f"{sum(not failed(row) for row in rows)} of {len(rows)} compile and agree bit for bit")
 

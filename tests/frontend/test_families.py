@@ -58,6 +58,22 @@ def test_rms_normalisation_of_heads(tmp_path: Path) -> None:
     assert norm.attrs["group"] == D and norm.params["gamma"].shape == (H * D,) and ops(found) == ["linear", "rms_normalization"]
 
 
+@pytest.mark.parametrize("op", ["LayerNormalization", "RMSNormalization"])
+def test_heads_with_norms_of_their_own(tmp_path: Path, op: str) -> None:
+    """As StableLM 2 has them: split by heads, normalised by parameters that differ, put together again."""
+    b = Builder(opset=23)
+
+    def normalized(x: str) -> str:
+        parts = b("Split", x, np.array([1] * H), axis=1, outputs=H)
+        return str(b("Concat", *(b(op, part, b.random(D)) for part in parts), axis=1))
+
+    y = attention(b, b.input("x", [1, T, C]), 1, lambda scores: scores, normalized)
+    found = check(b.save(tmp_path / "m.onnx", y), strict=True)
+    norms = [node for node in found.graph.nodes if node.op.endswith("normalization")]
+    assert [node.attrs["group"] for node in norms] == [D, D] and len(ops(found)) == 3 + 2 + 1
+    assert all(len(np.unique(node.params["gamma"])) == H * D for node in norms)
+
+
 # ---- rotary embeddings ----
 
 
@@ -95,6 +111,23 @@ def test_rotary(tmp_path: Path, rotary: int, interleaved: bool, swapped: bool) -
     assert ops(found) == ["linear", "rotary", "linear"]
     assert node.attrs == {"num_heads": H, "rotary_dims": rotary, "interleaved": interleaved}
     np.testing.assert_allclose(node.params["cos"], cos[:, ::2] if interleaved else cos[:, : rotary // 2], atol=1e-6)
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_tokens_that_are_not_turned(tmp_path: Path, first: int) -> None:
+    """Class and register tokens in front, as DINOv3 has them, and others behind: the whole is turned, they by no angle."""
+    b = Builder()
+    x = b("Transpose", b("Reshape", b.linear(b.input("x", [1, T, C]), C, H * D), np.array([1, T, H, D])), perm=[0, 2, 1, 3])
+    left, middle, right = b("Split", x, np.array([first, T - 3, 3 - first]), axis=2, outputs=3)
+    cos, sin = (table[: T - 3] for table in angles(D, False))
+    first_half, second_half = b("Split", middle, np.array([D // 2, D // 2]), axis=-1, outputs=2)
+    middle = b("Add", b("Mul", middle, cos), b("Mul", b("Concat", b("Neg", second_half), first_half, axis=-1), sin))
+    y = b("Reshape", b("Transpose", b("Concat", left, middle, right, axis=2), perm=[0, 2, 1, 3]), np.array([1, T, H * D]))
+    found = check(b.save(tmp_path / "m.onnx", b.linear(y, H * D, 3)), strict=True)
+    assert ops(found) == ["linear", "rotary", "linear"]
+    (node,) = [node for node in found.graph.nodes if node.op == "rotary"]
+    still = [*range(first), *range(first + T - 3, T)]
+    assert np.all(node.params["cos"][still] == 1) and np.all(node.params["sin"][still] == 0) and np.any(node.params["sin"] != 0)
 
 
 @pytest.mark.parametrize("interleaved", [0, 1])
@@ -137,11 +170,12 @@ def test_what_only_looks_like_a_rotation_is_none() -> None:
 # ---- attention ----
 
 
-def attention(b: Builder, x: str, groups: int, change: Callable[[str], str]) -> str:
-    """Heads of `groups` runs of tokens; `change` is applied to the scores."""
+def attention(b: Builder, x: str, groups: int, change: Callable[[str], str], prepare: Callable[[str], str] = str) -> str:
+    """Heads of `groups` runs of tokens; `change` is applied to the scores, `prepare` to queries and keys [groups, H, T, D]."""
     q, k, v = (
         b("Transpose", b("Reshape", b.linear(x, C, H * D), np.array([groups, T, H, D])), perm=[0, 2, 1, 3]) for _ in range(3)
     )  # fmt: skip
+    q, k = prepare(q), prepare(k)
     scores = change(b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2])))
     y = b("MatMul", b("Softmax", scores, axis=-1), v)
     return str(b("Reshape", b("Transpose", y, perm=[0, 2, 1, 3]), np.array([groups, T, H * D])))

@@ -7,7 +7,9 @@ product becomes three. Going down, a linear reads selected channels by spreading
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +24,23 @@ MAX_UP = 12
 """How many nodes a selection may climb: each is computed again for the selected channels."""
 _POINTWISE = {"unary", "add", "mul", "requantize"}
 _ROWWISE = {"gather_rows", "mean_rows"}
+_NORMS = {"layer_normalization", "rms_normalization"}
 Columns = tuple[int, ...]
+
+
+def are_columns_apart(graph: Graph, names: Sequence[str]) -> bool:
+    """Whether the values are functions of different channels of one tensor, each of its own and row by row."""
+    producer = {node.output: node for node in graph.nodes}
+    roots, columns = set(), []
+    for name in names:
+        node = producer.get(name)
+        while node is not None and (node.op in _NORMS or (node.op in _POINTWISE and all(x in graph.constants for x in node.inputs[1:]))):
+            node = producer.get(node.inputs[0])
+        if node is None or node.op != "gather_columns":
+            return False
+        roots.add(node.inputs[0])
+        columns += node.attrs["columns"]
+    return len(roots) == 1 and len(set(columns)) == len(columns)
 
 
 class ColumnSelections:
@@ -78,7 +96,7 @@ class ColumnSelections:
             raise UnsupportedError(node.source[-1] if node.source else node.name, "selection of channels", reason)
 
     def _concat(self, node: Node) -> None:
-        merged = self._merge_linears(node)
+        merged = self._merge(node)
         if merged is not None:
             self.renamed[node.output] = merged
         elif self._only_linears(node):
@@ -199,12 +217,33 @@ class ColumnSelections:
         else:
             self._append(node)
 
-    def _merge_linears(self, node: Node) -> str | None:
-        """Linears of one input side by side are one linear."""
+    # ---- one node for several ----
+
+    def _merge(self, node: Node) -> str | None:
+        """Linears of one input side by side are one linear, norms of what can be merged are one norm of groups of channels."""
         parts = [self.by_output.get(name) for name in node.inputs]
-        linears = [part for part in parts if part is not None and part.op == "linear"]
-        if len(linears) != len(parts) or len({part.inputs[0] for part in linears}) != 1:
+        found = [part for part in parts if part is not None]
+        kinds = {part.op for part in found}
+        if len(found) < len(parts) or len(kinds) != 1:
             return None
-        params = {key: np.concatenate([part.params[key] for part in linears]) for key in ("weight", "bias")}
-        source = merge(*(part.source for part in linears), node.source)
-        return self._append(Node(node.name, "linear", [linears[0].inputs[0]], node.output, params=params, source=source))
+        if kinds == {"linear"} and len({part.inputs[0] for part in found}) == 1:
+            return self._merged(node, found, found[0].inputs[0], {})
+        if kinds <= _NORMS:
+            return self._merge_norms(node, found)
+        return None
+
+    def _merge_norms(self, node: Node, parts: list[Node]) -> str | None:
+        inputs, attrs = [part.inputs[0] for part in parts], parts[0].attrs
+        widths = {self.graph.value(name).shape[1] for name in inputs}
+        if len(widths) > 1 or "group" in attrs or any(part.attrs != attrs for part in parts):
+            return None
+        joined = self.graph.fresh(f"{node.output}_joined")
+        self.graph.add_value(joined, self.graph.value(node.output).shape)
+        source = self._merge(replace(node, name=f"{node.name}:joined", inputs=inputs, output=joined, source=()))
+        return None if source is None else self._merged(node, parts, source, {**attrs, "group": widths.pop()})
+
+    def _merged(self, node: Node, parts: list[Node], source: str, attrs: dict[str, Any]) -> str:
+        """`parts` as one node that reads `source` and makes the output of `node`."""
+        params = {key: np.concatenate([part.params[key] for part in parts]) for key in parts[0].params}
+        origin = merge(*(part.source for part in parts), node.source)
+        return self._append(Node(node.name, parts[0].op, [source], node.output, attrs, params, origin))

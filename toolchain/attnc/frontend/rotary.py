@@ -7,7 +7,7 @@ a_i = a_j and b_i = -b_j; channels with b = 0 and a = 1 pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from onnx import NodeProto
 
 from attnc.frontend.builder import LayoutError
 from attnc.frontend.context import Context
-from attnc.frontend.values import Array, Concrete, Const, Index, Sources, Value, View, on_host, reindex
+from attnc.frontend.values import Array, Concrete, Const, Index, Sources, Value, View, merge, on_host, reindex
 from attnc.ir import Graph, Node
 
 TOLERANCE = 1e-6
@@ -76,6 +76,46 @@ def find_rotations(graph: Graph) -> None:
         params = {"cos": found.cos, "sin": found.sin}
         nodes.append(Node(node.name, "rotary", [source], node.output, dict(found.attrs), params, node.source))
     graph.nodes = nodes
+    _turn_whole(graph)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Some rows of a tensor, turned or as they are."""
+
+    gather: Node
+    rotary: Node | None
+
+    def table(self, key: str, pairs: int) -> Array:
+        """Cosines or sines of the rows, of no angle where they are not turned."""
+        if self.rotary is not None:
+            return self.rotary.params[key]
+        return np.full((len(self.gather.attrs["rows"]), pairs), float(key == "cos"))
+
+
+def _turn_whole(graph: Graph) -> None:
+    """A tensor of which some rows are turned and the others pass (class and register tokens) is turned as a whole, those by no angle."""
+    producer = {node.output: node for node in graph.nodes}
+    for index, node in enumerate(graph.nodes):
+        found = [_rows(producer, name) for name in node.inputs] if node.op == "concat_rows" else []
+        parts = [part for part in found if part is not None]
+        turned = [part.rotary for part in parts if part.rotary is not None]
+        if not turned or len(parts) < len(found) or any(rotary.attrs != turned[0].attrs for rotary in turned):
+            continue
+        source, rows = parts[0].gather.inputs[0], [row for part in parts for row in part.gather.attrs["rows"]]
+        if {part.gather.inputs[0] for part in parts} != {source} or rows != list(range(graph.value(source).shape[0])):
+            continue
+        pairs = turned[0].params["cos"].shape[1]
+        params = {key: np.concatenate([part.table(key, pairs) for part in parts]) for key in ("cos", "sin")}
+        origin = merge(*(part.gather.source for part in parts), *(rotary.source for rotary in turned), node.source)
+        graph.nodes[index] = Node(node.name, "rotary", [source], node.output, dict(turned[0].attrs), params, origin)
+
+
+def _rows(producer: Mapping[str, Node], name: str) -> _Rows | None:
+    node = producer.get(name)
+    rotary = node if node is not None and node.op == "rotary" else None
+    gather = producer.get(rotary.inputs[0]) if rotary is not None else node
+    return _Rows(gather, rotary) if gather is not None and gather.op == "gather_rows" else None
 
 
 def _mix(graph: Graph, mixes: dict[str, Mix], node: Node) -> Mix | None:

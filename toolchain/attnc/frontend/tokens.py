@@ -10,6 +10,7 @@ from onnx import NodeProto
 from attnc.frontend import normalization
 from attnc.frontend.attention import softmax as softmax_of_scores
 from attnc.frontend.builder import TRANSPOSED, LayoutError
+from attnc.frontend.columns import are_columns_apart
 from attnc.frontend.context import Context
 from attnc.frontend.layout import Axes, axes_of, identity, sort_into_grid
 from attnc.frontend.reindexing import integers
@@ -59,7 +60,7 @@ def _concat(ctx: Context, node: NodeProto, parts: Sequence[View | Const], axis: 
         return parts[0]
     rank = len(parts[0].shape)
     axes = _common_axes(parts, rank)
-    if axis not in axes.channels and _pairs_apart(ctx, parts, axis):
+    if axis not in axes.channels and _channels_apart(ctx, parts, axis):
         axes = Axes(tuple(row for row in axes.rows if row != axis), tuple(sorted((*axes.channels, axis))))
     names, targets = [], []
     for part in parts:
@@ -82,10 +83,12 @@ def _concat(ctx: Context, node: NodeProto, parts: Sequence[View | Const], axis: 
     return View(base, idx)
 
 
-def _pairs_apart(ctx: Context, parts: Sequence[View | Const], axis: int) -> bool:
-    """The two halves of a rotary embedding on a new axis: it could run along rows or channels, and they belong side by side."""
+def _channels_apart(ctx: Context, parts: Sequence[View | Const], axis: int) -> bool:
+    """Channels of one tensor on a new axis, which could run along rows or channels, and belong side by side: the two halves of a rotary
+    embedding, or heads that were each normalised on their own."""
     views = [part for part in parts if isinstance(part, View) and part.base.device and part.shape[axis] == 1]
-    return len(views) == len(parts) and is_rotated_apart(ctx.builder.graph, [view.base.name for view in views])
+    names = [view.base.name for view in views]
+    return len(views) == len(parts) and (is_rotated_apart(ctx.builder.graph, names) or are_columns_apart(ctx.builder.graph, names))
 
 
 def _common_axes(parts: Sequence[View | Const], rank: int) -> Axes:
