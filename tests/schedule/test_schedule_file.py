@@ -37,20 +37,22 @@ def write(folder: Path, **fields: Any) -> Path:
 
 def test_what_is_written_can_be_given_back(graph: Graph, tmp_path: Path) -> None:
     design = Design(16, 32, 32, 2, rows_at_once=3)
-    program = build_program(graph, design, None)
+    depths = {"engine_1_1_linear.sums": 2, "engine_1.x_0": 40}
+    program = replace(build_program(graph, design, None), depths=depths)
     places = {"linear.w_buffer": "uram", "linear.x_buffer": "lutram"}
     cost = estimate(program, KV260, 222.0, places, {"weights_0": "HP3"})
     path = tmp_path / "schedule.yaml"
-    path.write_text(schedule_text(program, cost, KV260, "latency"))
+    path.write_text(schedule_text(program, cost, KV260, "latency", "stp"))
     assert "#   engine_1: layer_normalization > linear: 1\n" in path.read_text()
     schedule = read_schedule(path)
     check_board(schedule, path, graph, KV260)
     check_program(schedule, path, program, cost, KV260)
     assert schedule.parallelism == design and schedule.clock_mhz == 222 and schedule.ports["weights_0"] == "HP3"
+    assert schedule.fifos == depths and schedule.pipelines == schedule.given.pipelines == "stp"
     assert schedule.memory == cost.places and {**cost.places, **places} == cost.places
     again = estimate(program, KV260, 222.0, schedule.memory, schedule.ports)
     assert again == cost
-    assert schedule_text(program, again, KV260, "latency") == path.read_text()
+    assert schedule_text(program, again, KV260, "latency", schedule.pipelines) == path.read_text()
 
 
 def test_older_files_have_one_row_at_once(tmp_path: Path) -> None:
@@ -72,6 +74,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"design": {"lanes": 16}}, r"'design.pe': Field required"),
     ({"colour": "red"}, r"'colour': .*found 'red'"),
     ({"schema": 7}, r"'schema': .*found 7"),
+    ({"fifos": {"engine_0.x": 0}}, r"'fifos.engine_0.x': .*greater than or equal to 1, found 0"),
+    ({"fifos": {"engine_0.x": 65537}}, r"'fifos.engine_0.x': .*less than or equal to 65536, found 65537"),
+    ({"fifos": {"engine_0.x": True}}, r"'fifos.engine_0.x': .*integer, found True"),
+    ({"fifos": ["engine_0.x"]}, r"'fifos': .*dictionary"),
+    ({"pipelines": "frp"}, r"'pipelines': .*'stp' or 'flp', found 'frp'"),
     ({"memory": {"linear.x_buffer": "flash"}}, r"'memory.linear.x_buffer': .*'uram', found 'flash'"),
     ({"utilisation": {"lut": 1.5}}, r"'utilisation.lut': .*less than or equal to 1, found 1.5"),
     ({"clock_mhz": float("nan")}, r"'clock_mhz'"),
@@ -101,6 +108,7 @@ def test_what_is_no_schedule_is_refused(tmp_path: Path, text: str) -> None:
         ({"design": {**DESIGN, "lanes": 32}}, r"'design.lanes': needed at most 16, the bytes of a memory port of kv260, found 32"),
         ({"ports": {"load_0": "HP7"}}, r"'ports.load_0': needed one of the 3 memory ports of kv260 \(HP0, HP1, HP3\), found 'HP7'"),
         ({"ports": {"load_9": "HP0"}}, r"'ports': needed only program, load_0, .*weights_0.*found 'load_9'"),
+        ({"fifos": {"engine_1.y": 3}}, r"'fifos': needed a FIFO of this design, such as engine_1.y_.*, found 'engine_1.y'"),
         ({"memory": {"linear.z": "bram"}}, r"'memory': needed only attention.*linear.y_buffer, found 'linear.z'"),
     ],
 )

@@ -27,6 +27,7 @@ def planted(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     before, region, behind = top.read_text().rpartition("  ATTNC_REGION\n")
     assert region
     top.write_text(before + PLANTED + behind)
+    (build / "schedule.yaml").write_text("schema: 1\ndesign: {lanes: 4, pe: 4, rows: 4, queries: 4}\n")
     return build
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +13,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from attnc.cli import main
 from attnc.codegen import project
-from attnc.schedule.cost import Estimate
 from attnc.schedule.program import Program
 from planted import PLANTED
 
@@ -39,8 +39,8 @@ def patched(monkeypatch: pytest.MonkeyPatch, right: str, wrong: str) -> None:
     """Every build from now on has this in its linear.hpp."""
     real = project.write_sources
 
-    def write_sources(program: Program, folder: Path, part: str, clock_mhz: float, cost: Estimate | None = None) -> None:
-        real(program, folder, part, clock_mhz, cost)
+    def write_sources(program: Program, folder: Path, *more: Any) -> None:
+        real(program, folder, *more)
         header = folder / "include" / "attnc" / "linear.hpp"
         text = header.read_text()
         assert right in text
@@ -53,8 +53,8 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every build from now on has two processes that wait for each other."""
     real = project.write_sources
 
-    def write_sources(program: Program, folder: Path, part: str, clock_mhz: float, cost: Estimate | None = None) -> None:
-        real(program, folder, part, clock_mhz, cost)
+    def write_sources(program: Program, folder: Path, *more: Any) -> None:
+        real(program, folder, *more)
         before, region, behind = (folder / "attnc_top.cpp").read_text().rpartition("  ATTNC_REGION\n")
         assert region
         (folder / "attnc_top.cpp").write_text(before + PLANTED + behind)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from attnc.cli import main
+from attnc.codegen.render import write_sources
+from attnc.kernels.design import Design
+from attnc.schedule.program import build_program
+from small_build import linear_graph
 
 
 def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
@@ -121,9 +126,9 @@ def test_bad_options(build: Path, args: list[str], message: str, capsys: pytest.
     [
         (None, "program.json' is missing"),
         ("{", "cannot be read"),
-        ("[]", "needed schema 1, found 'list'"),
-        ('{"schema": 2}', "needed schema 1, found 2"),
-        ('{"schema": 1}', "is damaged (KeyError: 'stages')"),
+        ("[]", "needed schema 2, found 'list'"),
+        ('{"schema": 1}', "needed schema 2, found 1"),
+        ('{"schema": 2}', "is damaged (KeyError: 'stages')"),
     ],
 )
 def test_damaged_listing(build: Path, content: str | None, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,6 +161,12 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
         assert text in out
 
 
-def test_the_style_that_scripts_ask_for_is_simulated(simulated: Path) -> None:
-    script = (simulated / "hls" / "project.tcl").read_text()
-    assert "\nconfig_compile -pipeline_style flp\n" in script
+def test_scripts_and_sources_say_which_style_they_ask_for(simulated: Path, tmp_path: Path) -> None:
+    def stated(folder: Path) -> list[str]:
+        tcl, cpp = (folder / "project.tcl").read_text(), (folder / "attnc_top.cpp").read_text()
+        return re.findall(r"^config_compile -pipeline_style (\w+)$", tcl, re.MULTILINE) + re.findall(r"pipelines of the style (\w+)", cpp)
+
+    assert stated(simulated / "hls") == ["flp", "flp"]
+    write_sources(build_program(linear_graph(), Design(4, 4, 4), None), tmp_path, "part", 200, pipelines="stp")
+    assert stated(tmp_path) == ["stp", "stp"]
+    assert not [file for file in tmp_path.rglob("*.hpp") if re.search(r"#pragma HLS PIPELINE.*style", file.read_text())]  # one for all

@@ -24,7 +24,8 @@ COSIM: dict[str, Any] = {
     "  attnc cosim build/ --plot timeline.png\n"
     "  attnc cosim build/ --style flp --trace trace.json      (open it in ui.perfetto.dev)\n"
     "  attnc cosim build/ --depth engine_0_3_linear.sums=8     (what if, without compiling anything)\n"
-    "  attnc cosim build/ --size-fifos                        (then: attnc compile MODEL --schedule build/schedule.yaml)\n\n"
+    "  attnc cosim build/ --size-fifos                        (then: attnc compile MODEL --schedule build/schedule.yaml)\n"
+    "  attnc cosim build/ --calibrate solution/syn/report\n\n"
     "\b\nWhat is simulated: the emitted sources, on the first of the build's own vectors. Every process of a\n"
     "dataflow region has a clock; every FIFO its depth; a loop begins an iteration per II cycles, and writes\n"
     "what it computes when that leaves the pipeline; memory answers late, and ports and DDR move so many\n"
@@ -33,6 +34,11 @@ COSIM: dict[str, Any] = {
     "\b\nBoth styles of pipelines are run, since a tool may build either, and a design has to live with both:\n"
     "  stp   a pipeline that waits stops as a whole, and keeps what is in it\n"
     "  flp   what is in it goes on and leaves\n\n"
+    "\b\n--size-fifos runs the build many times and writes `fifos` into its schedule.yaml: least depths with which\n"
+    "both styles take at most 1 % more cycles, and with which nothing stands still, with memory of no latency and\n"
+    "of four times the usual one too. The build itself stays as it is.\n\n"
+    "\b\n--calibrate takes II and depth of the loops that a synthesis report names (csynth.xml, or a folder of them,\n"
+    "as Vitis HLS leaves it in solution/syn/report), the largest where several modules have a loop.\n\n"
     "A trace, a VCD and a picture are of the slower style unless --style says which, or of one that stands still.\n\n"
     "\b\nExit code: 0 when outputs equal golden in every style, 1 when not or when processes wait for each\n"
     "other for ever (it says who, for which FIFO, since when, and the least depths that free them), 2 after\n"
@@ -60,27 +66,39 @@ def cosim(
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="PNG", help="Draw what every process does over time (needs matplotlib).")
     ] = None,
+    size_fifos: Annotated[
+        bool, typer.Option("--size-fifos", help="Find least depths of FIFOs and write them into the build's schedule.yaml.")
+    ] = False,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option("--calibrate", metavar="CSYNTH_XML", help="II and depth of loops from a report of Vitis HLS, or a folder."),
+    ] = None,
     verify: Verify = True,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Run the emitted C++ in simulated time: outputs against golden, cycles by stage and process, what waits for what, levels of FIFOs."""
-    from attnc.sim import command, tables
+    from attnc.sim import command, sizing, tables
+    from attnc.sim.calibration import read_calibration
     from attnc.sim.trace import made_by_attnc
 
     depths = _depths(depth)
+    if size_fifos and (style or depths or trace or vcd or plot):
+        raise ConfigError("--size-fifos: runs both styles with depths of its own; leave out --style, --depth, --trace, --vcd and --plot")
     for path, made in ((trace, made_by_attnc), (vcd, made_by_attnc), (plot, pictures.made_by_attnc)):
         if path is not None:
             check_replaceable(path, made, [build])
     with Progress() as progress:
         styles = STYLES if style is None else (style,)
         manifest = manifests.load(build, verify, edited=True)
-        request = command.Request(styles, read_latency, write_response, depths, command.Outputs(trace, vcd, plot), manifest.name)
-        found = command.simulate(build, request, progress, note)
+        calibration = None if calibrate is None else read_calibration(calibrate)
+        outputs = command.Outputs(trace, vcd, plot)
+        request = command.Request(styles, read_latency, write_response, depths, outputs, manifest.name, calibration)
+        found = sizing.size_fifos(build, request, progress) if size_fifos else command.simulate(build, request, progress, note)
     if as_json:
         print_json({"build": str(build), **found})
     else:
-        show(tables.simulation(found))
+        show(tables.sizing(found) if size_fifos else tables.simulation(found))
     if not all(run["bit_exact"] for run in found["styles"].values()):
         raise typer.Exit(EXIT_DIFFERENT)
 

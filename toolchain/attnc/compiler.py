@@ -37,6 +37,7 @@ from attnc.quant.split import doubts, split_samples
 from attnc.report_tables import as_text, render
 from attnc.schedule.devices import find_board, with_utilisation
 from attnc.schedule.file import check_board, read_schedule, schedule_text
+from attnc.schedule.given import NOTHING
 from attnc.sim.check import check_build
 from attnc.sim.facts import summary
 from attnc_host.integrity import sha256
@@ -116,10 +117,10 @@ def write(state: State, progress: Progress, moved: Note) -> Path:
             finished.append(edge.finish(one_sample(state.samples, i), real))
         made = {spec.name: unstack(spec, np.stack([f[spec.name] for f in finished]), framed=False) for spec in model.outputs}
         save_npz(folder / "golden" / "outputs.npz", made)
-        places, ports = (state.schedule.memory, state.schedule.ports) if state.schedule else ({}, {})
-        program, cost = write_project(folder, model, state.design, state.board, state.clock_mhz, source, vectors, outputs, places, ports)
+        given = state.schedule.given if state.schedule else NOTHING
+        program, cost = write_project(folder, model, state.design, state.board, state.clock_mhz, source, vectors, outputs, given)
         progress("running the C++ in time")
-        check = check_build(folder, state.options.check)
+        check = check_build(folder, state.options.check, bool(given.depths))
         assert state.layers is not None
         facts = report.compile_report(
             model=model, program=program, cost=cost, board=state.board, source=source, layer_db=state.layer_db, misfit=state.misfit,
@@ -149,7 +150,7 @@ def write(state: State, progress: Progress, moved: Note) -> Path:
             shutil.copyfile(state.options.config, folder / CONFIG)
             facts["files"]["config"] = CONFIG
         objective = f"as given in {state.options.schedule.name}" if state.options.schedule else state.options.objective
-        (folder / SCHEDULE).write_text(schedule_text(program, cost, state.board, objective), encoding="utf-8")
+        (folder / SCHEDULE).write_text(schedule_text(program, cost, state.board, objective, given.pipelines), encoding="utf-8")
         facts["checksums"] = {name: sha256(folder / name) for name in (SCHEDULE, CONFIG) if (folder / name).exists()}
         write_json(folder / "report.json", facts)
         (folder / "report.txt").write_bytes(as_text(render(facts)).encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from attnc.report import estimate_facts, load_report
 from attnc.schedule.cost import check_memory, engine_total, estimate
 from attnc.schedule.design import check_fit, choose_design
 from attnc.schedule.devices import CLASSES, Board, find_board, validated, with_utilisation
-from attnc.schedule.program import build_program
+from attnc.schedule.program import Program, build_program
 from attnc.verify.csynth import Module, read_csynth
 
 MAX_MODULES = 200
@@ -27,7 +27,8 @@ MAX_MODULES = 200
 
 def estimate_build(build: Path, target: str | None, clock_mhz: float | None, utilisation: str | None) -> dict[str, Any]:
     """Cost of a build's own design, on its board or another; on another also of what compiling for it would choose."""
-    graph, design, facts = _open(build)
+    graph, program, facts = _open(build)
+    design = program.design
     own = validated(Board, facts.get("board"), f"{build}/report.json: board")
     board = own if target is None else find_board(target)
     if utilisation is not None:
@@ -37,7 +38,6 @@ def estimate_build(build: Path, target: str | None, clock_mhz: float | None, uti
             f"{build}: words of {design.lanes} bytes need memory ports of {8 * design.lanes} bits, {board.name} has {board.axi_bits}"
         )
     clock = clock_mhz or (facts["target"]["clock_mhz"] if target is None else board.clock_mhz)
-    program = build_program(graph, design, None)
     same = board.name == own.name
     places = {b["name"]: b["place"] for b in facts["estimate"]["buffers"]} if same else {}
     ports = facts["estimate"]["ports"] if same else {}
@@ -53,21 +53,22 @@ def estimate_build(build: Path, target: str | None, clock_mhz: float | None, uti
     return result
 
 
-def _open(build: Path) -> tuple[Graph, Design, dict[str, Any]]:
+def _open(build: Path) -> tuple[Graph, Program, dict[str, Any]]:
     facts = load_report(build)
     try:
         facts["target"]["clock_mhz"], facts["estimate"]["buffers"], facts["estimate"]["ports"]
-        design = Design(**facts["design"])
+        design, depths = Design(**facts["design"]), dict(facts["fifos"])
     except (KeyError, TypeError) as error:
         raise BuildError(f"{build}: report.json lacks {error}; compile the model again") from error
-    return load_graph(build / "golden"), design, facts
+    graph = load_graph(build / "golden")
+    return graph, replace(build_program(graph, design, None), depths=depths), facts
 
 
 def calibrate(build: Path, report: Path) -> dict[str, Any]:
     """Estimate against a synthesis report, for the whole, per engine and per module: `ratio` is tool / estimate."""
-    graph, design, facts = _open(build)
+    _, program, facts = _open(build)
     board = validated(Board, facts.get("board"), f"{build}/report.json: board")
-    found, program = read_csynth(report), build_program(graph, design, None)
+    found = read_csynth(report)
     places = {b["name"]: b["place"] for b in facts["estimate"]["buffers"]}
     cost = estimate(program, board, facts["target"]["clock_mhz"], places, facts["estimate"]["ports"])
     rows, matched = [_beside("whole design", found.top, cost.used(), cost.cycles)], {found.top.name}

@@ -92,6 +92,7 @@ def compile_report(
         "host_operators": [{"node": p.node, "operator": p.operator, "reason": p.reason} for p in model.placements if p.where == "host"],
         "operators": dict(sorted(Counter(node.op for node in graph.nodes).items())),
         "design": {**vars(program.design)},
+        "fifos": dict(program.depths),
         "engine_choice": None if choice is None or not choice.tried else {"chosen": choice.kind, "tried": choice.tried},
         "engines": [_engine_report(program, index, cost) for index in range(len(program.engines))],
         "layers": [

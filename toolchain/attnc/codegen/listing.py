@@ -9,12 +9,12 @@ from attnc.schedule.fifos import fifos
 from attnc.schedule.program import Program
 
 LISTING = "hls/program.json"
-SCHEMA = 1
+SCHEMA = 2
 
 
 def listing(program: Program, cost: Estimate) -> dict[str, Any]:
     """As plain values. A step is a list of instructions that run at the same time, each with its stage, the block of rows, and the
-    cycles that it is estimated to account for (none where a slower one runs beside it)."""
+    cycles that it is estimated to account for (none where a slower one runs beside it). A FIFO has a depth, and bits per element."""
     numbers: dict[int, int] = {}
     stages: list[dict[str, Any]] = []
     calls = iter(cost.calls)
@@ -35,7 +35,7 @@ def listing(program: Program, cost: Estimate) -> dict[str, Any]:
         "bytes_per_cycle": cost.words_per_cycle * program.design.lanes,
         "interfaces": {pointer: cost.ports[bundle] for pointer, bundle in program.bundles.items()},
         "engines": {engine.name: [slot.op for slot in engine.slots] for engine in program.engines},
-        "fifos": dict(fifos(program)),
+        "fifos": {name: [queue.depth, queue.bits] for name, queue in fifos(program).items()},
         "stages": stages,
         "steps": steps,
     }

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from attnc.model import Feed, Fetch, Model, TensorSpec
 from attnc.ops import operator
 from attnc.schedule.cost import Estimate, estimate
 from attnc.schedule.devices import Board
+from attnc.schedule.given import NOTHING, Given
 from attnc.schedule.program import Program, build_program
 from attnc_host.integrity import OWN, manifest_checksum, sha256
 
@@ -42,18 +42,17 @@ def write_project(
     source: dict[str, str],
     vectors: dict[str, Array],
     expected: dict[str, Array],
-    places: Mapping[str, str] | None = None,
-    ports: Mapping[str, str] | None = None,
+    given: Given = NOTHING,
 ) -> tuple[Program, Estimate]:
-    """Everything but the report; `places` of buffers and `ports` of bundles where a schedule gives them. `vectors` are inputs of the
-    device, integers [samples, rows, channels], for the test bench; `expected` is golden's answer to them."""
+    """Everything but the report; `given` is what a schedule settles. `vectors` are inputs of the device, integers
+    [samples, rows, channels], for the test bench; `expected` is golden's answer to them."""
     for sub in ("hls/data", "weights", "golden", "host"):
         (folder / sub).mkdir(parents=True, exist_ok=True)
     graph = model.graph
     with open(folder / "weights" / "weights.bin", "wb") as weights:
-        program = build_program(graph, design, weights.write)
-    cost = estimate(program, board, clock_mhz, places, ports)
-    write_sources(program, folder / "hls", board.part, clock_mhz, cost)
+        program = replace(build_program(graph, design, weights.write), depths=given.depths)
+    cost = estimate(program, board, clock_mhz, given.places, given.ports)
+    write_sources(program, folder / "hls", board.part, clock_mhz, cost, given.pipelines)
     write_json(folder / LISTING, listing(program, cost))
     write_run_data(graph, program, folder / "weights")
     (folder / "weights" / "run.txt").rename(folder / "hls" / "data" / "run.txt")

@@ -19,11 +19,10 @@ from attnc.schedule.chains import store_port
 from attnc.schedule.cost import Estimate
 from attnc.schedule.engine import SLOT_INTS, Engine, Slot, Stream
 from attnc.schedule.fifos import fifos
+from attnc.schedule.given import Style
 from attnc.schedule.program import FETCH_INTS, Program
 
 TOP = "attnc_top"
-PIPELINE_STYLE = "flp"
-"""That the emitted scripts ask for: pipelines that flush. A build has to live with those that stall (stp) as well."""
 
 
 def environment() -> jinja2.Environment:
@@ -174,7 +173,7 @@ def tables_of(kernels: list[KernelCall]) -> list[Table]:
     return [found[name] for name in sorted(found)]
 
 
-def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None = None) -> dict[str, Any]:
+def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None = None, pipelines: Style = "flp") -> dict[str, Any]:
     """Names that the templates may use; all are integers or identifiers of attnc's own. Without `cost` the tools place the buffers."""
     engines = [_engine(engine, first) for engine, first in zip(program.engines, program.places, strict=False)]
     return {
@@ -182,7 +181,7 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
         "part": part,
         "clock_ns": f"{1000 / clock_mhz:.3f}",
         "clock_mhz": clock_mhz,
-        "pipeline_style": PIPELINE_STYLE,
+        "pipelines": pipelines,
         "lanes": program.design.lanes,
         "shallow": SHALLOW,
         "engines": engines,
@@ -194,7 +193,7 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
         "placement": [(buffer.macro, cost.places[buffer.key]) for buffer in cost.buffers] if cost else [],
         "interfaces": [_interface(name, beat, program.bundles[name]) for name, beat in program.pointers.items()],
         "beat": program.design.beat,
-        "fifos": fifos(program),
+        "fifos": {name: queue.depth for name, queue in fifos(program).items()},
         "tables": tables_of([slot.kernel for engine in program.engines for slot in engine.slots]),
         "instruction_ints": program.instruction_ints,
         "fetch_ints": FETCH_INTS,
@@ -224,9 +223,11 @@ FILES = {
 }
 
 
-def write_sources(program: Program, folder: Path, part: str, clock_mhz: float, cost: Estimate | None = None) -> None:
+def write_sources(
+    program: Program, folder: Path, part: str, clock_mhz: float, cost: Estimate | None = None, pipelines: Style = "flp"
+) -> None:
     """Render every template into `folder` and copy the kernel headers beside them."""
-    env, names = environment(), context(program, part, clock_mhz, cost)
+    env, names = environment(), context(program, part, clock_mhz, cost, pipelines)
     folder.mkdir(parents=True, exist_ok=True)
     for template, target in FILES.items():
         (folder / target).write_text(env.get_template(template).render(names))

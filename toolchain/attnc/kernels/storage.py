@@ -45,5 +45,8 @@ SHALLOW = 32
 
 
 def fifo(bits: int, depth: int = SHALLOW) -> Resources:
-    """A FIFO of up to 32 elements is shift registers, a LUT per bit; a deeper one lies in block memory, between counters."""
-    return Resources(lut=bits, ff=bits) if depth <= SHALLOW else Resources(lut=60, ff=60) + memory_cost(Memory("", depth, bits), "bram")
+    """A FIFO of up to 32 elements is shift registers, a LUT per bit, or per 2 bits of up to 16 elements (UG574); a deeper one lies in block
+    memory, between counters."""
+    if depth <= SHALLOW:
+        return Resources(lut=bits if depth > SHALLOW // 2 else math.ceil(bits / 2), ff=bits)
+    return Resources(lut=60, ff=60) + memory_cost(Memory("", depth, bits), "bram")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from attnc.errors import FitError
 from attnc.pipeline.state import State
 from attnc.schedule.cost import check_memory, estimate
@@ -20,6 +22,7 @@ def settle_design(state: State) -> None:
     program = build_program(graph, state.design, None)
     check_memory(program, board)
     if state.schedule is not None and path is not None:
+        program = replace(program, depths=state.schedule.fifos)
         cost = estimate(program, board, state.clock_mhz, state.schedule.memory, state.schedule.ports)
         check_program(state.schedule, path, program, cost, board)
         state.misfit = check_fit(graph, state.design, cost, board, state.clock_mhz)

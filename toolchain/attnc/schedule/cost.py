@@ -20,6 +20,7 @@ from attnc.kernels.resources import Memory, Resources
 from attnc.kernels.storage import fifo, memory_cost, usual_kind
 from attnc.schedule.devices import CLASSES, Board
 from attnc.schedule.engine import Engine, Instruction, Slot, Stream
+from attnc.schedule.fifos import usual_fifos
 from attnc.schedule.placement import Buffer, collect, place, scaled
 from attnc.schedule.program import FETCH_INTS, Program
 
@@ -258,7 +259,7 @@ def engine_resources(engine: Engine, lanes: int) -> Resources:
     total = sum((slot_resources(slot, lanes, engine.chained) for slot in engine.slots), Resources())
     for stream in engine.streams:
         total = total + scaled(STORER if stream.kind == "store" else RUN if stream.shared else LOADER, len(stream.pointers))
-        total = total + fifo(lanes * (8 * stream.taken if stream.kind == "words" else stream.type.bits), stream.depth)
+        total = total + fifo(stream.width(lanes), stream.depth)
     total = total + scaled(SHARED_LOADER, bool(engine.shared))
     return total
 
@@ -279,11 +280,18 @@ def without_buffers(resources: Resources) -> Resources:
     return sum((scaled(memory_cost(memory, usual_kind(memory)), -1) for memory in resources.memories), resources)
 
 
+def _other_depths(engine: Engine, program: Program) -> Resources:
+    """What its FIFOs take with the depths that the program was given, less what they take with the usual ones."""
+    usual = usual_fifos(engine, program.design.lanes) if program.depths else {}
+    given = {name: replace(queue, depth=program.depths[name]) for name, queue in usual.items() if name in program.depths}
+    return sum((queue.resources + scaled(usual[name].resources, -1) for name, queue in given.items()), Resources())
+
+
 def program_resources(
     program: Program, board: Board, fixed: Mapping[str, str] | None = None
 ) -> tuple[Resources, dict[str, Resources], list[Buffer], dict[str, str]]:
     """All engines, memory ports and control; then each engine, the buffers, and where they lie (`fixed` ones as given)."""
-    engines = {engine.name: engine_resources(engine, program.design.lanes) for engine in program.engines}
+    engines = {e.name: engine_resources(e, program.design.lanes) + _other_depths(e, program) for e in program.engines}
     buffers = collect((slot.kernel.network.stem, slot.resources) for engine in program.engines for slot in engine.slots)
     logic = sum((without_buffers(r) for r in engines.values()), CONTROL) + scaled(PORT, len(set(program.bundles.values())))
     if program.design.parallel > 1:

@@ -93,6 +93,10 @@ class Stream:
         ints = walk.encode()
         return [ints[0], walk.vectors] if self.kind == "words" else [ints[0], ints[4], ints[8]] if self.shared else ints
 
+    def width(self, lanes: int) -> int:
+        """Bits of an element of its FIFO."""
+        return lanes * (8 * self.taken if self.kind == "words" else self.type.bits)
+
     @property
     def taken(self) -> int:
         """Words that a kernel takes at a time from a stream of words."""

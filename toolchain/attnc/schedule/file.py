@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +17,8 @@ from attnc.kernels.design import Design
 from attnc.schedule.cost import Estimate
 from attnc.schedule.design import lane_divisors
 from attnc.schedule.devices import CLASSES, Board, Utilisation, validated
+from attnc.schedule.fifos import DEEPEST, fifos
+from attnc.schedule.given import Given, Style
 from attnc.schedule.program import Program
 
 MAX_BYTES = 1 << 20
@@ -24,6 +27,7 @@ POWERS_OF_TWO = ("lanes", "pe", "queries", "tables", "columns", "beat")
 """Parameters that size a vector of a kernel."""
 
 Number = Annotated[int, Field(strict=True, ge=1, le=LARGEST)]
+Depth = Annotated[int, Field(strict=True, ge=1, le=DEEPEST)]
 Place = Literal["lutram", "bram", "uram"]
 REQUIRED = ("lanes", "pe", "rows", "queries")
 _fields: dict[str, Any] = {f.name: (Number, ... if f.name in REQUIRED else f.default) for f in dataclasses.fields(Design)}
@@ -42,11 +46,18 @@ class Schedule(BaseModel):
     design: DesignFields  # type: ignore[valid-type]
     ports: dict[str, str] = Field(default_factory=dict)
     memory: dict[str, Place] = Field(default_factory=dict)
+    fifos: dict[str, Depth] = Field(default_factory=dict)
+    pipelines: Style = "flp"
 
     @property
     def parallelism(self) -> Design:
         """The design parameters."""
         return Design(**self.design.model_dump())  # type: ignore[attr-defined]
+
+    @property
+    def given(self) -> Given:
+        """What it settles beside the design."""
+        return Given(self.memory, self.ports, self.fifos, self.pipelines)
 
 
 def read_schedule(path: Path) -> Schedule:
@@ -61,7 +72,7 @@ def read_schedule(path: Path) -> Schedule:
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{where}: not valid YAML: {error}") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{where}: needed a table with the fields schema, design, ports, memory, found {type(data).__name__}")
+        raise ConfigError(f"{where}: needed a table with the fields schema, design, ports, memory, fifos, found {type(data).__name__}")
     schedule = validated(Schedule, data, where)
     design = schedule.parallelism
     for name in POWERS_OF_TWO:
@@ -108,7 +119,7 @@ def check_board(schedule: Schedule, path: Path, graph: Graph, board: Board) -> N
 
 
 def check_program(schedule: Schedule, path: Path, program: Program, cost: Estimate, board: Board) -> None:
-    """Whether the interfaces and buffers that a schedule names are there, and the board has the memory."""
+    """Whether the interfaces, buffers and FIFOs that a schedule names are there, and the board has the memory."""
     where, buffers = f"schedule {path}", {buffer.key for buffer in cost.buffers}
     for bundle in schedule.ports:
         if bundle not in program.bundles.values():
@@ -118,9 +129,12 @@ def check_program(schedule: Schedule, path: Path, program: Program, cost: Estima
             _wrong(where, "memory", f"only {', '.join(sorted(buffers)) or 'nothing: no engine has buffers'}", key)
         if kind == "uram" and not board.uram:
             _wrong(where, f"memory.{key}", f"bram or lutram, because {board.name} has no URAM", kind)
+    for name in schedule.fifos.keys() - fifos(program).keys():
+        near = difflib.get_close_matches(name, fifos(program), 3, 0.0)
+        _wrong(where, "fifos", f"a FIFO of this design, such as {', '.join(near)} (schedule.yaml of a build lists all)", name)
 
 
-def schedule_text(program: Program, cost: Estimate, board: Board, objective: str) -> str:
+def schedule_text(program: Program, cost: Estimate, board: Board, objective: str, pipelines: Style = "flp") -> str:
     """The file for a build: what can be edited, then what follows from it as comments."""
     data = {
         "schema": 1,
@@ -130,6 +144,8 @@ def schedule_text(program: Program, cost: Estimate, board: Board, objective: str
         "design": dataclasses.asdict(program.design),
         "ports": dict(cost.ports),
         "memory": dict(sorted(cost.places.items())),
+        **({"fifos": dict(program.depths)} if program.depths else {}),
+        "pipelines": pipelines,
     }
     derived = [
         f"objective: {objective}",
@@ -148,6 +164,8 @@ def schedule_text(program: Program, cost: Estimate, board: Board, objective: str
         *_steps(program, cost),
         "buffers, banks x depth x bits:",
         *(f"  {b.key}: {b.memory.banks} x {b.memory.depth} x {b.memory.width} in {cost.places[b.key]}" for b in cost.buffers),
+        "FIFOs, depth x bits (`fifos: {name: depth}` gives other depths; `attnc cosim --size-fifos` finds the least):",
+        *(f"  {name}: {queue.depth} x {queue.bits}" for name, queue in fifos(program).items()),
         "memory of the board, words from offset:",
         *(f"  {name}: {region.words} from {region.offset}" for name, region in _regions(program)),
         f"  weights (a memory of their own): {program.weight_words} from 0",

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from attnc.errors import ConfigError
+from attnc.kernels.loops import LOOPS
+from attnc.sim.calibration import Calibration
 from attnc.sim.deadlock import edges, freeing
 from attnc.sim.facts import facts, fifo_depths, write_facts
-from attnc.sim.program import load_listing
+from attnc.sim.program import Listing, load_listing
 from attnc.sim.simulator import Simulator, open_simulator
 from attnc.sim.trace import read_trace, tracing, write_perfetto, write_vcd
-from attnc.verify.cosim import READ_LATENCY, STYLES, WRITE_RESPONSE, CosimRun
+from attnc.verify.cosim import READ_LATENCY, STYLES, WRITE_RESPONSE, CosimRun, Timing
 from attnc_host.progress import Progress
 
 Note = Callable[[str], None]
@@ -32,7 +34,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for; `title` stands over a picture."""
+    """What is asked for; `title` stands over a picture. II and depth of loops are reasoned where there is no `calibration`."""
 
     styles: tuple[str, ...] = STYLES
     read_latency: int = READ_LATENCY
@@ -40,12 +42,17 @@ class Request:
     depths: Mapping[str, int] = field(default_factory=dict)
     outputs: Outputs = Outputs()
     title: str = ""
+    calibration: Calibration | None = None
+
+    def timing(self, listing: Listing) -> Timing:
+        """What is assumed of the world."""
+        return listing.timing(self.read_latency, self.write_response, self.calibration.timing if self.calibration else LOOPS)
 
 
 def simulate(build: Path, request: Request, progress: Progress, note: Note) -> dict[str, Any]:
     """Simulate a build and return what was found; a run of the build as it is, is written into it."""
     listing = load_listing(build)
-    timing = listing.timing(request.read_latency, request.write_response)
+    timing = request.timing(listing)
     progress.stage("compiling the simulator")
     with open_simulator(build, timing, listing) as simulator:
         simulator.depths.update(request.depths)
@@ -53,7 +60,8 @@ def simulate(build: Path, request: Request, progress: Progress, note: Note) -> d
         runs = [simulator.run(style) for style in request.styles]
         _check_names(request.depths, runs[0])
         explained = {run.style: edges(run, _known(simulator, run)) for run in runs if run.deadlock is not None}
-        found = facts(listing, timing, runs, explained)
+        calibrated = request.calibration.facts({loop for run in runs for loop in run.loops}) if request.calibration else None
+        found = facts(listing, timing, runs, explained, calibrated)
         _write(simulator, _told(runs), request, progress)
         if explained:
             progress.stage("searching for depths that free it")

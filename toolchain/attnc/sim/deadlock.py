@@ -76,7 +76,7 @@ def freeing(run: Run, runs: Sequence[CosimRun]) -> dict[str, int] | None:
     emitted = {name: max(f.depth for f in run({})[0].fifos if f.name == name) for name in start}
     found = dict(marks)
     for name in start:
-        found[name] = _least(lambda depth, name=name: _lives(run({**found, name: depth})), emitted[name], marks[name])  # type: ignore[misc]
+        found[name] = least(lambda depth, name=name: _lives(run({**found, name: depth})), emitted[name], marks[name])  # type: ignore[misc]
     return {name: depth for name, depth in found.items() if depth > emitted[name]}
 
 
@@ -84,7 +84,7 @@ def _lives(runs: Sequence[CosimRun]) -> bool:
     return all(one.deadlock is None for one in runs)
 
 
-def _least(holds: Callable[[int], bool], low: int, high: int) -> int:
+def least(holds: Callable[[int], bool], low: int, high: int) -> int:
     """The least number from `low` to `high` for which it holds; it does for `high`."""
     while low < high:
         middle = (low + high) // 2

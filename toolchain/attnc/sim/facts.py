@@ -20,10 +20,14 @@ NOTE = "simulated: the emitted C++ in time, no synthesis run"
 
 
 def facts(
-    listing: Listing, timing: Timing, runs: Sequence[CosimRun], deadlocks: Mapping[str, Sequence[Edge]], loops: str = "reasoned"
+    listing: Listing,
+    timing: Timing,
+    runs: Sequence[CosimRun],
+    deadlocks: Mapping[str, Sequence[Edge]],
+    calibration: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """All that is known of the runs, by style; `deadlocks` are the waits of those that stand still, `loops` says where II and depth of
-    loops come from."""
+    """All that is known of the runs, by style; `deadlocks` are the waits of those that stand still, `calibration` says which II and depths
+    of loops come from a synthesis report."""
     return {
         "schema": SCHEMA,
         "note": NOTE,
@@ -32,11 +36,17 @@ def facts(
             "read_latency": timing.read_latency,
             "write_response": timing.write_response,
             "ddr_bytes_per_cycle": round(timing.bytes_per_cycle, 3),
-            "loops": loops,
+            "loops": "reasoned" if calibration is None else _loops(calibration),
         },
+        **({} if calibration is None else {"calibration": calibration}),
         "estimate_cycles": listing.estimate,
         "styles": {run.style: _run(listing, run, deadlocks.get(run.style)) for run in runs},
     }
+
+
+def _loops(calibration: Mapping[str, Any]) -> str:
+    taken, missing = len(calibration["taken"]), len(calibration["not_in_the_report"])
+    return f"{taken} of {taken + missing} from {calibration['source']}, the others reasoned"
 
 
 def _run(listing: Listing, run: CosimRun, edges: Sequence[Edge] | None) -> dict[str, Any]:

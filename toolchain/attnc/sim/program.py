@@ -10,6 +10,9 @@ from typing import Any
 
 from attnc.codegen.listing import LISTING, SCHEMA
 from attnc.errors import BuildError
+from attnc.kernels.loops import LOOPS
+from attnc.kernels.network import Loop
+from attnc.schedule.fifos import Queue
 from attnc.verify.cosim import READ_LATENCY, WRITE_RESPONSE, CosimRun, Timing
 
 
@@ -34,13 +37,13 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Listing:
-    """A whole program: stages, the instructions of every step, board ports by interface, depths of FIFOs that a schedule may set."""
+    """A whole program: stages, the instructions of every step, board ports by interface, FIFOs whose depths a schedule may set."""
 
     clock_mhz: float
     bytes_per_cycle: float
     interfaces: Mapping[str, str]
     engines: Mapping[str, tuple[str, ...]]
-    fifos: Mapping[str, int]
+    fifos: Mapping[str, Queue]
     stages: tuple[Stage, ...]
     steps: tuple[tuple[Instruction, ...], ...]
 
@@ -62,9 +65,9 @@ class Listing:
         stage = self.stages[one.stage]
         return stage.node + (f" ({one.block + 1} of {stage.blocks})" if stage.blocks > 1 else "")
 
-    def timing(self, read_latency: int = READ_LATENCY, write_response: int = WRITE_RESPONSE) -> Timing:
+    def timing(self, read_latency: int = READ_LATENCY, write_response: int = WRITE_RESPONSE, loops: Mapping[str, Loop] = LOOPS) -> Timing:
         """On the board that the build is for."""
-        return Timing(read_latency, write_response, self.bytes_per_cycle, self.interfaces)
+        return Timing(read_latency, write_response, self.bytes_per_cycle, self.interfaces, loops)
 
     def stage_cycles(self, run: CosimRun) -> dict[int, tuple[int, int, int]]:
         """By stage: steps that it accounts for, their simulated cycles, and the estimate of these."""
@@ -101,9 +104,9 @@ def _listing(data: dict[str, Any]) -> Listing:
         if not 0 <= one.stage < len(stages):
             raise ValueError(f"no stage {one.stage}")
     engines = {str(name): tuple(map(str, ops)) for name, ops in data["engines"].items()}
-    depths = {_word(name): int(depth) for name, depth in data["fifos"].items()}
+    queues = {_word(name): Queue(int(depth), int(bits)) for name, (depth, bits) in data["fifos"].items()}
     wiring = {_word(pointer): _word(port) for pointer, port in data["interfaces"].items()}
-    return Listing(float(data["clock_mhz"]), float(data["bytes_per_cycle"]), wiring, engines, depths, stages, steps)
+    return Listing(float(data["clock_mhz"]), float(data["bytes_per_cycle"]), wiring, engines, queues, stages, steps)
 
 
 def _word(text: Any) -> str:

@@ -22,11 +22,55 @@ def simulation(found: Mapping[str, Any]) -> RenderableType:
     """All tables; processes are those of the slower style."""
     styles: Mapping[str, Run] = found["styles"]
     live = {style: run for style, run in styles.items() if run["deadlock"] is None}
-    tables: list[RenderableType] = [_summary(found, styles)]
+    tables: list[RenderableType] = [_summary(found, styles), *(_calibration(found["calibration"]) if "calibration" in found else ())]
     if live:
         slower = max(live, key=lambda style: live[style]["cycles"])
         tables += [_stages(live), _processes(slower, live[slower]), _fifos(live)]
     return Group(*tables, *(text for style, run in styles.items() if run["deadlock"] for text in _deadlock(style, run["deadlock"])))
+
+
+def sizing(found: Mapping[str, Any]) -> RenderableType:
+    """Depths and cycles before and after; FIFOs first that got most smaller."""
+    cycles = _table("Cycles by depths of FIFOs", ("pipelines",), ("emitted", "without bounds", "least", "least / emitted"))
+    for style, run in found["styles"].items():
+        ratio = f"{run['cycles'] / run['cycles_emitted']:.4f}"
+        cycles.add_row(STYLE_NAMES[style], *(f"{run[key]:,}" for key in ("cycles_emitted", "cycles_unbounded", "cycles")), ratio)
+    rows = sorted(found["fifos"], key=lambda f: -(f["emitted"] - f["least"]) * f["bits"])
+    depths = _table("Depths of FIFOs", ("FIFO",), ("bits", "emitted", "most held", "least", "bits saved"))
+    for f in rows:
+        numbers = f["bits"], f["emitted"], f["most"], f["least"], (f["emitted"] - f["least"]) * f["bits"]
+        depths.add_row(escape(f["fifo"]), *(f"{number:,}" for number in numbers))
+    before, after = found["storage"]["emitted"], found["storage"]["least"]
+    texts = {"bits": "bits", "lut": "LUT", "ff": "FF", "bram36": "BRAM36"}
+    stored = ", ".join(f"{before[key]:,.10g} -> {after[key]:,.10g} {text}" for key, text in texts.items())
+    return Group(
+        cycles,
+        depths,
+        f"FIFOs take (estimate): {stored}",
+        escape(f"{found['runs']} runs; the depths are `fifos` in {found['schedule']}: attnc compile MODEL --schedule {found['schedule']}"),
+    )
+
+
+def _calibration(found: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """What a synthesis report said of the loops of this build."""
+    rows = sorted(found["taken"], key=lambda loop: -abs(loop["depth"] - loop["reasoned_depth"]))
+    table = _table(
+        f"Loops from {clean(found['source'])}", ("loop",), ("modules", "II", "reasoned II", "depth", "reasoned depth", "depth / reasoned")
+    )
+    for loop in rows:
+        numbers = (loop[key] for key in ("modules", "ii", "reasoned_ii", "depth", "reasoned_depth"))
+        table.add_row(escape(loop["loop"]), *map(str, numbers), f"{loop['depth'] / loop['reasoned_depth']:.2f}")
+    yield table
+    for key, text in (
+        ("not_in_the_report", "loops that the report does not name, so they are as reasoned"),
+        ("not_in_the_build", "loops that the report names and this build does not run"),
+        ("unknown", "loops of the report that are none of attnc's"),
+    ):
+        if found[key]:
+            more = f" and {len(found[key]) - MOST} more" if len(found[key]) > MOST else ""
+            yield escape(clean(f"  {text}: {', '.join(found[key][:MOST])}{more}"))
+    if found["styles"]:
+        yield f"  style of the pipelines in the report: {', '.join(found['styles'])}"
 
 
 def _table(title: str, left: tuple[str, ...], right: tuple[str, ...], rows: int | None = None) -> Table:

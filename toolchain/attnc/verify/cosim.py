@@ -105,6 +105,8 @@ class CosimRun:
     ports: tuple[tuple[str, int, int], ...]
     """Port of the board, beats read and written."""
     bit_exact: bool
+    loops: tuple[str, ...] = ()
+    """Those that were entered, by "function.LABEL"."""
     deadlock: int | None = None
     """The cycle in which nothing could go on."""
     blocked: tuple[Blocked, ...] = ()
@@ -191,7 +193,8 @@ def _parse(text: str, style: str, bit_exact: bool) -> CosimRun:
         held[process, fifo] = held.get((process, fifo), 0) + 1
     bins = {(path, name): tuple(map(int, numbers)) for path, name, *numbers in rows.get("bins", [])}
     ports = tuple((tag, int(read), int(written)) for tag, read, written in rows.get("port", []))
+    loops = tuple(name for name, *_ in rows.get("loop", []))
     deadlock = int(rows["deadlock"][0][0]) if "deadlock" in rows else None
     cycles = deadlock if deadlock is not None else int(rows["cycles"][0][0])
     exact = bit_exact and deadlock is None
-    return CosimRun(style, cycles, stages, processes, fifos, waits, ports, exact, deadlock, blocked, held, bins)
+    return CosimRun(style, cycles, stages, processes, fifos, waits, ports, exact, loops, deadlock, blocked, held, bins)

@@ -23,7 +23,8 @@ RESOURCES = {"lut": ("LUT",), "ff": ("FF",), "dsp": ("DSP", "DSP48E"), "bram36":
 
 @dataclass(frozen=True)
 class Module:
-    """One module: latency and interval in cycles, resources by class."""
+    """One module: latency and interval in cycles, resources by class, label, II and depth of its labelled loops, and what its pipeline is
+    said to be."""
 
     name: str
     latency_best: int | None = None
@@ -31,6 +32,8 @@ class Module:
     interval: int | None = None
     clock_ns: float | None = None
     resources: dict[str, float | None] = field(default_factory=dict)
+    loops: tuple[tuple[str, int, int], ...] = ()
+    pipeline: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,19 @@ def _cycles(element: ET.Element, name: str) -> int | None:
     return None if number is None else int(number)
 
 
+def _loops(element: ET.Element) -> tuple[tuple[str, int, int], ...]:
+    """Label, II and depth of all loops, those inside others too. One that is not pipelined begins an iteration when the one before ends;
+    an outer loop, whose latency depends on the inner ones, may have neither and is left out."""
+    found = []
+    for loop in element.iterfind("PerformanceEstimates/SummaryOfLoopLatency//*"):
+        latency = _number(_text(loop, "IterationLatency"))
+        depth = _number(_text(loop, "PipelineDepth")) or latency
+        ii = _number(_text(loop, "PipelineII")) or latency
+        if ii is not None and depth is not None:
+            found.append((_text(loop, "Name") or loop.tag, int(ii), int(depth)))
+    return tuple(found)
+
+
 def _module(element: ET.Element, name: str) -> Module:
     resources: dict[str, float | None] = {}
     for kind, names in RESOURCES.items():
@@ -122,4 +138,6 @@ def _module(element: ET.Element, name: str) -> Module:
         _cycles(element, "Interval-max"),
         _number(_text(element, "PerformanceEstimates/SummaryOfTimingAnalysis/EstimatedClockPeriod")),
         resources,
+        _loops(element),
+        _text(element, "PerformanceEstimates/PipelineType") or "",
     )
