@@ -107,6 +107,11 @@ def _number(text: str | None) -> float | None:
     return float(match[0]) if match else None
 
 
+def _first(element: ET.Element, *places: str) -> float | None:
+    """The number in the first of some places that has one."""
+    return next((number for number in (_number(_text(element, at)) for at in places) if number is not None), None)
+
+
 def _cycles(element: ET.Element, name: str) -> int | None:
     number = _number(_text(element, f"PerformanceEstimates/SummaryOfOverallLatency/{name}"))
     return None if number is None else int(number)
@@ -117,9 +122,7 @@ def _loops(element: ET.Element) -> tuple[tuple[str, int, int], ...]:
     an outer loop, whose latency depends on the inner ones, may have neither and is left out."""
     found = []
     for loop in element.iterfind("PerformanceEstimates/SummaryOfLoopLatency//*"):
-        latency = _number(_text(loop, "IterationLatency"))
-        depth = _number(_text(loop, "PipelineDepth")) or latency
-        ii = _number(_text(loop, "PipelineII")) or latency
+        ii, depth = (_first(loop, tag, "IterationLatency") for tag in ("PipelineII", "PipelineDepth"))
         if ii is not None and depth is not None:
             found.append((_text(loop, "Name") or loop.tag, int(ii), int(depth)))
     return tuple(found)
@@ -128,8 +131,7 @@ def _loops(element: ET.Element) -> tuple[tuple[str, int, int], ...]:
 def _module(element: ET.Element, name: str) -> Module:
     resources: dict[str, float | None] = {}
     for kind, names in RESOURCES.items():
-        numbers = [_number(_text(element, f"AreaEstimates/Resources/{tag}")) for tag in names]
-        number = next((n for n in numbers if n is not None), None)
+        number = _first(element, *(f"AreaEstimates/Resources/{tag}" for tag in names))
         resources[kind] = number / 2 if number is not None and kind == "bram36" else number
     return Module(
         name,
