@@ -32,6 +32,9 @@ CASES = [
     ({"x": [None, None, 4]}, {"x": (8, 5, 4)}, {"x": (1, 5, 4)}),
     ({"x": ["t", "n", 4]}, {"x": (8, 16, 1, 4)}, {"x": (16, 1, 4)}),
     ({"x": ["n", "t", 4], "mask": ["t", "t"]}, {"x": (8, 5, 4), "mask": (5, 5)}, {"x": (1, 5, 4), "mask": (5, 5)}),
+    ({"x": ["t", "n", 4], "mask": ["q", "k"]}, {"x": (8, 5, 1, 4), "mask": (5, 5)}, {"x": (5, 1, 4), "mask": (5, 5)}),
+    ({"x": [None, None, 4], "mask": [None, None]}, {"x": (8, 5, 1, 4), "mask": (5, 5)}, {"x": (5, 1, 4), "mask": (5, 5)}),
+    ({"x": ["t", "n", 4], "mask": ["m", "k"]}, {"x": (8, 5, 1, 4), "mask": (8, 5)}, {"x": (5, 1, 4), "mask": (1, 5)}),
     (CACHE, {"ids": (8, 3), "mask": (8, 3), "past": (8, 4, 0, 8)}, {"ids": (1, 3), "mask": (1, 3), "past": (1, 4, 0, 8)}),
     (CACHE, {"ids": (8, 3), "mask": (8, 5), "past": (8, 4, 2, 8)}, {"ids": (1, 3), "mask": (1, 5), "past": (1, 4, 2, 8)}),
 ]
@@ -57,6 +60,15 @@ def test_options_come_first() -> None:
         shapes(TEXT, {}, {"ids": (8, 16, 3, 4)})
     with pytest.raises(ConfigError, match="whole numbers of 0 or more, found -1"):
         shapes(TEXT, {"ids": (1, -1)}, {})
+
+
+def test_first_axes_that_cannot_all_be_samples() -> None:
+    dims: dict[str, Dims] = {"x": ["n", "t", 4], "mask": ["q", "k"]}
+    given = {"x": (8, 5, 4), "mask": (5, 5)}
+    with pytest.raises(DataError, match=r"taken for samples.*\{'x': 8, 'mask': 5\}; fix one that is no batch, as with --shape mask=5,5"):
+        shapes(dims, {}, given)
+    assert shapes(dims, {"mask": (5, 5)}, given) == {"x": (1, 5, 4), "mask": (5, 5)}
+    assert shapes(dims, {}, {**given, "mask": (1, 5)}) == {"x": (1, 5, 4), "mask": (1, 5)}
 
 
 def test_a_past_of_length_zero(tmp_path: Path) -> None:

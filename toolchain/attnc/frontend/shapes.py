@@ -37,8 +37,11 @@ def pin_shapes(model: ModelProto, pins: Pins, path: str, samples: Pins | None = 
             raise ConfigError(f"a shape is given for {name!r}, but the inputs of the model are {', '.join(map(repr, names))}")
     inputs = [_read_input(value, pins.get(value.name), path) for value in kept]
     symbols = _symbols_of_pins(inputs, pins)
-    inputs = [spec if spec.name in pins else _sized(spec, (samples or {}).get(spec.name), symbols) for spec in inputs]
+    shown = {spec.name: samples[spec.name] for spec in inputs if samples and spec.name in samples and spec.name not in pins}
+    count = _count_in_front(inputs, shown)
+    inputs = [_sized(spec, shown.get(spec.name), symbols, count) for spec in inputs]
     batched = {spec.name: _take_batch(spec, pins, symbols) for spec in inputs}
+    _check_counts([spec for spec in inputs if batched[spec.name]], shown)
     specs = [_resolve(spec, pins, symbols, batched[spec.name], path) for spec in inputs]
     _rewrite(model, kept, specs)
     return specs
@@ -95,21 +98,39 @@ def _symbols_of_pins(inputs: list[_Input], pins: Pins) -> dict[str, int]:
     return symbols
 
 
-def _sized(spec: _Input, found: tuple[int, ...] | None, symbols: dict[str, int]) -> _Input:
+def _count_in_front(inputs: list[_Input], samples: Pins) -> int | None:
+    """How many samples there are, if arrays that have them on an axis of their own agree on it."""
+    counts = {samples[spec.name][0] for spec in inputs if len(samples.get(spec.name, ())) == len(spec.dims) + 1} - {1}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def _sized(spec: _Input, found: tuple[int, ...] | None, symbols: dict[str, int], count: int | None) -> _Input:
     """The input with the dynamic dimensions that an array of samples shows; learns the values of their symbols.
 
-    Samples have an axis of their own or lie along axis 0: in an array that has as many axes as the input, axis 0 says nothing about it.
+    Samples have an axis of their own or lie along axis 0: in an array that has as many axes as the input, axis 0 says nothing about it,
+    unless its length cannot be the `count` of samples: then the array has the shape of the input and serves all of them.
     """
     if found is None or len(found) - len(spec.dims) not in (0, 1):
         return spec
-    along = len(found) == len(spec.dims)
-    sizes = [None, *found[1:]] if along else found[1:]
+    along = len(found) == len(spec.dims) and (count is None or not found or found[0] in (1, count))
+    sizes = [None, *found[1:]] if along else found[len(found) - len(spec.dims) :]
     dims: list[Dim] = []
     for dim, size in zip(spec.dims, sizes, strict=True):
         if isinstance(dim, str) and size is not None and symbols.setdefault(dim, size) != size:
             raise DataError(f"input {spec.name!r}: dimension {dim!r} is {size} in the calibration data, and {symbols[dim]} elsewhere")
         dims.append(size if dim is None else dim)
     return replace(spec, dims=tuple(dims))
+
+
+def _check_counts(batched: list[_Input], samples: Pins) -> None:
+    """Inputs that have a batch have equally many samples along it, or one; else one of those batches is none."""
+    counts = {spec.name: samples[spec.name][0] for spec in batched if len(samples.get(spec.name, ())) == len(spec.dims)}
+    if len(set(counts.values()) - {1}) > 1:
+        least = min((spec for spec in batched if spec.name in counts), key=lambda spec: len(spec.dims)).name
+        raise DataError(
+            f"the first axes of these inputs are dynamic and taken for samples, of which all need the same number: {counts}; "
+            f"fix one that is no batch, as with --shape {least}={','.join(map(str, samples[least]))}"
+        )
 
 
 def _take_batch(spec: _Input, pins: Pins, symbols: dict[str, int]) -> bool:
