@@ -23,16 +23,19 @@ MISSED = {"sqnr_db": 29.0, "heldout_db": 29.5, "promised_db": 28.0}
 @pytest.mark.parametrize(("name", "exporter"), MARKED)
 def test_family(tmp_path: Path, name: str, exporter: str) -> None:
     row = zoo.measure(name, exporter, tmp_path)
-    assert row["mismatches"] == 0 and row["elements"] > 0
+    assert row["elements"] > 0
     assert row["sqnr_db"] >= max(LEAST_DB, row["promised_db"] - OFF_DB)
     assert row["binding"] or row["promised_db"] >= zoo.TARGET_DB - OFF_DB
     assert 0 <= row["wide"] <= row["linear"]
     assert not zoo.failed(row) and row["varying"] >= zoo.LEAST_VARYING
-    assert row["device"] > 0 and row["cycles"] > 0
+    assert row["device"] > 0 and row["estimate"] > 0
+    # It ran to its end in both styles, with the depths of FIFOs that are emitted; the estimate is no bound, but of that size.
+    assert list(row["simulated"]) == ["stp", "flp"] and 0.5 < row["ratio"] < 2
 
 
 def test_table_shows_failures(capsys: pytest.CaptureFixture[str]) -> None:
-    good = {"device": 1, "host": 2, "elements": 3, "mismatches": 0, **MISSED, "varying": 0.5, "cycles": 4, "wide": 5, "linear": 6}
+    good = {"device": 1, "host": 2, "elements": 3, **MISSED, "varying": 0.5, "wide": 5, "linear": 6}
+    good |= {"estimate": 400, "simulated": {"stp": 388, "flp": 377}, "ratio": 0.97}
     binding = [{"op": "linear", "node": "n", "percent": 41.4, "why": "weights of int2"}]
     rows = [
         {"family": "a", "exporter": "dynamo", **good, "binding": binding, "causes": "weights of int2 80 %"},
@@ -44,6 +47,7 @@ def test_table_shows_failures(capsys: pytest.CaptureFixture[str]) -> None:
         "weights of int2 80 %" in " ".join(text.split())
         and "n (weights of int2, 41 %)" in " ".join(text.split())
         and "5 of 6" in text
+        and all(number in text for number in ("400", "388", "377", "0.97"))
         and "failed: no" in text
         and "1 of 2 compile" in text
     )
@@ -56,7 +60,7 @@ def test_a_target_missed_by_chance_has_no_cause() -> None:
 
 
 def test_outputs_that_ignore_the_inputs_are_a_failure() -> None:
-    assert zoo.failed({"mismatches": 0, "varying": 0.0}) and not zoo.failed({"mismatches": 0, "varying": 0.5})
+    assert zoo.failed({"varying": 0.0}) and not zoo.failed({"varying": 0.5}) and zoo.failed({"varying": 0.5, "error": "stands still"})
 
 
 def test_unknown_family_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
