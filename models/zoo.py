@@ -177,7 +177,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     for title, justify in (
         ("family", "left"), ("exporter", "left"), ("device", "right"), ("host", "right"), ("elements", "right"),
         ("SQNR dB", "right"), ("16-bit inputs", "right"), ("estimate", "right"), *((style, "right") for style in STYLES),
-        ("simulated / estimate", "right"), ("remark", "left"),
+        ("of estimate", "right"), ("remark", "left"),
     ):  # fmt: skip
         table.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for row in rows:

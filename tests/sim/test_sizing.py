@@ -16,8 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from attnc.cli import main
 from attnc.errors import BuildError, DeadlockError, DifferenceError
+from attnc.schedule.edit import with_fifos
 from attnc.schedule.fifos import Queue
 from attnc.sim import sizing
+from attnc.sim.program import load_listing
 from attnc.verify.cosim import Blocked, CosimRun, Fifo, Timing
 
 CYCLES = 10_000
@@ -116,14 +118,20 @@ def test_what_stands_still_or_differs_is_not_sized() -> None:
         found(made(exact=False))
 
 
-@pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two linear layers and a ReLU."""
+@pytest.fixture(autouse=True)
+def quick_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXXFLAGS", "-O0")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A linear layer, a softmax, a linear layer."""
     rng = np.random.default_rng(0)
     weights = [numpy_helper.from_array(rng.normal(size=(24, 24)).astype(np.float32), name) for name in ("w", "v")]
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8, 24]) for name in "xy"]
-    nodes = [helper.make_node(op, inputs, [out]) for op, inputs, out in (("MatMul", "xw", "a"), ("Relu", "a", "b"), ("MatMul", "bv", "y"))]
+    nodes = [
+        helper.make_node(op, inputs, [out]) for op, inputs, out in (("MatMul", "xw", "a"), ("Softmax", "a", "b"), ("MatMul", "bv", "y"))
+    ]
     graph = helper.make_graph(nodes, "g", values[:1], values[1:], weights)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
     return tmp_path / "m.onnx"
@@ -155,6 +163,25 @@ def test_a_build_gets_the_depths_that_were_found(model: Path, capsys: pytest.Cap
     assert yaml.safe_load((second / "schedule.yaml").read_text())["fifos"] == depths
     assert main(["estimate", str(second), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["estimate"]["resources"] == report["estimate"]["resources"]
+
+
+def test_depths_with_which_it_stands_still_are_refused(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A row of probabilities waits until the factor of the row is known."""
+    build, schedule = model.parent / "build", model.parent / "schedule.yaml"
+    assert main(["compile", str(model), "-o", str(build), "--no-check", "--quiet"]) == 0
+    (build / "schedule.yaml").rename(schedule)
+    (name,) = (name for name in load_listing(build).fifos if name.endswith("softmax.probabilities"))
+    with_fifos(schedule, {name: 1}, write=True)
+    before = (build / "report.json").read_bytes()
+    capsys.readouterr()
+    assert main(["compile", str(model), "-o", str(build), "--schedule", str(schedule), "--quiet"]) == 1
+    err = capsys.readouterr().err
+    assert (
+        "stands still" in err
+        and "because of the depths of FIFOs that the schedule gives" in err
+        and f"depths that free it: {name} 1 -> " in err
+    )
+    assert (build / "report.json").read_bytes() == before
 
 
 def load(build: Path) -> dict[str, Any]:

@@ -48,6 +48,10 @@ class Request:
         """What is assumed of the world."""
         return listing.timing(self.read_latency, self.write_response, self.calibration.timing if self.calibration else LOOPS)
 
+    def calibrated(self, runs: Sequence[CosimRun]) -> dict[str, Any] | None:
+        """What synthesis reports said of the loops of these runs."""
+        return self.calibration.facts({loop for run in runs for loop in run.loops}) if self.calibration else None
+
 
 def simulate(build: Path, request: Request, progress: Progress, note: Note) -> dict[str, Any]:
     """Simulate a build and return what was found; a run of the build as it is, is written into it."""
@@ -60,8 +64,7 @@ def simulate(build: Path, request: Request, progress: Progress, note: Note) -> d
         runs = [simulator.run(style) for style in request.styles]
         _check_names(request.depths, runs[0])
         explained = {run.style: edges(run, _known(simulator, run)) for run in runs if run.deadlock is not None}
-        calibrated = request.calibration.facts({loop for run in runs for loop in run.loops}) if request.calibration else None
-        found = facts(listing, timing, runs, explained, calibrated)
+        found = facts(listing, timing, runs, explained, request.calibrated(runs))
         _write(simulator, _told(runs), request, progress)
         if explained:
             progress.stage("searching for depths that free it")

@@ -32,21 +32,25 @@ def facts(
         "schema": SCHEMA,
         "note": NOTE,
         "clock_mhz": listing.clock_mhz,
-        "assumed": {
-            "read_latency": timing.read_latency,
-            "write_response": timing.write_response,
-            "ddr_bytes_per_cycle": round(timing.bytes_per_cycle, 3),
-            "loops": "reasoned" if calibration is None else _loops(calibration),
-        },
+        "assumed": assumptions(timing, calibration),
         **({} if calibration is None else {"calibration": calibration}),
         "estimate_cycles": listing.estimate,
         "styles": {run.style: _run(listing, run, deadlocks.get(run.style)) for run in runs},
     }
 
 
-def _loops(calibration: Mapping[str, Any]) -> str:
-    taken, missing = len(calibration["taken"]), len(calibration["not_in_the_report"])
-    return f"{taken} of {taken + missing} from {calibration['source']}, the others reasoned"
+def assumptions(timing: Timing, calibration: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is assumed of the world."""
+    loops = "reasoned"
+    if calibration is not None:
+        taken, missing = len(calibration["taken"]), len(calibration["not_in_the_report"])
+        loops = f"{taken} of {taken + missing} from {calibration['source']}, the others reasoned"
+    return {
+        "read_latency": timing.read_latency,
+        "write_response": timing.write_response,
+        "ddr_bytes_per_cycle": round(timing.bytes_per_cycle, 3),
+        "loops": loops,
+    }
 
 
 def _run(listing: Listing, run: CosimRun, edges: Sequence[Edge] | None) -> dict[str, Any]:

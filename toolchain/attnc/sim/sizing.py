@@ -13,11 +13,13 @@ from typing import Any
 
 from attnc.codegen.folder import SCHEDULE
 from attnc.errors import BuildError, DeadlockError, DifferenceError
+from attnc.files import check_writable
 from attnc.kernels.resources import Resources
 from attnc.schedule.edit import with_fifos
 from attnc.schedule.fifos import Queue
 from attnc.sim.command import Request
 from attnc.sim.deadlock import freeing, least
+from attnc.sim.facts import assumptions
 from attnc.sim.program import load_listing
 from attnc.sim.simulator import Simulator, open_simulator
 from attnc.verify.cosim import STYLES, CosimRun
@@ -34,7 +36,8 @@ OTHER_LATENCIES = (0, 4)
 def size_fifos(build: Path, request: Request, progress: Progress) -> dict[str, Any]:
     """Find least depths, write them into the schedule of the build, and return what was found."""
     listing, schedule = load_listing(build), build / SCHEDULE
-    with_fifos(schedule, {})  # one that cannot be edited is refused before the work
+    with_fifos(schedule, {})  # a schedule that cannot be edited is refused before the work
+    check_writable(schedule)
     progress.stage("compiling the simulator")
     with open_simulator(build, request.timing(listing), listing) as simulator:
         progress.stage("sizing FIFOs")
@@ -45,7 +48,7 @@ def size_fifos(build: Path, request: Request, progress: Progress) -> dict[str, A
         after = [simulator.run(style, depths) for style in STYLES]
     progress.finish()
     with_fifos(schedule, depths, write=True)
-    return _facts(sized, depths, after, simulator, schedule)
+    return {**_facts(sized, depths, after), "assumed": assumptions(simulator.timing, request.calibrated(after)), "schedule": str(schedule)}
 
 
 @dataclass
@@ -125,14 +128,12 @@ def _lasting(simulator: Simulator, depths: Mapping[str, int]) -> dict[str, int]:
     return found
 
 
-def _facts(sized: Sizing, depths: Mapping[str, int], after: Sequence[CosimRun], simulator: Simulator, schedule: Path) -> dict[str, Any]:
+def _facts(sized: Sizing, depths: Mapping[str, int], after: Sequence[CosimRun]) -> dict[str, Any]:
     most = {name: max((f.most for run in sized.emitted for f in run.fifos if f.name == name), default=0) for name in depths}
     least_ = {name: replace(queue, depth=depths[name]) for name, queue in sized.queues.items()}
     return {
         "slack": SLACK,
-        "runs": simulator.runs,
-        "read_latency": simulator.timing.read_latency,
-        "write_response": simulator.timing.write_response,
+        "runs": sized.simulator.runs,
         "styles": {
             a.style: {"cycles": b.cycles, "cycles_emitted": a.cycles, "cycles_unbounded": free.cycles, "bit_exact": b.bit_exact}
             for a, b, free in zip(sized.emitted, after, sized.unbounded, strict=True)
@@ -142,7 +143,6 @@ def _facts(sized: Sizing, depths: Mapping[str, int], after: Sequence[CosimRun], 
             for name, queue in sized.queues.items()
         ],
         "storage": {"emitted": _storage(sized.queues), "least": _storage(least_)},
-        "schedule": str(schedule),
     }
 
 

@@ -35,6 +35,7 @@ def sizing(found: Mapping[str, Any]) -> RenderableType:
     for style, run in found["styles"].items():
         ratio = f"{run['cycles'] / run['cycles_emitted']:.4f}"
         cycles.add_row(STYLE_NAMES[style], *(f"{run[key]:,}" for key in ("cycles_emitted", "cycles_unbounded", "cycles")), ratio)
+    cycles.caption, cycles.caption_justify = _assumed(found["assumed"]), "left"
     rows = sorted(found["fifos"], key=lambda f: -(f["emitted"] - f["least"]) * f["bits"])
     depths = _table("Depths of FIFOs", ("FIFO",), ("bits", "emitted", "most held", "least", "bits saved"))
     for f in rows:
@@ -93,12 +94,13 @@ def _summary(found: Mapping[str, Any], styles: Mapping[str, Run]) -> Table:
         ratio = f"{run['cycles'] / estimate:.2f}" if estimate and not run["deadlock"] else "-"
         numbers = f"{run['cycles']:,}", f"{run['latency_ms']:.4f}", f"{estimate:,}", ratio
         table.add_row(STYLE_NAMES[style], outputs, *numbers)
-    memory = f"memory answers after {assumed['read_latency']} cycles, writes after {assumed['write_response']}"
-    table.caption = (
-        f"{memory}, the DDR moves {assumed['ddr_bytes_per_cycle']:g} bytes per cycle; depths of loops: {clean(assumed['loops'])}"
-    )
-    table.caption_justify = "left"
+    table.caption, table.caption_justify = _assumed(assumed), "left"
     return table
+
+
+def _assumed(assumed: Mapping[str, Any]) -> str:
+    memory = f"memory answers after {assumed['read_latency']} cycles, writes after {assumed['write_response']}"
+    return escape(f"{memory}, the DDR moves {assumed['ddr_bytes_per_cycle']:g} bytes per cycle; depths of loops: {clean(assumed['loops'])}")
 
 
 def _stages(live: Mapping[str, Run]) -> Table:
