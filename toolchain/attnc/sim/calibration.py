@@ -103,7 +103,5 @@ def _loop_of(module: str, label: str) -> str | None:
     """The loop that a module has under a label: modules are named after functions, with template arguments behind. None where it is none
     of attnc's, or where several functions have such a label and the module, into which one was inlined, is named after none of them."""
     names = [name for name in LOOPS if name.partition(".")[2] == label]
-    mine = [name for name in names if re.search(rf"(^|_){name.partition('.')[0]}(_|$)", module)]
-    if mine:
-        return max(mine, key=len)
-    return names[0] if len(names) == 1 else None
+    found = [name for name in names if re.search(rf"(^|_){name.partition('.')[0]}(_|$)", module)] or names
+    return found[0] if len(found) == 1 else None
