@@ -74,6 +74,14 @@ def test_heads_with_norms_of_their_own(tmp_path: Path, op: str) -> None:
     assert all(len(np.unique(node.params["gamma"])) == H * D for node in norms)
 
 
+def test_channels_of_one_row_that_become_tokens(tmp_path: Path) -> None:
+    b = Builder()
+    parts = b("Split", b.linear(b.input("x", [1, 1, C]), C, 3 * C), np.array([C] * 3), axis=-1, outputs=3)
+    y = b("Concat", *(b("LayerNormalization", part, b.random(C), b.random(C)) for part in parts), axis=1)
+    found = check(b.save(tmp_path / "m.onnx", b.linear(y, C, 3)), strict=True)
+    assert ops(found)[-2:] == ["concat_rows", "linear"]
+
+
 # ---- rotary embeddings ----
 
 

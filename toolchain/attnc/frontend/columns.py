@@ -29,7 +29,7 @@ Columns = tuple[int, ...]
 
 
 def are_columns_apart(graph: Graph, names: Sequence[str]) -> bool:
-    """Whether the values are functions of different channels of one tensor, each of its own and row by row."""
+    """Whether the values are functions of different channels of one tensor with several rows (tokens), each of its own and row by row."""
     producer = {node.output: node for node in graph.nodes}
     roots, columns = set(), []
     for name in names:
@@ -40,7 +40,7 @@ def are_columns_apart(graph: Graph, names: Sequence[str]) -> bool:
             return False
         roots.add(node.inputs[0])
         columns += node.attrs["columns"]
-    return len(roots) == 1 and len(set(columns)) == len(columns)
+    return len(roots) == 1 and len(set(columns)) == len(columns) and graph.value(roots.pop()).shape[0] > 1
 
 
 class ColumnSelections:
@@ -235,7 +235,8 @@ class ColumnSelections:
     def _merge_norms(self, node: Node, parts: list[Node]) -> str | None:
         inputs, attrs = [part.inputs[0] for part in parts], parts[0].attrs
         widths = {self.graph.value(name).shape[1] for name in inputs}
-        if len(widths) > 1 or "group" in attrs or any(part.attrs != attrs for part in parts):
+        rounded = any(self.graph.value(name).imposed is not None for name in inputs)
+        if len(widths) > 1 or rounded or "group" in attrs or any(part.attrs != attrs for part in parts):
             return None
         joined = self.graph.fresh(f"{node.output}_joined")
         self.graph.add_value(joined, self.graph.value(node.output).shape)
