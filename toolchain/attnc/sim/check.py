@@ -14,9 +14,9 @@ from attnc.errors import BuildError, DeadlockError, DifferenceError
 from attnc.sim.deadlock import edges, freeing
 from attnc.sim.facts import describe, facts, fifo_depths
 from attnc.sim.program import load_listing
-from attnc.sim.simulator import Simulator, open_simulator
+from attnc.sim.simulator import Simulator, in_styles, open_simulator
 from attnc.sim.tables import STYLE_NAMES, waiting
-from attnc.verify.cosim import STYLES, CosimRun
+from attnc.verify.cosim import CosimRun
 from attnc.verify.csim import CsimResult, compare_images, stored_vectors
 from attnc_host import manifest as manifests
 from attnc_host.csim import missing_tool
@@ -46,7 +46,7 @@ def check_build(folder: Path, wanted: bool, depths_given: bool = False) -> Check
     manifest, listing = manifests.load(folder, edited=True), load_listing(folder)
     try:
         with open_simulator(folder, listing.timing(), listing) as simulator:
-            runs = [simulator.run(style) for style in STYLES]
+            runs = in_styles(simulator.run)
             _refuse_deadlocks(simulator, runs, depths_given)
             result = _compare(simulator, manifest)
     except BuildError as error:
@@ -78,7 +78,7 @@ def _refuse_deadlocks(simulator: Simulator, runs: Sequence[CosimRun], depths_giv
         return
     known = simulator.run(stuck.style, unbounded=True).fifos
     found = describe(simulator.listing, stuck, edges(stuck, known))
-    least = freeing(lambda depths: [simulator.run(style, depths) for style in STYLES], runs)
+    least = freeing(lambda depths: in_styles(lambda style: simulator.run(style, depths)), runs)
     waits = [wait for wait in found["waits"] if wait["process"] in found["circle"]] or found["waits"]
     depths = ", ".join(f"{name} {pair['depth']} -> {pair['least']}" for name, pair in fifo_depths(least, runs).items())
     freed = f"least depths that free it: {depths}" if depths else "no depths of FIFOs free it"

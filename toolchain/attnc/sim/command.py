@@ -15,7 +15,7 @@ from attnc.sim.calibration import Calibration
 from attnc.sim.deadlock import edges, freeing
 from attnc.sim.facts import facts, fifo_depths, write_facts
 from attnc.sim.program import Listing, load_listing
-from attnc.sim.simulator import Simulator, open_simulator
+from attnc.sim.simulator import Simulator, in_styles, open_simulator
 from attnc.sim.trace import read_trace, tracing, write_perfetto, write_vcd
 from attnc.verify.cosim import READ_LATENCY, STYLES, WRITE_RESPONSE, CosimRun, Timing
 from attnc_host.progress import Progress
@@ -61,14 +61,14 @@ def simulate(build: Path, request: Request, progress: Progress, note: Note) -> d
     with open_simulator(build, timing, listing) as simulator:
         simulator.depths.update(request.depths)
         progress.stage("simulating")
-        runs = [simulator.run(style) for style in request.styles]
+        runs = in_styles(simulator.run, request.styles)
         _check_names(request.depths, runs[0])
         explained = {run.style: edges(run, _known(simulator, run)) for run in runs if run.deadlock is not None}
         found = facts(listing, timing, runs, explained, request.calibrated(runs))
         _write(simulator, _told(runs), request, progress)
         if explained:
             progress.stage("searching for depths that free it")
-            least = freeing(lambda depths: [simulator.run(style, depths) for style in request.styles], runs)
+            least = freeing(lambda depths: in_styles(lambda style: simulator.run(style, depths), request.styles), runs)
             for style in explained:
                 found["styles"][style]["deadlock"]["least_depths"] = fifo_depths(least, runs)
     progress.finish()

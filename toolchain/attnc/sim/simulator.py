@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from attnc.errors import BuildError
 from attnc.sim.program import Listing, load_listing
-from attnc.verify.cosim import CosimRun, Timing, Tracing, run_cosim
+from attnc.verify.cosim import STYLES, CosimRun, Timing, Tracing, run_cosim
 from attnc_host import AcceleratorError
 from attnc_host.boundary import Image
 from attnc_host.csim import simulator
@@ -48,6 +49,12 @@ class Simulator:
             image.tofile(given)
             run_cosim(self.program, self.data, style, self.timing, self.depths, files=(given, found))
             return np.fromfile(found, np.uint8)
+
+
+def in_styles(run: Callable[[str], CosimRun], styles: Sequence[str] = STYLES) -> list[CosimRun]:
+    """A run in each style of pipelines, at the same time."""
+    with ThreadPoolExecutor(len(styles)) as pool:
+        return list(pool.map(run, styles))
 
 
 @contextmanager

@@ -21,8 +21,8 @@ from attnc.sim.command import Request
 from attnc.sim.deadlock import freeing, least
 from attnc.sim.facts import assumptions
 from attnc.sim.program import load_listing
-from attnc.sim.simulator import Simulator, open_simulator
-from attnc.verify.cosim import STYLES, CosimRun
+from attnc.sim.simulator import Simulator, in_styles, open_simulator
+from attnc.verify.cosim import CosimRun
 from attnc_host.progress import Progress
 
 SLACK = 0.01
@@ -45,7 +45,7 @@ def size_fifos(build: Path, request: Request, progress: Progress) -> dict[str, A
         depths = sized.search()
         progress.stage("running with other latencies of the memory")
         depths = _lasting(simulator, depths)
-        after = [simulator.run(style, depths) for style in STYLES]
+        after = in_styles(lambda style: simulator.run(style, depths))
     progress.finish()
     with_fifos(schedule, depths, write=True)
     return {**_facts(sized, depths, after), "assumed": assumptions(simulator.timing, request.calibrated(after)), "schedule": str(schedule)}
@@ -64,7 +64,7 @@ class Sizing:
     @staticmethod
     def of(simulator: Simulator, told: Callable[[int, int], None]) -> Sizing:
         """Of a build; `told` hears how many FIFOs of how many are settled."""
-        emitted, unbounded = ([simulator.run(style, unbounded=free) for style in STYLES] for free in (False, True))
+        emitted, unbounded = in_styles(simulator.run), in_styles(lambda style: simulator.run(style, unbounded=True))
         for run in emitted:
             if run.deadlock is not None:
                 raise DeadlockError(f"the build stands still with {run.style} pipelines as it is: attnc cosim says who waits for what")
@@ -106,7 +106,7 @@ class Sizing:
 
     def _holds(self, depths: Mapping[str, int]) -> bool:
         """Whether both styles end, with the right outputs, in no more cycles than they may."""
-        runs = (self.simulator.run(style, depths) for style in STYLES)
+        runs = in_styles(lambda style: self.simulator.run(style, depths))
         return all(run.bit_exact and run.cycles <= self.limits[run.style] for run in runs)
 
 
@@ -118,7 +118,7 @@ def _lasting(simulator: Simulator, depths: Mapping[str, int]) -> dict[str, int]:
         other = replace(simulator, timing=replace(simulator.timing, read_latency=latency), depths={**simulator.depths, **found})
 
         def run(more: Mapping[str, int], other: Simulator = other) -> list[CosimRun]:
-            return [other.run(style, more) for style in STYLES]
+            return in_styles(lambda style: other.run(style, more))
 
         deeper = freeing(run, run({}))
         if deeper is None:
