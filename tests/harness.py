@@ -75,7 +75,7 @@ def simulate(
             header.write_text(text.replace(old, new))
         write_run_data(graph, program, data)
         pack_region(graph, program, program.memory.inputs, graph.inputs, feeds).tofile(data / "inputs.bin")
-        binary = build_simulator(folder, types, flags="-O1" if types == "ap" else "-O2")
+        binary = build_simulator(folder, types, flags="-O1")
         done = subprocess.run([binary, data, data / "inputs.bin", data / "outputs.bin"], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         samples = next(iter(feeds.values())).shape[0]

@@ -146,9 +146,10 @@ def test_resources_and_cycles_follow_the_structure() -> None:
     calls = operator(node).lower(node, ctx)
     assert [call.scalars[0] for call in calls] == [64, 6]
     read, statistics, scale = calls[0].kernel.network.processes[0].loops
+    # All tiles of all rows in one pipeline, behind the first statistics.
     for call, rows in zip(calls, (64, 8), strict=True):
         names = call.kernel.network.names(call.kernel.args, call.scalars)
-        assert read.runs(names) == ((4, rows),) and statistics.late(names) == ((1, names.rows),)
-        assert scale.late(names) == ((1, 8), (4, rows))
+        assert read.runs(names) == ((1, 4 * rows),) and statistics.late(names) == ((1, names.rows),)
+        assert scale.late(names) == ((1, 4 * rows + 8),)
     found = operator(node).resources(calls[0].kernel)
     assert found.bram36 == 4 and found.dsp == 3 * 16 + 10 and min(found.lut, found.ff) > 0

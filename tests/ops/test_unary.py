@@ -325,7 +325,7 @@ def test_planted_bugs_are_caught() -> None:
     }
     graph = unary_graph([(64, 64)], [("gelu", implementation) for implementation in bugs], 16)
     feeds = random_feeds(graph, 4)
-    found = simulate(graph, feeds, patch={f"{METHODS[name].kernel}.hpp": bug for name, bug in bugs.items()})
+    found = simulate(graph, feeds, patch={METHODS[name].network.header: bug for name, bug in bugs.items()})
     for name, expected in run_golden(graph, feeds).items():
         assert (found[name] != expected).any(), name
 

@@ -246,7 +246,7 @@ def test_whole_model(tmp_path: Path) -> None:
         facts: dict[str, Any] = json.loads((build / "report.json").read_text())
         (bias,) = [layer["bias"] for layer in facts["layers"] if layer["bias"]]
         top = (build / "hls" / "attnc_top.cpp").read_text()
-        kernels = {name for name in ("attention_one_pass", "attention") if f"attnc::{name}<" in top}
+        kernels = {name for name in ("attention_one_pass", "attention") if f'"attnc/{name}.hpp"' in top}
         assert bias["by"] == wanted and kernels == {"attention_one_pass" if passes == "one_pass" else "attention"}
         assert "attention bias" in as_text(render(facts)) and (bias["channels"] == 2) == (wanted == "channels")
         assert compare_build(build).mismatches == 0

@@ -150,7 +150,7 @@ def model(path: Path, combinations: list[tuple[int, int]], tokens: int = 6, chan
         merged = b("Reshape", b("Transpose", b("MatMul", p, v), perm=[0, 2, 1, 3]), np.array([1, tokens, heads * size]))
         y = b.linear(merged, heads * size, channels)
         total = str(b("Add", total, y)) if total else y
-    np.savez(path.with_suffix(".npz"), x=np.random.default_rng(1).normal(size=(6, tokens, channels)).astype(np.float32))
+    np.savez(path.with_suffix(".npz"), x=np.random.default_rng(1).normal(size=(40, tokens, channels)).astype(np.float32))
     return b.save(path, total)
 
 

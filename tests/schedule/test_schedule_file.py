@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def test_misfit_names_the_resource_and_the_smallest_change(graph: Graph) -> None
     small = Design(16, 16, 32, 1)
     assert check_fit(graph, small, estimate(build_program(graph, small, None), KV260, 250), KV260, 250) is None
     tiny = Board(name="tiny", part="x", lut=30_000, ff=60_000, dsp=300, bram36=60, ddr_gb_s=4)
-    with pytest.raises(FitError, match=r"does not fit tiny, even with the smallest engines: lut needs .*--target pynq-z2"):
+    with pytest.raises(FitError, match=r"does not fit tiny, even with the smallest engines: (lut|ff) needs .*--target pynq-z2"):
         choose_design(graph, tiny, 100)
 
 
@@ -171,19 +172,22 @@ def test_objectives(graph: Graph) -> None:
     assert small.resources.lut < fast.resources.lut
 
 
+@pytest.mark.parametrize("share", [60, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("objective", ["latency", "area", "energy"])
-def test_the_search_finds_what_trying_everything_does(objective: Any) -> None:
-    """It leaves out designs that others beat; the best of all is among the rest."""
+def test_the_search_finds_what_trying_everything_does(objective: Any, share: int) -> None:
+    """It leaves out designs that others beat; the best of all is among the rest, and no one of every `share` is better."""
     graph, found = layer_graph(rows=40), []
     pairs = multiplier_choices(graph, 16, 2 * KV260.limits["dsp"])
     assert (1, 16) not in pairs and {(1, 1), (1, 6), (2, 3)} < set(pairs)
     for lanes in (16, 8, 4):
         starts = candidates(graph, lanes, KV260, multiplier_choices(graph, lanes, 2 * KV260.limits["dsp"]))
-        for start, queries, copies, parallel in product(starts, QUERY_CHOICES, (1, 2), (1, 2)):
+        every = product(starts, QUERY_CHOICES, (1, 2), (1, 2))
+        for start, queries, copies, parallel in islice(every, random.Random(lanes).randrange(share), None, share):
             cost = estimate(build_program(graph, replace(start, queries=queries, copies=copies, parallel=parallel), None), KV260, 250)
             if overrun(cost.resources, KV260) is None:
                 found.append((SCORES[objective](cost, KV260, lanes), cost.cycles, cost.resources.lut))
     chosen = choose_design(graph, KV260, 250, objective)
     cost = estimate(build_program(graph, chosen, None), KV260, 250)
-    assert (SCORES[objective](cost, KV260, chosen.lanes), cost.cycles, cost.resources.lut) == min(found)
+    best = SCORES[objective](cost, KV260, chosen.lanes), cost.cycles, cost.resources.lut
+    assert best == min(found) if share == 1 else best <= min(found)
     assert objective != "latency" or chosen.rows_at_once > 1

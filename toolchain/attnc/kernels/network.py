@@ -98,7 +98,7 @@ class Buffer:
     """An array of a process: `banks` times `depth` words of `width` bits, of which each bank is read at `reads` and written at `writes`
     addresses per cycle. It is `static` where its function declares it so: then it belongs to all calls of that function with these template
     arguments, and no two processes of the accelerator may run them at the same time. Of a `placed` one the emitted code says where it
-    lies, through the macro ATTNC_<HEADER>_<NAME>."""
+    lies, through the macro ATTNC_<HEADER>_<NAME>; a `lutram` one is put there by a pragma of its kernel."""
 
     name: str
     depth: Count
@@ -108,10 +108,12 @@ class Buffer:
     writes: int = 1
     static: bool = True
     placed: bool = False
+    lutram: bool = False
 
     def memory(self, names: Names) -> Memory:
         """Of an instance."""
-        return Memory(self.name if self.placed else "", self.depth(names), self.width(names), self.banks(names))
+        kind = "lutram" if self.lutram else ""
+        return Memory(self.name if self.placed else "", self.depth(names), self.width(names), self.banks(names), kind)
 
 
 @dataclass(frozen=True)

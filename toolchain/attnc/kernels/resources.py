@@ -8,12 +8,13 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Memory:
     """A buffer of a kernel: `banks` times `depth` words of `width` bits. `name` is that of its macro in the kernel's header,
-    ATTNC_<KERNEL>_<NAME>, through which the emitted code says where it lies."""
+    ATTNC_<KERNEL>_<NAME>, through which the emitted code says where it lies; `kind` where it does anyhow."""
 
     name: str
     depth: int
     width: int
     banks: int = 1
+    kind: str = ""
 
 
 @dataclass(frozen=True)

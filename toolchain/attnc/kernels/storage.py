@@ -14,7 +14,7 @@ KINDS = ("lutram", "bram", "uram")
 
 def usual_kind(memory: Memory) -> str:
     """Where a memory lies when nothing is short."""
-    return "lutram" if memory.depth <= LUTRAM_DEPTH else "bram"
+    return memory.kind or ("lutram" if memory.depth <= LUTRAM_DEPTH else "bram")
 
 
 def memory_cost(memory: Memory, kind: str) -> Resources:

@@ -18,6 +18,6 @@ UNARY_TABLE = Network(
         ("XT", "YT", "L"),
         Loop("FILL_TABLE", READ + WRITE, runs=one(lambda n: ENTRIES)),
         Loop("UNARY_TABLE", READ + BRAM + WRITE, runs=one(lambda n: n.rows * n.tiles)),
-        buffers=(Buffer("table", lambda n: ENTRIES, lambda n: 16, banks=lambda n: n.L),),
+        buffers=(Buffer("table", lambda n: ENTRIES, lambda n: 16, banks=lambda n: n.L, lutram=True),),
     ),
 )

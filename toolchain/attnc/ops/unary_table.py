@@ -88,7 +88,7 @@ class TableOf256(Method):
 
     def logic(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run."""
-        return times(_lane(), kernel.arg("L")) + Resources(lut=300, ff=400)
+        return times(Resources(lut=ENTRY_BITS, ff=2 * ENTRY_BITS), kernel.arg("L")) + Resources(lut=300, ff=400)
 
 
 def _entry(x: Int64) -> Int64:
@@ -97,5 +97,5 @@ def _entry(x: Int64) -> Int64:
 
 
 def _lane() -> Resources:
-    """Per lane a copy of the table in distributed RAM (64 bits per LUT, and the selection of four) and its registers."""
+    """Per lane a copy of the table in distributed RAM (64 bits per LUT), the selection of one of four LUTs, and registers."""
     return Resources(lut=ENTRY_BITS * (ENTRIES / 64 + 1), ff=3 * ENTRY_BITS)
