@@ -45,15 +45,18 @@ def size_fifos(build: Path, request: Request, progress: Progress) -> dict[str, A
         depths = sized.search()
         progress.stage("running with other latencies of the memory")
         depths = _lasting(simulator, depths)
-        after = in_styles(lambda style: simulator.run(style, depths))
+        after = sized.runs(depths)
     progress.finish()
+    if not sized.fit(after):
+        raise BuildError(f"{build}: the depths that were found take more cycles than they may, which is a bug in attnc; {schedule} stays")
     with_fifos(schedule, depths, write=True)
     return {**_facts(sized, depths, after), "assumed": assumptions(simulator.timing, request.calibrated(after)), "schedule": str(schedule)}
 
 
 @dataclass
 class Sizing:
-    """A search among depths: `limits` are the most cycles by style, `start` depths that keep them."""
+    """A search among depths: the runs with those that are emitted and without bounds, and so the most cycles that others may take, by
+    style."""
 
     simulator: Simulator
     emitted: Sequence[CosimRun]
@@ -79,7 +82,7 @@ class Sizing:
         return self.simulator.listing.fifos
 
     def search(self) -> dict[str, int]:
-        """Least depths: of none can less be taken away alone. Those are lessened first that take most."""
+        """Least depths, each where the others are as they are. Those are lessened first that take most."""
         depths = self._start()
         order = sorted(depths, key=lambda name: -depths[name] * self.queues[name].bits)
         self._lessen(order, depths)
@@ -93,20 +96,24 @@ class Sizing:
 
     def _lessen(self, names: Sequence[str], depths: dict[str, int], settled: int = 0) -> None:
         """The depths of some FIFOs, where `settled` others are least already."""
-        if self._holds({**depths, **{name: min(SHALLOWEST, depths[name]) for name in names}}):
-            depths.update({name: min(SHALLOWEST, depths[name]) for name in names})
+        fewer = {name: min(SHALLOWEST, depths[name]) for name in names}
+        if self.fit(self.runs({**depths, **fewer})):
+            depths.update(fewer)
         elif len(names) == 1:
             (name,) = names
-            depths[name] = least(lambda depth: self._holds({**depths, name: depth}), SHALLOWEST + 1, depths[name])
+            depths[name] = least(lambda depth: self.fit(self.runs({**depths, name: depth})), SHALLOWEST + 1, depths[name])
         else:
             half = len(names) // 2
             self._lessen(names[:half], depths, settled)
             self._lessen(names[half:], depths, settled + half)
         self.told(settled + len(names), len(depths))
 
-    def _holds(self, depths: Mapping[str, int]) -> bool:
-        """Whether both styles end, with the right outputs, in no more cycles than they may."""
-        runs = in_styles(lambda style: self.simulator.run(style, depths))
+    def runs(self, depths: Mapping[str, int]) -> list[CosimRun]:
+        """A run in each style."""
+        return in_styles(lambda style: self.simulator.run(style, depths))
+
+    def fit(self, runs: Sequence[CosimRun]) -> bool:
+        """Whether all end, with the right outputs, in no more cycles than they may."""
         return all(run.bit_exact and run.cycles <= self.limits[run.style] for run in runs)
 
 
