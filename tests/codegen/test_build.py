@@ -94,7 +94,8 @@ def test_report_and_manifest_say_what_was_promised(digits: Path) -> None:
     assert values < {layer["output"] for layer in report["layers"]} | values and len(values) < len(nodes)
     weights = {layer["node"]: layer["weights"] for layer in report["layers"] if layer["weights"]}
     assert weights.keys() == {layer["node"] for layer in report["layers"] if layer["op"] == "linear"}
-    assert all((w["format"], w["quantizer"], w["engine"], w["why"]) == ("int8", "mse", "dsp", "bytes") for w in weights.values())
+    keys = ("format", "quantizer", "quantizer_why", "engine", "why")
+    assert {tuple(w[key] for key in keys) for w in weights.values()} == {("int8", "quantease", "calibration data", "dsp", "bytes")}
     assert report["engine_choice"] is None
     assert set(report["estimate"]["resources"]) == {"lut", "ff", "dsp", "bram36", "uram"}
     assert "estimate" in report["estimate"]["note"] and "estimate" in (digits / "report.txt").read_text()
@@ -264,10 +265,10 @@ def test_report_says_which_engine_serves_which_layer_and_why(tmp_path: Path) -> 
     def row(name: str) -> tuple[object, ...]:
         return tuple(found[name][key] for key in ("format", "group_size", "quantizer", "input", "activations", "engine", "why"))
 
-    assert row("node_matmul_1") == ("int8", 0, "mse", "s8", "static", "dsp", "bytes")
+    assert row("node_matmul_1") == ("int8", 0, "quantease", "s8", "static", "dsp", "bytes")
     assert row("node_linear_2") == ("ternary", 32, "quantease", "s8", "static", "lookup", "asked for")
     assert row("node_matmul_3") == ("binary3", 0, found["node_matmul_3"]["quantizer"], "s8", "static", "lookup", "the only one")
-    assert row("node_linear_6") == ("int8", 0, "mse", "s16", "static", "dsp", "the only one")
+    assert row("node_linear_6") == ("int8", 0, "quantease", "s16", "static", "dsp", "the only one")
     assert row("node_linear_7") == ("int4", 0, "gptq", "s8", "dynamic", chosen, "cost")
     assert tried.keys() == {"dsp", "lookup"} and tried[chosen]["cycles"] == report["estimate"]["cycles"]
     assert all(cost["cycles"] >= tried[chosen]["cycles"] for cost in tried.values())

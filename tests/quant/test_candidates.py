@@ -23,7 +23,7 @@ def labels(settings: LayerSettings, inputs: int = 128) -> list[str]:
 def test_all_formats_with_and_without_groups() -> None:
     assert labels(AUTO) == ["int8", "int6", "int5g32", "int5", "int4g32", "int4", "int3g32", "int3", "ternaryg32", "ternary"]
     found = candidates(AUTO, 128, "layer")[0]
-    assert found == LayerSettings("int8", 0, "mse", "dynamic", "auto")
+    assert found == LayerSettings("int8", 0, "quantease", "dynamic", "auto")
 
 
 def test_what_the_layer_or_the_user_rules_out() -> None:

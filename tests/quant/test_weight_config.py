@@ -33,7 +33,18 @@ def chosen(text: str, tmp_path: Path) -> dict[str, LayerSettings]:
 
 def test_an_empty_file_is_int8(tmp_path: Path) -> None:
     for text in ("", "{}", "# nothing"):
-        assert set(chosen(text, tmp_path).values()) == {LayerSettings("int8", 0, "mse", "static", "auto")}
+        assert set(chosen(text, tmp_path).values()) == {LayerSettings("int8", 0, "quantease", "static", "auto")}
+
+
+def test_covariances_of_made_up_inputs_choose_no_fine_integers() -> None:
+    def quantizers(calibrated: bool, **settings: str) -> set[tuple[str, str]]:
+        found = check_weight_config(settings, "config").bind(model(), calibrated=calibrated)
+        return {(each.quantizer, each.quantizer_why) for each in found.settings.values()}
+
+    assert quantizers(True) == {("quantease", "calibration data")}
+    assert quantizers(False) == {("mse", "no calibration data")} == quantizers(False, weights="int6")
+    assert quantizers(False, weights="int4") == {("quantease", "coarse grid")}
+    assert quantizers(True, quantizer="mse") == {("mse", "asked for")}
 
 
 def test_every_key(tmp_path: Path) -> None:

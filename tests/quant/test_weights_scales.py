@@ -103,7 +103,8 @@ def test_formats_and_quantizers_that_do_not_go_together() -> None:
         with pytest.raises(ConfigError, match="'x': this quantizer needs the gram"):
             quantize(name, np.ones((2, 64)), WeightFormat.parse("int4"), None, "x")
     for format in FORMATS:
-        find_quantizer(default_quantizer(WeightFormat.parse(format)), WeightFormat.parse(format))
+        find_quantizer(default_quantizer(WeightFormat.parse(format), calibrated=False)[0], WeightFormat.parse(format))
+        assert default_quantizer(WeightFormat.parse(format))[0] == "quantease"
 
 
 @settings(max_examples=60, deadline=None)

@@ -40,7 +40,7 @@ QuantizerOption = Annotated[
     typer.Option(
         "--quantizer",
         help="minmax, mse, absmean, absmean_tensor, gptq, quantease, binary.",
-        show_default="mse for int8 and int6, else quantease",
+        show_default="quantease; without --calib mse for int8 and int6",
     ),
 ]
 CheckOption = Annotated[

@@ -127,7 +127,7 @@ def _weights_report(graph: Graph, node: Node, settings: LayerSettings, choice: E
     """Format and quantizer of a layer, its input, and the engine that serves it: `why` is "asked for", "the only one" (that takes this
     format and this input), "bytes" (which are what multipliers are made for), "cost" or "by format" (a schedule was given, so that
     nothing was searched)."""
-    format, engines = weight_format(node), operator(node).engines(node)
+    format, engines, quantizer = weight_format(node), operator(node).engines(node), node.attrs.get("quantizer", "imported")
     if len(engines) < 2:
         why = "the only one"
     elif settings.engine != "auto":
@@ -139,7 +139,8 @@ def _weights_report(graph: Graph, node: Node, settings: LayerSettings, choice: E
     return {
         "format": format.name,
         "group_size": format.group_size,
-        "quantizer": node.attrs.get("quantizer", "imported"),
+        "quantizer": quantizer,
+        "quantizer_why": {"imported": "integers of the model", "lossless": "on a grid already"}.get(quantizer, settings.quantizer_why),
         "count": math.prod(weight_shape(node)),
         "input": graph.type(node.inputs[0]).short,
         "activations": "dynamic" if has_scale_per_token(graph, node) else "static",

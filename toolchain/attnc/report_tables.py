@@ -203,13 +203,14 @@ def _linear_layers(facts: dict[str, Any]) -> list[Table]:
     for weights in (layer["weights"] for layer in facts["layers"] if layer.get("weights")):
         scale = "per token" if weights["activations"] == "dynamic" else "static"
         scales = f"group of {weights['group_size']}" if weights["group_size"] else "channel"
-        row = weights["format"], scales, weights["quantizer"], f"{weights['input']} {scale}", weights["engine"], weights["why"]
+        quantizer = weights["quantizer"], weights["quantizer_why"]
+        row = weights["format"], scales, *quantizer, f"{weights['input']} {scale}", weights["engine"], weights["why"]
         counted.setdefault(row, []).append(weights["count"])
     if not counted:
         return []
     choice = facts.get("engine_choice")
     table = Table(title="Linear layers: formats of weights, and engines", title_justify="left", caption_justify="left")
-    for name in ("weights", "scale per", "quantizer", "inputs", "engine", "why this engine", "layers", "number of weights"):
+    for name in ("weights", "scale per", "quantizer", "why", "inputs", "engine", "why this engine", "layers", "number of weights"):
         table.add_column(name, justify="right" if name in ("layers", "number of weights") else "left")
     for row, sizes in sorted(counted.items()):
         table.add_row(*row, f"{len(sizes)}", f"{sum(sizes):,}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping, MutableMapping
 
 import numpy as np
 
@@ -38,14 +39,16 @@ def mark_lossless(graph: Graph, chooser: Chooser) -> list[str]:
     return found
 
 
-def assign_weights(graph: Graph, chooser: Chooser, grams: Mapping[str, Array]) -> None:
+def assign_weights(
+    graph: Graph, chooser: Chooser, grams: Mapping[str, Array], known: MutableMapping[bytes, QuantizedWeight] | None = None
+) -> None:
     """Quantize the weight of every linear node: attrs `weights` (name of the format), `group_size`, `quantizer`; params `weight_q`
     (int8 [N, K], or [planes, N, K]), `weight_unit` [N], `weight_multiplier`. `weight` stays the original float.
 
     Requires types on the inputs of these nodes. An input with a scale per channel is a smoothed one: its factors, scale / largest
     scale, belong to the weight, so the integers stand for weight * factor. `grams` holds X^T X / count of the real inputs by name of
-    value. A weight found by `mark_lossless` is carried over as it is, in its own format, and `quantizer` says so;
-    one that arrived as integers has them already.
+    value. What was quantized stays in `known`: a layer that comes again with the same weight and gram is taken from there. A weight found by
+    `mark_lossless` is carried over as it is, in its own format, and `quantizer` says so; one that arrived as integers has them already.
     """
     for node in weighted(graph):
         if "weight_q" in node.params:
@@ -54,7 +57,7 @@ def assign_weights(graph: Graph, chooser: Chooser, grams: Mapping[str, Array]) -
         weight, gram = met(graph, node, grams.get(node.inputs[0]))
         found = _carried(node, weight, format)
         if found is None:
-            found = quantized(node, weight, format, quantizer, gram)
+            found = _remembered(node, weight, format, quantizer, gram, {} if known is None else known)
         else:
             quantizer = "lossless"
         node.attrs.update(weights=found.format.name, group_size=found.format.group_size, quantizer=quantizer)
@@ -73,6 +76,19 @@ def quantized(node: Node, weight: Array, format: WeightFormat, quantizer: str, g
     the layers that read the same input, and a layer's integers must not."""
     with one_thread():
         return quantize(quantizer, weight, format, gram if QUANTIZERS[quantizer].needs_gram else None, node.name)
+
+
+def _remembered(
+    node: Node, weight: Array, format: WeightFormat, quantizer: str, gram: Array | None, known: MutableMapping[bytes, QuantizedWeight]
+) -> QuantizedWeight:
+    """As `quantized`, once for the same arguments."""
+    digest = hashlib.sha256(repr((format, quantizer, weight.shape)).encode())
+    for array in (weight, gram) if gram is not None else (weight,):
+        digest.update(np.ascontiguousarray(array).data)
+    key = digest.digest()
+    if key not in known:
+        known[key] = quantized(node, weight, format, quantizer, gram)
+    return known[key]
 
 
 def assigned(node: Node) -> QuantizedWeight:

@@ -44,7 +44,7 @@ def chunk_size(graph: Graph) -> int:
 def input_grams(state: State, graph: Graph, names: Collection[str], samples: Mapping[str, Array]) -> dict[str, Array]:
     """X^T X / count of some values over the first samples that run through `graph`, a float graph whose values have types."""
     types = {name: graph.type(name) for name in names}
-    observer = GramObserver(types, types)
+    observer = GramObserver(types, types, np.float32)
     feeds = itertools.islice(Edge(state.model).feeds(samples), GRAM_SAMPLES)
     for chunk in chunks(feeds, chunk_size(graph)):
         run_reference(graph, chunk, observer)
@@ -61,7 +61,7 @@ def quantize_weights(state: State) -> None:
     def chosen(node: Node) -> tuple[WeightFormat, str]:
         return state.settings(node).format, state.settings(node).quantizer
 
-    assign_weights(state.graph, chosen, grams)
+    assign_weights(state.graph, chosen, grams, state.weights)
     for node in nodes:
         engine = state.settings(node).engine
         if engine != "auto" or node.attrs["weights"] == "int8":  # bytes are what multipliers are made for

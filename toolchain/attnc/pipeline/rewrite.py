@@ -71,7 +71,7 @@ def choose_formats(state: State) -> None:
     """Format of the weights and engine of every layer, from the options and the config file; weights that already lie on a grid
     which the format holds are marked."""
     where = str(state.options.config or "options")
-    state.layers = weight_config(state.options).bind(state.graph, where)
+    state.layers = weight_config(state.options).bind(state.graph, where, calibrated=not state.synthetic)
     auto = {name: settings for name, settings in state.layers.settings.items() if settings.weights == "auto"}
     if auto:
         if state.searched is None:

@@ -19,6 +19,7 @@ from attnc.quant.weight_config import LayerChoices, LayerSettings
 from attnc.schedule.design import EngineChoice
 from attnc.schedule.devices import Board
 from attnc.schedule.file import Schedule
+from attnc.weights import QuantizedWeight
 
 
 @dataclass
@@ -54,6 +55,8 @@ class State:
     widened: frozenset[str] = frozenset()
     """Layers whose inputs get 16 bits because the model needs it."""
     widths: dict[str, Any] = field(default_factory=dict)
+    weights: dict[bytes, QuantizedWeight] = field(default_factory=dict)
+    """What was quantized, for when the graph is quantized anew."""
     unplanned: Graph | None = None
     """The float graph before types were planned."""
     searched: dict[str, LayerSettings] | None = None

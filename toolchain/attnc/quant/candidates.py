@@ -23,7 +23,7 @@ def candidates(settings: LayerSettings, inputs: int, name: str) -> list[LayerSet
     found = []
     for weights in FORMATS:
         format = WeightFormat.parse(weights)
-        quantizer = settings.quantizer or default_quantizer(format)
+        quantizer = settings.quantizer or default_quantizer(format)[0]
         if format.kind not in QUANTIZERS[quantizer].kinds or (settings.engine == "lookup" and format.bits > LOOKUP_BITS):
             continue
         grouped = settings.open_group and format.bits <= FEW_BITS and inputs > GROUP and inputs % GROUP == 0

@@ -2,7 +2,7 @@
 
     weights: int4            # a format of weights, or auto: leave it to the search (`attnc compile --budget`)
     group_size: 64           # 0: a scale per channel
-    quantizer: gptq          # by default mse for int8 and int6, quantease for less
+    quantizer: gptq          # by default quantease; without calibration data mse for int8 and int6
     activations: static      # or dynamic: a scale per token, found on the device
     activation_bits: auto    # or 8, 16: width of the layer's input
     engine: auto             # or dsp, lookup
@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -88,8 +88,9 @@ class WeightConfig(BaseModel):
             raise ValueError("needed 0 or at least 2, as 1 holds every sample out")
         return value
 
-    def bind(self, graph: Graph, where: str = "weights") -> LayerChoices:
-        """The settings of every layer of `graph`; `where` names the file in errors. Raises `ConfigError` for what cannot be."""
+    def bind(self, graph: Graph, where: str = "weights", calibrated: bool = True) -> LayerChoices:
+        """The settings of every layer of `graph`; `where` names the file in errors; `calibrated`: there is calibration data. Raises
+        `ConfigError` for what cannot be."""
         nodes = [node for node in graph.nodes if node.op == "linear"]
         chosen = {node.name: _base(self, node) for node in nodes}
         blame = {node.name: where for node in nodes}
@@ -99,7 +100,7 @@ class WeightConfig(BaseModel):
                 changes = {key: value for key, value in rule.model_dump(exclude={"match"}).items() if value is not None}
                 chosen[node.name] = {**chosen[node.name], **changes, **({"open_group": False} if "group_size" in changes else {})}
                 blame[node.name] = place
-        return LayerChoices({node.name: _settled(chosen[node.name], node, blame[node.name]) for node in nodes})
+        return LayerChoices({node.name: _settled(chosen[node.name], node, blame[node.name], calibrated) for node in nodes})
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ class LayerSettings:
     activations: Activations
     engine: Engine
     activation_bits: ActivationBits = "auto"
+    quantizer_why: str = field(default="asked for", compare=False)
     open_group: bool = False
     """Of weights `auto`: the group size is the search's to choose, because nobody gave one."""
 
@@ -173,7 +175,7 @@ def _hint(found: object, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
-def _settled(settings: Mapping[str, Any], node: Node, where: str) -> LayerSettings:
+def _settled(settings: Mapping[str, Any], node: Node, where: str, calibrated: bool) -> LayerSettings:
     """Settings of `node` with its quantizer named, checked against each other and the shape of its weight."""
     at = f"{where}: layer {node.name!r}"
     size, inputs = settings["group_size"], node.params["weight"].shape[1]
@@ -187,13 +189,13 @@ def _settled(settings: Mapping[str, Any], node: Node, where: str) -> LayerSettin
     if weights == "auto":
         return LayerSettings("auto", size, quantizer or "", *others, open_group=settings["open_group"])
     format = WeightFormat.parse(weights, size)
-    quantizer = quantizer or default_quantizer(format)
+    quantizer, quantizer_why = (quantizer, "asked for") if quantizer else default_quantizer(format, calibrated)
     find_quantizer(quantizer, format, f"{at}: quantizer")
     if settings["engine"] == "lookup" and format.bits > LOOKUP_BITS:
         raise ConfigError(f"{at}: engine lookup takes weights of at most {LOOKUP_BITS} bits, found {weights}; needed engine auto or dsp")
     if settings["activation_bits"] == 16 and format.kind == "binary":
         raise ConfigError(f"{at}: {weights} weights are looked up and take activations of 8 bits, found activation_bits 16")
-    return LayerSettings(weights, size, quantizer, *others)
+    return LayerSettings(weights, size, quantizer, *others, quantizer_why=quantizer_why)
 
 
 def read_weight_config(path: Path) -> WeightConfig:

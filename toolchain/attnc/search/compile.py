@@ -232,10 +232,10 @@ class Search:
         rows: dict[str, dict[str, Any]] = {}
         for node in weighted(self.state.graph):
             row = asdict(self.chosen.assignment.get(node.name) or self.state.settings(node))
-            del row["open_group"]
+            del row["open_group"], row["quantizer_why"]
             if node.attrs.get("quantizer") == "lossless":
                 format = weight_format(node)
-                row.update(weights=format.name, group_size=format.group_size, quantizer=default_quantizer(format))
+                row.update(weights=format.name, group_size=format.group_size, quantizer=default_quantizer(format)[0])
             rows[node.name] = row
         top = dict(Counter(tuple(row.items()) for row in rows.values()).most_common(1)[0][0])
         rules = [{"match": escape(name), **{k: v for k, v in row.items() if v != top[k]}} for name, row in rows.items() if row != top]

@@ -58,9 +58,13 @@ QUANTIZERS: dict[str, Quantizer] = {
 FINE_BITS = 6
 
 
-def default_quantizer(format: WeightFormat) -> str:
-    """mse where the grid is fine, so that little is to be won; quantease, which takes covariances and time, where it is coarse."""
-    return "mse" if format.kind == "integer" and format.bits >= FINE_BITS else "quantease"
+def default_quantizer(format: WeightFormat, calibrated: bool = True) -> tuple[str, str]:
+    """Name of a quantizer, and why: quantease, which needs covariances; mse where those would be of made-up inputs (not `calibrated`) and
+    the grid is fine, so that nothing is to be won."""
+    if calibrated:
+        return "quantease", "calibration data"
+    fine = format.kind == "integer" and format.bits >= FINE_BITS
+    return ("mse", "no calibration data") if fine else ("quantease", "coarse grid")
 
 
 def find_quantizer(name: str, format: WeightFormat, where: str = "quantizer") -> Quantizer:
