@@ -90,7 +90,6 @@ def measure(name: str, exporter: str, folder: Path) -> dict[str, Any]:
         "promised_db": min(db - widths["margin_db"][output] for output, db in widths["sqnr_db"].items()),
         "varying": varying,
         "wide": len(widths["wide"]),
-        "linear": report["operators"].get("linear", 0),
         "binding": widths["binding"],
         "causes": causes(widths),
         "estimate": estimate,
@@ -176,7 +175,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     table = Table(title="Transformer families: C++ in time against golden, golden against float; cycles simulated beside estimated")
     for title, justify in (
         ("family", "left"), ("exporter", "left"), ("device", "right"), ("host", "right"), ("elements", "right"),
-        ("SQNR dB", "right"), ("16-bit inputs", "right"), ("estimate", "right"), *((style, "right") for style in STYLES),
+        ("SQNR dB", "right"), ("16-bit operands", "right"), ("estimate", "right"), *((style, "right") for style in STYLES),
         ("of estimate", "right"), ("remark", "left"),
     ):  # fmt: skip
         table.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]
@@ -184,9 +183,8 @@ def show(rows: list[dict[str, Any]]) -> None:
         if "error" in row:
             table.add_row(row["family"], row["exporter"], *[""] * 9, f"failed: {row['error']}", style="red")
             continue
-        wide = f"{row['wide']} of {row['linear']}"
         cycles = [row["estimate"], *row["simulated"].values(), f"{row['ratio']:.2f}"]
-        cells = [row["device"], row["host"], row["elements"], row["sqnr_db"], wide, *cycles]
+        cells = [row["device"], row["host"], row["elements"], row["sqnr_db"], row["wide"], *cycles]
         table.add_row(row["family"], row["exporter"], *map(str, cells), remark(row), style="red" if failed(row) else None)
     Console(width=None if sys.stdout.isatty() else 190).print(table)
     print(f"{sum(not failed(row) for row in rows)} of {len(rows)} compile, agree bit for bit and never stand still")

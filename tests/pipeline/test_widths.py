@@ -123,7 +123,8 @@ def test_a_target_out_of_reach(tmp_path: Path) -> None:
     far = quantized(path, sqnr_target=80)
     assert "down" in wide(far) and far.widths["binding"][0]["percent"] > 10
     few_bits = quantized(path, config=config(tmp_path, "layers: [{match: down, weights: int2, activation_bits: 16}]"))
-    assert wide(few_bits) == ["down"] and few_bits.widths["wide"] == [{"node": "down", "why": "asked for"}]
+    assert wide(few_bits) == ["down"]
+    assert few_bits.widths["wide"] == [{"node": "down", "op": "linear", "operands": "input", "why": "asked for"}]
     assert few_bits.widths["binding"][0] == {"node": "down", "op": "linear", "why": "weights of int2"} | {
         "percent": few_bits.widths["binding"][0]["percent"]
     }
@@ -181,7 +182,7 @@ def test_command_line_report_and_exactness(tmp_path: Path, capsys: Capture) -> N
     assert "sqnr_target" in capsys.readouterr().err
     assert main(command) == 0
     out = capsys.readouterr().out
-    assert "1 linear layer with inputs of 16 bits" in out and "Linear layers with inputs of 16 bits" in out
+    assert "1 of linear with 16 bits" in out and "Operands of 16 bits" in out and "input of linear" in out
     assert out.splitlines()[1:4] == (build / "report.txt").read_text().splitlines()[1:4]
     assert json.loads((build / "report.json").read_text())["activation_bits"]["wide"][0]["node"] == "down"
     assert main(["csim", str(build), "--json"]) == 0
@@ -193,7 +194,7 @@ def test_command_line_report_and_exactness(tmp_path: Path, capsys: Capture) -> N
 
 
 def candidate(name: str, macs: int, *noise: float) -> Candidate:
-    return Candidate(name, (name,), macs, np.array(noise))
+    return Candidate((name,), ((name, 0),), macs, np.array(noise))
 
 
 def test_cheapest() -> None:
@@ -201,7 +202,7 @@ def test_cheapest() -> None:
     offered = [dear, cheap, tiny]
 
     def names(noise: float, allowed: float) -> list[str]:
-        return [c.value for c in cheapest(offered, np.array([noise]), np.array([allowed]))]
+        return [c.values[0] for c in cheapest(offered, np.array([noise]), np.array([allowed]))]
 
     assert names(10, 10) == []
     assert names(10, 6.5) == ["cheap"]
@@ -213,8 +214,8 @@ def test_cheapest() -> None:
 def test_cheapest_serves_every_output() -> None:
     left, right = candidate("left", 10, 1.0, 0.0), candidate("right", 10, 0.0, 1.0)
     both = cheapest([left, right], np.array([1.5, 1.5]), np.array([1.0, 1.0]))
-    assert {c.value for c in both} == {"left", "right"}
-    assert [c.value for c in cheapest([left, right], np.array([0.5, 1.5]), np.array([1.0, 1.0]))] == ["right"]
+    assert {c.values[0] for c in both} == {"left", "right"}
+    assert [c.values[0] for c in cheapest([left, right], np.array([0.5, 1.5]), np.array([1.0, 1.0]))] == ["right"]
 
 
 def test_wishes_outlive_a_wider_input(tmp_path: Path) -> None:

@@ -145,8 +145,9 @@ def _reached(widths: dict[str, Any], searched: dict[str, Any] | None, check: dic
 
 def _widened(widths: dict[str, Any]) -> str:
     """How many layers have inputs of 16 bits, and what the SQNR would be without those that the model needs."""
-    count, before = len(widths["wide"]), widths["sqnr_db_of_8_bits"]
-    text = f"{count} linear layer{'' if count == 1 else 's'} with inputs of 16 bits"
+    counts, before = Counter(row["op"] for row in widths["wide"]), widths["sqnr_db_of_8_bits"]
+    parts = [f"{count} of {op}" for op, count in counts.items()]
+    text = f"{' and '.join(parts) or 'none'} with 16 bits"
     return text + (f" ({min(before.values()):.1f} dB without those that the model needs)" if before else "")
 
 
@@ -154,7 +155,7 @@ def _widths(facts: dict[str, Any]) -> list[Table]:
     """Which inputs have 16 bits and why; what binds where the target is missed."""
     widths, tables = facts.get("activation_bits"), []
     for key, title, names in (
-        ("wide", "Linear layers with inputs of 16 bits", ("node", "why", "noise in 8 bits", "more multiply-adds")),
+        ("wide", "Operands of 16 bits", ("node", "why", "operands", "noise in 8 bits", "more multiply-adds")),
         ("binding", "What keeps the outputs from the target, by share of the noise", ("node", "why", "share", "operator")),
     ):
         rows = widths[key] if widths else []
@@ -163,12 +164,14 @@ def _widths(facts: dict[str, Any]) -> list[Table]:
         more = f" (first {WORST} of {len(rows)})" if len(rows) > WORST else ""
         table = Table(title=title + more, title_justify="left")
         for name in names:
-            table.add_column(name, justify="left" if name in ("node", "why", "operator") else "right", overflow="ellipsis", max_width=56)
+            left = name in ("node", "why", "operands", "operator")
+            table.add_column(name, justify="left" if left else "right", overflow="ellipsis", max_width=56)
         for row in rows[:WORST]:
             if key == "binding":
                 cells = f"{row['percent']:.1f} %", row["op"]
             else:
-                cells = (f"{row['noise_percent']:.1f} %", f"{row['multiply_adds']:,}") if "noise_percent" in row else ("", "")
+                found = (f"{row['noise_percent']:.1f} %", f"{row['multiply_adds']:,}") if "noise_percent" in row else ("", "")
+                cells = f"{row['operands']} of {row['op']}", *found
             table.add_row(escape(row["node"]), escape(row["why"]), *cells)
         tables.append(table)
     return tables

@@ -2,7 +2,7 @@
 // depthwise: y = requantize(sum over taps of x * weight, + bias), channel by channel.
 //
 // Shapes   x `taps` times [rows, tiles*L], in (tile, tap, row) order; y [rows, tiles*L] in (tile, row) order.
-// Types    XT signed integers; AccT holds bias plus any sum of products; YT holds [low, high].
+// Types    XT signed integers, bytes or 16 bits; WT signed bytes; AccT holds bias plus any sum of products; YT holds [low, high].
 // Weights  a stream of words, per tile 4 with the bias (byte k of every lane), 4 with multiplier + 2**24 * shift, then one signed byte per
 //          lane for each tap. All are 0 for padding lanes, so those stay 0.
 // Rounding requantize: half up, then saturation to [low, high].
@@ -16,14 +16,15 @@
 
 namespace attnc {
 
-template <class XT, class AccT, class YT, int L, int TAPS_MAX, int ROWS_MAX>
+template <class XT, class WT, class AccT, class YT, int L, int TAPS_MAX, int ROWS_MAX>
 void depthwise(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y, int rows, int tiles, int taps, int low,
                int high) {
+  static_assert(width<XT>::value <= 16 && width<WT>::value == 8, "depthwise: inputs of at most 16 bits, weights of a byte");
   static_assert(width<YT>::value >= 16, "depthwise: outputs have at least 16 bits");
   static_assert(width<AccT>::value >= 32, "depthwise: the accumulator must hold a bias of 32 bits");
   static Vec<XT, L> buffer[TAPS_MAX][ROWS_MAX];
 #pragma HLS AGGREGATE variable = buffer
-  Vec<XT, L> weight[TAPS_MAX];
+  Vec<WT, L> weight[TAPS_MAX];
 #pragma HLS AGGREGATE variable = weight
   UInt<32> bias[L], record[L];
 #pragma HLS ARRAY_PARTITION variable = bias complete
@@ -39,7 +40,7 @@ TILES:
 #pragma HLS LOOP_TRIPCOUNT min = 9 max = 8 + TAPS_MAX
       ATTNC_TICK(READ_WEIGHTS)
       const Word<L> word = w.read();
-      Vec<XT, L> values;
+      Vec<WT, L> values;
       for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
         const UInt<32> part = UInt<32>(UInt<32>(word.v[l]) << (8 * (i & 3)));
@@ -48,7 +49,7 @@ TILES:
         } else if (i < 8) {
           record[l] = i == 4 ? part : UInt<32>(record[l] | part);
         }
-        values.v[l] = XT(Int<8>(word.v[l]));
+        values.v[l] = WT(Int<8>(word.v[l]));
       }
       if (i >= 8) weight[i - 8] = values;
     }
@@ -74,7 +75,7 @@ TILES:
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX * TAPS_MAX
       ATTNC_TICK(MULTIPLY)
       const Vec<XT, L> xs = buffer[tap][row];
-      const Vec<XT, L> ws = weight[tap];
+      const Vec<WT, L> ws = weight[tap];
       Vec<YT, L> out;
       for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL

@@ -16,10 +16,11 @@ DEPTHWISE = Network(
     scalars=("rows", "tiles", "taps", "low", "high"),
     processes=alone(
         "depthwise",
-        ("XT", "AccT", "YT", "L", "TAPS_MAX", "ROWS_MAX"),
+        ("XT", "WT", "AccT", "YT", "L", "TAPS_MAX", "ROWS_MAX"),
         Loop("READ_WEIGHTS", READ + WRITE, runs=lambda n: ((n.tiles, RECORD_PLANES + n.taps),)),
         Loop("READ_X", READ + WRITE, runs=lambda n: ((n.tiles * n.taps, n.rows),)),
         Loop("MULTIPLY", READ + MULTIPLY + ADD + REQUANTIZE + WRITE, runs=lambda n: ((n.tiles, n.rows * n.taps),)),
-        buffers=(Buffer("buffer", lambda n: n.TAPS_MAX * n.ROWS_MAX, lambda n: 8 * n.L),),
+        buffers=(Buffer("buffer", lambda n: n.TAPS_MAX * n.ROWS_MAX, lambda n: n.XT * n.L),),
     ),
+    elements={"x": "XT"},
 )

@@ -17,8 +17,8 @@ from attnc.kernels.storage import fifo, stored
 class KernelCall:
     """A network with template arguments in order.
 
-    Calls of one network share an engine where their ports, tables and the template arguments named in `fixed` agree; of each other
-    template argument (an `IntType`'s width or a number) the engine takes the largest.
+    Calls of one network share an engine where the beats of their ports, their tables and the template arguments named in `fixed` agree; of
+    each other template argument (an `IntType`'s width or a number) the engine takes the largest.
     """
 
     network: Network
@@ -38,14 +38,19 @@ class KernelCall:
     @cached_property
     def ports(self) -> tuple[Port, ...]:
         """Ports in order."""
-        beats = self.network.beats
-        return tuple(replace(port, beat=self.arg(beats[port.name])) if port.name in beats else port for port in self.network.ports)
+        beats, elements = self.network.beats, self.network.elements
+
+        def resolved(port: Port) -> Port:
+            beat = self.arg(beats[port.name]) if port.name in beats else port.beat
+            return replace(port, beat=beat, type=IntType(self.arg(elements[port.name])) if port.name in elements else port.type)
+
+        return tuple(map(resolved, self.network.ports))
 
     @cached_property
     def key(self) -> tuple[Any, ...]:
         """Calls with equal keys share a kernel of an engine."""
         tables = tuple(arg.name for _, arg in self.template_args if isinstance(arg, Table))
-        return self.function, self.ports, tables, tuple(self.arg(name) for name in self.fixed)
+        return self.function, tuple(port.beat for port in self.ports), tables, tuple(self.arg(name) for name in self.fixed)
 
     @cached_property
     def args(self) -> dict[str, IntType | int | Table]:

@@ -220,6 +220,8 @@ class Network:
     derived: Mapping[str, Count] = field(default_factory=dict)
     beats: Mapping[str, str] = field(default_factory=dict)
     """Of ports that bring several words at a time: the template argument that says how many."""
+    elements: Mapping[str, str] = field(default_factory=dict)
+    """Of ports whose vectors are of a type that an instance chooses: the template argument that is this type."""
 
     @property
     def stem(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from attnc.arrays import Array, Shape
@@ -17,6 +18,16 @@ from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.resources import Resources
+
+
+@dataclass(frozen=True)
+class Widening:
+    """Operands of a node that may have 16 bits, together, what a report calls them, and what that costs: of multiply-adds so many that one
+    more step or multiplier each is taken for."""
+
+    name: str
+    operands: tuple[int, ...]
+    cost: int
 
 
 class Operator(ABC):
@@ -37,6 +48,10 @@ class Operator(ABC):
     def operand_bits(self, node: Node, index: int) -> int:
         """Widest type that operand `index` may have: 8 or 16."""
         return 16
+
+    def widenings(self, node: Node, inputs: Sequence[Shape]) -> list[Widening]:
+        """Operands of 8 bits that may have 16, where attrs["wide_operands"] names them."""
+        return []
 
     def output_bits(self, node: Node) -> int:
         """Widest type that the output may have: 8 or 16."""

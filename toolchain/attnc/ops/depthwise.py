@@ -1,8 +1,8 @@
 """depthwise: y = requantize(sum of the taps of x, each times a weight per channel, + bias): a convolution of every channel alone.
 
 Shapes   x [R, taps*width] as `patches` makes it, weight [C, taps], bias [C], y [R, C], C <= width. Attributes taps, width.
-Types    x bytes with one scale and no zero point; weights symmetric per channel, bias in units of the
-         accumulator, y one scale or one per channel.
+Types    x bytes, or 16 bits where attrs["wide_operands"] = (0,), with one scale and no zero point; weights symmetric per channel, bias
+         in units of the accumulator, y one scale or one per channel.
 Error    the weights' rounding; the accumulator is exact, one rounding to y.
 Rounding requantize (half up), saturation to the range of y.
 Widths   |acc| <= sum over taps |w[c,j]| * |x|max + |bias[c]|, from the weights themselves.
@@ -23,7 +23,7 @@ from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.ports import IntType
 from attnc.kernels.resources import Resources
-from attnc.ops.base import Operator, product_bits, scalar_scale
+from attnc.ops.base import Operator, Widening, product_bits, scalar_scale
 from attnc.ops.requantize import byte_planes, wide_products
 
 WEIGHT_LIMIT = 127
@@ -48,8 +48,12 @@ class Depthwise(Operator):
         return rows, channels
 
     def operand_bits(self, node: Node, index: int) -> int:
-        """The multipliers take bytes."""
-        return 8
+        """A byte, or 16 bits where attrs["wide_operands"] names the operand: weights are bytes."""
+        return 16 if index in node.attrs.get("wide_operands", ()) else 8
+
+    def widenings(self, node: Node, inputs: Sequence[Shape]) -> list[Widening]:
+        """Of 16 bits, a product has a DSP for itself."""
+        return [Widening("input", (0,), inputs[0][0] * node.params["weight"].size)]
 
     def takes_zero_point(self, node: Node, index: int) -> bool:
         """The multipliers take bytes, and a number less its zero point may need 9 bits."""
@@ -72,8 +76,9 @@ class Depthwise(Operator):
     def quantize(self, node: Node, inputs: Sequence[TensorType], output: TensorType) -> None:
         """Weights symmetric per channel; bias in units of the accumulator."""
         where = f"node {node.name!r} (depthwise)"
-        if inputs[0].bits > 8 or not inputs[0].signed or inputs[0].zero_point:
-            raise GraphError(f"{where}: needs an input in s8, found {inputs[0].short} with zero point {inputs[0].zero_point}")
+        bits = self.operand_bits(node, 0)
+        if inputs[0].bits > bits or not inputs[0].signed or inputs[0].zero_point:
+            raise GraphError(f"{where}: needs an input in s{bits}, found {inputs[0].short} with zero point {inputs[0].zero_point}")
         unit, weight, bias = scalar_scale(inputs[0], where), node.params["weight"], np.asarray(node.params["bias"], np.float64)
         peak = np.abs(weight).max(axis=1)
         # A channel of zeros, or one so small that its bias would overflow, gets the finest scale that holds the bias.
@@ -102,7 +107,8 @@ class Depthwise(Operator):
         kernel = KernelCall(
             network=DEPTHWISE,
             template_args=(
-                ("XT", IntType(8)),
+                ("XT", IntType(self.operand_bits(node, 0))),
+                ("WT", IntType(8)),
                 ("AccT", IntType(node.attrs["acc_bits"])),
                 ("YT", IntType(16)),
                 ("L", lanes),
@@ -121,14 +127,14 @@ class Depthwise(Operator):
     def logic(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
-        Per lane half a DSP for the product of bytes, `wide_product` for the multiplier, and a shifter, adder and clamp; the buffer of a
-        block of rows, weights and records in registers.
+        Per lane half a DSP for the product of bytes or one for inputs of 16 bits, `wide_product` for the multiplier, and a shifter, adder
+        and clamp; the buffer of a block of rows, weights and records in registers.
         """
         lanes, acc, taps = (kernel.arg(name) for name in ("L", "AccT", "TAPS_MAX"))
         logic = Resources(
             lut=lanes * (acc + 5 * (acc + 19) + 8 * taps) + 500,
             ff=lanes * (2 * acc + 3 * (acc + 19) + 8 * taps + 64) + 600,
-            dsp=lanes / 2,
+            dsp=lanes / (2 if kernel.arg("XT") <= 8 else 1),
         )
         return logic + wide_products(acc, lanes)
 

@@ -33,7 +33,7 @@ from attnc.kernels.lowering import Lowering
 from attnc.kernels.ports import SIDES, IntType
 from attnc.kernels.resources import Resources
 from attnc.ops import lookup
-from attnc.ops.base import Operator, product_bits
+from attnc.ops.base import Operator, Widening, product_bits
 from attnc.ops.linear_weights import effective_weight, input_unit, integer_weight, magnitude_bound, weight_format, weight_shape
 from attnc.ops.packing import Layout, payload
 from attnc.ops.requantize import DSP_PORT, wide_products
@@ -69,6 +69,10 @@ class Linear(Operator):
     def operand_bits(self, node: Node, index: int) -> int:
         """The multipliers take bytes, or two of them one after the other."""
         return int(node.attrs.get("activation_bits", 8))
+
+    def widenings(self, node: Node, inputs: Sequence[Shape]) -> list[Widening]:
+        """Bytes after bytes: every multiply-add takes another step."""
+        return [Widening("input", (0,), inputs[0][0] * math.prod(weight_shape(node)))]
 
     def channel_weights(self, node: Node, index: int) -> Array | None:
         """Largest weight per input channel; None for imposed weights, which take no scale in."""

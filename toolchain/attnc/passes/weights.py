@@ -47,8 +47,8 @@ def assign_weights(
 
     Requires types on the inputs of these nodes. An input with a scale per channel is a smoothed one: its factors, scale / largest
     scale, belong to the weight, so the integers stand for weight * factor. `grams` holds X^T X / count of the real inputs by name of
-    value. What was quantized stays in `known`: a layer that comes again with the same weight and gram is taken from there. A weight found by
-    `mark_lossless` is carried over as it is, in its own format, and `quantizer` says so; one that arrived as integers has them already.
+    value. What was quantized stays in `known`: a layer that comes again with the same weight and gram is taken from there. A weight found
+    by `mark_lossless` is carried over as it is, in its own format, and `quantizer` says so; one that arrived as integers has them already.
     """
     for node in weighted(graph):
         if "weight_q" in node.params:

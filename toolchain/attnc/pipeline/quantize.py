@@ -73,6 +73,8 @@ def plan(state: State) -> None:
     state.unplanned = state.graph.copy()
     for node in weighted(state.graph):
         node.attrs["activation_bits"] = state.input_bits(node)
+    for node in state.graph.nodes:
+        node.attrs["wide_operands"] = tuple(sorted(operand for name, operand in state.widened if name == node.name))
     found = state.model.quantized
     state.plan.update(plan_types(state.graph, None if found is None else found.requantized))
 

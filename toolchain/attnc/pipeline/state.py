@@ -52,8 +52,8 @@ class State:
     """Samples on which the model itself gives NaN, and which are left out of `output_sqnr`."""
     float_graph: Graph | None = None
     layers: LayerChoices | None = None
-    widened: frozenset[str] = frozenset()
-    """Layers whose inputs get 16 bits because the model needs it."""
+    widened: frozenset[tuple[str, int]] = frozenset()
+    """Nodes and those of their operands that get 16 bits because the model needs it."""
     widths: dict[str, Any] = field(default_factory=dict)
     weights: dict[bytes, QuantizedWeight] = field(default_factory=dict)
     """What was quantized, for when the graph is quantized anew."""
@@ -82,7 +82,7 @@ class State:
     def input_bits(self, node: Node) -> int:
         """Width of the input of a layer: what was asked for, where that is a number, else 16 for those that `widened` names."""
         asked = self.settings(node).activation_bits
-        return (16 if node.name in self.widened else 8) if asked == "auto" else asked
+        return (16 if (node.name, 0) in self.widened else 8) if asked == "auto" else asked
 
     @property
     def measured(self) -> dict[str, Array]:

@@ -1,10 +1,12 @@
-"""Which linear layers get inputs of 16 bits: the cheapest that bring a model to its SQNR target, on samples that did not calibrate.
+"""Which operands get 16 bits where 8 are usual: the cheapest that bring a model to its SQNR target, on samples that did not calibrate.
 
-A model is quantized with inputs of 8 bits first. Where that reaches the target, nothing more is done and nothing costs more. Where it does
-not, every 8-bit input is rounded alone in the float graph (`quant.noise`), which says what widening it saves, and the model is
-quantized with all of them widened, which says what can be reached. Inputs are taken by saving per extra multiply-add until the rest meets
-the target, and those that turned out superfluous are given back. Noise only nearly adds up, so the choice is quantized and measured: first
-with what is left estimated from above (all of 8 bits, less what widening saves), then from below, then all inputs are taken.
+An operator says which of its operands may be wide and what that costs (`Operator.widenings`): inputs of linear layers and of depthwise
+convolutions, queries and keys of attention, and its values. A model is quantized with all of them in 8 bits first. Where that reaches the
+target, nothing more is done and nothing costs more. Where it does not, every 8-bit operand is rounded alone in the float graph
+(`quant.noise`), which says what widening it saves, and the model is quantized with all of them widened, which says what can be reached.
+They are taken by saving per cost until the rest meets the target, and those that turned out superfluous are given back. Noise only nearly
+adds up, so the choice is quantized and measured: first with what is left estimated from above (all of 8 bits, less what widening saves),
+then from below, then all are taken.
 
 The target is held against onnxruntime at the outputs of the model. The search looks at the outputs of the device, against the float graph:
 what the host makes of their noise is taken to scale with it.
@@ -18,6 +20,7 @@ measured to come within `WORTHWHILE_DB`; where all together gain less than that,
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -28,8 +31,9 @@ import numpy as np
 from attnc.arrays import Array
 from attnc.golden import run_reference
 from attnc.ir import Node
-from attnc.ops.linear_weights import weight_shape
-from attnc.passes.weights import weighted
+from attnc.ops import operator
+from attnc.ops.base import Widening
+from attnc.pipeline.rewrite import weight_config
 from attnc.pipeline.state import State
 from attnc.quant.noise import Probe
 from attnc.quant.samples import Edge, chunks
@@ -43,12 +47,12 @@ BINDING_PERCENT = 0.5
 
 @dataclass(frozen=True)
 class Candidate:
-    """An 8-bit input: the layers that read it, their multiply-adds (each would take another step), and the noise it brings to every
-    output."""
+    """Values of 8 bits that may have 16, together: the operands that read them (node and index), what that costs in multiply-adds that take
+    another step or multiplier, and the noise that their 8 bits bring to every output."""
 
-    value: str
-    nodes: tuple[str, ...]
-    macs: int
+    values: tuple[str, ...]
+    uses: tuple[tuple[str, int], ...]
+    cost: int
     noise: Array
 
 
@@ -65,7 +69,7 @@ def choose_widths(state: State, requantize: Callable[[State], None]) -> None:
 
 def _search(state: State, offered: list[Candidate], requantize: Callable[[State], None]) -> list[Candidate]:
     def measured(chosen: list[Candidate]) -> Array:
-        state.widened = frozenset(name for candidate in chosen for name in candidate.nodes)
+        state.widened = frozenset(use for candidate in chosen for use in candidate.uses)
         requantize(state)
         return _noise(state)
 
@@ -125,36 +129,44 @@ def probe(state: State) -> Probe:
 
 
 def candidates(state: State) -> list[Candidate]:
-    """The inputs that `auto` may widen."""
-    readers: dict[str, list[Node]] = {}
-    for node in weighted(state.graph):
-        if open_to_search(state, node):
-            readers.setdefault(node.inputs[0], []).append(node)
-    found = probe(state) if readers else None
+    """The operands that `auto` may widen: layers have settings of their own, other operators those that the options give to all layers."""
+    uses: dict[tuple[str, ...], list[tuple[str, int]]] = {}
+    costs: Counter[tuple[str, ...]] = Counter()
+    config = weight_config(state.options)
+    others = config.activation_bits == "auto" and config.activations == "static"
+    for node in state.graph.nodes:
+        if not (open_to_search(state, node) if node.op == "linear" else others):
+            continue
+        for widening in _widenings(state, node):
+            values = tuple(dict.fromkeys(node.inputs[index] for index in widening.operands))
+            if all(state.graph.value(name).imposed is None and state.graph.type(name).bits <= 8 for name in values):
+                uses.setdefault(values, []).extend((node.name, index) for index in widening.operands)
+                costs[values] += widening.cost
+    found = probe(state) if uses else None
     result = []
-    for value, nodes in readers.items():
+    for values, readers in uses.items():
         assert found is not None
-        macs = sum(state.graph.value(value).shape[0] * int(np.prod(weight_shape(node))) for node in nodes)
-        result.append(Candidate(value, tuple(node.name for node in nodes), macs, found.rounding(value)))
+        noise = np.sum([found.rounding(value) for value in values], axis=0)
+        result.append(Candidate(values, tuple(readers), costs[values], noise))
     return result
 
 
 def open_to_search(state: State, node: Node) -> bool:
-    """Layers of int8 weights on multipliers, with static inputs of 8 bits that no imported model dictates."""
-    settings, value = state.settings(node), state.graph.value(node.inputs[0])
+    """Linear layers of int8 weights on multipliers with static inputs."""
+    settings = state.settings(node)
     plain = settings.weights == "int8" and settings.engine != "lookup" and settings.activations == "static"
-    return settings.activation_bits == "auto" and plain and value.imposed is None and state.graph.type(value.name).bits <= 8
+    return settings.activation_bits == "auto" and plain
 
 
 def cheapest(offered: Sequence[Candidate], noise: Array, allowed: Array) -> list[Candidate]:
-    """Those that bring `noise` down to `allowed` for few multiply-adds, or all."""
+    """Those that bring `noise` down to `allowed` at little cost, or all."""
     left, taken = noise, list[Candidate]()
     while (left > allowed).any() and len(taken) < len(offered):
         open_ = [c for c in offered if c not in taken]
-        gains = [float(np.minimum(c.noise, np.maximum(left - allowed, 0)).sum()) / max(c.macs, 1) for c in open_]
+        gains = [float(np.minimum(c.noise, np.maximum(left - allowed, 0)).sum()) / max(c.cost, 1) for c in open_]
         taken.append(open_[int(np.argmax(gains))])
         left = left - taken[-1].noise
-    for candidate in sorted(taken, key=lambda c: -c.macs):
+    for candidate in sorted(taken, key=lambda c: -c.cost):
         if (left + candidate.noise <= allowed).all():
             taken.remove(candidate)
             left = left + candidate.noise
@@ -165,24 +177,42 @@ def facts(state: State, chosen: Sequence[Candidate], before: dict[str, float]) -
     """For the report: the target, what was reached, which inputs have 16 bits and why, and what binds where the target is missed."""
     noise = np.array([power(-db) for db in before.values()])
     reasons = {
-        node: {
-            "value": candidate.value,
-            "multiply_adds": candidate.macs,
+        use: {
+            "value": ", ".join(candidate.values),
+            "multiply_adds": candidate.cost,
             "noise_percent": round(float((100 * candidate.noise / noise).max()), 1),
         }
         for candidate in chosen
-        for node in candidate.nodes
+        for use in candidate.uses
     }
-    wide = [node.name for node in weighted(state.graph) if node.attrs.get("input_bytes") == 2]
+    wide = [
+        (node, widening)
+        for node in state.graph.nodes
+        for widening in _widenings(state, node)
+        if all(state.graph.type(node.inputs[index]).bits > 8 for index in widening.operands)
+    ]
     return {
         "target_db": state.options.sqnr_target,
         "sqnr_db": {name: round(db, 2) for name, db in state.output_sqnr.items()},
         "margin_db": {name: round(db, 2) for name, db in state.margins.items()},
         "sqnr_db_of_8_bits": {name: round(db, 2) for name, db in before.items()} if chosen else None,
-        "wide": [{"node": name, "why": "needed" if name in reasons else "asked for", **reasons.get(name, {})} for name in wide],
+        "wide": [
+            {
+                "node": node.name,
+                "op": node.op,
+                "operands": widening.name,
+                "why": "needed" if (node.name, widening.operands[0]) in reasons else "asked for",
+                **reasons.get((node.name, widening.operands[0]), {}),
+            }
+            for node, widening in wide
+        ],
         "missed": missed(state),
         "binding": _binding(state) if missed(state) else [],
     }
+
+
+def _widenings(state: State, node: Node) -> list[Widening]:
+    return operator(node).widenings(node, [state.graph.value(name).shape for name in node.inputs])
 
 
 def _binding(state: State) -> list[dict[str, Any]]:
