@@ -35,6 +35,8 @@ class Case:
     v_scale: float = 0.02
     y_scale: float = 0.01
     scale: float = 0.25
+    wide: tuple[int, ...] = ()
+    """Operands of 16 bits; their scales are those of bytes, 256 times finer."""
     attrs: Mapping[str, Any] = field(default_factory=dict)
     params: Mapping[str, Array] = field(default_factory=dict)
 
@@ -50,8 +52,9 @@ def build(cases: list[Case]) -> Graph:
             (c.groups * c.keys, c.kv_heads * c.value),
         ]
         attrs = {"num_heads": c.heads, "num_kv_heads": c.kv_heads, "groups": c.groups, "scale": c.scale, **c.attrs}
-        scales = [c.qk_scale, c.qk_scale, c.v_scale]
-        types |= {name: tensor_type(8, scale) for name, scale in zip(names, scales, strict=True)}
+        attrs["wide_operands"] = c.wide
+        for index, (name, scale) in enumerate(zip(names, (c.qk_scale, c.qk_scale, c.v_scale), strict=True)):
+            types[name] = tensor_type(16, scale / 256) if index in c.wide else tensor_type(8, scale)
         if c.bias_heads:
             names.append(f"b{i}")
             shapes.append((c.bias_heads * c.bias_rows, c.keys))

@@ -229,7 +229,7 @@ def test_wrong_operands_are_refused() -> None:
     for bad in (tensor_type(16, 0.1), tensor_type(8, BIAS_UNIT)):
         with pytest.raises(GraphError, match="needs a bias in s16"):
             op.quantize(node, [*(graph.type(name) for name in node.inputs[:3]), bad], graph.type("y0"))
-    with pytest.raises(GraphError, match="needs q, k and v in s8, found s16"):
+    with pytest.raises(GraphError, match="needs q, k and v in s8, s8, s8, found s16"):
         op.quantize(node, [tensor_type(16)] * 3, graph.type("y0"))
     with pytest.raises(GraphError, match="3 lanes must divide"):
         simulate(graph, feeds_of(graph, 1), Design(lanes=3))

@@ -122,7 +122,7 @@ def test_blocks_see_the_same_whatever_the_order_of_scores() -> None:
     rise = np.linspace(-9000, 9000, 64).astype(np.int64)
     results = []
     for t in (rise, rise[::-1], np.roll(rise, 20)):
-        acc, total = one_pass(t[None, None], v, 1, 8, EXP2_ROM)
+        acc, total = one_pass(t[None, None], v, 8, 1, 8, EXP2_ROM)
         results.append(float(acc[0, 0, 0] / total[0, 0, 0]))
         assert total[0, 0, 0] >= 1 << 14
     assert np.abs(np.array(results) - 127).max() <= 127 * 2**-12
@@ -131,7 +131,7 @@ def test_blocks_see_the_same_whatever_the_order_of_scores() -> None:
 def test_no_allowed_key_gives_zero_sums() -> None:
     t = np.full((1, 2, 16), SCORE_EXCLUDED, np.int64)
     t[0, 1, 5] = -(1 << 23)
-    acc, total = one_pass(t, np.full((1, 16, 2), -7, np.int64), 2, 4, EXP2_ROM)
+    acc, total = one_pass(t, np.full((1, 16, 2), -7, np.int64), 8, 2, 4, EXP2_ROM)
     assert total[0, 0, 0] == 0 and not acc[0, 0].any()
     np.testing.assert_array_equal(acc[0, 1], np.broadcast_to(-7 * total[0, 1], 2))
 
@@ -150,7 +150,7 @@ def test_passes_follow_what_two_passes_would_keep() -> None:
     small, large = Sizes(1, 64, 197, 3, 3, 64, 64, 0, 0), Sizes(1, 64, 8192, 3, 3, 64, 64, 0, 0)
     node = Node("n", "attention", [], "y")
     assert (passes_of(node, small), passes_of(node, large)) == (2, 1)
-    assert two_pass_bits(large) == 8192 * (8 * 128 + 4 * 42)
+    assert two_pass_bits(node, large) == 8192 * (8 * 128 + 4 * 42)
     # A window bounds the keys that a call sees.
     assert passes_of(node, replace(large, mask=Mask(0, 128, 0))) == 2
     for passes in (1, 2):

@@ -11,7 +11,7 @@
 //          `scored` is the number of keys of a head's blocks of P queries, summed: what key_range gives (attention_common.hpp); `paced`
 //          the same with at least P for each block
 //          y     per head: v_tiles * rows vectors, (tile, row) order
-// Types    XT signed bytes; ScoreT holds q . k, SumT a sum of `keys` probabilities, AccT the weighted sum of values.
+// Types    XT (queries and keys) and VT (values) signed, of 8 or 16 bits; ScoreT holds q . k, SumT a sum of `keys` probabilities, AccT the weighted sum of values.
 // Numbers  scores in base 2, see exponential.hpp, capped where Cap has more than one entry; bias in units of 2^bias_shift scores,
 //          -32768 excludes a key, -32767 takes 0 in place of the score; masks see attention_common.hpp; a query without any allowed key
 //          gives zeros. Two passes over a row of scores: the maximum is exact, nothing is rescaled.
@@ -177,7 +177,6 @@ void attention_scores(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hl
                       hls::stream<Vec<attention_score_t, Q>>& scores, int kv_heads, int heads_per_kv, int rows, int keys, int scored,
                       int qk_tiles, int position, int before, int after, int multiplier, int shift, int cap_multiplier, int cap_shift,
                       int bias_heads, int bias_shift) {
-  static_assert(width<XT>::value == 8, "attention: queries, keys and values are bytes");
   static_assert(width<BiasT>::value == 16, "attention: biases have 16 bits");
   static_assert((L & (L - 1)) == 0 && (P & (P - 1)) == 0, "attention: lanes L and queries P must be powers of two");
   static_assert(KEYS_MAX <= 65536, "attention: at most 65536 keys, so that a sum of probabilities has 32 bits");
@@ -379,12 +378,13 @@ EXPONENTIAL:
 // Sum of p * v for P queries and L channels at a time: for each block the keys once per tile. One DSP48E2 per query and channel multiplies
 // and accumulates: its P register feeds the adder, which takes 0 in its place at the first key (UG579). A pass ends when the sums
 // of the one before have left.
-template <class XT, class AccT, int VALUE_TILES_MAX, int KEYS_MAX, int L, int P, int MASKED>
-void attention_weighted(hls::stream<Vec<XT, L>>& v, hls::stream<Vec<probability_t, P>>& probabilities,
+template <class VT, class AccT, int VALUE_TILES_MAX, int KEYS_MAX, int L, int P, int MASKED>
+void attention_weighted(hls::stream<Vec<VT, L>>& v, hls::stream<Vec<probability_t, P>>& probabilities,
                         hls::stream<Vec<AccT, L>>& weighted, int kv_heads, int heads_per_kv, int rows, int keys, int scored, int paced,
                         int v_tiles, int position, int before, int after) {
+  static_assert(width<VT>::value <= 16, "attention: values have at most 16 bits");
   typedef Int<PROBABILITY_BITS + 2> factor_t;
-  static Vec<XT, L> v_buffer[2][VALUE_TILES_MAX][KEYS_MAX];
+  static Vec<VT, L> v_buffer[2][VALUE_TILES_MAX][KEYS_MAX];
 #pragma HLS AGGREGATE variable = v_buffer
 #ifdef ATTNC_ATTENTION_V_BUFFER
   ATTNC_BIND(v_buffer, ATTNC_ATTENTION_V_BUFFER)
@@ -443,7 +443,7 @@ WEIGHTED_HEADS:
         } else {
           probability = p_buffer[at.key];
         }
-        const Vec<XT, L> values = v_buffer[use][tile][at.key];
+        const Vec<VT, L> values = v_buffer[use][tile][at.key];
         for (int p = 0; p < P; ++p) {
 #pragma HLS UNROLL
           for (int l = 0; l < L; ++l) {

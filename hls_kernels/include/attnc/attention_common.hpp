@@ -71,19 +71,35 @@ template <int P, int MASKED> KeyCursor key_next(KeyCursor cursor, int rows, int 
   return cursor;
 }
 
-// sums[p] += q[p] . k for P queries: two of them share k in one multiplier (dsp_pair.hpp); a query alone has it for itself.
-template <class ScoreT, class XT, int L, int P> void add_products(const Vec<XT, L> q[P], const Vec<XT, L>& k, ScoreT sums[P]) {
+// sums[p] += q[p] . k for P queries: of bytes, two queries share k in one multiplier (dsp_pair.hpp); a query alone, or one of 16 bits, has
+// it for itself.
+template <class ScoreT, class XT, int L, int P, bool PAIRED> struct QueryProducts {
+  static void add(const Vec<XT, L> q[P], const Vec<XT, L>& k, ScoreT sums[P]) {
 #pragma HLS INLINE
-  for (int p = 0; p + 1 < P; p += 2) {
+    for (int p = 0; p < P; ++p) {
 #pragma HLS UNROLL
-    dot_pair<ScoreT, XT, XT, L>(k, q[p], q[p + 1], sums[p], sums[p + 1]);
-  }
-  if (P == 1) {
-    for (int l = 0; l < L; ++l) {
+      for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-      sums[0] += ScoreT(q[0].v[l] * k.v[l]);
+        sums[p] += ScoreT(q[p].v[l] * k.v[l]);
+      }
     }
   }
+};
+
+template <class ScoreT, class XT, int L, int P> struct QueryProducts<ScoreT, XT, L, P, true> {
+  static void add(const Vec<XT, L> q[P], const Vec<XT, L>& k, ScoreT sums[P]) {
+#pragma HLS INLINE
+    for (int p = 0; p < P; p += 2) {
+#pragma HLS UNROLL
+      dot_pair<ScoreT, XT, XT, L>(k, q[p], q[p + 1], sums[p], sums[p + 1]);
+    }
+  }
+};
+
+template <class ScoreT, class XT, int L, int P> void add_products(const Vec<XT, L> q[P], const Vec<XT, L>& k, ScoreT sums[P]) {
+#pragma HLS INLINE
+  static_assert(width<XT>::value <= 16, "attention: queries and keys have at most 16 bits");
+  QueryProducts<ScoreT, XT, L, P, (P > 1 && width<XT>::value <= 8)>::add(q, k, sums);
 }
 
 // From the accumulator to the log2 domain: one requantize, or two around the table of an engine that caps its scores.

@@ -10,7 +10,7 @@
 //                all queries when bias_rows is 1; or words with a bias as `channels` of queries and keys, attention_channels.hpp: per
 //                head the scale and all queries, then block after block the keys
 //          y     per head: v_tiles * rows vectors, (tile, row) order
-// Types    XT signed bytes; ScoreT holds q . k, SumT a sum of all probabilities, AccT the weighted sum of all values.
+// Types    XT (queries and keys) and VT (values) signed, of 8 or 16 bits; ScoreT holds q . k, SumT a sum of all probabilities, AccT the weighted sum of all values.
 // Numbers  scores t as in attention.hpp. Key j belongs to lane j % S. Per query and lane, block after block of keys:
 //          m' = max(m, ceil(max t / 2^FRACTION_BITS)), a whole number; l' = l / 2^(m' - m) + sum p; o' = o / 2^(m' - m) + sum p * v with
 //          p = exp2_negative(m' * 2^FRACTION_BITS - t). In the end lanes are merged by the same operator, all at once: M = max m,
@@ -208,7 +208,6 @@ void one_pass_scores(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hls
                      hls::stream<Vec<attention_score_t, P * S>>& scores, int heads, int rows, int keys, int block_keys, int key_step,
                      int key_blocks, int qk_tiles, int position, int before, int after, int multiplier, int shift, int cap_multiplier,
                      int cap_shift, int bias_heads, int bias_shift) {
-  static_assert(width<XT>::value == 8, "attention_one_pass: queries, keys and values are bytes");
   static_assert(width<BiasT>::value == 16, "attention_one_pass: biases have 16 bits");
   static_assert((P & (P - 1)) == 0 && (S & (S - 1)) == 0, "attention_one_pass: queries P and lanes S of keys must be powers of two");
   static_assert(S <= L, "attention_one_pass: at most L lanes of keys, so that their biases lie in one word");
@@ -466,14 +465,15 @@ EXPONENTIAL_KEY_BLOCKS:
 }
 
 // Rescaled sums of p * v for P queries, S keys and L channels at a time; per head and block of queries the sum over all lanes.
-template <class XT, class AccT, int VALUE_TILES_MAX, int BLOCK_MAX, int ROWS_MAX, int L, int P, int S>
-void one_pass_weighted(hls::stream<Vec<XT, L>>& v, hls::stream<Vec<probability_t, P * S>>& probabilities,
+template <class VT, class AccT, int VALUE_TILES_MAX, int BLOCK_MAX, int ROWS_MAX, int L, int P, int S>
+void one_pass_weighted(hls::stream<Vec<VT, L>>& v, hls::stream<Vec<probability_t, P * S>>& probabilities,
                        hls::stream<Vec<OnlineUpdate, P * S>>& updates, hls::stream<Vec<AccT, L>>& weighted, int heads, int rows,
                        int keys, int block_keys, int key_step, int key_blocks, int v_tiles, int position, int before, int after) {
+  static_assert(width<VT>::value <= 16, "attention: values have at most 16 bits");
   typedef Int<PROBABILITY_BITS + 2> factor_t;
   static const int BLOCKS_MAX = (ROWS_MAX + P - 1) / P;
   static const int STEPS_MAX = (BLOCK_MAX + S - 1) / S;
-  static Vec<XT, L> v_buffer[2][S][VALUE_TILES_MAX][STEPS_MAX];
+  static Vec<VT, L> v_buffer[2][S][VALUE_TILES_MAX][STEPS_MAX];
 #pragma HLS AGGREGATE variable = v_buffer
 #pragma HLS ARRAY_PARTITION variable = v_buffer dim = 1 complete
 #pragma HLS ARRAY_PARTITION variable = v_buffer dim = 2 complete
@@ -543,7 +543,7 @@ WEIGHTED_KEY_BLOCKS:
             }
             for (int s = 0; s < S; ++s) {
 #pragma HLS UNROLL
-              const Vec<XT, L> values = v_buffer[now][s][tile][step];
+              const Vec<VT, L> values = v_buffer[now][s][tile][step];
               for (int p = 0; p < P; ++p) {
 #pragma HLS UNROLL
                 for (int l = 0; l < L; ++l) {

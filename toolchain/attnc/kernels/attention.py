@@ -10,6 +10,8 @@ from attnc.kernels.softmax import PROBABILITY, SCALE
 
 SCORE = IntType(SCORE_BITS + 2)
 BIAS_BITS = 16
+ELEMENTS = {"q": "XT", "k": "XT", "v": "VT"}
+"""The types of its operands."""
 CHANNELS = Port("bias", "words")
 """Where a bias comes as factors of queries and keys, from the memory of the weights."""
 TABLE = Port("bias", "load")
@@ -22,7 +24,7 @@ LISTED = READ + REQUANTIZE + WRITE
 
 def operands(bias: Port) -> tuple[Port, ...]:
     """The ports of either kernel."""
-    return Port("q", "load", IntType(8)), Port("k", "load", IntType(8)), Port("v", "load", IntType(8)), bias, Port("y", "store")
+    return Port("q", "load"), Port("k", "load"), Port("v", "load"), bias, Port("y", "store")
 
 
 def factor_width(n: Names) -> int:
@@ -177,11 +179,11 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
                 ),
                 loops=(Loop("SCORES", SCORED, runs=_scores),),
                 buffers=(
-                    Buffer("k_buffer", lambda n: 2 * n.HEAD_TILES_MAX * n.KEYS_MAX, lambda n: 8 * n.L, placed=True),
+                    Buffer("k_buffer", lambda n: 2 * n.HEAD_TILES_MAX * n.KEYS_MAX, lambda n: n.XT * n.L, placed=True),
                     Buffer(
                         "q_buffer",
                         lambda n: 2 * n.HEAD_TILES_MAX * up(n.ROWS_MAX, n.P),
-                        lambda n: 8 * n.L,
+                        lambda n: n.XT * n.L,
                         banks=lambda n: n.P,
                         placed=True,
                     ),
@@ -211,13 +213,13 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
             reciprocal("Q", 0, "FAST_DIVIDE"),
             Process(
                 function="attention_weighted",
-                template=("XT", "AccT", "VALUE_TILES_MAX", "KEYS_MAX", "L", "P", "MASKED"),
+                template=("VT", "AccT", "VALUE_TILES_MAX", "KEYS_MAX", "L", "P", "MASKED"),
                 reads=("v", "probabilities"),
                 writes=("weighted",),
                 scalars=(*heads, "paced", "v_tiles", *place),
                 loops=(Loop("WEIGHTED", BRAM + MULTIPLY + ADD + WRITE, runs=_weighted),),
                 buffers=(
-                    Buffer("v_buffer", lambda n: 2 * n.VALUE_TILES_MAX * n.KEYS_MAX, lambda n: 8 * n.L, placed=True),
+                    Buffer("v_buffer", lambda n: 2 * n.VALUE_TILES_MAX * n.KEYS_MAX, lambda n: n.VT * n.L, placed=True),
                     Buffer("p_buffer", lambda n: n.KEYS_MAX, lambda n: PROBABILITY.bits * n.P, placed=True),
                 ),
                 first=lambda n: n.block + BRAM + MULTIPLY + ADD + WRITE,
@@ -244,6 +246,7 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
             "block": lambda n: up(n.scored, up(n.rows, n.P)),
             "biased": lambda n: n.heads if n.bias_heads else 0,
         },
+        elements=ELEMENTS,
     )
 
 

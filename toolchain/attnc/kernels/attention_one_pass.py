@@ -11,6 +11,7 @@ from attnc.arrays import Array
 from attnc.kernels.attention import (
     BIAS_BITS,
     CHANNELS,
+    ELEMENTS,
     MADE,
     SCORE,
     SCORED,
@@ -164,8 +165,8 @@ def _one_pass(name: str, bias: Port, biases: Process) -> Network:
                     Loop("LOAD_K", READ + WRITE, runs=_load_k),
                 ),
                 buffers=(
-                    Buffer("k_buffer", lambda n: n.HEAD_TILES_MAX * up(n.BLOCK_MAX, n.S), lambda n: 8 * n.L, banks=lambda n: 2 * n.S),
-                    Buffer("q_buffer", lambda n: n.HEAD_TILES_MAX * up(n.ROWS_MAX, n.P), lambda n: 8 * n.L, banks=lambda n: n.P),
+                    Buffer("k_buffer", lambda n: n.HEAD_TILES_MAX * up(n.BLOCK_MAX, n.S), lambda n: n.XT * n.L, banks=lambda n: 2 * n.S),
+                    Buffer("q_buffer", lambda n: n.HEAD_TILES_MAX * up(n.ROWS_MAX, n.P), lambda n: n.XT * n.L, banks=lambda n: n.P),
                 ),
                 first=lambda n: (n.block_keys + n.rows + 1) * n.qk_tiles + 2 * SCORED,
             ),
@@ -198,7 +199,7 @@ def _one_pass(name: str, bias: Port, biases: Process) -> Network:
             reciprocal("P", 1, 1),
             Process(
                 function="one_pass_weighted",
-                template=("XT", "AccT", "VALUE_TILES_MAX", "BLOCK_MAX", "ROWS_MAX", "L", "P", "S"),
+                template=("VT", "AccT", "VALUE_TILES_MAX", "BLOCK_MAX", "ROWS_MAX", "L", "P", "S"),
                 reads=("v", "probabilities", "value_updates"),
                 writes=("weighted",),
                 scalars=("heads", "rows", "keys", "block_keys", "key_step", "key_blocks", "v_tiles", "position", "before", "after"),
@@ -209,7 +210,7 @@ def _one_pass(name: str, bias: Port, biases: Process) -> Network:
                     Loop("LOAD_V", READ + WRITE, runs=_load_v),
                 ),
                 buffers=(
-                    Buffer("v_buffer", lambda n: n.VALUE_TILES_MAX * up(n.BLOCK_MAX, n.S), lambda n: 8 * n.L, banks=lambda n: 2 * n.S),
+                    Buffer("v_buffer", lambda n: n.VALUE_TILES_MAX * up(n.BLOCK_MAX, n.S), lambda n: n.VT * n.L, banks=lambda n: 2 * n.S),
                     Buffer("p_buffer", lambda n: up(n.BLOCK_MAX, n.S), lambda n: PROBABILITY.bits * n.P * n.S),
                     Buffer("state", lambda n: n.VALUE_TILES_MAX * up(n.ROWS_MAX, n.P) * n.P, lambda n: n.AccT * n.S * n.L),
                 ),
@@ -232,6 +233,7 @@ def _one_pass(name: str, bias: Port, biases: Process) -> Network:
             "biased": lambda n: n.heads if n.bias_heads else 0,
             "words": lambda n: up(n.bias_channels, n.L // 2),
         },
+        elements=ELEMENTS,
     )
 
 

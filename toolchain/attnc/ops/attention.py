@@ -10,8 +10,9 @@ Passes   attribute `passes`: 2 keeps a row of scores (attention.hpp), 1 rescales
          takes 2 while the row, keys and values fit `TWO_PASS_BITS`. `kv_lanes` splits the keys of one pass over as many lanes; `key_step`
          forces how far its blocks of keys are apart.
 Method   attribute `implementation`: the exponential, one of `EXP2`, or "auto"; its target is that of softmax.
-Types    q, k, v bytes with one scale each; y one scale; bias s16 in units of 2**bias_shift scores, that is
-         ln2 / 2**10 * 2**bias_shift in natural units; -32768 excludes a key, and -32767 takes 0 in place of the score (attention_bias.py).
+Types    q, k, v bytes, or 16 bits where attrs["wide_operands"] names them (0, 1, 2), with one scale each; y one scale; bias s16 in units of
+         2**bias_shift scores, that is ln2 / 2**10 * 2**bias_shift in natural units; -32768 excludes a key, and -32767 takes 0 in place of
+         the score (attention_bias.py).
 Numbers  s = q . k exact; t = s * multiplier / 2**shift, the score in the log2 domain with 10 fractional bits, saturated to
          +-8192 log2 units; plus bias * 2**bias_shift; m = max t; p = exp2_negative(m - t) with 15 fractional bits;
          o = sum p * v exact; y = o / sum p * (v.scale / y.scale) with one reciprocal per row (exponential.py).
@@ -28,7 +29,8 @@ Error    against the float operator on what the integers stand for, V the larges
          Measured by the tests beside the rounding of y: 3.7e-4 * V (197 keys, scores of sd 2.5); a float bias of sd 3 rounded at a
          bias_shift of 3: 1.5e-3 * V. One pass, scores of sd 2.5: 1.8e-4 * V at 197 keys (two passes 1.9e-4 there), 8.5e-4 * V at 2000
          keys (two passes 4.0e-4).
-Widths   s: HD * 2**14; o: Tk * 2**22; sum: Tk * 2**15, all in `widths`. A rescaled l or o is no wider.
+Widths   s: HD * 2**14; o: Tk * 2**22; sum: Tk * 2**15, all in `widths`; of 16 bits s: HD * 2**30, o: Tk * 2**30. A rescaled l or o is no
+         wider.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from dataclasses import replace
 import numpy as np
 
 from attnc.arrays import Array, Shape
-from attnc.fixedpoint import Int64, matmul
+from attnc.fixedpoint import Int64, bits_for, matmul
 from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
@@ -62,9 +64,20 @@ from attnc.ops.attention_bias import (
 )
 from attnc.ops.attention_channels import MIN_LANES, channel_table, check_factors
 from attnc.ops.attention_one_pass import ONE_PASS, SPARE, lower_one_pass, one_pass, one_pass_logic
-from attnc.ops.attention_sizes import SCORE_EXCLUDED, Sizes, check_attributes, heads_of, output_shape, passes_of, widths
+from attnc.ops.attention_sizes import (
+    ACC_BITS,
+    SCORE_EXCLUDED,
+    Sizes,
+    check_attributes,
+    heads_of,
+    output_shape,
+    passes_of,
+    weighted_bound,
+    widths,
+    widths_of,
+)
 from attnc.ops.attention_two_pass import lower_two_pass, two_pass, two_pass_logic
-from attnc.ops.base import scalar_scale
+from attnc.ops.base import Widening, scalar_scale
 from attnc.ops.exponential import ERROR_TARGET, EXP2, normalise, output_multiplier, score_multiplier, scores
 from attnc.ops.softcap import argument_multiplier, cap_multiplier, softcap, softcap_argument
 
@@ -98,8 +111,17 @@ class Attention(Approximated):
         return sizes.groups * sizes.queries, sizes.heads * sizes.value
 
     def operand_bits(self, node: Node, index: int) -> int:
-        """The multipliers take bytes; the bias is added."""
-        return 8 if index < 3 else 16
+        """The multipliers take bytes, or 16 bits for what attrs["wide_operands"] names; the bias is added."""
+        return 8 if index < 3 and index not in node.attrs.get("wide_operands", ()) else 16
+
+    def widenings(self, node: Node, inputs: Sequence[Shape]) -> list[Widening]:
+        """Two products of bytes share a multiplier, of queries and keys of 16 bits each has its own. Values of 16 bits take no more of
+        them (17 by 16 bits), but memory and accumulators: set at an eighth of a multiplier. There must be room for the sum."""
+        sizes = Sizes.of(node, inputs)
+        pairs = sizes.groups * sizes.heads * sum(stop - start for _, start, stop in sizes.mask.blocks(0, sizes.queries, sizes.keys, 1))
+        found = [Widening("queries and keys", (0, 1), pairs * sizes.head)]
+        roomy = bits_for(weighted_bound(sizes.keys, 16)) <= ACC_BITS + 1
+        return found + ([Widening("values", (2,), pairs * sizes.value // 8)] if roomy else [])
 
     def takes_zero_point(self, node: Node, index: int) -> bool:
         """The multipliers read bytes as memory holds them."""
@@ -167,9 +189,10 @@ class Attention(Approximated):
         where, attr = f"node {node.name!r} (attention)", node.attrs
         check_attributes(node)
         q, k, v = (scalar_scale(x, where) for x in inputs[:3])
-        if any(x.bits > 8 or not x.signed or x.zero_point for x in inputs[:3]):
+        most = [self.operand_bits(node, index) for index in range(3)]
+        if any(x.bits > bits or not x.signed or x.zero_point for x, bits in zip(inputs[:3], most, strict=True)):
             found = f"{', '.join(x.short for x in inputs[:3])} with zero points {[x.zero_point for x in inputs[:3]]}"
-            raise GraphError(f"{where}: needs q, k and v in s8, found {found}")
+            raise GraphError(f"{where}: needs q, k and v in {', '.join(f's{bits}' for bits in most)}, found {found}")
         self.select(node, inputs[0], output)
         factor, cap = q * k * attr["scale"], attr.get("softcap", 0.0)
         attr["score_multiplier"], attr["score_shift"] = argument_multiplier(factor, cap) if cap else score_multiplier(factor)
@@ -184,13 +207,14 @@ class Attention(Approximated):
         """Mirrors attnc/attention.hpp and attnc/attention_one_pass.hpp."""
         sizes, attr = Sizes.of(node, [x.shape[1:] for x in inputs]), node.attrs
         widths(node, sizes)
+        qk_bits, v_bits = widths_of(node)
         allowed, passes = sizes.mask.allowed(sizes.queries, sizes.keys), passes_of(node, sizes)
         exp2 = EXP2[attr["implementation"]].rom
         if sizes.channels:
             sizes, inputs = with_table(node, sizes, inputs, channel_table(node))
         result = np.empty(output_shape(sizes, inputs), output.dtype)
         for out, q, k, v, bias in heads_of(sizes, inputs, result):
-            t = log2_scores(node, matmul(q, k.swapaxes(-1, -2), 1 << 14, np.float64))
+            t = log2_scores(node, matmul(q, k.swapaxes(-1, -2), 1 << 2 * (qk_bits - 1), np.float64))
             if bias is not None:
                 # What is added to an excluded key takes any score below SCORE_EXCLUDED, which no other sum comes near.
                 far = np.where(bias == BIAS_EXCLUDED, 2 * SCORE_EXCLUDED, bias.astype(np.int64) << attr["bias_shift"])
@@ -200,11 +224,11 @@ class Attention(Approximated):
                 t = np.where(allowed, t, SCORE_EXCLUDED)
             multiplier, shift = attr["output_multiplier"], attr["output_shift"]
             if passes == 1:
-                acc, total = one_pass(t, v, attr.get("kv_lanes", 1), attr.get("key_step", 0), exp2)
+                acc, total = one_pass(t, v, v_bits, attr.get("kv_lanes", 1), attr.get("key_step", 0), exp2)
                 # normalise() wants sums of at least 2**15: total and acc are both doubled.
                 acc, total = acc << SPARE, total << SPARE
             else:
-                acc, total = two_pass(t, v, exp2)
+                acc, total = two_pass(t, v, v_bits, exp2)
             out[...] = normalise(acc, total, multiplier, shift, *output.range)
         return result
 
@@ -225,13 +249,13 @@ class Attention(Approximated):
     def logic(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
-        DSP: q . k two byte products that share a key per DSP48E2 (WP486; one each where there is no second query), p . v one each
-        (17 by 8 bits), which in two passes also accumulates (48 bits, UG579); `wide_product` per query (and lane of keys) whose
+        DSP: q . k two byte products that share a key per DSP48E2 (WP486; one each where there is no second query, or of 16 bits), p . v one
+        each (17 by 8 or 16 bits), which in two passes also accumulates (48 bits, UG579); `wide_product` per query (and lane of keys) whose
         softmax goes on at a time and per lane; three more per query for a cap.
-        LUT: 8 per packed product (correction and adder tree), in one pass the adders of p . v; per query whose softmax goes on at
-        a time the exponential (`EXP2`), maximum, difference and bias (120); the lane select of the bias; 80 per rescale (shifter and
-        clamp); one per bit of a memory of up to 64 words; the divider, or a subtracter where a bit per cycle is fast enough;
-        control, and the ranges of keys where an engine has masks.
+        LUT: 8 per packed product (correction and adder tree), of 16 bits an adder for 4 products that DSPs have added up, in one pass the
+        adders of p . v; per query whose softmax goes on at a time the exponential (`EXP2`), maximum, difference and bias (120); the lane
+        select of the bias; 80 per rescale (shifter and clamp); one per bit of a memory of up to 64 words; the divider, or a subtracter
+        where a bit per cycle is fast enough; control, and the ranges of keys where an engine has masks.
         FF: operands, accumulators and pipeline of the above.
         """
         return one_pass_logic(kernel) if kernel.network in ONE_PASS else two_pass_logic(kernel)

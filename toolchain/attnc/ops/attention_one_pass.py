@@ -20,11 +20,10 @@ from attnc.kernels.call import NO_WALK, Call, Walk
 from attnc.kernels.design import Design
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
-from attnc.kernels.numbers import PROBABILITY_BITS
 from attnc.kernels.ports import Table
 from attnc.kernels.resources import Resources
 from attnc.ops.attention_channels import channel_logic, factor_walk
-from attnc.ops.attention_sizes import SCORE_EXCLUDED, Sizes, key_blocks, query_blocks
+from attnc.ops.attention_sizes import SCORE_EXCLUDED, Sizes, key_blocks, query_blocks, weighted_bound
 from attnc.ops.attention_two_pass import bias_scalars, bias_sizes, score_factors, shared_logic, types_and_tiles
 from attnc.ops.exponential import FRACTION_BITS, exp2_negative
 
@@ -36,9 +35,9 @@ SPARE = 1
 """A sum of a query with any allowed key is at least 2**(15 - SPARE): its largest p is above 1/2."""
 
 
-def one_pass(t: Array, v: Array, lanes: int, step: int, exp2: Table) -> tuple[Int64, Int64]:
-    """Scores [..., T, Tk] and values [..., Tk, HDV] to weighted sums [..., T, HDV] and sums of probabilities [..., T, 1]; `exp2` as of
-    `EXP2`."""
+def one_pass(t: Array, v: Array, v_bits: int, lanes: int, step: int, exp2: Table) -> tuple[Int64, Int64]:
+    """Scores [..., T, Tk] and values [..., Tk, HDV] of `v_bits` to weighted sums [..., T, HDV] and sums of probabilities [..., T, 1];
+    `exp2` as of `EXP2`."""
     shape = (*t.shape[:-1], lanes)
     largest = np.full(shape, WHOLE_EXCLUDED, np.int64)
     total = np.zeros(shape, np.int64)
@@ -59,7 +58,7 @@ def one_pass(t: Array, v: Array, lanes: int, step: int, exp2: Table) -> tuple[In
             largest[..., lane] = grown
             total[..., lane] = shift_round_half_up(total[..., lane], shift) + p.sum(axis=-1)
             rescaled = shift_round_half_up(acc[..., lane, :], shift[..., None])
-            acc[..., lane, :] = rescaled + matmul(p, values, 1 << (PROBABILITY_BITS + 7))
+            acc[..., lane, :] = rescaled + matmul(p, values, weighted_bound(1, v_bits))
     shift = np.minimum(largest.max(axis=-1, keepdims=True) - largest, MAX_RESCALE)
     merged = shift_round_half_up(total, shift).sum(axis=-1, keepdims=True)
     return shift_round_half_up(acc, shift[..., None]).sum(axis=-2), merged

@@ -26,6 +26,8 @@ UNLIMITED = 1 << 18
 TWO_PASS_BITS = 3 << 19
 """`passes` = "auto" takes two passes while what they keep per key (`two_pass_bits`) fits this many bits: 43 blocks of 36 Kbit, a
 third of the block RAM of a KV260."""
+ACC_BITS = 44
+"""Bits of the largest accumulator besides its sign."""
 RESIDENT = 64
 """Queries that a call is taken to serve where the design is not known yet."""
 
@@ -138,12 +140,19 @@ def check_attributes(node: Node) -> None:
         raise GraphError(f"{where}: needs an offset of at most {1 << 17}, found {attr['offset']}")
 
 
-def two_pass_bits(sizes: Sizes) -> int:
+def widths_of(node: Node) -> tuple[int, int]:
+    """Bits of queries and keys, and of values: 8, or 16 where attrs["wide_operands"] names them."""
+    wide = node.attrs.get("wide_operands", ())
+    return 16 if 0 in wide or 1 in wide else 8, 16 if 2 in wide else 8
+
+
+def two_pass_bits(node: Node, sizes: Sizes) -> int:
     """Bits that the two-pass kernel keeps on chip for the keys of a head: keys, values, row of scores, probabilities, bias. Keys, values
     and biases that differ among heads take as much again, for the head that loads meanwhile."""
     keys = min(sizes.keys, sizes.mask.before + sizes.mask.after + RESIDENT)
     bias = 16 * (sizes.channels or min(sizes.bias_rows, RESIDENT))
-    return keys * (8 * (sizes.head + sizes.value) + 4 * (SCORE_BITS + 2 + PROBABILITY_BITS + 1) + bias)
+    qk_bits, v_bits = widths_of(node)
+    return keys * (qk_bits * sizes.head + v_bits * sizes.value + 4 * (SCORE_BITS + 2 + PROBABILITY_BITS + 1) + bias)
 
 
 def passes_of(node: Node, sizes: Sizes) -> int:
@@ -153,7 +162,7 @@ def passes_of(node: Node, sizes: Sizes) -> int:
         raise GraphError(f"node {node.name!r} (attention): kv_lanes need passes of 1, found 2")
     if asked in (1, 2):
         return int(asked)
-    return 1 if node.attrs.get("kv_lanes", 1) > 1 or two_pass_bits(sizes) > TWO_PASS_BITS else 2
+    return 1 if node.attrs.get("kv_lanes", 1) > 1 or two_pass_bits(node, sizes) > TWO_PASS_BITS else 2
 
 
 def key_blocks(keys: int, step: int = 0) -> tuple[int, int]:
@@ -197,11 +206,17 @@ def heads_of(sizes: Sizes, inputs: Sequence[Array], result: Array) -> Iterator[H
             yield out[part], q[part], k[part], v[part], (bias[0][part[:1] if shared else part] if bias else None)
 
 
+def weighted_bound(keys: int, v_bits: int) -> int:
+    """Largest magnitude of a sum of p * v."""
+    return keys << (PROBABILITY_BITS + v_bits - 1)
+
+
 def widths(node: Node, sizes: Sizes) -> tuple[int, int, int]:
     """Bits of a score's accumulator, of a sum of probabilities (unsigned) and of a weighted sum, checked."""
     where = f"node {node.name!r} (attention)"
-    score = check_bits(bits_for(sizes.head << 14), f"{where}: accumulator of scores", 44)
-    acc = check_bits(bits_for(sizes.keys << (PROBABILITY_BITS + 7)), f"{where}: weighted sum", 44)
+    qk_bits, v_bits = widths_of(node)
+    score = check_bits(bits_for(sizes.head << 2 * (qk_bits - 1)), f"{where}: accumulator of scores", ACC_BITS)
+    acc = check_bits(bits_for(weighted_bound(sizes.keys, v_bits)), f"{where}: weighted sum", ACC_BITS)
     product_bits(node, score)
     product_bits(node, acc)
     return score, sum_bits(sizes.keys, where), acc

@@ -19,7 +19,7 @@ from attnc.kernels.resources import Resources
 from attnc.kernels.storage import storage
 from attnc.ops.approximation import times
 from attnc.ops.attention_channels import channel_logic, channel_steps, factor_walk, per_step
-from attnc.ops.attention_sizes import SCORE_EXCLUDED, Sizes, query_blocks, widths
+from attnc.ops.attention_sizes import SCORE_EXCLUDED, Sizes, query_blocks, weighted_bound, widths, widths_of
 from attnc.ops.exponential import EXP2, exp2_negative, exp2_of
 from attnc.ops.reciprocal import DIVISIONS
 from attnc.ops.requantize import wide_products
@@ -32,11 +32,12 @@ RANGES = Resources(lut=5 * 8 * 32, ff=5 * 4 * 32)
 """Five processes that each find the range of keys of the next block: eight adders and comparisons of 32 bits, two ranges held."""
 
 
-def two_pass(t: Array, v: Array, exp2: Table) -> tuple[Array, Array]:
-    """Scores [..., T, Tk] and values to weighted sums [..., T, HDV] and sums of probabilities [..., T, 1]; `exp2` as of `EXP2`."""
+def two_pass(t: Array, v: Array, v_bits: int, exp2: Table) -> tuple[Array, Array]:
+    """Scores [..., T, Tk] and values of `v_bits` to weighted sums [..., T, HDV] and sums of probabilities [..., T, 1]; `exp2` as of
+    `EXP2`."""
     p = exp2_negative(t.max(axis=-1, keepdims=True) - t, exp2)
     p[t == SCORE_EXCLUDED] = 0
-    return matmul(p, v, 1 << (PROBABILITY_BITS + 7)), p.sum(axis=-1, keepdims=True)
+    return matmul(p, v, weighted_bound(1, v_bits)), p.sum(axis=-1, keepdims=True)
 
 
 def keys_of(sizes: Sizes, lanes: int, row: int, rows: int) -> tuple[int, int]:
@@ -113,9 +114,10 @@ def bias_scalars(node: Node, sizes: Sizes, rows: int) -> tuple[int, int, int, in
 
 def types_and_tiles(node: Node, sizes: Sizes, design: Design) -> tuple[tuple[str, IntType | int | Table], ...]:
     """The template arguments with which both kernels begin."""
-    score, total, acc = widths(node, sizes)
+    (score, total, acc), (qk_bits, v_bits) = widths(node, sizes), widths_of(node)
     return (
-        ("XT", IntType(8)),
+        ("XT", IntType(qk_bits)),
+        ("VT", IntType(v_bits)),
         ("BiasT", IntType(16)),
         ("ScoreT", IntType(score)),
         ("SumT", IntType(total, signed=False)),
@@ -196,12 +198,13 @@ def shared_logic(kernel: KernelCall, columns: int, softmax: int) -> Resources:
     normaliser, tables = normaliser_luts(total), dict(kernel.template_args)
     cap, exp2 = tables["Cap"] is SOFTCAP_ROM, tables["Exp2"]
     assert isinstance(exp2, Table)
-    alone = kernel.arg("P") == 1
+    paired = kernel.arg("P") > 1 and kernel.arg("XT") <= 8
+    adders = 8 if kernel.arg("XT") <= 8 else math.ceil(score / 4)
     rescale = wide_products(score, softmax) + Resources(dsp=3 * softmax if cap else 0) + wide_products(acc, lanes)
     logic = Resources(
-        lut=8 * columns * lanes + softmax * (120 + (160 if cap else 0)) + 80 * (softmax + lanes) + normaliser + 3300 - RANGES.lut,
+        lut=adders * columns * lanes + softmax * (120 + (160 if cap else 0)) + 80 * (softmax + lanes) + normaliser + 3300 - RANGES.lut,
         ff=10 * columns * lanes + softmax * 228 + 80 * lanes + 2 * normaliser + 4400 - RANGES.ff,
-        dsp=columns * lanes // (1 if alone else 2) + columns * lanes,
+        dsp=columns * lanes // (2 if paired else 1) + columns * lanes,
     )
     logic = logic + rescale
     caps = storage(len(SOFTCAP_ROM.values), SOFTCAP_ROM.type.bits, banks=softmax) if cap else Resources()
