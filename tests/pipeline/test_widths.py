@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from attnc.arrays import Array
 from attnc.cli import main
-from attnc.compiler import quantize_model
+from attnc.compiler import compile_model, quantize_model
 from attnc.config import CompileOptions
 from attnc.errors import ConfigError
+from attnc.pipeline import widths
 from attnc.pipeline.compare import measure_outputs
 from attnc.pipeline.state import State
 from attnc.pipeline.widths import Candidate, cheapest
+from attnc.report import load_report
+from attnc.verify.csim import compare_build
 from frontend.graphs import Builder
 
 TOKENS, WIDTH = 8, 48
@@ -235,3 +241,88 @@ def test_wishes_outlive_a_wider_input(tmp_path: Path) -> None:
         assert wide(found), "this target needs 16 bits"
         (node,) = [node for node in found.graph.nodes if node.op == "attention"]
         assert node.attrs["bias_report"]["by"] == wanted and ("bias_queries" in node.params) == (wanted == "channels")
+
+
+def attentive(folder: Path) -> Path:
+    """Attention whose keys have one large channel, so that 8 bits leave the others little, behind a depthwise convolution."""
+    b, tokens, heads, width = Builder(), 12, 2, 16
+    h = b("Transpose", b.linear(b.input("x", [1, tokens, width]), width, width), perm=[0, 2, 1])
+    h = b(
+        "Conv",
+        b("Reshape", h, np.array([1, width, 4, 3])),
+        b.rng.normal(size=(width, 1, 3, 3)),
+        np.zeros(width),
+        group=width,
+        pads=[1, 1, 1, 1],
+        name="taps",
+    )
+    h = b("Transpose", b("Reshape", h, np.array([1, width, tokens])), perm=[0, 2, 1])
+    gain = np.where(np.arange(width) % 8 == 0, 6.0, 1.0)
+    q, k, v = (
+        b(
+            "Transpose",
+            b("Reshape", b("MatMul", h, b.rng.normal(size=(width, width)) * 0.2 * g), np.array([1, tokens, heads, 8])),
+            perm=[0, 2, 1, 3],
+        )
+        for g in (1.0, gain, 1.0)
+    )
+    scores = b("Mul", b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2])), 8**-0.5)
+    y = b("Reshape", b("Transpose", b("MatMul", b("Softmax", scores, axis=-1), v), perm=[0, 2, 1, 3]), np.array([1, tokens, width]))
+    path = b.save(folder / "attentive.onnx", b.linear(y, width, width))
+    np.savez(path.with_suffix(".npz"), x=b.rng.normal(size=(16, tokens, width)).astype(np.float32))
+    return path
+
+
+def bits_of(state: State, op: str) -> list[int]:
+    (node,) = [node for node in state.graph.nodes if node.op == op]
+    return [state.graph.type(name).bits for name in node.inputs]
+
+
+def test_operands_of_attention_and_of_depthwise_convolutions(tmp_path: Path) -> None:
+    """With all inputs of layers in 16 bits, the rest of the noise is theirs; what is taken is the cheapest that does."""
+    path = attentive(tmp_path)
+    linear = config(tmp_path, "layers: [{match: linear, activation_bits: 16}]")
+    narrow = quantized(path, config=linear, sqnr_target=6)
+    before = min(narrow.output_sqnr.values())
+    assert bits_of(narrow, "attention") == [8, 8, 8] and bits_of(narrow, "depthwise") == [8]
+    most = quantized(path, config=linear, sqnr_target=before + 20)
+    assert bits_of(most, "attention") == [16, 16, 16] and bits_of(most, "depthwise") == [16]
+    assert min(most.output_sqnr.values()) > before + 6
+    some = quantized(path, config=linear, sqnr_target=before + 1.5)
+    reached = min(db - some.margins[name] for name, db in some.output_sqnr.items())
+    bits = [*bits_of(some, "attention"), *bits_of(some, "depthwise")]
+    assert reached >= before + 1.5 and bits[0] == bits[1] and 8 in bits and 16 in bits
+    rows = {(row["op"], row["operands"]): row for row in some.widths["wide"] if row["op"] != "linear"}
+    assert len(rows) == (bits[0] > 8) + (bits[2] > 8) + (bits[3] > 8)
+    assert all(row["why"] == "needed" and row["noise_percent"] > 0 for row in rows.values())
+
+
+def test_nothing_is_widened_where_the_options_say_8_bits_or_dynamic(tmp_path: Path) -> None:
+    path = attentive(tmp_path)
+    for options in ({"activation_bits": 8}, {"activations": "dynamic"}):
+        found = quantized(path, sqnr_target=60, **options)
+        assert bits_of(found, "attention") == [8, 8, 8] and bits_of(found, "depthwise") == [8]
+
+
+def test_wide_operands_are_exact(tmp_path: Path) -> None:
+    path = attentive(tmp_path)
+    build = compile_model(path, CompileOptions(calib=path.with_suffix(".npz"), output=tmp_path / "build", sqnr_target=60, check=False))
+    assert {"attention", "depthwise"} <= {row["op"] for row in load_report(build)["activation_bits"]["wide"]}
+    result = compare_build(build)
+    assert result.bit_exact and result.elements > 0
+
+
+def test_a_near_miss_takes_the_next_best_and_not_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left is a little more than the sum of the parts; then the choice goes on from what was measured."""
+    offered = [candidate(name, 10, noise) for name, noise in (("a", 4.0), ("b", 3.0), ("c", 2.0), ("d", 1.0))]
+    state, tried = SimpleNamespace(widened=frozenset()), list[int]()
+
+    def noise(state: Any) -> Array:
+        left = sum(float(c.noise[0]) for c in offered if c.uses[0] not in state.widened)
+        return np.array([left + (0.2 if 0 < len(state.widened) < 4 else 0.0)])
+
+    monkeypatch.setattr(widths, "_noise", noise)
+    monkeypatch.setattr(widths, "_allowed", lambda state: 3.1)
+    found = widths._search(state, offered, lambda state: tried.append(len(state.widened)))  # type: ignore[arg-type]
+    assert [c.values[0] for c in found] == ["a", "b", "c"] or len(found) == 3
+    assert tried == [4, 2, 3]

@@ -5,8 +5,8 @@ convolutions, queries and keys of attention, and its values. A model is quantize
 target, nothing more is done and nothing costs more. Where it does not, every 8-bit operand is rounded alone in the float graph
 (`quant.noise`), which says what widening it saves, and the model is quantized with all of them widened, which says what can be reached.
 They are taken by saving per cost until the rest meets the target, and those that turned out superfluous are given back. Noise only nearly
-adds up, so the choice is quantized and measured: first with what is left estimated from above (all of 8 bits, less what widening saves),
-then from below, then all are taken.
+adds up, so the choice is quantized and measured: what is left is estimated from all in 8 bits first, less what widening saves, then from
+what the choice before has left; after `TRIES` of them all are taken.
 
 The target is held against onnxruntime at the outputs of the model. The search looks at the outputs of the device, against the float graph:
 what the host makes of their noise is taken to scale with it.
@@ -41,6 +41,8 @@ from attnc.quant.samples import Edge, chunks
 PROBED, PROBED_ELEMENTS = 8, 1 << 18
 """Samples on which single parts are measured: at most so many, and fewer (down to one) where their widest value has more elements."""
 SLACK_DB, WORTHWHILE_DB = 0.5, 1.0
+TRIES = 3
+"""Choices that are quantized and measured."""
 BINDING_PERCENT = 0.5
 """Share of the noise from which on the report names a node where the target is missed."""
 
@@ -81,10 +83,13 @@ def _search(state: State, offered: list[Candidate], requantize: Callable[[State]
         return []
     aim = np.where(beyond, least * power(SLACK_DB), target)
     good = np.where(beyond, least * power(WORTHWHILE_DB), target)
-    for estimate in (before, least + sum(candidate.noise for candidate in offered)):
+    estimate = before
+    for _ in range(TRIES):
         chosen = cheapest(offered, estimate, aim)
-        if (measured(chosen) <= good).all():
+        found = measured(chosen)
+        if (found <= good).all():
             return chosen
+        estimate = found + sum(candidate.noise for candidate in chosen)
     measured(offered)
     return offered
 
