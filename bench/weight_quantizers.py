@@ -107,22 +107,22 @@ def find_layer(graph: Graph, name: str | None) -> tuple[str, str, Array]:
 
 
 def rows_of(model: Model, samples: Samples, value: str) -> Array:
-    """What `value` becomes in float: [1, rows of all samples, channels]."""
+    """What `value` becomes in float: [samples, rows, channels]."""
     found: list[Array] = []
 
     def keep(name: str, array: Array) -> None:
         if name == value:
-            found.append(array.reshape(-1, array.shape[-1]))
+            found.append(array)
 
     for feeds in chunks(Edge(model).feeds(samples), CHUNK):
         run_reference(model.graph, feeds, keep)
-    return np.concatenate(found)[np.newaxis]
+    return np.concatenate(found)
 
 
 def grams(source: Source, value: str) -> tuple[Array, Array]:
     """X^T X / count of the layer's inputs as an int8 device sees them, on the calibration samples; and in float on the others."""
     seen = rows_of(source.model, source.calibration, value)
-    statistics = Observer(1)
+    statistics = Observer(len(seen))
     statistics(value, seen)
     device = TensorType(8, True, np.asarray(symmetric_scale(statistics.found[value], 8, "mse")))
     observers = GramObserver([value], {value: device}), GramObserver([value])
