@@ -175,7 +175,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     table = Table(title="Transformer families: C++ in time against golden, golden against float; cycles simulated beside estimated")
     for title, justify in (
         ("family", "left"), ("exporter", "left"), ("device", "right"), ("host", "right"), ("elements", "right"),
-        ("SQNR dB", "right"), ("16-bit operands", "right"), ("estimate", "right"), *((style, "right") for style in STYLES),
+        ("SQNR dB", "right"), ("16 bits", "right"), ("estimate", "right"), *((style, "right") for style in STYLES),
         ("of estimate", "right"), ("remark", "left"),
     ):  # fmt: skip
         table.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]

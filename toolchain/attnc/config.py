@@ -66,8 +66,8 @@ class CompileOptions(BaseModel):
     activations: Activations | None = None
     """static: a scale per tensor, from calibration. dynamic: inputs of linear layers get a scale per token while the device runs."""
     activation_bits: ActivationBits | None = None
-    """Width of the inputs of linear layers: 8, 16, or auto (the default): 16 where the model needs it for `sqnr_target`, for operands of attention
-    and of depthwise convolutions too."""
+    """Width of the inputs of linear layers: 8, 16, or auto (the default): 16 where the model needs it for `sqnr_target`, for operands of
+    attention and inputs of depthwise convolutions too."""
     sqnr_target: float = Field(default=SQNR_TARGET, ge=0, le=90)
     """SQNR in dB of golden against onnxruntime, on every output of the model, that `auto` widens inputs for."""
     implementations: dict[str, str] = Field(default_factory=dict)

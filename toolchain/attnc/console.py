@@ -59,7 +59,11 @@ UtilisationOption = Annotated[
 
 ActivationBitsOption = Annotated[
     Literal["8", "16", "auto"] | None,
-    typer.Option("--activation-bits", help="Inputs of linear layers; auto: 16 where the SQNR target needs it, also for attention.", show_default="auto"),
+    typer.Option(
+        "--activation-bits",
+        help="Inputs of linear layers; auto: 16 where the SQNR target needs it, also for attention.",
+        show_default="auto",
+    ),
 ]
 SqnrTargetOption = Annotated[
     float, typer.Option("--sqnr-target", metavar="DB", help="SQNR against onnxruntime that auto widens inputs for.")
