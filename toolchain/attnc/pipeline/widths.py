@@ -82,14 +82,13 @@ def _search(state: State, offered: list[Candidate], requantize: Callable[[State]
         measured([])
         return []
     aim = np.where(beyond, least * power(SLACK_DB), target)
-    good = np.where(beyond, least * power(WORTHWHILE_DB), target)
     estimate = before
     for _ in range(TRIES):
         chosen = cheapest(offered, estimate, aim)
-        found = measured(chosen)
-        if (found <= good).all():
+        found, target = measured(chosen), _allowed(state)
+        if (found <= np.where(beyond, least * power(WORTHWHILE_DB), target)).all():
             return chosen
-        estimate = found + sum(candidate.noise for candidate in chosen)
+        estimate, aim = found + sum(candidate.noise for candidate in chosen), np.where(beyond, aim, np.minimum(aim, target))
     measured(offered)
     return offered
 
