@@ -257,7 +257,7 @@ def test_report_says_which_engine_serves_which_layer_and_why(tmp_path: Path) -> 
         "  - {match: node_linear_6, weights: int8, activation_bits: 16}\n"
         "  - {match: node_linear_7, quantizer: gptq, activations: dynamic}\n"
     )
-    build = compiled(DIGITS / "vit_digits.onnx", tmp_path / "build", calib=DIGITS / "calib.npz", config=config)
+    build = compiled(DIGITS / "vit_digits.onnx", tmp_path / "build", calib=DIGITS / "calib.npz", config=config, sqnr_target=1)
     report, text = json.loads((build / "report.json").read_text()), (build / "report.txt").read_text()
     found = {layer["node"]: layer["weights"] for layer in report["layers"]}
     chosen, tried = report["engine_choice"]["chosen"], report["engine_choice"]["tried"]
@@ -274,6 +274,6 @@ def test_report_says_which_engine_serves_which_layer_and_why(tmp_path: Path) -> 
     assert all(cost["cycles"] >= tried[chosen]["cycles"] for cost in tried.values())
     assert all(f"{name}: {cost['cycles']:,} cycles" in text for name, cost in tried.items())
     # With a schedule nothing is searched.
-    options = {"calib": DIGITS / "calib.npz", "config": config, "schedule": build / "schedule.yaml"}
+    options = {"calib": DIGITS / "calib.npz", "config": config, "schedule": build / "schedule.yaml", "sqnr_target": 1}
     again = json.loads((compiled(DIGITS / "vit_digits.onnx", tmp_path / "again", **options) / "report.json").read_text())
     assert again["engine_choice"] is None and {layer["weights"]["why"] for layer in again["layers"] if layer["weights"]} >= {"by format"}
