@@ -6,15 +6,19 @@ CXX ?= g++
 WORKERS ?= 2
 PYTEST_ARGS ?=
 ZOO_ARGS ?=
+GRAPHS ?= 400
+SEED ?= 0
+SWEEP_ARGS ?=
 SOURCES := toolchain host models bench tests
 
-.PHONY: help demo test test-slow zoo conformance lint format train bench bench-published boards clean tools
+.PHONY: help demo test test-slow zoo sweep conformance lint format train bench bench-published boards clean tools
 
 help:
 	@echo "make demo    compile the shipped vision transformer, simulate it on every held-out image, print the results"
 	@echo "make test    lint, then all tests but the slow ones"
 	@echo "make test-slow  the tests that take longer: every family, every published design, the sentence encoder where it is installed"
 	@echo "make zoo     compile and simulate every transformer family, print the table (ZOO_ARGS: families, --exporter, --json)"
+	@echo "make sweep   random graphs, C++ against golden, until GRAPHS of SEED are compared (SWEEP_ARGS: --only BUILD[:GRAPH] replays, --log)"
 	@echo "make conformance   the ONNX package's reference cases against the imported graphs"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff rewrite the sources"
@@ -32,6 +36,9 @@ test: tools lint
 
 zoo: tools $(VENV)/.test
 	$(BIN)/python models/zoo.py --workers $(WORKERS) $(ZOO_ARGS)
+
+sweep: tools $(VENV)/.test
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/random_graphs/sweep.py --graphs $(GRAPHS) --seed $(SEED) --workers $(WORKERS) $(SWEEP_ARGS)
 
 conformance: $(VENV)/.test
 	$(BIN)/python models/conformance.py

@@ -58,7 +58,12 @@ def random_feeds(graph: Graph, samples: int, seed: int = 0, corners: bool = True
 
 
 def simulate(
-    graph: Graph, feeds: Mapping[str, Array], design: Design | None = None, types: str = "native", patch: Patch | None = None
+    graph: Graph,
+    feeds: Mapping[str, Array],
+    design: Design | None = None,
+    types: str = "native",
+    patch: Patch | None = None,
+    flags: str = "-O1",
 ) -> dict[str, Array]:
     """Compile a quantized graph and run it in C++: integers in, integers out. `patch` edits kernel headers: {file: (old, new)}."""
     with tempfile.TemporaryDirectory(prefix="attnc-test-") as temporary:
@@ -75,7 +80,7 @@ def simulate(
             header.write_text(text.replace(old, new))
         write_run_data(graph, program, data)
         pack_region(graph, program, program.memory.inputs, graph.inputs, feeds).tofile(data / "inputs.bin")
-        binary = build_simulator(folder, types, flags="-O1")
+        binary = build_simulator(folder, types, flags)
         done = subprocess.run([binary, data, data / "inputs.bin", data / "outputs.bin"], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         samples = next(iter(feeds.values())).shape[0]

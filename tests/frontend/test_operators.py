@@ -315,6 +315,15 @@ def test_masked_mean(tmp_path: Path) -> None:
     assert found.trailing is None
 
 
+def test_what_does_not_depend_on_the_inputs(tmp_path: Path) -> None:
+    """A tensor less itself, and what follows from it, beside something that is worth a device."""
+    b = Builder()
+    x = b.linear(b.input("x", [1, T, C]), C, C)
+    nothing = b("Sub", x, x)
+    less = b("Add", b("Mul", b("Add", nothing, nothing), b.random(C)), b.random(C))
+    check(b.save(tmp_path / "m.onnx", b("Add", x, b("MatMul", less, b.random(C, C)))))
+
+
 def test_trailing(tmp_path: Path) -> None:
     b = Builder()
     y = b.linear(b.input("x", ["n", T, C]), C, C)

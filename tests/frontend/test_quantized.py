@@ -472,6 +472,36 @@ def test_dynamic_quantization_is_refused(tmp_path: Path) -> None:
         import_model(path)
 
 
+def test_pairs_that_the_host_rounds(tmp_path: Path) -> None:
+    """A sum that the host computes, pairs around it and one between host and output: rounding is no misreading of the model."""
+    rng = np.random.default_rng(3)
+    nodes = [
+        helper.make_node("LayerNormalization", ["x", "gamma"], ["n"], name="norm"),
+        helper.make_node("Add", ["x", "x"], ["s"], name="twice"),
+        helper.make_node("MatMul", ["s", "w"], ["m"], name="fc"),
+        helper.make_node("Add", ["m", "n"], ["y"], name="sum"),
+    ]
+    constants = {"gamma": rng.normal(size=models.D).astype(np.float32), "w": rng.normal(size=(models.D, models.D)).astype(np.float32)}
+    path = models.save(tmp_path / "f.onnx", nodes, ([1, models.T, models.D], [1, models.T, models.D]), constants)
+    model = onnx.load(path)
+    model.graph.output.append(helper.make_tensor_value_info("s", TensorProto.FLOAT, [1, models.T, models.D]))
+    onnx.save(model, path)
+    path = models.quantize(path, tmp_path / "q.onnx", (1, models.T, models.D), QuantType.QUInt8, True)
+    imported = import_model(path)
+    assert imported.leading is not None and imported.trailing is not None
+    build = compile_model(path, CompileOptions(output=tmp_path / "build", check=False))
+    assert json.loads((build / "report.json").read_text())["float_check"]["largest_relative_error"] < 1e-5
+
+
+def test_an_input_that_the_host_pads_keeps_its_type(tmp_path: Path) -> None:
+    w = np.random.default_rng(0).normal(size=(8, 3, 3, 3)).astype(np.float32)
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], name="stem", pads=[1] * 4, kernel_shape=[3, 3])]
+    path = models.save(tmp_path / "f.onnx", nodes, ([1, 3, 6, 6], [1, 8, 6, 6]), {"w": w})
+    model = import_model(models.quantize(path, tmp_path / "q.onnx", (1, 3, 6, 6), QuantType.QUInt8, True))
+    (name,) = model.graph.inputs
+    assert model.leading is not None and (imposed := model.graph.value(name).imposed) is not None and imposed.zero_point
+
+
 def test_integers_as_output_stay_on_the_host(tmp_path: Path) -> None:
     """A QuantizeLinear that makes an output runs behind the device."""
     w = np.linspace(-1, 1, 16).reshape(4, 4).astype(np.float32)

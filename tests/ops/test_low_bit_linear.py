@@ -56,6 +56,14 @@ def test_cpp_equals_golden(design: Design) -> None:
     assert_exact(graph, random_feeds(graph, 3), design)
 
 
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_few_lanes(lanes: int) -> None:
+    """As a rotary embedding with halves of 2 channels asks for."""
+    formats = [("ternary", 0, "lookup"), ("int3", 0, "lookup"), ("binary2", 32, "lookup"), ("int5", 0, "dsp"), ("ternary", 32, "dsp")]
+    graph = low_bit_graph([(name, size, (3, 64 if size else 11, 9), engine) for name, size, engine in formats])
+    assert_exact(graph, random_feeds(graph, 3), Design(lanes, 2, 2, 1, tables=2 * lanes, columns=4 * lanes))
+
+
 def test_extremes() -> None:
     """Weights, multipliers and activations at the ends of their ranges; outputs of 16 bits and of 8, which saturate."""
     specs: list[Spec] = [(name, size, (2, 600, 32), engine) for name, engine in ENGINES for size in (0, 128)]

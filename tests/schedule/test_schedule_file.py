@@ -62,7 +62,8 @@ def test_older_files_have_one_row_at_once(tmp_path: Path) -> None:
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"design": {**DESIGN, "pe": 24}}, r"'design.pe': needed a power of two, found 24"),
-    ({"design": {**DESIGN, "pe": 8}}, r"'design.pe': needed a multiple of design.lanes \(16\), found 8"),
+    ({"design": {**DESIGN, "pe": 8}}, r"'design.pe': needed a multiple of design.lanes \(16\), at least 2, found 8"),
+    ({"design": {**DESIGN, "lanes": 1, "pe": 1}}, r"'design.pe': needed a multiple of design.lanes \(1\), at least 2, found 1"),
     ({"design": {**DESIGN, "rows": 0}}, r"'design.rows': .*greater than or equal to 1, found 0"),
     ({"design": {**DESIGN, "rows": True}}, r"'design.rows': .*integer, found True"),
     ({"design": {**DESIGN, "queries": 10**9}}, r"'design.queries': .*less than or equal to 4096"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import NodeProto
@@ -203,7 +203,7 @@ def _on_host(ctx: Context, node: NodeProto, x: View, weight: Array, window: Wind
 
 
 def _padded(ctx: Context, node: NodeProto, x: View, window: Window) -> View:
-    """The input with zeros around it."""
+    """The input with zeros around it, which any type holds: one that a quantized model gave the input stays."""
     pads, rank = window.pads, len(window.kernel)
     if not any(pads):
         return x
@@ -211,7 +211,8 @@ def _padded(ctx: Context, node: NodeProto, x: View, window: Window) -> View:
         ctx.fail(node, f"a convolution with padding {list(pads)}")
     shape = [*x.shape[:2], *(size + pads[axis] + pads[axis + rank] for axis, size in enumerate(x.shape[2:]))]
     amounts = Const(np.array([0, 0, *pads[:rank], 0, 0, *pads[rank:]], np.int64))
-    return ctx.host_node("Pad", [x, amounts], shape, (node.name,))
+    made = ctx.host_node("Pad", [x, amounts], shape, (node.name,))
+    return View(replace(made.base, imposed=x.base.imposed), made.idx, made.src)
 
 
 def dense_groups(ctx: Context, node: NodeProto, weight: Array, groups: int) -> Array:

@@ -37,6 +37,8 @@ def evaluate(ctx: Context, node: NodeProto, arrays: Sequence[Array | None]) -> l
         _check_growth(node, arrays)
     names = [name for name in dict.fromkeys(node.input) if name]
     by_name = {name: array for name, array in zip(node.input, arrays, strict=True) if name and array is not None}
+    if any(array.dtype == np.float32 for array in by_name.values()):  # constants that were found here are in double precision
+        by_name = {name: array.astype(np.float32) if array.dtype == np.float64 else array for name, array in by_name.items()}
     try:
         evaluator = ReferenceEvaluator(_single(ctx, node, by_name), new_ops=[GatherElements])
         with np.errstate(all="ignore"):

@@ -297,6 +297,8 @@ def _binary_pair(ctx: Context, node: NodeProto, op: str, left: Value, right: Val
         b = _negated(ctx, node, b)
     elif op == "Div":
         b = _inverted(ctx, node, b)
+    if isinstance(a, Const) and isinstance(b, Const):  # x - x, say
+        return Const(a.array + b.array if op in ("Add", "Sub") else a.array * b.array, merge(a.src, b.src, src))
     if isinstance(a, Const):
         a, b = b, a
     assert isinstance(a, View)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from attnc.frontend.values import Array, Grid
 
@@ -55,13 +55,17 @@ class Quantized:
     lowered: ModelProto = field(default_factory=ModelProto)
 
     def float_model(self) -> ModelProto:
-        """The model without rounding: a pair only saturates (onnxruntime's quantizer drops a Relu that saturation does anyway), and
-        one that the device leaves out does nothing."""
-        return without_pairs(self.lowered, self.grids, self.passed, rounded=False)
+        """The model without rounding."""
+        return self.unrounded(self.lowered)
+
+    def unrounded(self, model: ModelProto) -> ModelProto:
+        """The model, or what the host computes of it, without rounding: a pair only saturates (onnxruntime's quantizer drops a Relu that
+        saturation does anyway), and one that the device leaves out does nothing."""
+        return without_pairs(model, paired_integers(self.lowered, self.grids), self.grids, self.passed, rounded=False)
 
     def runnable(self) -> ModelProto:
         """The model as the framework computes it, in standard operators: pairs as division, rounding half to even, and saturation."""
-        return without_pairs(self.lowered, self.grids, (), rounded=True)
+        return without_pairs(self.lowered, paired_integers(self.lowered, self.grids), self.grids, (), rounded=True)
 
 
 def weight_names(found: Quantized, sources: tuple[str, ...]) -> Iterator[QuantizedConstant]:
@@ -70,23 +74,34 @@ def weight_names(found: Quantized, sources: tuple[str, ...]) -> Iterator[Quantiz
         yield found.constants[name]
 
 
-def without_pairs(model: ModelProto, grids: Mapping[str, Grid], passed: Collection[str], rounded: bool) -> ModelProto:
-    """`grids` by the integers that a QuantizeLinear makes. Pairs in `passed` do nothing, others saturate and, if `rounded`, round."""
-    twin = ModelProto()
-    twin.CopyFrom(model)
+def paired_integers(model: ModelProto, grids: Mapping[str, Grid]) -> set[str]:
+    """Tensors of integers between the two nodes of pairs; `grids` by those that a QuantizeLinear makes. Outputs of the model are none."""
     outputs = {output.name for output in model.graph.output}
     integers: set[str] = set()
-    del twin.graph.node[:], twin.graph.value_info[:]
     for node in model.graph.node:
         made = node.output[0] if node.output else ""
         if node.op_type == "QuantizeLinear" and made in grids and made not in outputs:
             integers.add(made)
+        elif node.op_type in PASSING and node.input and node.input[0] in integers:
+            integers.update(node.output)
+    return integers
+
+
+def without_pairs(model: ModelProto, integers: Set[str], grids: Mapping[str, Grid], passed: Collection[str], rounded: bool) -> ModelProto:
+    """A model, or a part of one, whose `integers` are in float. Pairs in `passed` do nothing, others saturate and, if `rounded`, round."""
+    twin = ModelProto()
+    twin.CopyFrom(model)
+    del twin.graph.node[:], twin.graph.value_info[:]
+    for value in (*twin.graph.input, *twin.graph.output):
+        if value.name in integers:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+    for node in model.graph.node:
+        made = node.output[0] if node.output else ""
+        if node.op_type == "QuantizeLinear" and made in integers:
             twin.graph.node.extend(_pair_in_float(twin, node, None if node.name in passed else grids[made], rounded))
         elif node.op_type == "DequantizeLinear" and node.input[0] in integers:
             twin.graph.node.append(helper.make_node("Identity", [node.input[0]], [made], name=node.name))
         else:
-            if node.op_type in PASSING and node.input and node.input[0] in integers:
-                integers.update(node.output)
             twin.graph.node.append(node)
     return twin
 

@@ -187,12 +187,12 @@ def _codes(layout: Layout, q: Array, blocks: int) -> Array:
 
 
 def _octets(layout: Layout, q: Array, blocks: int, chunks: int) -> Array:
-    """[8 channels, blocks, steps, octets, chunks, tiles of a chunk, words of lanes]: bytes, 8 (or 4) lanes to an integer, so that
-    one operation serves them all."""
+    """[8 channels, blocks, steps, octets, chunks, tiles of a chunk, words of lanes]: bytes, 8 (or as many as there are) lanes to an
+    integer, so that one operation serves them all."""
     whole = _pad(_pad(q, -1, chunks * layout.group * layout.lanes), -2, blocks * layout.channels)
     octets = math.ceil(layout.columns / 8)
     by_column = _pad(whole.reshape(blocks, layout.steps, layout.columns, -1), 2, octets * 8)
-    packed = np.ascontiguousarray(by_column).view(np.uint64 if layout.lanes % 8 == 0 else np.uint32)
+    packed = np.ascontiguousarray(by_column).view(f"u{min(layout.lanes, 8)}")
     shaped = packed.reshape(blocks, layout.steps, octets, 8, chunks, layout.group, -1)
     return np.ascontiguousarray(np.moveaxis(shaped, 3, 0))
 

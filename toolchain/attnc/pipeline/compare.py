@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from attnc.errors import ModelError
 from attnc.golden import run_golden, run_reference
 from attnc.ops import operator, verify
 from attnc.ops.attention_bias import EXCLUDED_BELOW
-from attnc.original import Distance
+from attnc.original import Distance, Original
 from attnc.pipeline.quantize import VECTORS, device_integers
 from attnc.pipeline.state import State
 from attnc.quant.samples import Edge, FloatModel, count_samples, one_sample
@@ -24,11 +25,16 @@ Outputs = Mapping[str, Array]
 
 def check_against_float(state: State) -> None:
     """The float meaning of the graph equals the model as onnxruntime runs it, on a few calibration samples: a model that was
-    understood wrongly is refused and not compiled. Of a model that arrived quantized, its twin without rounding is run."""
+    understood wrongly is refused and not compiled. Of a model that arrived quantized, its twin without rounding is run, and so is what the
+    host does."""
     verify(state.graph)
-    quantized = state.model.quantized
-    float_model = state.original if quantized is None else FloatModel(quantized.float_model())
-    edge, state.float_model, checked = Edge(state.model), float_model.name, 0
+    model, quantized = state.model, state.model.quantized
+    float_model: FloatModel | Original = state.original
+    if quantized is not None:
+        float_model = FloatModel(quantized.float_model())
+        leading, trailing = (None if part is None else quantized.unrounded(part) for part in (model.leading, model.trailing))
+        model = replace(model, leading=leading, trailing=trailing)
+    edge, state.float_model, checked = Edge(model), float_model.name, 0
     for index in _telling(state, edge):
         sample = one_sample(state.samples, index)
         feeds, expected = edge.feed(sample), float_model(sample)

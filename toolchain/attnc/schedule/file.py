@@ -79,8 +79,8 @@ def read_schedule(path: Path) -> Schedule:
         number = getattr(design, name)
         if number & (number - 1):
             _wrong(where, f"design.{name}", "a power of two", number)
-    if design.pe % design.lanes:
-        _wrong(where, "design.pe", f"a multiple of design.lanes ({design.lanes})", design.pe)
+    if design.pe % design.lanes or design.pe < 2:
+        _wrong(where, "design.pe", f"a multiple of design.lanes ({design.lanes}), at least 2", design.pe)
     if design.rows_at_once > design.rows:
         _wrong(where, "design.rows_at_once", f"at most design.rows ({design.rows})", design.rows_at_once)
     if design.parallel > 2:
