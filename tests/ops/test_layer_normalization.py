@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from attnc.arrays import Array
+from attnc.errors import OverflowRiskError
 from attnc.golden import run_golden
 from attnc.ir import Graph, GraphError, TensorType
 from attnc.kernels.design import Design
@@ -119,7 +120,7 @@ def test_impossible_parameters_are_refused() -> None:
         builder.add("layer_normalization", [x], tensor_type(8), {"epsilon": 1e-5}, {"gamma": np.ones(3), "beta": np.ones(4)})
     builder = Builder("large")
     builder.add("layer_normalization", [x], tensor_type(8, 1e-12), {"epsilon": 1e-5}, {"gamma": np.ones(4), "beta": np.ones(4)})
-    with pytest.raises(GraphError, match="too large"):
+    with pytest.raises(OverflowRiskError, match="too large"):
         quantized(builder.graph, builder.types)
 
 

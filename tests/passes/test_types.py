@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from attnc.errors import OverflowRiskError
 from attnc.golden import run_golden, run_reference
-from attnc.ir import Graph, Node
+from attnc.ir import Graph, Node, TensorType
 from attnc.ops import verify
 from attnc.passes.types import assign_types, plan_types, quantize_graph
 from attnc.quant.calibration import Observer
@@ -85,3 +86,13 @@ def test_outliers_are_smoothed_into_the_weights(post_norm: bool) -> None:
     assert graph.type(up.inputs[0]).scale.shape == (WIDTH,)
     plain, _ = compile_block(block(post_norm, outlier=100.0), smooth=False)
     assert smoothed > plain + 6
+
+
+@pytest.mark.parametrize("name", ["up", "norm"])
+def test_a_range_that_is_no_more_than_rounding_is_named(name: str) -> None:
+    graph = block(post_norm=False)
+    for value in graph.values.values():
+        value.type = TensorType(16 if value.name in ("x", "up") else 8, True, np.asarray(2.0**-11))
+    graph.values[name].type = TensorType(16, True, np.asarray(1e-13))
+    with pytest.raises(OverflowRiskError, match=rf"node '{name}'.*; a step of its output, from calibration, is 1e-13"):
+        quantize_graph(graph)

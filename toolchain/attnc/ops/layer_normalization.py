@@ -25,6 +25,7 @@ from typing import ClassVar
 import numpy as np
 
 from attnc.arrays import Array, Shape
+from attnc.errors import OverflowRiskError
 from attnc.fixedpoint import bits_for, carrier, check_bits, requantize, scale_round_half_up
 from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call
@@ -201,5 +202,6 @@ def affine(gamma: Array, beta: Array, output: TensorType, where: str) -> tuple[A
     ):
         shift -= 1
     if shift < Z_BITS:
-        raise GraphError(f"{where}: gamma up to {np.abs(gain).max():g} and beta up to {np.abs(offset).max():g} output steps are too large")
+        found = f"gamma up to {np.abs(gain).max():g} and beta up to {np.abs(offset).max():g} output steps"
+        raise OverflowRiskError(f"{where}: {found} are too large")
     return np.rint(gain * 2.0 ** (shift - Z_BITS)).astype(np.int64), np.rint(offset * 2.0**shift).astype(np.int64), shift

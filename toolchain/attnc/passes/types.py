@@ -8,6 +8,7 @@ import numpy as np
 
 from attnc.arrays import Array
 from attnc.config import Calibration
+from attnc.errors import OverflowRiskError
 from attnc.ir import Graph, Node, TensorType
 from attnc.ops import operator
 from attnc.quant.calibration import Statistics, smoothing, symmetric_scale
@@ -129,10 +130,16 @@ def assign_types(graph: Graph, plan: dict[str, Requirement], statistics: dict[st
 
 
 def quantize_graph(graph: Graph) -> None:
-    """Turn constants and parameters into integers. Requires types on all values."""
+    """Turn constants and parameters into integers. Requires types on all values. Raises `OverflowRiskError` where a node's output has a
+    range far smaller than its operands could make of it, as a value that is 0 but for rounding of floats."""
     for name, array in graph.constants.items():
         readers = [(node, index) for node, index, used in graph.uses() if used == name]
         type_ = graph.type(name)
         graph.constants[name] = operator(readers[0][0]).quantize_operand(*readers[0], array, type_) if readers else type_.quantize(array)
     for node in graph.nodes:
-        operator(node).quantize(node, [graph.type(name) for name in node.inputs], graph.type(node.output))
+        try:
+            operator(node).quantize(node, [graph.type(name) for name in node.inputs], graph.type(node.output))
+        except OverflowRiskError as error:
+            where = "" if repr(node.name) in str(error) else f"node {node.name!r} ({node.op}): "
+            step = f"{float(np.min(graph.type(node.output).scale)):.2g}"
+            raise OverflowRiskError(f"{where}{error}; a step of its output, from calibration, is {step}") from error
