@@ -217,6 +217,11 @@ def test_cheapest() -> None:
     assert sorted(names(10, 0.5)) == ["cheap", "dear", "tiny"]
 
 
+def test_parts_are_scaled_to_what_all_save() -> None:
+    found = widths._scaled([candidate("a", 10, 1.0, 0.0), candidate("b", 10, 3.0, 0.0)], np.array([2.0, 0.5]))
+    assert [c.noise.tolist() for c in found] == [[0.5, 0.0], [1.5, 0.0]]
+
+
 def test_cheapest_serves_every_output() -> None:
     left, right = candidate("left", 10, 1.0, 0.0), candidate("right", 10, 0.0, 1.0)
     both = cheapest([left, right], np.array([1.5, 1.5]), np.array([1.0, 1.0]))
@@ -286,7 +291,8 @@ def test_operands_of_attention_and_of_depthwise_convolutions(tmp_path: Path) -> 
     before = min(narrow.output_sqnr.values())
     assert bits_of(narrow, "attention") == [8, 8, 8] and bits_of(narrow, "depthwise") == [8]
     most = quantized(path, config=linear, sqnr_target=before + 20)
-    assert bits_of(most, "attention") == [16, 16, 16] and bits_of(most, "depthwise") == [16]
+    assert bits_of(most, "attention")[:2] == [16, 16] and bits_of(most, "depthwise") == [16]
+    assert [[index for _, index in found.uses] for found in widths.candidates(narrow)] == [[0], [0, 1], [2]]
     assert min(most.output_sqnr.values()) > before + 6
     some = quantized(path, config=linear, sqnr_target=before + 1.5)
     reached = min(db - some.margins[name] for name, db in some.output_sqnr.items())
