@@ -9,14 +9,16 @@ ZOO_ARGS ?=
 GRAPHS ?= 400
 SEED ?= 0
 SWEEP_ARGS ?=
+FUZZ_ARGS ?=
 SOURCES := toolchain host models bench tests
 
-.PHONY: help demo test test-slow zoo sweep conformance lint format train bench bench-published boards clean tools
+.PHONY: help demo test test-slow fuzz zoo sweep conformance lint format train bench bench-published boards clean tools
 
 help:
 	@echo "make demo    compile the shipped vision transformer, simulate it on every held-out image, print the results"
 	@echo "make test    lint, then all tests but the slow ones"
 	@echo "make test-slow  the tests that take longer: every family, every published design, the sentence encoder where it is installed"
+	@echo "make fuzz    3,000 broken and hostile inputs, each of which must end in success or one clear error (FUZZ_ARGS: --seed, --only N, --json)"
 	@echo "make zoo     compile and simulate every transformer family, print the table (ZOO_ARGS: families, --exporter, --json)"
 	@echo "make sweep   random graphs, C++ against golden, until GRAPHS of SEED are compared (SWEEP_ARGS: --only BUILD[:GRAPH] replays, --log)"
 	@echo "make conformance   the ONNX package's reference cases against the imported graphs"
@@ -45,6 +47,9 @@ conformance: $(VENV)/.test
 
 test-slow: tools $(VENV)/.test
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow $(PYTEST_ARGS)
+
+fuzz: $(VENV)/.test
+	PYTHONPATH=tests OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m fuzz --workers $(WORKERS) $(FUZZ_ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check $(SOURCES)

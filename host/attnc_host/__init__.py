@@ -3,6 +3,11 @@
 Needs numpy alone; onnxruntime too when a build keeps parts of its model on the host.
 """
 
+import os
+
+# onnxruntime would send usage data over the network, and keep files for that in the temporary folder and in the user's cache.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 from attnc_host.accelerator import Accelerator, Backend, register_backend
 from attnc_host.errors import AcceleratorError
 

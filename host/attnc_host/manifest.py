@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from attnc_host import layout
 from attnc_host.errors import AcceleratorError
 from attnc_host.fields import MAX_ELEMENTS, Fields
 from attnc_host.integrity import check_files
+from attnc_host.json_file import read_json
 
 SCHEMA = 1
 
@@ -163,14 +163,9 @@ def load(folder: str | os.PathLike[str] | Manifest, verify: bool = True, edited:
     if not root.is_dir():
         raise AcceleratorError(f"{root}: no such build folder" if not root.exists() else f"{root}: is no folder; a build folder is needed")
     path = root / "manifest.json"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise AcceleratorError(f"{root}: is no build of attnc: it has no manifest.json") from None
-    except OSError as error:
-        raise AcceleratorError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise AcceleratorError(f"{path}: not valid JSON, the build folder is damaged: {error}") from error
+    if not path.exists():
+        raise AcceleratorError(f"{root}: is no build of attnc: it has no manifest.json")
+    data = read_json(path)
     fields = Fields(data, root, str(path), "")
     schema = fields.integer("schema", 0)
     if schema != SCHEMA:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +16,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from attnc.cli import main
+from attnc.model import TensorSpec
+from attnc.quant.samples import synthetic_samples
 from attnc.verify.csim import compare_build
 
 K, N = 32, 8
@@ -84,6 +89,95 @@ def test_calibration_data(capsys: Capture, tmp_path: Path, case: str) -> None:
     np.savez(tmp_path / "calib.npz", **arrays)  # type: ignore[arg-type]
     found = error_of(capsys, tmp_path, model(tmp_path / "m.onnx"), "--calib", tmp_path / "calib.npz")
     assert message in found and "calib.npz" in found
+
+
+def zeros(path: Path, shape: tuple[int, ...], held: int, descr: str = "<f4") -> Path:
+    """An archive whose array x claims `shape`, and holds `held` bytes of zeros, which compress well."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as made, made.open("x.npy", "w", force_zip64=True) as file:
+        file.write(header.getvalue())
+        for _ in range(held >> 20):
+            file.write(bytes(1 << 20))
+    return path
+
+
+ARCHIVES: dict[str, tuple[tuple[int, ...], str, str]] = {
+    "expands": (
+        (1 << 12, 6, K),
+        "<f4",
+        "at most 1048576 bytes in an archive of this size, found 3145728; the largest is",
+    ),
+    "more than memory": ((1 << 40,), "<f4", "takes 4398046511104 bytes, and holds 3145728"),
+    "overflows": ((1 << 62, 4), "<f4", "takes 73786976294838206464 bytes, and holds 3145728"),
+    "negative": ((-1, -1), "<f4", "'x.npy' has shape [-1, -1]"),
+    "less than it holds": ((4, 6, K), "<f4", "takes 3072 bytes, and holds 3145728"),
+    "wide text": ((1 << 40,), "<U65536", "and holds 3145728"),
+}
+
+
+@pytest.mark.parametrize("case", ARCHIVES)
+def test_archives_that_expand(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    """They are refused by their headers, before any array is there."""
+    shape, descr, message = ARCHIVES[case]
+    monkeypatch.setattr("attnc.npz.MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(np, "load", lambda *args, **options: pytest.fail("it is read"))
+    path = zeros(tmp_path / "calib.npz", shape, 3 << 20, descr)
+    found = error_of(capsys, tmp_path, model(tmp_path / "m.onnx"), "--calib", path)
+    assert message in found and "calib.npz" in found
+
+
+def test_made_up_samples_have_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attnc.quant.samples.SYNTHETIC_ELEMENTS", 320)
+    for size, count in ((8, 16), (20, 16), (100, 3), (1000, 1)):
+        specs = [TensorSpec("x", np.dtype(np.float32), (1, size), True), TensorSpec("y", np.dtype(np.int64), (1, 2), True)]
+        made = synthetic_samples(onnx.ModelProto(), specs, 0)
+        assert {name: array.shape for name, array in made.items()} == {"x": (count, 1, size), "y": (count, 1, 2)}
+
+
+def test_names_cannot_command_a_terminal(capsys: Capture, tmp_path: Path) -> None:
+    """A name with an escape sequence, one with a line of its own, a very long one: one message, escaped and short."""
+    for name in ("\x1b[31mred\x07", "a\nattnc: error: nothing", "n" * 5000):
+        path = model(tmp_path / "m.onnx")
+        proto = onnx.load(path)
+        proto.graph.node[2].op_type, proto.graph.node[2].name = "Sin", name
+        onnx.save(proto, path)
+        assert main(["compile", str(path), "-o", str(tmp_path / "out"), "--no-check", "-q"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("attnc: error: node ") and len(said.splitlines()) == 1 and len(said) < 2000
+        assert all(c.isprintable() for c in said.rstrip("\n"))
+
+
+def test_what_onnxruntime_refuses_is_an_error(capsys: Capture, tmp_path: Path) -> None:
+    """Mod of fractions runs on the host in front of the device, where onnxruntime does not take it."""
+    path = model(tmp_path / "m.onnx")
+    proto = onnx.load(path)
+    proto.graph.initializer.append(numpy_helper.from_array(np.float32(2), "two"))
+    proto.graph.node.insert(0, helper.make_node("Mod", ["x", "two"], ["rest"], name="mod"))
+    proto.graph.node[1].input[0] = "rest"
+    onnx.save(proto, path)
+    found = error_of(capsys, tmp_path, path)
+    assert "onnxruntime cannot run the leading host graph: " in found and "fmod" in found
+
+
+@pytest.mark.parametrize("value", [1e30, -3e38])
+def test_a_constant_that_swallows_what_it_is_added_to(capsys: Capture, tmp_path: Path, value: float) -> None:
+    path = model(tmp_path / "m.onnx")
+    proto = onnx.load(path)
+    proto.graph.initializer.append(numpy_helper.from_array(np.float32(value), "large"))
+    proto.graph.node.insert(1, helper.make_node("Add", ["m", "large"], ["sum"], name="swallows"))
+    proto.graph.node[2].input[0] = "sum"
+    onnx.save(proto, path)
+    assert "between its inputs and its outputs" in error_of(capsys, tmp_path, path)
+
+
+@pytest.mark.parametrize("package", ["attnc", "attnc_host"])
+def test_onnxruntime_sends_nothing_and_leaves_nothing(tmp_path: Path, package: str) -> None:
+    """It would keep a file for its telemetry in the temporary folder."""
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    command = [sys.executable, "-c", f"import {package}, onnxruntime"]
+    subprocess.run(command, env={**environment, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}, check=True)
+    assert not list(tmp_path.iterdir())
 
 
 SETTINGS: dict[str, tuple[str, str]] = {

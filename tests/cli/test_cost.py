@@ -78,7 +78,7 @@ def test_estimate_beside_synthesis(capsys: Capture, compiled: Path, tmp_path: Pa
     assert "engine_0" in capsys.readouterr().out
     assert "leave out --target" in error_of(capsys, "estimate", compiled, "--calibrate", CSYNTH, "--target", "u50")
     assert "not valid XML" in error_of(capsys, "estimate", compiled, "--calibrate", compiled / "report.txt")
-    assert "report.json" in error_of(capsys, "estimate", tmp_path)
+    assert "manifest.json" in error_of(capsys, "estimate", tmp_path)
 
 
 def test_sweep(capsys: Capture, tmp_path: Path) -> None:

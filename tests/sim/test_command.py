@@ -125,7 +125,7 @@ def test_bad_options(build: Path, args: list[str], message: str, capsys: pytest.
     ("content", "message"),
     [
         (None, "program.json' is missing"),
-        ("{", "cannot be read"),
+        ("{", "not valid JSON"),
         ("[]", "needed schema 2, found 'list'"),
         ('{"schema": 1}', "needed schema 2, found 1"),
         ('{"schema": 2}', "is damaged (KeyError: 'stages')"),

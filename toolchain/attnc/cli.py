@@ -45,8 +45,8 @@ from attnc.console import (
     show,
 )
 from attnc.errors import ConfigError
+from attnc.messages import clean
 from attnc.process import EXIT_ERROR
-from attnc.tables import clean
 from attnc_host.progress import Progress
 
 app = typer.Typer(

@@ -9,7 +9,7 @@ import typer
 
 from attnc.console import Build, Json, Verbose, Verify, print_json
 from attnc.files import check_replaceable
-from attnc.tables import clean
+from attnc.messages import clean
 from attnc_host import manifest as manifests
 
 EXPORT: dict[str, Any] = {

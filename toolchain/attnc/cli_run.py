@@ -10,7 +10,7 @@ import typer
 from attnc import tables
 from attnc.console import EXIT_DIFFERENT, Build, Json, State, Types, Verbose, Verify, note, print_json, show
 from attnc.files import check_replaceable
-from attnc.tables import clean
+from attnc.messages import clean
 from attnc.verify.data import find_model, load_inputs, load_labelled
 from attnc_host import Accelerator
 from attnc_host import manifest as manifests

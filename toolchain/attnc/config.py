@@ -74,7 +74,7 @@ class CompileOptions(BaseModel):
     """Implementation of a nonlinear function by the function's name (`attnc approx` lists both); "auto" for the others."""
     error_target: float | None = Field(default=None, gt=0, le=1)
     """Largest error that "auto" accepts of an implementation; by default half a step of its output (2**-13 in a softmax)."""
-    clock_mhz: float | None = Field(default=None, gt=0, le=1000)
+    clock_mhz: float | None = Field(default=None, ge=1, le=1000)
     """Target clock; by default the board's."""
     dump: Path | None = None
     """Folder that receives the graph as text after every pass."""

@@ -15,7 +15,7 @@ from rich.console import Console, RenderableType
 
 from attnc.config import Objective
 from attnc.errors import ConfigError
-from attnc.tables import clean
+from attnc.messages import message
 
 EXIT_DIFFERENT = 1
 PIPE_WIDTH = 140
@@ -89,7 +89,7 @@ def parse_shapes(given: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
 
 def note(text: str) -> None:
     """A remark on stderr."""
-    print(f"attnc: note: {clean(text)}", file=sys.stderr)
+    print(message("note", text, State.verbose), file=sys.stderr)
 
 
 def show(content: RenderableType) -> None:
@@ -108,7 +108,7 @@ class _Remarks(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """One line on stderr, or nothing."""
         if State.verbose:
-            print(f"attnc: {record.name}: {clean(record.getMessage())}", file=sys.stderr)
+            print(message(record.name, record.getMessage(), whole=True), file=sys.stderr)
 
 
 @contextlib.contextmanager

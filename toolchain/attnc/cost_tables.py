@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from attnc.messages import clean
 from attnc.report_tables import render_estimate
-from attnc.tables import clean
 
 UNITS = ("cycles", "lut", "ff", "dsp", "bram36", "uram")
 

@@ -7,6 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, Field
+
 from attnc.codegen.graph_file import load_graph
 from attnc.compiler import quantize_model
 from attnc.config import CompileOptions, Objective
@@ -17,9 +19,12 @@ from attnc.pipeline.phases import Progress
 from attnc.report import estimate_facts, load_report
 from attnc.schedule.cost import check_memory, engine_total, estimate
 from attnc.schedule.design import check_fit, choose_design
-from attnc.schedule.devices import CLASSES, Board, find_board, validated, with_utilisation
+from attnc.schedule.devices import CLASSES, Board, find_board, with_utilisation
+from attnc.schedule.file import Depth, DesignFields, Place
 from attnc.schedule.program import Program, build_program
+from attnc.settings_file import validated
 from attnc.verify.csynth import Module, read_csynth
+from attnc_host import manifest as manifests
 
 MAX_MODULES = 200
 """Modules of a synthesis report that are listed beside those of the engines."""
@@ -29,7 +34,7 @@ def estimate_build(build: Path, target: str | None, clock_mhz: float | None, uti
     """Cost of a build's own design, on its board or another; on another also of what compiling for it would choose."""
     graph, program, facts = _open(build)
     design = program.design
-    own = validated(Board, facts.get("board"), f"{build}/report.json: board")
+    own = facts.board
     board = own if target is None else find_board(target)
     if utilisation is not None:
         board = with_utilisation(board, utilisation)
@@ -37,10 +42,10 @@ def estimate_build(build: Path, target: str | None, clock_mhz: float | None, uti
         raise FitError(
             f"{build}: words of {design.lanes} bytes need memory ports of {8 * design.lanes} bits, {board.name} has {board.axi_bits}"
         )
-    clock = clock_mhz or (facts["target"]["clock_mhz"] if target is None else board.clock_mhz)
+    clock = clock_mhz or (facts.target.clock_mhz if target is None else board.clock_mhz)
     same = board.name == own.name
-    places = {b["name"]: b["place"] for b in facts["estimate"]["buffers"]} if same else {}
-    ports = facts["estimate"]["ports"] if same else {}
+    places = facts.places if same else {}
+    ports = facts.estimate.ports if same else {}
     cost = estimate(program, board, clock, places, ports)
     result = {
         "build": str(build),
@@ -53,24 +58,50 @@ def estimate_build(build: Path, target: str | None, clock_mhz: float | None, uti
     return result
 
 
-def _open(build: Path) -> tuple[Graph, Program, dict[str, Any]]:
-    facts = load_report(build)
+class _Target(BaseModel):
+    clock_mhz: float = Field(ge=1, le=1000)
+
+
+class _Buffer(BaseModel):
+    name: str
+    place: Place
+
+
+class _Estimate(BaseModel):
+    buffers: tuple[_Buffer, ...]
+    ports: dict[str, str]
+
+
+class _Facts(BaseModel):
+    """What an estimate needs of report.json, which no checksum covers."""
+
+    target: _Target
+    design: DesignFields  # type: ignore[valid-type]
+    board: Board
+    estimate: _Estimate
+    fifos: dict[str, Depth]
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Kind of memory of each buffer."""
+        return {buffer.name: buffer.place for buffer in self.estimate.buffers}
+
+
+def _open(build: Path) -> tuple[Graph, Program, _Facts]:
+    manifests.load(build, edited=True)
     try:
-        facts["target"]["clock_mhz"], facts["estimate"]["buffers"], facts["estimate"]["ports"]
-        design, depths = Design(**facts["design"]), dict(facts["fifos"])
-    except (KeyError, TypeError) as error:
-        raise BuildError(f"{build}: report.json lacks {error}; compile the model again") from error
-    graph = load_graph(build / "golden")
-    return graph, replace(build_program(graph, design, None), depths=depths), facts
+        facts = validated(_Facts, load_report(build), f"{build}/report.json")
+    except ConfigError as error:
+        raise BuildError(f"{error}; compile the model again") from error
+    graph, design = load_graph(build / "golden"), Design(**facts.design.model_dump())  # type: ignore[attr-defined]
+    return graph, replace(build_program(graph, design, None), depths=facts.fifos), facts
 
 
 def calibrate(build: Path, report: Path) -> dict[str, Any]:
     """Estimate against a synthesis report, for the whole, per engine and per module: `ratio` is tool / estimate."""
     _, program, facts = _open(build)
-    board = validated(Board, facts.get("board"), f"{build}/report.json: board")
-    found = read_csynth(report)
-    places = {b["name"]: b["place"] for b in facts["estimate"]["buffers"]}
-    cost = estimate(program, board, facts["target"]["clock_mhz"], places, facts["estimate"]["ports"])
+    board, found = facts.board, read_csynth(report)
+    cost = estimate(program, board, facts.target.clock_mhz, facts.places, facts.estimate.ports)
     rows, matched = [_beside("whole design", found.top, cost.used(), cost.cycles)], {found.top.name}
     for engine in program.engines:
         module = found.engine(engine.index)

@@ -1,4 +1,4 @@
-"""Files that attnc writes: whole or not at all, and never in place of one that it did not make."""
+"""Files that attnc writes, whole or not at all, and never in place of one that it did not make; and JSON that it reads back."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from attnc.errors import ConfigError, DataError
+from attnc.errors import BuildError, ConfigError, DataError
+from attnc_host import AcceleratorError, json_file
 
 
 def umask() -> int:
@@ -92,6 +94,14 @@ def holds(folder: Path, path: Path) -> bool:
                 if os.path.samestat(found, place.stat()):
                     return True
     return False
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file of a build folder holds; raises `BuildError`."""
+    try:
+        return json_file.read_json(path)
+    except AcceleratorError as error:
+        raise BuildError(f"{error}; compile the model again") from error
 
 
 def free_name(path: Path) -> Path:

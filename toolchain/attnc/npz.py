@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -14,39 +15,67 @@ import numpy.typing as npt
 
 from attnc.errors import DataError
 from attnc.files import check_writable, written_whole
+from attnc.messages import one_line
 
 MARK = b"attnc"
 """The comment of an archive that attnc wrote."""
 
 
+MAX_BYTES = 1 << 29
+"""Bytes of arrays that an archive may hold, however small it is; a larger archive may hold up to `MAX_GROWTH` times its own size."""
+MAX_GROWTH = 8
+MAX_HEADER = 1 << 14
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_BROKEN = (
+    OSError, ValueError, EOFError, KeyError, TypeError, MemoryError, NotImplementedError, OverflowError, RuntimeError, zipfile.BadZipFile,
+    zlib.error,
+)  # fmt: skip
+"""What the readers of archives raise where one is damaged."""
+
+
 def load_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Every array of an .npz file by name; no pickles."""
+    """Every array of an .npz file by name; no pickles, and none that expands to far more than the file."""
     if not path.is_file():
         raise DataError(f"{path}: is no file; an .npz archive is needed" if path.exists() else f"{path}: no such file")
     try:
-        file = np.load(path, allow_pickle=False)
-        if isinstance(file, np.ndarray):
-            raise DataError(f"{path}: needed an .npz archive of named arrays (numpy.savez), found a single array")
-        with file:
-            arrays = {name: file[name] for name in file.files}
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        KeyError,
-        MemoryError,
-        NotImplementedError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise DataError(f"{path}: not an .npz archive of numbers, or a damaged one ({str(error) or type(error).__name__})") from error
-    strange = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
-    if strange:
-        raise DataError(f"{path}: {', '.join(map(repr, strange))} is no array; an .npz archive of arrays is needed")
+        with open(path, "rb") as file:
+            if file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
+                raise DataError(f"{path}: needed an .npz archive of named arrays (numpy.savez), found a single array")
+        with zipfile.ZipFile(path) as archive:
+            _check_sizes(path, {name: _header(archive, name) for name in archive.namelist()})
+        with np.load(path, allow_pickle=False) as found:
+            arrays = {name: found[name] for name in found.files}
+    except _BROKEN as error:
+        raise DataError(f"{path}: not an .npz archive of numbers, or a damaged one ({one_line(error)})") from error
     if not arrays:
         raise DataError(f"{path}: the archive is empty")
     return arrays
+
+
+def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], int]:
+    """Shape and bytes of an array in an archive, which must be what its entry holds."""
+    with archive.open(name) as file:
+        start = io.BytesIO(file.read(MAX_HEADER))
+    read = _HEADERS.get(np.lib.format.read_magic(start))
+    if read is None:
+        raise ValueError(f"{name!r} is no array of numbers")
+    shape, _, dtype = read(start)
+    size, held = math.prod(shape) * dtype.itemsize, archive.getinfo(name).file_size - start.tell()
+    if min(shape, default=0) < 0 or (size != held and not dtype.hasobject):
+        raise ValueError(f"{name!r} has shape {list(shape)} of {dtype}, which takes {size} bytes, and holds {held}")
+    return shape, size
+
+
+def _check_sizes(path: Path, headers: Mapping[str, tuple[tuple[int, ...], int]]) -> None:
+    """Refuse an archive that expands to what no calibration needs."""
+    total, most = sum(size for _, size in headers.values()), max(MAX_BYTES, MAX_GROWTH * path.stat().st_size)
+    if total > most:
+        name, (shape, size) = max(headers.items(), key=lambda item: item[1][1])
+        largest = f"the largest is {name!r} of shape {list(shape)}, {size} bytes"
+        raise DataError(
+            f"{path}: needed arrays of at most {most} bytes in an archive of this size, found {total}; {largest}; give fewer samples, or "
+            "store them uncompressed (numpy.savez)"
+        )
 
 
 def made_by_attnc(path: Path) -> bool:
@@ -60,18 +89,11 @@ def made_by_attnc(path: Path) -> bool:
 
 def npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of the arrays in an .npz file by name, from their headers; what cannot be read is for `load_npz` to refuse."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
         with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                with archive.open(name) as file:
-                    read = headers.get(np.lib.format.read_magic(file))
-                    if read is not None:
-                        shapes[name.removesuffix(".npy")] = read(file)[0]
-    except (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error):
-        pass
-    return shapes
+            return {name.removesuffix(".npy"): _header(archive, name)[0] for name in archive.namelist()}
+    except _BROKEN:
+        return {}
 
 
 def save_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import sys
 import threading
@@ -14,25 +13,13 @@ from types import FrameType
 
 from attnc.console import EXIT_DIFFERENT, State, remarks
 from attnc.errors import AttncError, DeadlockError, DifferenceError
-from attnc.tables import clean
+from attnc.messages import clean, message
 from attnc_host import AcceleratorError
 
 EXIT_ERROR = 2
 EXIT_INTERNAL = 70
 EXIT_SIGNAL = 128
 EXIT_INTERRUPTED = EXIT_SIGNAL + signal.SIGINT
-LONGEST_WORD, LONGEST = 300, 1500
-"""Characters of a word (a name, a path) and of a message that are shown, unless --verbose asks for all."""
-
-
-def brief(text: str, longest_word: int = LONGEST_WORD, longest: int = LONGEST) -> str:
-    """A message of bounded length: what is long is cut in its middle, words first."""
-
-    def cut(part: str, longest: int) -> str:
-        left_out = f"...({len(part) - longest} characters)..."
-        return part if len(part) <= longest + len(left_out) else part[: longest * 2 // 3] + left_out + part[-longest // 3 :]
-
-    return cut(re.sub(rf"\S{{{longest_word},}}", lambda word: cut(word[0], longest_word), text), longest)
 
 
 def run(command: Callable[[], int]) -> int:
@@ -72,7 +59,7 @@ def _fail(label: str, text: str, code: int) -> int:
         _drop_stdout()
     if State.verbose:
         print(clean(traceback.format_exc()), file=sys.stderr)
-    print(f"attnc: {label}: {clean(text if State.verbose else brief(text))}", file=sys.stderr)
+    print(message(label, text, State.verbose), file=sys.stderr)
     return code
 
 

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import numpy as np
 
 import attnc
 from attnc.errors import BuildError
+from attnc.files import read_json
 from attnc.ir import Graph, Node
 from attnc.model import Model
 from attnc.ops import operator
@@ -204,10 +204,7 @@ def _engine_report(program: Program, index: int, cost: Estimate) -> dict[str, An
 
 def load_report(build: Path) -> dict[str, Any]:
     """report.json of a build."""
-    try:
-        facts = json.loads((build / "report.json").read_text())
-    except (OSError, ValueError) as error:
-        raise BuildError(f"{build}: report.json is missing or damaged ({error})") from error
+    facts = read_json(build / "report.json")
     if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
         raise BuildError(
             f"{build}: report.json: needed schema {SCHEMA}, found {facts.get('schema') if isinstance(facts, dict) else facts!r}"

@@ -8,14 +8,10 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from attnc.messages import clean
 from attnc.model import Placement
 from attnc.schedule.devices import Board
 from attnc.verify.csim import CsimResult
-
-
-def clean(text: str) -> str:
-    """Without control characters: names come from files, and a terminal obeys what is printed."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def comparison(result: CsimResult, verbose: bool = False) -> RenderableType:

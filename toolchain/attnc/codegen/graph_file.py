@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from attnc.errors import BuildError
+from attnc.errors import BuildError, DataError
+from attnc.files import read_json
 from attnc.ir import Graph, Node, TensorType, Value
+from attnc.npz import load_npz
 
 
 def type_to_json(type_: TensorType) -> dict[str, Any]:
@@ -60,26 +61,26 @@ def save_graph(graph: Graph, folder: Path) -> None:
 
 def load_graph(folder: Path) -> Graph:
     """Read what `save_graph` wrote."""
+    data = read_json(folder / "graph.json")
     try:
-        data = json.loads((folder / "graph.json").read_text())
-        with np.load(folder / "params.npz", allow_pickle=False) as arrays:
-            values = {
-                v["name"]: Value(v["name"], (v["shape"][0], v["shape"][1]), None if v["type"] is None else type_from_json(v["type"]))
-                for v in data["values"]
-            }
-            nodes = [
-                Node(
-                    name=n["name"],
-                    op=n["op"],
-                    inputs=n["inputs"],
-                    output=n["output"],
-                    attrs={key: tuple(value) if isinstance(value, list) else value for key, value in n["attrs"].items()},
-                    params={name: arrays[key] for name, key in n["params"].items()},
-                    source=tuple(n["source"]),
-                )
-                for n in data["nodes"]
-            ]
-            constants = {name: arrays[key] for name, key in data["constants"].items()}
-    except (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
+        arrays = load_npz(folder / "params.npz")
+        values = {
+            v["name"]: Value(v["name"], (v["shape"][0], v["shape"][1]), None if v["type"] is None else type_from_json(v["type"]))
+            for v in data["values"]
+        }
+        nodes = [
+            Node(
+                name=n["name"],
+                op=n["op"],
+                inputs=n["inputs"],
+                output=n["output"],
+                attrs={key: tuple(value) if isinstance(value, list) else value for key, value in n["attrs"].items()},
+                params={name: arrays[key] for name, key in n["params"].items()},
+                source=tuple(n["source"]),
+            )
+            for n in data["nodes"]
+        ]
+        constants = {name: arrays[key] for name, key in data["constants"].items()}
+    except (DataError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise BuildError(f"{folder}: the quantized graph (graph.json, params.npz) is missing or damaged: {error}") from error
     return Graph(data["name"], data["inputs"], data["outputs"], nodes, values, constants)

@@ -44,9 +44,9 @@ def import_model(path: Path, shapes: Pins | None = None, strict: bool = False, s
     ending = trace_outputs(interpreter)
     graph = interpreter.ctx.builder.graph
     feeds = _finish_graph(interpreter, ending)
-    if not graph.nodes:
-        raise ModelError(f"{path}: nothing of this model would run on the device: it has no product with constant weights, "
-                         "attention or layer normalization that its outputs depend on")  # fmt: skip
+    if not graph.nodes or not graph.inputs:
+        raise ModelError(f"{path}: nothing of this model would run on the device: needed a product with constant weights, attention or "
+                         "layer normalization between its inputs and its outputs")  # fmt: skip
     leading, trailing, before = host_models(interpreter, ending, [feed.tensor for feed in feeds])
     if strict:
         _refuse_host(interpreter, before, ending)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -9,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 from onnx import AttributeProto, NodeProto, TensorProto, helper
 
-from attnc.errors import UnsupportedError
+from attnc.errors import ModelError, UnsupportedError
 from attnc.frontend import functions
 from attnc.frontend.builder import Builder, Elementwise, LayoutError
 from attnc.frontend.layout import equal_elements, identity
@@ -35,8 +36,8 @@ from attnc.frontend.values import (
 
 MASKED = -1e4
 """Scores of this much and less are as good as minus infinity."""
-MAX_INDEX = 1 << 28
-"""Elements of the largest tensor that is followed element by element."""
+MAX_FOLDED = 1 << 28
+"""Bytes that constants which are computed may take together, beyond twice the size of the model's own."""
 
 
 class Context:
@@ -52,6 +53,7 @@ class Context:
         self.added_constants: dict[str, Array] = {}
         self.quantized: Quantized | None = None
         self._equal: dict[str, Index] = {}
+        self._foldable = MAX_FOLDED + 2 * sum(array.nbytes for array in simplified.constants.values())
 
     # ---- reading nodes ----
 
@@ -66,6 +68,13 @@ class Context:
     def fail(self, node: NodeProto, reason: str) -> NoReturn:
         """The node cannot be on the device."""
         raise UnsupportedError(node.name, node.op_type, reason)
+
+    def fold(self, node: NodeProto, size: int) -> None:
+        """Account for `size` bytes of constants that `node` computes; raises `ModelError` when that is too much."""
+        if size > self._foldable:
+            reason = f"needed constants of at most {self._foldable} more bytes, found {size} bytes; give the model fewer or smaller ones"
+            raise ModelError(f"node {node.name!r} ({node.op_type}): {reason}")
+        self._foldable -= size
 
     # ---- lazy values ----
 
@@ -200,7 +209,7 @@ class Context:
 
     def host_view(self, name: str, shape: Sequence[int], src: Sources = ()) -> View:
         """The whole of a tensor on the host."""
-        return View(Base(name, 1, int(np.prod(shape, dtype=np.int64)), False), identity(tuple(shape)), src)
+        return View(Base(name, 1, math.prod(shape), False), identity(tuple(shape)), src)
 
     def host_pointwise(self, name: str, operands: Sequence[View | Const], shape: Sequence[int], src: Sources = ()) -> View:
         """The whole of a pointwise result on the host; of elements that are made of the same, as those of a mask that was spread over all
@@ -273,4 +282,4 @@ def recognised_chain(value: Unary) -> bool:
     return False
 
 
-__all__ = ["MASKED", "MAX_INDEX", "Context", "LayoutError"]
+__all__ = ["MASKED", "Context", "LayoutError"]

@@ -12,8 +12,8 @@ from onnx.reference.op_run import OpRun
 
 from attnc.errors import ModelError
 from attnc.frontend.builder import elements
-from attnc.frontend.context import MAX_INDEX, Context
-from attnc.frontend.simplify import GROWING
+from attnc.frontend.context import Context
+from attnc.frontend.simplify import GROWING, infer_node
 from attnc.frontend.values import Array
 
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -33,12 +33,11 @@ def evaluate(ctx: Context, node: NodeProto, arrays: Sequence[Array | None]) -> l
     """Results of a node on arrays; raises `UnsupportedError` where no evaluator knows the operator."""
     if node.op_type in RANDOM:
         ctx.fail(node, "random numbers are not supported")
-    if node.op_type in GROWING:
-        _check_growth(node, arrays)
     names = [name for name in dict.fromkeys(node.input) if name]
     by_name = {name: array for name, array in zip(node.input, arrays, strict=True) if name and array is not None}
     if any(array.dtype == np.float32 for array in by_name.values()):  # constants that were found here are in double precision
         by_name = {name: array.astype(np.float32) if array.dtype == np.float64 else array for name, array in by_name.items()}
+    ctx.fold(node, _sizes(ctx, node, by_name))
     try:
         evaluator = ReferenceEvaluator(_single(ctx, node, by_name), new_ops=[GatherElements])
         with np.errstate(all="ignore"):
@@ -59,22 +58,13 @@ def _single(ctx: Context, node: NodeProto, arrays: dict[str, Array]) -> onnx.Mod
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", ctx.opset)])
 
 
-def _check_growth(node: NodeProto, arrays: Sequence[Array | None]) -> None:
-    """Refuse results that are far larger than their operands before they are made."""
-    sizes = [np.asarray(array) for array in arrays if array is not None]
-    if node.op_type == "ConstantOfShape":
-        count = elements(tuple(int(n) for n in sizes[0].reshape(-1)))
-    elif node.op_type == "Expand":
-        count = elements(tuple(int(n) for n in sizes[1].reshape(-1))) * max(1, sizes[0].size)
-        count = min(count, MAX_INDEX) if elements(tuple(int(n) for n in sizes[1].reshape(-1))) <= MAX_INDEX else count
-    elif node.op_type == "Tile":
-        count = sizes[0].size * elements(tuple(int(n) for n in sizes[1].reshape(-1)))
-    elif node.op_type == "Range":
-        start, limit, step = (float(array.reshape(-1)[0]) for array in sizes)
-        count = int(abs((limit - start) / step)) if step else 0
-    elif node.op_type == "OneHot":
-        count = sizes[0].size * int(sizes[1].reshape(-1)[0])
-    else:
-        return
-    if count > MAX_INDEX:
-        raise ModelError(f"node {node.name!r} ({node.op_type}): a constant of {count} elements is too large")
+def _sizes(ctx: Context, node: NodeProto, arrays: dict[str, Array]) -> int:
+    """Bytes of the results, from their shapes: a few numbers may ask for more than memory holds."""
+    total = 0
+    for _, found in infer_node(node, ctx.opset, ctx.info, arrays):
+        if found.shape is not None and found.elem_type:
+            wide = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(found.elem_type)).itemsize
+            total += wide * elements(found.shape)
+        elif node.op_type in GROWING:
+            raise ModelError(f"node {node.name!r} ({node.op_type}): the size of its result cannot be told before it is computed")
+    return total

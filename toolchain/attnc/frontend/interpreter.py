@@ -10,9 +10,10 @@ from onnx import AttributeProto, NodeProto
 from attnc.errors import ModelError, UnsupportedError
 from attnc.frontend import attention_operator, convolution, imposed, normalization, pointwise, products, reindexing, rotary, tokens
 from attnc.frontend.builder import elements
-from attnc.frontend.context import MAX_INDEX, Context
+from attnc.frontend.context import Context
 from attnc.frontend.folding import evaluate
-from attnc.frontend.layout import identity
+from attnc.frontend.layout import SizeError, check_size, identity
+from attnc.frontend.load import live_nodes
 from attnc.frontend.simplify import Simplified, infer_node
 from attnc.frontend.values import Const, Failed, Opaque, Poly, Scores, Test, Unary, Value, View, merge, on_host
 
@@ -73,11 +74,14 @@ class Interpreter:
         self.made_up: set[str] = set()
         self.values: dict[str, Value] = {name: Const(array) for name, array in simplified.constants.items()}
         self.producer: dict[str, NodeProto] = {}
-        self.nodes = live_nodes(simplified)
+        self.nodes = live_nodes(simplified.model.graph, simplified.outputs)
         for value in simplified.model.graph.input:
             shape = simplified.info[value.name].shape
             assert shape is not None
-            self.values[value.name] = self.ctx.host_view(value.name, shape)
+            try:
+                self.values[value.name] = self.ctx.host_view(value.name, shape)
+            except SizeError as error:
+                raise ModelError(f"input {value.name!r}: {error}") from error
 
     def run(self) -> None:
         """Interpret every node that the outputs need."""
@@ -112,6 +116,8 @@ class Interpreter:
             return self._attempt(node, args)
         except UnsupportedError as error:
             return self._failed(node, args, error)
+        except SizeError as error:
+            raise ModelError(f"node {node.name!r} ({node.op_type}): {error}") from error
         except (ValueError, IndexError, ZeroDivisionError) as error:
             raise ModelError(f"node {node.name!r} ({node.op_type}): its operands do not fit together: {error}") from error
 
@@ -246,29 +252,8 @@ class Interpreter:
             info = self.ctx.info.get(name)
         if info is None or info.shape is None:
             return Opaque(name)
-        if elements(info.shape) > MAX_INDEX:
-            raise ModelError(f"node {node.name!r} ({node.op_type}): a result of shape {list(info.shape)} is too large")
+        check_size(info.shape)
         operands = [value for value in args if isinstance(value, (View, Const))]
         if (node.op_type in pointwise.OPERATORS or node.op_type == "Cast") and len(operands) == len(args):
             return self.ctx.host_pointwise(name, operands, info.shape)
         return self.ctx.host_view(name, info.shape)
-
-
-def live_nodes(simplified: Simplified) -> list[NodeProto]:
-    """The nodes that the outputs depend on, in order."""
-    needed = set(simplified.outputs)
-    live = []
-    for node in reversed(simplified.model.graph.node):
-        if needed.isdisjoint(node.output):
-            continue
-        live.append(node)
-        needed.update(node.input)
-        stack = [graph for a in subgraphs(node) for graph in ([a.g] if a.type == AttributeProto.GRAPH else list(a.graphs))]
-        while stack:
-            graph = stack.pop()
-            needed.update(output.name for output in graph.output)
-            for inner in graph.node:
-                needed.update(inner.input)
-                for a in subgraphs(inner):
-                    stack += [a.g] if a.type == AttributeProto.GRAPH else list(a.graphs)
-    return live[::-1]

@@ -5,17 +5,34 @@ An `idx` array holds flat positions row * channels + channel.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from attnc.errors import ModelError
 from attnc.frontend.values import Array, Index, Shape
+
+MAX_INDEX = 1 << 26
+"""Elements of the largest tensor that is followed element by element, in 8 bytes each."""
+
+
+class SizeError(ModelError):
+    """A tensor is too large to be followed; the interpreter says which."""
+
+
+def check_size(shape: Shape) -> int:
+    """The number of elements, if a tensor of that shape can be followed."""
+    count = math.prod(shape)
+    if count > MAX_INDEX:
+        raise SizeError(f"a tensor of shape {list(shape)} is too large: needed at most {MAX_INDEX} elements, found {count}")
+    return count
 
 
 def identity(shape: Shape) -> Index:
     """0, 1, 2 ... in the shape."""
-    return np.arange(int(np.prod(shape, dtype=np.int64)), dtype=np.int64).reshape(shape)
+    return np.arange(check_size(shape), dtype=np.int64).reshape(shape)
 
 
 def equal_elements(operands: Sequence[Array], shape: Shape) -> Index:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import google.protobuf.message
 import onnx
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, checker, version_converter
-from onnx.external_data_helper import load_external_data_for_model
 
 from attnc.errors import ModelError
+from attnc.messages import one_line
 
 MIN_OPSET = 11
 CONVERTED_OPSET = 13
@@ -40,15 +41,13 @@ def load_model(path: Path) -> ModelProto:
     """The checked model with all its data in memory; raises `ModelError`."""
     path = Path(path)
     model = _parse(path)
+    _check_text(path, model)
     _check_opset(path, model)
     for tensor in tensors_of_model(model):
         _check_tensor(path, tensor)
     _run_checker(path)
     _check_domains(path, model)
-    try:
-        load_external_data_for_model(model, str(path.parent))
-    except (OSError, ValueError, checker.ValidationError) as error:
-        raise ModelError(f"{path}: the external data cannot be read: {_first_line(error)}") from error
+    _load_external(path, model)
     _drop_repeated_outputs(model)
     return _converted(path, model)
 
@@ -61,7 +60,7 @@ def _converted(path: Path, model: ModelProto) -> ModelProto:
     try:
         return version_converter.convert_version(model, CONVERTED_OPSET)
     except Exception as error:  # the converter raises whatever C++ throws
-        reason = f"{path}: opset {version} cannot be converted to {CONVERTED_OPSET}; export the model again ({_first_line(error)})"
+        reason = f"{path}: opset {version} cannot be converted to {CONVERTED_OPSET}; export the model again ({one_line(error)})"
         raise ModelError(reason) from error
 
 
@@ -89,11 +88,34 @@ def _parse(path: Path) -> ModelProto:
     model = ModelProto()
     try:
         model.ParseFromString(data)
-    except google.protobuf.message.DecodeError as error:
-        raise ModelError(f"{path}: not an ONNX file, or one that is cut off ({_first_line(error)})") from error
+    except DecodeError as error:
+        raise ModelError(f"{path}: not an ONNX file, or one that is cut off ({one_line(error)})") from error
     if not model.HasField("graph"):
         raise ModelError(f"{path}: not an ONNX model: it has no graph")
     return model
+
+
+def _check_text(path: Path, model: ModelProto) -> None:
+    """Names and other texts are UTF-8: protobuf lets other bytes pass, and hands them out as bytes."""
+    stack: list[tuple[Message, str]] = [(model, "")]
+    while stack:
+        message, around = stack.pop()
+        name = getattr(message, "name", "") or around
+        for field, value in message.ListFields():
+            if field.type == FieldDescriptor.TYPE_MESSAGE:
+                stack += [(part, name) for part in ([value] if isinstance(value, Message) else value)]
+            elif field.type == FieldDescriptor.TYPE_STRING or (isinstance(message, AttributeProto) and field.name in ("s", "strings")):
+                for text in [value] if isinstance(value, str | bytes) else value:
+                    if not _is_text(text):
+                        where = f"{type(message).__name__} near {name!r}" if name else type(message).__name__
+                        raise ModelError(f"{path}: field {field.name!r} of a {where}: needed text in UTF-8, found {text!r}")
+
+
+def _is_text(value: str | bytes) -> bool:
+    try:
+        return isinstance(value, str) or value.decode() is not None
+    except UnicodeDecodeError:
+        return False
 
 
 def _check_opset(path: Path, model: ModelProto) -> None:
@@ -112,7 +134,7 @@ def _run_checker(path: Path) -> None:
     try:
         checker.check_model(str(path))
     except (checker.ValidationError, ValueError, RuntimeError, OSError) as error:
-        raise ModelError(f"{path}: not a valid ONNX model: {_first_line(error)}") from error
+        raise ModelError(f"{path}: not a valid ONNX model: {one_line(error)}") from error
 
 
 def _check_domains(path: Path, model: ModelProto) -> None:
@@ -143,6 +165,8 @@ def _check_tensor(path: Path, tensor: TensorProto) -> None:
     if count > MAX_ELEMENTS:
         raise ModelError(f"{where} has {count} elements, at most {MAX_ELEMENTS} are supported")
     if tensor.data_type == TensorProto.STRING:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            raise ModelError(f"{where} holds text in a file of its own: needed numbers")
         return
     size = -(-count * _BITS[tensor.data_type] // 8)
     if tensor.data_location == TensorProto.EXTERNAL:
@@ -193,6 +217,25 @@ def _check_external(path: Path, tensor: TensorProto, size: int) -> None:
         raise ModelError(f"{where}: shape {list(tensor.dims)} needs {size} bytes, the entry gives {length}")
 
 
+def _load_external(path: Path, model: ModelProto) -> None:
+    """Bring external data into memory, the bytes that `_check_external` found to be there and no more."""
+    for tensor in tensors_of_model(model):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        size = -(-math.prod(tensor.dims) * _BITS[tensor.data_type] // 8)
+        try:
+            with open(path.parent / entries["location"], "rb") as file:
+                file.seek(int(entries.get("offset", 0)))
+                tensor.raw_data = file.read(size)
+        except OSError as error:
+            raise ModelError(f"{path}: external data of tensor {tensor.name!r} cannot be read: {error.strerror}") from error
+        if len(tensor.raw_data) != size:
+            raise ModelError(f"{path}: external data of tensor {tensor.name!r}: needed {size} bytes, found {len(tensor.raw_data)}")
+        del tensor.external_data[:]
+        tensor.data_location = TensorProto.DEFAULT
+
+
 def external_files(path: Path) -> list[Path]:
     """The files beside the model that hold data of it."""
     used = (tensor for tensor in tensors_of_model(_parse(path)) if tensor.data_location == TensorProto.EXTERNAL)
@@ -241,11 +284,29 @@ def all_nodes(nodes: object) -> Iterator[NodeProto]:
                 stack += list(graph.node)
 
 
+def live_nodes(graph: GraphProto, outputs: Iterable[str]) -> list[NodeProto]:
+    """The nodes that the outputs depend on, in order."""
+    needed, live = set(outputs), []
+    for node in reversed(graph.node):
+        if needed.isdisjoint(node.output):
+            continue
+        live.append(node)
+        for inner in all_nodes([node]):
+            needed.update(inner.input)
+            for attribute in inner.attribute:
+                for body in [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs:
+                    needed.update(output.name for output in body.output)
+    return live[::-1]
+
+
+def drop_dead_nodes(model: ModelProto) -> None:
+    """Leave out, in place, what no output depends on: onnxruntime would run it all the same."""
+    live = live_nodes(model.graph, [output.name for output in model.graph.output])
+    kept = [NodeProto.FromString(node.SerializeToString()) for node in live]  # those in the graph go
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+
+
 def _type_name(data_type: int) -> str:
     names = {value: name for name, value in TensorProto.DataType.items()}
     return names.get(data_type, str(data_type))
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -10,8 +10,8 @@ from onnx import NodeProto, TensorProto
 
 from attnc.errors import ModelError, UnsupportedError
 from attnc.frontend.builder import elements
-from attnc.frontend.context import MAX_INDEX, Context
-from attnc.frontend.layout import identity
+from attnc.frontend.context import Context
+from attnc.frontend.layout import check_size, identity
 from attnc.frontend.values import Array, Const, Poly, ScoreRows, Scores, Shape, Unary, Value, View, merge, on_host, reindex
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
@@ -143,20 +143,15 @@ def _gather_nd(ctx: Context, node: NodeProto, shape: Shape, args: Sequence[Value
     return [lambda x: x[which]]
 
 
-def _grown(node: NodeProto, shape: Shape) -> Shape:
-    if elements(shape) > MAX_INDEX:
-        raise ModelError(f"node {node.name!r} ({node.op_type}): a result of shape {list(shape)} is too large")
-    return shape
-
-
 def _expand(ctx: Context, node: NodeProto, shape: Shape, args: Sequence[Value | None]) -> list[Move]:
-    new = _grown(node, tuple(np.broadcast_shapes(shape, tuple(integers(ctx, node, args, 1) or []))))
+    new = tuple(np.broadcast_shapes(shape, tuple(integers(ctx, node, args, 1) or [])))
+    check_size(new)
     return [lambda x: np.broadcast_to(x, new)]
 
 
 def _tile(ctx: Context, node: NodeProto, shape: Shape, args: Sequence[Value | None]) -> list[Move]:
     repeats = integers(ctx, node, args, 1) or []
-    _grown(node, tuple(size * times for size, times in zip(shape, repeats, strict=True)))
+    check_size(tuple(size * times for size, times in zip(shape, repeats, strict=True)))
     return [lambda x: np.tile(x, repeats)]
 
 

@@ -16,6 +16,7 @@ from onnx import ModelProto, NodeProto, TensorProto, inliner, numpy_helper, shap
 
 from attnc.errors import ModelError
 from attnc.frontend.load import MAX_ELEMENTS
+from attnc.messages import one_line
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,10 @@ GROWING = {
 """Operators whose result may be far larger than what they read: folded by the interpreter, which looks at the size first."""
 MISJUDGED = {"GatherElements"}
 """Operators that the evaluator of the onnx package gets wrong: folded by the interpreter, with an evaluator of its own."""
+MAX_LIST = 1 << 22
 _SMALL = 1024
+_FREE = 1 << 20
+"""Elements up to which a folded constant may be larger than its operands, whatever the operator."""
 
 
 @dataclass
@@ -81,7 +85,7 @@ def inline_functions(model: ModelProto, path: str) -> ModelProto:
     try:
         return inliner.inline_local_functions(model)
     except Exception as error:  # the inliner raises whatever C++ throws
-        raise ModelError(f"{path}: the functions of the model cannot be inlined: {error}") from error
+        raise ModelError(f"{path}: the functions of the model cannot be inlined: {one_line(error)}") from error
 
 
 def simplify(model: ModelProto, path: str) -> Simplified:
@@ -94,7 +98,7 @@ def simplify(model: ModelProto, path: str) -> Simplified:
         shape = before[name].shape if name in before else None
         if shape and 0 in shape:
             raise ModelError(f"{path}: output {name!r} has shape {list(shape)} with the inputs' shapes: there is nothing to compute")
-    model = _optimize(model, outputs)
+    model = _optimize(model, outputs, before)
     name_nodes(model)
     info = infer(model, path)
     check_sizes(info, path)
@@ -103,11 +107,15 @@ def simplify(model: ModelProto, path: str) -> Simplified:
     return Simplified(model, original, constants, info, opset, outputs)
 
 
-def _optimize(model: ModelProto, outputs: list[str]) -> ModelProto:
+def _optimize(model: ModelProto, outputs: list[str], info: dict[str, TensorInfo]) -> ModelProto:
     """onnxscript's folding and rewriting; the model itself if that fails, since the interpreter folds on its own too."""
 
+    def size(values: Iterable[ir.Value | None]) -> int:
+        return sum(math.prod(info[value.name].shape or ()) for value in values if value is not None and value.name in info)
+
     def should_fold(node: ir.Node) -> bool | None:
-        return False if node.op_type in GROWING | MISJUDGED else None
+        grows = size(node.outputs) > max(_FREE, size(node.inputs))
+        return False if grows or node.op_type in GROWING | MISJUDGED else None
 
     try:
         with warnings.catch_warnings():
@@ -141,15 +149,28 @@ def infer(model: ModelProto, path: str) -> dict[str, TensorInfo]:
             graph.initializer.append(tensor)
         else:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    try:
-        inferred = shape_inference.infer_shapes(skeleton, check_type=False, strict_mode=False, data_prop=True)
-    except Exception as error:  # raised from C++ with several types
-        raise ModelError(f"{path}: shapes and types of the model contradict each other: {str(error).strip().splitlines()[0]}") from error
+    _check_lists(_inferred(skeleton, path, data_prop=False), path)
+    inferred = _inferred(skeleton, path, data_prop=True)
     values = [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]
     info = {value.name: read_info(value) for value in values}
     for tensor in model.graph.initializer:
         info[tensor.name] = TensorInfo(tensor.data_type, tuple(tensor.dims))
     return info
+
+
+def _inferred(model: ModelProto, path: str, data_prop: bool) -> ModelProto:
+    try:
+        return shape_inference.infer_shapes(model, check_type=False, strict_mode=False, data_prop=data_prop)
+    except Exception as error:  # raised from C++ with several types
+        raise ModelError(f"{path}: shapes and types of the model contradict each other: {one_line(error)}") from error
+
+
+def _check_lists(model: ModelProto, path: str) -> None:
+    """Refuse long tensors of one axis: inference that follows the numbers of shapes takes each of them for a list of such numbers."""
+    for value in model.graph.value_info:
+        shape = read_info(value).shape
+        if shape is not None and len(shape) == 1 and shape[0] > MAX_LIST:
+            raise ModelError(f"{path}: tensor {value.name!r} has one axis of {shape[0]} elements, at most {MAX_LIST} are supported")
 
 
 def read_info(value: onnx.ValueInfoProto) -> TensorInfo:

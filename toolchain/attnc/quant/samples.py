@@ -5,6 +5,7 @@ Samples are dictionaries from input name to [samples, *shape of the model], or [
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from onnx.reference import ReferenceEvaluator
 
 from attnc.arrays import Array
 from attnc.errors import DataError, ModelError
+from attnc.frontend.load import drop_dead_nodes
+from attnc.messages import one_line
 from attnc.model import Model, TensorSpec
 from attnc.npz import load_npz
 from attnc_host.errors import AcceleratorError
 from attnc_host.samples import stack
 
-SYNTHETIC_SAMPLES = 16
+SYNTHETIC_SAMPLES, SYNTHETIC_ELEMENTS = 16, 1 << 24
+"""So many samples are made up, as long as an input has no more than so many elements in all of them."""
 
 
 def load_samples(path: Path, specs: list[TensorSpec]) -> dict[str, Array]:
@@ -61,6 +65,7 @@ def synthetic_samples(proto: onnx.ModelProto, specs: list[TensorSpec], seed: int
     first sample), floats from a standard normal distribution."""
     rng = np.random.default_rng(seed)
     made: dict[str, Array] = {}
+    samples = max(1, min([samples, *(SYNTHETIC_ELEMENTS // max(1, math.prod(spec.shape)) for spec in specs)]))
     for spec in specs:
         shape = (samples, *spec.shape)
         if spec.dtype.kind == "f":
@@ -102,15 +107,17 @@ def session(proto: onnx.ModelProto, what: str) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has no common base class for its errors
-        raise ModelError(f"onnxruntime cannot load {what}: {error}") from error
+        raise ModelError(f"onnxruntime cannot load {what}: {one_line(error)}") from error
     finally:
         proto.ir_version = claimed
 
 
 class FloatModel:
-    """The ONNX model in float: by onnxruntime, or by ONNX's reference implementation where onnxruntime lacks an operator."""
+    """The ONNX model in float: by onnxruntime, or by ONNX's reference implementation where onnxruntime lacks an operator. `proto` loses
+    its dead nodes."""
 
     def __init__(self, proto: onnx.ModelProto) -> None:
+        drop_dead_nodes(proto)
         self.outputs = [output.name for output in proto.graph.output]
         self._run: Callable[..., Any]
         try:
@@ -126,7 +133,16 @@ class FloatModel:
         try:
             return dict(zip(self.outputs, map(np.asarray, self._run(self.outputs, dict(sample))), strict=True))
         except Exception as error:
-            raise ModelError(f"{self.name} cannot run the model: {str(error).splitlines()[0]}") from error
+            raise ModelError(f"{self.name} cannot run the model: {one_line(error)}") from error
+
+
+def _run(session: onnxruntime.InferenceSession, which: str, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """Outputs of a graph on the host."""
+    names = [output.name for output in session.get_outputs()]
+    try:
+        return dict(zip(names, session.run(names, {i.name: tensors[i.name] for i in session.get_inputs()}), strict=True))
+    except Exception as error:  # onnxruntime has no common base class for its errors
+        raise ModelError(f"onnxruntime cannot run the {which} host graph: {one_line(error)}") from error
 
 
 class Edge:
@@ -141,9 +157,7 @@ class Edge:
         """Inputs of one sample and what the leading graph computes from them."""
         found = dict(sample)
         if self._leading:
-            names = [output.name for output in self._leading.get_outputs()]
-            feeds = {i.name: sample[i.name] for i in self._leading.get_inputs()}
-            found.update(zip(names, self._leading.run(names, feeds), strict=True))
+            found.update(_run(self._leading, "leading", sample))
         return found
 
     def feed(self, sample: Mapping[str, Array]) -> dict[str, Array]:
@@ -161,9 +175,7 @@ class Edge:
         for fetch in self.model.fetches:
             tensors[fetch.tensor] = outputs[fetch.value].reshape(-1)[fetch.index].reshape(fetch.shape).astype(np.float32)
         if self._trailing:
-            names = [output.name for output in self._trailing.get_outputs()]
-            feeds = {i.name: tensors[i.name] for i in self._trailing.get_inputs()}
-            tensors.update(zip(names, self._trailing.run(names, feeds), strict=True))
+            tensors.update(_run(self._trailing, "trailing", tensors))
         return {spec.name: tensors[spec.name] for spec in self.model.outputs}
 
 

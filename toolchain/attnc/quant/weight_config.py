@@ -36,13 +36,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from attnc.config import ActivationBits, Activations
 from attnc.errors import ConfigError
 from attnc.ir import Graph, Node
+from attnc.messages import shown
 from attnc.quant.weights import QUANTIZERS, default_quantizer, find_quantizer
+from attnc.settings_file import read_settings
 from attnc.weights import GROUP_SIZES, WeightFormat
 
 Weights = Literal["int8", "int6", "int5", "int4", "int3", "int2", "ternary", "binary2", "binary3", "binary4", "auto"]
@@ -50,7 +51,6 @@ GroupSize = Literal[0, 32, 64, 128]
 Engine = Literal["auto", "dsp", "lookup"]
 LOOKUP_BITS = 6
 """Widest weights that are looked up in tables: one plane per bit."""
-MAX_BYTES = 1 << 20
 
 
 class LayerRule(BaseModel):
@@ -171,7 +171,7 @@ def _listed(names: list[str], most: int = 12) -> str:
 
 
 def _hint(found: object, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(found), list(known), n=1)
+    near = difflib.get_close_matches(found, list(known), n=1) if isinstance(found, str) else []
     return f" (did you mean {near[0]}?)" if near else ""
 
 
@@ -200,17 +200,7 @@ def _settled(settings: Mapping[str, Any], node: Node, where: str, calibrated: bo
 
 def read_weight_config(path: Path) -> WeightConfig:
     """The config in a YAML file. Raises `ConfigError` that names file, key and what was needed."""
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-        if len(raw) > MAX_BYTES:
-            raise ConfigError(f"config {path}: needed at most {MAX_BYTES} bytes, found more")
-        data: Any = yaml.load(raw.decode(), _Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config {path}: cannot be read ({error})") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        hint = '; a pattern that starts with * needs quotes: "*.up"' if "alias" in str(error) else ""
-        raise ConfigError(f"config {path}: not valid YAML: {error}{hint}") from error
+    data = read_settings(path, "config")
     return check_weight_config({} if data is None else data, f"config {path}")
 
 
@@ -238,22 +228,12 @@ def _reason(error: ValidationError) -> str:
         key = str(first["loc"][-1])
         return f"unknown key {path}{_hint(key, known)}; needed {', '.join(known)}"
     if first["type"] == "tuple_type":
-        return f"{path}: needed a list of rules, each with a match and what it changes, found {first['input']!r}"
+        return f"{path}: needed a list of rules, each with a match and what it changes, found {shown(first['input'])}"
     if first["type"] == "missing":
         return f"{path} is missing"
     if first["type"] == "literal_error":
         expected = str(first["ctx"]["expected"]).replace("'", "")
-        return f"{path}: needed {expected}, found {first['input']!r}{_hint(first['input'], expected.replace(' or ', ', ').split(', '))}"
-    return f"{path}: {first['msg'][0].lower()}{first['msg'][1:]}, found {first['input']!r}"
-
-
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # published without types
-    """Refuses a key that is given twice, of which YAML would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping whose keys differ."""
-        keys = [key.value for key, _ in node.value]
-        twice = next((key for key in keys if isinstance(key, str) and keys.count(key) > 1), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+        return (
+            f"{path}: needed {expected}, found {shown(first['input'])}{_hint(first['input'], expected.replace(' or ', ', ').split(', '))}"
+        )
+    return f"{path}: {first['msg'][0].lower()}{first['msg'][1:]}, found {shown(first['input'])}"

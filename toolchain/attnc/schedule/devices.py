@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import sys
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from attnc.errors import ConfigError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from attnc.settings_file import read_settings, validated
 
 
 class Utilisation(BaseModel):
@@ -23,11 +17,11 @@ class Utilisation(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    lut: float = Field(default=0.70, gt=0, le=1)
-    ff: float = Field(default=0.50, gt=0, le=1)
-    dsp: float = Field(default=0.80, gt=0, le=1)
-    bram36: float = Field(default=0.80, gt=0, le=1)
-    uram: float = Field(default=0.80, gt=0, le=1)
+    lut: float = Field(default=0.70, ge=0.001, le=1)
+    ff: float = Field(default=0.50, ge=0.001, le=1)
+    dsp: float = Field(default=0.80, ge=0.001, le=1)
+    bram36: float = Field(default=0.80, ge=0.001, le=1)
+    uram: float = Field(default=0.80, ge=0.001, le=1)
 
 
 CLASSES = tuple(Utilisation.model_fields)
@@ -48,15 +42,15 @@ class Board(BaseModel):
     dsp: int = Field(ge=0, le=100_000)
     bram36: int = Field(ge=0, le=100_000)
     uram: int = Field(default=0, ge=0, le=100_000)
-    ddr_gb_s: float = Field(gt=0, le=10_000)
+    ddr_gb_s: float = Field(ge=0.01, le=10_000)
     ddr_mib: int = Field(default=2048, gt=0, le=1 << 24)
     axi_bits: int = Field(default=128, ge=32, le=1024, description="width of a memory port")
     ports: tuple[PortTag, ...] = Field(
         default=("HP0", "HP1", "HP3"), min_length=1, max_length=MAX_PORTS, description="memory ports that do not share a controller port"
     )
-    clock_mhz: float = Field(default=200, gt=0, le=1000)
+    clock_mhz: float = Field(default=200, ge=1, le=1000)
     utilisation: Utilisation = Utilisation()
-    note: str = ""
+    note: str = Field(default="", max_length=1000)
 
     @property
     def limits(self) -> dict[str, float]:
@@ -182,7 +176,7 @@ def find_board(target: str) -> Board:
     """A known board by name, or one described in a YAML or TOML file."""
     path = board_file(target)
     if path is not None:
-        return _read_board(path)
+        return validated(Board, read_settings(path, "board file"), f"board file {path}")
     name = target.lower().replace("_", "-").removeprefix("alveo-")
     board = BOARDS.get(ALIASES.get(name, name))
     if board is None:
@@ -195,33 +189,6 @@ def find_board(target: str) -> Board:
 def board_file(target: str) -> Path | None:
     """The file that a --target names; None for a known board."""
     return Path(target) if Path(target).suffix.lower() in (".yaml", ".yml", ".toml") else None
-
-
-def _read_board(path: Path) -> Board:
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"board file {path}: cannot be read ({error})") from error
-    try:
-        data: Any = tomllib.loads(text) if path.suffix.lower() == ".toml" else yaml.safe_load(text)
-    except (yaml.YAMLError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"board file {path}: not valid {path.suffix[1:].upper()}: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"board file {path}: needed a table with the fields {', '.join(Board.model_fields)}, found {type(data).__name__}")
-    return validated(Board, data, f"board file {path}")
-
-
-Validated = TypeVar("Validated", bound=BaseModel)
-
-
-def validated(model: type[Validated], data: Any, where: str) -> Validated:
-    """`data` as a `model`; what is wrong with it becomes a `ConfigError` that names the field, what was needed and what was found."""
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "the whole"
-        raise ConfigError(f"{where}: field {field!r}: {first['msg']}, found {first.get('input')!r}") from error
 
 
 def with_utilisation(board: Board, text: str) -> Board:

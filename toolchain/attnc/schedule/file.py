@@ -16,12 +16,12 @@ from attnc.ir import Graph
 from attnc.kernels.design import Design
 from attnc.schedule.cost import Estimate
 from attnc.schedule.design import lane_divisors
-from attnc.schedule.devices import CLASSES, Board, Utilisation, validated
+from attnc.schedule.devices import CLASSES, Board, Utilisation
 from attnc.schedule.fifos import DEEPEST, fifos
 from attnc.schedule.given import Given, Style
 from attnc.schedule.program import Program
+from attnc.settings_file import read_settings, validated
 
-MAX_BYTES = 1 << 20
 LARGEST = 4096
 POWERS_OF_TWO = ("lanes", "pe", "queries", "tables", "columns", "beat")
 """Parameters that size a vector of a kernel."""
@@ -41,7 +41,7 @@ class Schedule(BaseModel):
 
     version: Literal[1] = Field(alias="schema")
     target: str | None = None
-    clock_mhz: float | None = Field(default=None, gt=0, le=1000)
+    clock_mhz: float | None = Field(default=None, ge=1, le=1000)
     utilisation: Utilisation | None = None
     design: DesignFields  # type: ignore[valid-type]
     ports: dict[str, str] = Field(default_factory=dict)
@@ -63,17 +63,7 @@ class Schedule(BaseModel):
 def read_schedule(path: Path) -> Schedule:
     """A schedule from a YAML file; raises `ConfigError` when its fields make no sense by themselves."""
     where = f"schedule {path}"
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{where}: needed at most {MAX_BYTES} bytes, found {path.stat().st_size}")
-        data = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{where}: cannot be read ({error})") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{where}: not valid YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{where}: needed a table with the fields schema, design, ports, memory, fifos, found {type(data).__name__}")
-    schedule = validated(Schedule, data, where)
+    schedule = validated(Schedule, read_settings(path, "schedule"), where)
     design = schedule.parallelism
     for name in POWERS_OF_TWO:
         number = getattr(design, name)

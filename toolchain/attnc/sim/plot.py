@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from attnc.arrays import Array
+from attnc.messages import clean
 from attnc.pictures import new_figure, save_figure
 from attnc.sim.program import Listing, engine_of, short
 from attnc.sim.trace import is_region
-from attnc.tables import clean
 from attnc.verify.cosim import CosimRun
 
 BINS = 1200

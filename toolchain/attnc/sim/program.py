@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from attnc.codegen.listing import LISTING, SCHEMA
 from attnc.errors import BuildError
+from attnc.files import read_json
 from attnc.kernels.loops import LOOPS
 from attnc.kernels.network import Loop
 from attnc.schedule.fifos import Queue
@@ -82,12 +82,9 @@ class Listing:
 def load_listing(build: Path) -> Listing:
     """That of a build; raises `BuildError` where it is missing or makes no sense."""
     path = build / LISTING
-    try:
-        data = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise BuildError(f"{build}: {LISTING} is missing: it was made by an older attnc, or is damaged; compile the model again") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise BuildError(f"{path}: cannot be read ({error}); compile the model again") from error
+    if not path.exists():
+        raise BuildError(f"{build}: {LISTING} is missing: it was made by an older attnc, or is damaged; compile the model again")
+    data = read_json(path)
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else type(data).__name__
         raise BuildError(f"{path}: needed schema {SCHEMA}, found {found!r}; compile the model again")

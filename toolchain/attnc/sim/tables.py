@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from attnc.messages import clean
 from attnc.sim.program import short
-from attnc.tables import clean
 
 MOST = 30
 """Rows of a table; the others are in the JSON."""
