@@ -98,6 +98,24 @@ def test_zero_channels_and_zero_inputs() -> None:
     assert_exact(graph, random_feeds(graph, 3), Design(4, 4, 2))
 
 
+@pytest.mark.parametrize("input_scale", [1e-4, 3.0, 1e4])
+def test_channels_of_zeros_keep_their_bias(input_scale: float) -> None:
+    """As pruning leaves them: however coarse the products of the input would be, and for weights that a quantizer made too."""
+    bias = np.array([0.37, 0.0, -0.02, 0.5])
+    weight = np.zeros((4, 3))
+    weight[3] = 0.1 / input_scale
+    unit, ones = np.array([1.0, 1.0, 1.0, 0.1 / input_scale]), np.ones((4, 1), np.int64)
+    given = {"weight_q": np.sign(weight).astype(np.int8), "weight_unit": unit, "weight_multiplier": ones}
+    for params in ({"weight": weight}, given):
+        graph = Graph("zeros", inputs=["x"], outputs=["y"])
+        graph.add_value("x", (1, 3))
+        graph.add_value("y", (1, 4))
+        graph.nodes.append(Node("n", "linear", ["x"], "y", params={**params, "bias": bias}))
+        quantized(graph, {"x": tensor_type(8, input_scale), "y": tensor_type(16, 1e-4)})
+        found = run_golden(graph, {"x": np.full((1, 1, 3), 9, np.int8)})["y"][0, 0]
+        np.testing.assert_allclose(found[:3] * 1e-4, bias[:3], atol=0.6e-4)
+
+
 def test_accumulator_width_holds_the_bound() -> None:
     node = linear_graph([(1, 300, 4)], extreme=True).nodes[0]
     bound = (np.abs(node.params["weight"]).astype(np.int64).sum(1) * 128 + np.abs(node.params["bias"])).max()

@@ -259,10 +259,22 @@ class Growth:
             made = Tensor(self("Add", made.name, x.name), x.rows, x.channels) if self.chance(0.6) else made
         self.keep(made.name, made.rows, made.channels)
 
-    def heads(self, x: Tensor, count: int, size: int) -> str:
-        """[1, count, rows, size] of a projection, or of the tensor itself where it has the channels."""
+    def grow_windows(self) -> None:
+        """Attention inside groups of rows."""
+        x, size, heads = self.pick(), self.choose(*self.style.head_sizes), self.choose(1, 2, 3)
+        groups = self.choose(*(n for n in (1, 2, 3, 4, 5, 8) if x.rows % n == 0))
+        q, k, v = (self.heads(x, heads, size, groups) for _ in range(3))
+        scores = self("Mul", self("MatMul", q, self("Transpose", k, perm=[0, 1, 3, 2])), np.array(size**-0.5))
+        mask = self.constant(self.rng.normal(size=(heads, x.rows // groups, x.rows // groups))) if self.chance(0.4) else None
+        y = self("MatMul", self("Softmax", self("Add", scores, mask) if mask else scores, axis=-1), v)
+        merged = self("Reshape", self("Transpose", y, perm=[0, 2, 1, 3]), np.array([1, x.rows, heads * size]))
+        self.keep(merged, x.rows, heads * size)
+
+    def heads(self, x: Tensor, count: int, size: int, groups: int = 1) -> str:
+        """[groups, count, rows, size] of a projection, or of the tensor itself where it has the channels."""
         flat = x.name if x.channels == count * size and self.chance(0.5) else self.linear(x, count * size).name
-        return self("Transpose", self("Reshape", flat, np.array([1, x.rows, count, size])), perm=[0, 2, 1, 3])
+        split = self("Reshape", flat, np.array([groups, x.rows // groups, count, size]))
+        return self("Transpose", split, perm=[0, 2, 1, 3])
 
     def rotary(self, kind: str, x: str, rows: int, size: int) -> str:
         """Half-split or interleaved, as ONNX's operator or spelled out."""
@@ -391,10 +403,10 @@ class Growth:
 
 KINDS = (
     *["linear"] * 4, *["function"] * 3, *["normalization"] * 3, *["elementwise"] * 3, "constant", "constant", "gate", "block", "block",
-    *["attention"] * 4, "softmax", "rows", "rows", "columns", "convolution",
+    *["attention"] * 4, "windows", "softmax", "rows", "rows", "columns", "convolution",
 )  # fmt: skip
 NARROW = ("columns", "convolution")
-HEAVY = ("linear", "normalization", "block", "gate", "attention")
+HEAVY = ("linear", "normalization", "block", "gate", "attention", "windows")
 
 
 def grown(seed: int, style: Style, prefix: str = "", steps: int | None = None) -> Growth:

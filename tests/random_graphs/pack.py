@@ -162,7 +162,7 @@ def quantized(graphs: Sequence[Growth], settings: Settings, folder: Path) -> Mod
         quantizer="binary" if settings.weights.startswith("binary") else "minmax", activations=settings.activations,
         activation_bits=settings.activation_bits, engine=settings.engine,
     )  # fmt: skip
-    if settings.passes != "auto" and any("attention" in graph.steps for graph in graphs):
+    if settings.passes != "auto" and any({"attention", "windows"} & {*graph.steps} for graph in graphs):
         options.implementations["attention"] = settings.passes
     with contextlib.ExitStack() as stack:
         if not settings.simplified:

@@ -24,7 +24,7 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from attnc.errors import AttncError
+from attnc.errors import AttncError, BuildError
 from attnc.ir import GraphError
 from random_graphs.grow import Growth, grown
 from random_graphs.pack import Compared, Settings, compare, quantized
@@ -59,15 +59,16 @@ def run_build(job: tuple[int, int, int]) -> dict[str, Any]:
 
 
 def _compared(graphs: Sequence[Growth], settings: Settings, record: dict[str, Any]) -> list[Compared]:
-    """All that can be compared: together, without the graphs that errors name. Where one names none, each graph is tried alone: first
-    only quantized, then all of it."""
-    alone = [compare, only_quantized]
+    """All that can be compared: together, without the few graphs that errors name. Where they are more, or an error names none, each graph
+    is tried alone: first only quantized, then all of it."""
+    alone, few = [compare, only_quantized], 2 if settings.arrives == "float" else 0
     while graphs:
         try:
             return compare(graphs, settings)
         except Exception as error:
             named = re.search(r"\bg(\d+)_", str(error)) if isinstance(error, AttncError) else None
-            if named is not None:
+            if named is not None and few:
+                few -= 1
                 record[_kind(error)][named[1]] = f"{type(error).__name__}: {error}"
                 graphs = [graph for graph in graphs if graph.prefix != f"g{named[1]}_"]
             elif alone:
@@ -81,7 +82,7 @@ def _compared(graphs: Sequence[Growth], settings: Settings, record: dict[str, An
 
 def _kind(error: Exception) -> str:
     """Whether a model is refused, or attnc has failed."""
-    return "refused" if isinstance(error, AttncError) and not isinstance(error, GraphError) else "failed"
+    return "refused" if isinstance(error, AttncError) and not isinstance(error, GraphError | BuildError) else "failed"
 
 
 def _works(check: Callable[..., object], graph: Growth, settings: Settings, record: dict[str, Any]) -> bool:

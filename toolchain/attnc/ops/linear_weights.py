@@ -7,6 +7,7 @@ Meaning acc[n] = sum over groups g (and planes of a binary weight) of multiplier
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from attnc.ir import GraphError, Node, TensorType
 from attnc.weights import GROUP_MULTIPLIER_BITS, QuantizedWeight, WeightFormat
 
 BIAS_LIMIT = 1 << 30
+LONE_BIAS = 1 << 16
+"""Steps of the bias of a channel without weights."""
 
 
 def weight_format(node: Node) -> WeightFormat:
@@ -94,12 +97,18 @@ def _check(node: Node, format_: WeightFormat, q: Array, unit: Array, multiplier:
 
 
 def integer_weight(node: Node, x: TensorType, bias: Array) -> QuantizedWeight:
-    """The weight of `node` in integers; real weight of x in units of `input_unit(x)`."""
+    """The weight of `node` in integers; real weight of x in units of `input_unit(x)`. A channel of zeros, whatever its unit was, gets one
+    in which its bias is exact to 17 bits: that is all its output. Without a bias it gets the least of the others."""
     if "weight_q" in node.params:
-        return given_weight(node, x, bias)
-    if weight_format(node) != WeightFormat("integer", 8):
+        found = given_weight(node, x, bias)
+    elif weight_format(node) != WeightFormat("integer", 8):
         raise ConfigError(f"node {node.name!r}: weights of {weight_format(node).name} need a quantizer before types become integers")
-    return plain_weight(node, x, bias)
+    else:
+        found = plain_weight(node, x, bias)
+    zeros = ~found.q.any(axis=-1).reshape(-1, len(found.unit)).any(axis=0)
+    least = found.unit[~zeros].min(initial=found.unit.max())
+    lone = np.where(bias == 0, least, np.abs(bias) / (input_unit(x) * LONE_BIAS))
+    return replace(found, unit=np.where(zeros, lone, found.unit))
 
 
 def spread(multiplier: Array, group_size: int, k: int) -> Array:
