@@ -179,6 +179,17 @@ def test_text_that_is_not_utf8(tmp_path: Path, place: bytes, text: bytes) -> Non
         inspect_model(tmp_path / "m.onnx")
 
 
+@pytest.mark.parametrize("axis", [4, -5, (1 << 63) - 1, -(1 << 63)])
+@pytest.mark.parametrize("operator", ["LayerNormalization", "Softmax", "Gather", "Concat"])
+def test_axes_that_are_not_there(tmp_path: Path, operator: str, axis: int) -> None:
+    b, y = small()
+    operands = {"LayerNormalization": [b.random(C)], "Gather": [np.array([0])], "Concat": [y]}
+    found = b(operator, y, *operands.get(operator, []), axis=axis)
+    proto = b.model(found)
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info(found, TensorProto.FLOAT, [1, T, C]))
+    refused(write(tmp_path, proto), f"{operator}.*axis {axis}, but its operand has shape")
+
+
 def test_results_that_do_not_depend_on_inputs(tmp_path: Path) -> None:
     """In float32, 1e30 swallows whatever it is added to."""
     b, y = small()

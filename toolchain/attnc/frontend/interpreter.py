@@ -125,6 +125,7 @@ class Interpreter:
         given = [value for value in args if value is not None]
         if subgraphs(node):
             self.ctx.fail(node, "control flow that depends on data is not supported")
+        _check_axis(node, args)
         if any(isinstance(value, Failed) for value in given):
             args = self._repaired(node, args)
             given = [value for value in args if value is not None]
@@ -257,3 +258,11 @@ class Interpreter:
         if (node.op_type in pointwise.OPERATORS or node.op_type == "Cast") and len(operands) == len(args):
             return self.ctx.host_pointwise(name, operands, info.shape)
         return self.ctx.host_view(name, info.shape)
+
+
+def _check_axis(node: NodeProto, args: Sequence[Value | None]) -> None:
+    """An axis is one of the first operand's, or the one behind them (Flatten, OneHot): handlers count modulo the rank."""
+    shape = getattr(args[0], "shape", None) if args else None
+    for attribute in node.attribute:
+        if attribute.name == "axis" and shape is not None and not -len(shape) - 1 <= attribute.i <= len(shape):
+            raise ModelError(f"node {node.name!r} ({node.op_type}): axis {attribute.i}, but its operand has shape {list(shape)}")
