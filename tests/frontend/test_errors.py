@@ -190,6 +190,12 @@ def test_axes_that_are_not_there(tmp_path: Path, operator: str, axis: int) -> No
     refused(write(tmp_path, proto), f"{operator}.*axis {axis}, but its operand has shape")
 
 
+def test_types_that_do_not_fit(tmp_path: Path) -> None:
+    """The checker looks at none."""
+    b, y = small()
+    refused(b.save(tmp_path / "m.onnx", b("Where", b("Not", y), y, 0.0)), "Not.*its operands do not fit together")
+
+
 def test_results_that_do_not_depend_on_inputs(tmp_path: Path) -> None:
     """In float32, 1e30 swallows whatever it is added to."""
     b, y = small()

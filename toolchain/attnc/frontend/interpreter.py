@@ -118,7 +118,7 @@ class Interpreter:
             return self._failed(node, args, error)
         except SizeError as error:
             raise ModelError(f"node {node.name!r} ({node.op_type}): {error}") from error
-        except (ValueError, IndexError, ZeroDivisionError) as error:
+        except (ValueError, IndexError, TypeError, ZeroDivisionError, OverflowError) as error:  # the checker looks at no types
             raise ModelError(f"node {node.name!r} ({node.op_type}): its operands do not fit together: {error}") from error
 
     def _attempt(self, node: NodeProto, args: list[Value | None]) -> list[Value]:
