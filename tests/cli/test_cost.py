@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +99,36 @@ def test_sweep(capsys: Capture, tmp_path: Path) -> None:
     assert "--objectives" in error_of(capsys, "sweep", MODEL, "--targets", "kv260", "--objectives", "beauty")
     assert "--targets" in error_of(capsys, "sweep", MODEL, "--targets", ",")
     assert "needed one of" in error_of(capsys, "sweep", MODEL, "--targets", "kv26")
+
+
+DAMAGE: list[tuple[str, Any, str]] = [
+    ("target.clock_mhz", "fast", "report.json: field 'target.clock_mhz'"), ("target", None, "report.json: field 'target'"),
+    ("design.lanes", 1 << 40, "report.json: field 'design.lanes'"), ("design", [], "report.json: field 'design'"),
+    ("board.ddr_gb_s", 1e-300, "report.json: field 'board.ddr_gb_s'"), ("estimate.buffers", [{}], "report.json: field 'estimate.buffers.0"),
+    ("estimate.ports", {"a": 1}, "report.json: field 'estimate.ports.a'"), ("fifos", {"a": 0}, "report.json: field 'fifos.a'"),
+    ("schema", 99, "needed schema"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value", "message"), DAMAGE)
+def test_an_estimate_of_a_damaged_report(capsys: Capture, compiled: Path, tmp_path: Path, field: str, value: Any, message: str) -> None:
+    build = shutil.copytree(compiled, tmp_path / "build")
+    report = json.loads((build / "report.json").read_text())
+    *parents, last = field.split(".")
+    reduce(lambda place, key: place[key], parents, report)[last] = value
+    (build / "report.json").write_text(json.dumps(report))
+    assert message in error_of(capsys, "estimate", build)
+
+
+@pytest.mark.parametrize(
+    ("file", "data"),
+    [
+        ("report.json", b"[" * 100_000), ("report.json", b"\xff\xfe"), ("report.json", b'{"a": 1, "a": 2}'), ("report.json", b"9" * 5000),
+        ("golden/graph.json", b"{}"), ("golden/params.npz", b"PK"), ("manifest.json", b"[" * 9999), ("manifest.json", b'{"a": 1, "a": 2}'),
+    ],
+)  # fmt: skip
+def test_an_estimate_of_damaged_files(capsys: Capture, compiled: Path, tmp_path: Path, file: str, data: bytes) -> None:
+    build = shutil.copytree(compiled, tmp_path / "build")
+    (build / file).write_bytes(data)
+    found = error_of(capsys, "estimate", build)
+    assert (file in found and "compile the model again" in found) or "manifest.json: not valid JSON, the build folder is damaged" in found

@@ -97,30 +97,13 @@ def attribute(model: ModelProto, rng: Rng, folder: Path) -> None:
         del node.attribute[int(rng.integers(len(node.attribute)))]
     elif action == 1 or not node.attribute:
         values = (
-            int(pick(rng, SIZES)),
-            float(pick(rng, FLOATS)),
-            pick(rng, NAMES),
-            [1, 2],
-            [1.5],
-            ["a"],
+            int(pick(rng, SIZES)), float(pick(rng, FLOATS)), pick(rng, NAMES), [1, 2], [1.5], ["a"],
             numpy_helper.from_array(np.eye(2)),
-        )
+        )  # fmt: skip
         names = (
-            "axis",
-            "axes",
-            "perm",
-            "to",
-            "alpha",
-            "epsilon",
-            "keepdims",
-            "value",
-            "odd",
-            "transA",
-            "pads",
-            "group",
-            "auto_pad",
+            "axis", "axes", "perm", "to", "alpha", "epsilon", "keepdims", "value", "odd", "transA", "pads", "group", "auto_pad",
             "scale",
-        )
+        )  # fmt: skip
         node.attribute.append(helper.make_attribute(pick(rng, names), pick(rng, values)))
     else:
         _change(pick(rng, node.attribute), rng)
@@ -267,12 +250,8 @@ def insert(model: ModelProto, rng: Rng, folder: Path) -> None:
     op, operands = pick(rng, UNARY + BINARY), [reader.input[index]]
     if op in BINARY:
         constants = (
-            np.float32(pick(rng, FLOATS)),
-            np.array([int(pick(rng, SIZES))]),
-            np.arange(4),
-            np.ones((8, 8), np.float32),
-            np.array(0),
-        )
+            np.float32(pick(rng, FLOATS)), np.array([int(pick(rng, SIZES))]), np.arange(4), np.ones((8, 8), np.float32), np.array(0),
+        )  # fmt: skip
         operands.append(_constant(model, np.asarray(pick(rng, constants))))
         if rng.integers(4) == 0:
             operands.reverse()
@@ -390,19 +369,9 @@ def external(model: ModelProto, rng: Rng, folder: Path) -> None:
     found.ClearField("raw_data")
     found.data_location = TensorProto.EXTERNAL
     places = (
-        "data.bin",
-        "data.bin",
-        "data.bin",
-        "model.onnx",
-        "../outside.bin",
-        "gone.bin",
-        "",
-        ".",
-        "/dev/zero",
-        "a\0b",
-        "x" * 300,
+        "data.bin", "data.bin", "data.bin", "model.onnx", "../outside.bin", "gone.bin", "", ".", "/dev/zero", "a\0b", "x" * 300,
         "\x1b[1m",
-    )
+    )  # fmt: skip
     entries = {"location": pick(rng, places), "offset": pick(rng, (None, 0, 4, 16, -1, 1 << 40, "x"))}
     entries["length"] = pick(rng, (None, len(data), len(data) - 1, 0, -4, 1 << 50, "9" * 5000))
     for key, value in entries.items():
