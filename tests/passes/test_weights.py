@@ -8,10 +8,11 @@ import pytest
 from attnc.arrays import Array
 from attnc.errors import ConfigError
 from attnc.ir import Graph, Node, TensorType
+from attnc.passes import weights
 from attnc.passes.types import assign_types, plan_types
-from attnc.passes.weights import assign_weights, assigned, input_factor, mark_lossless, weighted
+from attnc.passes.weights import assign_weights, assigned, input_factor, mark_lossless, quantized, weighted
 from attnc.quant.calibration import Observer
-from attnc.weights import WeightFormat
+from attnc.weights import QuantizedWeight, WeightFormat
 from correlated import gram, layer, loss
 
 
@@ -68,6 +69,21 @@ def test_integers_of_a_layer_do_not_depend_on_its_neighbours() -> None:
     assign_weights(beside, always("int4", "mse"), {"x": gram(inputs)})
     np.testing.assert_array_equal(alone.nodes[0].params["weight_q"], beside.nodes[0].params["weight_q"])
     np.testing.assert_array_equal(alone.nodes[0].params["weight_unit"], beside.nodes[0].params["weight_unit"])
+
+
+def test_a_layer_that_comes_again_is_not_quantized_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, inputs = layer()
+    known: dict[bytes, QuantizedWeight] = {}
+    metrics = {"same": gram(inputs), "other": gram(inputs[:50])}
+    first, again, other = (single(weight, 0.1) for _ in range(3))
+    assign_weights(first, always("int8", "quantease"), {"x": metrics["same"]}, known)
+    made: list[str] = []
+    monkeypatch.setattr(weights, "quantized", lambda node, *rest: made.append(node.name) or quantized(node, *rest))
+    assign_weights(again, always("int8", "quantease"), {"x": metrics["same"].copy()}, known)
+    assert made == [] and (again.nodes[0].params["weight_q"] == first.nodes[0].params["weight_q"]).all()
+    assign_weights(other, always("int8", "quantease"), {"x": metrics["other"]}, known)
+    assign_weights(single(weight, 0.1), always("int8", "mse"), {"x": metrics["other"]}, known)
+    assert made == ["up", "up"]
 
 
 def test_errors_name_the_layer() -> None:
