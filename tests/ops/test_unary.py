@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from attnc.golden import run_golden
-from attnc.ir import Graph, GraphError
+from attnc.ir import Graph, GraphError, Node
 from attnc.kernels.design import Design
 from attnc.kernels.lowering import Lowering
 from attnc.ops import operator, unary_chord, unary_delta
@@ -16,8 +16,10 @@ from attnc.ops.functions import FUNCTIONS, erf, find
 from attnc.ops.unary import METHODS, methods, rescaled
 from attnc.ops.unary_method import Method
 from attnc.ops.unary_table import TableOf256
+from attnc.weights import WeightFormat
 from builder import Builder
-from harness import assert_exact, random_feeds, simulate, tensor_type
+from harness import assert_exact, quantized, random_feeds, simulate, tensor_type
+from low_bit import grid_params
 
 EVERY = np.arange(-32768, 32768)
 CHANGES_OF_TYPE = [(name, "auto") for name in ("relu", "identity", "clip_-1_1", "clip_0_6", "clip_-inf_0.3", "clip_-0.7_inf", "clip_9_99")]
@@ -351,3 +353,19 @@ def test_engines_of_tables_and_polynomials_serve_every_function() -> None:
     ctx = Lowering(graph, Design(8, 8), dict.fromkeys(graph.values, 0), lambda key, make: 0)
     assert len({operator(node).lower(node, ctx)[0].kernel.key for node in graph.nodes}) == 2
     assert len(graph.nodes) > 20 and isinstance(METHODS["table"], TableOf256)
+
+
+@pytest.mark.parametrize("function", ["clip_0.5_inf", "clip_-inf_-0.25"])
+def test_padding_is_zero_where_no_value_is(function: str) -> None:
+    """Binary weights and sums over channels take in the lanes beyond the last channel."""
+    rng = np.random.default_rng(1)
+    graph = Graph("clipped", inputs=["x"], outputs=["z", "n"])
+    for name, channels in (("x", 5), ("y", 5), ("z", 6), ("n", 5)):
+        graph.add_value(name, (3, channels))
+    graph.nodes.append(Node("clip", "unary", ["x"], "y", {"function": function}))
+    graph.nodes.append(
+        Node("binary", "linear", ["y"], "z", {"weights": "binary2"}, grid_params(WeightFormat.parse("binary2", 0), 6, 5, rng, False))
+    )
+    graph.nodes.append(Node("norm", "layer_normalization", ["y"], "n", {"epsilon": 1e-5}, {"gamma": np.ones(5), "beta": np.zeros(5)}))
+    quantized(graph, {"x": tensor_type(8, 0.02), "y": tensor_type(8, 0.02), "z": tensor_type(16, 1e-3), "n": tensor_type(8, 0.03)})
+    assert_exact(graph, random_feeds(graph, 3), Design(8, 8, 4, 1, tables=8, columns=8))

@@ -4,7 +4,8 @@
 // Shapes   x, y [rows, tiles*L], streams in (tile, row) order; the walks decide which rows of memory these are.
 // Types    XT, YT signed integers; YT holds [low, high].
 // Records  a stream of words, 4 per tile of L channels: word k holds byte k of every lane's record, and a record is
-//          multiplier + 2**24 * shift, little endian. Records of padding lanes are 0, so those lanes stay 0.
+//          multiplier + 2**24 * shift + 2**31, little endian. Records of padding lanes are 0, and those lanes stay 0 where
+//          [low, high] does not hold it too (a function that is at least 1, say).
 // Rounding requantize: half up, then saturation to [low, high].
 // Speed    L values per cycle (II = 1); the records of the next tile are read while this one passes, so a tile takes
 //          max(rows, 4) cycles.
@@ -53,7 +54,9 @@ RESCALE_TILES:
         for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
           const UInt<32> r = record[tile & 1][l];
-          out.v[l] = YT(requantize<XT>(in.v[l], multiplier_t(r & UInt<32>(0xffffff)), shift_t(r >> 24), low, high));
+          const shift_t shift = shift_t((r >> 24) & UInt<32>(0x3f));
+          const YT moved = YT(requantize<XT>(in.v[l], multiplier_t(r & UInt<32>(0xffffff)), shift, low, high));
+          out.v[l] = (r >> 31) != 0 ? moved : YT(0);
         }
         y.write(out);
       }

@@ -29,6 +29,8 @@ from attnc.ops.base import Operator
 
 DSP_PORT = 27
 """Bits of the wider port of a DSP48E2."""
+CHANNEL = 1 << 31
+"""Bit of a record of rescale.hpp that padding lanes lack."""
 IN_LOGIC = 6
 """Bits beyond that are multiplied in logic, at most; as in fixedpoint.hpp."""
 
@@ -110,7 +112,7 @@ def rescale_call(
     lanes, tiles = ctx.design.lanes, -(-channels // ctx.design.lanes)
 
     def pack() -> bytes:
-        record = node.params["multiplier" + suffix] + (node.params["shift" + suffix] << 24)
+        record = node.params["multiplier" + suffix] + (node.params["shift" + suffix] << 24) + CHANNEL
         return byte_planes(np.broadcast_to(record, channels), RECORD_PLANES, lanes).tobytes()
 
     words = ctx.packed(node.name + suffix, pack, tiles * RECORD_PLANES)
@@ -132,10 +134,11 @@ def rescale_blocks(node: Node, ctx: Lowering, bounds: tuple[int, int] | None = N
 def rescale_resources(kernel: KernelCall) -> Resources:
     """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
-    Per lane one DSP (16 x 18 bits) and a shifter, adder and clamp of 35 bits (about 180 LUT); two records of 32 bits in registers.
+    Per lane one DSP (16 x 18 bits), a shifter, adder and clamp of 35 bits (about 180 LUT), and half a LUT per bit that keeps padding at 0;
+    two records of 32 bits in registers.
     """
     lanes = kernel.arg("L")
-    return Resources(lut=180 * lanes + 300, ff=(64 + 110) * lanes + 400, dsp=lanes)
+    return Resources(lut=188 * lanes + 300, ff=(64 + 110) * lanes + 400, dsp=lanes)
 
 
 class Requantize(Operator):

@@ -91,7 +91,7 @@ class Unary(Approximated):
         """The methods that take x."""
         function = self.function(node)
         if rescaled(function):
-            return [Implementation(RESCALED, 0.0, 0, Resources(lut=180, ff=174, dsp=1))]
+            return [Implementation(RESCALED, 0.0, 0, Resources(lut=188, ff=174, dsp=1))]
         return [implementation for method, implementation in methods(function) if x is None or method.accepts(function, x)]
 
     def default_target(self, node: Node, output: TensorType) -> float:
