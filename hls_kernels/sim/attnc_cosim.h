@@ -9,9 +9,10 @@
 // Style     "stp": a read that waits stops the whole pipeline, and what is inside stays there. "flp": what is inside goes on. A write that
 //           waits stops the pipeline in both.
 // Stream    a token can be read a cycle after it was written; its place is free a cycle after it was read.
-// Memory    the first beat comes `latency` cycles after the request, then one per cycle; requests of a port of the board are served CHUNK
-//           beats at a time, as they come, and all together move at most `rate` bytes per cycle. A write is answered `response` cycles
-//           after its last beat.
+// Memory    the first beat comes `latency` cycles after the request, then one per cycle, whether the kernel takes them or not: an adapter
+//           keeps AHEAD of them. A port of the board serves those that ask it CHUNK beats at a time in turn, and all ports together move
+//           at most `rate` bytes per cycle. What is written waits in the adapter likewise, and is answered `response` cycles after its
+//           last beat.
 // Deadlock  no process can go on: who waits for what is reported, exit code 4.
 
 #include "attnc_fiber.h"
@@ -22,6 +23,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <queue>
@@ -44,6 +46,8 @@ inline const char* bin_name(int bin) { return bin < CAUSES ? cause_name(bin) : b
 
 static constexpr int DEADLOCK = 4;   // exit code
 static constexpr int CHUNK = 16;     // beats that a port of the board serves at a time
+static constexpr int AHEAD = 64;     // chunks that an adapter keeps: 16 bursts of 64 beats, as the interfaces ask for
+static constexpr Time NEVER = std::numeric_limits<Time>::max();
 static constexpr std::size_t STACK = 1 << 20;
 static constexpr Time FIXED = 1 << 16;  // fractions of a cycle for the rate of the DDR
 
@@ -103,12 +107,56 @@ struct FifoStats : Source {
   const ProcessStats* reader = nullptr;
 };
 
-// A port of the board: one channel for reads, one for writes.
+struct Fiber;
+
+// Beats that a port can serve at a time, from a time on; the last of a burst or not.
+struct Chunk {
+  Time from;
+  int beats;
+  bool last;
+};
+
+// What one process has asked a port for in one direction, and how far that has come; all in chunks.
+struct Channel {
+  bool write;
+  int bytes;  // of a beat
+  Ring<Chunk> asked;
+  Ring<Time> ends;  // of bursts that were written
+  std::int64_t served = 0, taken = 0;
+  Time served_at[AHEAD] = {}, free_at[AHEAD] = {};  // the first beat of each, and when its place in the adapter is free again
+  Fiber* waiter = nullptr;
+
+  // From when on the next one can be served, as far as is known.
+  Time ready() const {
+    if (asked.empty() || (!write && served - taken >= AHEAD)) return NEVER;
+    return std::max(asked.at(0).from, free_at[served % AHEAD]);
+  }
+  void take(Time now) { free_at[taken++ % AHEAD] = now; }
+};
+
+// One direction of a port of the board: channels that ask for something, in turn.
+struct Lane {
+  std::vector<Channel*> channels;
+  Time free = 0, due = NEVER;  // when it looks for something to serve next
+  std::int64_t beats = 0;
+  std::vector<Time> bins;
+};
+
 struct BoardPort {
   std::string tag;
-  Time free[2] = {0, 0};  // read, write
-  std::int64_t beats[2] = {0, 0};
-  std::vector<Time> bins[2];
+  Lane lanes[2];  // read, write
+
+  std::unique_ptr<Channel> enter(bool write, int bytes) {
+    std::unique_ptr<Channel> channel(new Channel);
+    channel->write = write;
+    channel->bytes = bytes;
+    lanes[write].channels.push_back(channel.get());
+    return channel;
+  }
+  void leave(Channel* channel) {
+    std::vector<Channel*>& all = lanes[channel->write].channels;
+    all.erase(std::find(all.begin(), all.end(), channel));
+  }
 };
 
 // An argument of the accelerator that points to memory.
@@ -235,9 +283,13 @@ class Simulation {
     Fiber& root = make("top", body, nullptr, 0);
     ready(&root);
     while (!heap_.empty()) {
-      Fiber* next = heap_.top().fiber;
+      const Entry entry = heap_.top();
       heap_.pop();
-      current = next;
+      if (entry.lane) {
+        if (entry.now == entry.lane->due) serve(*entry.lane, entry.now);
+        continue;
+      }
+      Fiber* next = current = entry.fiber;
       attnc_switch(&main_, next->context);
       current = nullptr;
       if (next->done) {
@@ -341,17 +393,15 @@ class Simulation {
     return found.get();
   }
 
-  // The time from which `beats` of an interface pass its board port, asked for now and possible from `earliest` on.
-  Time reserve(Interface& interface, int write, Time earliest, int beats, int bytes) {
-    sync();
-    BoardPort& port = *interface.port;
-    Time start = std::max(std::max(earliest, current->now), port.free[write]);
-    start = std::max(start, (ddr_free + FIXED - 1) / FIXED);
-    port.free[write] = start + beats;
-    port.beats[write] += beats;
-    if (bin) spread(port.bins[write], start, start + beats);
-    if (ddr_cycles_per_byte > 0) ddr_free = std::max(ddr_free, start * FIXED) + Time(beats) * bytes * ddr_cycles_per_byte;
-    return start;
+  // A channel of a lane has something new to serve, or room for it.
+  void look(Lane& lane, const Channel& channel) {
+    const Time ready = channel.ready();
+    if (ready != NEVER) plan(lane, std::max(ready, lane.free));
+  }
+  void plan(Lane& lane, Time when) {
+    if (when >= lane.due) return;
+    lane.due = when;
+    heap_.push({when, std::numeric_limits<int>::max(), nullptr, &lane});  // after what processes do at that time
   }
 
   void stage(int number) {
@@ -368,6 +418,33 @@ class Simulation {
     if (trace) std::fclose(trace);
   }
 
+  // The next chunk of a lane, of the first in turn that is ready; or when to look again.
+  void serve(Lane& lane, Time now) {
+    lane.due = NEVER;
+    Time next = NEVER;
+    for (std::size_t i = 0; i < lane.channels.size(); ++i) {
+      Channel& channel = *lane.channels[i];
+      next = std::min(next, channel.ready());
+      if (channel.ready() > now) continue;
+      std::rotate(lane.channels.begin() + std::ptrdiff_t(i), lane.channels.begin() + std::ptrdiff_t(i) + 1, lane.channels.end());
+      pass(lane, channel, now);
+      plan(lane, lane.free);
+      return;
+    }
+    if (next != NEVER) plan(lane, next);
+  }
+  void pass(Lane& lane, Channel& channel, Time now) {
+    const Chunk chunk = channel.asked.pop();
+    const Time start = std::max(now, (ddr_free + FIXED - 1) / FIXED);
+    lane.free = start + chunk.beats;
+    lane.beats += chunk.beats;
+    if (bin) spread(lane.bins, start, lane.free);
+    if (ddr_cycles_per_byte > 0) ddr_free = std::max(ddr_free, start * FIXED) + Time(chunk.beats) * channel.bytes * ddr_cycles_per_byte;
+    channel.served_at[channel.served++ % AHEAD] = start;
+    if (chunk.last) channel.ends.push(lane.free - 1);
+    wake(channel.waiter);
+  }
+
   inline void blocked(std::FILE* out, const Fiber& f, Cause cause, StreamBase& on, Time last);
   inline void write_stats(std::FILE* out);
   static inline void write_bins(std::FILE* out, const std::string& path, const char* name, const std::vector<Time>& bins);
@@ -379,6 +456,7 @@ class Simulation {
     Time now;
     int id;
     Fiber* fiber;
+    Lane* lane;
     bool operator<(const Entry& other) const { return now != other.now ? now > other.now : id > other.id; }
   };
 
@@ -423,7 +501,7 @@ class Simulation {
     f->context = prepared(f->stack.get(), STACK, &Simulation::enter);
     return *f;
   }
-  void ready(Fiber* f) { heap_.push({f->now, f->id, f}); }
+  void ready(Fiber* f) { heap_.push({f->now, f->id, f, nullptr}); }
   void away(Fiber& f) { attnc_switch(&f.context, main_); }
 
   void* main_ = nullptr;
@@ -662,12 +740,13 @@ inline void Simulation::write_stats(std::FILE* out) {
       std::fprintf(out, "loop %s %d %d %lld %lld\n", entry.first.c_str(), entry.second.ii, entry.second.depth,
                    (long long)entry.second.entries, (long long)entry.second.iterations);
   for (const auto& entry : ports)
-    std::fprintf(out, "port %s %lld %lld\n", entry.first.c_str(), (long long)entry.second->beats[0], (long long)entry.second->beats[1]);
+    std::fprintf(out, "port %s %lld %lld\n", entry.first.c_str(), (long long)entry.second->lanes[0].beats,
+                 (long long)entry.second->lanes[1].beats);
   if (!bin) return;
   for (const auto& entry : processes)
     for (int b = 0; b < BINS; ++b) write_bins(out, entry.first, bin_name(b), entry.second->bins[b]);
   for (const auto& entry : ports)
-    for (int write = 0; write < 2; ++write) write_bins(out, entry.first, write ? "write" : "read", entry.second->bins[write]);
+    for (int write = 0; write < 2; ++write) write_bins(out, entry.first, write ? "write" : "read", entry.second->lanes[write].bins);
 }
 
 inline void Simulation::write_bins(std::FILE* out, const std::string& path, const char* name, const std::vector<Time>& bins) {
@@ -696,7 +775,7 @@ inline void Simulation::deadlock() {
   for (const auto& f : fibers_) {
     if (f->done) continue;
     if (trace) std::fprintf(trace, "P %d %lld %lld\n", f->stats->id, (long long)f->began, (long long)last);
-    if (!f->waiting || f->cause == JOIN) continue;
+    if (!f->waiting || f->on == nullptr) continue;
     blocked(out, *f, f->cause, *f->on, last);
     // What waits for room at the end of a flushing pipeline, and what a stalling one keeps.
     if (!stalling && f->cause == EMPTY && !f->pending.empty()) blocked(out, *f, FULL, *f->pending.at(0).stream, last);
@@ -759,6 +838,16 @@ inline void stand(Time until, const Interface* interface) {
   s.count(f, MEMORY, interface, stood);
   f.now = until;
   if (s.stalling) f.shift += stood;
+}
+
+// Waits until a channel is as `condition` says: its lane runs when all processes have come to that time.
+template <class Condition> void await(Channel& channel, Condition condition) {
+  Simulation& s = Simulation::get();
+  while (!condition()) {
+    channel.waiter = s.current;
+    s.wait(MEMORY, nullptr);
+  }
+  channel.waiter = nullptr;
 }
 
 }  // namespace cosim

@@ -3,6 +3,7 @@
 //
 // Reading or writing what was not asked for ends the simulation. With ATTNC_COSIM requests and beats take time, see attnc_cosim.h.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
@@ -19,26 +20,27 @@ template <class T> class burst_maxi {
 
   void read_request(std::size_t offset, std::size_t length) {
     ask(read_, offset, length);
-    request(0);
+    request(length);
   }
   T read() {
     Burst& burst = next(read_, "read");
-    beat(read_, burst, 0);
+    bring(burst);
     const T value = memory_[burst.offset + burst.done++];
+    took(burst);
     if (burst.done == burst.length) pop(read_);
     return value;
   }
   void write_request(std::size_t offset, std::size_t length) {
     ask(write_, offset, length);
-    request(1);
   }
   void write(const T& value) {
     Burst& burst = next(write_, "write");
-    beat(write_, burst, 1);
+    make_room(burst);
     memory_[burst.offset + burst.done++] = value;
+    gave(burst);
     if (burst.done == burst.length) {
       pop(write_);
-      complete();
+      ++answers_;
     }
   }
   void write_response() {
@@ -51,9 +53,6 @@ template <class T> class burst_maxi {
   static const int IN_FLIGHT = 64;
   struct Burst {
     std::size_t offset, length, done;
-#ifdef ATTNC_COSIM
-    attnc::cosim::Time asked, chunk;
-#endif
   };
   struct Bursts {
     Burst bursts[IN_FLIGHT];
@@ -84,39 +83,76 @@ template <class T> class burst_maxi {
 
 #ifdef ATTNC_COSIM
  public:
+  burst_maxi(const burst_maxi& other) : interface_(other.interface_), memory_(other.memory_) {}
+  ~burst_maxi() {
+    for (const auto& channel : channels_)
+      if (channel) interface_->port->leave(channel.get());
+  }
   void name(const char* pointer) { interface_ = attnc::cosim::Simulation::get().interface(pointer); }
 
  private:
-  void request(int write) {
-    Bursts& bursts = write ? write_ : read_;
-    Burst& burst = bursts.bursts[(bursts.first + bursts.count - 1) % IN_FLIGHT];
-    burst.asked = attnc::cosim::Simulation::get().current->now;
-    burst.chunk = 0;
+  typedef attnc::cosim::Channel Channel;
+  typedef attnc::cosim::Time Time;
+  static constexpr std::size_t CHUNK = attnc::cosim::CHUNK;
+  static constexpr int AHEAD = attnc::cosim::AHEAD;
+
+  // Of this process, from its first request on.
+  Channel& channel(int write) {
+    if (!interface_) fail("an argument of the accelerator without a name");
+    if (!channels_[write]) channels_[write] = interface_->port->enter(write, int(sizeof(T)));
+    return *channels_[write];
   }
-  void beat(Bursts&, Burst& burst, int write) {
-    namespace cosim = attnc::cosim;
-    cosim::Simulation& s = cosim::Simulation::get();
-    if (burst.done % cosim::CHUNK == 0) {
-      const std::size_t left = burst.length - burst.done;
-      const int beats = int(left < std::size_t(cosim::CHUNK) ? left : std::size_t(cosim::CHUNK));
-      if (!interface_) fail("an argument of the accelerator without a name");
-      burst.chunk = s.reserve(*interface_, write, write ? 0 : burst.asked + s.read_latency, beats, int(sizeof(T)));
-    }
-    cosim::stand(burst.chunk + cosim::Time(burst.done % cosim::CHUNK), interface_);
+  void request(std::size_t length) {
+    attnc::cosim::Simulation& s = attnc::cosim::Simulation::get();
+    const Time from = s.current->now + s.read_latency;
+    for (std::size_t beats = 0; beats < length; beats += CHUNK)
+      channel(0).asked.push({from, int(std::min(length - beats, std::size_t(CHUNK))), false});
+    s.look(interface_->port->lanes[0], channel(0));
   }
-  // The last beat leaves the pipeline as late as any write.
-  void complete() {
-    attnc::cosim::Fiber& f = *attnc::cosim::Simulation::get().current;
-    done_.push(f.now + (f.loop ? f.loop->depth - 1 : 0));
-    ++answers_;
+  // Waits until the beat is there.
+  void bring(Burst& burst) {
+    Channel& c = channel(0);
+    const std::size_t at = burst.done % CHUNK;
+    if (at == 0) attnc::cosim::await(c, [&] { return c.served > c.taken; });
+    attnc::cosim::stand(c.served_at[c.taken % AHEAD] + Time(at), interface_);
   }
-  void answer() { attnc::cosim::stand(done_.pop() + attnc::cosim::Simulation::get().write_response, interface_); }
+  // The last beat of a chunk makes room for another one.
+  void took(const Burst& burst) {
+    if (burst.done % CHUNK && burst.done < burst.length) return;
+    attnc::cosim::Simulation& s = attnc::cosim::Simulation::get();
+    channel(0).take(s.current->now + 1);
+    s.look(interface_->port->lanes[0], channel(0));
+  }
+  // Waits for a place in the adapter.
+  void make_room(const Burst& burst) {
+    if (burst.done % CHUNK) return;
+    Channel& c = channel(1);
+    attnc::cosim::await(c, [&] { return c.asked.size() < std::size_t(AHEAD); });
+    const std::int64_t given = c.served + std::int64_t(c.asked.size());
+    if (given >= AHEAD) attnc::cosim::stand(c.served_at[given % AHEAD], interface_);
+  }
+  // A chunk can pass the port so that its last beat does as soon as it has left the pipeline.
+  void gave(const Burst& burst) {
+    if (burst.done % CHUNK && burst.done < burst.length) return;
+    attnc::cosim::Simulation& s = attnc::cosim::Simulation::get();
+    const Time left = s.current->now + (s.current->loop ? s.current->loop->depth - 1 : 0);
+    const int beats = int((burst.done - 1) % CHUNK + 1);
+    channel(1).asked.push({left + 1 - beats, beats, burst.done == burst.length});
+    s.look(interface_->port->lanes[1], channel(1));
+  }
+  void answer() {
+    Channel& c = channel(1);
+    attnc::cosim::await(c, [&] { return !c.ends.empty(); });
+    attnc::cosim::stand(c.ends.pop() + attnc::cosim::Simulation::get().write_response, interface_);
+  }
   attnc::cosim::Interface* interface_ = nullptr;
-  attnc::cosim::Ring<attnc::cosim::Time> done_;
+  std::unique_ptr<attnc::cosim::Channel> channels_[2];
 #else
-  void complete() { ++answers_; }
-  void request(int) {}
-  void beat(Bursts&, Burst&, int) {}
+  void request(std::size_t) {}
+  void bring(const Burst&) {}
+  void took(const Burst&) {}
+  void make_room(const Burst&) {}
+  void gave(const Burst&) {}
   void answer() {}
 #endif
 

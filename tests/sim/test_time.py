@@ -25,6 +25,7 @@ LOOPS = {
     "relay.RELAY": Loop("", depth=5),
     "consume.CONSUME": Loop("", depth=4),
     "load.LOAD": Loop("", depth=2),
+    "load_late.LOAD": Loop("", depth=2),
     "store.STORE": Loop("", depth=3),
 }
 Levels = dict[str, list[tuple[int, int]]]
@@ -157,6 +158,28 @@ def test_ports_are_shared_and_the_ddr_has_a_rate(program: Path, style: str) -> N
     # Words of 8 bytes at 4 bytes per cycle: 16 of them keep the DDR busy for 32 cycles, so requests are served from 61, 93, 125 and 133.
     slow = Timing(ports={"a": "HP0", "b": "HP1"}, bytes_per_cycle=4)
     assert simulate(program, "two loads", style, slow)[0].cycles == 133 + 3 + 2 + 1 + 1
+
+
+@pytest.mark.parametrize("style", ["stp", "flp"])
+def test_an_adapter_keeps_what_comes(program: Path, style: str) -> None:
+    # Asked for at 0, in the adapter from 60 on; from 201 on one is taken per cycle.
+    assert simulate(program, "load late", style)[0].cycles == 201 + 20 - 1 + 2 + 1
+    assert process(simulate(program, "load late", style)[0], "top")[2] == {}
+    # One port for both: each gets 16 words in turn until the adapter of the late one holds 1,024; then the other gets all. Both processes
+    # begin at 1; the late one takes a word per cycle from 3,202 on, which its port brings as fast.
+    run, _ = simulate(program, "a late one beside", style, Timing(ports={"a": "HP0", "b": "HP0"}))
+    assert process(run, "top/soon")[0] == 61 + 1024 + 2000 - 1 + 2 + 1 - 1
+    assert process(run, "top/late") == (3202 + 2000 - 1 + 2 + 1 - 1, 5200, {})
+
+
+@pytest.mark.parametrize("style", ["stp", "flp"])
+def test_writes_wait_in_the_adapter(program: Path, style: str) -> None:
+    # Words leave from 3 on, the DDR takes one in two cycles: the 125th 16 of them pass from 3 + 124 * 32 on, and are answered 30 later.
+    # Up to 1,024 words wait in the adapter: the loop of 1,000 is not held back, and what waits at the end is its answer.
+    run, _ = simulate(program, "store much", style, Timing(bytes_per_cycle=4))
+    assert run.cycles == 3 + 124 * 32 + 15 + 30
+    run, _ = simulate(program, "store 1000", style, Timing(bytes_per_cycle=4))
+    assert process(run, "top")[2]["memory"] == run.cycles - (1 + 1000 - 1 + 3 + 1)
 
 
 @pytest.mark.parametrize("style", ["stp", "flp"])

@@ -55,6 +55,17 @@ LOAD:
   }
 }
 
+// Takes nothing for a while.
+void load_late(hls::burst_maxi<long> memory, int count, int later) {
+  memory.read_request(0, count);
+  ATTNC_LOOP(LOAD)
+LOAD:
+  for (int i = 0; i < later + count; ++i) {
+    ATTNC_TICK(LOAD)
+    if (i >= later) memory.read();
+  }
+}
+
 void store(hls::burst_maxi<long> memory, int count) {
   memory.write_request(0, count);
   {
@@ -110,7 +121,7 @@ int main(int, char** argv) {
   attnc::cosim::Simulation& simulation = attnc::cosim::Simulation::get();
   simulation.load(std::getenv("ATTNC_COSIM_SETTINGS"));
   simulation.report_path = std::getenv("ATTNC_COSIM_REPORT");
-  long memory[64] = {0};
+  static long memory[2000] = {0};
   hls::burst_maxi<long> a(memory), b(memory);
   simulation.run([&] {
     ATTNC_PORT(a)
@@ -122,6 +133,14 @@ int main(int, char** argv) {
     if (name == "load") load(a, 20, 0);
     if (name == "load twice") load(a, 8, 8);
     if (name == "store") store(a, 5);
+    if (name == "load late") load_late(a, 20, 200);
+    if (name == "store much") store(a, 2000);
+    if (name == "store 1000") store(a, 1000);
+    if (name == "a late one beside") {
+      ATTNC_REGION
+      ATTNC_PROCESS("late", load_late(a, 2000, 3200);)
+      ATTNC_PROCESS("soon", load(b, 2000, 0);)
+    }
     if (name == "two loads") {
       ATTNC_REGION
       ATTNC_PROCESS("first", load(a, 20, 0);)
