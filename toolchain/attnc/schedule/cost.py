@@ -3,9 +3,9 @@
 Cycles: the kernels of a chain overlap, and so do the processes of a kernel, but one that needs all its operands before it gives a result
 (`Call.held`) parts the chain: what is before it, then what comes from it. Each part takes its slowest process or memory port. A stream
 moves a word per cycle within a burst; short bursts are bound by the requests in flight, streams that read through the same port of the
-board add up, and all together are bound by the rate of the DDR. Instructions run one after the other, with the time to fill and drain
-each; what brings the operand of a later one overlaps with the main kernel. Where engines run at the same time, a step takes its slowest
-instruction, or what all of them together read through a port of the board or move to and from the DDR.
+board add up, and so do those that write, and all together are bound by the rate of the DDR. Instructions run one after the other, with
+the time to fill and drain each; what brings the operand of a later one overlaps with the main kernel. Where engines run at the same time,
+a step takes its slowest instruction, or what all of them together read or write through a port of the board or move to and from the DDR.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from attnc.schedule.engine import Engine, Instruction, Slot, Stream
 from attnc.schedule.fifos import usual_fifos
 from attnc.schedule.placement import Buffer, collect, place, scaled
 from attnc.schedule.program import FETCH_INTS, Program
+from attnc.schedule.wiring import Moved, Step, wire
 
 MEMORY_LATENCY = 60
 """Cycles from a read request to its first word (about 200 ns through an HP port at 250 MHz)."""
@@ -76,10 +77,10 @@ class CallCost:
 
 @dataclass
 class _Part:
-    """What overlaps: cycles by process or stream, and words read through each port of the board."""
+    """What overlaps: cycles by process or stream, and words that pass each port of the board, one direction beside the other."""
 
     busy: dict[str, int] = field(default_factory=dict)
-    shared: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    shared: dict[tuple[str, bool], list[tuple[str, int]]] = field(default_factory=dict)
 
     def stream(self, stream: Stream, walk: Walk, moved: int, ports: Sequence[str]) -> None:
         """A stream that moves `walk` in `moved` cycles through `ports`, one for each of its pointers."""
@@ -87,36 +88,50 @@ class _Part:
         self.busy[f"port {stream.name}"] = max(moved, bursts * math.ceil(MEMORY_LATENCY / REQUESTS_IN_FLIGHT))
         if stream.shared:  # its loader waits for the first word of each run
             self.busy[OPERANDS] = self.busy.get(OPERANDS, 0) + self.busy[f"port {stream.name}"] + MEMORY_LATENCY
-        if stream.kind != "store":
-            for port in ports:
-                self.shared.setdefault(port, []).append((stream.name, moved))
+        for port in ports:
+            self.shared.setdefault((port, stream.kind == "store"), []).append((stream.name, moved))
 
     def all_busy(self) -> dict[str, int]:
         """With the ports of the board that several streams share."""
         ports = {
-            f"{tag} ({'+'.join(name for name, _ in streams)})": sum(moved for _, moved in streams)
-            for tag, streams in self.shared.items()
+            f"{_direction(tag, write)} ({'+'.join(name for name, _ in streams)})": sum(moved for _, moved in streams)
+            for (tag, write), streams in self.shared.items()
             if len(streams) > 1
         }
         return {**self.busy, **ports}
 
 
+def _direction(tag: str, write: bool) -> str:
+    return f"{tag} writes" if write else tag
+
+
 def assign_ports(program: Program, board: Board) -> dict[str, str]:
-    """A memory port of the board for each memory interface: what moves most first, each to the port that moves least so far. A port reads
-    and writes at the same time."""
-    moved = {(bundle, write): 0 for bundle in program.bundles.values() for write in (False, True)}
-    for instruction in program.instructions:
+    """A memory port of the board for each memory interface."""
+
+    def step(instructions: Sequence[Instruction]) -> Step:
+        found = []
+        for instruction in instructions:
+            parts = (part for part in _parts(instruction, program.bundles) if part.busy)
+            found.append(tuple((max(part.busy.values()), _moved(part.shared)) for part in parts))
+        return tuple(found), tuple(_passing(instructions, program.bundles).items())
+
+    bundles = tuple(dict.fromkeys(program.bundles.values()))
+    return wire([step(instructions) for instructions in program.steps], bundles, board.ports)
+
+
+def _moved(shared: Mapping[tuple[str, bool], list[tuple[str, int]]]) -> Moved:
+    return tuple((channel, sum(moved for _, moved in streams)) for channel, streams in shared.items())
+
+
+def _passing(step: Sequence[Instruction], ports: Mapping[str, str]) -> dict[tuple[str, bool], int]:
+    """Cycles in which something passes each port, in each direction, for all instructions of a step."""
+    found: dict[tuple[str, bool], int] = {}
+    for instruction in step:
         for stream in instruction.engine.streams:
-            walk = instruction.walk(stream)
             for pointer in stream.pointers:
-                moved[program.bundles[pointer], stream.kind == "store"] += walk.vectors * walk.bytes // len(stream.pointers)
-    loads = {(tag, write): 0 for tag in board.ports for write in (False, True)}
-    found: dict[str, str] = {}
-    for bundle in sorted(dict.fromkeys(program.bundles.values()), key=lambda name: -max(moved[name, False], moved[name, True])):
-        found[bundle] = min(board.ports, key=lambda tag: max(loads[tag, write] + moved[bundle, write] for write in (False, True)))
-        for write in (False, True):
-            loads[found[bundle], write] += moved[bundle, write]
-    return {bundle: found[bundle] for bundle in dict.fromkeys(program.bundles.values())}
+                channel = ports[pointer], stream.kind == "store"
+                found[channel] = found.get(channel, 0) + instruction.moved(stream)
+    return found
 
 
 def _parts(instruction: Instruction, ports: Mapping[str, str]) -> list[_Part]:
@@ -182,14 +197,8 @@ def step_costs(
 ) -> list[CallCost]:
     """Costs of the instructions of a step, of which the first has index `first` in the program."""
     alone = [call_cost(instruction, ports, words_per_cycle, instruction_ints) for instruction in step]
-    if len(alone) == 1:
-        return alone
-    shared: dict[str, int] = {}
-    for instruction in step:
-        for stream in instruction.engine.streams:
-            if stream.kind != "store":
-                for tag in (f"{ports[pointer]} (all engines)" for pointer in stream.pointers):
-                    shared[tag] = shared.get(tag, 0) + instruction.moved(stream)
+    passing = _passing(step, ports).items()
+    shared = {f"{_direction(tag, write)} (all streams)": moved for (tag, write), moved in passing}
     shared["ddr"] = math.ceil(sum(call.words for call in alone) / words_per_cycle)
     slowest = max(range(len(alone)), key=lambda index: alone[index].cycles)
     longest, bound = alone[slowest], max(shared, key=lambda name: shared[name])

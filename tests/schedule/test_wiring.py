@@ -1,0 +1,58 @@
+"""Ports of the board for memory interfaces, beside every assignment there is."""
+
+from __future__ import annotations
+
+import random
+from itertools import product
+
+from attnc.schedule.wiring import Moved, Step, wire
+
+
+def cycles(steps: list[Step], ports: dict[str, str]) -> int:
+    """By the words of the module's docstring."""
+
+    def most(moved: Moved) -> int:
+        loads: dict[tuple[str, bool], int] = {}
+        for (bundle, write), one in moved:
+            loads[ports[bundle], write] = loads.get((ports[bundle], write), 0) + one
+        return max(loads.values(), default=0)
+
+    return sum(
+        max(most(moved), *(sum(max(slowest, most(part)) for slowest, part in parts) for parts in instructions))
+        for instructions, moved in steps
+    )
+
+
+def test_writes_pass_beside_reads_and_each_other() -> None:
+    both: Step = ((((10, ((("a", True), 9), (("b", True), 9))),),), ())
+    ports = wire([both], ["a", "b"], ["HP0", "HP1"])
+    assert ports["a"] != ports["b"] and cycles([both], ports) == 10
+    assert cycles([both], wire([both], ["a", "b"], ["HP0"])) == 18
+
+
+def test_what_moves_at_different_times_may_share_a_port() -> None:
+    """Two bundles that move most do so one after the other; a third moves beside both."""
+    steps: list[Step] = [
+        ((((5, ((("first", False), 100), (("beside", False), 90))),),), ()),
+        ((((5, ((("second", False), 100), (("beside", False), 90))),),), ()),
+    ]
+    ports = wire(steps, ["first", "second", "beside"], ["HP0", "HP1"])
+    assert ports["first"] == ports["second"] != ports["beside"] and cycles(steps, ports) == 200
+
+
+def test_near_the_best_of_all() -> None:
+    """Random programs: mostly the best, never far from it."""
+    pick, ratios = random.Random(5), []
+    bundles, tags = [f"b{i}" for i in range(5)], ["HP0", "HP1", "HP2"]
+
+    def moved() -> Moved:
+        return tuple(((b, pick.random() < 0.4), pick.randint(1, 100)) for b in pick.sample(bundles, pick.randint(1, 4)))
+
+    for _ in range(40):
+        steps: list[Step] = [
+            (tuple(tuple((pick.randint(1, 120), moved()) for _ in range(pick.randint(1, 3))) for _ in range(pick.randint(1, 2))), moved())
+            for _ in range(pick.randint(1, 4))
+        ]
+        best = min(cycles(steps, dict(zip(bundles, ports, strict=True))) for ports in product(tags, repeat=len(bundles)))
+        ratios.append(cycles(steps, wire(steps, bundles, tags)) / best)
+    assert max(ratios) < 1.1 and sum(ratio == 1 for ratio in ratios) > 30

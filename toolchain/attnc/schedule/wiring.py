@@ -1,0 +1,98 @@
+"""Which port of the board serves which memory interface: the assignment with the fewest cycles that a search from one bundle to the next
+finds, where a part of an instruction takes its slowest process or the port that moves most in it, in either direction."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Moved = tuple[tuple[tuple[str, bool], int], ...]
+"""Cycles in which something passes, by bundle and whether it is written."""
+Part = tuple[int, Moved]
+"""What overlaps: cycles of its slowest process, and what its streams move."""
+Step = tuple[tuple[tuple[Part, ...], ...], Moved]
+"""What runs at the same time: the parts of each instruction, one after the other, and what all of them move."""
+Numbers = npt.NDArray[np.int64]
+
+
+class _Program(NamedTuple):
+    """Steps as rows: cycles of the slowest process and of what moves per bundle and direction. `parts` says where the parts of an
+    instruction begin, `instructions` where those of a step do, `steps` how often each is run; a row per step comes last."""
+
+    slowest: Numbers
+    moved: Numbers
+    parts: Numbers
+    instructions: Numbers
+    often: Numbers
+
+    def cycles(self, ports: Sequence[int], size: int) -> tuple[int, int]:
+        """With bundle i at port `ports[i]` of `size`; then what the port that moves most does in all, for a tie."""
+        loads = np.zeros((2, len(self.moved), size), np.int64)
+        for bundle, port in enumerate(ports):
+            loads[:, :, port] += self.moved[:, bundle].T
+        most = loads.max(axis=(0, 2))
+        rows = len(self.slowest)
+        in_order = np.add.reduceat(np.maximum(self.slowest, most[:rows]), self.parts)
+        at_once = np.maximum(np.maximum.reduceat(in_order, self.instructions), most[rows:])
+        total = loads[:, rows:] * self.often[:, None]
+        return int(at_once @ self.often), int(total.sum(axis=1).max())
+
+
+def wire(steps: Sequence[Step], bundles: Sequence[str], tags: Sequence[str]) -> dict[str, str]:
+    """A port for each bundle. It starts with what moves most at the port that moves least, and moves bundles one by one, or swaps two,
+    while that saves something."""
+    program = _rows(Counter(steps), bundles)
+    totals = (program.moved[len(program.slowest) :] * program.often[:, None, None]).sum(axis=0)
+    ports, loads = [0] * len(bundles), np.zeros((len(tags), 2), np.int64)
+    for bundle in sorted(range(len(bundles)), key=lambda i: -int(totals[i].max())):
+        ports[bundle] = min(range(len(tags)), key=lambda tag: int((loads[tag] + totals[bundle]).max()))
+        loads[ports[bundle]] += totals[bundle]
+    best = program.cycles(ports, len(tags))
+    for _ in count():
+        before = best
+        for bundle in range(len(bundles)):
+            for changed in _changes(ports, bundle, len(tags)):
+                found = program.cycles(changed, len(tags))
+                if found < best:
+                    best, ports = found, changed
+        if best == before:
+            break
+    return {bundle: tags[port] for bundle, port in zip(bundles, ports, strict=True)}
+
+
+def _changes(ports: list[int], bundle: int, size: int) -> list[list[int]]:
+    """The assignments with `bundle` at each other port, and with it in the place of each bundle behind it there."""
+    moved = [[*ports[:bundle], port, *ports[bundle + 1 :]] for port in range(size) if port != ports[bundle]]
+    swapped = []
+    for other in range(bundle + 1, len(ports)):
+        if ports[other] != ports[bundle]:
+            changed = list(ports)
+            changed[bundle], changed[other] = ports[other], ports[bundle]
+            swapped.append(changed)
+    return moved + swapped
+
+
+def _rows(steps: Counter[Step], bundles: Sequence[str]) -> _Program:
+    place = {bundle: i for i, bundle in enumerate(bundles)}
+    slowest: list[int] = []
+    moves: list[Moved] = []
+    parts: list[int] = []
+    instructions: list[int] = []
+    for instructions_of, _ in steps:
+        instructions.append(len(parts))
+        for parts_of in instructions_of:
+            parts.append(len(slowest))
+            for cycles, moved in parts_of:
+                slowest.append(cycles)
+                moves.append(moved)
+    moves += [moved for _, moved in steps]
+    table = np.zeros((len(moves), len(bundles), 2), np.int64)
+    for row, moved in enumerate(moves):
+        for (bundle, write), cycles in moved:
+            table[row, place[bundle], int(write)] += cycles
+    return _Program(np.array(slowest), table, np.array(parts), np.array(instructions), np.array(list(steps.values())))
