@@ -5,7 +5,8 @@ Cycles: the kernels of a chain overlap, and so do the processes of a kernel, but
 moves a word per cycle within a burst; short bursts are bound by the requests in flight, streams that read through the same port of the
 board add up, and so do those that write, and all together are bound by the rate of the DDR. Instructions run one after the other, with
 the time to fill and drain each; what brings the operand of a later one overlaps with the main kernel. Where engines run at the same time,
-a step takes its slowest instruction, or what all of them together read or write through a port of the board or move to and from the DDR.
+a step takes its slowest instruction, to which the others bring what they read or write through its ports in that time, or what all of them
+together move through a port of the board or to and from the DDR.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from attnc.schedule.engine import Engine, Instruction, Slot, Stream
 from attnc.schedule.fifos import usual_fifos
 from attnc.schedule.placement import Buffer, collect, place, scaled
 from attnc.schedule.program import FETCH_INTS, Program
-from attnc.schedule.wiring import Moved, Step, wire
+from attnc.schedule.wiring import Part, Step, wire
 
 MEMORY_LATENCY = 60
 """Cycles from a read request to its first word (about 200 ns through an HP port at 250 MHz)."""
@@ -75,80 +76,129 @@ class CallCost:
         return self.cycles if self.hidden is None else 0
 
 
+Channel = tuple[str, bool]
+"""A pointer, bundle or port of the board, and whether it is written."""
+
+
 @dataclass
 class _Part:
-    """What overlaps: cycles by process or stream, and words that pass each port of the board, one direction beside the other."""
+    """What overlaps: cycles by process or stream, what passes each pointer, by stream, and the parts of what brings the next operand."""
 
     busy: dict[str, int] = field(default_factory=dict)
-    shared: dict[tuple[str, bool], list[tuple[str, int]]] = field(default_factory=dict)
+    moved: list[tuple[Channel, str, int]] = field(default_factory=list)
+    early: Sequence[_Part] = ()
 
-    def stream(self, stream: Stream, walk: Walk, moved: int, ports: Sequence[str]) -> None:
-        """A stream that moves `walk` in `moved` cycles through `ports`, one for each of its pointers."""
-        bursts = math.prod(walk.counts[:3]) * math.ceil(walk.counts[3] * walk.bytes / len(ports) / stream.beat / 64)
+    def stream(self, stream: Stream, walk: Walk, moved: int) -> None:
+        """A stream that moves `walk` in `moved` cycles."""
+        count = len(stream.pointers)
+        bursts = math.prod(walk.counts[:3]) * math.ceil(walk.counts[3] * walk.bytes / count / stream.beat / 64)
         self.busy[f"port {stream.name}"] = max(moved, bursts * math.ceil(MEMORY_LATENCY / REQUESTS_IN_FLIGHT))
         if stream.shared:  # its loader waits for the first word of each run
             self.busy[OPERANDS] = self.busy.get(OPERANDS, 0) + self.busy[f"port {stream.name}"] + MEMORY_LATENCY
-        for port in ports:
-            self.shared.setdefault((port, stream.kind == "store"), []).append((stream.name, moved))
+        self.moved += [((pointer, stream.kind == "store"), stream.name, moved) for pointer in stream.pointers]
 
-    def all_busy(self) -> dict[str, int]:
-        """With the ports of the board that several streams share."""
-        ports = {
-            f"{_direction(tag, write)} ({'+'.join(name for name, _ in streams)})": sum(moved for _, moved in streams)
-            for (tag, write), streams in self.shared.items()
-            if len(streams) > 1
-        }
-        return {**self.busy, **ports}
+    def passing(self, ports: Mapping[str, str]) -> dict[Channel, dict[str, int]]:
+        """Cycles in which something passes each port, in each direction, by stream."""
+        found: dict[Channel, dict[str, int]] = {}
+        for (pointer, write), name, cycles in self.moved:
+            streams = found.setdefault((ports[pointer], write), {})
+            streams[name] = streams.get(name, 0) + cycles
+        return found
+
+    def all_busy(self, ports: Mapping[str, str], beside: Mapping[Channel, float]) -> dict[str, int]:
+        """With the ports of the board that several streams share, those of other engines among them: of each channel the share of all
+        cycles that they take."""
+        found = dict(self.busy)
+        if self.early:
+            found["next operand"] = sum(max(part.all_busy(ports, beside).values(), default=0) for part in self.early)
+        slowest = max(found.values(), default=0)
+        for channel, streams in self.passing(ports).items():
+            others = round(slowest * beside.get(channel, 0))
+            if others or len(streams) > 1:
+                names = "+".join([*streams, *(["other engines"] if others else [])])
+                found[f"{_direction(channel)} ({names})"] = sum(streams.values()) + others
+        return found
 
 
-def _direction(tag: str, write: bool) -> str:
-    return f"{tag} writes" if write else tag
+@dataclass(frozen=True)
+class _Work:
+    """An instruction, its parts, and what passes each pointer in all."""
+
+    instruction: Instruction
+    parts: Sequence[_Part]
+    passing: Mapping[Channel, int]
+
+    @staticmethod
+    def of(instruction: Instruction) -> _Work:
+        """Whatever the ports."""
+        passing: dict[Channel, int] = {}
+        for stream in instruction.engine.streams:
+            for pointer in stream.pointers:
+                passing[pointer, stream.kind == "store"] = instruction.moved(stream)
+        return _Work(instruction, _parts(instruction), passing)
+
+    def span(self) -> int:
+        """Cycles if nothing shared a port."""
+        return sum(max(part.busy.values(), default=0) for part in self.parts)
+
+
+def _direction(channel: Channel) -> str:
+    return f"{channel[0]} writes" if channel[1] else channel[0]
+
+
+def _through(step: Sequence[_Work], ports: Mapping[str, str]) -> dict[Channel, int]:
+    """Cycles in which something passes each port, in each direction, for all instructions of a step."""
+    found: dict[Channel, int] = {}
+    for work in step:
+        for (pointer, write), moved in work.passing.items():
+            found[ports[pointer], write] = found.get((ports[pointer], write), 0) + moved
+    return found
+
+
+def _beside(step: Sequence[_Work], ports: Mapping[str, str]) -> list[dict[Channel, float]]:
+    """For each instruction of a step the share of all cycles in which something of the others passes a port."""
+    span = max(max(work.span() for work in step), 1)
+    others = ([other for other in step if other is not work] for work in step)
+    return [{channel: min(moved / span, 1.0) for channel, moved in _through(other, ports).items() if moved} for other in others]
 
 
 def assign_ports(program: Program, board: Board) -> dict[str, str]:
     """A memory port of the board for each memory interface."""
+    return _wired(program, board, [[_Work.of(one) for one in step] for step in program.steps])
 
-    def step(instructions: Sequence[Instruction]) -> Step:
-        found = []
-        for instruction in instructions:
-            parts = (part for part in _parts(instruction, program.bundles) if part.busy)
-            found.append(tuple((max(part.busy.values()), _moved(part.shared)) for part in parts))
-        return tuple(found), tuple(_passing(instructions, program.bundles).items())
 
+def _wired(program: Program, board: Board, steps: Sequence[Sequence[_Work]]) -> dict[str, str]:
     bundles = tuple(dict.fromkeys(program.bundles.values()))
-    return wire([step(instructions) for instructions in program.steps], bundles, board.ports)
+
+    def part(one: _Part, beside: Mapping[Channel, float]) -> Part:
+        slowest = max(one.all_busy(program.bundles, {}).values(), default=0)
+        moved = {channel: sum(streams.values()) for channel, streams in one.passing(program.bundles).items()}
+        others = {channel: round(slowest * share) for channel, share in beside.items() if moved} if slowest else {}
+        return slowest, tuple((channel, moved.get(channel, 0) + others.get(channel, 0)) for channel in {**moved, **others})
+
+    def row(step: Sequence[_Work]) -> Step:
+        shares = _beside(step, program.bundles)
+        parts = tuple(tuple(part(one, beside) for one in work.parts) for work, beside in zip(step, shares, strict=True))
+        return parts, tuple(_through(step, program.bundles).items())
+
+    return wire([row(step) for step in steps], bundles, board.ports)
 
 
-def _moved(shared: Mapping[tuple[str, bool], list[tuple[str, int]]]) -> Moved:
-    return tuple((channel, sum(moved for _, moved in streams)) for channel, streams in shared.items())
-
-
-def _passing(step: Sequence[Instruction], ports: Mapping[str, str]) -> dict[tuple[str, bool], int]:
-    """Cycles in which something passes each port, in each direction, for all instructions of a step."""
-    found: dict[tuple[str, bool], int] = {}
-    for instruction in step:
-        for stream in instruction.engine.streams:
-            for pointer in stream.pointers:
-                channel = ports[pointer], stream.kind == "store"
-                found[channel] = found.get(channel, 0) + instruction.moved(stream)
-    return found
-
-
-def _parts(instruction: Instruction, ports: Mapping[str, str]) -> list[_Part]:
+def _parts(instruction: Instruction) -> list[_Part]:
     """What brings the operand of another instruction overlaps with the main kernel, which waits for none."""
     slot, slots = instruction.engine.operand_slot or 0, range(len(instruction.engine.slots))
-    parts = _slots_parts(instruction, ports, slots[slot:] if instruction.ready else slots)
+    parts = _slots_parts(instruction, slots[slot:] if instruction.ready else slots)
     if instruction.brings is not None:
-        before = _slots_parts(instruction.brings, ports, slots[:slot])
+        before = _slots_parts(instruction.brings, slots[:slot])
         main = instruction.brings.calls[slot]
         before[-1].busy.update(main.bringing().cycles if main is not None else {})
         if not instruction.own:
             return before
-        parts[0].busy["next operand"] = sum(max(part.all_busy().values(), default=0) for part in before)
+        parts[0].early = before
     return parts
 
 
-def _slots_parts(instruction: Instruction, ports: Mapping[str, str], slots: range) -> list[_Part]:
+def _slots_parts(instruction: Instruction, slots: range) -> list[_Part]:
     """Of some of its slots, working for its own block."""
     engine, parts = instruction.engine, [_Part()]
 
@@ -156,7 +206,7 @@ def _slots_parts(instruction: Instruction, ports: Mapping[str, str], slots: rang
         for stream in streams:
             walk = instruction.walk(stream)
             if walk.vectors:
-                parts[-1].stream(stream, walk, instruction.moved(stream), [ports[pointer] for pointer in stream.pointers])
+                parts[-1].stream(stream, walk, instruction.moved(stream))
 
     move([s for s in engine.streams if s.slot is None and s.kind == "load" and not instruction.ready])
     for number in slots:
@@ -175,9 +225,16 @@ def _slots_parts(instruction: Instruction, ports: Mapping[str, str], slots: rang
 
 
 def call_cost(instruction: Instruction, ports: Mapping[str, str], words_per_cycle: float, instruction_ints: int) -> CallCost:
-    """Cycles of an instruction: of each of its parts the slowest process, stream or port, or the DDR in all, plus start-up."""
-    engine = instruction.engine
-    found = [busy for busy in (part.all_busy() for part in _parts(instruction, ports)) if busy]
+    """Cycles of an instruction that runs alone."""
+    return _work_cost(_Work.of(instruction), {}, ports, words_per_cycle, instruction_ints)
+
+
+def _work_cost(
+    work: _Work, beside: Mapping[Channel, float], ports: Mapping[str, str], words_per_cycle: float, instruction_ints: int
+) -> CallCost:
+    """Of each of its parts the slowest process, stream or port, or the DDR in all, plus start-up."""
+    instruction, engine = work.instruction, work.instruction.engine
+    found = [busy for busy in (part.all_busy(ports, beside) for part in work.parts) if busy]
     busy: dict[str, int] = {}
     for name, cycles in (item for part in found for item in part.items()):
         busy[name] = busy.get(name, 0) + cycles
@@ -192,13 +249,13 @@ def call_cost(instruction: Instruction, ports: Mapping[str, str], words_per_cycl
     return CallCost(instruction.chain.main.node.name, engine.name, total + start, bound, start, busy, words, macs)
 
 
-def step_costs(
-    step: Sequence[Instruction], first: int, ports: Mapping[str, str], words_per_cycle: float, instruction_ints: int
+def _step_costs(
+    step: Sequence[_Work], first: int, ports: Mapping[str, str], words_per_cycle: float, instruction_ints: int
 ) -> list[CallCost]:
     """Costs of the instructions of a step, of which the first has index `first` in the program."""
-    alone = [call_cost(instruction, ports, words_per_cycle, instruction_ints) for instruction in step]
-    passing = _passing(step, ports).items()
-    shared = {f"{_direction(tag, write)} (all streams)": moved for (tag, write), moved in passing}
+    shares = _beside(step, ports)
+    alone = [_work_cost(work, share, ports, words_per_cycle, instruction_ints) for work, share in zip(step, shares, strict=True)]
+    shared = {f"{_direction(channel)} (all streams)": moved for channel, moved in _through(step, ports).items()}
     shared["ddr"] = math.ceil(sum(call.words for call in alone) / words_per_cycle)
     slowest = max(range(len(alone)), key=lambda index: alone[index].cycles)
     longest, bound = alone[slowest], max(shared, key=lambda name: shared[name])
@@ -315,12 +372,12 @@ def estimate(
 ) -> Estimate:
     """Cost of `program` on `board` at a clock; `places` of buffers and memory `ports` of memory interfaces as given, else chosen."""
     words_per_cycle = board.ddr_gb_s * 1e3 * DDR_EFFICIENCY / clock_mhz / program.design.lanes
-    wired = {**assign_ports(program, board), **(ports or {})}
-    ints = program.instruction_ints
+    steps = [[_Work.of(one) for one in step] for step in program.steps]
+    wired = {**_wired(program, board, steps), **(ports or {})}
     by_pointer = {pointer: wired[bundle] for pointer, bundle in program.bundles.items()}
     calls: list[CallCost] = []
-    for step in program.steps:
-        calls += step_costs(step, len(calls), by_pointer, words_per_cycle, ints)
+    for step in steps:
+        calls += _step_costs(step, len(calls), by_pointer, words_per_cycle, program.instruction_ints)
     total, engines, buffers, kinds = program_resources(program, board, places)
     macs = sum(slot.macs_per_cycle for engine in program.engines for slot in engine.slots)
     return Estimate(tuple(calls), total, clock_mhz, engines, tuple(buffers), kinds, wired, words_per_cycle, macs)
