@@ -405,6 +405,7 @@ class Simulation {
   }
 
   void stage(int number) {
+    if (!stages.empty() && stages.back().number == number) return;
     if (!stages.empty()) stages.back().end = current->now;
     stages.push_back({number, current->now, 0});
   }

@@ -11,7 +11,8 @@ from attnc import pictures
 from attnc.console import EXIT_DIFFERENT, Build, Json, Verbose, Verify, note, print_json, show
 from attnc.errors import ConfigError
 from attnc.files import check_replaceable
-from attnc.verify.cosim import READ_LATENCY, STYLES, WRITE_RESPONSE
+from attnc.kernels.latency import READ_LATENCY, WRITE_RESPONSE
+from attnc.verify.cosim import STYLES
 from attnc_host import manifest as manifests
 from attnc_host.progress import Progress
 

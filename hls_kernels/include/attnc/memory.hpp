@@ -6,7 +6,7 @@
 // high bytes. Vector i of a tensor at word `offset` starts at word offset + i * bytes. II = 1 per word.
 // Where a memory port is wide enough for two words per cycle, it is an array of such beats. Tensors start at even words.
 //
-// A run is what lies in a row: count[3] vectors. Up to REQUESTS runs are asked for before the first one arrives, so that the latency of
+// A run is what lies in a row: count[3] vectors. Up to REQUESTS runs are asked for before the first one arrives (`runs_ahead`), so that the latency of
 // the memory is paid once per walk and not once per run: bursts are requested by hand (hls::burst_maxi, UG1399), since a tool infers them
 // for the innermost loop alone. All runs are one pipelined loop.
 
@@ -106,6 +106,13 @@ inline int beats_of(int first, int count) {
   return ((first + count + 1) >> 1) - (first >> 1);
 }
 
+// Runs of so many beats that are asked for ahead: what covers the latency, and no more, since what comes early for one stream keeps its
+// port from others.
+inline int runs_ahead(int beats) {
+#pragma HLS INLINE
+  return beats >= 128 ? 2 : beats >= 64 ? 3 : beats >= 32 ? 5 : beats >= 16 ? 9 : REQUESTS;
+}
+
 // Vectors from memory in beats of W words. With W = 1 a vector of 16 bits takes two cycles, else every vector takes one.
 template <class T, int L, int W> void load(hls::burst_maxi<Word<W * L>> memory, Walk walk, hls::stream<Vec<T, L>>& out) {
   static_assert(W == 1 || W == 2, "load: a beat is one word or two");
@@ -113,7 +120,7 @@ template <class T, int L, int W> void load(hls::burst_maxi<Word<W * L>> memory, 
   const bool wide = walk.bytes == 2;
   const int words = wide ? 2 * walk.count[3] : walk.count[3];
   const int in_run = W == 1 ? words : walk.count[3], steps = W == 1 && wide ? 2 * walk.vectors : walk.vectors;
-  const int ahead = walk.runs < REQUESTS ? walk.runs : REQUESTS;
+  const int most = runs_ahead(W == 1 ? words : (words + 1) >> 1), ahead = walk.runs < most ? walk.runs : most;
   RunCursor ask = first_run(walk), take = ask;
   int asked = ahead, at = 0;
   ATTNC_LOOP(ASK_RUNS)

@@ -24,3 +24,8 @@ DIVIDE = 36
 """A pipelined divider: a bit of the quotient per stage, and its rounding."""
 MEMORY = 1
 """To or from the adapter of a memory port; what the memory takes comes on top."""
+
+READ_LATENCY = 60
+"""From a request of memory to its first word (about 200 ns through an HP port at 250 MHz)."""
+WRITE_RESPONSE = 30
+"""From the last word written to the answer."""

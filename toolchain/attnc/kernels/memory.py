@@ -9,7 +9,7 @@ from attnc.kernels.latency import ADD, COMPARE, MEMORY, READ, WRITE
 from attnc.kernels.network import Loop, Names, Process, one, up
 
 REQUESTS = 16
-"""Bursts that are asked for before the first one has come."""
+"""Bursts that are asked for before the first one has come, at most."""
 
 
 def _beats(n: Names) -> int:
@@ -21,13 +21,22 @@ def _run_beats(n: Names) -> int:
     return n.count * (2 if n.W == 1 and n.bytes == 2 else 1)
 
 
+def runs_ahead(beats: int) -> int:
+    """Runs of so many beats that `load` asks for ahead."""
+    return next((runs for least, runs in ((128, 2), (64, 3), (32, 5), (16, 9)) if beats >= least), REQUESTS)
+
+
+def _asked(n: Names) -> int:
+    return min(n.runs, runs_ahead(up(n.count * n.bytes, n.W)))
+
+
 def _mover(function: str, *loops: Loop) -> Process:
     return Process(function, (), (), (), (), loops)
 
 
 LOAD = _mover(
     "load",
-    Loop("ASK_RUNS", ADD + COMPARE, runs=one(lambda n: min(n.runs, REQUESTS))),
+    Loop("ASK_RUNS", ADD + COMPARE, runs=one(_asked)),
     Loop("LOAD", MEMORY + ADD + WRITE, runs=one(_beats)),
 )
 TAKE_RUN = _mover("take_run", Loop("TAKE_RUN", MEMORY + ADD + WRITE, runs=one(_run_beats)))
@@ -44,7 +53,7 @@ STORE = _mover(
 )
 FORWARD = _mover("forward", Loop("FORWARD", READ + WRITE, runs=one(lambda n: n.vectors)))
 TEE = _mover("tee", Loop("TEE", READ + WRITE, runs=one(lambda n: n.vectors)))
-FETCH = _mover("attnc_top", Loop("FETCH", MEMORY + WRITE, runs=one(lambda n: n.count)))
-"""Brings the integers of an instruction; it stands in the function of the accelerator."""
+FETCH = _mover("fetch", Loop("FETCH", MEMORY + WRITE, runs=one(lambda n: n.count)))
+"""Brings the integers of the next instruction; it stands beside the function of the accelerator."""
 
 MOVERS = (LOAD, TAKE_RUN, TAKE_RUN_WORDS, LOAD_WORDS, LOAD_WORDS_PAIR, STORE, FORWARD, TEE, FETCH)

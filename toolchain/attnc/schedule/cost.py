@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from attnc.errors import FitError
 from attnc.kernels.call import Walk
+from attnc.kernels.latency import READ_LATENCY, WRITE_RESPONSE
 from attnc.kernels.resources import Memory, Resources
 from attnc.kernels.storage import fifo, memory_cost, usual_kind
 from attnc.schedule.devices import CLASSES, Board
@@ -26,9 +27,9 @@ from attnc.schedule.placement import Buffer, collect, place, scaled
 from attnc.schedule.program import FETCH_INTS, Program
 from attnc.schedule.wiring import Part, Step, wire
 
-MEMORY_LATENCY = 60
-"""Cycles from a read request to its first word (about 200 ns through an HP port at 250 MHz)."""
 REQUESTS_IN_FLIGHT = 16
+AHEAD = 192
+"""Beats that a loader of vectors asks for ahead, about (`load` in memory.hpp)."""
 DDR_EFFICIENCY = 0.85
 """Share of the peak rate that long bursts reach; 0.85 to 0.94 have been measured."""
 CALL_OVERHEAD = 40
@@ -92,10 +93,17 @@ class _Part:
         """A stream that moves `walk` in `moved` cycles."""
         count = len(stream.pointers)
         bursts = math.prod(walk.counts[:3]) * math.ceil(walk.counts[3] * walk.bytes / count / stream.beat / 64)
-        self.busy[f"port {stream.name}"] = max(moved, bursts * math.ceil(MEMORY_LATENCY / REQUESTS_IN_FLIGHT))
+        self.busy[f"port {stream.name}"] = max(moved, bursts * math.ceil(READ_LATENCY / REQUESTS_IN_FLIGHT))
         if stream.shared:  # its loader waits for the first word of each run
-            self.busy[OPERANDS] = self.busy.get(OPERANDS, 0) + self.busy[f"port {stream.name}"] + MEMORY_LATENCY
+            self.busy[OPERANDS] = self.busy.get(OPERANDS, 0) + self.busy[f"port {stream.name}"] + READ_LATENCY
         self.moved += [((pointer, stream.kind == "store"), stream.name, moved) for pointer in stream.pointers]
+
+    def ahead(self) -> list[tuple[Channel, str, int]]:
+        """What its loaders have asked for from the start on: that passes in an earlier part, not in this."""
+        found = [(channel, name, min(moved, AHEAD)) for channel, name, moved in self.moved if not channel[1]]
+        early = {(channel, name): moved for channel, name, moved in found}
+        self.moved = [(channel, name, moved - early.get((channel, name), 0)) for channel, name, moved in self.moved]
+        return found
 
     def passing(self, ports: Mapping[str, str]) -> dict[Channel, dict[str, int]]:
         """Cycles in which something passes each port, in each direction, by stream."""
@@ -221,7 +229,10 @@ def _slots_parts(instruction: Instruction, slots: range) -> list[_Part]:
             parts.append(_Part(dict(call.held)))
             move([s for s in mine if s not in early])
     move([s for s in engine.streams if s.slot is None and s.kind == "store" and slots.stop == len(engine.slots)])
-    return [part for part in parts if part.busy] or [_Part()]
+    parts = [part for part in parts if part.busy] or [_Part()]
+    for part in parts[1:]:
+        parts[0].moved += part.ahead()
+    return parts
 
 
 def call_cost(instruction: Instruction, ports: Mapping[str, str], words_per_cycle: float, instruction_ints: int) -> CallCost:
@@ -244,7 +255,8 @@ def _work_cost(
     longest = max(zip(found, slowest, strict=True), key=lambda entry: entry[0][entry[1]])[1]
     total = sum(part[name] for part, name in zip(found, slowest, strict=True))
     bound, total = ("ddr", busy["ddr"]) if busy["ddr"] > total else (longest, total)
-    start = 2 * MEMORY_LATENCY + CALL_OVERHEAD + instruction_ints // FETCH_INTS + SLOT_LATENCY * (len(engine.slots) - 1)
+    start = READ_LATENCY + WRITE_RESPONSE + CALL_OVERHEAD + SLOT_LATENCY * (len(engine.slots) - 1)
+    total = max(total, READ_LATENCY + instruction_ints // FETCH_INTS - start)  # the next instruction comes meanwhile
     macs = sum(call.macs for _, call in instruction.active)
     return CallCost(instruction.chain.main.node.name, engine.name, total + start, bound, start, busy, words, macs)
 

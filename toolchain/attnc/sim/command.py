@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attnc.errors import ConfigError
+from attnc.kernels.latency import READ_LATENCY, WRITE_RESPONSE
 from attnc.kernels.loops import LOOPS
 from attnc.sim.calibration import Calibration
 from attnc.sim.deadlock import edges, freeing
@@ -17,7 +18,7 @@ from attnc.sim.facts import facts, fifo_depths, write_facts
 from attnc.sim.program import Listing, load_listing
 from attnc.sim.simulator import Simulator, in_styles, open_simulator
 from attnc.sim.trace import read_trace, tracing, write_perfetto, write_vcd
-from attnc.verify.cosim import READ_LATENCY, STYLES, WRITE_RESPONSE, CosimRun, Timing
+from attnc.verify.cosim import STYLES, CosimRun, Timing
 from attnc_host.progress import Progress
 
 Note = Callable[[str], None]

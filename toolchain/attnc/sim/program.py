@@ -10,10 +10,11 @@ from typing import Any
 from attnc.codegen.listing import LISTING, SCHEMA
 from attnc.errors import BuildError
 from attnc.files import read_json
+from attnc.kernels.latency import READ_LATENCY, WRITE_RESPONSE
 from attnc.kernels.loops import LOOPS
 from attnc.kernels.network import Loop
 from attnc.schedule.fifos import Queue
-from attnc.verify.cosim import READ_LATENCY, WRITE_RESPONSE, CosimRun, Timing
+from attnc.verify.cosim import CosimRun, Timing
 
 
 @dataclass(frozen=True)

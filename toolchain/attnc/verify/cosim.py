@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from attnc.errors import BuildError
+from attnc.kernels.latency import READ_LATENCY, WRITE_RESPONSE
 from attnc.kernels.loops import LOOPS
 from attnc.kernels.network import Loop
 from attnc_host import csim
@@ -19,10 +20,6 @@ STYLES = ("stp", "flp")
 CAUSES = ("empty", "full", "memory", "join")
 DEADLOCK = 4
 """Exit code of the simulator."""
-READ_LATENCY = 60
-"""Cycles from a read request to its first word (about 200 ns through an HP port at 250 MHz)."""
-WRITE_RESPONSE = 30
-"""Cycles from the last word written to the answer."""
 
 
 @dataclass(frozen=True)
