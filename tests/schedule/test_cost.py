@@ -61,7 +61,7 @@ def test_starting_an_instruction_costs_latencies(parallel: int) -> None:
     program = build_program(layer_graph(), Design(16, 16, 32, 2, parallel=parallel), None)
     cost = estimate(program, BOARDS["kv260"], 250)
     for one, call in zip(program.instructions, cost.calls, strict=True):
-        assert call.start == 60 + 30 + 40 + 12 * (len(one.engine.slots) - 1)
+        assert call.start == 60 + 30 + 40 + 12 * (len(one.active) - 1)
 
 
 def test_pointers_that_write_share_an_interface_with_one_that_reads() -> None:

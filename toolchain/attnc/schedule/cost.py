@@ -177,6 +177,7 @@ def assign_ports(program: Program, board: Board) -> dict[str, str]:
 
 def _wired(program: Program, board: Board, steps: Sequence[Sequence[_Work]]) -> dict[str, str]:
     bundles = tuple(dict.fromkeys(program.bundles.values()))
+    fetched = (("program", False), program.instruction_ints // FETCH_INTS)
 
     def part(one: _Part, beside: Mapping[Channel, float]) -> Part:
         slowest = max(one.all_busy(program.bundles, {}).values(), default=0)
@@ -186,8 +187,10 @@ def _wired(program: Program, board: Board, steps: Sequence[Sequence[_Work]]) -> 
 
     def row(step: Sequence[_Work]) -> Step:
         shares = _beside(step, program.bundles)
-        parts = tuple(tuple(part(one, beside) for one in work.parts) for work, beside in zip(step, shares, strict=True))
-        return parts, tuple(_through(step, program.bundles).items())
+        parts = [[part(one, beside) for one in work.parts] for work, beside in zip(step, shares, strict=True)]
+        slowest, moved = parts[0][0]
+        parts[0][0] = slowest, (*moved, fetched)  # beside what the step begins with
+        return tuple(map(tuple, parts)), tuple(_through(step, program.bundles).items())
 
     return wire([row(step) for step in steps], bundles, board.ports)
 
@@ -255,7 +258,7 @@ def _work_cost(
     longest = max(zip(found, slowest, strict=True), key=lambda entry: entry[0][entry[1]])[1]
     total = sum(part[name] for part, name in zip(found, slowest, strict=True))
     bound, total = ("ddr", busy["ddr"]) if busy["ddr"] > total else (longest, total)
-    start = READ_LATENCY + WRITE_RESPONSE + CALL_OVERHEAD + SLOT_LATENCY * (len(engine.slots) - 1)
+    start = READ_LATENCY + WRITE_RESPONSE + CALL_OVERHEAD + SLOT_LATENCY * (len(instruction.active) - 1)
     total = max(total, READ_LATENCY + instruction_ints // FETCH_INTS - start)  # the next instruction comes meanwhile
     macs = sum(call.macs for _, call in instruction.active)
     return CallCost(instruction.chain.main.node.name, engine.name, total + start, bound, start, busy, words, macs)

@@ -31,7 +31,8 @@ class _Program(NamedTuple):
     often: Numbers
 
     def cycles(self, ports: Sequence[int], size: int) -> tuple[int, int]:
-        """With bundle i at port `ports[i]` of `size`; then what the port that moves most does in all, for a tie."""
+        """With bundle i at port `ports[i]` of `size`; then those of the ports that move most in each part, for a tie: where they hide
+        behind a process, streams that share a port still begin later."""
         loads = np.zeros((2, len(self.moved), size), np.int64)
         for bundle, port in enumerate(ports):
             loads[:, :, port] += self.moved[:, bundle].T
@@ -39,8 +40,8 @@ class _Program(NamedTuple):
         rows = len(self.slowest)
         in_order = np.add.reduceat(np.maximum(self.slowest, most[:rows]), self.parts)
         at_once = np.maximum(np.maximum.reduceat(in_order, self.instructions), most[rows:])
-        total = loads[:, rows:] * self.often[:, None]
-        return int(at_once @ self.often), int(total.sum(axis=1).max())
+        moved = np.add.reduceat(np.add.reduceat(most[:rows], self.parts), self.instructions)
+        return int(at_once @ self.often), int(moved @ self.often)
 
 
 def wire(steps: Sequence[Step], bundles: Sequence[str], tags: Sequence[str]) -> dict[str, str]:
