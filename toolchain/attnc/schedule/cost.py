@@ -393,6 +393,9 @@ def estimate(
     calls: list[CallCost] = []
     for step in steps:
         calls += _step_costs(step, len(calls), by_pointer, words_per_cycle, program.instruction_ints)
+    first = next(index for index, call in enumerate(calls) if call.hidden is None)
+    fetched = READ_LATENCY + program.instruction_ints // FETCH_INTS  # beside the first instruction nothing runs
+    calls[first] = replace(calls[first], cycles=calls[first].cycles + fetched, start=calls[first].start + fetched)
     total, engines, buffers, kinds = program_resources(program, board, places)
     macs = sum(slot.macs_per_cycle for engine in program.engines for slot in engine.slots)
     return Estimate(tuple(calls), total, clock_mhz, engines, tuple(buffers), kinds, wired, words_per_cycle, macs)
