@@ -6,9 +6,9 @@
 // high bytes. Vector i of a tensor at word `offset` starts at word offset + i * bytes. II = 1 per word.
 // Where a memory port is wide enough for two words per cycle, it is an array of such beats. Tensors start at even words.
 //
-// A run is what lies in a row: count[3] vectors. Up to REQUESTS runs are asked for before the first one arrives (`runs_ahead`), so that the latency of
-// the memory is paid once per walk and not once per run: bursts are requested by hand (hls::burst_maxi, UG1399), since a tool infers them
-// for the innermost loop alone. All runs are one pipelined loop.
+// A run is what lies in a row: count[3] vectors. Up to REQUESTS runs are asked for before the first one arrives (`runs_ahead`), so that the
+// latency of the memory is paid once per walk and not once per run: bursts are requested by hand (hls::burst_maxi, UG1399), since a tool
+// infers them for the innermost loop alone. All runs are one pipelined loop.
 
 #include "attnc/timing.hpp"
 #include "attnc/types.hpp"
