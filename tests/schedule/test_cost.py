@@ -7,7 +7,8 @@ import pytest
 from attnc.kernels.design import Design
 from attnc.kernels.resources import Memory, Resources
 from attnc.kernels.storage import memory_cost
-from attnc.schedule.cost import assign_ports, engine_total, estimate
+from attnc.schedule.cost import engine_total, estimate
+from attnc.schedule.cycles import assign_ports
 from attnc.schedule.devices import BOARDS, CLASSES
 from attnc.schedule.placement import Buffer, place
 from attnc.schedule.program import build_program

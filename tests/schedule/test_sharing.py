@@ -18,7 +18,8 @@ from attnc.kernels.design import Design
 from attnc.kernels.storage import SHALLOW
 from attnc.ops import operator
 from attnc.resources import data_path
-from attnc.schedule.cost import OPERANDS, engine_resources, estimate
+from attnc.schedule.cost import engine_resources, estimate
+from attnc.schedule.cycles import OPERANDS
 from attnc.schedule.devices import BOARDS
 from attnc.schedule.program import build_program
 from attnc.schedule.sharing import DEEPEST, Operand, Run, share

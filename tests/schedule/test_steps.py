@@ -30,7 +30,8 @@ from attnc.schedule import prefetch as prefetch_module
 from attnc.schedule import program as program_module
 from attnc.schedule import steps as steps_module
 from attnc.schedule.chains import whole_operands_first
-from attnc.schedule.cost import call_cost, estimate
+from attnc.schedule.cost import estimate
+from attnc.schedule.cycles import call_cost
 from attnc.schedule.devices import BOARDS
 from attnc.schedule.memory import WeightMemory, apart
 from attnc.schedule.program import Program, build_program

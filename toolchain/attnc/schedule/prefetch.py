@@ -18,7 +18,7 @@ from attnc.schedule.engine import Instruction
 from attnc.schedule.overlap import overlap
 
 START = 300
-"""Cycles that an instruction more costs, about what `cost.call_cost` adds to each."""
+"""Cycles that an instruction more costs, about what `cycles.call_cost` adds to each."""
 WAITS, BROUGHT, ALONE, KEPT, NONE = "waits", "brought", "alone", "kept", "none"
 """How an operand comes: its instruction waits for it, the one before brings it, or one of its own does; it is there still; the main
 kernel does not work and needs none."""

@@ -17,7 +17,8 @@ from typing import Any
 
 from attnc.ir import Graph
 from attnc.schedule.chains import Chain
-from attnc.schedule.cost import CallCost, Estimate
+from attnc.schedule.cost import Estimate
+from attnc.schedule.cycles import CallCost
 from attnc.schedule.engine import Instruction
 from attnc.schedule.memory import weight_walks
 from attnc.schedule.program import Program
