@@ -196,6 +196,10 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>
   int trips_left = first_trips > 0 ? first_trips : groups > 1 ? group_trips : last_trips;
   int load_slots = first_trips > 0 ? first_load : groups > 1 ? group_load : last_load;
   bool ahead = first_trips == 0 && groups < 2;
+  // A run that finds its first weights computes a block of rows while its records and the next weights are on their way from memory, as far
+  // as it can afford to take them later. Not more: then sums leave, which wait for the records.
+  const int spare_trips = max_of(trips_left - load_slots - SETTLE, 0);
+  int load_from = first_trips > 0 ? 0 : spare_trips < row_slots ? spare_trips : row_slots;
   int left = rows, block = 0, step = 0, k = 0, byte = 0, in_group = 0, k_group = 0;
   int load_rows = 0, load_k = 0, scale = 0, scale_part = 0;
   int unit = 0, octet = 0, slot = 0, held_tiles = 0, held_octet = 0, held_k = 0;
@@ -218,12 +222,13 @@ PHASES:
       ATTNC_TICK(MULTIPLY)
       const bool waits = phase == 1 || (group < 0 && fill_first != 0);
       const int fill = (w_side + group + 1) & 1, use = (w_side + group) & 1;
-      if (phase == 0 && groups > 0 && at < load_slots) {
+      const int taken = at - load_from;
+      if (phase == 0 && groups > 0 && taken >= 0 && taken < load_slots) {
         const int head = group < 0 ? 0 : record_slots;
-        const bool in_records = at < head;
-        const bool in_scales = SCALES_MAX > 0 && !in_records && !ahead && at < head + scale_slots;
+        const bool in_records = taken < head;
+        const bool in_scales = SCALES_MAX > 0 && !in_records && !ahead && taken < head + scale_slots;
         const bool in_codes = packed && !in_records && !ahead && !in_scales;
-        if (ahead && at == head) spared = false;  // another run's words start with a beat
+        if (ahead && taken == head) spared = false;  // another run's words start with a beat
         const bool last_unit = unit + 1 == units;
         const int bit = slot * W_WORDS, unit_bits = unit == units ? 0 : last_unit ? last_bits : bits;
         const int left_words = in_codes ? unit_bits - bit : in_scales && scale_part + 1 == SCALE_PARTS ? SCALE_REST : W_WORDS;
@@ -378,6 +383,7 @@ PHASES:
         ahead = group + 1 >= groups;
         trips_left = ahead ? last_trips : group_trips;
         load_slots = ahead ? last_load : group_load;
+        load_from = 0;
         at = 0;
         left = rows;
         block = step = k = byte = in_group = k_group = 0;
