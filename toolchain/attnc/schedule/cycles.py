@@ -83,12 +83,11 @@ class _Part:
         self.moved = [(channel, name, moved - early.get((channel, name), 0)) for channel, name, moved in self.moved]
         return found
 
-    def passing(self, ports: Mapping[str, str]) -> dict[Channel, dict[str, int]]:
-        """Cycles in which something passes each port, in each direction, by stream."""
-        found: dict[Channel, dict[str, int]] = {}
+    def passing(self, ports: Mapping[str, str]) -> dict[Channel, list[tuple[str, int]]]:
+        """Cycles in which something passes each port, in each direction, for each pointer of a stream."""
+        found: dict[Channel, list[tuple[str, int]]] = {}
         for (pointer, write), name, cycles in self.moved:
-            streams = found.setdefault((ports[pointer], write), {})
-            streams[name] = streams.get(name, 0) + cycles
+            found.setdefault((ports[pointer], write), []).append((name, cycles))
         return found
 
     def all_busy(self, ports: Mapping[str, str], beside: Mapping[Channel, float]) -> dict[str, int]:
@@ -101,8 +100,8 @@ class _Part:
         for channel, streams in self.passing(ports).items():
             others = round(slowest * beside.get(channel, 0))
             if others or len(streams) > 1:
-                names = "+".join([*streams, *(["other engines"] if others else [])])
-                found[f"{_direction(channel)} ({names})"] = sum(streams.values()) + others
+                names = "+".join([*(name for name, _ in streams), *(["other engines"] if others else [])])
+                found[f"{_direction(channel)} ({names})"] = sum(cycles for _, cycles in streams) + others
         return found
 
 
@@ -160,7 +159,7 @@ def wired(program: Program, board: Board, steps: Sequence[Sequence[Work]]) -> di
 
     def part(one: _Part, beside: Mapping[Channel, float]) -> Part:
         slowest = max(one.all_busy(program.bundles, {}).values(), default=0)
-        moved = {channel: sum(streams.values()) for channel, streams in one.passing(program.bundles).items()}
+        moved = {channel: sum(cycles for _, cycles in streams) for channel, streams in one.passing(program.bundles).items()}
         others = {channel: round(slowest * share) for channel, share in beside.items() if moved} if slowest else {}
         return slowest, tuple((channel, moved.get(channel, 0) + others.get(channel, 0)) for channel in {**moved, **others})
 
