@@ -28,9 +28,11 @@ def test_every_row_says_what_it_is() -> None:
         **{"model": "deit_tiny", "board": "zcu102", "clock_mhz": 300.0, "lost": [], "resources": used},
         **{"cycles": 3_000_000, "latency_ms": 10.0, "multiply_adds": 1_000_000_000, "dsp_roof_percent": 50.0, "power_watts": 4.0},
         "csim": {"elements": 5, "mismatches": 0},
+        "simulated": {"stp": {"cycles": 3_300_000, "latency_ms": 11.0}, "flp": {"cycles": 3_150_000, "latency_ms": 10.5}},
     }
     lines = boards.page([row]).splitlines()
-    assert sum(line.endswith("| estimate |") for line in lines) == 1
+    (ours,) = [line for line in lines if line.endswith("| simulated ms (estimate 10.00), estimates |")]
+    assert "| 11.00 | 91 |" in ours and "3,000,000 | 3,300,000 / 3,150,000" in "\n".join(lines)
     assert sum("| measurement, arXiv" in line for line in lines) == len(boards.PUBLISHED)
 
 

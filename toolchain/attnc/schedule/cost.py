@@ -82,7 +82,7 @@ class Estimate:
 
     def used(self) -> dict[str, float]:
         """Resources by class."""
-        return dict(zip(CLASSES, self.resources.astuple(), strict=True))
+        return by_class(self.resources)
 
 
 def slot_resources(slot: Slot, lanes: int, chained: bool) -> Resources:
@@ -162,8 +162,13 @@ def check_memory(program: Program, board: Board) -> None:
         raise FitError(f"the model needs {needed:,} MiB of memory for weights and activations, {board.name} has {board.ddr_mib:,} MiB")
 
 
+def by_class(resources: Resources) -> dict[str, float]:
+    """Resources by the classes of a board."""
+    return dict(zip(CLASSES, resources.astuple(), strict=True))
+
+
 def overrun(resources: Resources, board: Board) -> str | None:
     """The class that exceeds its limit most, or None."""
-    used, limits = dict(zip(CLASSES, resources.astuple(), strict=True)), board.limits
+    used, limits = by_class(resources), board.limits
     over = [name for name in CLASSES if used[name] > limits[name]]
     return max(over, key=lambda name: used[name] / max(limits[name], 1e-9)) if over else None

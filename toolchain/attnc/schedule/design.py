@@ -14,7 +14,7 @@ from attnc.ir import Graph
 from attnc.kernels.design import Design
 from attnc.kernels.resources import Resources
 from attnc.ops import operator
-from attnc.schedule.cost import Estimate, estimate, overrun, without_buffers
+from attnc.schedule.cost import Estimate, by_class, estimate, overrun, program_resources, without_buffers
 from attnc.schedule.devices import BOARDS, CLASSES, Board
 from attnc.schedule.energy import energy_mj
 from attnc.schedule.program import build_program
@@ -225,9 +225,11 @@ def _with_more(graph: Graph, board: Board, clock_mhz: float, objective: Objectiv
                 design = replace(start, rows=rows, copies=copies, parallel=parallel, weight_ports=ports)
                 if not useful(design):
                     continue
-                cost = estimate(build_program(graph, design, None), board, clock_mhz)
-                rank = _rank(objective, cost, board, design)
-                if overrun(cost.resources, board) is None and rank < best[0]:
+                program = build_program(graph, design, None)
+                if overrun(program_resources(program, board)[0], board) is not None:
+                    continue
+                rank = _rank(objective, estimate(program, board, clock_mhz), board, design)
+                if rank < best[0]:
                     best = rank, design
     return best
 
@@ -248,15 +250,16 @@ def _search(
         size = design.pe, design.rows_at_once, design.depth
         if len(fits[size] - {design.rows}) > 1 and (objective in BY_CYCLES or design.weight_ports > 1):
             continue  # half the rows may be faster, since one half is read while the other computes; fewer are not, whatever the ports
-        cost = estimate(build_program(graph, design, None), board, clock_mhz)
-        over = overrun(cost.resources, board)
+        program = build_program(graph, design, None)
+        resources = program_resources(program, board)[0]
+        over = overrun(resources, board)
         if over is None:
-            fitting.append((design, cost))
+            fitting.append((design, estimate(program, board, clock_mhz)))
             fits[size].add(design.rows)
             continue
-        ratio = cost.used()[over] / max(board.limits[over], 1e-9)
+        ratio = by_class(resources)[over] / max(board.limits[over], 1e-9)
         if nearest is None or ratio < nearest[0]:
-            nearest = ratio, cost, over
+            nearest = ratio, estimate(program, board, clock_mhz), over
     return _with_queries(graph, board, clock_mhz, objective, worthwhile(fitting)), nearest
 
 
