@@ -99,6 +99,15 @@ def test_layer_normalization_operator(tmp_path: Path) -> None:
     assert ops(found) == ["layer_normalization"] and found.graph.nodes[0].attrs["epsilon"] == pytest.approx(0.1)
 
 
+def test_a_row_that_is_repeated_times_a_constant(tmp_path: Path) -> None:
+    """Neither operand has more than a row, and all rows of the result are one."""
+    b = Builder(17)
+    x = b.linear(b.input("x", [1, T, C]), C, C)
+    row = b("Expand", b("Slice", x, np.array([0]), np.array([1]), np.array([1])), np.array([1, T, C]))
+    doubled = b("Sub", b("Mul", row, np.arange(C, dtype=np.float32)), 0.5)
+    save_and_check(b, tmp_path, b("Add", b.linear(doubled, C, C), x))
+
+
 def test_gated(tmp_path: Path) -> None:
     b = Builder()
     x = b.input("x", [1, T, C])

@@ -200,7 +200,7 @@ class Elementwise:
         """The layout of the leader decides."""
         idx = np.broadcast_to(leader.idx, shape)
         base = leader.base
-        size = base.rows * base.channels
+        size, axes = base.rows * base.channels, None
         if base.device and covers(idx, size):
             order = np.argsort(idx.ravel(), kind="stable")
             target = idx.ravel()[order].reshape(base.rows, base.channels)
@@ -217,8 +217,9 @@ class Elementwise:
         rows, channels = target.shape
         if self.builder.graph.value(first).shape[0] < self.builder.graph.value(second).shape[0]:
             first, second = second, first
-        if self.builder.graph.value(first).shape[0] != rows:
-            raise LayoutError("both operands repeat one row")
+        if self.builder.graph.value(first).shape[0] < rows:  # both repeat one row, and so does the result
+            assert axes is not None
+            rows, made = 1, axes.restore(np.broadcast_to(identity((1, channels)), target.shape), shape)
         return View(self.builder.node(op, [first, second], (rows, channels), stem, src), made)
 
     def _operand(self, value: View | Const, shape: Shape, arrange: Any, src: Sources) -> str:

@@ -165,18 +165,18 @@ class Context:
             return None
         op, operands = value.parts
         left, right = (self.concrete(operand) for operand in operands)
-        if op in ("Sub", "Div"):
-            if op == "Div" and not isinstance(right, Const):
-                return None
-            if isinstance(right, Const):
-                right = Const(-right.array if op == "Sub" else 1 / right.array, right.src)
-            else:
-                right = self.elementwise.apply("mul", right, Const(np.array(-1.0)), value.node, value.src[-1:])
-        if isinstance(left, Const):
-            left, right = right, left
-        if isinstance(left, Const):
+        if op == "Div" and not isinstance(right, Const):
             return None
         try:
+            if op in ("Sub", "Div"):
+                if isinstance(right, Const):
+                    right = Const(-right.array if op == "Sub" else 1 / right.array, right.src)
+                else:
+                    right = self.elementwise.apply("mul", right, Const(np.array(-1.0)), value.node, value.src[-1:])
+            if isinstance(left, Const):
+                left, right = right, left
+            if isinstance(left, Const):
+                return None
             return self.elementwise.apply("add" if op in ("Add", "Sub") else "mul", left, right, value.node, value.src[-1:])
         except LayoutError as error:
             raise UnsupportedError(value.node, value.operator, str(error)) from error
