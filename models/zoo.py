@@ -23,6 +23,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from attnc.verify.cosim import STYLES
+
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT = 600
 LEAST_VARYING = 0.01
@@ -31,7 +33,6 @@ UNSEEN = 8
 TARGET, TARGET_DB = "zcu104", 30.0
 SHOWN = 3
 """Reasons in the table for a family below TARGET_DB; the report of its build has more."""
-STYLES = ("stp", "flp")
 EXPORTERS = ("dynamo", "torchscript")
 OPSETS = {"dynamo": 20, "torchscript": 17}
 

@@ -14,6 +14,10 @@
 
 namespace hls {
 
+#ifdef ATTNC_COSIM
+namespace cosim = attnc::cosim;
+#endif
+
 template <class T> class burst_maxi {
  public:
   burst_maxi(T* memory) : memory_(memory) {}  // NOLINT: implicit as in the vendor's class
@@ -88,13 +92,11 @@ template <class T> class burst_maxi {
     for (const auto& channel : channels_)
       if (channel) interface_->port->leave(channel.get());
   }
-  void name(const char* pointer) { interface_ = attnc::cosim::Simulation::get().interface(pointer); }
+  void name(const char* pointer) { interface_ = cosim::Simulation::get().interface(pointer); }
 
  private:
-  typedef attnc::cosim::Channel Channel;
-  typedef attnc::cosim::Time Time;
-  static constexpr std::size_t CHUNK = attnc::cosim::CHUNK;
-  static constexpr int AHEAD = attnc::cosim::AHEAD;
+  typedef cosim::Channel Channel;
+  typedef cosim::Time Time;
 
   // Of this process, from its first request on.
   Channel& channel(int write) {
@@ -103,50 +105,50 @@ template <class T> class burst_maxi {
     return *channels_[write];
   }
   void request(std::size_t length) {
-    attnc::cosim::Simulation& s = attnc::cosim::Simulation::get();
+    cosim::Simulation& s = cosim::Simulation::get();
     const Time from = s.current->now + s.read_latency;
-    for (std::size_t beats = 0; beats < length; beats += CHUNK)
-      channel(0).asked.push({from, int(std::min(length - beats, std::size_t(CHUNK))), false});
+    for (std::size_t beats = 0; beats < length; beats += cosim::CHUNK)
+      channel(0).asked.push({from, int(std::min(length - beats, std::size_t(cosim::CHUNK))), false});
     s.look(interface_->port->lanes[0], channel(0));
   }
   // Waits until the beat is there.
-  void bring(Burst& burst) {
+  void bring(const Burst& burst) {
     Channel& c = channel(0);
-    const std::size_t at = burst.done % CHUNK;
-    if (at == 0) attnc::cosim::await(c, [&] { return c.served > c.taken; });
-    attnc::cosim::stand(c.served_at[c.taken % AHEAD] + Time(at), interface_);
+    const std::size_t at = burst.done % cosim::CHUNK;
+    if (at == 0) cosim::await(c, [&] { return c.served > c.taken; });
+    cosim::stand(c.served_at[c.taken % cosim::AHEAD] + Time(at), interface_);
   }
   // The last beat of a chunk makes room for another one.
   void took(const Burst& burst) {
-    if (burst.done % CHUNK && burst.done < burst.length) return;
-    attnc::cosim::Simulation& s = attnc::cosim::Simulation::get();
+    if (burst.done % cosim::CHUNK && burst.done < burst.length) return;
+    cosim::Simulation& s = cosim::Simulation::get();
     channel(0).take(s.current->now + 1);
     s.look(interface_->port->lanes[0], channel(0));
   }
   // Waits for a place in the adapter.
   void make_room(const Burst& burst) {
-    if (burst.done % CHUNK) return;
+    if (burst.done % cosim::CHUNK) return;
     Channel& c = channel(1);
-    attnc::cosim::await(c, [&] { return c.asked.size() < std::size_t(AHEAD); });
+    cosim::await(c, [&] { return c.asked.size() < std::size_t(cosim::AHEAD); });
     const std::int64_t given = c.served + std::int64_t(c.asked.size());
-    if (given >= AHEAD) attnc::cosim::stand(c.served_at[given % AHEAD], interface_);
+    if (given >= cosim::AHEAD) cosim::stand(c.served_at[given % cosim::AHEAD], interface_);
   }
   // A chunk can pass the port so that its last beat does as soon as it has left the pipeline.
   void gave(const Burst& burst) {
-    if (burst.done % CHUNK && burst.done < burst.length) return;
-    attnc::cosim::Simulation& s = attnc::cosim::Simulation::get();
+    if (burst.done % cosim::CHUNK && burst.done < burst.length) return;
+    cosim::Simulation& s = cosim::Simulation::get();
     const Time left = s.current->now + (s.current->loop ? s.current->loop->depth - 1 : 0);
-    const int beats = int((burst.done - 1) % CHUNK + 1);
+    const int beats = int((burst.done - 1) % cosim::CHUNK + 1);
     channel(1).asked.push({left + 1 - beats, beats, burst.done == burst.length});
     s.look(interface_->port->lanes[1], channel(1));
   }
   void answer() {
     Channel& c = channel(1);
-    attnc::cosim::await(c, [&] { return !c.ends.empty(); });
-    attnc::cosim::stand(c.ends.pop() + attnc::cosim::Simulation::get().write_response, interface_);
+    cosim::await(c, [&] { return !c.ends.empty(); });
+    cosim::stand(c.ends.pop() + cosim::Simulation::get().write_response, interface_);
   }
-  attnc::cosim::Interface* interface_ = nullptr;
-  std::unique_ptr<attnc::cosim::Channel> channels_[2];
+  cosim::Interface* interface_ = nullptr;
+  std::unique_ptr<cosim::Channel> channels_[2];
 #else
   void request(std::size_t) {}
   void bring(const Burst&) {}

@@ -11,7 +11,8 @@
 //          `scored` is the number of keys of a head's blocks of P queries, summed: what key_range gives (attention_common.hpp); `paced`
 //          the same with at least P for each block
 //          y     per head: v_tiles * rows vectors, (tile, row) order
-// Types    XT (queries and keys) and VT (values) signed, of 8 or 16 bits; ScoreT holds q . k, SumT a sum of `keys` probabilities, AccT the weighted sum of values.
+// Types    XT (queries and keys) and VT (values) signed, of 8 or 16 bits; ScoreT holds q . k, SumT a sum of
+//          `keys` probabilities, AccT the weighted sum of values.
 // Numbers  scores in base 2, see exponential.hpp, capped where Cap has more than one entry; bias in units of 2^bias_shift scores,
 //          -32768 excludes a key, -32767 takes 0 in place of the score; masks see attention_common.hpp; a query without any allowed key
 //          gives zeros. Two passes over a row of scores: the maximum is exact, nothing is rescaled.

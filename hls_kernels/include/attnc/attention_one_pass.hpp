@@ -10,7 +10,8 @@
 //                all queries when bias_rows is 1; or words with a bias as `channels` of queries and keys, attention_channels.hpp: per
 //                head the scale and all queries, then block after block the keys
 //          y     per head: v_tiles * rows vectors, (tile, row) order
-// Types    XT (queries and keys) and VT (values) signed, of 8 or 16 bits; ScoreT holds q . k, SumT a sum of all probabilities, AccT the weighted sum of all values.
+// Types    XT (queries and keys) and VT (values) signed, of 8 or 16 bits; ScoreT holds q . k, SumT a sum of
+//          all probabilities, AccT the weighted sum of all values.
 // Numbers  scores t as in attention.hpp. Key j belongs to lane j % S. Per query and lane, block after block of keys:
 //          m' = max(m, ceil(max t / 2^FRACTION_BITS)), a whole number; l' = l / 2^(m' - m) + sum p; o' = o / 2^(m' - m) + sum p * v with
 //          p = exp2_negative(m' * 2^FRACTION_BITS - t). In the end lanes are merged by the same operator, all at once: M = max m,

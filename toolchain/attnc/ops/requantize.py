@@ -25,12 +25,16 @@ from attnc.kernels.numbers import ACTIVATION_BITS
 from attnc.kernels.ports import IntType
 from attnc.kernels.rescale import RECORD_PLANES, RESCALE
 from attnc.kernels.resources import Resources
+from attnc.ops.approximation import times
 from attnc.ops.base import Operator
 
 DSP_PORT = 27
 """Bits of the wider port of a DSP48E2."""
 CHANNEL = 1 << 31
 """Bit of a record of rescale.hpp that padding lanes lack."""
+RESCALE_LANE = Resources(lut=188, ff=64 + 110, dsp=1)
+"""A lane of rescale.hpp: one DSP (16 x 18 bits), a shifter, adder and clamp of 35 bits (about 180 LUT), and half a LUT per bit that keeps
+padding at 0; two records of 32 bits in registers."""
 IN_LOGIC = 6
 """Bits beyond that are multiplied in logic, at most; as in fixedpoint.hpp."""
 
@@ -132,13 +136,8 @@ def rescale_blocks(node: Node, ctx: Lowering, bounds: tuple[int, int] | None = N
 
 
 def rescale_resources(kernel: KernelCall) -> Resources:
-    """Estimate, derived from the structure of the kernel and not from a synthesis run.
-
-    Per lane one DSP (16 x 18 bits), a shifter, adder and clamp of 35 bits (about 180 LUT), and half a LUT per bit that keeps padding at 0;
-    two records of 32 bits in registers.
-    """
-    lanes = kernel.arg("L")
-    return Resources(lut=188 * lanes + 300, ff=(64 + 110) * lanes + 400, dsp=lanes)
+    """Estimate, derived from the structure of the kernel and not from a synthesis run: its lanes (`RESCALE_LANE`) and control."""
+    return times(RESCALE_LANE, kernel.arg("L")) + Resources(lut=300, ff=400)
 
 
 class Requantize(Operator):

@@ -34,7 +34,7 @@ from attnc.kernels.resources import Resources
 from attnc.ops.approximation import AUTO, Approximated, Implementation
 from attnc.ops.base import scalar_scale
 from attnc.ops.functions import FUNCTIONS, Function, find
-from attnc.ops.requantize import rescale_blocks, rescale_factors, rescale_resources
+from attnc.ops.requantize import RESCALE_LANE, rescale_blocks, rescale_factors, rescale_resources
 from attnc.ops.unary_chord import Chord
 from attnc.ops.unary_delta import Delta
 from attnc.ops.unary_method import FRACTION_BITS, Method, tabulated
@@ -91,7 +91,7 @@ class Unary(Approximated):
         """The methods that take x."""
         function = self.function(node)
         if rescaled(function):
-            return [Implementation(RESCALED, 0.0, 0, Resources(lut=188, ff=174, dsp=1))]
+            return [Implementation(RESCALED, 0.0, 0, RESCALE_LANE)]
         return [implementation for method, implementation in methods(function) if x is None or method.accepts(function, x)]
 
     def default_target(self, node: Node, output: TensorType) -> float:

@@ -126,9 +126,11 @@ def _other_depths(engine: Engine, program: Program) -> Resources:
     return sum((queue.resources + scaled(usual[name].resources, -1) for name, queue in given.items()), Resources())
 
 
-def program_resources(
-    program: Program, board: Board, fixed: Mapping[str, str] | None = None
-) -> tuple[Resources, dict[str, Resources], list[Buffer], dict[str, str]]:
+Taken = tuple[Resources, dict[str, Resources], list[Buffer], dict[str, str]]
+"""What `program_resources` finds."""
+
+
+def program_resources(program: Program, board: Board, fixed: Mapping[str, str] | None = None) -> Taken:
     """All engines, memory ports and control; then each engine, the buffers, and where they lie (`fixed` ones as given)."""
     engines = {e.name: engine_resources(e, program.design.lanes) + _other_depths(e, program) for e in program.engines}
     buffers = collect((slot.kernel.network.stem, slot.resources) for engine in program.engines for slot in engine.slots)
@@ -141,15 +143,21 @@ def program_resources(
 
 
 def estimate(
-    program: Program, board: Board, clock_mhz: float, places: Mapping[str, str] | None = None, ports: Mapping[str, str] | None = None
+    program: Program,
+    board: Board,
+    clock_mhz: float,
+    places: Mapping[str, str] | None = None,
+    ports: Mapping[str, str] | None = None,
+    taken: Taken | None = None,
 ) -> Estimate:
-    """Cost of `program` on `board` at a clock; `places` of buffers and memory `ports` of memory interfaces as given, else chosen."""
+    """Cost of `program` on `board` at a clock; `places` of buffers and memory `ports` of memory interfaces as given, else chosen. `taken`
+    are its `program_resources`, where they are known."""
     words_per_cycle = board.ddr_gb_s * 1e3 * DDR_EFFICIENCY / clock_mhz / program.design.lanes
     steps = [[Work.of(one) for one in step] for step in program.steps]
     tags = {**wired(program, board, steps), **(ports or {})}
     by_pointer = {pointer: tags[bundle] for pointer, bundle in program.bundles.items()}
     calls = program_costs(steps, by_pointer, words_per_cycle, program.instruction_ints)
-    total, engines, buffers, kinds = program_resources(program, board, places)
+    total, engines, buffers, kinds = taken or program_resources(program, board, places)
     macs = sum(slot.macs_per_cycle for engine in program.engines for slot in engine.slots)
     return Estimate(tuple(calls), total, clock_mhz, engines, tuple(buffers), kinds, tags, words_per_cycle, macs)
 

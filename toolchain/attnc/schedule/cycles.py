@@ -118,8 +118,7 @@ class Work:
         """Whatever the ports."""
         passing: dict[Channel, int] = {}
         for stream in instruction.engine.streams:
-            for pointer in stream.pointers:
-                passing[pointer, stream.kind == "store"] = instruction.moved(stream)
+            passing.update(dict.fromkeys(((pointer, stream.kind == "store") for pointer in stream.pointers), instruction.moved(stream)))
         return Work(instruction, _parts(instruction), passing)
 
     def span(self) -> int:
@@ -160,7 +159,7 @@ def wired(program: Program, board: Board, steps: Sequence[Sequence[Work]]) -> di
     def part(one: _Part, beside: Mapping[Channel, float]) -> Part:
         slowest = max(one.all_busy(program.bundles, {}).values(), default=0)
         moved = {channel: sum(cycles for _, cycles in streams) for channel, streams in one.passing(program.bundles).items()}
-        others = {channel: round(slowest * share) for channel, share in beside.items() if moved} if slowest else {}
+        others = {channel: round(slowest * share) for channel, share in beside.items()} if moved else {}
         return slowest, tuple((channel, moved.get(channel, 0) + others.get(channel, 0)) for channel in {**moved, **others})
 
     def row(step: Sequence[Work]) -> Step:

@@ -226,9 +226,10 @@ def _with_more(graph: Graph, board: Board, clock_mhz: float, objective: Objectiv
                 if not useful(design):
                     continue
                 program = build_program(graph, design, None)
-                if overrun(program_resources(program, board)[0], board) is not None:
+                taken = program_resources(program, board)
+                if overrun(taken[0], board) is not None:
                     continue
-                rank = _rank(objective, estimate(program, board, clock_mhz), board, design)
+                rank = _rank(objective, estimate(program, board, clock_mhz, taken=taken), board, design)
                 if rank < best[0]:
                     best = rank, design
     return best
@@ -251,15 +252,15 @@ def _search(
         if len(fits[size] - {design.rows}) > 1 and (objective in BY_CYCLES or design.weight_ports > 1):
             continue  # half the rows may be faster, since one half is read while the other computes; fewer are not, whatever the ports
         program = build_program(graph, design, None)
-        resources = program_resources(program, board)[0]
-        over = overrun(resources, board)
+        taken = program_resources(program, board)
+        over = overrun(taken[0], board)
         if over is None:
-            fitting.append((design, estimate(program, board, clock_mhz)))
+            fitting.append((design, estimate(program, board, clock_mhz, taken=taken)))
             fits[size].add(design.rows)
             continue
-        ratio = by_class(resources)[over] / max(board.limits[over], 1e-9)
+        ratio = by_class(taken[0])[over] / max(board.limits[over], 1e-9)
         if nearest is None or ratio < nearest[0]:
-            nearest = ratio, estimate(program, board, clock_mhz), over
+            nearest = ratio, estimate(program, board, clock_mhz, taken=taken), over
     return _with_queries(graph, board, clock_mhz, objective, worthwhile(fitting)), nearest
 
 

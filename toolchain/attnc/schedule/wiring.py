@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +21,7 @@ Numbers = npt.NDArray[np.int64]
 
 class _Program(NamedTuple):
     """Steps as rows: cycles of the slowest process and of what moves per bundle and direction. `parts` says where the parts of an
-    instruction begin, `instructions` where those of a step do, `steps` how often each is run; a row per step comes last."""
+    instruction begin, `instructions` where those of a step do, `often` how often each step is run; a row per step comes last."""
 
     slowest: Numbers
     moved: Numbers
@@ -53,16 +52,14 @@ def wire(steps: Sequence[Step], bundles: Sequence[str], tags: Sequence[str]) -> 
     for bundle in sorted(range(len(bundles)), key=lambda i: -int(totals[i].max())):
         ports[bundle] = min(range(len(tags)), key=lambda tag: int((loads[tag] + totals[bundle]).max()))
         loads[ports[bundle]] += totals[bundle]
-    best = program.cycles(ports, len(tags))
-    for _ in count():
+    best, before = program.cycles(ports, len(tags)), None
+    while best != before:
         before = best
         for bundle in range(len(bundles)):
             for changed in _changes(ports, bundle, len(tags)):
                 found = program.cycles(changed, len(tags))
                 if found < best:
                     best, ports = found, changed
-        if best == before:
-            break
     return {bundle: tags[port] for bundle, port in zip(bundles, ports, strict=True)}
 
 

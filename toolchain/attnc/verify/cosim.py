@@ -8,14 +8,16 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from attnc.errors import BuildError
 from attnc.kernels.latency import READ_LATENCY, WRITE_RESPONSE
 from attnc.kernels.loops import LOOPS
 from attnc.kernels.network import Loop
+from attnc.schedule.given import Style
 from attnc_host import csim
 
-STYLES = ("stp", "flp")
+STYLES: tuple[str, ...] = get_args(Style)
 """Pipelines that stall as a whole, and pipelines that flush."""
 CAUSES = ("empty", "full", "memory", "join")
 DEADLOCK = 4
