@@ -10,9 +10,10 @@ GRAPHS ?= 400
 SEED ?= 0
 SWEEP_ARGS ?=
 FUZZ_ARGS ?=
+FILES_ARGS ?=
 SOURCES := toolchain host models bench tests
 
-.PHONY: help demo test test-slow fuzz zoo sweep conformance lint format train bench bench-published boards clean tools
+.PHONY: help demo test test-slow fuzz zoo files sweep conformance lint format train bench bench-published boards clean tools
 
 help:
 	@echo "make demo    compile the shipped vision transformer, simulate it on every held-out image, print the results"
@@ -20,6 +21,7 @@ help:
 	@echo "make test-slow  the tests that take longer: every family, every published design, the sentence encoder where it is installed"
 	@echo "make fuzz    3,000 broken and hostile inputs, each of which must end in success or one clear error (FUZZ_ARGS: --seed, --only N, --json)"
 	@echo "make zoo     compile and simulate every transformer family, print the table (ZOO_ARGS: families, --exporter, --json)"
+	@echo "make files   compile and simulate files of every kind that users have, print the table (FILES_ARGS: --model, --kind, --quick, --json)"
 	@echo "make sweep   random graphs, C++ against golden, until GRAPHS of SEED are compared (SWEEP_ARGS: --only BUILD[:GRAPH] replays, --log)"
 	@echo "make conformance   the ONNX package's reference cases against the imported graphs"
 	@echo "make lint    ruff and mypy"
@@ -38,6 +40,9 @@ test: tools lint
 
 zoo: tools $(VENV)/.test
 	$(BIN)/python models/zoo.py --workers $(WORKERS) $(ZOO_ARGS)
+
+files: tools $(VENV)/.test
+	$(BIN)/python -m models.files --workers $(WORKERS) $(FILES_ARGS)
 
 sweep: tools $(VENV)/.test
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/random_graphs/sweep.py --graphs $(GRAPHS) --seed $(SEED) --workers $(WORKERS) $(SWEEP_ARGS)

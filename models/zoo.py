@@ -19,6 +19,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,8 @@ EXPORTERS = ("dynamo", "torchscript")
 OPSETS = {"dynamo": 20, "torchscript": 17}
 
 
-def export(name: str, exporter: str, path: Path) -> None:
-    """Write a family as ONNX, weights inside, and seeded inputs beside it."""
+def export(name: str, exporter: str, path: Path, opset: int = 0, dynamic: bool = False) -> None:
+    """Write a family as ONNX, weights inside, and seeded inputs beside it; `dynamic`: batch and tokens of whole numbers are symbols."""
     import numpy as np
     import torch
     from models.families import FAMILIES, Exported, randomize, samples, settle
@@ -52,11 +53,17 @@ def export(name: str, exporter: str, path: Path) -> None:
     wrapped = Exported(model, tuple(inputs), family.outputs).eval()
     logging.disable(logging.WARNING)
     torch.backends.mha.set_fastpath_enabled(False)  # nn.TransformerEncoder would become one operator that ONNX does not have
-    options: dict[str, Any] = {"input_names": list(inputs), "output_names": list(family.outputs), "opset_version": OPSETS[exporter]}
+    options: dict[str, Any] = {
+        "input_names": list(inputs),
+        "output_names": list(family.outputs),
+        "opset_version": opset or OPSETS[exporter],
+    }
+    symbols = {key: {0: "batch", 1: "tokens"} for key, array in inputs.items() if dynamic and array.ndim == 2}
     if exporter == "dynamo":
         options |= {"dynamo": True, "verbose": False, "external_data": False}
+        options |= {"dynamic_shapes": {"tensors": tuple(symbols.get(key) for key in inputs)}} if symbols else {}
     else:
-        options |= {"dynamo": False}
+        options |= {"dynamo": False, "dynamic_axes": symbols}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(wrapped, tuple(inputs.values()), str(path), **options)
@@ -132,17 +139,22 @@ def accuracy(path: Path, build: Path) -> tuple[float, float]:
 
 def run_one(name: str, exporter: str, folder: Path) -> dict[str, Any]:
     """A family in a process of its own."""
-    command = [sys.executable, str(ROOT / "models" / "zoo.py"), "--one", name, exporter, "--folder", str(folder)]
+    return {"family": name, "exporter": exporter} | run_module("models.zoo", ["--one", name, exporter, "--folder", str(folder)])
+
+
+def run_module(module: str, arguments: list[str]) -> dict[str, Any]:
+    """A module of this folder in a process of its own: the row that it prints, or the error, and seconds."""
+    command = [sys.executable, "-m", module, *arguments]
     paths = [str(ROOT), str(ROOT / "toolchain"), str(ROOT / "host"), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     started = time.perf_counter()
-    row: dict[str, Any] = {"family": name, "exporter": exporter}
+    row: dict[str, Any]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=environment, cwd=ROOT)
         last = done.stdout.strip().splitlines()[-1:] or ["{}"]
-        row |= json.loads(last[0]) if done.returncode == 0 else {"error": _last_line(done.stderr)}
+        row = json.loads(last[0]) if done.returncode == 0 else {"error": _last_line(done.stderr)}
     except subprocess.TimeoutExpired:
-        row["error"] = f"not ready after {TIMEOUT} s"
+        row = {"error": f"not ready after {TIMEOUT} s"}
     row["seconds"] = round(time.perf_counter() - started, 1)
     return row
 
@@ -202,7 +214,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--one", nargs=2, metavar=("FAMILY", "EXPORTER"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.one:
-        return _one(*args.one, args.folder)
+        return print_row(lambda: measure(*args.one, args.folder))
     from models.families import FAMILIES
 
     names = args.families or list(FAMILIES)
@@ -210,7 +222,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(FAMILIES)}")
     jobs = [(name, exporter) for name in names for exporter in args.exporter or EXPORTERS]
     with tempfile.TemporaryDirectory(prefix="attnc-zoo-") as temporary, ThreadPoolExecutor(args.workers) as pool:
-        folder = args.folder or Path(temporary)
+        folder = (args.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         rows = list(pool.map(lambda job: _noted(*job, folder), jobs))
     if args.json:
@@ -227,12 +239,12 @@ def _noted(name: str, exporter: str, folder: Path) -> dict[str, Any]:
     return row
 
 
-def _one(name: str, exporter: str, folder: Path) -> int:
+def print_row(make: Callable[[], dict[str, Any]]) -> int:
     """The child process: one row as JSON in the last line."""
     from attnc.errors import AttncError
 
     try:
-        print(json.dumps(measure(name, exporter, folder)))
+        print(json.dumps(make()))
     except AttncError as error:
         print(str(error).splitlines()[0], file=sys.stderr)
         return 1

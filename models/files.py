@@ -1,0 +1,120 @@
+"""Files as users have them: small random models as exporters, optimizers and quantizers write them, compiled and measured.
+
+    python -m models.files                              every model in every kind of file
+    python -m models.files --model bert --kind ort      those whose names begin so
+    python -m models.files --quick --json               without the simulation of the emitted C++
+
+A row is a file: whether it compiles with C++ equal to golden, and its SQNR against onnxruntime running that very file, on samples that
+calibration never saw, beside what another kind of the same model reaches (`Kind.beside`, the plain export unless a kind says otherwise).
+Each runs in a process of its own with a time limit. Exit code 1 if a file does not compile, or falls more than `SLACK_DB` behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from models import files_fused, files_quantized, zoo
+from models.file_kinds import MODELS, PLAIN, Kind, Source
+
+SLACK_DB = 1.0
+KINDS = {kind.name: kind for kind in (PLAIN, *files_fused.KINDS, *files_quantized.KINDS)}
+
+
+def measure(model: str, kind: Kind, folder: Path, quick: bool) -> dict[str, Any]:
+    """Make a file, compile it, measure: one row of the table."""
+    from attnc.compiler import compile_model
+    from attnc.config import CompileOptions
+    from attnc.report import load_report
+
+    source, path = Source(model, folder), folder / f"{model}-{kind.name}" / "model.onnx"
+    path.parent.mkdir(exist_ok=True)
+    for suffix in (".npz", ".unseen.npz"):
+        shutil.copy(source.export().with_suffix(suffix), path.with_suffix(suffix))
+    kind.make(source, path)
+    build = path.parent / "build"
+    fixed = {"output": build, "target": zoo.TARGET, "calib": path.with_suffix(".npz"), "force": True, "check": not quick}
+    compile_model(path, CompileOptions(**{**fixed, **kind.options}))
+    report = load_report(build)
+    sqnr, varying = zoo.accuracy(path, build)
+    return {"sqnr_db": sqnr, "varying": varying, "elements": report["check"]["elements"] if not quick else 0}
+
+
+def run_one(model: str, kind: str, folder: Path, quick: bool) -> dict[str, Any]:
+    """A file in a process of its own."""
+    arguments = ["--one", model, kind, "--folder", str(folder), *(["--quick"] if quick else [])]
+    row = {"model": model, "kind": kind} | zoo.run_module("models.files", arguments)
+    print(f"{model} {kind} ({row['seconds']} s): {row.get('error') or str(row['sqnr_db']) + ' dB'}", file=sys.stderr, flush=True)
+    return row
+
+
+def judge(rows: list[dict[str, Any]]) -> None:
+    """Say in each row what it is compared with, and whether it is a success."""
+    reached = {(row["model"], row["kind"]): row.get("sqnr_db") for row in rows}
+    for row in rows:
+        kind = KINDS[row["kind"]]
+        row["beside"], row["beside_db"] = kind.beside, reached.get((row["model"], kind.beside))
+        behind = "error" not in row and row["beside_db"] is not None and row["sqnr_db"] < row["beside_db"] - SLACK_DB
+        row["ok"] = not zoo.failed(row) and not behind
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """The table, and how many of each kind are successes."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Files as users have them: C++ against golden, golden against onnxruntime")
+    for title in ("model", "kind", "elements", "SQNR dB", "beside", "remark"):
+        table.add_column(title, justify="left" if title in ("model", "kind", "remark") else "right", overflow="fold")
+    for row in rows:
+        style = None if row["ok"] else "red"
+        if "error" in row:
+            table.add_row(row["model"], row["kind"], "", "", "", f"failed: {row['error']}", style=style)
+            continue
+        beside = "" if row["beside_db"] is None else f"{row['beside_db']:.1f} ({row['beside']})"
+        table.add_row(row["model"], row["kind"], str(row["elements"]), f"{row['sqnr_db']:.1f}", beside, row.get("remark", ""), style=style)
+    Console(width=None if sys.stdout.isatty() else 190).print(table)
+    good = sum(row["ok"] for row in rows)
+    print(f"{good} of {len(rows)} files compile, agree bit for bit and reach what they are compared with, less {SLACK_DB:g} dB at most")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", action="append", default=[], help="beginning of names; all by default")
+    parser.add_argument("--kind", action="append", default=[], help="beginning of names; all by default")
+    parser.add_argument("--quick", action="store_true", help="golden only: do not simulate the C++")
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    parser.add_argument("--folder", type=Path, help="keep the files and build folders here")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--one", nargs=2, metavar=("MODEL", "KIND"), help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    logging.disable(logging.WARNING)
+    if args.one:
+        return zoo.print_row(lambda: measure(args.one[0], KINDS[args.one[1]], args.folder, args.quick))
+    kinds = [kind for name, kind in KINDS.items() if not args.kind or name.startswith(tuple(args.kind))]
+    jobs = [(model, kind) for kind in kinds for model in kind.models if not args.model or model.startswith(tuple(args.model))]
+    if not jobs:
+        parser.error(f"nothing is called so; there are models {', '.join(MODELS)} and kinds {', '.join(KINDS)}")
+    wanted = dict.fromkeys((model, name) for model, kind in jobs for name in (kind.beside, kind.name) if model in KINDS[name].models)
+    with tempfile.TemporaryDirectory(prefix="attnc-files-") as temporary, ThreadPoolExecutor(args.workers) as pool:
+        folder = (args.folder or Path(temporary)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = list(pool.map(lambda job: run_one(*job, folder, args.quick), wanted))
+    judge(rows)
+    if args.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        show(rows)
+    return int(not all(row["ok"] for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Files by exporters of several opsets, and after onnxruntime's optimizers, which write operators of their own (`com.microsoft`)."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from models.families import HEADS, WIDTH
+from models.file_kinds import Kind, Source
+
+LEVELS = {"basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
+OPTIMIZERS = {"bert": "bert", "distilbert": "bert", "vit": "vit", "gpt2": "gpt2", "llama": "gpt2", "whisper": "bart"}
+"""What `onnxruntime.transformers.optimizer` calls a kind of model."""
+
+
+def exported(source: Source, path: Path, **how: Any) -> None:
+    """Another export by torch."""
+    path.write_bytes(source.export(**how).read_bytes())
+
+
+def by_session(source: Source, path: Path, level: str, **how: Any) -> None:
+    """As a session of onnxruntime writes what it has optimized."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, LEVELS[level])
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(str(source.export(**how)), options, providers=["CPUExecutionProvider"])
+
+
+def by_optimizer(source: Source, path: Path, half: bool = False, level: int | None = None, how: Any = None, **fusions: Any) -> None:
+    """As `onnxruntime.transformers.optimizer` writes it, with the named fields of `FusionOptions` set."""
+    from onnxruntime.transformers.fusion_options import FusionOptions
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    kind = OPTIMIZERS[source.model]
+    options = FusionOptions(kind)
+    for name, value in fusions.items():
+        assert hasattr(options, name), name
+        setattr(options, name, value)
+    given = source.export(**(how or {"exporter": "torchscript"}))
+    made = optimize_model(str(given), kind, HEADS, WIDTH, options, opt_level=level)
+    if half:
+        made.convert_float_to_float16(keep_io_types=True)
+    made.save_model_to_file(str(path))
+
+
+RAW = 2
+"""AttentionMaskFormat.AttentionMask: the mask as it is given to the model."""
+TEXT = ("bert", "distilbert", "gpt2", "llama")
+SCRIPT: dict[str, Any] = {"exporter": "torchscript"}
+DYNAMIC = {**SCRIPT, "dynamic": True}
+
+
+def _kind(name: str, make: Any, models: tuple[str, ...] = tuple(OPTIMIZERS), **arguments: Any) -> Kind:
+    return Kind(name, functools.partial(make, **arguments), models)
+
+
+KINDS = [
+    _kind("torchscript", exported, **SCRIPT),
+    _kind("torchscript-11", exported, **SCRIPT, opset=11),
+    _kind("torchscript-12", exported, **SCRIPT, opset=12),
+    _kind("torchscript-dynamic", exported, TEXT, **DYNAMIC),
+    _kind("dynamo-23", exported, opset=23),
+    *(_kind(f"ort-{level}", by_session, level=level) for level in LEVELS),
+    *(_kind(f"ort-{level}-torchscript", by_session, level=level, **SCRIPT) for level in LEVELS),
+    _kind("ort-extended-dynamic", by_session, TEXT, level="extended", **DYNAMIC),
+    _kind("fused", by_optimizer),
+    _kind("fused-dynamo", by_optimizer, how={}),
+    _kind("fused-dynamic", by_optimizer, TEXT, how=DYNAMIC),
+    _kind("fused-raw-mask", by_optimizer, ("bert", "distilbert"), attention_mask_format=RAW),
+    _kind("fused-multihead", by_optimizer, use_multi_head_attention=True, attention_mask_format=RAW),
+    _kind("fused-99", by_optimizer, level=99),
+    _kind("fused-gelu-approximation", by_optimizer, enable_gelu_approximation=True),
+    _kind("fused-fp16", by_optimizer, half=True),
+]

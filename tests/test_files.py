@@ -1,0 +1,33 @@
+"""The table of files as users have them: how rows are judged and shown. `make files` makes all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("transformers")
+from models import files
+
+
+def _row(kind: str, sqnr: float, **more: Any) -> dict[str, Any]:
+    return {"model": "bert", "kind": kind, "elements": 8, "sqnr_db": sqnr, "varying": 0.5, **more}
+
+
+def test_a_file_is_judged_by_what_the_plain_export_reaches(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [_row("plain", 34.0), _row("ort-basic", 33.1), _row("fused", 32.9), {"model": "vit", "kind": "fused", "error": "no"}]
+    files.judge(rows)
+    assert [row["ok"] for row in rows] == [True, True, False, False]
+    files.show(rows)
+    text = " ".join(capsys.readouterr().out.split())
+    assert "34.0 (plain)" in text and "failed: no" in text and "2 of 4 files compile" in text
+
+
+def test_what_a_kind_is_compared_with_is_a_kind() -> None:
+    assert all(set(kind.models) <= set(files.MODELS) and kind.beside in files.KINDS for kind in files.KINDS.values())
+
+
+def test_unknown_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        files.main(["--kind", "nothing"])
+    assert caught.value.code == 2 and "ort-basic" in capsys.readouterr().err
