@@ -77,7 +77,7 @@ def layer(format_: WeightFormat, engine: str, side: int, seed: int = 0) -> Graph
 def measure(case: str, weights: int, side: int = SIDE) -> dict[str, float]:
     """Pack about `weights` weights (whole matrices, at least one) of one case."""
     name, group_size, engine, group = CASES[case]
-    graph, design = layer(WeightFormat.parse(name, group_size), engine, side), Design(group=group)
+    graph, design = layer(WeightFormat.parse(name, group_size), engine, side), Design.of(group=group)
     rounds, total = max(1, round(weights / side**2)), 0
 
     def count(part: bytes) -> int:

@@ -205,7 +205,7 @@ POINTS = (
         "tables of 3 activations in both, 16 at a time here (a multiple of the 16 bytes of a port), 28 there; columns, and queries of "
         "attention, are not published: those whose logic and DSPs come nearest",
         repeats=24,
-        design=Design(lanes=16, pe=16, rows=128, queries=16, tables=16, columns=16, group=3, depth=1024),
+        design=Design.of(lanes=16, pe=16, rows=128, queries=16, tables=16, columns=16, group=3, depth=1024),
     ),
 )
 

@@ -71,7 +71,7 @@ def simulate(
         data = folder / "data"
         data.mkdir()
         with open(data / "weights.bin", "wb") as weights:
-            program = build_program(graph, design or Design(), weights.write)
+            program = build_program(graph, design or Design.of(), weights.write)
         write_sources(program, folder, part="part", clock_mhz=200)
         for name, (old, new) in (patch or {}).items():
             header = folder / "include" / "attnc" / name

@@ -34,17 +34,17 @@ def test_schedule_is_written_and_obeyed(capsys: Capture, compiled: Path, tmp_pat
     schedule = yaml.safe_load((compiled / "schedule.yaml").read_text())
     report = json.loads((compiled / "report.json").read_text())
     assert schedule["design"] == report["design"] and schedule["target"] == "kv260"
-    schedule["design"]["pe"], schedule["ports"]["load_0"], schedule["memory"]["linear.x_buffer"] = 512, "HP0", "uram"
+    schedule["design"]["engines"]["linear"]["pe"], schedule["ports"]["load_0"], schedule["memory"]["linear.x_buffer"] = 512, "HP0", "uram"
     edited = tmp_path / "edited.yaml"
     edited.write_text(yaml.safe_dump(schedule))
     again = output_of(capsys, "compile", MODEL, "--schedule", edited, "-o", tmp_path / "b", "--no-check", "--json")
-    assert again["design"]["pe"] == 512 and again["estimate"]["ports"]["load_0"] == "HP0"
+    assert again["design"]["engines"]["linear"]["pe"] == 512 and again["estimate"]["ports"]["load_0"] == "HP0"
     assert not again["estimate"]["fits"] and "dsp needs" in again["estimate"]["misfit"]
     assert "DOES NOT FIT" in (tmp_path / "b" / "report.txt").read_text()
     assert "sp=attnc_top_1.m_axi_load_0:HP0" in (tmp_path / "b" / "hls" / "connectivity.cfg").read_text()
     assert "#define ATTNC_LINEAR_X_BUFFER uram" in (tmp_path / "b" / "hls" / "attnc_top.cpp").read_text()
     message = error_of(capsys, "compile", MODEL, "--schedule", edited, "-o", tmp_path / "c", "--fit", "-q")
-    assert "dsp needs" in message and "design pe 512 -> " in message and not (tmp_path / "c").exists()
+    assert "dsp needs" in message and "design linear.pe 512 -> " in message and not (tmp_path / "c").exists()
 
 
 def test_bad_schedule_leaves_nothing(capsys: Capture, tmp_path: Path) -> None:

@@ -165,12 +165,12 @@ def attentions() -> Graph:
 
 
 GRAPHS: dict[str, tuple[Callable[[], Graph], Design]] = {
-    "layer": (lambda: layer_graph(rows=20), Design(8, 16, 8, 2, rows_at_once=2, beat=2)),
-    "others": (others, Design(8, 8, 5, 4)),
-    "attention": (attentions, Design(8, 8, 6, 2)),
-    "low_bit": (lambda: low_bit_graph(every_format()), Design(8, 16, 4, 4, tables=16, columns=8, depth=64, rows_at_once=3)),
-    "few_bits": (lambda: low_bit_graph(every_format()), Design(16, 32, 64, 4, tables=48, columns=32, group=5, depth=8, beat=2)),
-    "ports": (lambda: layer_graph(rows=20), Design(8, 16, 8, 2, rows_at_once=2, beat=2, weight_ports=2, copies=2, parallel=2)),
+    "layer": (lambda: layer_graph(rows=20), Design.of(8, 16, 8, 2, rows_at_once=2, beat=2)),
+    "others": (others, Design.of(8, 8, 5, 4)),
+    "attention": (attentions, Design.of(8, 8, 6, 2)),
+    "low_bit": (lambda: low_bit_graph(every_format()), Design.of(8, 16, 4, 4, tables=16, columns=8, depth=64, rows_at_once=3)),
+    "few_bits": (lambda: low_bit_graph(every_format()), Design.of(16, 32, 64, 4, tables=48, columns=32, group=5, depth=8, beat=2)),
+    "ports": (lambda: layer_graph(rows=20), Design.of(8, 16, 8, 2, rows_at_once=2, beat=2, weight_ports=2, copies=2, parallel=2)),
 }
 
 

@@ -73,16 +73,16 @@ def test_equal_scales_add_exactly() -> None:
 @pytest.mark.parametrize("types", ["native", "ap"])
 def test_cpp_equals_golden(types: str) -> None:
     graph = add_graph()
-    assert_exact(graph, random_feeds(graph, 4), Design(8, 8, 4), types=types)
+    assert_exact(graph, random_feeds(graph, 4), Design.of(8, 8, 4), types=types)
 
 
 def test_ap_types_equal_golden_for_small_factors() -> None:
     graph = add_graph((3e-9, 1e-9, 1.0))
-    assert_exact(graph, random_feeds(graph, 3), Design(4, 4, 4), types="ap")
+    assert_exact(graph, random_feeds(graph, 3), Design.of(4, 4, 4), types="ap")
 
 
 def test_cpp_equals_golden_for_all_bytes() -> None:
-    assert_exact(pair_graph((0.02, 0.013, 0.03)), every_pair(), Design(32, 32))
+    assert_exact(pair_graph((0.02, 0.013, 0.03)), every_pair(), Design.of(32, 32))
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:

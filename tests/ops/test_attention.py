@@ -16,7 +16,7 @@ from attnc.errors import OverflowRiskError
 from attnc.fixedpoint import bits_for
 from attnc.golden import run_golden
 from attnc.ir import GraphError, Node
-from attnc.kernels.design import Design
+from attnc.kernels.design import AttentionNumbers, Design, EngineDesign
 from attnc.kernels.lowering import Lowering
 from attnc.ops import operator
 from attnc.ops.attention import Attention
@@ -46,8 +46,8 @@ MANY = [
 
 @pytest.mark.parametrize(
     "design",
-    [Design(16, 16, 64, 4), Design(8, 8, 8, 2), Design(4, 4, 6, 4), Design(16, 16, 5, 8), Design(8, 8, 16, 1)],
-    ids=lambda d: f"L{d.lanes}-rows{d.rows}-P{d.queries}",
+    [Design.of(16, 16, 64, 4), Design.of(8, 8, 8, 2), Design.of(4, 4, 6, 4), Design.of(16, 16, 5, 8), Design.of(8, 8, 16, 1)],
+    ids=lambda d: f"L{d.lanes}-rows{d.rows}-P{d.attention.queries}",
 )
 def test_cpp_equals_golden(design: Design) -> None:
     graph = build(MANY)
@@ -57,13 +57,13 @@ def test_cpp_equals_golden(design: Design) -> None:
 @pytest.mark.parametrize(
     ("case", "design", "expected"),
     [
-        (Case(37, 70, 2, 1, 32, 32, bias_heads=2, bias_rows=37), Design(8, 8, 64, 4), (1, 0, 0, 2)),
-        (Case(64, 72, 3, 3, 32, 32, bias_heads=1, bias_rows=1), Design(8, 8, 64, 16), (4, 0, 0, 1)),
-        (Case(64, 71, 2, 2, 32, 32, bias_heads=1, bias_rows=64), Design(8, 8, 32, 16), (4, 0, 0, 1)),
-        (Case(37, 70, 4, 2, 32, 16, attrs={"causal": True}), Design(8, 8, 16, 4), (1, 1, 0, 1)),
-        (Case(30, 3, 4, 2, 32, 32, groups=2, bias_heads=4, bias_rows=30), Design(8, 8, 64, 8), (2, 0, 1, 2)),
-        (Case(30, 40, 2, 2, 32, 48, attrs={"window": (1, 0), "offset": 0}), Design(16, 16, 64, 16), (8, 1, 0, 1)),
-        (Case(40, 90, 2, 2, 24, 48), Design(8, 8, 64, 4), (2, 0, 0, 1)),
+        (Case(37, 70, 2, 1, 32, 32, bias_heads=2, bias_rows=37), Design.of(8, 8, 64, 4), (1, 0, 0, 2)),
+        (Case(64, 72, 3, 3, 32, 32, bias_heads=1, bias_rows=1), Design.of(8, 8, 64, 16), (4, 0, 0, 1)),
+        (Case(64, 71, 2, 2, 32, 32, bias_heads=1, bias_rows=64), Design.of(8, 8, 32, 16), (4, 0, 0, 1)),
+        (Case(37, 70, 4, 2, 32, 16, attrs={"causal": True}), Design.of(8, 8, 16, 4), (1, 1, 0, 1)),
+        (Case(30, 3, 4, 2, 32, 32, groups=2, bias_heads=4, bias_rows=30), Design.of(8, 8, 64, 8), (2, 0, 1, 2)),
+        (Case(30, 40, 2, 2, 32, 48, attrs={"window": (1, 0), "offset": 0}), Design.of(16, 16, 64, 16), (8, 1, 0, 1)),
+        (Case(40, 90, 2, 2, 24, 48), Design.of(8, 8, 64, 4), (2, 0, 0, 1)),
     ],
 )
 def test_what_an_engine_need_not_have(case: Case, design: Design, expected: tuple[int, ...]) -> None:
@@ -94,7 +94,7 @@ def test_extremes() -> None:
                 feeds[name][sample] = 127 if sample >> bit & 1 else -128
     feeds["b2"][0] = 32767
     feeds["b2"][1] = -BIAS_LIMIT
-    assert_exact(graph, feeds, Design(16, 16, 64, 4))
+    assert_exact(graph, feeds, Design.of(16, 16, 64, 4))
 
 
 def test_ap_types_equal_golden() -> None:
@@ -107,7 +107,7 @@ def test_ap_types_equal_golden() -> None:
     feeds = feeds_of(graph, 4)
     graph.inputs.remove("b2")  # a constant bias
     graph.constants["b2"] = feeds.pop("b2")[0]
-    assert_exact(graph, feeds, Design(8, 8, 4, 2), types="ap")
+    assert_exact(graph, feeds, Design.of(8, 8, 4, 2), types="ap")
 
 
 @settings(max_examples=60, deadline=None)
@@ -232,15 +232,19 @@ def test_wrong_operands_are_refused() -> None:
     with pytest.raises(GraphError, match="needs q, k and v in s8, s8, s8, found s16"):
         op.quantize(node, [tensor_type(16)] * 3, graph.type("y0"))
     with pytest.raises(GraphError, match="3 lanes must divide"):
-        simulate(graph, feeds_of(graph, 1), Design(lanes=3))
+        simulate(graph, feeds_of(graph, 1), Design.of(lanes=3))
     with pytest.raises(OverflowRiskError, match="at most 65536 are supported"):
-        simulate(build([Case(1, 70_000, head=4, value=4)]), {}, Design(4, 4))
+        simulate(build([Case(1, 70_000, head=4, value=4)]), {}, Design.of(4, 4))
+
+
+def usual(design: Design) -> EngineDesign[AttentionNumbers]:
+    return design.engine(AttentionNumbers, "any")
 
 
 def test_query_blocks_are_even() -> None:
-    assert query_blocks(197, Design(rows=64, queries=4)) == [(0, 52), (52, 52), (104, 52), (156, 41)]
-    assert query_blocks(17, Design(rows=64, queries=4)) == [(0, 17)]
-    assert query_blocks(7, Design(rows=3, queries=4)) == [(0, 3), (3, 3), (6, 1)]
+    assert query_blocks(197, usual(Design.of(rows=64, queries=4))) == [(0, 52), (52, 52), (104, 52), (156, 41)]
+    assert query_blocks(17, usual(Design.of(rows=64, queries=4))) == [(0, 17)]
+    assert query_blocks(7, usual(Design.of(rows=3, queries=4))) == [(0, 3), (3, 3), (6, 1)]
 
 
 def test_widths_hold_the_extremes() -> None:
@@ -260,11 +264,11 @@ def slowest(case: Case, design: Design) -> int:
 
 def test_estimates_grow_with_the_work() -> None:
     node, sizes = Node("n", "attention", [], "y", {"implementation": "chord32"}), Sizes(1, 64, 197, 3, 3, 64, 64, 0, 0)
-    slow, fast, case = Design(16, queries=4), Design(16, queries=8), Case(64, 197, 3, 3, 64, 64)
+    slow, fast, case = Design.of(16, queries=4), Design.of(16, queries=8), Case(64, 197, 3, 3, 64, 64)
     assert slowest(case, fast) < slowest(case, slow)
     # No fewer cycles than multiply-adds of either product over the multipliers.
     assert slowest(case, slow) >= 3 * 64 * 197 * 64 / (16 * 4)
-    small, large = (Attention().resources(kernel_of(node, sizes, design, 64, 197)) for design in (slow, fast))
+    small, large = (Attention().resources(kernel_of(node, sizes, usual(design), 64, 197)) for design in (slow, fast))
     assert all(a > 0 for a in small.astuple()[:4])
     # Memories may move from BRAM to LUTs as more banks make them shallower.
     assert all(a <= b for a, b in zip(small.astuple()[:3], large.astuple()[:3], strict=True))
@@ -273,7 +277,7 @@ def test_estimates_grow_with_the_work() -> None:
 @pytest.mark.parametrize(("rows", "bias_rows", "before"), [(128, 1, 2700), (64, 1, 2250), (128, 128, 5900)])
 def test_what_is_not_hidden_behind_products(rows: int, bias_rows: int, before: int) -> None:
     """The first head's operands (and the table of biases), the first and the last block's softmax, the last head's outputs."""
-    case, design = Case(128, 128, 12, 12, 32, 32, bias_heads=1, bias_rows=bias_rows), Design(8, rows=rows, queries=16)
+    case, design = Case(128, 128, 12, 12, 32, 32, bias_heads=1, bias_rows=bias_rows), Design.of(8, rows=rows, queries=16)
     products = 12 * rows // 16 * 128 * 4
     assert products < slowest(case, design) <= products + before
 
@@ -291,7 +295,7 @@ def test_what_is_not_hidden_behind_products(rows: int, bias_rows: int, before: i
 )
 def test_a_planted_bug_is_caught(old: str, new: str) -> None:
     graph = build([Case(9, 3, 4, 2, 32, 32, bias_heads=4, bias_rows=9)])
-    feeds, design = feeds_of(graph, 4), Design(8, 8, 64, 8)
+    feeds, design = feeds_of(graph, 4), Design.of(8, 8, 64, 8)
     found = simulate(graph, feeds, design, patch={"attention.hpp": (old, new)})
     assert (found["y0"] != run_golden(graph, feeds)["y0"]).any()
 
@@ -300,4 +304,4 @@ def test_sums_wait_until_those_before_have_left() -> None:
     """Three keys in a pass and eight vectors of sums that leave after it."""
     graph = build([Case(9, 3, 4, 2, 32, 32)])
     with pytest.raises(AssertionError, match=r"attention\.weighted"):
-        simulate(graph, feeds_of(graph, 4), Design(8, 8, 64, 8), patch={"attention.hpp": ("&& !(last && done_rows > 1)", "")})
+        simulate(graph, feeds_of(graph, 4), Design.of(8, 8, 64, 8), patch={"attention.hpp": ("&& !(last && done_rows > 1)", "")})

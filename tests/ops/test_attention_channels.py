@@ -57,7 +57,7 @@ def cases(passes: int) -> list[Case]:
 
 @pytest.mark.parametrize("passes", PASSES)
 @pytest.mark.parametrize(
-    "design", [Design(16, 16, 64, 4), Design(4, 4, 6, 2), Design(8, 8, 8, 1)], ids=lambda d: f"L{d.lanes}-P{d.queries}"
+    "design", [Design.of(16, 16, 64, 4), Design.of(4, 4, 6, 2), Design.of(8, 8, 8, 1)], ids=lambda d: f"L{d.lanes}-P{d.attention.queries}"
 )
 def test_cpp_equals_golden(passes: int, design: Design) -> None:
     graph = build(cases(passes))
@@ -66,7 +66,7 @@ def test_cpp_equals_golden(passes: int, design: Design) -> None:
 
 def test_groups_of_queries_and_steps_of_channels() -> None:
     """Two groups of two queries, each in two steps of two channels, while q . k takes four tiles."""
-    graph, design = build([case(11, 13, 2, 1, 3, attrs=PASSES[2])]), Design(4, 4, 16, 4)
+    graph, design = build([case(11, 13, 2, 1, 3, attrs=PASSES[2])]), Design.of(4, 4, 16, 4)
     kernel = build_program(graph, design, None).engines[0].kernel
     assert (kernel.arg("P"), kernel.arg("Q"), kernel.arg("PER_STEP")) == (4, 2, 2)
     assert_exact(graph, feeds_of(graph, 4), design)
@@ -84,13 +84,13 @@ def test_ap_types_equal_golden() -> None:
     graph = build(
         [widest(), case(5, 9, 2, 1, 3, head=8, value=8, attrs=PASSES[2]), case(4, 19, 2, 2, 5, attrs={**PASSES[1], "kv_lanes": 2})]
     )
-    assert_exact(graph, feeds_of(graph, 3), Design(8, 8, 4, 2), types="ap")
+    assert_exact(graph, feeds_of(graph, 3), Design.of(8, 8, 4, 2), types="ap")
 
 
 def test_a_narrower_sum_would_overflow() -> None:
     graph = build([widest()])
     feeds, patch = feeds_of(graph, 4), {"attention_channels.hpp": ("Int<31 + clog2", "Int<30 + clog2")}
-    found = simulate(graph, feeds, Design(8, 8, 4, 2), types="ap", patch=patch)
+    found = simulate(graph, feeds, Design.of(8, 8, 4, 2), types="ap", patch=patch)
     assert (found["y0"] != run_golden(graph, feeds)["y0"]).any()
 
 
@@ -117,7 +117,7 @@ def test_masked_work_is_not_done(passes: int, tmp_path: Path, monkeypatch: pytes
         'struct Count { long n = 0; ~Count() { std::FILE* f = std::fopen(std::getenv("ATTNC_COUNT"), "w"); '
         'std::fprintf(f, "%ld", n); std::fclose(f); } }; static Count count; ++count.n; '
     )
-    simulate(graph, feeds_of(graph, 1), Design(8, 8, 16, 4), patch={"attention_channels.hpp": (old, counter + old)})
+    simulate(graph, feeds_of(graph, 1), Design.of(8, 8, 16, 4), patch={"attention_channels.hpp": (old, counter + old)})
     pairs = 32 * 33 // 2
     assert 2 * pairs <= int(log.read_text()) <= 2 * (pairs + 8 * 6)
 
@@ -131,7 +131,7 @@ def test_table_is_rounded_half_up() -> None:
 
 
 def test_words_are_shared_by_equal_factors_and_groups() -> None:
-    design = Design(8, 8, 8, 2)
+    design = Design.of(8, 8, 8, 2)
     one, two = case(16, 24, 2, 2, 3, groups=4, attrs=PASSES[2]), case(16, 24, 2, 2, 3, groups=4, attrs=PASSES[2])
     alone, both = (build_program(build(graph), design, None).weight_words for graph in ([one], [one, two]))
     # Two blocks of 8 queries, two heads: the scale, and a word for each of 8 queries and 24 keys.
@@ -160,12 +160,12 @@ def test_wrong_factors_are_refused() -> None:
 
 def test_words_of_two_bytes_hold_no_scale() -> None:
     with pytest.raises(GraphError, match="a bias in channels needs at least 4 lanes, found 2"):
-        build_program(build([case(4, 6, 2, 2, 2)]), Design(2, 2, 8, 2), None)
+        build_program(build([case(4, 6, 2, 2, 2)]), Design.of(2, 2, 8, 2), None)
 
 
 def test_channels_take_less_memory_than_a_table() -> None:
     """A KiB or two of factors in place of a table of 64 queries and 256 keys; the multipliers are what it costs."""
-    design, graph = Design(16, 16, 64, 4), build([case(64, 256, 4, 4, 2, attrs=PASSES[2])])
+    design, graph = Design.of(16, 16, 64, 4), build([case(64, 256, 4, 4, 2, attrs=PASSES[2])])
     dense = build([Case(64, 256, 4, 4, bias_heads=4, bias_rows=64, attrs=PASSES[2])])
     found, table = (operator(g.nodes[0]).resources(build_program(g, design, None).engines[0].kernel) for g in (graph, dense))
     assert found.bram36 < table.bram36 and found.dsp - table.dsp == 4 * (2 + 1)

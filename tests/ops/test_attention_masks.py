@@ -44,7 +44,9 @@ def cases(passes: int) -> list[Case]:
 
 
 @pytest.mark.parametrize("passes", [1, 2])
-@pytest.mark.parametrize("design", [Design(8, 8, 64, 4), Design(8, 8, 6, 2), Design(4, 4, 64, 4)], ids=["one call", "many calls", "groups"])
+@pytest.mark.parametrize(
+    "design", [Design.of(8, 8, 64, 4), Design.of(8, 8, 6, 2), Design.of(4, 4, 64, 4)], ids=["one call", "many calls", "groups"]
+)
 def test_cpp_equals_golden(passes: int, design: Design) -> None:
     graph = build(cases(passes))
     assert_exact(graph, feeds_of(graph, 4), design)
@@ -77,7 +79,7 @@ def test_masks_mean_what_they_say() -> None:
 @pytest.mark.parametrize("passes", [1, 2])
 def test_masked_work_is_not_done(passes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted in C++: multiply-adds of q . k in an instrumented copy of the kernel, equal to what the calls declare."""
-    design = Design(8, 8, 16, 4)
+    design = Design.of(8, 8, 16, 4)
     full = Case(64, 64, 2, 2, 8, 8, attrs={"passes": passes, "key_step": 16})
     masks: list[dict[str, object]] = [{}, {"causal": True}, {"causal": True, "window": (7, 0)}]
     graph = build([replace(full, attrs={**full.attrs, **mask}) for mask in masks])
@@ -104,7 +106,7 @@ def counted(graph: Graph, design: Design, log: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_calls_load_only_the_keys_they_need() -> None:
-    design = Design(8, 8, 16, 4)
+    design = Design.of(8, 8, 16, 4)
     words = {}
     for window in ((-1, 0), (7, 0)):
         graph = build([Case(128, 128, 1, 1, 8, 8, attrs={"passes": 2, "window": window})])
@@ -199,7 +201,7 @@ def test_rows_whose_keys_are_all_masked(passed: str) -> None:
         worst = dict(zip(ROWS, np.abs(found - expected).max(axis=(0, 2)) / largest, strict=True))
         print(attrs, {name: f"{error:.1e}" for name, error in worst.items()})
         assert max(worst.values()) <= 5e-3 and worst["scores vanish"] <= 1e-4 and not found[:, list(ROWS).index("no key")].any()
-    assert_exact(graph, feeds, Design(8, 8, 64, 4))
+    assert_exact(graph, feeds, Design.of(8, 8, 64, 4))
 
 
 def test_a_score_that_counts_where_it_should_not_is_caught() -> None:

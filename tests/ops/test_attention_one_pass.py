@@ -11,7 +11,7 @@ from attention_cases import Case, build, feeds_of, float_attention
 from attnc.arrays import Array
 from attnc.golden import run_golden
 from attnc.ir import GraphError, Node
-from attnc.kernels.design import Design
+from attnc.kernels.design import AttentionNumbers, Design
 from attnc.ops.attention import Attention
 from attnc.ops.attention_one_pass import kernel_of as one_pass_kernel
 from attnc.ops.attention_one_pass import one_pass
@@ -47,7 +47,9 @@ MANY = [
 
 
 @pytest.mark.parametrize(
-    "design", [Design(16, 16, 64, 4), Design(8, 8, 6, 2), Design(16, 16, 8, 8)], ids=lambda d: f"L{d.lanes}-rows{d.rows}-P{d.queries}"
+    "design",
+    [Design.of(16, 16, 64, 4), Design.of(8, 8, 6, 2), Design.of(16, 16, 8, 8)],
+    ids=lambda d: f"L{d.lanes}-rows{d.rows}-P{d.attention.queries}",
 )
 def test_cpp_equals_golden(design: Design) -> None:
     graph = build(MANY)
@@ -64,7 +66,7 @@ def test_keys_split_over_lanes() -> None:
         Case(20, 50, 2, 2, groups=2, attrs=sliced(8, 2, causal=True, window=(7, -1))),
         Case(9, 70, attrs=sliced(16, 4, window=(9, 2))),
     ]
-    graph, design = build(cases), Design(8, 8, 8, 4)
+    graph, design = build(cases), Design.of(8, 8, 8, 4)
     # The number of lanes changes the results, so it is never shared between nodes that differ in it.
     assert [engine.kernel.arg("S") for engine in build_program(graph, design, None).engines] == [1, 2, 4]
     assert_exact(graph, feeds_of(graph, 4), design)
@@ -76,7 +78,7 @@ def test_ap_types_equal_golden() -> None:
         Case(3, 19, 2, 2, 8, 8, 2, 2, 3, shift=2, bits=16, y_scale=1e-4, attrs=sliced(8, 2, softcap=3.0)),
     ]
     graph = build(cases)
-    assert_exact(graph, feeds_of(graph, 3), Design(8, 8, 4, 2), types="ap")
+    assert_exact(graph, feeds_of(graph, 3), Design.of(8, 8, 4, 2), types="ap")
 
 
 def test_extremes() -> None:
@@ -87,7 +89,7 @@ def test_extremes() -> None:
             feeds[name][sample] = 127 if sample >> "qkv".index(name[0]) & 1 else -128
     # Scores that rise from the smallest to the largest, so that every block rescales.
     feeds["k1"][7] = np.linspace(-128, 127, 600)[:, None]
-    assert_exact(graph, feeds, Design(16, 16, 64, 4))
+    assert_exact(graph, feeds, Design.of(16, 16, 64, 4))
 
 
 def test_golden_is_near_float_and_two_passes() -> None:
@@ -178,19 +180,23 @@ def test_wrong_attributes_are_refused(attrs: dict[str, object], message: str) ->
 
 
 def test_memories_do_not_grow_with_the_keys() -> None:
-    node, design = Node("n", "attention", [], "y", attrs={"passes": 1, "implementation": "chord32"}), Design(16, queries=4)
+    node, design = Node("n", "attention", [], "y", attrs={"passes": 1, "implementation": "chord32"}), Design.of(16, queries=4)
     found = []
     for keys in (1024, 65536):
         sizes = Sizes(1, 64, keys, 3, 3, 64, 64, 0, 0)
         count, step = key_blocks(keys)
-        found.append(Attention().resources(one_pass_kernel(node, sizes, design, 64, keys - step * (count - 1))))
+        found.append(
+            Attention().resources(one_pass_kernel(node, sizes, design.engine(AttentionNumbers, "any"), 64, keys - step * (count - 1)))
+        )
     assert found[1].bram36 <= found[0].bram36 * 1.1
 
 
 def test_cycles_hold_the_work() -> None:
     """No fewer cycles than multiply-adds over multipliers, and not half as many again."""
     for lanes in (1, 2):
-        cycles = slowest(Case(64, 4096, head=64, value=64, attrs={"passes": 1, "kv_lanes": lanes, "key_step": 128}), Design(16, queries=4))
+        cycles = slowest(
+            Case(64, 4096, head=64, value=64, attrs={"passes": 1, "kv_lanes": lanes, "key_step": 128}), Design.of(16, queries=4)
+        )
         work = 64 * 4096 * 64 / (16 * 4 * lanes)
         assert work <= cycles <= 1.8 * work
 

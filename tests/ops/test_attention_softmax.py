@@ -29,7 +29,7 @@ def cases(names: list[str], passes: int) -> list[Case]:
 
 @pytest.mark.parametrize("passes", PASSES)
 def test_cpp_equals_golden(passes: int) -> None:
-    graph, design = build(cases(OTHERS, passes)), Design(8, 8, 16, 2)
+    graph, design = build(cases(OTHERS, passes)), Design.of(8, 8, 16, 2)
     assert len(build_program(graph, design, None).engines) == len(OTHERS)
     feeds = feeds_of(graph, 4)
     assert_exact(graph, feeds, design)
@@ -39,7 +39,7 @@ def test_cpp_equals_golden(passes: int) -> None:
 
 def test_ap_types_equal_golden() -> None:
     graph = build([*cases(["polynomial"], 1), *cases(["log2", "table"], 2)])
-    assert_exact(graph, feeds_of(graph, 3), Design(8, 8, 4, 2), types="ap")
+    assert_exact(graph, feeds_of(graph, 3), Design.of(8, 8, 4, 2), types="ap")
 
 
 @pytest.mark.parametrize("passes", PASSES)
@@ -78,7 +78,7 @@ def test_resources_follow_the_implementation() -> None:
     found = {}
     for name in ("chord32", "table", "polynomial"):
         graph = build(cases([name], 2))
-        engine = build_program(graph, Design(8, 8, 16, 2), None).engines[0]
+        engine = build_program(graph, Design.of(8, 8, 16, 2), None).engines[0]
         found[name] = operator(graph.nodes[0]).resources(engine.kernel)
     assert found["table"].bram36 == found["chord32"].bram36 + 2 * 0.5
     assert found["polynomial"].dsp == found["chord32"].dsp + 2 * 2
@@ -88,5 +88,5 @@ def test_resources_follow_the_implementation() -> None:
 def test_a_planted_bug_is_caught(passes: int) -> None:
     graph = build(cases(["table"], passes))
     feeds = feeds_of(graph, 4)
-    found = simulate(graph, feeds, Design(8, 8, 16, 2), patch={"exponential.hpp": ("Rom::at(fraction)", "Rom::at(fraction ^ 8)")})
+    found = simulate(graph, feeds, Design.of(8, 8, 16, 2), patch={"exponential.hpp": ("Rom::at(fraction)", "Rom::at(fraction ^ 8)")})
     assert (found["y0"] != run_golden(graph, feeds)["y0"]).any()

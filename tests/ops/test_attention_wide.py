@@ -47,7 +47,7 @@ def extremes(graph: Graph) -> dict[str, Array]:
     return feeds
 
 
-@pytest.mark.parametrize("design", [Design(8, 8, 8, 4), Design(16, 16, 64, 1)], ids=lambda d: f"L{d.lanes}-P{d.queries}")
+@pytest.mark.parametrize("design", [Design.of(8, 8, 8, 4), Design.of(16, 16, 64, 1)], ids=lambda d: f"L{d.lanes}-P{d.attention.queries}")
 def test_cpp_equals_golden(design: Design) -> None:
     """Engines that serve operands of 8 and of 16 bits, in one and in two passes."""
     graph = build(MIXED if design.lanes == 8 else [MIXED[0], *MIXED[3:5]])
@@ -57,8 +57,8 @@ def test_cpp_equals_golden(design: Design) -> None:
 def test_extremes_and_ap_types() -> None:
     cases = [Case(5, 9, 1, 1, 16, 8, wide=ALL), Case(3, 19, bits=16, y_scale=1e-4, head=8, value=8, wide=ALL, attrs=ONE)]
     graph = build(cases)
-    assert_exact(graph, extremes(graph), Design(8, 8, 4, 2), types="ap")
-    assert_exact(graph, extremes(graph), Design(8, 8, 4, 2))
+    assert_exact(graph, extremes(graph), Design.of(8, 8, 4, 2), types="ap")
+    assert_exact(graph, extremes(graph), Design.of(8, 8, 4, 2))
 
 
 def test_golden_is_nearer_to_float_than_with_bytes() -> None:
@@ -91,7 +91,7 @@ def test_accumulators_hold_the_largest_sums() -> None:
 
 def test_what_16_bits_cost() -> None:
     """Multipliers that bytes share, memories, and passes: a row that no longer fits goes in one."""
-    narrow, qk, v = (build_program(build([Case(16, 33, 2, 2, 32, 32, wide=wide)]), Design(8, 8, 16, 4), None) for wide in ((), QK, V))
+    narrow, qk, v = (build_program(build([Case(16, 33, 2, 2, 32, 32, wide=wide)]), Design.of(8, 8, 16, 4), None) for wide in ((), QK, V))
     kernels = [program.engines[0].kernel for program in (narrow, qk, v)]
     assert [kernel.ports[0].type for kernel in kernels] == [IntType(8), IntType(16), IntType(8)]
     assert [kernel.ports[2].type for kernel in kernels] == [IntType(8), IntType(8), IntType(16)]
@@ -116,4 +116,4 @@ def test_a_lost_high_byte_is_caught() -> None:
     graph = build([Case(5, 7, 2, 2, wide=V)])
     feeds = feeds_of(graph, 3)
     patch = {"attention.hpp": ("* values.v[l]);", "* Int<8>(values.v[l]));")}
-    assert (simulate(graph, feeds, Design(8, 8, 8, 4), patch=patch)["y0"] != run_golden(graph, feeds)["y0"]).any()
+    assert (simulate(graph, feeds, Design.of(8, 8, 8, 4), patch=patch)["y0"] != run_golden(graph, feeds)["y0"]).any()

@@ -35,7 +35,7 @@ def test_golden_is_near_float() -> None:
 @pytest.mark.parametrize(("types", "lanes"), [("native", 8), ("native", 16), ("ap", 16)])
 def test_cpp_equals_golden(types: str, lanes: int) -> None:
     graph = concat_graph()
-    assert_exact(graph, random_feeds(graph, 3), Design(lanes, lanes, 4), types=types)
+    assert_exact(graph, random_feeds(graph, 3), Design.of(lanes, lanes, 4), types=types)
 
 
 def test_rows_that_differ_are_refused() -> None:

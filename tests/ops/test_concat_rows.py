@@ -45,7 +45,7 @@ def test_equal_scales_copy_exactly() -> None:
 @pytest.mark.parametrize("types", ["native", "ap"])
 def test_cpp_equals_golden(types: str) -> None:
     graph = concat_graph()
-    assert_exact(graph, random_feeds(graph, 4), Design(8, 8, 4), types=types)
+    assert_exact(graph, random_feeds(graph, 4), Design.of(8, 8, 4), types=types)
 
 
 def test_operands_of_different_width_are_refused() -> None:

@@ -49,7 +49,9 @@ def test_golden_is_near_float() -> None:
         assert (np.abs(found[node.output] - inside) <= bound).all(), node.name
 
 
-@pytest.mark.parametrize(("types", "design"), [("native", Design(8, 8, 4)), ("native", Design(16, 16, 16)), ("ap", Design(16, 16, 8))])
+@pytest.mark.parametrize(
+    ("types", "design"), [("native", Design.of(8, 8, 4)), ("native", Design.of(16, 16, 16)), ("ap", Design.of(16, 16, 8))]
+)
 def test_cpp_equals_golden(types: str, design: Design) -> None:
     graph = depthwise_graph()
     assert_exact(graph, random_feeds(graph, 3), design, types=types)
@@ -61,7 +63,7 @@ def test_inputs_of_16_bits_are_asked_for_and_take_the_multipliers_alone() -> Non
         builder = Builder("bad")
         builder.add("depthwise", [((4, 32), tensor_type(16))], tensor_type(8), {"width": 16}, params)
         builder.quantized()
-    narrow, mixed = (build_program(depthwise_graph(cases), Design(8, 8, 4), None).engines for cases in (CASES[:5], CASES))
+    narrow, mixed = (build_program(depthwise_graph(cases), Design.of(8, 8, 4), None).engines for cases in (CASES[:5], CASES))
     assert len(narrow) == len(mixed) == 1, "one engine serves both"
     assert (narrow[0].kernel.arg("XT"), mixed[0].kernel.arg("XT")) == (8, 16)
     assert mixed[0].kernel.ports[0].type == IntType(16) and narrow[0].kernel.ports[0].type == IntType(8)

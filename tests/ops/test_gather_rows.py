@@ -87,12 +87,12 @@ def test_golden_copies_exactly_or_within_half_a_step() -> None:
 
 def test_cpp_equals_golden() -> None:
     graph = gather_graph()
-    assert_exact(graph, random_feeds(graph, 3), Design(8, 8, 4))
+    assert_exact(graph, random_feeds(graph, 3), Design.of(8, 8, 4))
 
 
 def test_ap_types_equal_golden() -> None:
     graph = gather_graph()
-    assert_exact(graph, random_feeds(graph, 4), Design(16, 16, 4), types="ap")
+    assert_exact(graph, random_feeds(graph, 4), Design.of(16, 16, 4), types="ap")
 
 
 def test_rows_outside_are_refused() -> None:

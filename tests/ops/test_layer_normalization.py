@@ -88,7 +88,7 @@ def test_golden_is_near_float(epsilon: float) -> None:
         assert (np.abs(found[node.output] - steps) <= bound(graph, i, feeds[node.inputs[0]])).all(), node.name
 
 
-@pytest.mark.parametrize("design", [Design(16, 16, 64), Design(4, 4, 3)], ids=str)
+@pytest.mark.parametrize("design", [Design.of(16, 16, 64), Design.of(4, 4, 3)], ids=str)
 def test_cpp_equals_golden(design: Design) -> None:
     graph = norm_graph(mixed(SHAPES))
     assert_exact(graph, hard_feeds(graph), design)
@@ -96,21 +96,21 @@ def test_cpp_equals_golden(design: Design) -> None:
 
 def test_ap_types_equal_golden_at_the_extremes() -> None:
     graph = norm_graph(mixed([(1, 1), (9, 20), (3, 37), (2, 130)]))
-    assert_exact(graph, hard_feeds(graph), Design(8, 8, 4), types="ap")
+    assert_exact(graph, hard_feeds(graph), Design.of(8, 8, 4), types="ap")
 
 
 def test_ap_types_hold_a_large_epsilon() -> None:
     graph = norm_graph(
         [((2, 4), tensor_type(8, 1e-6), tensor_type(8, 0.01)), ((2, 4), tensor_type(8, 1e-11), tensor_type(8, 0.01))], epsilon=1.0
     )
-    assert_exact(graph, hard_feeds(graph), Design(4, 4, 4), types="ap")
+    assert_exact(graph, hard_feeds(graph), Design.of(4, 4, 4), types="ap")
 
 
 def test_padding_stays_zero_and_does_not_disturb() -> None:
     """The same rows give the same result, whatever the number of lanes that the last tile leaves empty."""
     graph = norm_graph([((3, 17), tensor_type(16, 1e-3), tensor_type(16, 1e-3))])
     feeds = hard_feeds(graph)
-    assert_exact(graph, feeds, Design(32, 32, 8))
+    assert_exact(graph, feeds, Design.of(32, 32, 8))
 
 
 def test_impossible_parameters_are_refused() -> None:
@@ -136,14 +136,14 @@ BUGS = [
 def test_a_planted_bug_is_caught(right: str, wrong: str) -> None:
     graph = norm_graph(mixed(SHAPES[1:4]))
     feeds = hard_feeds(graph)
-    found = simulate(graph, feeds, patch={"layer_normalization.hpp": (right, wrong)}, design=Design(16, 16, 64))
+    found = simulate(graph, feeds, patch={"layer_normalization.hpp": (right, wrong)}, design=Design.of(16, 16, 64))
     assert any((found[name] != array).any() for name, array in run_golden(graph, feeds).items())
 
 
 def test_resources_and_cycles_follow_the_structure() -> None:
     graph = norm_graph([((70, 64), tensor_type(16, 1e-3), tensor_type(8, 0.03))])
     node = graph.nodes[0]
-    ctx = Lowering(graph, Design(16, 16, 64), dict.fromkeys(graph.values, 0), lambda key, make: 0)
+    ctx = Lowering(graph, Design.of(16, 16, 64), dict.fromkeys(graph.values, 0), lambda key, make: 0)
     calls = operator(node).lower(node, ctx)
     assert [call.scalars[0] for call in calls] == [64, 6]
     read, statistics, scale = calls[0].kernel.network.processes[0].loops

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -39,12 +37,12 @@ SHAPES = [(1, 1, 1), (3, 16, 16), (17, 64, 192), (5, 33, 47), (70, 20, 10), (64,
 
 
 DESIGNS = [
-    Design(16, 16, 64, 4),
-    Design(8, 32, 16, 4),
-    Design(4, 4, 3, 4),
-    Design(16, 16, 64, 4, rows_at_once=4),
-    Design(8, 32, 16, 4, rows_at_once=3),
-    Design(4, 4, 3, 4, rows_at_once=8),
+    Design.of(16, 16, 64, 4),
+    Design.of(8, 32, 16, 4),
+    Design.of(4, 4, 3, 4),
+    Design.of(16, 16, 64, 4, rows_at_once=4),
+    Design.of(8, 32, 16, 4, rows_at_once=3),
+    Design.of(4, 4, 3, 4, rows_at_once=8),
 ]
 """Rows at once that divide neither the rows nor the rows of a call, and more than there are; sums that leave more slowly than they come."""
 
@@ -58,13 +56,13 @@ def test_cpp_equals_golden(design: Design) -> None:
 @pytest.mark.parametrize("bits", [8, 16])
 def test_extremes(bits: int) -> None:
     graph = linear_graph([(3, 64, 32), (2, 300, 16)], extreme=True, bits=bits)
-    assert_exact(graph, random_feeds(graph, 3), Design(16, 32, 4, rows_at_once=2))
+    assert_exact(graph, random_feeds(graph, 3), Design.of(16, 32, 4, rows_at_once=2))
 
 
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_ap_types_equal_golden(at_once: int) -> None:
     graph = linear_graph([(3, 20, 19), (5, 33, 8)])
-    assert_exact(graph, random_feeds(graph, 3), Design(8, 16, 4, rows_at_once=at_once), types="ap")
+    assert_exact(graph, random_feeds(graph, 3), Design.of(8, 16, 4, rows_at_once=at_once), types="ap")
 
 
 def test_golden_is_near_float() -> None:
@@ -95,7 +93,7 @@ def test_zero_channels_and_zero_inputs() -> None:
     quantized(graph, {"x": tensor_type(8, 0.1), "y": tensor_type(8, 0.1)})
     feeds = {"x": np.zeros((1, 2, 8), np.int8)}
     np.testing.assert_array_equal(run_golden(graph, feeds)["y"][0, 0], [0, 0, 10, -128])
-    assert_exact(graph, random_feeds(graph, 3), Design(4, 4, 2))
+    assert_exact(graph, random_feeds(graph, 3), Design.of(4, 4, 2))
 
 
 @pytest.mark.parametrize("input_scale", [1e-4, 3.0, 1e4])
@@ -136,7 +134,7 @@ def test_a_planted_bug_is_caught(old: str, new: str) -> None:
     feeds = random_feeds(graph, 3)
     expected = run_golden(graph, feeds)
     try:
-        found = simulate(graph, feeds, Design(8, 16, 4, rows_at_once=3), patch={"linear.hpp": (old, new)})
+        found = simulate(graph, feeds, Design.of(8, 16, 4, rows_at_once=3), patch={"linear.hpp": (old, new)})
     except AssertionError as error:
         assert "hls::stream" in str(error)  # too many sums, or too few
     else:
@@ -147,10 +145,10 @@ def test_a_planted_bug_is_caught(old: str, new: str) -> None:
 def test_cycles_and_resources_by_hand(design: Design) -> None:
     """A weight that is read once serves several rows: multiply-adds by rows at once, banks of weights by channels."""
     graph, board = linear_graph([(64, 1024, 1024)]), BOARDS["zcu102"]
-    program = build_program(graph, replace(design, rows=64), None)
-    (engine, call), at_once = program.calls[0], design.rows_at_once
-    k_tiles, groups, tiles = 1024 // design.lanes, 1024 // design.pe, design.pe // design.lanes
-    steps, load = -(-64 // at_once) * k_tiles, design.pe * 8 // design.lanes + design.pe * k_tiles
+    program = build_program(graph, design.having(rows=64), None)
+    (engine, call), at_once, pe = program.calls[0], design.linear.rows_at_once, design.linear.pe
+    k_tiles, groups, tiles = 1024 // design.lanes, 1024 // pe, pe // design.lanes
+    steps, load = -(-64 // at_once) * k_tiles, pe * 8 // design.lanes + pe * k_tiles
     names = call.kernel.network.names(call.kernel.args, call.scalars)
     accumulate, rescale = call.kernel.network.processes
     computing = (groups - 1) * max(steps, load + SETTLE) + max(steps, load)
@@ -161,8 +159,8 @@ def test_cycles_and_resources_by_hand(design: Design) -> None:
     assert call.held["linear_accumulate"] > computing + at_once * tiles
     resources = engine_resources(engine, design.lanes)
     banks = {memory.name: memory.banks for memory in resources.memories}
-    assert banks["x_buffer"] == at_once and banks["w_buffer"] == design.pe and ("y_buffer" in banks) == (tiles > 1)
-    assert resources.dsp == design.lanes * design.pe * at_once / 2 + design.lanes
+    assert banks["x_buffer"] == at_once and banks["w_buffer"] == pe and ("y_buffer" in banks) == (tiles > 1)
+    assert resources.dsp == design.lanes * pe * at_once / 2 + design.lanes
     # It is alone: its first weights are not there before, and no others follow.
     timed = program.instructions[0].timed(0)
     assert timed is not None and timed.scalars[-2:] == (0, 0)
@@ -179,4 +177,4 @@ def test_shifts_beyond_the_width_of_the_product(types: str) -> None:
     graph.nodes.append(Node("n", "linear", ["x"], "y", params={"weight": weight, "bias": np.zeros(4)}))
     quantized(graph, {"x": tensor_type(8, 0.1), "y": tensor_type(8, 0.1)})
     assert graph.nodes[0].params["shift"].max() > 57
-    assert_exact(graph, random_feeds(graph, 4), Design(4, 4, 2), types=types)
+    assert_exact(graph, random_feeds(graph, 4), Design.of(4, 4, 2), types=types)

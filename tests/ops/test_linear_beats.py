@@ -26,12 +26,12 @@ from low_bit import Spec, low_bit_graph
 
 FORMATS = ("int8", "int6", "int5", "int4", "int3", "int2", "ternary")
 DESIGNS = [
-    Design(4, 4, 3, 4, rows_at_once=2, beat=2),
-    Design(4, 12, 5, 4, beat=2),
-    Design(8, 8, 4, 4, rows_at_once=3, beat=2),
-    Design(8, 32, 64, 4, beat=2),
-    Design(16, 16, 64, 4, rows_at_once=4, beat=2),
-    Design(16, 64, 64, 4, rows_at_once=16, beat=2),
+    Design.of(4, 4, 3, 4, rows_at_once=2, beat=2),
+    Design.of(4, 12, 5, 4, beat=2),
+    Design.of(8, 8, 4, 4, rows_at_once=3, beat=2),
+    Design.of(8, 32, 64, 4, beat=2),
+    Design.of(16, 16, 64, 4, rows_at_once=4, beat=2),
+    Design.of(16, 64, 64, 4, rows_at_once=16, beat=2),
 ]
 """PE = L, where a word holds the multipliers of all channels; odd and even multiples of it."""
 
@@ -59,10 +59,10 @@ def test_cpp_equals_golden(design: Design) -> None:
 def test_a_format_alone(name: str) -> None:
     """On an engine that has the hardware for this one only."""
     graph = low_bit_graph([(name, 0, (5, 56, 47), "dsp"), (name, 0, (3, 8, 8), "dsp")], extreme=True)
-    assert_exact(graph, random_feeds(graph, 3), Design(8, 16, 4, rows_at_once=2, beat=2))
+    assert_exact(graph, random_feeds(graph, 3), Design.of(8, 16, 4, rows_at_once=2, beat=2))
 
 
-@pytest.mark.parametrize("design", [Design(4, 12, 4, rows_at_once=3, beat=2), Design(8, 8, 4, beat=2)], ids=str)
+@pytest.mark.parametrize("design", [Design.of(4, 12, 4, rows_at_once=3, beat=2), Design.of(8, 8, 4, beat=2)], ids=str)
 def test_ap_types_equal_golden(design: Design) -> None:
     graph = low_bit_graph([(name, size, (2, 70, 19), "dsp") for name in ("int8", "int3", "ternary") for size in (0, 32)])
     assert_exact(graph, random_feeds(graph, 3), design, types="ap")
@@ -82,7 +82,7 @@ def test_a_planted_bug_is_caught(spec: tuple[str, int], old: str, new: str) -> N
     graph = low_bit_graph([(*spec, (3, 96, 23), "dsp")])
     feeds = random_feeds(graph, 2)
     try:
-        found = simulate(graph, feeds, Design(4, 12, 4, beat=2), patch={"linear.hpp": (old, new)})
+        found = simulate(graph, feeds, Design.of(4, 12, 4, beat=2), patch={"linear.hpp": (old, new)})
     except AssertionError as error:
         assert "hls::stream" in str(error)  # too many words, or too few
     else:
@@ -100,7 +100,7 @@ def test_memory_holds_the_same_bytes(name: str) -> None:
     graph = low_bit_graph([(name, 32, (1, 100, 50), "dsp")])
     node, packed = graph.nodes[0], []
     for beat in (1, 2):
-        layout = dsp_layout(node, lowering(graph, Design(8, 16, 4, beat=beat)))
+        layout = dsp_layout(node, lowering(graph, Design.of(8, 16, 4, beat=beat)))
         packed.append(np.frombuffer(b"".join(payload(node, layout)), np.uint8).reshape(4, -1))
         assert packed[-1].shape[1] == 8 * layout.words(13)
     if name == "int8":
@@ -121,7 +121,7 @@ WORDS_PER_TILE = {"int8": (16, 8), "int6": (12, 6), "int5": (10, 6), "int4": (8,
 @pytest.mark.parametrize("beat", [1, 2])
 def test_cycles_are_those_of_the_kernel(name: str, beat: int) -> None:
     """By hand, and in the kernel: with a cycle less it does not load all."""
-    tiles, design = 12, Design(8, 16, 64, rows_at_once=64, beat=beat)
+    tiles, design = 12, Design.of(8, 16, 64, rows_at_once=64, beat=beat)
     graph = low_bit_graph([(name, 32, (64, tiles * 8, 64), "dsp")])
     call = operator(graph.nodes[0]).lower(graph.nodes[0], lowering(graph, design))[0]
     load = 16 // beat + 3 * 2 // beat + round(tiles * WORDS_PER_TILE[name][beat - 1]) + (2 if name == "ternary" else 0)
@@ -155,7 +155,7 @@ def test_a_port_of_two_words_takes_half_the_cycles() -> None:
     cost = {}
     for beat in (1, 2):
         parts: list[bytes] = []
-        program = build_program(graph, Design(8, 16, 64, rows_at_once=16, beat=beat), parts.append)
+        program = build_program(graph, Design.of(8, 16, 64, rows_at_once=16, beat=beat), parts.append)
         assert sum(map(len, parts)) == 8 * program.weight_words and program.weight_words % 2 == 0
         assert build_program(graph, program.design, None).weight_words == program.weight_words
         for instruction in program.instructions:

@@ -31,12 +31,12 @@ from schedule.test_prefetch import check, products
 
 KV260 = BOARDS["kv260"]
 DESIGNS = [
-    Design(4, 4, 5, 4, rows_at_once=5, beat=2, weight_ports=2),
-    Design(4, 8, 64, 4, beat=2, weight_ports=2),
-    Design(4, 12, 6, 4, rows_at_once=2, beat=2, weight_ports=2),
-    Design(8, 8, 16, 4, rows_at_once=16, beat=2, weight_ports=2),
-    Design(8, 16, 4, 4, rows_at_once=3, beat=2, weight_ports=2),
-    Design(8, 32, 64, 4, rows_at_once=5, beat=2, weight_ports=2),
+    Design.of(4, 4, 5, 4, rows_at_once=5, beat=2, weight_ports=2),
+    Design.of(4, 8, 64, 4, beat=2, weight_ports=2),
+    Design.of(4, 12, 6, 4, rows_at_once=2, beat=2, weight_ports=2),
+    Design.of(8, 8, 16, 4, rows_at_once=16, beat=2, weight_ports=2),
+    Design.of(8, 16, 4, 4, rows_at_once=3, beat=2, weight_ports=2),
+    Design.of(8, 32, 64, 4, rows_at_once=5, beat=2, weight_ports=2),
 ]
 """PE of 1 to 4 tiles; less than a block of rows, one, and several."""
 
@@ -69,13 +69,15 @@ def test_inputs_of_two_bytes() -> None:
 def test_the_next_operand_comes_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two blocks of rows, and an engine of two operands."""
     monkeypatch.setattr(prefetch_module, "START", 0)
-    graph, design = products(2, 32, 64, 64), Design(8, 16, 16, 2, rows_at_once=8, beat=2, weight_ports=2)
+    graph, design = products(2, 32, 64, 64), Design.of(8, 16, 16, 2, rows_at_once=8, beat=2, weight_ports=2)
     program = build_program(graph, design, None)
     assert check(program) and program.engines[0].kernel.arg("X_SIDES") == 2 and width(program) == 4
     assert_exact(graph, random_feeds(graph, 2), design)
 
 
-@pytest.mark.parametrize("design", [Design(4, 4, 5, 4, rows_at_once=2, weight_ports=2), Design(8, 16, 64, 4, weight_ports=2)], ids=str)
+@pytest.mark.parametrize(
+    "design", [Design.of(4, 4, 5, 4, rows_at_once=2, weight_ports=2), Design.of(8, 16, 64, 4, weight_ports=2)], ids=str
+)
 def test_two_ports_of_single_words(design: Design) -> None:
     """Where a word is as wide as a port, two of them come per cycle."""
     graph = low_bit_graph(shapes())
@@ -87,7 +89,7 @@ def test_two_ports_of_single_words(design: Design) -> None:
 @pytest.mark.parametrize("types", ["native", "ap"])
 def test_in_a_chain(parallel: int, types: str) -> None:
     """Beside other kernels and their streams, in engines that take turns and that run at the same time."""
-    graph, design = transformer_graph(1), Design(8, 8, 6, 2, rows_at_once=3, beat=2, copies=2, parallel=parallel, weight_ports=2)
+    graph, design = transformer_graph(1), Design.of(8, 8, 6, 2, rows_at_once=3, beat=2, copies=2, parallel=parallel, weight_ports=2)
     assert width(build_program(graph, design, None)) == 4
     assert_exact(graph, random_feeds(graph, 2), design, types=types)
 
@@ -106,7 +108,7 @@ def test_a_planted_bug_is_caught(file: str, old: str, new: str) -> None:
     graph = low_bit_graph([("int8", 0, (3, 96, 23), "dsp")])
     feeds = random_feeds(graph, 2)
     try:
-        found = simulate(graph, feeds, Design(4, 12, 4, beat=2, weight_ports=2), patch={file: (old, new)})
+        found = simulate(graph, feeds, Design.of(4, 12, 4, beat=2, weight_ports=2), patch={file: (old, new)})
     except AssertionError as error:
         assert "hls::stream" in str(error)  # too many words, or too few
     else:
@@ -151,7 +153,7 @@ def lowering(graph: object, design: Design) -> Lowering:
 
 def test_cycles_are_those_of_the_kernel() -> None:
     """By hand, and in the kernel: with a cycle less it does not load all."""
-    tiles, design = 13, Design(8, 16, 64, rows_at_once=64, beat=2, weight_ports=2)
+    tiles, design = 13, Design.of(8, 16, 64, rows_at_once=64, beat=2, weight_ports=2)
     graph = low_bit_graph([("int8", 0, (64, tiles * 8, 64), "dsp")])
     call = operator(graph.nodes[0]).lower(graph.nodes[0], lowering(graph, design))[0]
     load, rows, sums = 16 // 4 + 16 // 4 * tiles, 64 * 2, 64 * tiles
@@ -183,7 +185,7 @@ def test_two_ports_take_half_the_cycles() -> None:
     graph, cost, programs = low_bit_graph([("int8", 0, (16, 512, 64), "dsp"), ("int8", 0, (4, 24, 8), "dsp")]), [], []
     for ports in (1, 2):
         parts: list[bytes] = []
-        program = build_program(graph, Design(8, 16, 64, rows_at_once=16, beat=2, weight_ports=ports), parts.append)
+        program = build_program(graph, Design.of(8, 16, 64, rows_at_once=16, beat=2, weight_ports=ports), parts.append)
         assert sum(map(len, parts)) == 8 * program.weight_words
         assert build_program(graph, program.design, None).weight_words == program.weight_words
         programs.append(program)
@@ -221,14 +223,14 @@ PLAIN: Spec = ("int8", 0, (2, 70, 30), "dsp")
         (("int4", 0, (2, 70, 30), "dsp"), DESIGNS[4]),
         (("ternary", 0, (2, 70, 30), "dsp"), DESIGNS[4]),
         (("int8", 32, (2, 70, 30), "dsp"), DESIGNS[4]),
-        (PLAIN, Design(2, 6, 4, beat=2, weight_ports=2)),
+        (PLAIN, Design.of(2, 6, 4, beat=2, weight_ports=2)),
     ],
 )
 def test_others_have_one_port(other: Spec, design: Design, tmp_path: Path) -> None:
     """Weights of fewer bits, with scales per group, and channels that are no multiple of 4: as without a second port."""
     graph, programs = low_bit_graph([PLAIN, other]), []
     for ports in (1, 2):
-        chosen = Design(**{**design.__dict__, "weight_ports": ports})
+        chosen = design.having(weight_ports=ports)
         programs.append(build_program(graph, chosen, None))
         write_sources(programs[-1], tmp_path / str(ports), part="part", clock_mhz=200)
     assert width(programs[1]) == design.beat and programs[0].engines == programs[1].engines
@@ -243,13 +245,14 @@ def test_others_have_one_port(other: Spec, design: Design, tmp_path: Path) -> No
 def test_the_search_takes_two_ports_where_they_help() -> None:
     """More multipliers than a port feeds; weights of 4 bits need no second one."""
     chosen = {name: choose_design(low_bit_graph([(name, 0, (64, 512, 512), "dsp")]), KV260, 250) for name in ("int8", "int4")}
-    assert {name: design.weight_ports for name, design in chosen.items()} == {"int8": 2, "int4": 1}
-    assert chosen["int8"].pe * chosen["int8"].rows_at_once >= chosen["int8"].beat * chosen["int8"].rows
+    assert {name: design.linear.weight_ports for name, design in chosen.items()} == {"int8": 2, "int4": 1}
+    design = chosen["int8"]
+    assert design.linear.pe * design.linear.rows_at_once >= design.beat * design.rows
 
 
 def test_a_smaller_design_may_have_one_port() -> None:
     texts = [text for text, _ in smaller_designs(DESIGNS[5])]
-    assert "weight_ports 2 -> 1" in texts and not any("weight_ports" in text for text, _ in smaller_designs(Design(beat=2)))
+    assert "weight_ports 2 -> 1" in texts and not any("weight_ports" in text for text, _ in smaller_designs(Design.of(beat=2)))
 
 
 @pytest.mark.parametrize("compiler", ["g++", "clang++"])
@@ -257,7 +260,7 @@ def test_a_smaller_design_may_have_one_port() -> None:
 def test_code_compiles_without_warnings(compiler: str, parallel: int, tmp_path: Path) -> None:
     if shutil.which(compiler) is None:
         pytest.skip(f"no {compiler} here")
-    program = build_program(layer_graph(), Design(8, 16, 16, 2, rows_at_once=5, beat=2, parallel=parallel, weight_ports=2), None)
+    program = build_program(layer_graph(), Design.of(8, 16, 16, 2, rows_at_once=5, beat=2, parallel=parallel, weight_ports=2), None)
     assert width(program) == 4
     write_sources(program, tmp_path, part="part", clock_mhz=200)
     top = (tmp_path / "attnc_top.cpp").read_text()

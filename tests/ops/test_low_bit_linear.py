@@ -13,7 +13,7 @@ from attnc.errors import AttncError
 from attnc.fixedpoint import bits_for
 from attnc.golden import run_golden
 from attnc.ir import Graph, GraphError, Node
-from attnc.kernels.design import Design
+from attnc.kernels.design import Design, LookupNumbers
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.resources import Resources
 from attnc.ops import lookup, operator
@@ -43,10 +43,10 @@ def every_format() -> list[Spec]:
 
 
 DESIGNS = [
-    Design(16, 16, 2, 4),
-    Design(16, 32, 64, 4, tables=48, columns=32, group=5, depth=8),
-    Design(8, 16, 4, 4, tables=16, columns=8, depth=64, rows_at_once=3),
-    Design(4, 4, 3, 4, tables=12, columns=4, group=3, depth=20, rows_at_once=2),
+    Design.of(16, 16, 2, 4),
+    Design.of(16, 32, 64, 4, tables=48, columns=32, group=5, depth=8),
+    Design.of(8, 16, 4, 4, tables=16, columns=8, depth=64, rows_at_once=3),
+    Design.of(4, 4, 3, 4, tables=12, columns=4, group=3, depth=20, rows_at_once=2),
 ]
 
 
@@ -61,16 +61,16 @@ def test_few_lanes(lanes: int) -> None:
     """As a rotary embedding with halves of 2 channels asks for."""
     formats = [("ternary", 0, "lookup"), ("int3", 0, "lookup"), ("binary2", 32, "lookup"), ("int5", 0, "dsp"), ("ternary", 32, "dsp")]
     graph = low_bit_graph([(name, size, (3, 64 if size else 11, 9), engine) for name, size, engine in formats])
-    assert_exact(graph, random_feeds(graph, 3), Design(lanes, 2, 2, 1, tables=2 * lanes, columns=4 * lanes))
+    assert_exact(graph, random_feeds(graph, 3), Design.of(lanes, 2, 2, 1, tables=2 * lanes, columns=4 * lanes))
 
 
 def test_extremes() -> None:
     """Weights, multipliers and activations at the ends of their ranges; outputs of 16 bits and of 8, which saturate."""
     specs: list[Spec] = [(name, size, (2, 600, 32), engine) for name, engine in ENGINES for size in (0, 128)]
     wide = low_bit_graph(specs, extreme=True, bits=16)
-    assert_exact(wide, random_feeds(wide, 3), Design(16, 32, 4, tables=32))
+    assert_exact(wide, random_feeds(wide, 3), Design.of(16, 32, 4, tables=32))
     narrow = low_bit_graph([("ternary", 0, (2, 600, 32), "lookup"), ("int8", 128, (2, 600, 32), "dsp")], extreme=True)
-    assert_exact(narrow, random_feeds(narrow, 3), Design(16, 32, 4, tables=32))
+    assert_exact(narrow, random_feeds(narrow, 3), Design.of(16, 32, 4, tables=32))
 
 
 @pytest.mark.parametrize("group", [3, 5])
@@ -78,7 +78,7 @@ def test_ap_types_equal_golden(group: int) -> None:
     names = [("ternary", "lookup")] if group == 5 else [e for e in ENGINES if e[0] in ("int8", "int3", "ternary", "binary2")]
     specs: list[Spec] = [(name, size, (2, 70, 19), engine) for name, engine in names for size in (0, 32)]
     graph = low_bit_graph(specs, extreme=True)
-    assert_exact(graph, random_feeds(graph, 3), Design(8, 8, 4, tables=8, columns=8, group=group, depth=32, rows_at_once=3), types="ap")
+    assert_exact(graph, random_feeds(graph, 3), Design.of(8, 8, 4, tables=8, columns=8, group=group, depth=32, rows_at_once=3), types="ap")
 
 
 def test_golden_is_the_plain_sum() -> None:
@@ -119,7 +119,7 @@ def test_a_planted_bug_is_caught(spec: str, header: str, old: str, new: str) -> 
     name, engine = spec.split()
     graph = low_bit_graph([(name, 32, (3, 200, 20), engine)])
     feeds = random_feeds(graph, 2)
-    found = simulate(graph, feeds, Design(8, 8, 4, tables=8, columns=8), patch={header: (old, new)})
+    found = simulate(graph, feeds, Design.of(8, 8, 4, tables=8, columns=8), patch={header: (old, new)})
     assert (found["y0"] != run_golden(graph, feeds)["y0"]).any()
 
 
@@ -133,9 +133,9 @@ PROMISES = [("ternary", 3, 1.67), ("ternary", 5, 1.67), *((f"int{b}", 3, float(b
 @pytest.mark.parametrize(("n", "k"), [(1536, 4096), (4096, 1536)])
 def test_packed_bytes_are_what_the_format_promises(name: str, group: int, most: float, n: int, k: int, engine: str) -> None:
     graph = low_bit_graph([(name, 0, (1, k, n), engine)])
-    node, design = graph.nodes[0], Design(16, 16, group=group)
+    node, design = graph.nodes[0], Design.of(16, 16, group=group)
     ctx = Lowering(graph, design, {}, lambda key, make: 0)
-    layout = dsp_layout(node, ctx) if engine == "dsp" else lookup.plan(node, design, k // 16, n // 16).layout
+    layout = dsp_layout(node, ctx) if engine == "dsp" else lookup.plan(node, ctx.engine(node, LookupNumbers), k // 16, n // 16).layout
     total = sum(map(len, payload(node, layout)))
     assert total == layout.total_words(n, k // 16) * 16
     assert 8 * (total - n * (8 + layout.scales)) / (n * k) <= most
@@ -198,7 +198,7 @@ def test_a_bias_far_above_its_weights() -> None:
 
 def test_costs_are_known_for_each_engine() -> None:
     graph = low_bit_graph([("ternary", 0, (4, 1536, 256), "lookup"), ("binary2", 64, (4, 1536, 256), "lookup")])
-    ctx = Lowering(graph, Design(), dict.fromkeys(graph.values, 0), lambda key, make: 0)
+    ctx = Lowering(graph, Design.of(), dict.fromkeys(graph.values, 0), lambda key, make: 0)
     costs: list[dict[str, Resources]] = []
     for node in graph.nodes:
         costs.append({})
@@ -224,7 +224,7 @@ def test_formats_without_a_quantizer_are_refused() -> None:
 def test_lanes_that_straddle_groups_are_refused() -> None:
     graph = low_bit_graph([("int4", 32, (1, 64, 4), "dsp")])
     with pytest.raises(GraphError, match="do not divide"):
-        simulate(graph, random_feeds(graph, 1), Design(64, 64))
+        simulate(graph, random_feeds(graph, 1), Design.of(64, 64))
 
 
 def test_two_products_in_one_multiplication_are_exact() -> None:

@@ -37,7 +37,7 @@ def test_golden_is_near_float() -> None:
 @pytest.mark.parametrize("types", ["native", "ap"])
 def test_cpp_equals_golden(types: str) -> None:
     graph = mean_graph()
-    assert_exact(graph, random_feeds(graph, 3), Design(8, 8, 4), types=types)
+    assert_exact(graph, random_feeds(graph, 3), Design.of(8, 8, 4), types=types)
 
 
 def test_accumulator_holds_the_sum() -> None:

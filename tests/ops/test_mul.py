@@ -72,7 +72,7 @@ def test_a_row_alone_takes_half_the_multipliers() -> None:
     """One DSP per lane and one that makes the factors, or two per lane."""
 
     def dsps(graph: Graph) -> float:
-        (engine,) = build_program(graph, Design(8, 8, 4), None).engines
+        (engine,) = build_program(graph, Design.of(8, 8, 4), None).engines
         return engine.slots[0].resources.dsp
 
     assert (dsps(by_row_graph()), dsps(mul_graph())) == (9, 16)
@@ -82,12 +82,12 @@ def test_a_row_alone_takes_half_the_multipliers() -> None:
 @pytest.mark.parametrize("types", ["native", "ap"])
 def test_cpp_equals_golden(types: str, build: Callable[[], Graph]) -> None:
     graph = build()
-    assert_exact(graph, random_feeds(graph, 4), Design(8, 8, 4), types=types)
+    assert_exact(graph, random_feeds(graph, 4), Design.of(8, 8, 4), types=types)
 
 
 def test_cpp_equals_golden_for_all_bytes() -> None:
     graph, feeds = every_pair()
-    assert_exact(graph, feeds, Design(32, 32))
+    assert_exact(graph, feeds, Design.of(32, 32))
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:

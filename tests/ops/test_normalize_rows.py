@@ -71,7 +71,7 @@ def test_own_peaks_reach_the_limit_and_zero_rows_stay_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    ("design", "types"), [(Design(16, 16, 64), "native"), (Design(4, 4, 3), "native"), (Design(8, 8, 4), "ap")], ids=str
+    ("design", "types"), [(Design.of(16, 16, 64), "native"), (Design.of(4, 4, 3), "native"), (Design.of(8, 8, 4), "ap")], ids=str
 )
 def test_cpp_equals_golden(design: Design, types: str) -> None:
     graph = rows_graph()
@@ -81,7 +81,7 @@ def test_cpp_equals_golden(design: Design, types: str) -> None:
 @pytest.mark.parametrize("types", ["native", "ap"])
 def test_extreme_factors(types: str) -> None:
     graph = rows_graph([(9, 17)] * 4, ((1.0, 1e-3), (1e-20, 1.0), (1e-12, 1.0), (1e-9, 3.0)))
-    assert_exact(graph, consistent(graph, random_feeds(graph, 4)), Design(8, 8, 4), types=types)
+    assert_exact(graph, consistent(graph, random_feeds(graph, 4)), Design.of(8, 8, 4), types=types)
 
 
 def test_a_peak_of_other_rows_is_refused() -> None:

@@ -80,7 +80,9 @@ def test_golden_copies_exactly_or_within_half_a_step() -> None:
             assert (np.abs(found[node.output] - inside) <= 0.5 + np.abs(inside) * 2**-16).all()
 
 
-@pytest.mark.parametrize(("types", "design"), [("native", Design(8, 8, 4)), ("native", Design(16, 16, 8)), ("ap", Design(4, 8, 4))])
+@pytest.mark.parametrize(
+    ("types", "design"), [("native", Design.of(8, 8, 4)), ("native", Design.of(16, 16, 8)), ("ap", Design.of(4, 8, 4))]
+)
 def test_cpp_equals_golden(types: str, design: Design) -> None:
     graph = patches_graph()
     assert_exact(graph, random_feeds(graph, 3), design, types=types)

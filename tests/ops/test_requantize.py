@@ -43,7 +43,7 @@ def test_golden_is_near_float() -> None:
     feeds = {name: EVERY if graph.type(name).bits == 16 else (EVERY >> 8).astype(np.int8) for name in graph.inputs}
     check_near_float(graph, feeds)
     # One synthesis for every 16-bit input.
-    assert_exact(graph, feeds, Design(32, 32))
+    assert_exact(graph, feeds, Design.of(32, 32))
 
 
 def test_equal_scales_copy_exactly() -> None:
@@ -58,7 +58,7 @@ def test_equal_scales_copy_exactly() -> None:
 @pytest.mark.parametrize("types", ["native", "ap"])
 def test_cpp_equals_golden(types: str) -> None:
     graph = requantize_graph([(1, 1), (3, 16), (5, 33), (9, 7)])
-    assert_exact(graph, random_feeds(graph, 4), Design(8, 8, 4), types=types)
+    assert_exact(graph, random_feeds(graph, 4), Design.of(8, 8, 4), types=types)
 
 
 def test_byte_planes_hold_every_byte() -> None:

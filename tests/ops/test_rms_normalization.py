@@ -100,13 +100,13 @@ def test_rows_of_zeros_give_zeros() -> None:
 
 def test_cpp_equals_golden() -> None:
     graph = norm_builder().quantized()
-    assert_exact(graph, hard_feeds(graph), Design(16, 16, 64))
+    assert_exact(graph, hard_feeds(graph), Design.of(16, 16, 64))
 
 
 def test_ap_types_equal_golden_at_the_extremes() -> None:
     cases = [(op, (min(rows, 5), min(channels, 64)), min(group, 16)) for op, (rows, channels), group in CASES]
     graph = norm_builder(cases=cases).quantized()
-    assert_exact(graph, hard_feeds(graph), Design(8, 8, 4), types="ap")
+    assert_exact(graph, hard_feeds(graph), Design.of(8, 8, 4), types="ap")
 
 
 def test_a_planted_bug_is_caught() -> None:
@@ -118,7 +118,7 @@ def test_a_planted_bug_is_caught() -> None:
 
 def test_one_engine_serves_both_normalisations_and_every_group() -> None:
     graph = norm_builder(cases=CASES[1:4]).quantized()
-    ctx = Lowering(graph, Design(16, 16, 64), dict.fromkeys(graph.values, 0), lambda key, make: 0)
+    ctx = Lowering(graph, Design.of(16, 16, 64), dict.fromkeys(graph.values, 0), lambda key, make: 0)
     calls = [operator(node).lower(node, ctx) for node in graph.nodes]
     assert len({call.kernel.key for group in calls for call in group}) == 1
     assert [len(group) for group in calls] == [1, 4, 2]
@@ -136,4 +136,4 @@ def test_impossible_groups_are_refused() -> None:
     node = graph.nodes[0]
     assert operator(node).lane_divisor(node, [(3, 24)]) == 12
     with pytest.raises(GraphError, match="8 lanes must divide groups of 12 channels"):
-        operator(node).lower(node, Lowering(graph, Design(8, 8), dict.fromkeys(graph.values, 0), lambda key, make: 0))
+        operator(node).lower(node, Lowering(graph, Design.of(8, 8), dict.fromkeys(graph.values, 0), lambda key, make: 0))

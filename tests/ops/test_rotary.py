@@ -52,7 +52,7 @@ def build(cases: list[tuple[int, int, int, int, int, bool, int, int, float]]) ->
 
 
 @pytest.mark.parametrize(
-    "design", [Design(16, 16, 64, 4), Design(8, 8, 5, 4), Design(4, 4, 3, 4)], ids=lambda d: f"L{d.lanes}-rows{d.rows}"
+    "design", [Design.of(16, 16, 64, 4), Design.of(8, 8, 5, 4), Design.of(4, 4, 3, 4)], ids=lambda d: f"L{d.lanes}-rows{d.rows}"
 )
 def test_cpp_equals_golden(design: Design) -> None:
     graph = build(CASES)
@@ -61,7 +61,7 @@ def test_cpp_equals_golden(design: Design) -> None:
 
 def test_ap_types_equal_golden() -> None:
     graph = build([(3, 2, 2, 16, 16, False, 16, 16, 1.0), (3, 1, 2, 16, 6, True, 8, 8, 1.0)])
-    assert_exact(graph, random_feeds(graph, 3), Design(8, 8, 2, 4), types="ap")
+    assert_exact(graph, random_feeds(graph, 3), Design.of(8, 8, 2, 4), types="ap")
 
 
 def floats(cases: list[tuple[int, int, int, int, int, bool, int, int, float]]) -> Graph:
@@ -118,11 +118,11 @@ def test_wrong_operands_are_refused() -> None:
             op.shape(Node("n", "rotary", ["x"], "y", node.attrs | attrs, node.params), [shape])
     graph = build([(3, 1, 2, 16, 16, False, 8, 8, 1.0)])
     with pytest.raises(GraphError, match="16 lanes must divide"):
-        build_program(graph, Design(16), None)
+        build_program(graph, Design.of(16), None)
 
 
 def test_estimates_grow_with_the_work() -> None:
-    few, many = (build_program(build([(rows, 1, 2, 64, 64, False, 8, 8, 1.0)]), Design(16), None) for rows in (16, 64))
+    few, many = (build_program(build([(rows, 1, 2, 64, 64, False, 8, 8, 1.0)]), Design.of(16), None) for rows in (16, 64))
     cycles = [sum(sum(call.cycles.values()) for _, call in program.calls) for program in (few, many)]
     assert 3 * cycles[0] < cycles[1] < 4 * cycles[0]
     found = operator(Node("n", "rotary", [], "")).resources(many.engines[0].kernel)

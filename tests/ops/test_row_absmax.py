@@ -46,7 +46,7 @@ def test_golden_is_near_float_for_every_word(ratio: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("design", "types"), [(Design(16, 16, 64), "native"), (Design(4, 4, 3), "native"), (Design(8, 8, 4), "ap")], ids=str
+    ("design", "types"), [(Design.of(16, 16, 64), "native"), (Design.of(4, 4, 3), "native"), (Design.of(8, 8, 4), "ap")], ids=str
 )
 def test_cpp_equals_golden(design: Design, types: str) -> None:
     graph = absmax_graph()

@@ -64,7 +64,7 @@ def test_a_peak_of_zero_gives_the_bias() -> None:
 
 
 @pytest.mark.parametrize(
-    ("design", "types"), [(Design(16, 16, 64), "native"), (Design(4, 4, 3), "native"), (Design(8, 8, 4), "ap")], ids=str
+    ("design", "types"), [(Design.of(16, 16, 64), "native"), (Design.of(4, 4, 3), "native"), (Design.of(8, 8, 4), "ap")], ids=str
 )
 def test_cpp_equals_golden(design: Design, types: str) -> None:
     graph, _ = scale_graph()
@@ -82,7 +82,7 @@ def test_resources_cover_the_multipliers() -> None:
 
     graph, _ = scale_graph([(70, 33)])
     node = graph.nodes[0]
-    calls = operator(node).lower(node, Lowering(graph, Design(16, 16, 64), dict.fromkeys(graph.values, 0), lambda key, make: 0))
+    calls = operator(node).lower(node, Lowering(graph, Design.of(16, 16, 64), dict.fromkeys(graph.values, 0), lambda key, make: 0))
     assert [call.scalars[0] for call in calls] == [64, 6]
     found = operator(node).resources(calls[0].kernel)
     assert found.dsp == 17 and min(found.lut, found.ff) > 0

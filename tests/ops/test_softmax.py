@@ -76,7 +76,7 @@ def test_one_channel_and_equal_channels() -> None:
     np.testing.assert_array_equal(found["y1"], 4096)
 
 
-@pytest.mark.parametrize("design", [Design(16, 16, 64, 4), Design(4, 4, 3, 4)], ids=str)
+@pytest.mark.parametrize("design", [Design.of(16, 16, 64, 4), Design.of(4, 4, 3, 4)], ids=str)
 def test_cpp_equals_golden(design: Design) -> None:
     graph = softmax_graph(SHAPES)
     assert_exact(graph, random_feeds(graph, 4), design)
@@ -84,13 +84,13 @@ def test_cpp_equals_golden(design: Design) -> None:
 
 def test_ap_types_equal_golden() -> None:
     graph = softmax_graph([(3, 10, 8, 0.05), (5, 17, 16, 3e-4), (2, 9, 16, 2.0)])
-    assert_exact(graph, random_feeds(graph, 3), Design(8, 8, 4), types="ap")
+    assert_exact(graph, random_feeds(graph, 3), Design.of(8, 8, 4), types="ap")
 
 
 def test_every_byte_against_every_maximum() -> None:
     graph = softmax_graph([(256, 2, 8, 0.04)])
     pairs = np.stack(np.meshgrid(np.arange(-128, 128), np.arange(-128, 128), indexing="ij"), -1).astype(np.int8)
-    assert_exact(graph, {"x0": pairs}, Design(4, 4, 64))
+    assert_exact(graph, {"x0": pairs}, Design.of(4, 4, 64))
 
 
 WHOLE = {"chord4": 9e-4, "chord8": 4e-4, "chord16": 2.5e-4, "chord32": 2.5e-4, "table": 2.5e-4, "polynomial": 4e-4, "log2": 6e-2}
@@ -125,8 +125,8 @@ def test_cpp_equals_golden_with_every_implementation() -> None:
         types[f"x{i}"] = tensor_type(bits, scale)
     graph = quantized(graph, types)
     feeds = random_feeds(graph, 4)
-    assert_exact(graph, feeds, Design(8, 8, 16))
-    assert_exact(graph, {name: feed[:2] for name, feed in feeds.items()}, Design(4, 4, 16), types="ap")
+    assert_exact(graph, feeds, Design.of(8, 8, 16))
+    assert_exact(graph, {name: feed[:2] for name, feed in feeds.items()}, Design.of(4, 4, 16), types="ap")
 
 
 def test_auto_and_unknown_implementations() -> None:
@@ -146,7 +146,7 @@ def test_resources_follow_the_implementation() -> None:
     for name, division in (("chord32", "divide"), ("table", "divide"), ("polynomial", "divide"), ("log2", "newton")):
         graph = softmax_graph([(4, 64, 8, 0.1)], implementation=name, reciprocal=division)
         node = graph.nodes[0]
-        ctx = Lowering(graph, Design(8, 8), dict.fromkeys(graph.values, 0), lambda key, make: 0)
+        ctx = Lowering(graph, Design.of(8, 8), dict.fromkeys(graph.values, 0), lambda key, make: 0)
         found[name] = operator(node).resources(operator(node).lower(node, ctx)[0].kernel)
     assert found["table"].bram36 == found["chord32"].bram36 + 4 and found["polynomial"].dsp == found["chord32"].dsp + 16
     assert found["log2"].lut < found["chord32"].lut and found["log2"].dsp == found["chord32"].dsp + 3

@@ -220,8 +220,8 @@ def test_cpp_equals_golden_for_shapes_and_positions_of_the_point() -> None:
         builder.add("unary", [(shape, tensor_type(8, scale))], tensor_type(16, 0.001), {"function": "sigmoid"})
     graph = builder.quantized()
     feeds = random_feeds(graph, 4)
-    assert_exact(graph, feeds, Design(8, 8, 4))
-    assert_exact(graph, feeds, Design(4, 4, 4), types="ap")
+    assert_exact(graph, feeds, Design.of(8, 8, 4))
+    assert_exact(graph, feeds, Design.of(4, 4, 4), types="ap")
 
 
 def test_padding_is_zero_where_the_function_is_not() -> None:
@@ -341,7 +341,7 @@ def test_a_bug_in_the_highest_bits_of_a_value_is_caught() -> None:
 
 def test_resources_count_a_table_per_lane() -> None:
     graph = unary_graph([(1, 16)], [("gelu", "chord"), ("gelu", "delta16"), ("gelu", "polynomial"), ("gelu", "table"), ("relu", "auto")])
-    ctx = Lowering(graph, Design(8, 8), dict.fromkeys(graph.values, 0), lambda key, make: 0)
+    ctx = Lowering(graph, Design.of(8, 8), dict.fromkeys(graph.values, 0), lambda key, make: 0)
     chord, delta, polynomial, table, copy = (operator(node).resources(operator(node).lower(node, ctx)[0].kernel) for node in graph.nodes)
     assert (chord.bram36, chord.dsp) == (4, 16) and (delta.bram36, delta.dsp) == (0, 16) and (table.bram36, table.dsp) == (0, 0)
     assert polynomial.bram36 == 0 and polynomial.dsp >= 32 and (copy.bram36, copy.dsp) == (0, 8)
@@ -350,7 +350,7 @@ def test_resources_count_a_table_per_lane() -> None:
 
 def test_engines_of_tables_and_polynomials_serve_every_function() -> None:
     graph = unary_graph([(1, 16)], [(name, method) for name, method in PAIRS if method in ("table", "polynomial")])
-    ctx = Lowering(graph, Design(8, 8), dict.fromkeys(graph.values, 0), lambda key, make: 0)
+    ctx = Lowering(graph, Design.of(8, 8), dict.fromkeys(graph.values, 0), lambda key, make: 0)
     assert len({operator(node).lower(node, ctx)[0].kernel.key for node in graph.nodes}) == 2
     assert len(graph.nodes) > 20 and isinstance(METHODS["table"], TableOf256)
 
@@ -368,4 +368,4 @@ def test_padding_is_zero_where_no_value_is(function: str) -> None:
     )
     graph.nodes.append(Node("norm", "layer_normalization", ["y"], "n", {"epsilon": 1e-5}, {"gamma": np.ones(5), "beta": np.zeros(5)}))
     quantized(graph, {"x": tensor_type(8, 0.02), "y": tensor_type(8, 0.02), "z": tensor_type(16, 1e-3), "n": tensor_type(8, 0.03)})
-    assert_exact(graph, random_feeds(graph, 3), Design(8, 8, 4, 1, tables=8, columns=8))
+    assert_exact(graph, random_feeds(graph, 3), Design.of(8, 8, 4, 1, tables=8, columns=8))

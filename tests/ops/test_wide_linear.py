@@ -18,7 +18,12 @@ from harness import assert_exact, quantized, random_feeds, simulate, tensor_type
 from low_bit import Spec, low_bit_graph
 
 FORMATS = ("int8", "int6", "int4", "int2", "ternary")
-DESIGNS = [Design(16, 16, 64, 4), Design(8, 32, 3, 4, rows_at_once=2), Design(4, 4, 2, 4), Design(8, 16, 8, rows_at_once=3, beat=2)]
+DESIGNS = [
+    Design.of(16, 16, 64, 4),
+    Design.of(8, 32, 3, 4, rows_at_once=2),
+    Design.of(4, 4, 2, 4),
+    Design.of(8, 16, 8, rows_at_once=3, beat=2),
+]
 
 
 def plain(shapes: list[tuple[int, int, int, int, int]], seed: int = 0, extreme: bool = False) -> Graph:
@@ -60,7 +65,7 @@ def test_every_input(types: str) -> None:
     quantized(graph, {"x": tensor_type(16, 1.0), "y": tensor_type(16, 1.0)})
     feeds = {"x": np.arange(-32768, 32768).astype(np.int16).reshape(1, 1024, 64)}
     assert np.abs(run_golden(graph, feeds)["y"].astype(np.int32) - feeds["x"]).max() <= 1
-    assert_exact(graph, feeds, Design(16, 32, 128), types=types)
+    assert_exact(graph, feeds, Design.of(16, 32, 128), types=types)
 
 
 @pytest.mark.parametrize("types", ["native", "ap"])
@@ -71,7 +76,7 @@ def test_extremes(types: str) -> None:
     feeds = random_feeds(graph, 4)
     feeds["x0"][2] = corners[:, None]
     feeds["x0"][3] = np.random.default_rng(0).choice(corners, (16, 64))
-    assert_exact(graph, feeds, Design(8, 16, 16), types=types)
+    assert_exact(graph, feeds, Design.of(8, 16, 16), types=types)
 
 
 @pytest.mark.parametrize("design", DESIGNS, ids=str)
@@ -84,7 +89,7 @@ def test_packed_weights_and_group_scales(design: Design) -> None:
 
 def test_packed_weights_and_group_scales_in_ap_types() -> None:
     graph = low_bit_graph([(name, size, (2, 70, 19), "dsp") for name in ("int8", "int3", "ternary") for size in (0, 32)], wide=True)
-    assert_exact(graph, random_feeds(graph, 3), Design(8, 8, 4), types="ap")
+    assert_exact(graph, random_feeds(graph, 3), Design.of(8, 8, 4), types="ap")
 
 
 def test_golden_is_the_plain_sum() -> None:
@@ -139,7 +144,7 @@ def test_steps_double_and_nothing_else_grows_for_bytes() -> None:
     narrow, wide = (plain([(64, 256, 64, bits, 0)]) for bits in (8, 16))
     calls = []
     for graph in (narrow, wide):
-        ctx = Lowering(graph, Design(16, 64, 64), dict.fromkeys(graph.values, 0), lambda key, make: 0)
+        ctx = Lowering(graph, Design.of(16, 64, 64), dict.fromkeys(graph.values, 0), lambda key, make: 0)
         calls.append(operator(graph.nodes[0]).lower(graph.nodes[0], ctx)[0])
     steps = 64 * 16
     runs = []
@@ -152,5 +157,5 @@ def test_steps_double_and_nothing_else_grows_for_bytes() -> None:
     assert [call.kernel.arg("X_BYTES") for call in calls] == [1, 2]
     assert [call.walks[0].vectors * call.walks[0].bytes for call in calls] == [steps, 2 * steps]
     assert calls[1].macs == calls[0].macs
-    merged = build_program(plain([(64, 256, 64, 8, 0), (64, 64, 64, 16, 0)]), Design(16, 64, 64), None).engines[0].kernel
+    merged = build_program(plain([(64, 256, 64, 8, 0), (64, 64, 64, 16, 0)]), Design.of(16, 64, 64), None).engines[0].kernel
     assert (merged.arg("K_TILES_MAX"), merged.arg("X_TILES_MAX"), merged.arg("X_BYTES")) == (16, 16, 2)

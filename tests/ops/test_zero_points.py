@@ -76,7 +76,7 @@ def test_every_operator(types: str) -> None:
     graph, feeds = every_operator()
     if types == "ap":
         pytest.importorskip("hls4ml")
-    expected, found = run_golden(graph, feeds), simulate(graph, feeds, Design(lanes=4, pe=4), types)
+    expected, found = run_golden(graph, feeds), simulate(graph, feeds, Design.of(lanes=4, pe=4), types)
     for name in graph.outputs:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
         low, high = graph.type(name).range
@@ -86,7 +86,7 @@ def test_every_operator(types: str) -> None:
 def test_a_forgotten_zero_point_is_caught() -> None:
     graph, feeds = every_operator()
     expected = run_golden(graph, feeds)
-    found = simulate(graph, feeds, Design(lanes=4, pe=4), patch={"memory.hpp": ("T(Int<8>(word.v[l]) - zero)", "T(Int<8>(word.v[l]))")})
+    found = simulate(graph, feeds, Design.of(lanes=4, pe=4), patch={"memory.hpp": ("T(Int<8>(word.v[l]) - zero)", "T(Int<8>(word.v[l]))")})
     assert any((found[name] != expected[name]).any() for name in graph.outputs)
 
 

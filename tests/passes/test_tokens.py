@@ -137,4 +137,4 @@ def test_cpp_equals_golden(types: str) -> None:
     graph, feeds = block(residual=True, gain=50.0), uneven()
     per_token(graph, every, statistics(graph, feeds))
     quantized(graph, feeds)
-    assert_exact(graph, {"x": graph.type("x").quantize(feeds["x"])}, Design(8, 8, 4), types=types)
+    assert_exact(graph, {"x": graph.type("x").quantize(feeds["x"])}, Design.of(8, 8, 4), types=types)

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -88,7 +88,7 @@ class Settings:
 def drawn_design(choose: Any) -> Design:
     """A random one that a schedule file may ask for."""
     lanes, rows, beat = choose(2, 4, 4, 8, 16), choose(1, 2, 3, 4, 6, 8, 16, 64), choose(1, 2)
-    return Design(
+    return Design.of(
         lanes=lanes, pe=lanes * choose(1, 2, 4), rows=rows, queries=choose(1, 2, 4, 8), tables=lanes * choose(1, 2),
         columns=lanes * choose(1, 2), group=choose(3, 5), depth=choose(8, 64, 512, 2048), rows_at_once=min(rows, choose(1, 2, 3, 4)),
         beat=beat, copies=choose(1, 2), parallel=choose(1, 1, 2), weight_ports=choose(1, 2) if beat == 2 else 1,
@@ -175,7 +175,7 @@ def legal(design: Design, graph: Graph) -> Design:
     lanes = design.lanes
     while any(divisor % lanes for divisor in lane_divisors(graph)):
         lanes //= 2
-    return replace(design, lanes=lanes, pe=design.pe // design.lanes * lanes)
+    return design.having(lanes=lanes, pe=design.linear.pe // design.lanes * lanes)
 
 
 def corner_feeds(graph: Graph, seed: int) -> dict[str, Array]:

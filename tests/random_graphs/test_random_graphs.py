@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from attnc.errors import ConfigError
+from attnc.schedule.design_fields import check_numbers
 from random_graphs import sweep
 from random_graphs.grow import KINDS, Growth, Style, grown
 from random_graphs.pack import Settings, compare, drawn_design
@@ -36,8 +37,7 @@ def test_designs_are_those_that_a_schedule_may_ask_for() -> None:
     rng = np.random.default_rng(0)
     for _ in range(100):
         design = drawn_design(lambda *options: options[int(rng.integers(len(options)))])
-        sizes = design.lanes, design.pe, design.queries, design.tables, design.columns, design.beat
-        assert all(size & (size - 1) == 0 for size in sizes) and design.pe % design.lanes == 0 and design.rows_at_once <= design.rows
+        check_numbers(design, "")
 
 
 @pytest.mark.parametrize("build", [11, 14, 17])

@@ -25,7 +25,7 @@ from harness import assert_exact, quantized, random_feeds, simulate, tensor_type
 from schedule.graphs import layer_graph
 from schedule.random_graphs import random_graph
 
-DESIGN = Design(8, 16, 64, 2)
+DESIGN = Design.of(8, 16, 64, 2)
 BYTE, WORD = tensor_type(8, 2.0**-5), tensor_type(16, 2.0**-10)
 
 
@@ -128,7 +128,7 @@ def test_a_row_for_all_rows_is_no_chain() -> None:
 @pytest.mark.parametrize("rows", [1, 5, 12])
 def test_chains_do_not_depend_on_the_blocks(rows: int) -> None:
     graph = Sketch(x=BYTE)("a", "linear", "x")("g", "unary", "a", function="gelu")("b", "linear", "g")("y", "add", "b", "x").ends("y")
-    program = build_program(graph, Design(8, 16, rows, 2), None)
+    program = build_program(graph, Design.of(8, 16, rows, 2), None)
     assert texts(program) == ["a g", "b y"] and len(program.instructions) == 2 * -(-12 // rows)
 
 
@@ -163,7 +163,7 @@ def test_an_order() -> None:
 def test_engines_of_random_graphs(seed: int) -> None:
     """Every node runs once per block; slots come in the order of every chain; an engine has a kernel once, and multipliers once."""
     graph = random_graph(seed)
-    for design in (DESIGN, Design(8, 8, 5, 2)):
+    for design in (DESIGN, Design.of(8, 8, 5, 2)):
         program = build_program(graph, design, None)
         ran = [link.node.name for chain in {id(i.chain): i.chain for i in program.instructions}.values() for link in chain.links]
         assert sorted(ran) == sorted(node.name for node in graph.nodes)
@@ -202,7 +202,7 @@ def touched(one: Instruction, kind: str) -> set[int]:
 def test_what_is_read_was_written_and_is_still_there(seed: int) -> None:
     """Word for word: an instruction reads what nodes before it made, and writes over nothing that it reads."""
     graph = random_graph(seed)
-    for design in (DESIGN, Design(8, 8, 5, 2)):
+    for design in (DESIGN, Design.of(8, 8, 5, 2)):
         program = build_program(graph, design, lambda packed: None)
         regions, handed = program.memory.values, set(graph.values) - set(program.memory.values)
         kept = {one.chain.links[0].kept for one in program.instructions}
@@ -256,7 +256,7 @@ def test_instructions_say_which_slots_work() -> None:
 def test_vectors_change_on_the_way() -> None:
     """A product of other width: slots behind it pass as many vectors as it makes."""
     graph = layer_graph(rows=12)
-    program = build_program(graph, Design(16, 16, 64, 2), None)
+    program = build_program(graph, Design.of(16, 16, 64, 2), None)
     for one in program.instructions:
         control = one.control()
         for number, call in enumerate(one.calls):
@@ -291,19 +291,19 @@ GRAPHS = [(0, 64, 1), (1, 5, 1), (8, 4, 1), (11, 12, 1), (8, 4, 2), (11, 12, 2)]
 @pytest.mark.parametrize(("seed", "rows", "beat"), GRAPHS)
 def test_code_of_random_graphs_is_exact(seed: int, rows: int, beat: int) -> None:
     graph = random_graph(seed)
-    assert_exact(graph, random_feeds(graph, 3, seed), Design(8, 8, rows, 2, beat=beat))
+    assert_exact(graph, random_feeds(graph, 3, seed), Design.of(8, 8, rows, 2, beat=beat))
 
 
 def test_code_with_ap_types_is_exact() -> None:
     graph = random_graph(2, steps=6)
-    assert_exact(graph, random_feeds(graph, 2), Design(8, 8, 5, 2), "ap")
+    assert_exact(graph, random_feeds(graph, 2), Design.of(8, 8, 5, 2), "ap")
 
 
 @pytest.mark.parametrize("compiler", ["g++", "clang++"])
 def test_code_of_chains_compiles_without_warnings(compiler: str, tmp_path: Path) -> None:
     if shutil.which(compiler) is None:
         pytest.skip(f"no {compiler} here")
-    write_sources(build_program(random_graph(8), Design(8, 8, 5, 2), None), tmp_path, part="part", clock_mhz=200)
+    write_sources(build_program(random_graph(8), Design.of(8, 8, 5, 2), None), tmp_path, part="part", clock_mhz=200)
     flags = "-std=c++14 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-label -DATTNC_NATIVE_TYPES -fsyntax-only -I. -Isim -Iinclude"
     done = subprocess.run([compiler, *flags.split(), "attnc_top.cpp"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -341,7 +341,7 @@ def test_an_operand_that_is_still_there_is_not_read_again() -> None:
 
 
 def test_operands_of_two_blocks_are_kept_and_of_three_read_again() -> None:
-    two, three = (build_program(shared_operand(), Design(8, 16, rows, 2), None) for rows in (8, 4))
+    two, three = (build_program(shared_operand(), Design.of(8, 16, rows, 2), None) for rows in (8, 4))
     kept = [one for one in two.instructions if one.chain.links[0].kept == "u"]
     assert [one.side for one in kept] == [0, 1, 0, 1] and "u" not in two.memory.values
     assert all(one.chain.links[0].kept is None for one in three.instructions) and "u" in three.memory.values
@@ -357,7 +357,7 @@ def test_another_operand_in_between_is_not_kept() -> None:
 @pytest.mark.parametrize("rows", [64, 8, 4])
 def test_code_that_keeps_operands_is_exact(rows: int, rows_at_once: int) -> None:
     graph = shared_operand()
-    assert_exact(graph, random_feeds(graph, 3), Design(8, 16, rows, 2, rows_at_once=rows_at_once))
+    assert_exact(graph, random_feeds(graph, 3), Design.of(8, 16, rows, 2, rows_at_once=rows_at_once))
 
 
 def test_forgetting_an_operand_is_seen() -> None:

@@ -19,7 +19,7 @@ LIMITS = {"lut": 10_000.0, "ff": 20_000.0, "dsp": 10.0, "bram36": 4.0, "uram": 2
 
 
 def buffer(name: str, depth: int, width: int, banks: int = 1) -> Buffer:
-    return Buffer("k", Memory(name, depth, width, banks), 1)
+    return Buffer("k", (Memory(name, depth, width, banks),))
 
 
 def test_cost_of_a_memory_by_hand() -> None:
@@ -48,7 +48,7 @@ def test_fixed_places_are_kept_and_no_uram_is_used_where_there_is_none() -> None
 
 
 def test_ports_of_every_board() -> None:
-    program = build_program(layer_graph(), Design(16, 16, 32, 2), None)
+    program = build_program(layer_graph(), Design.of(16, 16, 32, 2), None)
     for board in BOARDS.values():
         ports = assign_ports(program, board)
         assert set(ports) == set(program.bundles.values()) and set(ports.values()) <= set(board.ports)
@@ -59,7 +59,7 @@ def test_ports_of_every_board() -> None:
 @pytest.mark.parametrize("parallel", [1, 2])
 def test_starting_an_instruction_costs_latencies(parallel: int) -> None:
     """Beside the latencies of the memory, a dataflow region and 12 cycles per further kernel; the instruction has come before."""
-    program = build_program(layer_graph(), Design(16, 16, 32, 2, parallel=parallel), None)
+    program = build_program(layer_graph(), Design.of(16, 16, 32, 2, parallel=parallel), None)
     cost = estimate(program, BOARDS["kv260"], 250)
     fetched = [60 + program.instruction_ints // 4] + [0] * (len(cost.calls) - 1)  # of the first, beside which nothing runs
     for one, call, first in zip(program.instructions, cost.calls, fetched, strict=True):
@@ -67,7 +67,7 @@ def test_starting_an_instruction_costs_latencies(parallel: int) -> None:
 
 
 def test_pointers_that_write_share_an_interface_with_one_that_reads() -> None:
-    for design in (Design(16, 16, 32, 2), Design(8, 16, 32, 2, beat=2)):
+    for design in (Design.of(16, 16, 32, 2), Design.of(8, 16, 32, 2, beat=2)):
         program = build_program(layer_graph(), design, None)
         stores = [stream for engine in program.engines for stream in engine.streams if stream.kind == "store"]
         writers = {pointer for stream in stores for pointer in stream.pointers}
@@ -77,7 +77,7 @@ def test_pointers_that_write_share_an_interface_with_one_that_reads() -> None:
 
 
 def test_streams_of_one_port_add_up() -> None:
-    program, board = build_program(layer_graph(), Design(16, 16, 32, 2), None), BOARDS["kv260"]
+    program, board = build_program(layer_graph(), Design.of(16, 16, 32, 2), None), BOARDS["kv260"]
     apart = estimate(program, board, 250)
     together = estimate(program, board, 250, ports=dict.fromkeys(program.bundles, "HP0"))
     attention = next(c for c in together.calls if c.node == "attention")
@@ -90,7 +90,7 @@ def test_streams_of_one_port_add_up() -> None:
 @pytest.mark.parametrize("board", ["kv260", "zcu102"])
 def test_account_is_complete(board: str) -> None:
     graph = layer_graph()
-    program = build_program(graph, Design(16, 32, 16, 2), None)
+    program = build_program(graph, Design.of(16, 32, 16, 2), None)
     cost = estimate(program, BOARDS[board], 250)
     found = stages(graph, program, cost)
     assert sorted(name for stage in found for name in stage.nodes) == sorted(node.name for node in graph.nodes)
@@ -114,7 +114,7 @@ def test_attention_traffic_against_the_lower_bound() -> None:
     """Keys and values pass ceil(N / p) times, once per block of p resident queries (Edge-MoE's 2 N d ceil(N / p))."""
     graph, rows, width = layer_graph(rows=64), 64, 64
     for resident in (16, 32, 64):
-        program = build_program(graph, Design(16, 16, resident, 2), None)
+        program = build_program(graph, Design.of(16, 16, resident, 2), None)
         stage = next(s for s in stages(graph, program, estimate(program, BOARDS["kv260"], 250)) if s.op == "attention")
         keys_and_values = 2 * rows * width * -(-rows // resident)
         assert stage.words * 16 == keys_and_values + 2 * rows * width
@@ -123,5 +123,5 @@ def test_attention_traffic_against_the_lower_bound() -> None:
 
 def test_weights_are_counted_without_packing_them() -> None:
     graph, sizes = layer_graph(), []
-    packed = build_program(graph, Design(), lambda data: sizes.append(len(data)))
-    assert build_program(graph, Design(), None).weight_words == packed.weight_words == sum(sizes) // 16
+    packed = build_program(graph, Design.of(), lambda data: sizes.append(len(data)))
+    assert build_program(graph, Design.of(), None).weight_words == packed.weight_words == sum(sizes) // 16

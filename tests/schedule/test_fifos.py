@@ -28,7 +28,7 @@ STREAM = re.compile(
 
 @pytest.fixture(scope="module", params=[1, 2])
 def program(request: pytest.FixtureRequest) -> Program:
-    return build_program(layer_graph(), Design(8, 16, 16, 2, beat=2, parallel=request.param), None)
+    return build_program(layer_graph(), Design.of(8, 16, 16, 2, beat=2, parallel=request.param), None)
 
 
 def emitted(program: Program, folder: Path) -> dict[str, tuple[int, bool]]:

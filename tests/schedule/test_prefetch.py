@@ -71,13 +71,13 @@ def is_run(one: Instruction, wanted: Instruction) -> bool:
 @pytest.mark.parametrize(("rows", "brought"), [(36, 0), (18, 7), (12, 11)])
 def test_the_next_block_comes_while_this_one_computes(rows: int, brought: int) -> None:
     """All but the first; with one block of rows, each needs the whole of the one before."""
-    program = build_program(products(rows=36), Design(8, 8, rows, 2), None)
+    program = build_program(products(rows=36), Design.of(8, 8, rows, 2), None)
     assert check(program) == brought
     assert program.engines[0].kernel.arg("X_SIDES") == (2 if brought else 1)
 
 
 def test_what_overlaps_costs_the_longer_of_both() -> None:
-    program = build_program(products(), Design(8, 8, 12, 2), None)
+    program = build_program(products(), Design.of(8, 8, 12, 2), None)
     cost = estimate(program, BOARDS["kv260"], 250)
     before, after = cost.calls[2], cost.calls[-1]  # the last brings nothing; both find their first weights
     assert 0 < before.busy["next operand"] < before.busy["linear_accumulate"] and before.cycles == after.cycles
@@ -86,7 +86,9 @@ def test_what_overlaps_costs_the_longer_of_both() -> None:
 
 def test_random_programs_hold_what_they_need() -> None:
     brought = [
-        check(build_program(random_graph(seed), Design(8, 8, rows, 2), lambda data: None)) for seed in range(40) for rows in (3, 4, 6, 12)
+        check(build_program(random_graph(seed), Design.of(8, 8, rows, 2), lambda data: None))
+        for seed in range(40)
+        for rows in (3, 4, 6, 12)
     ]
     assert sum(map(bool, brought)) > 20
 
@@ -95,13 +97,13 @@ def test_random_programs_hold_what_they_need() -> None:
 def test_code_is_exact(rows: int, types: str, seeds: tuple[int, ...]) -> None:
     for seed in seeds:
         graph = random_graph(seed)
-        assert_exact(graph, random_feeds(graph, 2), Design(8, 8, rows, 2, rows_at_once=2, beat=2), types=types)
+        assert_exact(graph, random_feeds(graph, 2), Design.of(8, 8, rows, 2, rows_at_once=2, beat=2), types=types)
 
 
 @pytest.mark.parametrize("rows", [16, 12])
 def test_a_layer_is_exact(rows: int) -> None:
     graph = layer_graph()
-    design = Design(8, 8, rows, 4, rows_at_once=4)
+    design = Design.of(8, 8, rows, 4, rows_at_once=4)
     assert check(build_program(graph, design, None))
     assert_exact(graph, random_feeds(graph, 2), design)
 
@@ -118,7 +120,7 @@ BUGS = [
 def test_a_planted_bug_is_caught(right: str, wrong: str, last: int) -> None:
     """The last one shows where an operand comes for longer than there is to compute, as with a single tile of outputs."""
     graph = products(2, 32, 64, last) if last > 8 else products(1, 128, 64, last)
-    feeds, design = random_feeds(graph, 2, corners=False), Design(8, 8, 16, 2, rows_at_once=16)
+    feeds, design = random_feeds(graph, 2, corners=False), Design.of(8, 8, 16, 2, rows_at_once=16)
     assert check(build_program(graph, design, None))
     assert_exact(graph, feeds, design)
     try:
@@ -133,4 +135,4 @@ def test_a_planted_bug_is_caught(right: str, wrong: str, last: int) -> None:
 def test_reading_too_early_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefetch_module, "_untouched", lambda *_: True)
     with pytest.raises(GraphError, match=r"reads 'v\d' from words of memory that hold nothing"):
-        build_program(products(3, 16, 64, 64), Design(8, 8, 16, 2), lambda packed: None)
+        build_program(products(3, 16, 64, 64), Design.of(8, 8, 16, 2), lambda packed: None)

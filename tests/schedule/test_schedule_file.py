@@ -17,7 +17,7 @@ from attnc.kernels.design import Design
 from attnc.schedule.cost import estimate, overrun
 from attnc.schedule.design import QUERY_CHOICES, SCORES, candidates, check_fit, choose_design, multiplier_choices
 from attnc.schedule.devices import BOARDS, Board, with_utilisation
-from attnc.schedule.file import check_board, check_program, read_schedule, schedule_text
+from attnc.schedule.file import check_board, check_program, design_of, read_schedule, schedule_text
 from attnc.schedule.program import build_program
 from schedule.graphs import layer_graph
 
@@ -37,7 +37,7 @@ def write(folder: Path, **fields: Any) -> Path:
 
 
 def test_what_is_written_can_be_given_back(graph: Graph, tmp_path: Path) -> None:
-    design = Design(16, 32, 32, 2, rows_at_once=3)
+    design = Design.of(16, 32, 32, 2, rows_at_once=3)
     depths = {"engine_1_1_linear.sums": 2, "engine_1.x_0": 40}
     program = replace(build_program(graph, design, None), depths=depths)
     places = {"linear.w_buffer": "uram", "linear.x_buffer": "lutram"}
@@ -48,7 +48,7 @@ def test_what_is_written_can_be_given_back(graph: Graph, tmp_path: Path) -> None
     schedule = read_schedule(path)
     check_board(schedule, path, graph, KV260)
     check_program(schedule, path, program, cost, KV260)
-    assert schedule.parallelism == design and schedule.clock_mhz == 222 and schedule.ports["weights_0"] == "HP3"
+    assert design_of(schedule, path, graph) == design and schedule.clock_mhz == 222 and schedule.ports["weights_0"] == "HP3"
     assert schedule.fifos == depths and schedule.pipelines == schedule.given.pipelines == "stp"
     assert schedule.memory == cost.places and {**cost.places, **places} == cost.places
     again = estimate(program, KV260, 222.0, schedule.memory, schedule.ports)
@@ -56,24 +56,27 @@ def test_what_is_written_can_be_given_back(graph: Graph, tmp_path: Path) -> None
     assert schedule_text(program, again, KV260, "latency", schedule.pipelines) == path.read_text()
 
 
-def test_older_files_have_one_row_at_once(tmp_path: Path) -> None:
-    assert read_schedule(write(tmp_path)).parallelism == Design(16, 32, 32, 2, rows_at_once=1)
+def test_older_files_have_numbers_of_usual_engines_beside_the_others(tmp_path: Path) -> None:
+    assert read_schedule(write(tmp_path)).design.design("") == Design.of(16, 32, 32, 2, rows_at_once=1)
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"design": {**DESIGN, "pe": 24}}, r"'design.pe': needed a power of two, found 24"),
-    ({"design": {**DESIGN, "pe": 8}}, r"'design.pe': needed a multiple of design.lanes \(16\), at least 2, found 8"),
-    ({"design": {**DESIGN, "lanes": 1, "pe": 1}}, r"'design.pe': needed a multiple of design.lanes \(1\), at least 2, found 1"),
+    ({"design": {**DESIGN, "pe": 24}}, r"'design.engines.linear.pe': needed a power of two, found 24"),
+    ({"design": {**DESIGN, "pe": 8}}, r"'design.engines.linear.pe': needed a multiple of design.lanes \(16\), at least 2, found 8"),
+    (
+        {"design": {**DESIGN, "lanes": 1, "pe": 1}},
+        r"'design.engines.linear.pe': needed a multiple of design.lanes \(1\), at least 2, found 1",
+    ),
     ({"design": {**DESIGN, "rows": 0}}, r"'design.rows': .*greater than or equal to 1, found 0"),
     ({"design": {**DESIGN, "rows": True}}, r"'design.rows': .*integer, found True"),
-    ({"design": {**DESIGN, "queries": 10**9}}, r"'design.queries': .*less than or equal to 4096"),
-    ({"design": {**DESIGN, "rows_at_once": 0}}, r"'design.rows_at_once': .*greater than or equal to 1, found 0"),
-    ({"design": {**DESIGN, "rows_at_once": 2.5}}, r"'design.rows_at_once': .*integer, found 2.5"),
-    ({"design": {**DESIGN, "rows_at_once": 33}}, r"'design.rows_at_once': needed at most design.rows \(32\), found 33"),
+    ({"design": {**DESIGN, "queries": 10**9}}, r"'design.engines.attention.queries': .*less than or equal to 4096"),
+    ({"design": {**DESIGN, "rows_at_once": 0}}, r"'design.engines.linear.rows_at_once': .*greater than or equal to 1, found 0"),
+    ({"design": {**DESIGN, "rows_at_once": 2.5}}, r"'design.engines.linear.rows_at_once': .*integer, found 2.5"),
+    ({"design": {**DESIGN, "rows_at_once": 33}}, r"'design.engines.linear.rows_at_once': needed at most its rows \(32\), found 33"),
     ({"design": {**DESIGN, "parallel": 3}}, r"'design.parallel': needed 1 .*or 2 .*, found 3"),
-    ({"design": {**DESIGN, "beat": 2, "weight_ports": 3}}, r"'design.weight_ports': needed 1, or 2 .*, found 3"),
+    ({"design": {**DESIGN, "beat": 2, "weight_ports": 3}}, r"'design.engines.linear.weight_ports': needed 1, or 2 .*, found 3"),
     ({"design": {**DESIGN, "wings": 2}}, r"'design.wings': .*found 2"),
-    ({"design": {"lanes": 16}}, r"'design.pe': Field required"),
+    ({"design": {"lanes": 16}}, r"'design.rows': Field required"),
     ({"colour": "red"}, r"'colour': .*found 'red'"),
     ({"schema": 7}, r"'schema': .*found 7"),
     ({"fifos": {"engine_0.x": 0}}, r"'fifos.engine_0.x': .*greater than or equal to 1, found 0"),
@@ -117,7 +120,7 @@ def test_what_is_no_schedule_is_refused(tmp_path: Path, text: str) -> None:
 def test_board_and_program_are_checked(graph: Graph, tmp_path: Path, fields: dict[str, Any], message: str) -> None:
     path = write(tmp_path, **fields)
     schedule = read_schedule(path)
-    program = build_program(graph, schedule.parallelism, None)
+    program = build_program(graph, design_of(schedule, path, graph), None)
     cost = estimate(program, KV260, 250)
     with pytest.raises(ConfigError, match=message):
         check_board(schedule, path, graph, KV260)
@@ -133,7 +136,7 @@ def test_heads_bound_the_lanes(tmp_path: Path) -> None:
 def test_no_uram_on_a_board_without(graph: Graph, tmp_path: Path) -> None:
     path, board = write(tmp_path, memory={"linear.x_buffer": "uram"}), BOARDS["zcu102"]
     schedule = read_schedule(path)
-    program = build_program(graph, schedule.parallelism, None)
+    program = build_program(graph, design_of(schedule, path, graph), None)
     with pytest.raises(ConfigError, match=r"'memory.linear.x_buffer': needed bram or lutram, because zcu102 has no URAM, found 'uram'"):
         check_program(schedule, path, program, estimate(program, board, 250), board)
 
@@ -148,12 +151,12 @@ def test_limits_can_be_set() -> None:
 
 
 def test_misfit_names_the_resource_and_the_smallest_change(graph: Graph) -> None:
-    design = Design(16, 256, 32, 2)
+    design = Design.of(16, 256, 32, 2)
     program = build_program(graph, design, None)
     text = check_fit(graph, design, estimate(program, KV260, 250), KV260, 250)
     assert text is not None and "dsp needs" in text and "the limit is 998 of 1248" in text
-    assert "design pe 256 -> " in text and "--target " in text
-    small = Design(16, 16, 32, 1)
+    assert "design linear.pe 256 -> " in text and "--target " in text
+    small = Design.of(16, 16, 32, 1)
     assert check_fit(graph, small, estimate(build_program(graph, small, None), KV260, 250), KV260, 250) is None
     tiny = Board(name="tiny", part="x", lut=30_000, ff=60_000, dsp=300, bram36=60, ddr_gb_s=4)
     with pytest.raises(FitError, match=r"does not fit tiny, even with the smallest engines: (lut|ff) needs .*--target pynq-z2"):
@@ -184,11 +187,11 @@ def test_the_search_finds_what_trying_everything_does(objective: Any, share: int
         starts = candidates(graph, lanes, KV260, multiplier_choices(graph, lanes, 2 * KV260.limits["dsp"]))
         every = product(starts, QUERY_CHOICES, (1, 2), (1, 2))
         for start, queries, copies, parallel in islice(every, random.Random(lanes).randrange(share), None, share):
-            cost = estimate(build_program(graph, replace(start, queries=queries, copies=copies, parallel=parallel), None), KV260, 250)
+            cost = estimate(build_program(graph, start.having(queries=queries, copies=copies, parallel=parallel), None), KV260, 250)
             if overrun(cost.resources, KV260) is None:
                 found.append((SCORES[objective](cost, KV260, lanes), cost.cycles, cost.resources.lut))
     chosen = choose_design(graph, KV260, 250, objective)
     cost = estimate(build_program(graph, chosen, None), KV260, 250)
     best = SCORES[objective](cost, KV260, chosen.lanes), cost.cycles, cost.resources.lut
     assert best == min(found) if share == 1 else best <= min(found)
-    assert objective != "latency" or chosen.rows_at_once > 1
+    assert objective != "latency" or chosen.linear.rows_at_once > 1

@@ -53,7 +53,7 @@ def tokens(rows: int = 64, width: int = 64) -> Graph:
 
 @pytest.mark.parametrize("beat", [1, 2])
 def test_operands_of_few_words_share_a_loader(beat: int) -> None:
-    program = build_program(tokens(), Design(4, 4, 64, 2, beat=beat), None)
+    program = build_program(tokens(), Design.of(4, 4, 64, 2, beat=beat), None)
     (engine,) = program.engines
     assert [slot.op for slot in engine.slots[:5]] == ["normalize_rows", "linear", "scale_rows", "add", "layer_normalization"]
     # Peaks first, then the factors that a FIFO holds whole, then what is read along the way.
@@ -71,18 +71,18 @@ def test_operands_of_few_words_share_a_loader(beat: int) -> None:
 def test_code_that_shares_a_loader_is_exact(beat: int, types: str) -> None:
     """The second graph has padding in its last tile."""
     for graph in (tokens(), tokens(40, 59)) if types == "native" else (tokens(),):
-        assert build_program(graph, Design(4, 4, 64, 2, beat=beat), None).engines[0].shared
-        assert_exact(graph, random_feeds(graph, 2), Design(4, 4, 64, 2, beat=beat), types)
+        assert build_program(graph, Design.of(4, 4, 64, 2, beat=beat), None).engines[0].shared
+        assert_exact(graph, random_feeds(graph, 2), Design.of(4, 4, 64, 2, beat=beat), types)
 
 
 def test_blocks_of_few_rows_share_less() -> None:
     """Where a block has few rows, its parameters are no longer few words beside it."""
-    (engine,) = build_program(tokens(), Design(4, 4, 8, 2), None).engines
+    (engine,) = build_program(tokens(), Design.of(4, 4, 8, 2), None).engines
     assert "w_4" not in dict(engine.shared)
 
 
 def test_the_sources_of_deep_fifos(tmp_path: Path) -> None:
-    write_sources(build_program(tokens(64, 256), Design(4, 4, 64, 2, beat=2), None), tmp_path, part="part", clock_mhz=200)
+    write_sources(build_program(tokens(64, 256), Design.of(4, 4, 64, 2, beat=2), None), tmp_path, part="part", clock_mhz=200)
     code = (tmp_path / "attnc_top.cpp").read_text()
     assert "#pragma HLS STREAM variable = b_5 depth = 64\n#pragma HLS BIND_STORAGE variable = b_5 type = fifo impl = bram" in code
     assert code.count("type = fifo") == 1 and code.count("engine_0_operands(") == 2

@@ -6,7 +6,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections import Counter
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -43,7 +42,7 @@ from schedule.random_graphs import random_graph
 from schedule.test_chains import shared_operand, touched, words
 
 KV260 = BOARDS["kv260"]
-DESIGN = Design(8, 8, 6, 2, parallel=2)
+DESIGN = Design.of(8, 8, 6, 2, parallel=2)
 SIZE = 12
 """Words of a value of the random tasks."""
 
@@ -146,13 +145,13 @@ def test_engines_with_the_same_static_buffers_take_turns() -> None:
 def test_kernels_that_share_a_process_take_turns() -> None:
     """Attention in one pass and in two end with the same function, and so with the same buffer of outputs."""
     graphs = [build([Case(9, 20, 2, 2, attrs={"passes": passes})]) for passes in (1, 2)]
-    one, two = (build_program(graph, Design(8, 8, 16, 2), None).engines[0].kernel for graph in graphs)
+    one, two = (build_program(graph, Design.of(8, 8, 16, 2), None).engines[0].kernel for graph in graphs)
     shared = set(one.static_functions) & set(two.static_functions)
     assert [name.split("<")[0] for name in shared] == ["attnc::attention_normalise"]
     assert tracks([[one], [two]]) == [0, 0] and tracks([[one], [two.with_arg("ROWS_MAX", 8)]]) == [0, 1]
 
 
-DESIGNS = [DESIGN, Design(8, 8, 5, 2, beat=2, parallel=2), Design(8, 8, 64, 2, copies=2, parallel=2)]
+DESIGNS = [DESIGN, Design.of(8, 8, 5, 2, beat=2, parallel=2), Design.of(8, 8, 64, 2, copies=2, parallel=2)]
 
 
 def check(program: Program) -> None:
@@ -183,7 +182,7 @@ def test_nothing_is_overwritten_that_runs_or_is_read_later(seed: int) -> None:
     graph = random_graph(seed)
     for design in DESIGNS:
         program = build_program(graph, design, lambda packed: None)
-        alone = build_program(graph, replace(design, parallel=1), None)
+        alone = build_program(graph, design.having(parallel=1), None)
         check(program)
         ran, expected = (Counter(call.node for one in p.instructions for _, call in one.active) for p in (program, alone))
         assert ran == expected
@@ -224,7 +223,7 @@ def test_random_graphs_are_exact(seed: int, number: int) -> None:
 
 
 def test_kept_operands_follow_each_other() -> None:
-    graph, design = shared_operand(), Design(8, 16, 64, 2, parallel=2)
+    graph, design = shared_operand(), Design.of(8, 16, 64, 2, parallel=2)
     program = build_program(graph, design, lambda packed: None)
     check(program)
     assert [one.chain.links[0].kept for one in program.instructions] == [None, "u", "u", None]
@@ -240,7 +239,7 @@ def test_blocks_of_an_operand_that_is_kept_do_not_move(monkeypatch: pytest.Monke
         return form_steps(tasks, starts)
 
     monkeypatch.setattr(program_module, "form_steps", noting)
-    program = build_program(shared_operand(), Design(8, 16, 8, 2, parallel=2), lambda packed: None)
+    program = build_program(shared_operand(), Design.of(8, 16, 8, 2, parallel=2), lambda packed: None)
     assert [task.fixed for task in seen] == [True] * 6 + [False] * 2
     assert [one.chain.links[0].kept for one in program.instructions] == [None, None, "u", "u", "u", "u", None, None]
 
@@ -248,7 +247,7 @@ def test_blocks_of_an_operand_that_is_kept_do_not_move(monkeypatch: pytest.Monke
 def test_an_operand_that_is_not_there_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefetch_module, "_sides", lambda runs, ways: [0] * len(runs))
     with pytest.raises(GraphError, match="computes with rows of 'u', its kernel holds others, of 'u'"):
-        build_program(shared_operand(), Design(8, 16, 8, 2), lambda packed: None)
+        build_program(shared_operand(), Design.of(8, 16, 8, 2), lambda packed: None)
 
 
 def test_code_does_not_grow_with_the_layers(tmp_path: Path) -> None:
@@ -286,7 +285,7 @@ def test_words_of_a_step() -> None:
 
 def test_cycles_of_a_step() -> None:
     """Its slowest instruction, or what all of them read through one port."""
-    design = Design(8, 32, 12, 8, rows_at_once=12, parallel=2)
+    design = Design.of(8, 32, 12, 8, rows_at_once=12, parallel=2)
     program = build_program(transformer_graph(2, rows=24, width=64), design, None)
     for ports in (None, dict.fromkeys(program.bundles.values(), "HP0")):
         cost = estimate(program, KV260, 250, ports=ports)
@@ -323,8 +322,8 @@ def test_the_account_of_steps_is_complete() -> None:
 
 
 def test_engines_at_the_same_time_cost_ports_and_save_cycles() -> None:
-    graph, design = transformer_graph(2, rows=64, width=64), Design(8, 16, 32, 2, parallel=2)
-    together, alone = (estimate(build_program(graph, replace(design, parallel=number), None), KV260, 250) for number in (2, 1))
+    graph, design = transformer_graph(2, rows=64, width=64), Design.of(8, 16, 32, 2, parallel=2)
+    together, alone = (estimate(build_program(graph, design.having(parallel=number), None), KV260, 250) for number in (2, 1))
     assert together.cycles < alone.cycles and len(together.ports) > len(alone.ports)
     assert together.resources.lut > alone.resources.lut and together.resources.bram36 > alone.resources.bram36
 
@@ -332,19 +331,19 @@ def test_engines_at_the_same_time_cost_ports_and_save_cycles() -> None:
 def test_what_attention_reads_in_blocks_is_made_last() -> None:
     """Keys and values of both blocks, the first queries, then the second queries beside attention to the first; and the first block goes
     on beside attention to the second, where blocks are alike: 8 and 5 rows, though 7 and 6 would suit attention better."""
-    uneven = build_program(transformer_graph(1, rows=13), replace(DESIGN, rows=8, queries=1), None)
+    uneven = build_program(transformer_graph(1, rows=13), DESIGN.having(rows=8, queries=1), None)
     assert any({"a0", "u0"} <= {one.chain.main.node.output for one in step} for step in uneven.steps)
     program = build_program(transformer_graph(1), DESIGN, None)
     mains = [[one.chain.main.node.output for one in step] for step in program.steps]
     first = next(step for step in mains if "a0" in step)
     assert sorted(first) == ["a0", "q0"]
-    alone = build_program(transformer_graph(1), replace(DESIGN, parallel=1), None)
+    alone = build_program(transformer_graph(1), DESIGN.having(parallel=1), None)
     assert [one.chain.main.node.output for one in alone.instructions][:4] == ["q0", "q0", "k0", "k0"]
 
 
 def test_the_order_of_nodes_stays_one_in_which_they_can_run() -> None:
     for seed in range(20):
-        graph, design = random_graph(seed), Design(8, 8, 5, 2)
+        graph, design = random_graph(seed), Design.of(8, 8, 5, 2)
         offsets: dict[str, int] = {}
         ctx = Lowering(graph, design, offsets, WeightMemory(8, None).place)
         offsets.update(apart({name: ctx.words(name) for name in graph.values}))

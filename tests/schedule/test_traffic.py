@@ -22,7 +22,7 @@ from attnc.schedule.traffic import check_traffic
 from harness import assert_exact, quantized, random_feeds, simulate, tensor_type
 
 ROWS, HEADS, HEAD = 12, 2, 16
-DESIGN = Design(8, 8, 64, 2)
+DESIGN = Design.of(8, 8, 64, 2)
 BYTE = tensor_type(8, 2.0**-5)
 
 
@@ -55,7 +55,9 @@ def test_halves_of_heads_are_read_from_memory() -> None:
     assert texts(turned()) == ["linear", "rotary > linear"] and texts(turned(interleaved=True))[0] == "linear > rotary"
 
 
-@pytest.mark.parametrize(("zero_point", "design"), [(0, DESIGN), (-77, Design(8, 16, 5, 2, beat=2)), (0, Design(8, 8, 5, 2, parallel=2))])
+@pytest.mark.parametrize(
+    ("zero_point", "design"), [(0, DESIGN), (-77, Design.of(8, 16, 5, 2, beat=2)), (0, Design.of(8, 8, 5, 2, parallel=2))]
+)
 def test_halves_of_heads_are_exact(zero_point: int, design: Design) -> None:
     graph = turned(zero_point)
     assert_exact(graph, random_feeds(graph, 3), design)

@@ -167,6 +167,6 @@ def test_scripts_and_sources_say_which_style_they_ask_for(simulated: Path, tmp_p
         return re.findall(r"^config_compile -pipeline_style (\w+)$", tcl, re.MULTILINE) + re.findall(r"pipelines of the style (\w+)", cpp)
 
     assert stated(simulated / "hls") == ["flp", "flp"]
-    write_sources(build_program(linear_graph(), Design(4, 4, 4), None), tmp_path, "part", 200, pipelines="stp")
+    write_sources(build_program(linear_graph(), Design.of(4, 4, 4), None), tmp_path, "part", 200, pipelines="stp")
     assert stated(tmp_path) == ["stp", "stp"]
     assert not [file for file in tmp_path.rglob("*.hpp") if re.search(r"#pragma HLS PIPELINE.*style", file.read_text())]  # one for all

@@ -243,7 +243,7 @@ def _marginal(node: Node, name: str, type_: TensorType) -> Resources:
         graph.add_value(value, (1, NORM_CHANNELS)).type = type_
 
     def engine(lanes: int) -> Resources:
-        ctx = Lowering(graph, Design(lanes, lanes, 1), {"x": 0, "y": 0}, lambda key, make: 0)
+        ctx = Lowering(graph, Design(lanes, rows=1), {"x": 0, "y": 0}, lambda key, make: 0)
         return OPERATORS[name].resources(OPERATORS[name].lower(node, ctx)[0].kernel)
 
     return times(engine(16) + times(engine(8), -1), 1 / 8)

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from attnc.kernels.design import flat
 from attnc.messages import clean
 from attnc.report_tables import render_estimate
 
@@ -24,7 +25,7 @@ def estimate(facts: dict[str, Any]) -> RenderableType:
     if "error" in again:
         text = f"Compiled for {target['name']}: {again['error']}"
     else:
-        design = ", ".join(f"{name} {number}" for name, number in again["design"].items())
+        design = ", ".join(f"{name} {number}" for name, number in flat(again["design"]).items())
         text = f"Compiled for {target['name']} it would take {again['cycles']:,} cycles, {again['latency_ms']:.4f} ms ({design}; estimate)"
     return Group(tables, escape(text))
 
@@ -68,7 +69,7 @@ def sweep(facts: dict[str, Any]) -> RenderableType:
             table.add_row(*setting, "does not fit")
             reasons.append(f"{row['target']}: {row['error']}")
             continue
-        design = " ".join(f"{name}={number}" for name, number in row["design"].items())
+        design = " ".join(f"{name}={number}" for name, number in flat(row["design"]).items())
         used = (f"{row['resources'][name]['used']:,}" for name in ("lut", "dsp", "bram36", "uram"))
         numbers = f"{row['cycles']:,}", f"{row['latency_ms']:.3f}", f"{row['energy_mj']:.2f}", f"{row['multipliers_busy_percent']:.1f} %"
         table.add_row(*setting, design, *numbers, *used)

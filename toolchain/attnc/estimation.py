@@ -14,13 +14,13 @@ from attnc.compiler import quantize_model
 from attnc.config import CompileOptions, Objective
 from attnc.errors import BuildError, ConfigError, FitError
 from attnc.ir import Graph
-from attnc.kernels.design import Design
 from attnc.pipeline.phases import Progress
 from attnc.report import estimate_facts, load_report
 from attnc.schedule.cost import check_memory, engine_total, estimate
 from attnc.schedule.design import check_fit, choose_design
+from attnc.schedule.design_fields import DesignFields
 from attnc.schedule.devices import CLASSES, Board, find_board, with_utilisation
-from attnc.schedule.file import Depth, DesignFields, Place
+from attnc.schedule.file import Depth, Place
 from attnc.schedule.program import Program, build_program
 from attnc.settings_file import validated
 from attnc.verify.csynth import Module, read_csynth
@@ -50,7 +50,7 @@ def estimate_build(build: Path, target: str | None, clock_mhz: float | None, uti
     result = {
         "build": str(build),
         "target": {"name": board.name, "part": board.part, "clock_mhz": clock},
-        "design": asdict(design),
+        "design": program.design_facts,
         "estimate": estimate_facts(graph, program, cost, board, check_fit(graph, design, cost, board, clock)),
     }
     if not same:
@@ -76,7 +76,7 @@ class _Facts(BaseModel):
     """What an estimate needs of report.json, which no checksum covers."""
 
     target: _Target
-    design: DesignFields  # type: ignore[valid-type]
+    design: DesignFields
     board: Board
     estimate: _Estimate
     fifos: dict[str, Depth]
@@ -90,10 +90,12 @@ class _Facts(BaseModel):
 def _open(build: Path) -> tuple[Graph, Program, _Facts]:
     manifests.load(build, edited=True)
     try:
-        facts = validated(_Facts, load_report(build), f"{build}/report.json")
+        where = f"{build}/report.json"
+        facts = validated(_Facts, load_report(build), where)
+        design = facts.design.design(where)
     except ConfigError as error:
         raise BuildError(f"{error}; compile the model again") from error
-    graph, design = load_graph(build / "golden"), Design(**facts.design.model_dump())  # type: ignore[attr-defined]
+    graph = load_graph(build / "golden")
     return graph, replace(build_program(graph, design, None), depths=facts.fifos), facts
 
 
@@ -184,4 +186,4 @@ def _row(graph: Graph, board: Board, clock: float, objective: Objective) -> dict
         "power_watts",
         "resources",
     )
-    return {**row, "design": asdict(design), **{key: facts[key] for key in kept}, "lost": facts["lost"][:1]}
+    return {**row, "design": program.design_facts, **{key: facts[key] for key in kept}, "lost": facts["lost"][:1]}

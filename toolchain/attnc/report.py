@@ -91,7 +91,7 @@ def compile_report(
         "placement": dict(sorted(Counter(p.where for p in model.placements).items())),
         "host_operators": [{"node": p.node, "operator": p.operator, "reason": p.reason} for p in model.placements if p.where == "host"],
         "operators": dict(sorted(Counter(node.op for node in graph.nodes).items())),
-        "design": {**vars(program.design)},
+        "design": program.design_facts,
         "fifos": dict(program.depths),
         "engine_choice": None if choice is None or not choice.tried else {"chosen": choice.kind, "tried": choice.tried},
         "engines": [_engine_report(program, index, cost) for index in range(len(program.engines))],
@@ -196,6 +196,7 @@ def _engine_report(program: Program, index: int, cost: Estimate) -> dict[str, An
     return {
         "name": engine.name,
         "op": engine.op,
+        "numbers": engine.choice or None,
         "kernels": [slot.kernel.function for slot in engine.slots],
         "calls": sum(instruction.engine is engine for instruction in program.instructions),
         "resources": {name: math.ceil(n) for name, n in zip(CLASSES, engine_total(engine, cost).astuple(), strict=True)},

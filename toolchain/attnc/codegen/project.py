@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,7 @@ def _manifest(folder: Path, model: Model, program: Program, board: Board, clock_
         "name": graph.name,
         "model": source,
         "target": {"name": board.name, "part": board.part, "clock_mhz": clock_mhz},
-        "design": asdict(program.design),
+        "design": program.design_facts,
         "top": TOP,
         "inputs": [_spec(spec) for spec in model.inputs],
         "outputs": [_spec(spec) for spec in model.outputs],

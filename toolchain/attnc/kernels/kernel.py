@@ -17,13 +17,15 @@ from attnc.kernels.storage import fifo, stored
 class KernelCall:
     """A network with template arguments in order.
 
-    Calls of one network share an engine where the beats of their ports, their tables and the template arguments named in `fixed` agree; of
-    each other template argument (an `IntType`'s width or a number) the engine takes the largest.
+    Calls of one network share an engine where the design gives them to the same one (`engine`, its name there; none where that gives the
+    kernel no numbers), and the beats of their ports, their tables and the template arguments named in `fixed` agree; of each other template
+    argument (an `IntType`'s width or a number) the engine takes the largest.
     """
 
     network: Network
     template_args: tuple[tuple[str, IntType | int | Table], ...]
     fixed: tuple[str, ...] = ()
+    engine: str = ""
 
     @property
     def function(self) -> str:
@@ -50,7 +52,7 @@ class KernelCall:
     def key(self) -> tuple[Any, ...]:
         """Calls with equal keys share a kernel of an engine."""
         tables = tuple(arg.name for _, arg in self.template_args if isinstance(arg, Table))
-        return self.function, tuple(port.beat for port in self.ports), tables, tuple(self.arg(name) for name in self.fixed)
+        return self.function, tuple(port.beat for port in self.ports), tables, tuple(self.arg(name) for name in self.fixed), self.engine
 
     @cached_property
     def args(self) -> dict[str, IntType | int | Table]:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from attnc.ir import Graph
+from attnc.ir import Graph, Node
 from attnc.kernels.call import Walk
-from attnc.kernels.design import Design
+from attnc.kernels.design import AnyNumbers, Design, EngineDesign
 
 Make = Callable[[], bytes | Iterable[bytes]]
 """Makes a packed array, whole or in parts of whole words that follow each other."""
@@ -66,7 +66,11 @@ class Lowering:
         """`words` words from word `first` on of the packed array `key` in the weight memory; `make` as for `payload`."""
         return Walk(self.payload(key, make) + first, (1, 1, 1, words), (0, 0, 0))
 
-    def row_blocks(self, name: str) -> list[tuple[int, int]]:
-        """(first row, rows) of the blocks of at most `design.rows` rows that a value is cut into."""
-        height, step = self.graph.value(name).shape[0], self.design.rows
+    def engine(self, node: Node, kind: type[AnyNumbers]) -> EngineDesign[AnyNumbers]:
+        """What the design says of the engine of a kernel that serves `node`."""
+        return self.design.engine(kind, node.name)
+
+    def row_blocks(self, name: str, rows: int | None = None) -> list[tuple[int, int]]:
+        """(first row, rows) of the blocks of at most `rows` rows, by default those of the design, that a value is cut into."""
+        height, step = self.graph.value(name).shape[0], rows or self.design.rows
         return [(row, min(step, height - row)) for row in range(0, height, step)]

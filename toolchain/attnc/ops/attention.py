@@ -45,6 +45,7 @@ from attnc.arrays import Array, Shape
 from attnc.fixedpoint import Int64, bits_for, matmul
 from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call
+from attnc.kernels.design import AttentionNumbers, Numbers
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.resources import Resources
@@ -231,6 +232,10 @@ class Attention(Approximated):
                 acc, total = two_pass(t, v, v_bits, exp2)
             out[...] = normalise(acc, total, multiplier, shift, *output.range)
         return result
+
+    def numbers(self, node: Node) -> type[Numbers]:
+        """Of either kernel."""
+        return AttentionNumbers
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """Calls of the kernel of one or of two passes."""

@@ -22,7 +22,6 @@ from attnc.arrays import Array
 from attnc.fixedpoint import matmul, requantize
 from attnc.ir import GraphError, Node
 from attnc.kernels.call import Walk
-from attnc.kernels.design import Design
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.resources import Resources
@@ -62,11 +61,11 @@ def check_factors(node: Node, sizes: Sizes) -> None:
         raise GraphError(f'{where}: factors of a bias need bias_by = "channels", found {node.attrs.get("bias_by")!r}')
 
 
-def per_step(sizes: Sizes, design: Design, groups: int = 1) -> int:
+def per_step(sizes: Sizes, lanes: int, groups: int = 1) -> int:
     """Channels per cycle that keep up with the tiles of q . k, for `groups` of queries one after the other: a power of two, at most those
     of a word."""
-    wanted = math.ceil(max(sizes.channels, 1) * groups / (sizes.head // design.lanes))
-    return min(1 << (wanted - 1).bit_length(), _width(max(sizes.channels, 1), design.lanes))
+    wanted = math.ceil(max(sizes.channels, 1) * groups / (sizes.head // lanes))
+    return min(1 << (wanted - 1).bit_length(), _width(max(sizes.channels, 1), lanes))
 
 
 def _width(channels: int, lanes: int) -> int:
@@ -79,9 +78,9 @@ def words_of(channels: int, lanes: int) -> int:
     return math.ceil(channels * CHANNEL_BYTES / lanes)
 
 
-def channel_steps(sizes: Sizes, design: Design, groups: int = 1) -> int:
+def channel_steps(sizes: Sizes, lanes: int, groups: int = 1) -> int:
     """Cycles that the biases of all `groups` of queries take per key."""
-    return groups * math.ceil(sizes.channels / per_step(sizes, design, groups))
+    return groups * math.ceil(sizes.channels / per_step(sizes, lanes, groups))
 
 
 def factor_walk(node: Node, ctx: Lowering, heads: range, queries: tuple[int, int], key_blocks: list[tuple[int, int]]) -> Walk:

@@ -17,7 +17,7 @@ from attnc.fixedpoint import Int64, matmul, shift_round_half_up
 from attnc.ir import GraphError, Node
 from attnc.kernels.attention_one_pass import ATTENTION_ONE_PASS, ATTENTION_ONE_PASS_CHANNELS
 from attnc.kernels.call import NO_WALK, Call, Walk
-from attnc.kernels.design import Design
+from attnc.kernels.design import AttentionNumbers, EngineDesign
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.ports import Table
@@ -66,14 +66,15 @@ def one_pass(t: Array, v: Array, v_bits: int, lanes: int, step: int, exp2: Table
 
 def lower_one_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
     """A call per group, block of queries, and head of keys: the heads that share it see its keys one after the other."""
-    attr, lanes, blocks = node.attrs, ctx.design.lanes, query_blocks(sizes.queries, ctx.design)
+    engine = ctx.engine(node, AttentionNumbers)
+    attr, lanes, blocks = node.attrs, engine.lanes, query_blocks(sizes.queries, engine)
     count, step = key_blocks(sizes.keys, attr.get("key_step", 0))
     if sizes.bias_heads and count > 1 and step % lanes:
         raise GraphError(f"node {node.name!r} (attention): {lanes} lanes must divide a key_step of {step} where there is a bias")
     block_keys, s = sizes.keys - step * (count - 1), attr.get("kv_lanes", 1)
     if s > lanes:
         raise GraphError(f"node {node.name!r} (attention): needs at most {lanes} kv_lanes, as many as lanes, found {s}")
-    kernel = kernel_of(node, sizes, ctx.design, max(rows for _, rows in blocks), block_keys)
+    kernel = kernel_of(node, sizes, engine, max(rows for _, rows in blocks), block_keys)
     low, high = ctx.graph.type(node.output).range
     calls = []
     for row, rows in blocks:
@@ -84,7 +85,7 @@ def lower_one_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
         place = (sizes.mask.offset + row - first * step, sizes.mask.before, sizes.mask.after)
         bias = bias_scalars(node, sizes, rows)
         factors = (attr["output_multiplier"], attr["output_shift"])
-        pairs = sizes.mask.blocks(row, rows, sizes.keys, ctx.design.queries)
+        pairs = sizes.mask.blocks(row, rows, sizes.keys, engine.numbers.queries)
         macs = sizes.sharing * (sizes.head + sizes.value) * sum(n * (stop - start) for n, start, stop in pairs)
         for group in range(sizes.groups):
             for head in range(sizes.kv_heads):
@@ -100,20 +101,21 @@ def lower_one_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
     return calls
 
 
-def kernel_of(node: Node, sizes: Sizes, design: Design, rows: int, block_keys: int) -> KernelCall:
+def kernel_of(node: Node, sizes: Sizes, engine: EngineDesign[AttentionNumbers], rows: int, block_keys: int) -> KernelCall:
     """The engine that serves `rows` queries past which blocks of `block_keys` keys stream."""
     return KernelCall(
         network=ATTENTION_ONE_PASS_CHANNELS if node.attrs.get("bias_by") == "channels" else ATTENTION_ONE_PASS,
         template_args=(
-            *types_and_tiles(node, sizes, design),
+            *types_and_tiles(node, sizes, engine.lanes),
             ("BLOCK_MAX", block_keys),
             ("ROWS_MAX", rows),
-            *bias_sizes(sizes, design, rows),
-            ("L", design.lanes),
-            ("P", design.queries),
+            *bias_sizes(sizes, engine.lanes, rows),
+            ("L", engine.lanes),
+            ("P", engine.numbers.queries),
             ("S", node.attrs.get("kv_lanes", 1)),
         ),
         fixed=("S",),  # another number of lanes would give other results
+        engine=engine.name,
     )
 
 

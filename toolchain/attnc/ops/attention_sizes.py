@@ -11,7 +11,7 @@ import numpy as np
 from attnc.arrays import Array, Shape
 from attnc.fixedpoint import bits_for, check_bits
 from attnc.ir import GraphError, Node
-from attnc.kernels.design import Design
+from attnc.kernels.design import AttentionNumbers, EngineDesign
 from attnc.kernels.numbers import PROBABILITY_BITS, SCORE_BITS
 from attnc.ops.base import product_bits
 from attnc.ops.exponential import sum_bits
@@ -222,10 +222,12 @@ def widths(node: Node, sizes: Sizes) -> tuple[int, int, int]:
     return score, sum_bits(sizes.keys, where), acc
 
 
-def query_blocks(queries: int, design: Design) -> list[tuple[int, int]]:
-    """(first, count) of blocks of at most `design.rows` queries, of about equal length and full in the engine's P queries; where engines
-    run at the same time those of the nodes around (`Lowering.row_blocks`), so that each waits for one of these and one waits for it."""
-    count = math.ceil(queries / design.rows)
-    equal = min(design.rows, math.ceil(math.ceil(queries / count) / design.queries) * design.queries)
-    step = equal if design.parallel == 1 else design.rows
+def query_blocks(queries: int, engine: EngineDesign[AttentionNumbers]) -> list[tuple[int, int]]:
+    """(first, count) of blocks of at most as many queries as the engine takes rows, of about equal length and full in its P queries; where
+    engines run at the same time those of the nodes around (`Lowering.row_blocks`), so that each waits for one of these and one waits for
+    it."""
+    rows, at_once = engine.rows, engine.numbers.queries
+    count = math.ceil(queries / rows)
+    equal = min(rows, math.ceil(math.ceil(queries / count) / at_once) * at_once)
+    step = equal if engine.design.parallel == 1 else rows
     return [(row, min(step, queries - row)) for row in range(0, queries, step)]

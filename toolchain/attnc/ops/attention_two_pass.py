@@ -10,7 +10,7 @@ from attnc.fixedpoint import matmul
 from attnc.ir import Node
 from attnc.kernels.attention import ATTENTION, ATTENTION_CHANNELS
 from attnc.kernels.call import NO_WALK, Call, Walk
-from attnc.kernels.design import Design
+from attnc.kernels.design import AttentionNumbers, EngineDesign
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.numbers import PROBABILITY_BITS, QUOTIENT_BITS, SCORE_BITS
@@ -49,9 +49,10 @@ def keys_of(sizes: Sizes, lanes: int, row: int, rows: int) -> tuple[int, int]:
 
 def lower_two_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
     """A call per block of queries; each serves all heads and groups."""
-    lanes, blocks = ctx.design.lanes, query_blocks(sizes.queries, ctx.design)
+    engine = ctx.engine(node, AttentionNumbers)
+    lanes, blocks = engine.lanes, query_blocks(sizes.queries, engine)
     held = max(keys_of(sizes, lanes, *block)[1] for block in blocks)
-    kernel = kernel_of(node, sizes, ctx.design, max(rows for _, rows in blocks), held)
+    kernel = kernel_of(node, sizes, engine, max(rows for _, rows in blocks), held)
     low, high = ctx.graph.type(node.output).range
     attr, mask, calls = node.attrs, sizes.mask, []
     # Words of factors cannot start again for the next group: there a call serves one group.
@@ -59,9 +60,9 @@ def lower_two_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
     heads = (spans[0][1] * sizes.heads, spans[0][1] * sizes.kv_heads, sizes.sharing)
     for (row, rows), span in product(blocks, spans):
         first, keys = keys_of(sizes, lanes, row, rows)
-        pairs = mask.blocks(row, rows, sizes.keys, ctx.design.queries)
+        pairs = mask.blocks(row, rows, sizes.keys, engine.numbers.queries)
         scored = sum(stop - start for _, start, stop in pairs)
-        paced = sum(max(stop - start, ctx.design.queries) for _, start, stop in pairs)
+        paced = sum(max(stop - start, engine.numbers.queries) for _, start, stop in pairs)
         counts = (*heads, rows, keys, scored, paced, sizes.head // lanes, sizes.value // lanes)
         output = (attr["output_multiplier"], attr["output_shift"], low, high)
         place = (mask.offset + row - first, mask.before, mask.after)
@@ -77,27 +78,28 @@ def lower_two_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
     return calls
 
 
-def groups_of(sizes: Sizes, design: Design) -> int:
+def groups_of(sizes: Sizes, engine: EngineDesign[AttentionNumbers]) -> int:
     """Groups of queries for which scores, biases and exponentials are made one after the other while q . k takes its tiles: a power of
     two."""
-    tiles = sizes.head // design.lanes
-    groups = min(design.queries, 1 << (tiles.bit_length() - 1))
-    while groups > 1 and channel_steps(sizes, design, groups) > max(tiles, channel_steps(sizes, design)):
+    tiles = sizes.head // engine.lanes
+    groups = min(engine.numbers.queries, 1 << (tiles.bit_length() - 1))
+    while groups > 1 and channel_steps(sizes, engine.lanes, groups) > max(tiles, channel_steps(sizes, engine.lanes)):
         groups //= 2
     return groups
 
 
-def shortest_block(sizes: Sizes, design: Design) -> int:
+def shortest_block(sizes: Sizes, engine: EngineDesign[AttentionNumbers]) -> int:
     """Cycles of the block of queries that is done first."""
-    calls = (sizes.mask.blocks(*block, sizes.keys, design.queries) for block in query_blocks(sizes.queries, design))
+    queries = engine.numbers.queries
+    calls = (sizes.mask.blocks(*block, sizes.keys, queries) for block in query_blocks(sizes.queries, engine))
     keys = min(stop - start for call in calls for _, start, stop in call)
-    return max(keys * sizes.head, max(keys, design.queries) * sizes.value) // design.lanes
+    return max(keys * sizes.head, max(keys, queries) * sizes.value) // engine.lanes
 
 
-def fast_division(sizes: Sizes, design: Design, groups: int) -> bool:
+def fast_division(sizes: Sizes, engine: EngineDesign[AttentionNumbers], groups: int) -> bool:
     """Whether a pipelined divider is needed: subtracters, one for each query of a group, take a cycle per bit and group."""
-    serial = groups * QUOTIENT_BITS
-    return design.queries // groups > QUOTIENT_BITS or serial > max(shortest_block(sizes, design), design.queries + DIVISION_LATENCY)
+    queries, serial = engine.numbers.queries, groups * QUOTIENT_BITS
+    return queries // groups > QUOTIENT_BITS or serial > max(shortest_block(sizes, engine), queries + DIVISION_LATENCY)
 
 
 def score_factors(node: Node) -> tuple[int, int, int, int]:
@@ -112,7 +114,7 @@ def bias_scalars(node: Node, sizes: Sizes, rows: int) -> tuple[int, int, int, in
     return (sizes.heads if sizes.channels else sizes.bias_heads), min(sizes.bias_rows, rows), shift, sizes.channels
 
 
-def types_and_tiles(node: Node, sizes: Sizes, design: Design) -> tuple[tuple[str, IntType | int | Table], ...]:
+def types_and_tiles(node: Node, sizes: Sizes, lanes: int) -> tuple[tuple[str, IntType | int | Table], ...]:
     """The template arguments with which both kernels begin."""
     (score, total, acc), (qk_bits, v_bits) = widths(node, sizes), widths_of(node)
     return (
@@ -125,37 +127,38 @@ def types_and_tiles(node: Node, sizes: Sizes, design: Design) -> tuple[tuple[str
         ("YT", IntType(16)),
         ("Exp2", EXP2[node.attrs["implementation"]].rom),
         ("Cap", SOFTCAP_ROM if node.attrs.get("softcap") else NO_SOFTCAP),
-        ("HEAD_TILES_MAX", sizes.head // design.lanes),
-        ("VALUE_TILES_MAX", sizes.value // design.lanes),
+        ("HEAD_TILES_MAX", sizes.head // lanes),
+        ("VALUE_TILES_MAX", sizes.value // lanes),
     )
 
 
-def bias_sizes(sizes: Sizes, design: Design, rows: int, groups: int = 1) -> tuple[tuple[str, int], ...]:
+def bias_sizes(sizes: Sizes, lanes: int, rows: int, groups: int = 1) -> tuple[tuple[str, int], ...]:
     """The template arguments that say how a bias is made."""
     return (
         ("BIAS_ROWS_MAX", rows if sizes.channels else max(1, min(sizes.bias_rows, rows))),
         ("CHANNELS_MAX", max(1, sizes.channels)),
-        ("PER_STEP", per_step(sizes, design, groups)),
+        ("PER_STEP", per_step(sizes, lanes, groups)),
     )
 
 
-def kernel_of(node: Node, sizes: Sizes, design: Design, rows: int, keys: int) -> KernelCall:
+def kernel_of(node: Node, sizes: Sizes, engine: EngineDesign[AttentionNumbers], rows: int, keys: int) -> KernelCall:
     """The engine that serves `rows` queries and `keys` keys at a time."""
-    groups = groups_of(sizes, design)
+    groups = groups_of(sizes, engine)
     return KernelCall(
         network=ATTENTION_CHANNELS if node.attrs.get("bias_by") == "channels" else ATTENTION,
         template_args=(
-            *types_and_tiles(node, sizes, design),
+            *types_and_tiles(node, sizes, engine.lanes),
             ("KEYS_MAX", keys),
             ("ROWS_MAX", rows),
-            *bias_sizes(sizes, design, rows, groups),
+            *bias_sizes(sizes, engine.lanes, rows, groups),
             ("BIAS_BUFFERS", 2 if sizes.bias_heads > 1 else 1),
             ("MASKED", int(sizes.mask.limited)),
-            ("FAST_DIVIDE", int(fast_division(sizes, design, groups))),
-            ("L", design.lanes),
-            ("P", design.queries),
-            ("Q", design.queries // groups),
+            ("FAST_DIVIDE", int(fast_division(sizes, engine, groups))),
+            ("L", engine.lanes),
+            ("P", engine.numbers.queries),
+            ("Q", engine.numbers.queries // groups),
         ),
+        engine=engine.name,
     )
 
 

@@ -15,6 +15,7 @@ from attnc.arrays import Array, Shape
 from attnc.fixedpoint import check_bits
 from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call
+from attnc.kernels.design import Numbers
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.resources import Resources
@@ -125,6 +126,10 @@ class Operator(ABC):
     def engine(self, node: Node) -> str:
         """The one of `engines` that serves a quantized node."""
         return str(node.attrs["engine"])
+
+    def numbers(self, node: Node) -> type[Numbers] | None:
+        """The record of numbers that a design has for the kernel of a quantized node; None where it has none."""
+        return None
 
     def resources(self, kernel: KernelCall) -> Resources:
         """Estimate of one engine, all of it."""

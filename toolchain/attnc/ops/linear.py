@@ -27,6 +27,7 @@ from attnc.errors import ConfigError
 from attnc.fixedpoint import bits_for, check_bits, matmul, quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call, WeightGroups
+from attnc.kernels.design import EngineDesign, LinearNumbers, LookupNumbers, Numbers
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.linear import LINEAR
 from attnc.kernels.lowering import Lowering
@@ -129,6 +130,10 @@ class Linear(Operator):
             raise ConfigError(f"node {node.name!r}: {found} run on the engine {needed}, found {named!r}")
         return str(named)
 
+    def numbers(self, node: Node) -> type[Numbers]:
+        """Of multipliers, or of tables."""
+        return LinearNumbers if self.engine(node) == "dsp" else LookupNumbers
+
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """A call per block of rows; all of them read the same packed weights."""
         group_size = weight_format(node).group_size
@@ -174,35 +179,38 @@ class Linear(Operator):
 
 def dsp_layout(node: Node, ctx: Lowering) -> Layout:
     """Memory of linear.hpp: a block is the channels that are computed at once."""
-    format_, lanes, pe = weight_format(node), ctx.design.lanes, ctx.design.pe
+    engine, format_ = ctx.engine(node, LinearNumbers), weight_format(node)
+    lanes, pe = engine.lanes, engine.numbers.pe
     scales = node.params["group_multiplier"].shape[-1] if "group_multiplier" in node.params else 0
     if format_.kind == "ternary":
         return Layout(lanes, pe, 1, "ternary", 5, TERNARY_TILES, scales, records_last=True)
     if format_.bits == 8:
-        words = weight_words(ctx)
-        return Layout(lanes, pe, 1, "bytes", 8, 1, scales, turns=words, ports=words // ctx.design.beat, records_last=True)
+        words = weight_words(engine, ctx)
+        return Layout(lanes, pe, 1, "bytes", 8, 1, scales, turns=words, ports=words // engine.design.beat, records_last=True)
     return Layout(lanes, pe, 1, "bits", format_.bits, 1, scales, records_last=True)
 
 
-def weight_words(ctx: Lowering) -> int:
-    """Words of weights per cycle: a beat through each of the design's ports for weights. What comes through two ports must be of one thing,
+def weight_words(engine: EngineDesign[LinearNumbers], ctx: Lowering) -> int:
+    """Words of weights per cycle: a beat through each of the engine's ports for weights. What comes through two ports must be of one thing,
     so they serve an engine whose weights are all bytes without multipliers; else one port does."""
-    design = ctx.design
-    words = design.beat * design.weight_ports
-    if design.weight_ports == 1 or design.pe % words:
-        return design.beat
-    if "weight words" not in ctx.memo:
-        served = (node for node in ctx.graph.nodes if node.op == Linear.name and Linear().engine(node) == "dsp")
+    beat, numbers, key = engine.design.beat, engine.numbers, f"weight words of {engine.name}"
+    words = beat * numbers.weight_ports
+    if numbers.weight_ports == 1 or numbers.pe % words:
+        return beat
+    if key not in ctx.memo:
+        linear = (node for node in ctx.graph.nodes if node.op == Linear.name and Linear().engine(node) == "dsp")
+        served = (node for node in linear if ctx.engine(node, LinearNumbers).name == engine.name)
         plain = all(weight_format(node).bits == 8 and "group_multiplier" not in node.params for node in served)
-        ctx.memo["weight words"] = words if plain else design.beat
-    return ctx.memo["weight words"]
+        ctx.memo[key] = words if plain else beat
+    return ctx.memo[key]
 
 
 def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
     x, y = node.inputs[0], node.output
-    layout, format_, lanes, pe = dsp_layout(node, ctx), weight_format(node), ctx.design.lanes, ctx.design.pe
+    engine, layout, format_ = ctx.engine(node, LinearNumbers), dsp_layout(node, ctx), weight_format(node)
+    lanes, pe = engine.lanes, engine.numbers.pe
     k_tiles, n_tiles = ctx.tiles(x), ctx.tiles(y)
-    words = weight_words(ctx)
+    words = weight_words(engine, ctx)
     groups = math.ceil(n_tiles * lanes / pe)
     weights = ctx.packed(f"{node.name}.dsp", lambda: payload(node, layout), groups * layout.words(k_tiles))
     first_words = pe * k_tiles if layout.coding == "bytes" and not layout.scales else 0
@@ -216,20 +224,21 @@ def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
             ("YT", IntType(16)),
             ("L", lanes),
             ("PE", pe),
-            ("R", ctx.design.rows_at_once),
+            ("R", engine.numbers.rows_at_once),
             ("K_TILES_MAX", k_tiles),
             ("X_TILES_MAX", k_tiles * x_bytes),
             ("X_BYTES", x_bytes),
             (SIDES, 1),
-            ("ROWS_MAX", ctx.design.rows),
+            ("ROWS_MAX", engine.rows),
             ("SCALES_MAX", layout.scales),
             ("PACKED", int(layout.coding != "bytes")),
             ("W_WORDS", words),
         ),
+        engine=engine.name,
     )
     group_tiles = format_.group_size // lanes if layout.scales else k_tiles
     calls = []
-    for row, rows in ctx.row_blocks(x):
+    for row, rows in ctx.row_blocks(x, engine.rows):
         # As among others of its kind: its first weights come ahead, and it brings those of the next one.
         own = (0, rows, k_tiles, x_bytes, 0, 1, 0, *((1, k_tiles) if first_words else (0, 0)))
         calls.append(

@@ -17,7 +17,7 @@ from typing import Literal
 from attnc.fixedpoint import bits_for
 from attnc.ir import GraphError, Node
 from attnc.kernels.call import Call
-from attnc.kernels.design import Design
+from attnc.kernels.design import EngineDesign, LookupNumbers
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lookup_linear import CODE_BITS, PLANE_LOOKUP, TABLE_SIZE, TERNARY_LOOKUP
 from attnc.kernels.lowering import Lowering
@@ -49,17 +49,17 @@ class Plan:
         return self.layout.steps * self.planes
 
 
-def plan(node: Node, design: Design, k_tiles: int, n_tiles: int) -> Plan:
+def plan(node: Node, engine: EngineDesign[LookupNumbers], k_tiles: int, n_tiles: int) -> Plan:
     """Blocks as long as the buffer allows, all of the same length."""
-    format_, lanes = weight_format(node), design.lanes
-    if design.group not in (3, 5):
-        raise GraphError(f"design: ternary tables take 3 or 5 activations, found {design.group}")
+    format_, lanes, numbers = weight_format(node), engine.lanes, engine.numbers
+    if numbers.group not in (3, 5):
+        raise GraphError(f"design: ternary tables take 3 or 5 activations, found {numbers.group}")
     ternary = format_.kind == "ternary"
-    group, planes = (design.group, 1) if ternary else (PLANE_TILES, format_.bits)
-    tables, columns = math.ceil(design.tables / lanes) * lanes, math.ceil(design.columns / lanes) * lanes
+    group, planes = (numbers.group, 1) if ternary else (PLANE_TILES, format_.bits)
+    tables, columns = math.ceil(numbers.tables / lanes) * lanes, math.ceil(numbers.columns / lanes) * lanes
     wide = tables // lanes * group
     chunks, steps = math.ceil(k_tiles / wide), math.ceil(n_tiles * lanes / columns)
-    blocks = math.ceil(steps / max(1, design.depth // (chunks * planes)))
+    blocks = math.ceil(steps / max(1, numbers.depth // (chunks * planes)))
     scales = _scales(node)
     group_tiles = format_.group_size // lanes if scales and format_.group_size else k_tiles
     visits = len({*range(0, k_tiles, wide), *range(0, k_tiles, group_tiles)})
@@ -81,13 +81,14 @@ def calls(node: Node, ctx: Lowering) -> list[Call]:
     """A call per block of rows; all of them read the same packed weights."""
     x, y = node.inputs[0], node.output
     k_tiles, n_tiles = ctx.tiles(x), ctx.tiles(y)
-    cut = plan(node, ctx.design, k_tiles, n_tiles)
+    engine = ctx.engine(node, LookupNumbers)
+    cut = plan(node, engine, k_tiles, n_tiles)
     layout = cut.layout
     words = layout.total_words(ctx.graph.value(y).shape[1], k_tiles)
     weights = ctx.packed(f"{node.name}.lookup", lambda: payload(node, layout), words)
-    kernel, (low, high) = _kernel(node, ctx, cut, k_tiles), ctx.graph.type(y).range
+    kernel, (low, high) = _kernel(node, engine, cut, k_tiles), ctx.graph.type(y).range
     result = []
-    for row, rows in ctx.row_blocks(x):
+    for row, rows in ctx.row_blocks(x, engine.rows):
         result.append(
             Call(
                 node=node.name,
@@ -103,7 +104,7 @@ def calls(node: Node, ctx: Lowering) -> list[Call]:
     return result
 
 
-def _kernel(node: Node, ctx: Lowering, cut: Plan, k_tiles: int) -> KernelCall:
+def _kernel(node: Node, engine: EngineDesign[LookupNumbers], cut: Plan, k_tiles: int) -> KernelCall:
     layout, group_weights = cut.layout, min(cut.group_tiles, k_tiles) * cut.layout.lanes
     return KernelCall(
         network=TERNARY_LOOKUP if layout.coding == "ternary" else PLANE_LOOKUP,
@@ -117,12 +118,13 @@ def _kernel(node: Node, ctx: Lowering, cut: Plan, k_tiles: int) -> KernelCall:
             ("T", cut.tables),
             ("Q", layout.columns),
             ("K_TILES_MAX", k_tiles),
-            ("ROWS_MAX", ctx.design.rows),
+            ("ROWS_MAX", engine.rows),
             ("COLUMNS_MAX", cut.columns),
             ("STEPS_MAX", layout.steps),
             ("DEPTH_MAX", cut.columns * cut.chunks),
             ("SCALES_MAX", layout.steps * layout.scales),
         ),
+        engine=engine.name,
     )
 
 

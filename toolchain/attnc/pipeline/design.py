@@ -8,7 +8,7 @@ from attnc.errors import FitError
 from attnc.pipeline.state import State
 from attnc.schedule.cost import check_memory, estimate
 from attnc.schedule.design import check_fit, choose_engines
-from attnc.schedule.file import check_program
+from attnc.schedule.file import check_program, design_of
 from attnc.schedule.program import build_program
 
 
@@ -18,7 +18,7 @@ def settle_design(state: State) -> None:
     if state.schedule is None or path is None:
         state.design, state.engines = choose_engines(graph, board, state.clock_mhz, state.options.objective)
     else:
-        state.design = state.schedule.parallelism
+        state.design = design_of(state.schedule, path, graph)
     program = build_program(graph, state.design, None)
     check_memory(program, board)
     if state.schedule is not None and path is not None:

@@ -96,7 +96,7 @@ class WeightConfig(BaseModel):
         blame = {node.name: where for node in nodes}
         for index, rule in enumerate(self.layers):
             place = f"{where}: layers[{index}]"
-            for node in _matching(rule.match, nodes, f"{place}.match"):
+            for node in matching(rule.match, nodes, f"{place}.match"):
                 changes = {key: value for key, value in rule.model_dump(exclude={"match"}).items() if value is not None}
                 chosen[node.name] = {**chosen[node.name], **changes, **({"open_group": False} if "group_size" in changes else {})}
                 blame[node.name] = place
@@ -154,15 +154,15 @@ def _base(config: WeightConfig, node: Node) -> dict[str, Any]:
     return settings
 
 
-def _matching(pattern: str, nodes: list[Node], where: str) -> list[Node]:
-    """The nodes that `pattern` names, by name, else by kind, else by what they stand for in the ONNX model."""
+def matching(pattern: str, nodes: list[Node], where: str, what: str = "layer") -> list[Node]:
+    """Those of `nodes`, each a `what`, that `pattern` names, by name, else by kind, else by what they stand for in the ONNX model."""
     fields: tuple[Callable[[Node], Iterable[str]], ...] = (lambda n: [n.name], lambda n: [n.op], lambda n: n.source)
     for names in fields:
-        found = [node for node in nodes if any(fnmatchcase(name, pattern) for name in names(node))]
+        found = [node for node in nodes if any(pattern == name or fnmatchcase(name, pattern) for name in names(node))]
         if found:
             return found
     known = sorted({name for node in nodes for names in fields for name in names(node)})
-    raise ConfigError(f"{where}: {pattern!r} matches no layer{_hint(pattern, known)}; the layers are {_listed([n.name for n in nodes])}")
+    raise ConfigError(f"{where}: {pattern!r} matches no {what}{_hint(pattern, known)}; the {what}s are {_listed([n.name for n in nodes])}")
 
 
 def _listed(names: list[str], most: int = 12) -> str:

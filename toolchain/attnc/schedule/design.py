@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import product
 
 from attnc.config import Objective
 from attnc.errors import FitError
 from attnc.ir import Graph
-from attnc.kernels.design import Design
+from attnc.kernels.design import COMMON, Design, LinearNumbers, Numbers, flat
 from attnc.kernels.resources import Resources
 from attnc.ops import operator
 from attnc.schedule.cost import Estimate, by_class, estimate, overrun, program_resources, without_buffers
@@ -29,7 +29,9 @@ QUERY_CHOICES = (1, 2, 4, 8, 16)
 PE_FACTORS = (1, 2, 4, 8, 16, 32)
 AT_ONCE_CHOICES = (1, 2, 3, 4, 5, 6, 8, 12, 16)
 HALVED = ("pe", "rows", "queries", "rows_at_once", "parallel", "weight_ports")
-"""Parameters that a smaller design has less of."""
+"""Numbers that a smaller design has less of."""
+MOST_HALVINGS = 6, 6, 5, 5, 2, 2
+"""Of each, and one: so many that are tried."""
 DEPTH_CHOICES = (512, 2048)
 """Codes per channel that the look-up engine buffers: half a block RAM, and half a URAM for each of its two blocks."""
 
@@ -78,19 +80,19 @@ def table_sizes(lanes: int, factor: int) -> tuple[int, int]:
 
 def matters(graph: Graph, lanes: int, low: Design, high: Design) -> bool:
     """Whether two designs give different engines."""
-    programs = [build_program(graph, replace(design, lanes=lanes, pe=lanes), None) for design in (low, high)]
+    programs = [build_program(graph, design.having(lanes=lanes, pe=lanes), None) for design in (low, high)]
     return programs[0].engines != programs[1].engines
 
 
 def depth_choices(graph: Graph, lanes: int) -> tuple[int, ...]:
     """DEPTH_CHOICES where they make a difference: some node is served by tables."""
-    return DEPTH_CHOICES if matters(graph, lanes, Design(depth=1), Design(depth=DEPTH_CHOICES[-1])) else DEPTH_CHOICES[-1:]
+    return DEPTH_CHOICES if matters(graph, lanes, Design.of(depth=1), Design.of(depth=DEPTH_CHOICES[-1])) else DEPTH_CHOICES[-1:]
 
 
 def multiplier_choices(graph: Graph, lanes: int, most: float) -> list[tuple[int, int]]:
     """Pairs of (PE factor, rows at once) with at most `most` multiply-adds per cycle; of more than one row at once only where some node
     is served by multipliers."""
-    if not matters(graph, lanes, Design(rows_at_once=1), Design(rows_at_once=2)):
+    if not matters(graph, lanes, Design.of(rows_at_once=1), Design.of(rows_at_once=2)):
         return [(factor, 1) for factor in PE_FACTORS]
     pairs = [pair for pair in product(PE_FACTORS, AT_ONCE_CHOICES) if lanes * lanes * math.prod(pair) <= most]
     return pairs or [(1, 1)]
@@ -106,13 +108,14 @@ def row_choices(graph: Graph) -> list[int]:
 def port_choices(graph: Graph, lanes: int, beat: int) -> tuple[int, ...]:
     """Memory ports for weights: two where the weights of the multipliers allow it."""
     one = Design(beat=beat)
-    return (1, 2) if matters(graph, lanes, one, replace(one, weight_ports=2)) else (1,)
+    return (1, 2) if matters(graph, lanes, one, one.having(weight_ports=2)) else (1,)
 
 
 def useful(design: Design) -> bool:
     """Whether multipliers could wait for weights of bytes that come through one port less: those of PE channels come in PE * k / words
     cycles, their products take rows / R * k."""
-    return design.pe * design.rows_at_once >= design.beat * (design.weight_ports - 1) * design.rows
+    linear = design.linear
+    return linear.pe * linear.rows_at_once >= design.beat * (linear.weight_ports - 1) * design.rows
 
 
 def candidates(graph: Graph, lanes: int, board: Board, pairs: Sequence[tuple[int, int]]) -> Iterator[Design]:
@@ -122,9 +125,9 @@ def candidates(graph: Graph, lanes: int, board: Board, pairs: Sequence[tuple[int
     choices = product(pairs, row_choices(graph), depth_choices(graph, lanes), port_choices(graph, lanes, beat))
     for (factor, at_once), height, depth, ports in choices:
         columns, tables = table_sizes(lanes, factor)
-        start = Design(lanes=lanes, pe=lanes * factor, rows=height, queries=QUERY_CHOICES[0], rows_at_once=at_once, beat=beat)
-        if at_once <= height and useful(replace(start, weight_ports=ports)):
-            yield replace(start, depth=depth, columns=columns, tables=tables, weight_ports=ports)
+        start = Design.of(lanes=lanes, pe=lanes * factor, rows=height, queries=QUERY_CHOICES[0], rows_at_once=at_once, beat=beat)
+        if at_once <= height and useful(start.having(weight_ports=ports)):
+            yield start.having(depth=depth, columns=columns, tables=tables, weight_ports=ports)
 
 
 def demands(cost: Estimate) -> tuple[float, ...]:
@@ -137,7 +140,7 @@ def demands(cost: Estimate) -> tuple[float, ...]:
 def worthwhile(tried: list[tuple[Design, Estimate]]) -> list[tuple[Design, Estimate]]:
     """Those that no other one matches or beats in everything, fewest cycles first."""
     kept: list[tuple[tuple[float, ...], tuple[Design, Estimate]]] = []
-    ranked = [(demands(cost), astuple(design), (design, cost)) for design, cost in tried]
+    ranked = [(demands(cost), design.order, (design, cost)) for design, cost in tried]
     for needs, _, entry in sorted(ranked, key=lambda row: row[:2]):
         if not any(all(a <= b for a, b in zip(better, needs, strict=True)) for better, _ in kept):
             kept.append((needs, entry))
@@ -218,11 +221,11 @@ def _with_more(graph: Graph, board: Board, clock_mhz: float, objective: Objectiv
     best = min(starts, key=lambda ranked: ranked[0])
     heights, most_ports = row_choices(graph), port_choices(graph, best[1].lanes, best[1].beat)  # the same for all starts
     for start in (design for _, design in starts):
-        fewer = [rows for rows in heights if start.rows_at_once <= rows < start.rows]
-        enough = most_ports if start.weight_ports == 1 else (start.weight_ports,)
+        fewer = [rows for rows in heights if start.linear.rows_at_once <= rows < start.rows]
+        enough = most_ports if start.linear.weight_ports == 1 else (start.linear.weight_ports,)
         for copies, parallel, ports in product((1, 2), (1, 2), enough):
             for rows in [start.rows, *(fewer if parallel > 1 else [])]:
-                design = replace(start, rows=rows, copies=copies, parallel=parallel, weight_ports=ports)
+                design = start.having(rows=rows, copies=copies, parallel=parallel, weight_ports=ports)
                 if not useful(design):
                     continue
                 program = build_program(graph, design, None)
@@ -237,7 +240,7 @@ def _with_more(graph: Graph, board: Board, clock_mhz: float, objective: Objectiv
 
 def _rank(objective: Objective, cost: Estimate, board: Board, design: Design) -> tuple[float, ...]:
     """Lower is better: what the objective minimises, then cycles, then LUTs; the last decide between equals, always alike."""
-    return (SCORES[objective](cost, board, design.lanes), float(cost.cycles), cost.resources.lut, *map(float, astuple(design)))
+    return (SCORES[objective](cost, board, design.lanes), float(cost.cycles), cost.resources.lut, *map(float, design.order))
 
 
 def _search(
@@ -248,8 +251,8 @@ def _search(
     fitting: list[tuple[Design, Estimate]] = []
     fits: defaultdict[tuple[int, int, int], set[int]] = defaultdict(set)
     for design in candidates(graph, lanes, board, multiplier_choices(graph, lanes, MACS_PER_DSP * board.limits["dsp"])):
-        size = design.pe, design.rows_at_once, design.depth
-        if len(fits[size] - {design.rows}) > 1 and (objective in BY_CYCLES or design.weight_ports > 1):
+        size = design.linear.pe, design.linear.rows_at_once, design.lookup.depth
+        if len(fits[size] - {design.rows}) > 1 and (objective in BY_CYCLES or design.linear.weight_ports > 1):
             continue  # half the rows may be faster, since one half is read while the other computes; fewer are not, whatever the ports
         program = build_program(graph, design, None)
         taken = program_resources(program, board)
@@ -272,15 +275,15 @@ def _with_queries(
     found: list[Ranked] = []
     saved: dict[tuple[int, int], int] = {}
     for start, first in starts:
-        key = start.rows, start.depth
+        key = start.rows, start.lookup.depth
         if key not in saved:
-            most = replace(start, queries=QUERY_CHOICES[-1])
+            most = start.having(queries=QUERY_CHOICES[-1])
             saved[key] = first.cycles - estimate(build_program(graph, most, None), board, clock_mhz).cycles
         if len(found) == FEW and objective in BY_CYCLES and first.cycles - saved[key] > found[-1][0][0]:
             continue
         best: Ranked | None = None
         for queries in QUERY_CHOICES:
-            design = replace(start, queries=queries)
+            design = start.having(queries=queries)
             cost = first if design == start else estimate(build_program(graph, design, None), board, clock_mhz)
             if overrun(cost.resources, board) is not None:
                 break
@@ -318,16 +321,30 @@ def fits_somehow(graph: Graph, board: Board, clock_mhz: float) -> bool:
     return any(overrun(estimate(program, board, clock_mhz).resources, board) is None for program in tried)
 
 
+def _halved(design: Design, times: Mapping[str, int]) -> Design:
+    """With some numbers halved so many times, down to 1; those of a kernel in all its engines."""
+
+    def smaller(record: Numbers) -> Numbers:
+        own = {field.name for field in fields(record)} - {"rows"}
+        return replace(record, **{name: max(getattr(record, name) >> by, 1) for name, by in times.items() if name in own})
+
+    common = {name: max(getattr(design, name) >> by, 1) for name, by in times.items() if name in COMMON}
+    return replace(design, **common).having_engines({name: smaller(numbers) for name, numbers in design.engines.items()})
+
+
 def smaller_designs(design: Design) -> list[tuple[str, Design]]:
-    """Designs with a few parameters halved, those with the fewest halvings first, and what changed in words."""
+    """Designs with a few numbers halved, those with the fewest halvings first, and what changed in words."""
     found: list[tuple[int, str, Design]] = []
-    times = 6, 6, 5, design.rows_at_once.bit_length(), design.parallel, design.weight_ports
-    for halvings in product(*map(range, times)):
-        numbers = {name: getattr(design, name) >> by for name, by in zip(HALVED, halvings, strict=True)}
-        halved = replace(design, **numbers)
-        if sum(halvings) and halved.pe >= halved.lanes and halved.rows >= halved.rows_at_once and halved.queries:
-            changed = [f"{name} {getattr(design, name)} -> {numbers[name]}" for name, by in zip(HALVED, halvings, strict=True) if by]
-            found.append((sum(halvings), ", ".join(changed), halved))
+    old = flat(design.facts())
+    for halvings in product(*map(range, MOST_HALVINGS)):
+        times = {name: by for name, by in zip(HALVED, halvings, strict=True) if by}
+        halved = _halved(design, times)
+        linear = [numbers for numbers in halved.engines.values() if isinstance(numbers, LinearNumbers)]
+        if any(one.pe < halved.lanes or one.rows_at_once > (one.rows or halved.rows) for one in linear):
+            continue
+        changed = {name: f"{name} {old[name]} -> {new}" for name, new in flat(halved.facts()).items() if new != old[name]}
+        if times and {name.rpartition(".")[2] for name in changed} == times.keys():
+            found.append((sum(halvings), ", ".join(changed.values()), halved))
     return [(text, halved) for _, text, halved in sorted(found, key=lambda entry: entry[:2])]
 
 

@@ -128,6 +128,11 @@ class Engine:
         return self.main.op
 
     @property
+    def choice(self) -> str:
+        """Its name in the design; none where its main kernel has no numbers there."""
+        return self.kernel.engine
+
+    @property
     def kernel(self) -> KernelCall:
         """Its main kernel."""
         return self.main.kernel

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field
 
-from attnc.errors import ConfigError
 from attnc.ir import Graph
 from attnc.kernels.design import Design
 from attnc.schedule.cost import Estimate
 from attnc.schedule.design import lane_divisors
+from attnc.schedule.design_fields import DesignFields, check_lanes, check_numbers, served, wrong
 from attnc.schedule.devices import CLASSES, Board, Utilisation
+from attnc.schedule.engine import Slot
 from attnc.schedule.fifos import DEEPEST, fifos
 from attnc.schedule.given import Given, Style
 from attnc.schedule.program import Program
 from attnc.settings_file import read_settings, validated
 
-LARGEST = 4096
-POWERS_OF_TWO = ("lanes", "pe", "queries", "tables", "columns", "beat")
-"""Parameters that size a vector of a kernel."""
-
-Number = Annotated[int, Field(strict=True, ge=1, le=LARGEST)]
 Depth = Annotated[int, Field(strict=True, ge=1, le=DEEPEST)]
 Place = Literal["lutram", "bram", "uram"]
-REQUIRED = ("lanes", "pe", "rows", "queries")
-_fields: dict[str, Any] = {f.name: (Number, ... if f.name in REQUIRED else f.default) for f in dataclasses.fields(Design)}
-DesignFields: type[BaseModel] = create_model("DesignFields", __config__=ConfigDict(extra="forbid", frozen=True), **_fields)
 
 
 class Schedule(BaseModel):
@@ -43,16 +35,11 @@ class Schedule(BaseModel):
     target: str | None = None
     clock_mhz: float | None = Field(default=None, ge=1, le=1000)
     utilisation: Utilisation | None = None
-    design: DesignFields  # type: ignore[valid-type]
+    design: DesignFields
     ports: dict[str, str] = Field(default_factory=dict)
     memory: dict[str, Place] = Field(default_factory=dict)
     fifos: dict[str, Depth] = Field(default_factory=dict)
     pipelines: Style = "flp"
-
-    @property
-    def parallelism(self) -> Design:
-        """The design parameters."""
-        return Design(**self.design.model_dump())  # type: ignore[attr-defined]
 
     @property
     def given(self) -> Given:
@@ -64,48 +51,31 @@ def read_schedule(path: Path) -> Schedule:
     """A schedule from a YAML file; raises `ConfigError` when its fields make no sense by themselves."""
     where = f"schedule {path}"
     schedule = validated(Schedule, read_settings(path, "schedule"), where)
-    design = schedule.parallelism
-    for name in POWERS_OF_TWO:
-        number = getattr(design, name)
-        if number & (number - 1):
-            _wrong(where, f"design.{name}", "a power of two", number)
-    if design.pe % design.lanes or design.pe < 2:
-        _wrong(where, "design.pe", f"a multiple of design.lanes ({design.lanes}), at least 2", design.pe)
-    if design.rows_at_once > design.rows:
-        _wrong(where, "design.rows_at_once", f"at most design.rows ({design.rows})", design.rows_at_once)
-    if design.parallel > 2:
-        _wrong(where, "design.parallel", "1 (engines take turns) or 2 (they run at the same time)", design.parallel)
-    if design.weight_ports > 2:
-        needed = "1, or 2 (two memory ports bring the weights of multipliers)"
-        _wrong(where, "design.weight_ports", needed, design.weight_ports)
-    if design.group not in (3, 5):
-        _wrong(where, "design.group", "3 or 5 activations per table of ternary weights", design.group)
+    check_numbers(schedule.design.design(where), where)
     return schedule
 
 
-def _wrong(where: str, field: str, needed: str, found: object) -> None:
-    raise ConfigError(f"{where}: field {field!r}: needed {needed}, found {found!r}")
+def design_of(schedule: Schedule, path: Path, graph: Graph) -> Design:
+    """The design that a schedule gives the quantized graph."""
+    where = f"schedule {path}"
+    return served(schedule.design.design(where), graph, where)
 
 
 def check_board(schedule: Schedule, path: Path, graph: Graph, board: Board) -> None:
     """Whether the board and the model allow the lanes and ports of a schedule."""
-    where, lanes = f"schedule {path}", schedule.parallelism.lanes
+    where = f"schedule {path}"
+    design = schedule.design.design(where)
+    lanes, beat = design.lanes, design.beat
     if schedule.target is not None and schedule.target != board.name:
-        _wrong(where, "target", f"{board.name!r}, which --target names (or no such field)", schedule.target)
-    beat = schedule.parallelism.beat
+        wrong(where, "target", f"{board.name!r}, which --target names (or no such field)", schedule.target)
     if beat > 2 or 8 * lanes * beat > board.axi_bits > 8 * lanes:
-        _wrong(where, "design.beat", f"1, or 2 where a port ({board.axi_bits} bits) holds two words of {lanes} bytes", beat)
+        wrong(where, "design.beat", f"1, or 2 where a port ({board.axi_bits} bits) holds two words of {lanes} bytes", beat)
     if 8 * lanes > board.axi_bits:
-        _wrong(where, "design.lanes", f"at most {board.axi_bits // 8}, the bytes of a memory port of {board.name}", lanes)
-    for name in ("tables", "columns"):
-        if getattr(schedule.parallelism, name) % lanes:
-            _wrong(where, f"design.{name}", f"a multiple of design.lanes ({lanes})", getattr(schedule.parallelism, name))
-    for divisor in lane_divisors(graph):
-        if divisor % lanes:
-            _wrong(where, "design.lanes", f"a divisor of {divisor}, the channels of a head", lanes)
+        wrong(where, "design.lanes", f"at most {board.axi_bits // 8}, the bytes of a memory port of {board.name}", lanes)
+    check_lanes(design, where, lane_divisors(graph))
     for bundle, tag in schedule.ports.items():
         if tag not in board.ports:
-            _wrong(where, f"ports.{bundle}", f"one of the {len(board.ports)} memory ports of {board.name} ({', '.join(board.ports)})", tag)
+            wrong(where, f"ports.{bundle}", f"one of the {len(board.ports)} memory ports of {board.name} ({', '.join(board.ports)})", tag)
 
 
 def check_program(schedule: Schedule, path: Path, program: Program, cost: Estimate, board: Board) -> None:
@@ -113,15 +83,15 @@ def check_program(schedule: Schedule, path: Path, program: Program, cost: Estima
     where, buffers = f"schedule {path}", {buffer.key for buffer in cost.buffers}
     for bundle in schedule.ports:
         if bundle not in program.bundles.values():
-            _wrong(where, "ports", f"only {', '.join(dict.fromkeys(program.bundles.values()))}", bundle)
+            wrong(where, "ports", f"only {', '.join(dict.fromkeys(program.bundles.values()))}", bundle)
     for key, kind in schedule.memory.items():
         if key not in buffers:
-            _wrong(where, "memory", f"only {', '.join(sorted(buffers)) or 'nothing: no engine has buffers'}", key)
+            wrong(where, "memory", f"only {', '.join(sorted(buffers)) or 'nothing: no engine has buffers'}", key)
         if kind == "uram" and not board.uram:
-            _wrong(where, f"memory.{key}", f"bram or lutram, because {board.name} has no URAM", kind)
+            wrong(where, f"memory.{key}", f"bram or lutram, because {board.name} has no URAM", kind)
     for name in schedule.fifos.keys() - fifos(program).keys():
         near = difflib.get_close_matches(name, fifos(program), 3, 0.0)
-        _wrong(where, "fifos", f"a FIFO of this design, such as {', '.join(near)} (schedule.yaml of a build lists all)", name)
+        wrong(where, "fifos", f"a FIFO of this design, such as {', '.join(near)} (schedule.yaml of a build lists all)", name)
 
 
 def schedule_text(program: Program, cost: Estimate, board: Board, objective: str, pipelines: Style = "flp") -> str:
@@ -131,7 +101,7 @@ def schedule_text(program: Program, cost: Estimate, board: Board, objective: str
         "target": board.name,
         "clock_mhz": cost.clock_mhz,
         "utilisation": board.utilisation.model_dump(),
-        "design": dataclasses.asdict(program.design),
+        "design": program.design_facts,
         "ports": dict(cost.ports),
         "memory": dict(sorted(cost.places.items())),
         **({"fifos": dict(program.depths)} if program.depths else {}),
@@ -144,7 +114,7 @@ def schedule_text(program: Program, cost: Estimate, board: Board, objective: str
         + ", ".join(f"{name} {number:.0f}/{board.limits[name]:.0f}" for name, number in cost.used().items() if name in CLASSES),
         "engines:",
         *(
-            f"  {engine.name} ({slot.op}, {slot.kernel.function}): {_arguments(slot.kernel.template_args)}"
+            f"  {engine.name} {_named(slot)}: {_arguments(slot.kernel.template_args)}"
             for engine in program.engines
             for slot in engine.slots
         ),
@@ -167,6 +137,12 @@ def schedule_text(program: Program, cost: Estimate, board: Board, objective: str
         + "# What follows from it (estimates; changes here have no effect):\n"
         + "".join(f"# {line}\n" for line in derived)
     )
+
+
+def _named(slot: Slot) -> str:
+    """Operator, kernel, and the engine of the design whose numbers that has, where it has any."""
+    numbers = f", numbers of {slot.kernel.engine}" if slot.kernel.engine else ""
+    return f"({slot.op}, {slot.kernel.function}{numbers})"
 
 
 def _arguments(args: Any) -> str:

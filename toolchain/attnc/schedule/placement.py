@@ -15,11 +15,15 @@ URAM_BITS = 4096 * 72
 
 @dataclass(frozen=True)
 class Buffer:
-    """A memory of `copies` engines: all engines of one kernel header place it alike."""
+    """A memory of a kernel, as large as each of its engines has it: all engines of one kernel header place it alike."""
 
     kernel: str
-    memory: Memory
-    copies: int
+    memories: tuple[Memory, ...]
+
+    @property
+    def memory(self) -> Memory:
+        """The largest."""
+        return max(self.memories, key=_bits)
 
     @property
     def key(self) -> str:
@@ -33,12 +37,16 @@ class Buffer:
 
     @property
     def bits(self) -> int:
-        """Bits that it holds, in one engine."""
-        return self.memory.depth * self.memory.width * self.memory.banks
+        """Bits that it holds, in all engines."""
+        return sum(map(_bits, self.memories))
 
     def cost(self, kind: str) -> Resources:
-        """What all its copies take in memory of `kind`."""
-        return scaled(memory_cost(self.memory, kind), self.copies)
+        """What it takes in memory of `kind`, in all engines."""
+        return sum((memory_cost(memory, kind) for memory in self.memories), Resources())
+
+
+def _bits(memory: Memory) -> int:
+    return memory.depth * memory.width * memory.banks
 
 
 def scaled(cost: Resources, factor: float) -> Resources:
@@ -48,16 +56,12 @@ def scaled(cost: Resources, factor: float) -> Resources:
 
 
 def collect(engines: Iterable[tuple[str, Resources]]) -> list[Buffer]:
-    """The buffers of (kernel header without folder and suffix, resources); of equal names the largest counts for all."""
-    found: dict[tuple[str, str], Buffer] = {}
+    """The buffers of (kernel header without folder and suffix, resources)."""
+    found: dict[tuple[str, str], tuple[Memory, ...]] = {}
     for kernel, resources in engines:
         for memory in resources.memories:
-            old = found.get((kernel, memory.name))
-            new = Buffer(kernel, memory, 1 + (old.copies if old else 0))
-            if old and old.bits > new.bits:
-                new = Buffer(kernel, old.memory, new.copies)
-            found[kernel, memory.name] = new
-    return [found[key] for key in sorted(found)]
+            found[kernel, memory.name] = (*found.get((kernel, memory.name), ()), memory)
+    return [Buffer(kernel, found[kernel, name]) for kernel, name in sorted(found)]
 
 
 def place(
@@ -90,7 +94,7 @@ def place(
 
     in_bram = [b for b in free if kinds[b.key] == "bram"]
     uram = sorted(in_bram, key=lambda b: (-saved(b) / b.cost("uram").uram, b.key))
-    move([b for b in uram if b.copies * b.bits >= URAM_FILL * URAM_BITS * b.cost("uram").uram], "uram", None)
+    move([b for b in uram if b.bits >= URAM_FILL * URAM_BITS * b.cost("uram").uram], "uram", None)
     move([b for b in uram if kinds[b.key] == "bram"], "uram", "bram36")
     move(
         sorted((b for b in in_bram if kinds[b.key] == "bram"), key=lambda b: (-saved(b) / b.cost("lutram").lut, b.key)), "lutram", "bram36"

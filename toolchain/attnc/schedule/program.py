@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,11 @@ class Program:
     def instructions(self) -> tuple[Instruction, ...]:
         """Of all steps, in their order: that in which each engine runs its own."""
         return tuple(instruction for step in self.steps for instruction in step)
+
+    @cached_property
+    def design_facts(self) -> dict[str, Any]:
+        """The design as files have it, without engines that the program does not have."""
+        return self.design.facts({slot.kernel.engine for engine in self.engines for slot in engine.slots})
 
     @property
     def tracks(self) -> list[tuple[Engine, ...]]:
