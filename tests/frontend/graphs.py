@@ -47,8 +47,9 @@ class Builder:
     def model(self, *outputs: str, elem_types: tuple[int, ...] = ()) -> onnx.ModelProto:
         types = [*elem_types, *[TensorProto.FLOAT] * len(outputs)]
         made = [helper.make_tensor_value_info(name, elem_type, None) for name, elem_type in zip(outputs, types, strict=False)]
+        opsets = [helper.make_opsetid("", self.opset), *(helper.make_opsetid(d, 1) for d in sorted({n.domain for n in self.nodes} - {""}))]
         graph = helper.make_graph(self.nodes, "graph", self.inputs, made, self.initializers)
-        made_model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=9)
+        made_model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
         return onnx.shape_inference.infer_shapes(made_model, data_prop=True)
 
     def save(self, path: Path, *outputs: str) -> Path:

@@ -68,9 +68,16 @@ def test_opsets(tmp_path: Path) -> None:
 
 def test_foreign_operator(tmp_path: Path) -> None:
     proto = model()
+    proto.opset_import.append(helper.make_opsetid("org.example", 1))
+    for node in proto.graph.node:
+        node.domain = "org.example"
+    refused(write(tmp_path, proto), "org.example")
     proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    proto.graph.node[0].domain = "com.microsoft"
-    refused(write(tmp_path, proto), "com.microsoft")
+    for node in proto.graph.node:
+        node.domain = "com.microsoft"
+    with pytest.raises(UnsupportedError, match=r"com\.microsoft\.\w+\): this operator of onnxruntime is not read") as caught:
+        import_model(write(tmp_path, proto))
+    assert all(repr(place.node) in str(caught.value) for place in inspect_model(write(tmp_path, proto)) if place.where == "unsupported")
 
 
 def test_invalid_graphs(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ anything that is not an `AttncError` is a bug in attnc and is reported as one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class AttncError(Exception):
     """Base of all errors whose cause lies in the input, the settings or the machine."""
@@ -16,11 +18,19 @@ class ModelError(AttncError):
 
 
 class UnsupportedError(AttncError):
-    """The model is valid, but something in it cannot be compiled."""
+    """The model is valid, but something in it cannot be compiled: a node, and `others` that cannot either."""
 
-    def __init__(self, node: str, operator: str, reason: str) -> None:
+    def __init__(self, node: str, operator: str, reason: str, others: Sequence[UnsupportedError] = ()) -> None:
         self.node, self.operator, self.reason = node, operator, reason
-        super().__init__(f"node {node!r} ({operator}): {reason}")
+        nodes: dict[tuple[str, str], list[str]] = {(operator, reason): [node]}
+        for other in others:
+            nodes.setdefault((other.operator, other.reason), []).append(other.node)
+        super().__init__("\n".join(_line(names, *what) for what, names in nodes.items()))
+
+
+def _line(nodes: Sequence[str], operator: str, reason: str) -> str:
+    named = dict.fromkeys(map(repr, nodes))
+    return f"node{'s' if len(named) > 1 else ''} {', '.join(named)} ({operator}): {reason}"
 
 
 class ConfigError(AttncError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 LONGEST_WORD, LONGEST = 300, 1500
 """Characters of a word (a name, a path) and of a message that are shown, unless --verbose asks for all."""
@@ -41,3 +42,9 @@ def shown(value: object) -> str:
 def one_line(error: BaseException) -> str:
     """What an error of a library says, in a line."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """Names of nodes, the first of many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"node{'s' if len(names) > 1 else ''} {', '.join(names[:most])}{more}"

@@ -11,6 +11,7 @@ from attnc.errors import AttncError, ModelError, UnsupportedError
 from attnc.frontend import imposed
 from attnc.frontend.cleanup import drop_unused, fold_constants, unique_names
 from attnc.frontend.columns import ColumnSelections
+from attnc.frontend.fused import spell_out
 from attnc.frontend.hostside import Ending, host_models, place, refuse_passed_inputs, trace_outputs
 from attnc.frontend.interpreter import Interpreter
 from attnc.frontend.load import load_model
@@ -34,9 +35,24 @@ def import_model(path: Path, shapes: Pins | None = None, strict: bool = False, s
 
     `shapes` fixes dynamic dimensions by input name; of those that are left, the arrays of samples
     with shapes `samples` say what they are. With `strict`, a model of which anything would run on the host is refused.
-    Raises `ModelError`, `ConfigError` or `UnsupportedError`.
+    Raises `ModelError`, `ConfigError` or `UnsupportedError`, which names all nodes that cannot be compiled, as `inspect_model` does.
     """
-    path = Path(path)
+    try:
+        return _import_model(Path(path), shapes, strict, samples)
+    except UnsupportedError as first:
+        raise _with_others(first, Path(path), shapes, samples) from first
+
+
+def _with_others(first: UnsupportedError, path: Path, shapes: Pins | None, samples: Pins | None) -> UnsupportedError:
+    try:
+        found = [place for place in inspect_model(path, shapes, samples) if place.where == "unsupported" and place.node != first.node]
+    except AttncError:
+        return first
+    others = [UnsupportedError(place.node, place.operator, place.reason) for place in found]
+    return UnsupportedError(first.node, first.operator, first.reason, others) if others else first
+
+
+def _import_model(path: Path, shapes: Pins | None, strict: bool, samples: Pins | None) -> Model:
     simplified, specs, declared, quantized = _prepare(path, shapes or {}, samples)
     interpreter = Interpreter(simplified, path.stem)
     interpreter.ctx.quantized = quantized
@@ -81,12 +97,12 @@ def load_float32(path: Path) -> onnx.ModelProto:
     return model
 
 
-def inspect_model(path: Path, shapes: Pins | None = None) -> list[Placement]:
+def inspect_model(path: Path, shapes: Pins | None = None, samples: Pins | None = None) -> list[Placement]:
     """Where each node would run; what cannot be compiled has `where` "unsupported" and the reason.
 
     Raises for models that are broken or whose shapes are not known, and not for unsupported nodes.
     """
-    simplified, specs, declared, quantized = _prepare(Path(path), shapes or {})
+    simplified, specs, declared, quantized = _prepare(Path(path), shapes or {}, samples)
     interpreter = Interpreter(simplified, Path(path).stem, collect=True)
     interpreter.ctx.quantized = quantized
     interpreter.run()
@@ -114,7 +130,9 @@ def _prepare(path: Path, pins: Pins, samples: Pins | None = None) -> tuple[Simpl
     to_float32(model)
     quantized = lower_quantization(model)
     specs = pin_shapes(model, pins, str(path), samples)
+    refused = spell_out(model, str(path))
     simplified = simplify(model, str(path))
+    simplified.refused = refused
     find_softmax(simplified)
     return simplified, specs, declared, quantized
 
@@ -146,10 +164,12 @@ def _finish_graph(interpreter: Interpreter, ending: Ending) -> list[Feed]:
 def _refuse_host(interpreter: Interpreter, before: dict[str, onnx.NodeProto], ending: Ending) -> None:
     """--strict."""
     operators = {node.name: node.op_type for node in interpreter.nodes}
-    for name, node in before.items():
-        raise UnsupportedError(name, node.op_type, "it would run on the host before the device, which --strict refuses")
-    for name, reason in ending.trailing.items():
-        raise UnsupportedError(name, operators[name], f"it would run on the host after the device, which --strict refuses: {reason}")
+    refused = [UnsupportedError(name, node.op_type, "it would run on the host before the device, which --strict refuses")
+               for name, node in before.items()]  # fmt: skip
+    refused += [UnsupportedError(name, operators[name], f"it would run on the host after the device, which --strict refuses: {reason}")
+                for name, reason in ending.trailing.items()]  # fmt: skip
+    if refused:
+        raise UnsupportedError(refused[0].node, refused[0].operator, refused[0].reason, refused[1:])
 
 
 def _outputs(interpreter: Interpreter, specs: list[TensorSpec], declared: dict[str, bool]) -> list[TensorSpec]:

@@ -13,7 +13,7 @@ from attnc.frontend.builder import elements
 from attnc.frontend.context import Context
 from attnc.frontend.folding import evaluate
 from attnc.frontend.layout import SizeError, check_size, identity
-from attnc.frontend.load import live_nodes
+from attnc.frontend.load import ONNX_DOMAINS, QUANTIZED, live_nodes, operator_name
 from attnc.frontend.simplify import Simplified, infer_node
 from attnc.frontend.values import Const, Failed, Opaque, Poly, Scores, Test, Unary, Value, View, merge, on_host
 
@@ -35,6 +35,8 @@ HEAVY = {
 }  # fmt: skip
 """Operators that are worth a device: they never run on the host."""
 UNKNOWN = "this operator is not supported on the device"
+NOT_READ = "this operator of onnxruntime is not read; give the model as it was before, or optimized at the level `basic`"
+QDQ_FORM = "quantized models are read in QDQ form (QuantFormat.QDQ of onnxruntime's quantizer)"
 REASONS = {
     **dict.fromkeys(
         ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"),
@@ -104,9 +106,14 @@ class Interpreter:
             raise ModelError(f"node {node.name!r} ({node.op_type}) reads {name!r}, which nothing defines before it")
         return self.values[name]
 
+    @staticmethod
+    def foreign(node: NodeProto) -> bool:
+        """Whether an operator of another domain is left that nothing stands for."""
+        return node.domain not in ONNX_DOMAINS and node.op_type not in ("QuantizeLinear", "DequantizeLinear")
+
     def heavy(self, node: NodeProto) -> bool:
         """Whether the node must be on the device."""
-        if subgraphs(node):
+        if subgraphs(node) or self.foreign(node):
             return True
         info = self.ctx.info.get(node.output[0])
         return node.op_type in HEAVY and (info is None or info.is_float or node.op_type in REASONS)
@@ -125,6 +132,9 @@ class Interpreter:
         given = [value for value in args if value is not None]
         if subgraphs(node):
             self.ctx.fail(node, "control flow that depends on data is not supported")
+        if self.foreign(node):
+            reason = self.simplified.refused.get(node.name) or (QDQ_FORM if node.op_type.startswith(QUANTIZED) else NOT_READ)
+            raise UnsupportedError(node.name, operator_name(node), reason)
         _check_axis(node, args)
         if any(isinstance(value, Failed) for value in given):
             args = self._repaired(node, args)
@@ -147,7 +157,8 @@ class Interpreter:
             return [Failed(error) for _ in node.output]
         if not self.collect:
             raise error
-        if not any(isinstance(value, View) and value.base.name in self.made_up for value in args):
+        unread = self.foreign(node) or node.op_type not in HANDLERS
+        if unread or not any(isinstance(value, View) and value.base.name in self.made_up for value in args):
             self.unsupported.setdefault(error.node, error)  # the layout of a made-up operand is no reason
         return [self._assumed(name) or Failed(error) for name in node.output]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, checker, version_converter
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, checker, helper, shape_inference, version_converter
 
 from attnc.errors import ModelError
-from attnc.messages import one_line
+from attnc.messages import listed, one_line
 
 MIN_OPSET = 11
 CONVERTED_OPSET = 13
@@ -22,9 +22,18 @@ ONNX_DOMAINS = ("", "ai.onnx")
 QONNX_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas")
 QONNX_OPERATORS = ("Quant", "IntQuant", "BipolarQuant", "Trunc")
 MICROSOFT = "com.microsoft"
-"""onnxruntime's quantizer writes QuantizeLinear and DequantizeLinear of 16 bits under this domain before opset 21."""
+"""onnxruntime's own operators: what its optimizers write for several of ONNX's, and what its quantizers write before ONNX has it."""
 QUANTIZED = ("QLinear", "QGemm", "QAttention", "DynamicQuantize", "MatMulInteger")
-"""Beginnings of the names of its operators on integers, in that domain."""
+"""Beginnings of the names of its operators on integers."""
+RUNTIME_NAMES = ("SimplifiedLayerNormalization", "LayerNormalization")
+"""Normalisations that onnxruntime writes under ONNX's own domain, whether the opset has them or not."""
+NCHWC = "com.microsoft.nchwc"
+BLOCKED = (
+    "convolutions of that domain have their weights in an order for one processor: let onnxruntime optimize at the level `extended`, "
+    "which leaves them as they are"
+)
+KEPT = "attnc.kept"
+"""A domain that ONNX's converter passes over."""
 MAX_ELEMENTS = 1 << 31
 """More elements than that in one tensor are taken for a mistake (or an attack on the memory of the machine)."""
 
@@ -45,7 +54,7 @@ def load_model(path: Path) -> ModelProto:
     _check_opset(path, model)
     for tensor in tensors_of_model(model):
         _check_tensor(path, tensor)
-    _run_checker(path)
+    _run_checker(path, model, sort_nodes(model.graph))
     _check_domains(path, model)
     _load_external(path, model)
     _drop_repeated_outputs(model)
@@ -57,11 +66,59 @@ def _converted(path: Path, model: ModelProto) -> ModelProto:
     version = min(entry.version for entry in model.opset_import if entry.domain in ONNX_DOMAINS)
     if version >= CONVERTED_OPSET:
         return model
+    kept = _softmaxes_of_one_axis(model)
+    for node in kept:
+        node.domain = KEPT
+    model.opset_import.add(domain=KEPT, version=1)
     try:
-        return version_converter.convert_version(model, CONVERTED_OPSET)
+        converted: ModelProto = version_converter.convert_version(model, CONVERTED_OPSET)
     except Exception as error:  # the converter raises whatever C++ throws
         reason = f"{path}: opset {version} cannot be converted to {CONVERTED_OPSET}; export the model again ({one_line(error)})"
         raise ModelError(reason) from error
+    for node in converted.graph.node:
+        if node.domain == KEPT:
+            node.domain = ""
+    converted.opset_import.remove(next(entry for entry in converted.opset_import if entry.domain == KEPT))
+    return converted
+
+
+def _softmaxes_of_one_axis(model: ModelProto) -> list[NodeProto]:
+    """Before opset 13 a Softmax took all axes from one on together: those that take the last one alone mean the same since then."""
+    nodes = [node for node in model.graph.node if node.op_type in ("Softmax", "LogSoftmax", "Hardmax") and node.domain in ONNX_DOMAINS]
+    axes = {id(node): next((entry.i for entry in node.attribute if entry.name == "axis"), 1) for node in nodes}
+    if all(axis == -1 for axis in axes.values()):
+        return nodes
+    try:
+        inferred = shape_inference.infer_shapes(model, data_prop=True).graph
+    except Exception:  # whatever inference throws: what it cannot say is left to the converter
+        return [node for node in nodes if axes[id(node)] == -1]
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in [*inferred.input, *inferred.value_info]}
+    return [node for node in nodes if axes[id(node)] in (-1, ranks.get(node.input[0], 0) - 1)]
+
+
+def sort_nodes(graph: GraphProto) -> bool:
+    """Put the nodes, in place, behind those that they read, as onnxruntime does; says whether they were not. Of nodes that read each other
+    in a circle one comes first."""
+    nodes = list(graph.node)
+    maker = {name: index for index, node in enumerate(nodes) for name in node.output if name}
+    reads = [[maker[name] for inner in all_nodes([node]) for name in inner.input if name in maker] for node in nodes]
+    if all(before < index for index, found in enumerate(reads) for before in found):
+        return False
+    order: list[int] = []
+    entered: set[int] = set()
+    for first in range(len(nodes)):
+        stack = [(first, False)]
+        while stack:
+            index, ready = stack.pop()
+            if ready:
+                order.append(index)
+            elif index not in entered:
+                entered.add(index)
+                stack += [(index, True), *((before, False) for before in reversed(reads[index]))]
+    kept = [NodeProto.FromString(nodes[index].SerializeToString()) for index in order]  # those in the graph go
+    del graph.node[:]
+    graph.node.extend(kept)
+    return True
 
 
 def _drop_repeated_outputs(model: ModelProto) -> None:
@@ -129,29 +186,45 @@ def _check_opset(path: Path, model: ModelProto) -> None:
         raise ModelError(f"{path}: opset {max(versions)} is unknown, the installed onnx {onnx.__version__} knows up to {newest}")
 
 
-def _run_checker(path: Path) -> None:
-    """ONNX's own checker; by path, so that models above 2 GiB work."""
+def _run_checker(path: Path, model: ModelProto, sorted_here: bool) -> None:
+    """ONNX's own checker; by path, so that models above 2 GiB work. Where the file has what onnxruntime takes and ONNX does not, what is
+    left of the model without that."""
+    foreign = any(node.op_type in RUNTIME_NAMES and node.domain in ONNX_DOMAINS for node in model.graph.node)
     try:
-        checker.check_model(str(path))
+        checker.check_model(_skeleton(model) if foreign or sorted_here else str(path))
     except (checker.ValidationError, ValueError, RuntimeError, OSError) as error:
         raise ModelError(f"{path}: not a valid ONNX model: {one_line(error)}") from error
 
 
+def _skeleton(model: ModelProto) -> ModelProto:
+    """The model without the data of its constants, which are inputs instead, and normalisations of onnxruntime under its own domain."""
+    kept = ModelProto()
+    kept.CopyFrom(model)
+    known = {value.name for value in kept.graph.input}
+    constants = [helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in kept.graph.initializer if t.name not in known]
+    del kept.graph.initializer[:]
+    kept.graph.input.extend(constants)
+    for node in kept.graph.node:
+        if node.op_type in RUNTIME_NAMES and node.domain in ONNX_DOMAINS:
+            node.domain = MICROSOFT
+    if not any(entry.domain == MICROSOFT for entry in kept.opset_import):
+        kept.opset_import.add(domain=MICROSOFT, version=1)
+    return kept
+
+
 def _check_domains(path: Path, model: ModelProto) -> None:
-    """Every operator is ONNX's own or a function that the model defines."""
+    """Every operator is ONNX's own, a function that the model defines, or of a domain that is read; the message names all others."""
     functions = {(function.domain, function.name) for function in model.functions}
-    bodies = [model.graph.node, *(function.node for function in model.functions)]
-    for body in bodies:
+    read = (*ONNX_DOMAINS, *QONNX_DOMAINS, MICROSOFT)
+    foreign: dict[tuple[str, str], list[str]] = {}
+    for body in [model.graph.node, *(function.node for function in model.functions)]:
         for node in all_nodes(body):
-            if node.domain in QONNX_DOMAINS or (node.domain == MICROSOFT and node.op_type in ("QuantizeLinear", "DequantizeLinear")):
-                continue
-            if node.domain not in ONNX_DOMAINS and (node.domain, node.op_type) not in functions:
-                what = f"{path}: node {node.name or node.op_type!r} is operator {node.op_type!r} of domain {node.domain!r}"
-                if node.domain == MICROSOFT and node.op_type.startswith(
-                    ("QLinear", "QGemm", "QAttention", "DynamicQuantize", "MatMulInteger")
-                ):
-                    raise ModelError(f"{what}; quantized models are read in QDQ form (QuantFormat.QDQ of onnxruntime's quantizer)")
-                raise ModelError(f"{what}; only operators of ONNX itself are supported")
+            if node.domain not in read and (node.domain, node.op_type) not in functions:
+                foreign.setdefault((node.domain, node.op_type), []).append(repr(node.name or node.op_type))
+    if foreign:
+        found = "; ".join(f"operator {op!r} of domain {domain!r}, {listed(nodes)}" for (domain, op), nodes in foreign.items())
+        hint = BLOCKED if any(domain == NCHWC for domain, _ in foreign) else "export the model with operators of ONNX itself"
+        raise ModelError(f"{path}: only operators of ONNX and of onnxruntime ({MICROSOFT}) are supported, found {found}; {hint}")
 
 
 def _check_tensor(path: Path, tensor: TensorProto) -> None:
@@ -305,6 +378,11 @@ def drop_dead_nodes(model: ModelProto) -> None:
     kept = [NodeProto.FromString(node.SerializeToString()) for node in live]  # those in the graph go
     del model.graph.node[:]
     model.graph.node.extend(kept)
+
+
+def operator_name(node: NodeProto) -> str:
+    """The operator as messages name it: with its domain, if that is not ONNX's."""
+    return node.op_type if node.domain in ONNX_DOMAINS else f"{node.domain}.{node.op_type}"
 
 
 def _type_name(data_type: int) -> str:

@@ -15,7 +15,7 @@ import onnxscript.optimizer
 from onnx import ModelProto, NodeProto, TensorProto, inliner, numpy_helper, shape_inference
 
 from attnc.errors import ModelError
-from attnc.frontend.load import MAX_ELEMENTS
+from attnc.frontend.load import MAX_ELEMENTS, operator_name
 from attnc.messages import one_line
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,8 @@ class Simplified:
     info: dict[str, TensorInfo]
     opset: int
     outputs: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    """Nodes of other domains that ONNX's operators cannot stand for, with the reason."""
 
 
 def name_nodes(model: ModelProto) -> None:
@@ -90,7 +92,7 @@ def inline_functions(model: ModelProto, path: str) -> ModelProto:
 
 def simplify(model: ModelProto, path: str) -> Simplified:
     """`model` has static inputs, no functions, and named nodes."""
-    original = [(node.name, node.op_type) for node in model.graph.node]
+    original = [(node.name, operator_name(node)) for node in model.graph.node]
     outputs = [output.name for output in model.graph.output]
     before = infer(model, path)
     check_sizes(before, path)

@@ -99,17 +99,21 @@ RUNTIME_IR_VERSION = 10
 
 
 def session(proto: onnx.ModelProto, what: str) -> onnxruntime.InferenceSession:
-    """An onnxruntime session on the CPU."""
+    """An onnxruntime session on the CPU; without optimizations where these fail, as on some models that it has optimized before."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what fails is raised as well
     claimed = proto.ir_version
     proto.ir_version = min(claimed, RUNTIME_IR_VERSION)
+    data = proto.SerializeToString()
+    proto.ir_version = claimed
     try:
-        return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has no common base class for its errors
-        raise ModelError(f"onnxruntime cannot load {what}: {one_line(error)}") from error
-    finally:
-        proto.ir_version = claimed
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception:
+            raise ModelError(f"onnxruntime cannot load {what}: {one_line(error)}") from error
 
 
 class FloatModel:
