@@ -347,7 +347,7 @@ class _Lowering:
         del self.model.opset_import[:]
         self.model.opset_import.extend(opsets)
         for node in graph.node:
-            if node.domain == MICROSOFT:
+            if node.domain == MICROSOFT and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
                 node.domain = ""
         self.found.lowered.CopyFrom(self.model)
         return self.found
