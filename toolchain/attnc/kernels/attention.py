@@ -12,6 +12,12 @@ SCORE = IntType(SCORE_BITS + 2)
 BIAS_BITS = 16
 ELEMENTS = {"q": "XT", "k": "XT", "v": "VT"}
 """The types of its operands."""
+OPENING: dict[str, Count] = {
+    "q": lambda n: n.rows * n.qk_tiles,
+    "k": lambda n: n.keys * n.qk_tiles,
+    "v": lambda n: n.keys * n.v_tiles,
+}
+"""Those of the first head."""
 CHANNELS = Port("bias", "words")
 """Where a bias comes as factors of queries and keys, from the memory of the weights."""
 TABLE = Port("bias", "load")
@@ -247,6 +253,7 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
             "biased": lambda n: n.heads if n.bias_heads else 0,
         },
         elements=ELEMENTS,
+        opening=OPENING,
     )
 
 

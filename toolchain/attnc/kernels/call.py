@@ -65,6 +65,13 @@ def _busy(kernel: KernelCall, scalars: tuple[int, ...]) -> tuple[dict[str, int],
     return kernel.network.busy(names), kernel.network.busy(names, late=True) if kernel.network.swallows else {}
 
 
+@lru_cache(maxsize=1 << 14)
+def _opening(kernel: KernelCall, scalars: tuple[int, ...]) -> dict[str, int]:
+    network = kernel.network
+    names = network.names(kernel.args, scalars) if network.opening else None
+    return {port: count(names) for port, count in network.opening.items()} if names is not None else {}
+
+
 @dataclass(frozen=True)
 class WeightGroups:
     """The groups of channels whose weights a run goes through, all multiplied together: how many, and of the first one the tiles, the words
@@ -94,6 +101,11 @@ class Call:
     def cycles(self) -> dict[str, int]:
         """The processes of the kernel, each with the cycles that it is busy while operands arrive. They overlap, and take the longest."""
         return _busy(self.kernel, self.scalars)[0]
+
+    @property
+    def opening(self) -> dict[str, int]:
+        """By port, the vectors that have to come before the first result, where those are many."""
+        return _opening(self.kernel, self.scalars)
 
     @property
     def held(self) -> dict[str, int]:

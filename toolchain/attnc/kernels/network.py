@@ -222,6 +222,8 @@ class Network:
     """Of ports that bring several words at a time: the template argument that says how many."""
     elements: Mapping[str, str] = field(default_factory=dict)
     """Of ports whose vectors are of a type that an instance chooses: the template argument that is this type."""
+    opening: Mapping[str, Count] = field(default_factory=dict)
+    """Of ports: the vectors that have to come before the first result, where those are many. `busy` takes it that all come at once."""
 
     @property
     def stem(self) -> str:

@@ -6,7 +6,8 @@ moves a word per cycle within a burst; short bursts are bound by the requests in
 board add up, and so do those that write, and all together are bound by the rate of the DDR. Instructions run one after the other, with
 the time to fill and drain each; what brings the operand of a later one overlaps with the main kernel. Where engines run at the same time,
 a step takes its slowest instruction, to which the others bring what they read or write through its ports in that time, or what all of them
-together move through a port of the board or to and from the DDR.
+together move through a port of the board or to and from the DDR. Where a kernel waits for many vectors before it gives anything
+(`Call.opening`), it begins later by what other such operands take of their port.
 """
 
 from __future__ import annotations
@@ -61,20 +62,35 @@ Channel = tuple[str, bool]
 
 @dataclass
 class _Part:
-    """What overlaps: cycles by process or stream, what passes each pointer, by stream, and the parts of what brings the next operand."""
+    """What overlaps: cycles by process or stream, what passes each pointer, by stream, what has to pass before the kernel gives anything,
+    and the parts of what brings the next operand."""
 
     busy: dict[str, int] = field(default_factory=dict)
     moved: list[tuple[Channel, str, int]] = field(default_factory=list)
+    opening: list[tuple[str, int]] = field(default_factory=list)
     early: Sequence[_Part] = ()
 
-    def stream(self, stream: Stream, walk: Walk, moved: int) -> None:
-        """A stream that moves `walk` in `moved` cycles."""
+    def stream(self, stream: Stream, walk: Walk, moved: int, opening: int) -> None:
+        """A stream that moves `walk` in `moved` cycles; the kernel waits for `opening` of its vectors."""
         count = len(stream.pointers)
         bursts = math.prod(walk.counts[:3]) * math.ceil(walk.counts[3] * walk.bytes / count / stream.beat / 64)
         self.busy[f"port {stream.name}"] = max(moved, bursts * math.ceil(READ_LATENCY / REQUESTS_IN_FLIGHT))
         if stream.shared:  # its loader waits for the first word of each run
             self.busy[OPERANDS] = self.busy.get(OPERANDS, 0) + self.busy[f"port {stream.name}"] + READ_LATENCY
         self.moved += [((pointer, stream.kind == "store"), stream.name, moved) for pointer in stream.pointers]
+        self.opening += [(pointer, math.ceil(moved * opening / walk.vectors)) for pointer in stream.pointers if opening]
+
+    def opens(self, ports: Mapping[str, str]) -> dict[str, int]:
+        """Cycles in which something passes each port before the kernel gives anything."""
+        found: dict[str, int] = {}
+        for pointer, cycles in self.opening:
+            found[ports[pointer]] = found.get(ports[pointer], 0) + cycles
+        return found
+
+    def later(self, ports: Mapping[str, str], beside: Mapping[Channel, float]) -> int:
+        """By how many cycles it begins later than with a port for each of those streams."""
+        opens = (cycles * (1 + beside.get((port, False), 0)) for port, cycles in self.opens(ports).items())
+        return round(max(opens, default=0)) - max((cycles for _, cycles in self.opening), default=0)
 
     def ahead(self) -> list[tuple[Channel, str, int]]:
         """What its loaders have asked for from the start on: that passes in an earlier part, not in this."""
@@ -93,7 +109,8 @@ class _Part:
     def all_busy(self, ports: Mapping[str, str], beside: Mapping[Channel, float]) -> dict[str, int]:
         """With the ports of the board that several streams share, those of other engines among them: of each channel the share of all
         cycles that they take."""
-        found = dict(self.busy)
+        later = self.later(ports, beside)
+        found = {name: cycles + later for name, cycles in self.busy.items()}
         if self.early:
             found["next operand"] = sum(max(part.all_busy(ports, beside).values(), default=0) for part in self.early)
         slowest = max(found.values(), default=0)
@@ -157,16 +174,18 @@ def wired(program: Program, board: Board, steps: Sequence[Sequence[Work]]) -> di
     fetched = (("program", False), program.instruction_ints // FETCH_INTS)
 
     def part(one: _Part, beside: Mapping[Channel, float]) -> Part:
-        slowest = max(one.all_busy(program.bundles, {}).values(), default=0)
+        opens = one.opens(program.bundles)
+        slowest = max(one.all_busy(program.bundles, {}).values(), default=0) - max(opens.values(), default=0)
         moved = {channel: sum(cycles for _, cycles in streams) for channel, streams in one.passing(program.bundles).items()}
         others = {channel: round(slowest * share) for channel, share in beside.items()} if moved else {}
-        return slowest, tuple((channel, moved.get(channel, 0) + others.get(channel, 0)) for channel in {**moved, **others})
+        all_moved = tuple((channel, moved.get(channel, 0) + others.get(channel, 0)) for channel in {**moved, **others})
+        return slowest, all_moved, tuple((bundle, round(n * (1 + beside.get((bundle, False), 0)))) for bundle, n in opens.items())
 
     def row(step: Sequence[Work]) -> Step:
         shares = _beside(step, program.bundles)
         parts = [[part(one, beside) for one in work.parts] for work, beside in zip(step, shares, strict=True)]
-        slowest, moved = parts[0][0]
-        parts[0][0] = slowest, (*moved, fetched)  # beside what the step begins with
+        slowest, moved, opens = parts[0][0]
+        parts[0][0] = slowest, (*moved, fetched), opens  # beside what the step begins with
         return tuple(map(tuple, parts)), tuple(_through(step, program.bundles).items())
 
     return wire([row(step) for step in steps], bundles, board.ports)
@@ -194,7 +213,7 @@ def _slots_parts(instruction: Instruction, slots: range) -> list[_Part]:
         for stream in streams:
             walk = instruction.walk(stream)
             if walk.vectors:
-                parts[-1].stream(stream, walk, instruction.moved(stream))
+                parts[-1].stream(stream, walk, instruction.moved(stream), _opening(instruction, stream))
 
     move([s for s in engine.streams if s.slot is None and s.kind == "load" and not instruction.ready])
     for number in slots:
@@ -213,6 +232,14 @@ def _slots_parts(instruction: Instruction, slots: range) -> list[_Part]:
     for part in parts[1:]:
         parts[0].moved += part.ahead()
     return parts
+
+
+def _opening(instruction: Instruction, stream: Stream) -> int:
+    """Vectors of a stream for which its kernel waits before it gives anything."""
+    number = stream.slot or 0
+    call, slot = instruction.calls[number], instruction.engine.slots[number]
+    port = slot.fed if stream.slot is None else stream.port
+    return 0 if call is None or port is None or stream.kind == "store" else call.opening.get(call.kernel.ports[port].name, 0)
 
 
 def call_cost(instruction: Instruction, ports: Mapping[str, str], words_per_cycle: float, instruction_ints: int) -> CallCost:

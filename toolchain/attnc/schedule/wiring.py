@@ -12,8 +12,10 @@ import numpy.typing as npt
 
 Moved = tuple[tuple[tuple[str, bool], int], ...]
 """Cycles in which something passes, by bundle and whether it is written."""
-Part = tuple[int, Moved]
-"""What overlaps: cycles of its slowest process, and what its streams move."""
+Opens = tuple[tuple[str, int], ...]
+"""The same of what has to pass before anything else begins, all of it read."""
+Part = tuple[int, Moved, Opens]
+"""What overlaps: cycles of its slowest process behind what it opens with, what its streams move, and that opening."""
 Step = tuple[tuple[tuple[Part, ...], ...], Moved]
 """What runs at the same time: the parts of each instruction, one after the other, and what all of them move."""
 Numbers = npt.NDArray[np.int64]
@@ -21,10 +23,12 @@ Numbers = npt.NDArray[np.int64]
 
 class _Program(NamedTuple):
     """Steps as rows: cycles of the slowest process and of what moves per bundle and direction. `parts` says where the parts of an
-    instruction begin, `instructions` where those of a step do, `often` how often each step is run; a row per step comes last."""
+    instruction begin, `instructions` where those of a step do, `often` how often each step is run; a row per step comes last. `opens` has
+    what has to pass first, without those rows."""
 
     slowest: Numbers
     moved: Numbers
+    opens: Numbers
     parts: Numbers
     instructions: Numbers
     often: Numbers
@@ -32,12 +36,13 @@ class _Program(NamedTuple):
     def cycles(self, ports: Sequence[int], size: int) -> tuple[int, int]:
         """With bundle i at port `ports[i]` of `size`; then those of the ports that move most in each part, for a tie: where they hide
         behind a process, streams that share a port still begin later."""
-        loads = np.zeros((2, len(self.moved), size), np.int64)
+        rows = len(self.slowest)
+        loads, opens = np.zeros((2, len(self.moved), size), np.int64), np.zeros((rows, size), np.int64)
         for bundle, port in enumerate(ports):
             loads[:, :, port] += self.moved[:, bundle].T
+            opens[:, port] += self.opens[:, bundle]
         most = loads.max(axis=(0, 2))
-        rows = len(self.slowest)
-        in_order = np.add.reduceat(np.maximum(self.slowest, most[:rows]), self.parts)
+        in_order = np.add.reduceat(np.maximum(self.slowest + opens.max(axis=1), most[:rows]), self.parts)
         at_once = np.maximum(np.maximum.reduceat(in_order, self.instructions), most[rows:])
         moved = np.add.reduceat(np.add.reduceat(most[:rows], self.parts), self.instructions)
         return int(at_once @ self.often), int(moved @ self.often)
@@ -79,18 +84,24 @@ def _rows(steps: Counter[Step], bundles: Sequence[str]) -> _Program:
     place = {bundle: i for i, bundle in enumerate(bundles)}
     slowest: list[int] = []
     moves: list[Moved] = []
+    opens: list[Opens] = []
     parts: list[int] = []
     instructions: list[int] = []
     for instructions_of, _ in steps:
         instructions.append(len(parts))
         for parts_of in instructions_of:
             parts.append(len(slowest))
-            for cycles, moved in parts_of:
+            for cycles, moved, opening in parts_of:
                 slowest.append(cycles)
                 moves.append(moved)
+                opens.append(opening)
     moves += [moved for _, moved in steps]
     table = np.zeros((len(moves), len(bundles), 2), np.int64)
     for row, moved in enumerate(moves):
         for (bundle, write), cycles in moved:
             table[row, place[bundle], int(write)] += cycles
-    return _Program(np.array(slowest), table, np.array(parts), np.array(instructions), np.array(list(steps.values())))
+    first = np.zeros((len(opens), len(bundles)), np.int64)
+    for row, opening in enumerate(opens):
+        for bundle, cycles in opening:
+            first[row, place[bundle]] += cycles
+    return _Program(np.array(slowest), table, first, np.array(parts), np.array(instructions), np.array(list(steps.values())))
