@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from attnc.kernels.call import Walk
 from attnc.kernels.latency import READ_LATENCY, WRITE_RESPONSE
@@ -58,6 +59,28 @@ class CallCost:
 
 Channel = tuple[str, bool]
 """A pointer, bundle or port of the board, and whether it is written."""
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What the other engines of a step move through each port and direction: the share of all cycles, and cycles of what they ask for at
+    its start, all at once."""
+
+    share: Mapping[Channel, float] = field(default_factory=dict)
+    eager: Mapping[Channel, int] = field(default_factory=dict)
+
+    def meanwhile(self, channel: Channel, cycles: int, own: int) -> int:
+        """Cycles of a port that they take in so many cycles, in which something of one's own passes in `own`. What is asked for at the
+        start takes turns with that, so it takes no more than as many."""
+        return max(round(cycles * self.share.get(channel, 0)), min(self.eager.get(channel, 0), own))
+
+    def later(self) -> Beside:
+        """Behind the first part."""
+        return Beside(self.share)
+
+
+ALONE = Beside()
 
 
 @dataclass
@@ -87,10 +110,10 @@ class _Part:
             found[ports[pointer]] = found.get(ports[pointer], 0) + cycles
         return found
 
-    def later(self, ports: Mapping[str, str], beside: Mapping[Channel, float]) -> int:
+    def later(self, ports: Mapping[str, str], beside: Beside) -> int:
         """By how many cycles it begins later than with a port for each of those streams."""
-        opens = (cycles * (1 + beside.get((port, False), 0)) for port, cycles in self.opens(ports).items())
-        return round(max(opens, default=0)) - max((cycles for _, cycles in self.opening), default=0)
+        opens = (cycles + beside.meanwhile((port, False), cycles, cycles) for port, cycles in self.opens(ports).items())
+        return max(opens, default=0) - max((cycles for _, cycles in self.opening), default=0)
 
     def ahead(self) -> list[tuple[Channel, str, int]]:
         """What its loaders have asked for from the start on: that passes in an earlier part, not in this."""
@@ -106,19 +129,19 @@ class _Part:
             found.setdefault((ports[pointer], write), []).append((name, cycles))
         return found
 
-    def all_busy(self, ports: Mapping[str, str], beside: Mapping[Channel, float]) -> dict[str, int]:
-        """With the ports of the board that several streams share, those of other engines among them: of each channel the share of all
-        cycles that they take."""
+    def all_busy(self, ports: Mapping[str, str], beside: Beside) -> dict[str, int]:
+        """With the ports of the board that several streams share, those of other engines among them."""
         later = self.later(ports, beside)
         found = {name: cycles + later for name, cycles in self.busy.items()}
         if self.early:
             found["next operand"] = sum(max(part.all_busy(ports, beside).values(), default=0) for part in self.early)
         slowest = max(found.values(), default=0)
         for channel, streams in self.passing(ports).items():
-            others = round(slowest * beside.get(channel, 0))
+            own = sum(cycles for _, cycles in streams)
+            others = beside.meanwhile(channel, slowest, own)
             if others or len(streams) > 1:
                 names = "+".join([*(name for name, _ in streams), *(["other engines"] if others else [])])
-                found[f"{_direction(channel)} ({names})"] = sum(cycles for _, cycles in streams) + others
+                found[f"{_direction(channel)} ({names})"] = own + others
         return found
 
 
@@ -138,6 +161,15 @@ class Work:
             passing.update(dict.fromkeys(((pointer, stream.kind == "store") for pointer in stream.pointers), instruction.moved(stream)))
         return Work(instruction, _parts(instruction), passing)
 
+    def eager(self, ports: Mapping[str, str]) -> dict[Channel, int]:
+        """Cycles of what it asks for at its start, all at once: both halves of the buffers of a kernel that opens with many vectors; the
+        operand of one that takes all of it before it gives anything."""
+        first = self.parts[0]
+        if first.opening:
+            return {(port, False): 2 * cycles for port, cycles in first.opens(ports).items()}
+        passing = first.passing(ports) if len(self.parts) > 1 else {}
+        return {channel: sum(cycles for _, cycles in streams) for channel, streams in passing.items()}
+
     def span(self) -> int:
         """Cycles if nothing shared a port."""
         return sum(max(part.busy.values(), default=0) for part in self.parts)
@@ -156,11 +188,18 @@ def _through(step: Sequence[Work], ports: Mapping[str, str]) -> dict[Channel, in
     return found
 
 
-def _beside(step: Sequence[Work], ports: Mapping[str, str]) -> list[dict[Channel, float]]:
-    """For each instruction of a step the share of all cycles in which something of the others passes a port."""
+def _beside(step: Sequence[Work], ports: Mapping[str, str]) -> list[Beside]:
+    """For each instruction of a step what the others do."""
     span = max(max(work.span() for work in step), 1)
-    others = ([other for other in step if other is not work] for work in step)
-    return [{channel: min(moved / span, 1.0) for channel, moved in _through(other, ports).items() if moved} for other in others]
+    found = []
+    for work in step:
+        others = [other for other in step if other is not work]
+        share = {channel: min(moved / span, 1.0) for channel, moved in _through(others, ports).items() if moved}
+        eager: dict[Channel, int] = {}
+        for channel, cycles in (item for other in others for item in other.eager(ports).items()):
+            eager[channel] = eager.get(channel, 0) + cycles
+        found.append(Beside(share, eager))
+    return found
 
 
 def assign_ports(program: Program, board: Board) -> dict[str, str]:
@@ -173,22 +212,28 @@ def wired(program: Program, board: Board, steps: Sequence[Sequence[Work]]) -> di
     bundles = tuple(dict.fromkeys(program.bundles.values()))
     fetched = (("program", False), program.instruction_ints // FETCH_INTS)
 
-    def part(one: _Part, beside: Mapping[Channel, float]) -> Part:
+    def part(one: _Part, beside: Beside) -> Part:
         opens = one.opens(program.bundles)
-        slowest = max(one.all_busy(program.bundles, {}).values(), default=0) - max(opens.values(), default=0)
+        slowest = max(one.all_busy(program.bundles, ALONE).values(), default=0) - max(opens.values(), default=0)
         moved = {channel: sum(cycles for _, cycles in streams) for channel, streams in one.passing(program.bundles).items()}
-        others = {channel: round(slowest * share) for channel, share in beside.items()} if moved else {}
-        all_moved = tuple((channel, moved.get(channel, 0) + others.get(channel, 0)) for channel in {**moved, **others})
-        return slowest, all_moved, tuple((bundle, round(n * (1 + beside.get((bundle, False), 0)))) for bundle, n in opens.items())
+        own, late = max(moved.values(), default=0), max(opens.values(), default=0)
+        others = {channel: beside.meanwhile(channel, slowest, own) for channel in {**beside.share, **beside.eager} if moved}
+        begin = {bundle: beside.meanwhile((bundle, False), late, late) for bundle, write in others if opens and not write}
+        return slowest, _together(moved, others), _together(opens, begin)
 
     def row(step: Sequence[Work]) -> Step:
-        shares = _beside(step, program.bundles)
-        parts = [[part(one, beside) for one in work.parts] for work, beside in zip(step, shares, strict=True)]
+        parts = []
+        for work, beside in zip(step, _beside(step, program.bundles), strict=True):
+            parts.append([part(one, beside.later() if number else beside) for number, one in enumerate(work.parts)])
         slowest, moved, opens = parts[0][0]
         parts[0][0] = slowest, (*moved, fetched), opens  # beside what the step begins with
         return tuple(map(tuple, parts)), tuple(_through(step, program.bundles).items())
 
     return wire([row(step) for step in steps], bundles, board.ports)
+
+
+def _together(own: Mapping[Key, int], others: Mapping[Key, int]) -> tuple[tuple[Key, int], ...]:
+    return tuple((key, own.get(key, 0) + others.get(key, 0)) for key in {**own, **others})
 
 
 def _parts(instruction: Instruction) -> list[_Part]:
@@ -244,15 +289,14 @@ def _opening(instruction: Instruction, stream: Stream) -> int:
 
 def call_cost(instruction: Instruction, ports: Mapping[str, str], words_per_cycle: float, instruction_ints: int) -> CallCost:
     """Cycles of an instruction that runs alone."""
-    return _work_cost(Work.of(instruction), {}, ports, words_per_cycle, instruction_ints)
+    return _work_cost(Work.of(instruction), ALONE, ports, words_per_cycle, instruction_ints)
 
 
-def _work_cost(
-    work: Work, beside: Mapping[Channel, float], ports: Mapping[str, str], words_per_cycle: float, instruction_ints: int
-) -> CallCost:
+def _work_cost(work: Work, beside: Beside, ports: Mapping[str, str], words_per_cycle: float, instruction_ints: int) -> CallCost:
     """Of each of its parts the slowest process, stream or port, or the DDR in all, plus start-up."""
     instruction, engine = work.instruction, work.instruction.engine
-    found = [busy for busy in (part.all_busy(ports, beside) for part in work.parts) if busy]
+    besides = [beside, *[beside.later()] * (len(work.parts) - 1)]
+    found = [busy for busy in (part.all_busy(ports, one) for part, one in zip(work.parts, besides, strict=True)) if busy]
     busy: dict[str, int] = {}
     for name, cycles in (item for part in found for item in part.items()):
         busy[name] = busy.get(name, 0) + cycles

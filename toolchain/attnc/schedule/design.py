@@ -23,7 +23,7 @@ from attnc.schedule.stages import MACS_PER_DSP
 MAX_LANES = 16
 MIN_LANES = 4
 MOST_ROWS, LEAST_ROWS = 256, 16
-BLOCKS = (1, 2, 4, 8)
+BLOCKS = (1, 2, 3, 4, 8)
 """Rows on chip that are tried: between these, and so that a value has as many blocks of them, or the least multiple that fits."""
 QUERY_CHOICES = (1, 2, 4, 8, 16)
 PE_FACTORS = (1, 2, 4, 8, 16, 32)
