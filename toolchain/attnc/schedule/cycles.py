@@ -244,6 +244,7 @@ def _parts(instruction: Instruction) -> list[_Part]:
         before = _slots_parts(instruction.brings, slots[:slot])
         main = instruction.brings.calls[slot]
         before[-1].busy.update(main.bringing().cycles if main is not None else {})
+        _move(instruction.brings, [s for s in instruction.engine.streams if s.slot == slot and s.port is None], before[-1])
         if not instruction.own:
             return before
         parts[0].early = before
@@ -253,30 +254,32 @@ def _parts(instruction: Instruction) -> list[_Part]:
 def _slots_parts(instruction: Instruction, slots: range) -> list[_Part]:
     """Of some of its slots, working for its own block."""
     engine, parts = instruction.engine, [_Part()]
-
-    def move(streams: list[Stream]) -> None:
-        for stream in streams:
-            walk = instruction.walk(stream)
-            if walk.vectors:
-                parts[-1].stream(stream, walk, instruction.moved(stream), _opening(instruction, stream))
-
-    move([s for s in engine.streams if s.slot is None and s.kind == "load" and not instruction.ready])
+    _move(instruction, [s for s in engine.streams if s.slot is None and s.kind == "load" and not instruction.ready], parts[0])
     for number in slots:
         call = instruction.timed(number)
         if call is None:
             continue
-        mine = [s for s in engine.streams if s.slot == number]
+        brought = instruction.ready and number == engine.operand_slot
+        mine = [s for s in engine.streams if s.slot == number and not (brought and s.port is None)]
         early = [s for s in mine if s.kind != "words" or not call.held]
-        move(early)
+        _move(instruction, early, parts[-1])
         parts[-1].busy.update(call.cycles)
         if call.held:
             parts.append(_Part(dict(call.held)))
-            move([s for s in mine if s not in early])
-    move([s for s in engine.streams if s.slot is None and s.kind == "store" and slots.stop == len(engine.slots)])
+            _move(instruction, [s for s in mine if s not in early], parts[-1])
+    _move(instruction, [s for s in engine.streams if s.slot is None and s.kind == "store" and slots.stop == len(engine.slots)], parts[-1])
     parts = [part for part in parts if part.busy] or [_Part()]
     for part in parts[1:]:
         parts[0].moved += part.ahead()
     return parts
+
+
+def _move(instruction: Instruction, streams: Sequence[Stream], part: _Part) -> None:
+    """Streams of an instruction pass in a part of it."""
+    for stream in streams:
+        walk = instruction.walk(stream)
+        if walk.vectors:
+            part.stream(stream, walk, instruction.moved(stream), _opening(instruction, stream))
 
 
 def _opening(instruction: Instruction, stream: Stream) -> int:

@@ -338,6 +338,16 @@ class Instruction:
         streams = [s for s in self.engine.streams if s.kind == "load" and (s.slot is None or s.slot < slot)]
         return [self.walk(stream) for stream in streams]
 
+    def operand_writes(self) -> list[Walk]:
+        """What is stored on the way to its operand."""
+        slot = self.engine.operand_slot
+        assert slot is not None
+        return [self.walk(s) for s in self.engine.streams if s.kind == "store" and s.slot is not None and s.slot <= slot]
+
+    def reads(self) -> list[Walk]:
+        """What it loads."""
+        return [self.walk(stream) for stream in self.engine.streams if stream.kind == "load"]
+
     def writes(self) -> list[Walk]:
         """What it stores."""
         return [self.walk(stream) for stream in self.engine.streams if stream.kind == "store"]

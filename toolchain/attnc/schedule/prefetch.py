@@ -1,10 +1,10 @@
 """Operands and weights that are brought into a kernel while it computes with others.
 
 A kernel with scalars `FILL` holds two operands. While it computes with one, the first slots of its engine can bring the next: that of the
-instruction behind it, where nothing that this one needs is written in between. An instruction may also find an operand that one before it
-left (`Link.kept`). Where neither is so, it waits for its operand, and its first slots then serve no other one; or an instruction of its
-own brings the operand, which takes longer, but leaves the slots to the next. Which of these is quickest in all is found by going
-through the instructions of an engine once.
+instruction behind it, where nothing that this one needs is written in between; what they store on the way is then stored earlier. An
+instruction may also find an operand that one before it left (`Link.kept`). Where neither is so, it waits for its operand, and its first
+slots then serve no other one; or an instruction of its own brings the operand, which takes longer, but leaves the slots to the next. Which
+of these is quickest in all is found by going through the instructions of an engine once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _Way = tuple[int, str, "_Way | None"]
 
 @dataclass(frozen=True)
 class _Run:
-    """An instruction of the engine; one that is not `movable` stores what arrives."""
+    """An instruction of the engine."""
 
     place: int
     """In the program."""
@@ -43,7 +43,6 @@ class _Run:
     """Cycles where the operand was there before."""
     fixed: str | None
     """How the operand comes, where there is no choice."""
-    movable: bool
 
 
 def _cycles(calls: Sequence[Call]) -> int:
@@ -55,20 +54,22 @@ def _run(place: int, instruction: Instruction) -> _Run:
     assert slot is not None
     main = instruction.calls[slot]
     if main is None:
-        return _Run(place, instruction, 0, 0, 0, 0, NONE, False)
+        return _Run(place, instruction, 0, 0, 0, 0, NONE)
     before = [call for call in instruction.calls[:slot] if call is not None]
     arriving = max(main.bringing().cycles.values(), default=0)
     front, brought = (max(_cycles(before), cycles) for cycles in (max(main.cycles.values(), default=0), arriving))
     after, ready = max(main.held.values(), default=0), main.waiting().span
-    movable = not any(number <= slot for number in instruction.tapped)
-    return _Run(place, instruction, front, brought, after, ready, KEPT if instruction.ready else None, movable)
+    return _Run(place, instruction, front, brought, after, ready, KEPT if instruction.ready else None)
 
 
 def _untouched(steps: Sequence[Sequence[Instruction]], before: _Run, run: _Run) -> bool:
-    """Whether what brings the operand of `run` may work while `before` does: all that it reads was written earlier."""
-    reads = run.instruction.operand_reads()
-    between = (one for step in steps[before.place : run.place] for one in step)
-    return not any(overlap(read, write) for one in between for write in one.writes() for read in reads)
+    """Whether what brings the operand of `run` may work while `before` does: all that it reads was written earlier, and nobody still needs
+    what it writes over."""
+    reads, writes = run.instruction.operand_reads(), run.instruction.operand_writes()
+    between = [one for step in steps[before.place : run.place] for one in step]
+    stored = ((mine, write) for one in between for write in one.writes() for mine in (*reads, *writes))
+    loaded = ((mine, read) for one in between for read in one.reads() for mine in writes)
+    return not any(overlap(*pair) for pair in (*stored, *loaded))
 
 
 def _choose(steps: Sequence[Sequence[Instruction]], runs: Sequence[_Run]) -> list[str]:
@@ -78,7 +79,7 @@ def _choose(steps: Sequence[Sequence[Instruction]], runs: Sequence[_Run]) -> lis
     previous: _Run | None = None
     for run in runs:
         moves: list[tuple[bool, int, str, _Way]] = []
-        early = previous is not None and run.movable and best.get(True) is not None and _untouched(steps, previous, run)
+        early = previous is not None and best.get(True) is not None and _untouched(steps, previous, run)
         for free, before in best.items():
             cycles = before[0]
             if run.fixed is not None:

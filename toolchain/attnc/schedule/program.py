@@ -139,7 +139,7 @@ def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes],
     engines = _shared(engines, [replace(one, engine=engines[one.engine.index]) for one in instructions])
     order = _order(design, engines, instructions, list(offsets.values()))
     # From here on it is known what each engine runs after what.
-    memory = plan_memory(graph, words, [_touched([instructions[i] for i in step]) for step in order])
+    memory = plan_memory(graph, words, _touched([[instructions[i] for i in step] for step in order]))
     if write_weights is not None:  # where values lie changes no estimate
         chains = settle(chains, offsets, {name: region.offset for name, region in memory.values.items()})
     instructions = _all_instructions(chains, [engines[engine.index] for engine in engine_of])
@@ -185,10 +185,19 @@ def _tasks(engines: Sequence[Engine], instructions: Sequence[Instruction]) -> li
     return tasks
 
 
-def _touched(step: Sequence[Instruction]) -> tuple[set[str], list[str]]:
-    """Values that the instructions of a step read, each for its own block of rows, and those that they store, or parts of."""
-    loads = [one.walk(stream) for one in step for stream in one.engine.streams if stream.kind == "load"]
-    return {walk.value for walk in loads if walk.vectors}, [name for one in step for name in one.chain.stores()]
+def _touched(steps: Sequence[Sequence[Instruction]]) -> list[tuple[set[str], list[str]]]:
+    """Values that the instructions of each step read, each for its own block of rows, and those that they store, or parts of. What is
+    stored on the way to an operand may be stored while the engine runs the instruction before."""
+    found = [
+        ({walk.value for one in step for walk in one.reads() if walk.vectors}, [name for one in step for name in one.chain.stores()])
+        for step in steps
+    ]
+    last: dict[int, int] = {}
+    for place, one in ((place, one) for place, step in enumerate(steps) for one in step):
+        if one.engine.index in last:
+            found[last[one.engine.index]][1].extend(one.chain.stores()[:-1])
+        last[one.engine.index] = place
+    return found
 
 
 def _engines(chains: Sequence[Chain], design: Design) -> tuple[tuple[Engine, ...], list[Engine]]:
