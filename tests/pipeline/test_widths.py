@@ -248,8 +248,9 @@ def test_wishes_outlive_a_wider_input(tmp_path: Path) -> None:
         assert node.attrs["bias_report"]["by"] == wanted and ("bias_queries" in node.params) == (wanted == "channels")
 
 
-def attentive(folder: Path) -> Path:
-    """Attention whose keys have one large channel, so that 8 bits leave the others little, behind a depthwise convolution."""
+def attentive(folder: Path, mask: Array | None = None) -> Path:
+    """Attention whose keys have one large channel, so that 8 bits leave the others little, behind a depthwise convolution; a constant
+    `mask` is added to the scores."""
     b, tokens, heads, width = Builder(), 12, 2, 16
     h = b("Transpose", b.linear(b.input("x", [1, tokens, width]), width, width), perm=[0, 2, 1])
     h = b(
@@ -272,6 +273,7 @@ def attentive(folder: Path) -> Path:
         for g in (1.0, gain, 1.0)
     )
     scores = b("Mul", b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2])), 8**-0.5)
+    scores = scores if mask is None else b("Add", scores, mask)
     y = b("Reshape", b("Transpose", b("MatMul", b("Softmax", scores, axis=-1), v), perm=[0, 2, 1, 3]), np.array([1, tokens, width]))
     path = b.save(folder / "attentive.onnx", b.linear(y, width, width))
     np.savez(path.with_suffix(".npz"), x=b.rng.normal(size=(16, tokens, width)).astype(np.float32))
@@ -301,6 +303,13 @@ def test_operands_of_attention_and_of_depthwise_convolutions(tmp_path: Path) -> 
     rows = {(row["op"], row["operands"]): row for row in some.widths["wide"] if row["op"] != "linear"}
     assert len(rows) == (bits[0] > 8) + (bits[2] > 8) + (bits[3] > 8)
     assert all(row["why"] == "needed" and row["noise_percent"] > 0 for row in rows.values())
+
+
+def test_an_infinite_mask_outlives_a_wider_input(tmp_path: Path) -> None:
+    """One that is no band, so that it stays an operand: every key, or those at an even distance."""
+    distance = np.subtract.outer(np.arange(12), np.arange(12))
+    found = quantized(attentive(tmp_path, np.where(distance % 2 == 0, 0, -np.inf)), sqnr_target=60)
+    assert wide(found) and min(found.output_sqnr.values()) > 20
 
 
 def test_nothing_is_widened_where_the_options_say_8_bits_or_dynamic(tmp_path: Path) -> None:

@@ -215,7 +215,8 @@ def test_what_is_read_was_written_and_is_still_there(seed: int) -> None:
             writes = touched(one, "store")
             assert not reads & writes
             assert {owner.get(word) for word in reads} <= one.chain.reads | (one.brings.chain.reads if one.brings else set())
-            stored = {name: set(range(regions[name].offset, regions[name].end)) for name in one.chain.stores()}
+            names = one.chain.stores() + (one.brings.chain.stores()[:-1] if one.brings else [])
+            stored = {name: set(range(regions[name].offset, regions[name].end)) for name in names}
             assert writes <= set().union(*stored.values())
             for name, region in stored.items():
                 owner.update(dict.fromkeys(writes & region, name))

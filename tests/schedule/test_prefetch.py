@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -58,8 +60,10 @@ def check(program: Program) -> int:
             held[one.engine.index, one.brings.side] = (one.brings.chain, one.brings.block), place
             brought += bool(one.own)
             behind = next(i for i in range(place, len(program.instructions)) if is_run(program.instructions[i], one.brings))
-            written = [walk for between in program.instructions[place:behind] for walk in between.writes()]
+            between = [replace(one, brings=None), *program.instructions[place + 1 : behind]] if one.own else []
+            written, read = ([walk for other in between for walk in walks(other)] for walks in (Instruction.writes, Instruction.reads))
             assert not any(overlap(a, b) for a in one.brings.operand_reads() for b in written), "read before it is written"
+            assert not any(overlap(a, b) for a in one.brings.operand_writes() for b in written + read), "written over too early"
     return brought
 
 
@@ -74,6 +78,18 @@ def test_the_next_block_comes_while_this_one_computes(rows: int, brought: int) -
     program = build_program(products(rows=36), Design.of(8, 8, rows, 2), None)
     assert check(program) == brought
     assert program.engines[0].kernel.arg("X_SIDES") == (2 if brought else 1)
+
+
+@pytest.mark.parametrize("beat", [1, 2])
+def test_what_is_stored_on_the_way_is_stored_earlier(beat: int) -> None:
+    """The sum in front of a norm is read again later, and so is the norm's output: the blocks of the layer behind bring both."""
+    graph = layer_graph()
+    design = Design(8, 8, 12, 4, beat=beat)
+    program = build_program(graph, design, lambda data: None)
+    check(program)
+    early = [one.brings for one in program.instructions if one.own and one.brings is not None]
+    assert [walk for one in early for walk in one.operand_writes() if walk.vectors]
+    assert_exact(graph, random_feeds(graph, 2), design)
 
 
 def test_what_overlaps_costs_the_longer_of_both() -> None:

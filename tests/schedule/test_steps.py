@@ -168,7 +168,7 @@ def check(program: Program) -> None:
             assert {owner.get(word) for word in reads[number]} <= one.chain.reads | (one.brings.chain.reads if one.brings else set())
             assert not writes[number] & set().union(*reads, *writes[:number])
         for one, stored in zip(step, writes, strict=True):
-            for name in one.chain.stores():
+            for name in one.chain.stores() + (one.brings.chain.stores()[:-1] if one.brings else []):
                 owner.update(dict.fromkeys(stored & set(range(regions[name].offset, regions[name].end)), name))
     left: dict[int, object] = {}
     for one in program.instructions:

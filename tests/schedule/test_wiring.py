@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from itertools import product
 
-from attnc.schedule.wiring import Moved, Step, wire
+from attnc.schedule.wiring import Moved, Opens, Part, Step, wire
 
 
 def cycles(steps: list[Step], ports: dict[str, str]) -> int:
@@ -17,14 +17,14 @@ def cycles(steps: list[Step], ports: dict[str, str]) -> int:
             loads[ports[bundle], write] = loads.get((ports[bundle], write), 0) + one
         return max(loads.values(), default=0)
 
-    return sum(
-        max(most(moved), *(sum(max(slowest, most(part)) for slowest, part in parts) for parts in instructions))
-        for instructions, moved in steps
-    )
+    def part(slowest: int, moved: Moved, opens: Opens) -> int:
+        return max(slowest + most(tuple(((bundle, False), one) for bundle, one in opens)), most(moved))
+
+    return sum(max(most(moved), *(sum(part(*one) for one in parts) for parts in instructions)) for instructions, moved in steps)
 
 
 def test_writes_pass_beside_reads_and_each_other() -> None:
-    both: Step = ((((10, ((("a", True), 9), (("b", True), 9))),),), ())
+    both: Step = ((((10, ((("a", True), 9), (("b", True), 9)), ()),),), ())
     ports = wire([both], ["a", "b"], ["HP0", "HP1"])
     assert ports["a"] != ports["b"] and cycles([both], ports) == 10
     assert cycles([both], wire([both], ["a", "b"], ["HP0"])) == 18
@@ -33,11 +33,18 @@ def test_writes_pass_beside_reads_and_each_other() -> None:
 def test_what_moves_at_different_times_may_share_a_port() -> None:
     """Two bundles that move most do so one after the other; a third moves beside both."""
     steps: list[Step] = [
-        ((((5, ((("first", False), 100), (("beside", False), 90))),),), ()),
-        ((((5, ((("second", False), 100), (("beside", False), 90))),),), ()),
+        ((((5, ((("first", False), 100), (("beside", False), 90)), ()),),), ()),
+        ((((5, ((("second", False), 100), (("beside", False), 90)), ()),),), ()),
     ]
     ports = wire(steps, ["first", "second", "beside"], ["HP0", "HP1"])
     assert ports["first"] == ports["second"] != ports["beside"] and cycles(steps, ports) == 200
+
+
+def test_what_opens_an_instruction_is_spread() -> None:
+    """Neither port is full, but the kernel begins when the last of its first operands is there."""
+    step: Step = ((((100, ((("q", False), 40), (("k", False), 40)), (("q", 20), ("k", 20))),),), ())
+    ports = wire([step], ["q", "k"], ["HP0", "HP1"])
+    assert ports["q"] != ports["k"] and cycles([step], ports) == 120 and cycles([step], wire([step], ["q", "k"], ["HP0"])) == 140
 
 
 def test_near_the_best_of_all() -> None:
@@ -48,11 +55,14 @@ def test_near_the_best_of_all() -> None:
     def moved() -> Moved:
         return tuple(((b, pick.random() < 0.4), pick.randint(1, 100)) for b in pick.sample(bundles, pick.randint(1, 4)))
 
+    def opens() -> Opens:
+        return tuple((b, pick.randint(1, 30)) for b in pick.sample(bundles, pick.randint(0, 2)))
+
+    def parts() -> tuple[Part, ...]:
+        return tuple((pick.randint(1, 120), moved(), opens()) for _ in range(pick.randint(1, 3)))
+
     for _ in range(40):
-        steps: list[Step] = [
-            (tuple(tuple((pick.randint(1, 120), moved()) for _ in range(pick.randint(1, 3))) for _ in range(pick.randint(1, 2))), moved())
-            for _ in range(pick.randint(1, 4))
-        ]
+        steps: list[Step] = [(tuple(parts() for _ in range(pick.randint(1, 2))), moved()) for _ in range(pick.randint(1, 4))]
         best = min(cycles(steps, dict(zip(bundles, ports, strict=True))) for ports in product(tags, repeat=len(bundles)))
         ratios.append(cycles(steps, wire(steps, bundles, tags)) / best)
     assert max(ratios) < 1.1 and sum(ratio == 1 for ratio in ratios) > 30

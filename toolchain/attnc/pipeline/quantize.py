@@ -82,16 +82,16 @@ def plan(state: State) -> None:
 def calibrate(state: State) -> None:
     """Statistics of every value over all samples, in chunks that bound the memory."""
     observer = Observer(count_samples(state.samples))
-
-    def finite(name: str, array: Array) -> Array:
-        # A mask may be infinite: its type is fixed, whatever it holds.
-        return array if state.plan[name].type is None else np.where(np.isinf(array), 0.0, array)
-
     for chunk in chunks(Edge(state.model).feeds(state.samples), chunk_size(state.graph)):
-        run_reference(state.graph, chunk, lambda name, array: observer(name, finite(name, array)))
+        run_reference(state.graph, chunk, lambda name, array: observer(name, _finite(state, name, array)))
     for name, array in state.graph.constants.items():
-        observer.constant(name, finite(name, array))
+        observer.constant(name, _finite(state, name, array))
     state.statistics = observer.found
+
+
+def _finite(state: State, name: str, array: Array) -> Array:
+    """What statistics see of a value: a mask may be infinite, since its type is fixed, whatever it holds."""
+    return array if state.plan[name].type is None else np.where(np.isinf(array), 0.0, array)
 
 
 def plan_again(state: State) -> None:
@@ -103,10 +103,11 @@ def plan_again(state: State) -> None:
     for node in state.graph.nodes:
         if node.output not in state.statistics:
             state.statistics[node.output] = state.statistics[node.inputs[0]]
+    observer = Observer(1)
     for name, array in state.graph.constants.items():
-        observer = Observer(1)
-        observer.constant(name, array)
-        state.statistics.setdefault(name, observer.found[name])
+        if name not in state.statistics:
+            observer.constant(name, _finite(state, name, array))
+    state.statistics.update(observer.found)
 
 
 def quantize(state: State) -> None:
