@@ -84,7 +84,7 @@ def test_the_next_block_comes_while_this_one_computes(rows: int, brought: int) -
 def test_what_is_stored_on_the_way_is_stored_earlier(beat: int) -> None:
     """The sum in front of a norm is read again later, and so is the norm's output: the blocks of the layer behind bring both."""
     graph = layer_graph()
-    design = Design(8, 8, 12, 4, beat=beat)
+    design = Design.of(8, 8, 12, 4, beat=beat)
     program = build_program(graph, design, lambda data: None)
     check(program)
     early = [one.brings for one in program.instructions if one.own and one.brings is not None]

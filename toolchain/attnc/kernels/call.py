@@ -66,6 +66,11 @@ def _busy(kernel: KernelCall, scalars: tuple[int, ...]) -> tuple[dict[str, int],
 
 
 @lru_cache(maxsize=1 << 14)
+def _begins(kernel: KernelCall, scalars: tuple[int, ...]) -> int:
+    return kernel.network.begins(kernel.network.names(kernel.args, scalars)) if kernel.network.swallows else 0
+
+
+@lru_cache(maxsize=1 << 14)
 def _opening(kernel: KernelCall, scalars: tuple[int, ...]) -> dict[str, int]:
     network = kernel.network
     names = network.names(kernel.args, scalars) if network.opening else None
@@ -103,6 +108,11 @@ class Call:
         return _busy(self.kernel, self.scalars)[0]
 
     @property
+    def depth(self) -> int:
+        """Cycles that a vector takes through the kernel."""
+        return self.kernel.network.depth
+
+    @property
     def opening(self) -> dict[str, int]:
         """By port, the vectors that have to come before the first result, where those are many."""
         return _opening(self.kernel, self.scalars)
@@ -111,6 +121,11 @@ class Call:
     def held(self) -> dict[str, int]:
         """The same once all operands have arrived, where the kernel gives nothing before."""
         return _busy(self.kernel, self.scalars)[1]
+
+    @property
+    def begins(self) -> int:
+        """Cycles of `held` before its first result."""
+        return _begins(self.kernel, self.scalars)
 
     @property
     def operand(self) -> tuple[int, int, int] | None:

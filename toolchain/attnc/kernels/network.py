@@ -245,6 +245,16 @@ class Network:
         return any(loop.late is not none for process in self.processes for loop in process.loops)
 
     @cached_property
+    def depth(self) -> int:
+        """Cycles that a vector takes through its processes, into one that takes all of them before it gives any."""
+        return sum(max((loop.depth for loop in process.loops if loop.runs is not none), default=0) for process in self.processes)
+
+    def begins(self, names: Names) -> int:
+        """Cycles from the last vector of the operand that it swallows to its first result."""
+        late = [[loop for loop in process.loops if loop.late is not none] for process in self.processes]
+        return sum(sum(loop.cycles(loop.late(names)) for loop in loops[:-1]) + loops[-1].depth for loops in late if loops)
+
+    @cached_property
     def feeds(self) -> tuple[tuple[int, int], ...]:
         """(from, to) for every FIFO, as places in `processes`."""
         writer = {name: number for number, process in enumerate(self.processes) for name in process.writes}

@@ -27,12 +27,10 @@ from attnc.schedule.wiring import Part, Step, wire
 REQUESTS_IN_FLIGHT = 16
 AHEAD = 192
 """Beats that a loader of vectors asks for ahead, about (`load` in memory.hpp)."""
-CALL_OVERHEAD = 40
-"""Starting and ending a dataflow region."""
+CALL_OVERHEAD = 10
+"""Entering and leaving three dataflow regions, one in the other, a cycle each, and asking for the first word."""
 OPERANDS = "operands"
 """Name of the loader that serves several streams."""
-SLOT_LATENCY = 12
-"""Cycles that a vector takes through a kernel that passes it on, on average."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +84,14 @@ ALONE = Beside()
 @dataclass
 class _Part:
     """What overlaps: cycles by process or stream, what passes each pointer, by stream, what has to pass before the kernel gives anything,
-    and the parts of what brings the next operand."""
+    and the parts of what brings the next operand. What the kernel that begins the part gives comes `behind` its start."""
 
     busy: dict[str, int] = field(default_factory=dict)
     moved: list[tuple[Channel, str, int]] = field(default_factory=list)
     opening: list[tuple[str, int]] = field(default_factory=list)
     early: Sequence[_Part] = ()
+    behind: int = 0
+    holders: frozenset[str] = frozenset()
 
     def stream(self, stream: Stream, walk: Walk, moved: int, opening: int) -> None:
         """A stream that moves `walk` in `moved` cycles; the kernel waits for `opening` of its vectors."""
@@ -132,7 +132,7 @@ class _Part:
     def all_busy(self, ports: Mapping[str, str], beside: Beside) -> dict[str, int]:
         """With the ports of the board that several streams share, those of other engines among them."""
         later = self.later(ports, beside)
-        found = {name: cycles + later for name, cycles in self.busy.items()}
+        found = {name: cycles + later + (0 if name in self.holders else self.behind) for name, cycles in self.busy.items()}
         if self.early:
             found["next operand"] = sum(max(part.all_busy(ports, beside).values(), default=0) for part in self.early)
         slowest = max(found.values(), default=0)
@@ -141,7 +141,7 @@ class _Part:
             others = beside.meanwhile(channel, slowest, own)
             if others or len(streams) > 1:
                 names = "+".join([*(name for name, _ in streams), *(["other engines"] if others else [])])
-                found[f"{_direction(channel)} ({names})"] = own + others
+                found[f"{_direction(channel)} ({names})"] = own + others + (self.behind if channel[1] else 0)
         return found
 
 
@@ -188,14 +188,14 @@ def _through(step: Sequence[Work], ports: Mapping[str, str]) -> dict[Channel, in
     return found
 
 
-def _beside(step: Sequence[Work], ports: Mapping[str, str]) -> list[Beside]:
-    """For each instruction of a step what the others do."""
+def _beside(step: Sequence[Work], ports: Mapping[str, str], instruction_ints: int) -> list[Beside]:
+    """For each instruction of a step what the others do, and the fetching of the next one."""
     span = max(max(work.span() for work in step), 1)
     found = []
     for work in step:
         others = [other for other in step if other is not work]
         share = {channel: min(moved / span, 1.0) for channel, moved in _through(others, ports).items() if moved}
-        eager: dict[Channel, int] = {}
+        eager: dict[Channel, int] = {(ports["program"], False): instruction_ints // FETCH_INTS}
         for channel, cycles in (item for other in others for item in other.eager(ports).items()):
             eager[channel] = eager.get(channel, 0) + cycles
         found.append(Beside(share, eager))
@@ -210,7 +210,6 @@ def assign_ports(program: Program, board: Board) -> dict[str, str]:
 def wired(program: Program, board: Board, steps: Sequence[Sequence[Work]]) -> dict[str, str]:
     """The same with the work of the program's steps."""
     bundles = tuple(dict.fromkeys(program.bundles.values()))
-    fetched = (("program", False), program.instruction_ints // FETCH_INTS)
 
     def part(one: _Part, beside: Beside) -> Part:
         opens = one.opens(program.bundles)
@@ -223,11 +222,9 @@ def wired(program: Program, board: Board, steps: Sequence[Sequence[Work]]) -> di
 
     def row(step: Sequence[Work]) -> Step:
         parts = []
-        for work, beside in zip(step, _beside(step, program.bundles), strict=True):
-            parts.append([part(one, beside.later() if number else beside) for number, one in enumerate(work.parts)])
-        slowest, moved, opens = parts[0][0]
-        parts[0][0] = slowest, (*moved, fetched), opens  # beside what the step begins with
-        return tuple(map(tuple, parts)), tuple(_through(step, program.bundles).items())
+        for work, beside in zip(step, _beside(step, program.bundles, program.instruction_ints), strict=True):
+            parts.append(tuple(part(one, beside.later() if number else beside) for number, one in enumerate(work.parts)))
+        return tuple(parts), tuple(_through(step, program.bundles).items())
 
     return wire([row(step) for step in steps], bundles, board.ports)
 
@@ -265,7 +262,7 @@ def _slots_parts(instruction: Instruction, slots: range) -> list[_Part]:
         _move(instruction, early, parts[-1])
         parts[-1].busy.update(call.cycles)
         if call.held:
-            parts.append(_Part(dict(call.held)))
+            parts.append(_Part(dict(call.held), behind=call.begins, holders=frozenset(call.held)))
             _move(instruction, [s for s in mine if s not in early], parts[-1])
     _move(instruction, [s for s in engine.streams if s.slot is None and s.kind == "store" and slots.stop == len(engine.slots)], parts[-1])
     parts = [part for part in parts if part.busy] or [_Part()]
@@ -309,7 +306,10 @@ def _work_cost(work: Work, beside: Beside, ports: Mapping[str, str], words_per_c
     longest = max(zip(found, slowest, strict=True), key=lambda entry: entry[0][entry[1]])[1]
     total = sum(part[name] for part, name in zip(found, slowest, strict=True))
     bound, total = ("ddr", busy["ddr"]) if busy["ddr"] > total else (longest, total)
-    start = READ_LATENCY + WRITE_RESPONSE + CALL_OVERHEAD + SLOT_LATENCY * (len(instruction.active) - 1)
+    depths = [call.depth for _, call in instruction.active]
+    processes = {name for _, call in instruction.active for name in (*call.cycles, *call.held)}
+    own = max(depths, default=0) if processes & {*slowest} else 0  # among the cycles of the slowest
+    start = READ_LATENCY + WRITE_RESPONSE + CALL_OVERHEAD + sum(depths) - own
     total = max(total, READ_LATENCY + instruction_ints // FETCH_INTS - start)  # the next instruction comes meanwhile
     macs = sum(call.macs for _, call in instruction.active)
     return CallCost(instruction.chain.main.node.name, engine.name, total + start, bound, start, busy, words, macs)
@@ -319,7 +319,7 @@ def _step_costs(
     step: Sequence[Work], first: int, ports: Mapping[str, str], words_per_cycle: float, instruction_ints: int
 ) -> list[CallCost]:
     """Costs of the instructions of a step, of which the first has index `first` in the program."""
-    shares = _beside(step, ports)
+    shares = _beside(step, ports, instruction_ints)
     alone = [_work_cost(work, share, ports, words_per_cycle, instruction_ints) for work, share in zip(step, shares, strict=True)]
     shared = {f"{_direction(channel)} (all streams)": moved for channel, moved in _through(step, ports).items()}
     shared["ddr"] = math.ceil(sum(call.words for call in alone) / words_per_cycle)
