@@ -87,7 +87,9 @@ def test_streams_of_one_port_add_up() -> None:
     instruction = next(i for i in program.instructions if i.chain.main.node.name == "attention")
     loads = [stream for stream in instruction.engine.streams if stream.kind != "store" and instruction.walk(stream).vectors]
     moved = [instruction.walk(stream).vectors * instruction.walk(stream).bytes for stream in loads]
-    assert attention.busy[f"HP0 ({'+'.join(stream.name for stream in loads)})"] == sum(moved) and together.cycles >= apart.cycles
+    fetched = program.instruction_ints // 4  # the next instruction comes through the same port
+    assert attention.busy[f"HP0 ({'+'.join(stream.name for stream in loads)}+others)"] == sum(moved) + fetched
+    assert together.cycles >= apart.cycles
 
 
 @pytest.mark.parametrize("board", ["kv260", "zcu102"])

@@ -140,7 +140,7 @@ class _Part:
             own = sum(cycles for _, cycles in streams)
             others = beside.meanwhile(channel, slowest, own)
             if others or len(streams) > 1:
-                names = "+".join([*(name for name, _ in streams), *(["other engines"] if others else [])])
+                names = "+".join([*(name for name, _ in streams), *(["others"] if others else [])])
                 found[f"{_direction(channel)} ({names})"] = own + others + (self.behind if channel[1] else 0)
         return found
 
