@@ -83,7 +83,7 @@ def test_without_the_checks_it_would_be_wrong(monkeypatch: pytest.MonkeyPatch) -
     feeds = random_feeds(graph, 2)
     monkeypatch.setattr(chains, "_fed", careless)
     real = program._touched
-    monkeypatch.setattr(program, "_touched", lambda step: (set(), real(step)[1]))
+    monkeypatch.setattr(program, "_touched", lambda steps: [(set(), stored) for _, stored in real(steps)])
     with pytest.raises(GraphError, match="reads 'a' from words of memory that hold nothing"):
         build_program(graph, DESIGN, lambda data: None)
     monkeypatch.setattr(program, "check_traffic", lambda *_: None)

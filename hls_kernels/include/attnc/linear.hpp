@@ -41,7 +41,7 @@
 
 namespace attnc {
 
-static constexpr int SUMS_AHEAD = 48;  // sums that a run may give before its records come: attnc gives their stream more room
+static constexpr int SUMS_AHEAD = 24;  // sums that a run may give before its records come: attnc gives their stream more room
 static constexpr int SETTLE = 4;  // cycles after which what a pipeline wrote to a buffer can be read; the pragmas repeat the number
 
 // Bias, multiplier and shift of one output channel.

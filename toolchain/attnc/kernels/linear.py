@@ -7,7 +7,7 @@ from attnc.kernels.network import Argument, Buffer, Count, Fifo, Loop, Names, Ne
 from attnc.kernels.numbers import ACTIVATION_BITS, RECORD_BYTES
 from attnc.kernels.ports import AHEAD, FILL, SIDES, IntType, Port
 
-SUMS_AHEAD = 48
+SUMS_AHEAD = 24
 """Sums that a run may give before its records come: those of linear.hpp."""
 SETTLE = 4
 """Cycles after which what a pipeline wrote to a buffer can be read."""
@@ -147,7 +147,7 @@ LINEAR = Network(
     fifos=(
         # The records of a group are written while those of the one before may still be there.
         Fifo("records", lambda n: word(n.W_WORDS * n.L), lambda n: 2 * n.PE * RECORD_BYTES // n.L // n.W_WORDS),
-        Fifo("sums", lambda n: vector(n.type("AccT"), n.L), lambda n: SUMS_AHEAD + 16),
+        Fifo("sums", lambda n: vector(n.type("AccT"), n.L), lambda n: SUMS_AHEAD + 8),
     ),
     derived={
         "tiles": lambda n: n.PE // n.L,
@@ -159,4 +159,5 @@ LINEAR = Network(
         "fill": lambda n: n.fill_rows * n.fill_tiles * n.fill_bytes,
     },
     beats={"w": "W_WORDS"},
+    opening={"w": lambda n: (n.records + (0 if n.w_ready else n.weights)) * n.W_WORDS if n.groups else 0},
 )

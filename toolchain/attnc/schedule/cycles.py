@@ -91,13 +91,15 @@ class _Part:
     opening: list[tuple[str, int]] = field(default_factory=list)
     early: Sequence[_Part] = ()
     behind: int = 0
-    holders: frozenset[str] = frozenset()
+    holders: set[str] = field(default_factory=set)
+    """Its processes, and what only brings operands: these wait for no result."""
 
     def stream(self, stream: Stream, walk: Walk, moved: int, opening: int) -> None:
         """A stream that moves `walk` in `moved` cycles; the kernel waits for `opening` of its vectors."""
         count = len(stream.pointers)
         bursts = math.prod(walk.counts[:3]) * math.ceil(walk.counts[3] * walk.bytes / count / stream.beat / 64)
         self.busy[f"port {stream.name}"] = max(moved, bursts * math.ceil(READ_LATENCY / REQUESTS_IN_FLIGHT))
+        self.holders |= {f"port {stream.name}", OPERANDS} if stream.kind != "store" else set()
         if stream.shared:  # its loader waits for the first word of each run
             self.busy[OPERANDS] = self.busy.get(OPERANDS, 0) + self.busy[f"port {stream.name}"] + READ_LATENCY
         self.moved += [((pointer, stream.kind == "store"), stream.name, moved) for pointer in stream.pointers]
@@ -262,7 +264,7 @@ def _slots_parts(instruction: Instruction, slots: range) -> list[_Part]:
         _move(instruction, early, parts[-1])
         parts[-1].busy.update(call.cycles)
         if call.held:
-            parts.append(_Part(dict(call.held), behind=call.begins, holders=frozenset(call.held)))
+            parts.append(_Part(dict(call.held), behind=call.begins, holders=set(call.held)))
             _move(instruction, [s for s in mine if s not in early], parts[-1])
     _move(instruction, [s for s in engine.streams if s.slot is None and s.kind == "store" and slots.stop == len(engine.slots)], parts[-1])
     parts = [part for part in parts if part.busy] or [_Part()]
@@ -289,7 +291,8 @@ def _opening(instruction: Instruction, stream: Stream) -> int:
 
 def call_cost(instruction: Instruction, ports: Mapping[str, str], words_per_cycle: float, instruction_ints: int) -> CallCost:
     """Cycles of an instruction that runs alone."""
-    return _work_cost(Work.of(instruction), ALONE, ports, words_per_cycle, instruction_ints)
+    work = Work.of(instruction)
+    return _work_cost(work, _beside([work], ports, instruction_ints)[0], ports, words_per_cycle, instruction_ints)
 
 
 def _work_cost(work: Work, beside: Beside, ports: Mapping[str, str], words_per_cycle: float, instruction_ints: int) -> CallCost:
