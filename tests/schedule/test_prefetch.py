@@ -61,7 +61,7 @@ def check(program: Program) -> int:
             brought += bool(one.own)
             behind = next(i for i in range(place, len(program.instructions)) if is_run(program.instructions[i], one.brings))
             between = [replace(one, brings=None), *program.instructions[place + 1 : behind]] if one.own else []
-            written, read = ([walk for other in between for walk in walks(other)] for walks in (Instruction.writes, Instruction.reads))
+            written, read = ([walk for other in between for walk in other.moves(kind)] for kind in ("store", "load"))
             assert not any(overlap(a, b) for a in one.brings.operand_reads() for b in written), "read before it is written"
             assert not any(overlap(a, b) for a in one.brings.operand_writes() for b in written + read), "written over too early"
     return brought

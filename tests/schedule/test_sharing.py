@@ -19,10 +19,10 @@ from attnc.kernels.storage import SHALLOW
 from attnc.ops import operator
 from attnc.resources import data_path
 from attnc.schedule.cost import engine_resources, estimate
-from attnc.schedule.cycles import OPERANDS
 from attnc.schedule.devices import BOARDS
 from attnc.schedule.program import build_program
 from attnc.schedule.sharing import DEEPEST, Operand, Run, share
+from attnc.schedule.work import OPERANDS
 from harness import assert_exact, quantized, random_feeds, tensor_type
 
 

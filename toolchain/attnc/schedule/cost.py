@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from attnc.errors import FitError
 from attnc.kernels.resources import Memory, Resources
 from attnc.kernels.storage import fifo, memory_cost, usual_kind
-from attnc.schedule.cycles import CallCost, Work, program_costs, wired
+from attnc.schedule.cycles import CallCost, program_costs, wired
 from attnc.schedule.devices import CLASSES, Board
 from attnc.schedule.engine import Engine, Slot
 from attnc.schedule.fifos import usual_fifos
 from attnc.schedule.placement import Buffer, collect, place, scaled
 from attnc.schedule.program import Program
+from attnc.schedule.work import Work
 
 DDR_EFFICIENCY = 0.85
 """Share of the peak rate that long bursts reach; 0.85 to 0.94 have been measured."""

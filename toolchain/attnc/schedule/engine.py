@@ -344,13 +344,9 @@ class Instruction:
         assert slot is not None
         return [self.walk(s) for s in self.engine.streams if s.kind == "store" and s.slot is not None and s.slot <= slot]
 
-    def reads(self) -> list[Walk]:
-        """What it loads."""
-        return [self.walk(stream) for stream in self.engine.streams if stream.kind == "load"]
-
-    def writes(self) -> list[Walk]:
-        """What it stores."""
-        return [self.walk(stream) for stream in self.engine.streams if stream.kind == "store"]
+    def moves(self, kind: str) -> list[Walk]:
+        """Of its streams that "load", or "store"; some pass nothing."""
+        return [self.walk(stream) for stream in self.engine.streams if stream.kind == kind]
 
     @cached_property
     def _vectors(self) -> list[int]:

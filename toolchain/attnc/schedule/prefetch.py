@@ -67,8 +67,8 @@ def _untouched(steps: Sequence[Sequence[Instruction]], before: _Run, run: _Run) 
     what it writes over."""
     reads, writes = run.instruction.operand_reads(), run.instruction.operand_writes()
     between = [one for step in steps[before.place : run.place] for one in step]
-    stored = ((mine, write) for one in between for write in one.writes() for mine in (*reads, *writes))
-    loaded = ((mine, read) for one in between for read in one.reads() for mine in writes)
+    stored = ((mine, write) for one in between for write in one.moves("store") for mine in (*reads, *writes))
+    loaded = ((mine, read) for one in between for read in one.moves("load") for mine in writes)
     return not any(overlap(*pair) for pair in (*stored, *loaded))
 
 

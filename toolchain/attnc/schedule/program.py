@@ -189,7 +189,7 @@ def _touched(steps: Sequence[Sequence[Instruction]]) -> list[tuple[set[str], lis
     """Values that the instructions of each step read, each for its own block of rows, and those that they store, or parts of. What is
     stored on the way to an operand may be stored while the engine runs the instruction before."""
     found = [
-        ({walk.value for one in step for walk in one.reads() if walk.vectors}, [name for one in step for name in one.chain.stores()])
+        ({walk.value for one in step for walk in one.moves("load") if walk.vectors}, [name for one in step for name in one.chain.stores()])
         for step in steps
     ]
     last: dict[int, int] = {}

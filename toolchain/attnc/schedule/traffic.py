@@ -8,7 +8,7 @@ the kernel what they mean in the value's type.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,8 @@ def check_traffic(graph: Graph, places: MemoryMap, steps: Sequence[Sequence[Inst
     for call in {id(call): call for step in steps for one in step for _, call in one.active}.values():
         check_types(graph, call)
     for number, step in enumerate(steps):
-        memory.load(number, [walk for one in step for walk in _walks(one, "load")])
-        memory.store(number, [walk for one in step for walk in _walks(one, "store")])
+        memory.load(number, [walk for one in step for walk in one.moves("load") if walk.vectors])
+        memory.store(number, [walk for one in step for walk in one.moves("store") if walk.vectors])
     for name in graph.outputs:
         memory.expect("the host", name, places.values[name])
     check_operands(steps)
@@ -77,12 +77,6 @@ def check_types(graph: Graph, call: Call) -> None:
         low, high = int_range(port.type.bits, port.type.signed)
         if not port.raw and (type_.range[0] < low or type_.range[1] > high):
             raise GraphError(f"{where} carries {low} to {high}, {walk.value!r} has {type_.range[0]} to {type_.range[1]}")
-
-
-def _walks(one: Instruction, kind: str) -> Iterator[Walk]:
-    """Those of an instruction's streams of a kind through which something passes."""
-    found = (one.walk(stream) for stream in one.engine.streams if stream.kind == kind)
-    return (walk for walk in found if walk.vectors)
 
 
 def _words(walk: Walk) -> Words:

@@ -1,0 +1,225 @@
+"""What an instruction does in time, whatever the ports of the board: its parts, one after the other, what is busy in each and what passes
+each pointer; and what those beside it in a step do.
+
+The kernels of a chain overlap, and so do the processes of a kernel, but one that needs all its operands before it gives a result
+(`Call.held`) parts the chain: what is before it, then what comes from it, which begins behind its first result. Where a kernel waits for
+many vectors before it gives anything (`Call.opening`), it begins later by what else passes their port.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from attnc.kernels.call import Walk
+from attnc.kernels.latency import READ_LATENCY
+from attnc.schedule.engine import Instruction, Stream
+from attnc.schedule.program import FETCH_INTS
+
+REQUESTS_IN_FLIGHT = 16
+AHEAD = 192
+"""Beats that a loader of vectors asks for ahead, about (`load` in memory.hpp)."""
+OPERANDS = "operands"
+"""Name of the loader that serves several streams."""
+Channel = tuple[str, bool]
+"""A pointer, bundle or port of the board, and whether it is written."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What the other engines of a step move through each port and direction: the share of all cycles, and cycles of what they ask for at
+    its start, all at once."""
+
+    share: Mapping[Channel, float] = field(default_factory=dict)
+    eager: Mapping[Channel, int] = field(default_factory=dict)
+
+    def meanwhile(self, channel: Channel, cycles: int, own: int) -> int:
+        """Cycles of a port that they take in so many cycles, in which something of one's own passes in `own`. What is asked for at the
+        start takes turns with that, so it takes no more than as many."""
+        return max(round(cycles * self.share.get(channel, 0)), min(self.eager.get(channel, 0), own))
+
+    def later(self) -> Beside:
+        """Behind the first part."""
+        return Beside(self.share)
+
+
+ALONE = Beside()
+
+
+@dataclass
+class Part:
+    """What overlaps: cycles by process or stream, what passes each pointer, by stream, what has to pass before the kernel gives anything,
+    and the parts of what brings the next operand. What the kernel that begins the part gives comes `behind` its start."""
+
+    busy: dict[str, int] = field(default_factory=dict)
+    moved: list[tuple[Channel, str, int]] = field(default_factory=list)
+    opening: list[tuple[str, int]] = field(default_factory=list)
+    early: Sequence[Part] = ()
+    behind: int = 0
+    holders: set[str] = field(default_factory=set)
+    """Its processes, and what only brings operands: these wait for no result."""
+
+    def stream(self, stream: Stream, walk: Walk, moved: int, opening: int) -> None:
+        """A stream that moves `walk` in `moved` cycles; the kernel waits for `opening` of its vectors."""
+        count = len(stream.pointers)
+        bursts = math.prod(walk.counts[:3]) * math.ceil(walk.counts[3] * walk.bytes / count / stream.beat / 64)
+        self.busy[f"port {stream.name}"] = max(moved, bursts * math.ceil(READ_LATENCY / REQUESTS_IN_FLIGHT))
+        self.holders |= {f"port {stream.name}", OPERANDS} if stream.kind != "store" else set()
+        if stream.shared:  # its loader waits for the first word of each run
+            self.busy[OPERANDS] = self.busy.get(OPERANDS, 0) + self.busy[f"port {stream.name}"] + READ_LATENCY
+        self.moved += [((pointer, stream.kind == "store"), stream.name, moved) for pointer in stream.pointers]
+        self.opening += [(pointer, math.ceil(moved * opening / walk.vectors)) for pointer in stream.pointers if opening]
+
+    def opens(self, ports: Mapping[str, str]) -> dict[str, int]:
+        """Cycles in which something passes each port before the kernel gives anything."""
+        found: dict[str, int] = {}
+        for pointer, cycles in self.opening:
+            found[ports[pointer]] = found.get(ports[pointer], 0) + cycles
+        return found
+
+    def later(self, ports: Mapping[str, str], beside: Beside) -> int:
+        """By how many cycles it begins later than with a port for each of those streams."""
+        opens = (cycles + beside.meanwhile((port, False), cycles, cycles) for port, cycles in self.opens(ports).items())
+        return max(opens, default=0) - max((cycles for _, cycles in self.opening), default=0)
+
+    def ahead(self) -> list[tuple[Channel, str, int]]:
+        """What its loaders have asked for from the start on: that passes in an earlier part, not in this."""
+        found = [(channel, name, min(moved, AHEAD)) for channel, name, moved in self.moved if not channel[1]]
+        early = {(channel, name): moved for channel, name, moved in found}
+        self.moved = [(channel, name, moved - early.get((channel, name), 0)) for channel, name, moved in self.moved]
+        return found
+
+    def passing(self, ports: Mapping[str, str]) -> dict[Channel, list[tuple[str, int]]]:
+        """Cycles in which something passes each port, in each direction, for each pointer of a stream."""
+        found: dict[Channel, list[tuple[str, int]]] = {}
+        for (pointer, write), name, cycles in self.moved:
+            found.setdefault((ports[pointer], write), []).append((name, cycles))
+        return found
+
+    def all_busy(self, ports: Mapping[str, str], beside: Beside) -> dict[str, int]:
+        """With the ports of the board that several streams share, those of other engines among them."""
+        later = self.later(ports, beside)
+        found = {name: cycles + later + (0 if name in self.holders else self.behind) for name, cycles in self.busy.items()}
+        if self.early:
+            found["next operand"] = sum(max(part.all_busy(ports, beside).values(), default=0) for part in self.early)
+        slowest = max(found.values(), default=0)
+        for channel, streams in self.passing(ports).items():
+            own = sum(cycles for _, cycles in streams)
+            others = beside.meanwhile(channel, slowest, own)
+            if others or len(streams) > 1:
+                names = "+".join([*(name for name, _ in streams), *(["others"] if others else [])])
+                found[f"{direction(channel)} ({names})"] = own + others + (self.behind if channel[1] else 0)
+        return found
+
+
+@dataclass(frozen=True)
+class Work:
+    """An instruction, its parts, and what passes each pointer in all."""
+
+    instruction: Instruction
+    parts: Sequence[Part]
+    passing: Mapping[Channel, int]
+
+    @staticmethod
+    def of(instruction: Instruction) -> Work:
+        """Whatever the ports."""
+        passing: dict[Channel, int] = {}
+        for stream in instruction.engine.streams:
+            passing.update(dict.fromkeys(((pointer, stream.kind == "store") for pointer in stream.pointers), instruction.moved(stream)))
+        return Work(instruction, _parts(instruction), passing)
+
+    def eager(self, ports: Mapping[str, str]) -> dict[Channel, int]:
+        """Cycles of what it asks for at its start, all at once: both halves of the buffers of a kernel that opens with many vectors; the
+        operand of one that takes all of it before it gives anything."""
+        first = self.parts[0]
+        if first.opening:
+            return {(port, False): 2 * cycles for port, cycles in first.opens(ports).items()}
+        passing = first.passing(ports) if len(self.parts) > 1 else {}
+        return {channel: sum(cycles for _, cycles in streams) for channel, streams in passing.items()}
+
+    def span(self) -> int:
+        """Cycles if nothing shared a port."""
+        return sum(max(part.busy.values(), default=0) for part in self.parts)
+
+
+def direction(channel: Channel) -> str:
+    """A port in words."""
+    return f"{channel[0]} writes" if channel[1] else channel[0]
+
+
+def through(step: Sequence[Work], ports: Mapping[str, str]) -> dict[Channel, int]:
+    """Cycles in which something passes each port, in each direction, for all instructions of a step."""
+    found: dict[Channel, int] = {}
+    for work in step:
+        for (pointer, write), moved in work.passing.items():
+            found[ports[pointer], write] = found.get((ports[pointer], write), 0) + moved
+    return found
+
+
+def side_by_side(step: Sequence[Work], ports: Mapping[str, str], instruction_ints: int) -> list[Beside]:
+    """For each instruction of a step what the others do, and the fetching of the next one."""
+    span = max(max(work.span() for work in step), 1)
+    found = []
+    for work in step:
+        others = [other for other in step if other is not work]
+        share = {channel: min(moved / span, 1.0) for channel, moved in through(others, ports).items() if moved}
+        eager: dict[Channel, int] = {(ports["program"], False): instruction_ints // FETCH_INTS}
+        for channel, cycles in (item for other in others for item in other.eager(ports).items()):
+            eager[channel] = eager.get(channel, 0) + cycles
+        found.append(Beside(share, eager))
+    return found
+
+
+def _parts(instruction: Instruction) -> list[Part]:
+    """What brings the operand of another instruction overlaps with the main kernel, which waits for none."""
+    slot, slots = instruction.engine.operand_slot or 0, range(len(instruction.engine.slots))
+    parts = _slots_parts(instruction, slots[slot:] if instruction.ready else slots)
+    if instruction.brings is not None:
+        before = _slots_parts(instruction.brings, slots[:slot])
+        main = instruction.brings.calls[slot]
+        before[-1].busy.update(main.bringing().cycles if main is not None else {})
+        _move(instruction.brings, [s for s in instruction.engine.streams if s.slot == slot and s.port is None], before[-1])
+        if not instruction.own:
+            return before
+        parts[0].early = before
+    return parts
+
+
+def _slots_parts(instruction: Instruction, slots: range) -> list[Part]:
+    """Of some of its slots, working for its own block."""
+    engine, parts = instruction.engine, [Part()]
+    _move(instruction, [s for s in engine.streams if s.slot is None and s.kind == "load" and not instruction.ready], parts[0])
+    for number in slots:
+        call = instruction.timed(number)
+        if call is None:
+            continue
+        brought = instruction.ready and number == engine.operand_slot
+        mine = [s for s in engine.streams if s.slot == number and not (brought and s.port is None)]
+        early = [s for s in mine if s.kind != "words" or not call.held]
+        _move(instruction, early, parts[-1])
+        parts[-1].busy.update(call.cycles)
+        if call.held:
+            parts.append(Part(dict(call.held), behind=call.begins, holders=set(call.held)))
+            _move(instruction, [s for s in mine if s not in early], parts[-1])
+    _move(instruction, [s for s in engine.streams if s.slot is None and s.kind == "store" and slots.stop == len(engine.slots)], parts[-1])
+    parts = [part for part in parts if part.busy] or [Part()]
+    for part in parts[1:]:
+        parts[0].moved += part.ahead()
+    return parts
+
+
+def _move(instruction: Instruction, streams: Sequence[Stream], part: Part) -> None:
+    """Streams of an instruction pass in a part of it."""
+    for stream in streams:
+        walk = instruction.walk(stream)
+        if walk.vectors:
+            part.stream(stream, walk, instruction.moved(stream), _opening(instruction, stream))
+
+
+def _opening(instruction: Instruction, stream: Stream) -> int:
+    """Vectors of a stream for which its kernel waits before it gives anything."""
+    number = stream.slot or 0
+    call, slot = instruction.calls[number], instruction.engine.slots[number]
+    port = slot.fed if stream.slot is None else stream.port
+    return 0 if call is None or port is None or stream.kind == "store" else call.opening.get(call.kernel.ports[port].name, 0)
