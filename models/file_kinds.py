@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from models import zoo
 
 MODELS = ("bert", "distilbert", "vit", "gpt2", "llama", "whisper")
@@ -22,16 +23,24 @@ class Source:
     model: str
     folder: Path
 
-    def export(self, exporter: str = "dynamo", opset: int = 0, dynamic: bool = False) -> Path:
-        """The plain export by torch, with samples beside it (`.npz`, `.unseen.npz`); `dynamic`: batch and tokens are symbols."""
-        path = self.folder / f"{self.model}_{exporter}{opset or ''}{'_dynamic' if dynamic else ''}.onnx"
+    def export(self, exporter: str = "dynamo", opset: int = 0, dynamic: bool = False, eager: bool = False) -> Path:
+        """An export by torch as `zoo.export` makes it."""
+        path = self.folder / f"{self.model}_{exporter}{opset or ''}{'_dynamic' if dynamic else ''}{'_eager' if eager else ''}.onnx"
         if not path.exists():
             with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
                 made = Path(scratch) / path.name
-                zoo.export(self.model, exporter, made, opset, dynamic)
-                for file in sorted(Path(scratch).iterdir(), reverse=True):  # the samples first: the model says that all is there
-                    os.replace(file, self.folder / file.name)
+                zoo.export(self.model, exporter, made, opset, dynamic, eager)
+                os.replace(made, path)
         return path
+
+    def write_samples(self, path: Path) -> None:
+        """Inputs to calibrate and to measure with, the same for all kinds of files, beside one (`.npz`, `.unseen.npz`)."""
+        from models.families import FAMILIES, samples
+
+        family = FAMILIES[self.model]
+        names = dict.fromkeys([*family.inputs(), *(family.traced_inputs() if family.traced_inputs else ())])
+        np.savez(path.with_suffix(".npz"), **samples(family, list(names)))  # type: ignore[arg-type]
+        np.savez(path.with_suffix(".unseen.npz"), **samples(family, list(names), zoo.UNSEEN, seed=2))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import shutil
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -36,8 +35,7 @@ def measure(model: str, kind: Kind, folder: Path, quick: bool) -> dict[str, Any]
 
     source, path = Source(model, folder), folder / f"{model}-{kind.name}" / "model.onnx"
     path.parent.mkdir(exist_ok=True)
-    for suffix in (".npz", ".unseen.npz"):
-        shutil.copy(source.export().with_suffix(suffix), path.with_suffix(suffix))
+    source.write_samples(path)
     kind.make(source, path)
     build = path.parent / "build"
     fixed = {"output": build, "target": zoo.TARGET, "calib": path.with_suffix(".npz"), "force": True, "check": not quick}

@@ -40,7 +40,7 @@ def by_optimizer(source: Source, path: Path, half: bool = False, level: int | No
     for name, value in fusions.items():
         assert hasattr(options, name), name
         setattr(options, name, value)
-    given = source.export(**(how or {"exporter": "torchscript"}))
+    given = source.export(**(EAGER if how is None else how))
     made = optimize_model(str(given), kind, HEADS, WIDTH, options, opt_level=level)
     if half:
         made.convert_float_to_float16(keep_io_types=True)
@@ -51,24 +51,31 @@ RAW = 2
 """AttentionMaskFormat.AttentionMask: the mask as it is given to the model."""
 TEXT = ("bert", "distilbert", "gpt2", "llama")
 SCRIPT: dict[str, Any] = {"exporter": "torchscript"}
-DYNAMIC = {**SCRIPT, "dynamic": True}
+EAGER: dict[str, Any] = {**SCRIPT, "eager": True}
+DYNAMIC = {**EAGER, "dynamic": True}
 
 
 def _kind(name: str, make: Any, models: tuple[str, ...] = tuple(OPTIMIZERS), **arguments: Any) -> Kind:
-    return Kind(name, functools.partial(make, **arguments), models)
+    """A kind beside the plain export of the same exporter: one traces a mask that the other does without."""
+    how = arguments.get("how", EAGER) if make is by_optimizer else arguments
+    beside = "torchscript" if how.get("exporter") == "torchscript" else "plain"
+    return Kind(name, functools.partial(make, **arguments), models, beside)
 
 
 KINDS = [
     _kind("torchscript", exported, **SCRIPT),
-    _kind("torchscript-11", exported, **SCRIPT, opset=11),
-    _kind("torchscript-12", exported, **SCRIPT, opset=12),
+    _kind("torchscript-11", exported, **EAGER, opset=11),
+    _kind("torchscript-12", exported, **EAGER, opset=12),
     _kind("torchscript-dynamic", exported, TEXT, **DYNAMIC),
     _kind("dynamo-23", exported, opset=23),
     *(_kind(f"ort-{level}", by_session, level=level) for level in LEVELS),
-    *(_kind(f"ort-{level}-torchscript", by_session, level=level, **SCRIPT) for level in LEVELS),
+    *(_kind(f"ort-{level}-torchscript", by_session, level=level, **EAGER) for level in LEVELS),
+    _kind("ort-extended-11", by_session, level="extended", **EAGER, opset=11),
     _kind("ort-extended-dynamic", by_session, TEXT, level="extended", **DYNAMIC),
     _kind("fused", by_optimizer),
     _kind("fused-dynamo", by_optimizer, how={}),
+    _kind("fused-sdpa", by_optimizer, how=SCRIPT),
+    _kind("fused-11", by_optimizer, how={**EAGER, "opset": 11}),
     _kind("fused-dynamic", by_optimizer, TEXT, how=DYNAMIC),
     _kind("fused-raw-mask", by_optimizer, ("bert", "distilbert"), attention_mask_format=RAW),
     _kind("fused-multihead", by_optimizer, use_multi_head_attention=True, attention_mask_format=RAW),

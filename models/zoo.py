@@ -38,8 +38,9 @@ EXPORTERS = ("dynamo", "torchscript")
 OPSETS = {"dynamo": 20, "torchscript": 17}
 
 
-def export(name: str, exporter: str, path: Path, opset: int = 0, dynamic: bool = False) -> None:
-    """Write a family as ONNX, weights inside, and seeded inputs beside it; `dynamic`: batch and tokens of whole numbers are symbols."""
+def export(name: str, exporter: str, path: Path, opset: int = 0, dynamic: bool = False, eager: bool = False) -> None:
+    """Write a family as ONNX, weights inside, and seeded inputs beside it. With `dynamic`, batch and tokens of whole numbers are symbols;
+    with `eager`, attention is spelled out by the model, as it was before torch had an operator for it."""
     import numpy as np
     import torch
     from models.families import FAMILIES, Exported, randomize, samples, settle
@@ -48,6 +49,8 @@ def export(name: str, exporter: str, path: Path, opset: int = 0, dynamic: bool =
     torch.manual_seed(0)
     model = family.model().eval()
     randomize(model)
+    if eager:
+        model.set_attn_implementation("eager")  # type: ignore[operator]
     inputs = (family.traced_inputs if exporter == "torchscript" and family.traced_inputs else family.inputs)()
     settle(model, inputs)
     wrapped = Exported(model, tuple(inputs), family.outputs).eval()

@@ -15,7 +15,7 @@ def _row(kind: str, sqnr: float, **more: Any) -> dict[str, Any]:
 
 
 def test_a_file_is_judged_by_what_the_plain_export_reaches(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [_row("plain", 34.0), _row("ort-basic", 33.1), _row("fused", 32.9), {"model": "vit", "kind": "fused", "error": "no"}]
+    rows = [_row("plain", 34.0), _row("ort-basic", 33.1), _row("ort-all", 32.9), {"model": "vit", "kind": "ort-all", "error": "no"}]
     files.judge(rows)
     assert [row["ok"] for row in rows] == [True, True, False, False]
     files.show(rows)

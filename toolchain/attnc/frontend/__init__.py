@@ -130,7 +130,7 @@ def _prepare(path: Path, pins: Pins, samples: Pins | None = None) -> tuple[Simpl
     to_float32(model)
     quantized = lower_quantization(model)
     specs = pin_shapes(model, pins, str(path), samples)
-    refused = spell_out(model, str(path))
+    model, refused = spell_out(model, str(path))
     simplified = simplify(model, str(path))
     simplified.refused = refused
     find_softmax(simplified)

@@ -100,7 +100,7 @@ def simplify(model: ModelProto, path: str) -> Simplified:
         shape = before[name].shape if name in before else None
         if shape and 0 in shape:
             raise ModelError(f"{path}: output {name!r} has shape {list(shape)} with the inputs' shapes: there is nothing to compute")
-    model = _optimize(model, outputs, before)
+    model = fold(model, before)
     name_nodes(model)
     info = infer(model, path)
     check_sizes(info, path)
@@ -109,7 +109,7 @@ def simplify(model: ModelProto, path: str) -> Simplified:
     return Simplified(model, original, constants, info, opset, outputs)
 
 
-def _optimize(model: ModelProto, outputs: list[str], info: dict[str, TensorInfo]) -> ModelProto:
+def fold(model: ModelProto, info: dict[str, TensorInfo]) -> ModelProto:
     """onnxscript's folding and rewriting; the model itself if that fails, since the interpreter folds on its own too."""
 
     def size(values: Iterable[ir.Value | None]) -> int:
@@ -130,7 +130,7 @@ def _optimize(model: ModelProto, outputs: list[str], info: dict[str, TensorInfo]
     except Exception as error:  # a third-party optimizer must not decide what can be compiled
         log.debug("the optimizer failed (%s); going on with the model as it is", error)
         return model
-    if [output.name for output in optimized.graph.output] != outputs:
+    if [output.name for output in optimized.graph.output] != [output.name for output in model.graph.output]:
         log.debug("the optimizer renamed outputs; going on with the model as it is")
         return model
     return optimized

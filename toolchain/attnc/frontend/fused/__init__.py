@@ -15,7 +15,7 @@ from attnc.errors import UnsupportedError
 from attnc.frontend.fused import attention, normalization, pointwise, rotary
 from attnc.frontend.fused.spelling import Spelling, UnknownShape
 from attnc.frontend.load import MICROSOFT, ONNX_DOMAINS, all_nodes
-from attnc.frontend.simplify import TensorInfo, infer
+from attnc.frontend.simplify import TensorInfo, fold, infer
 
 OPERATORS: dict[str, Callable[[Spelling], None]] = {
     "Gelu": pointwise.gelu, "BiasGelu": pointwise.gelu, "FastGelu": pointwise.fast_gelu, "QuickGelu": pointwise.quick_gelu,
@@ -31,22 +31,27 @@ OPERATORS: dict[str, Callable[[Spelling], None]] = {
 LAYER_NORMALIZATION_OPSET = 17
 
 
-def spell_out(model: ModelProto, path: str) -> dict[str, str]:
-    """Rewrite `model`, whose inputs are static, in place; the names of nodes that stay as they are, with the reason.
+def spell_out(model: ModelProto, path: str) -> tuple[ModelProto, dict[str, str]]:
+    """`model`, whose inputs are static, without fused operators; and the names of nodes that stay as they are, with the reason.
 
-    An operator whose spelling depends on shapes waits for those before it: then they are inferred again.
+    An operator whose spelling depends on shapes waits for those before it: then they are inferred again, and where inference does not find
+    them, constants are folded first.
     """
     opset = max(entry.version for entry in model.opset_import if entry.domain in ONNX_DOMAINS)
     refused: dict[str, str] = {}
+    folded = False
     waiting = _fused(model, opset)
     while waiting:
-        unknown = _pass(model, opset, infer(model, path), refused)
+        info = infer(model, path)
+        unknown = _pass(model, opset, info, refused)
         left = [node for node in _fused(model, opset) if node.name not in refused]
-        if len(left) == len(waiting):
+        if len(left) == len(waiting) and folded:
             refused |= {node.name: f"the shape of its operand {unknown[node.name]!r} cannot be inferred" for node in left}
             break
+        folded = len(left) == len(waiting)
+        model = fold(model, info) if folded else model
         waiting = left
-    return refused
+    return model, refused
 
 
 def _fused(model: ModelProto, opset: int) -> list[NodeProto]:
