@@ -33,14 +33,14 @@ class Source:
                 os.replace(made, path)
         return path
 
-    def write_samples(self, path: Path) -> None:
-        """Inputs to calibrate and to measure with, the same for all kinds of files, beside one (`.npz`, `.unseen.npz`)."""
+    def write_samples(self, path: Path, **more: np.ndarray) -> None:
+        """Inputs to calibrate and to measure with, the same for all kinds of files, beside one (`.npz`, `.unseen.npz`); and `more`."""
         from models.families import FAMILIES, samples
 
         family = FAMILIES[self.model]
         names = dict.fromkeys([*family.inputs(), *(family.traced_inputs() if family.traced_inputs else ())])
-        np.savez(path.with_suffix(".npz"), **samples(family, list(names)))  # type: ignore[arg-type]
-        np.savez(path.with_suffix(".unseen.npz"), **samples(family, list(names), zoo.UNSEEN, seed=2))  # type: ignore[arg-type]
+        np.savez(path.with_suffix(".npz"), **samples(family, list(names)), **more)  # type: ignore[arg-type]
+        np.savez(path.with_suffix(".unseen.npz"), **samples(family, list(names), zoo.UNSEEN, seed=2), **more)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from models import files_fused, files_quantized, zoo
+from models import files_decoder, files_fused, files_quantized, zoo
 from models.file_kinds import MODELS, PLAIN, Kind, Source
 
 SLACK_DB = 1.0
-KINDS = {kind.name: kind for kind in (PLAIN, *files_fused.KINDS, *files_quantized.KINDS)}
+KINDS = {kind.name: kind for kind in (PLAIN, *files_fused.KINDS, *files_decoder.KINDS, *files_quantized.KINDS)}
 
 
 def measure(model: str, kind: Kind, folder: Path, quick: bool) -> dict[str, Any]:

@@ -372,3 +372,14 @@ def test_factors_that_differ_among_the_scores_of_a_head(tmp_path: Path) -> None:
     s = b("Mul", b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2])), b.random(1, H, 1, T))
     with pytest.raises(AttncError):
         import_model(b.save(tmp_path / "m.onnx", merged(b, b("MatMul", b("Softmax", s, axis=-1), v))))
+
+
+@pytest.mark.parametrize("mean", [False, True])
+def test_weights_as_an_output_are_computed_on_the_host(tmp_path: Path, mean: bool) -> None:
+    """Of each head, or their mean, from the queries and keys that the device made."""
+    b = Builder(17)
+    q, k, v = qkv(b)
+    p = b("Softmax", b("Mul", b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2])), 0.5), axis=-1)
+    y = merged(b, b("MatMul", p, v))
+    model = check(b.save(tmp_path / "m.onnx", y, b("ReduceMean", p, axes=[1], keepdims=0) if mean else p))
+    assert "attention" in ops(model) and model.trailing is not None

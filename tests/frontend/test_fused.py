@@ -157,14 +157,15 @@ def multi_head(
 
 
 def grouped(
-    *, packed: bool = False, rotate: bool = False, added: bool = False, past: bool = False, **attributes: Any
+    *, padded: bool = False, packed: bool = False, rotate: bool = False, added: bool = False, past: bool = False, **attributes: Any
 ) -> Callable[[Builder], list[str]]:
     def build(b: Builder) -> list[str]:
         x = tokens(b)
         apart = [b.linear(x, C, width) for width in (4 * E, 2 * E, 2 * E)]
         operands = [b.linear(x, C, 8 * E), "", ""] if packed else apart
         operands += [b.input(name, [1, 2, "past", E]) if past else "" for name in ("past_key", "past_value")]
-        operands += [b.constant(np.array([T - 1], np.int32)), b.constant(np.array(T, np.int32))]
+        last = b("Sub", mask_of(b, "ends"), np.array([1], np.int32)) if padded else b.constant(np.array([T - 1], np.int32))
+        operands += [last, b.constant(np.array(T, np.int32))]
         angle = np.arange(32)[:, None] * 0.3 / np.arange(1, E // 2 + 1)
         operands += [np.cos(angle), np.sin(angle)] if rotate else ["", ""]
         operands += ["", b.random(1, 1, T, T)] if added else []
@@ -204,7 +205,8 @@ CASES: dict[str, Callable[[Builder], list[str]]] = {
     "MultiHead_heads": multi_head(bias=False, cross="heads"), "MultiHead_empty_past": multi_head(past=0, bias=False),
     "GroupQuery": grouped(), "GroupQuery_packed": grouped(packed=True), "GroupQuery_rotary": grouped(rotate=True),
     "GroupQuery_interleaved": grouped(rotate=True, packed=True, rotary_interleaved=1), "GroupQuery_cap": grouped(softcap=2.0, scale=0.7),
-    "GroupQuery_window": grouped(local_window_size=2), "GroupQuery_added": grouped(added=True), "GroupQuery_past": grouped(past=True),
+    "GroupQuery_window": grouped(local_window_size=2), "GroupQuery_added": grouped(added=True),
+    "GroupQuery_padded": grouped(padded=True), "GroupQuery_past": grouped(past=True),
 }  # fmt: skip
 
 

@@ -88,9 +88,10 @@ def _fetchable(interpreter: Interpreter, name: str) -> View | str | None:
         reason = "tensors are concatenated along channels"
     except UnsupportedError as error:
         node = interpreter.producer[name]
-        if interpreter.heavy(node) and not interpreter.collect:
+        heavy = interpreter.heavy(node) and not isinstance(value, Scores)  # weights of attention as an output are the host's
+        if heavy and not interpreter.collect:
             raise
-        if interpreter.heavy(node):
+        if heavy:
             interpreter.unsupported.setdefault(error.node, error)
         reason = error.reason
     assert isinstance(value, (Unary, Poly, Scores, ScoreRows, Test, Failed, View))

@@ -66,8 +66,8 @@ def _converted(path: Path, model: ModelProto) -> ModelProto:
     version = min(entry.version for entry in model.opset_import if entry.domain in ONNX_DOMAINS)
     if version >= CONVERTED_OPSET:
         return model
-    kept = _softmaxes_of_one_axis(model)
-    for node in kept:
+    early = [node for node in model.graph.node if node.op_type in RUNTIME_NAMES and node.domain in ONNX_DOMAINS]
+    for node in [*early, *_softmaxes_of_one_axis(model)]:
         node.domain = KEPT
     model.opset_import.add(domain=KEPT, version=1)
     try:

@@ -91,11 +91,8 @@ def _operands(s: Spelling, given: tuple[str, str, str], bias: str, heads: int) -
 
 
 def group_query_attention(s: Spelling) -> None:
-    """GroupQueryAttention of a prompt: causal, several heads of queries for one of keys, rotated in the operator if it says so.
-
-    `seqlens_k` says how many keys are no padding; padding is behind them, so that no query before it sees it, and what a query in the
-    padding gives is left open.
-    """
+    """GroupQueryAttention: causal, several heads of queries for one of keys, rotated in the operator if it says so. `seqlens_k` is the
+    last key that is no padding; a past is as long as what it holds, so that the new keys begin behind it."""
     s.without((11, "sinks of attention"), (12, "scale of a quantized cache"), (13, "scale of a quantized cache"))
     if s.attribute("smooth_softmax", 0):
         s.refuse("smooth_softmax is not supported")
@@ -114,7 +111,9 @@ def group_query_attention(s: Spelling) -> None:
     window = int(s.attribute("local_window_size", -1))
     if window > 0:
         seen &= np.arange(past + tokens) > np.arange(past, past + tokens)[:, None] - window
-    biases = (s.given(10),) if s.given(10) else ()
+    last = s("Reshape", s("Cast", s.given(5), to=TensorProto.INT64), np.array([-1, 1, 1, 1]))
+    padded = s("Where", s("LessOrEqual", np.arange(past + tokens).reshape(1, 1, 1, -1), last), 0.0, -np.inf)
+    biases = (padded, s.given(10)) if s.given(10) else (padded,)
     shared = heads // groups
     wide_k, wide_v = (_repeated(s, x, (groups, shared, past + tokens, size)) if shared > 1 else x for x in (k, v))
     made = attend(s, q, wide_k, wide_v, size, Scores(biases, seen, float(s.attribute("softcap", 0.0))))
