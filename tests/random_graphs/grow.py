@@ -1,13 +1,15 @@
-"""Random ONNX graphs: each grows from one seed, a few operators at a time, out of the spellings that exporters use.
+"""Random ONNX graphs: each grows by throws of dice, a few operators at a time, out of the spellings that exporters use.
 
-A graph is a prefix of what its seed would give with more steps, so a graph that fails shrinks by taking fewer. All tensors are
-[1, rows, channels]; sizes are small, and seldom multiples of what the hardware works on at a time.
+The dice say what a graph is made of, a seed what its arrays hold. Dice that hypothesis throws make graphs that it can shrink; seeded ones
+make the same graph again, which is a prefix of what they would give with more steps, so that one that fails shrinks by taking fewer. All
+tensors are [1, rows, channels]; sizes are small, and seldom multiples of what the hardware works on at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -80,11 +82,12 @@ class Tensor:
 
 @dataclass
 class Growth:
-    """A graph that grows. Names of all its tensors and nodes start with `prefix`."""
+    """A graph that grows. Names of all its tensors and nodes start with `prefix`. Without dice they are those of the seed."""
 
     seed: int
     style: Style = Style()
     prefix: str = ""
+    dice: Random | None = None
     nodes: list[NodeProto] = field(default_factory=list)
     inputs: list[Input] = field(default_factory=list)
     initializers: list[TensorProto] = field(default_factory=list)
@@ -94,6 +97,7 @@ class Growth:
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)
+        self.dice = self.dice or Random(self.seed)
 
     # ---- nodes ----
 
@@ -124,15 +128,21 @@ class Growth:
     # ---- choices ----
 
     def chance(self, share: float) -> bool:
-        return bool(self.rng.random() < share)
+        return self.throw(100) < 100 * share
 
     def choose(self, *options: Any) -> Any:
-        return options[int(self.rng.integers(len(options)))]
+        return options[self.throw(len(options))]
+
+    def throw(self, count: int) -> int:
+        """A number below `count`."""
+        assert self.dice is not None
+        return self.dice.randrange(count)
 
     def pick(self, rows: int | None = None, channels: int | None = None) -> Tensor:
         """A tensor, mostly a recent one."""
         fits = [v for v in self.values if rows in (None, v.rows) and channels in (None, v.channels)]
-        return fits[-1 - min(int(self.rng.geometric(0.6)) - 1, len(fits) - 1)]
+        back = self.choose(*[0] * 15, *[1] * 6, *[2] * 3, 3)
+        return fits[-1 - min(back, len(fits) - 1)]
 
     def weight(self, k: int, n: int) -> np.ndarray:
         """[k, n]: plain, with an outlying row or column, ternary, of one sign (sums saturate), or with a column of zeros."""
@@ -336,8 +346,8 @@ class Growth:
             other = self.pick(channels=x.channels)
             y, rows = self("Concat", x.name, other.name, axis=1), x.rows + other.rows
         elif kind == "cut":
-            rows = int(self.rng.integers(1, x.rows + 1))
-            first = int(self.rng.integers(0, x.rows - rows + 1))
+            rows = 1 + self.throw(x.rows)
+            first = self.throw(x.rows - rows + 1)
             y = self("Slice", x.name, np.array([first]), np.array([first + rows]), np.array([1]))
         elif kind == "first":
             y, rows = self("Slice", x.name, np.array([0]), np.array([1]), np.array([1])), 1
@@ -352,8 +362,8 @@ class Growth:
         """Channels joined or cut out."""
         x = self.pick()
         if self.chance(0.5) and x.channels > 1:
-            count = int(self.rng.integers(1, x.channels))
-            first = int(self.rng.integers(0, x.channels - count + 1))
+            count = 1 + self.throw(x.channels - 1)
+            first = self.throw(x.channels - count + 1)
             self.keep(self("Slice", x.name, np.array([first]), np.array([first + count]), np.array([2])), x.rows, count)
             return
         other = self.pick(rows=x.rows)
@@ -409,10 +419,10 @@ NARROW = ("columns", "convolution")
 HEAVY = ("linear", "normalization", "block", "gate", "attention", "windows")
 
 
-def grown(seed: int, style: Style, prefix: str = "", steps: int | None = None) -> Growth:
-    """The graph of a seed, with all of its steps or the first few. The first is one that is worth a device."""
-    growth = Growth(seed, style, prefix)
-    count = int(growth.rng.integers(1, 7))
+def grown(seed: int, style: Style, prefix: str = "", steps: int | None = None, dice: Random | None = None) -> Growth:
+    """The graph of a seed, or of dice, with all of its steps or the first few. The first is one that is worth a device."""
+    growth = Growth(seed, style, prefix, dice)
+    count = growth.choose(*range(1, 7))
     growth.start()
     for step in range(count if steps is None else min(steps, count)):
         growth.grow(KINDS if step else HEAVY)

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 from unittest import mock
 
@@ -55,11 +56,11 @@ class Settings:
     design: Design = field(default_factory=Design)
 
     @classmethod
-    def drawn(cls, rng: np.random.Generator) -> Settings:
+    def drawn(cls, dice: Random) -> Settings:
         """Random ones."""
 
         def choose(*options: Any) -> Any:
-            return options[int(rng.integers(len(options)))]
+            return options[dice.randrange(len(options))]
 
         weights, engine = choose(*FORMATS), choose("auto", "dsp", "lookup")
         binary = weights.startswith("binary")

@@ -17,12 +17,11 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[1])]
-
-import numpy as np
 
 from attnc.errors import AttncError, BuildError
 from attnc.ir import GraphError
@@ -35,7 +34,7 @@ PACK = 40
 
 def settings_of(seed: int, build: int) -> Settings:
     """Of a build."""
-    return Settings.drawn(np.random.default_rng((seed, build)))
+    return Settings.drawn(Random(f"{seed} {build}"))
 
 
 def graph_of(seed: int, build: int, place: int, settings: Settings, steps: int | None = None) -> Growth:
@@ -48,13 +47,17 @@ def run_build(job: tuple[int, int, int]) -> dict[str, Any]:
     seed, build, count = job
     started, settings = time.monotonic(), settings_of(seed, build)
     graphs = [graph_of(seed, build, place, settings) for place in range(count)]
-    record: dict[str, Any] = {"seed": seed, "build": build, "refused": {}, "failed": {}, "differ": {}, "host": 0, "equal": 0}
+    return {"seed": seed, "build": build, **outcome(graphs, settings), "seconds": round(time.monotonic() - started, 1)}
+
+
+def outcome(graphs: Sequence[Growth], settings: Settings) -> dict[str, Any]:
+    """How many graphs are equal to golden, or all on the host; which differ, are refused or fail, by their places, and why."""
+    record: dict[str, Any] = {"refused": {}, "failed": {}, "differ": {}, "host": 0, "equal": 0}
     for one in _compared(graphs, settings, record):
         if one.differs:
             record["differ"][str(one.seed % 1000)] = dict(one.elements)
         else:
             record["equal" if one.elements else "host"] += 1
-    record["seconds"] = round(time.monotonic() - started, 1)
     return record
 
 
