@@ -93,5 +93,5 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 def test_a_planted_bug_is_caught() -> None:
     graph = add_graph()
     feeds = random_feeds(graph, 4)
-    found = simulate(graph, feeds, patch={"add.hpp": ("multiplier_t(multiplier_b)", "multiplier_t(multiplier_a)")})
+    found = simulate(graph, feeds, patch={"add.hpp": ("multiplier_t(call.multiplier_b)", "multiplier_t(call.multiplier_a)")})
     assert any((found[name] != array).any() for name, array in run_golden(graph, feeds).items())

@@ -290,7 +290,7 @@ def test_what_is_not_hidden_behind_products(rows: int, bias_rows: int, before: i
         ("k_fill = 1 - k_held", "k_fill = k_held"),
         ("q_fill = (head + 1) & 1", "q_fill = head & 1"),
         ("use = head & 1, fill = (head + 1) & 1", "use = head & 1, fill = head & 1"),
-        ("fill = bias_heads > 1 ? (head + 1) & (BIAS_BUFFERS - 1) : 0", "fill = bias_heads > 1 ? head & (BIAS_BUFFERS - 1) : 0"),
+        ("fill = call.bias_heads > 1 ? (head + 1) & (BIAS_BUFFERS - 1) : 0", "fill = call.bias_heads > 1 ? head & (BIAS_BUFFERS - 1) : 0"),
     ],
 )
 def test_a_planted_bug_is_caught(old: str, new: str) -> None:

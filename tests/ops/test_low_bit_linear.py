@@ -112,7 +112,7 @@ def test_accumulator_holds_every_plane_on_its_way() -> None:
         ("ternary dsp", "linear.hpp", "- Int<8>(1)", "- Int<8>(0)"),
         ("ternary lookup", "lookup_linear.hpp", "seen_first = first_visit;", "seen_first = true;"),
         ("int3 lookup", "lookup_linear.hpp", "planes > 1 && plane == 0", "planes > 1 && plane == 1"),
-        ("binary2 lookup", "lookup_linear.hpp", "seen_group * planes + plane", "seen_group * planes"),
+        ("binary2 lookup", "lookup_linear.hpp", "seen_group * call.planes + plane", "seen_group * call.planes"),
     ],
 )
 def test_a_planted_bug_is_caught(spec: str, header: str, old: str, new: str) -> None:

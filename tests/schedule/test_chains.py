@@ -313,7 +313,7 @@ def test_code_of_chains_compiles_without_warnings(compiler: str, tmp_path: Path)
 
 BUGS = [
     ("copy.v[l] = OutT(vec.v[l]);", "copy.v[l] = OutT(vec.v[0]);"),
-    ("if (tapped != 0) tap.write(vec);", "if (tapped != 0) tap.write(Vec<T, L>());"),
+    ("if (control.tapped != 0) tap.write(vec);", "if (control.tapped != 0) tap.write(Vec<T, L>());"),
 ]
 
 
@@ -365,6 +365,6 @@ def test_code_that_keeps_operands_is_exact(rows: int, rows_at_once: int) -> None
 def test_forgetting_an_operand_is_seen() -> None:
     graph = shared_operand()
     feeds = random_feeds(graph, 2)
-    forgets = ("if (r == x_bank || x_bank == 0) x_buffer", "if (fill_rows == 0) x_buffer")
+    forgets = ("if (r == x_bank || x_bank == 0) x_buffer", "if (call.fill_rows == 0) x_buffer")
     found = simulate(graph, feeds, DESIGN, patch={"linear.hpp": forgets})
     assert (found["y"] != run_golden(graph, feeds)["y"]).any()

@@ -125,8 +125,8 @@ def test_a_layer_is_exact(rows: int) -> None:
 
 
 BUGS = [
-    ("x_buffer[X_SIDES > 1 ? fill_side : 0]", "x_buffer[0]"),
-    ("x_buffer[X_SIDES > 1 ? side : 0]", "x_buffer[0]"),
+    ("x_buffer[X_SIDES > 1 ? call.fill_side : 0]", "x_buffer[0]"),
+    ("x_buffer[X_SIDES > 1 ? call.side : 0]", "x_buffer[0]"),
     ("all_trips : max_of(x_slots, R * TILES);", "all_trips : R * TILES;"),
 ]
 

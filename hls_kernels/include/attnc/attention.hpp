@@ -36,12 +36,17 @@
 
 namespace attnc {
 
+struct AttentionCall {
+  int heads, kv_heads, heads_per_kv, rows, keys, scored, paced, qk_tiles, v_tiles, position, before, after;
+  int score_multiplier, score_shift, cap_multiplier, cap_shift, bias_heads, bias_rows, bias_shift, bias_channels;
+  int output_multiplier, output_shift, low, high;
+};
+
 // Biases of Q queries at a time, for each key group after group. The rows of the next head are loaded under way (BIAS_BUFFERS = 2, where
 // heads differ); row r lies in bank r % Q, so that a group reads one word of each.
 template <class BiasT, int KEYS_MAX, int BIAS_ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int BIAS_BUFFERS, int L, int P, int Q, int B,
           int MASKED>
-void attention_bias(hls::stream<Vec<BiasT, L>>& bias, hls::stream<Vec<BiasT, B>>& biases, int heads, int rows, int keys, int scored,
-                    int position, int before, int after, int bias_heads, int bias_rows, int) {
+void attention_bias(hls::stream<Vec<BiasT, L>>& bias, hls::stream<Vec<BiasT, B>>& biases, AttentionCall call) {
   static const int TILES_MAX = (KEYS_MAX + L - 1) / L, GROUPS = P / Q;
   static const int WORDS = BIAS_ROWS_MAX == 1 ? 1 : (BIAS_ROWS_MAX + P - 1) / P * GROUPS;
   static Vec<BiasT, L> buffer[BIAS_BUFFERS][B][TILES_MAX][WORDS];
@@ -50,21 +55,21 @@ void attention_bias(hls::stream<Vec<BiasT, L>>& bias, hls::stream<Vec<BiasT, B>>
   ATTNC_BIND(buffer, ATTNC_ATTENTION_BIAS_BUFFER)
 #endif
 #pragma HLS ARRAY_PARTITION variable = buffer dim = 2 complete
-  const int load_words = (keys + L - 1) / L * bias_rows;
-  const int steps = scored * GROUPS;
-  const int sweeps = bias_heads > 0 ? heads : -1;
-  const bool single = bias_rows == 1;
+  const int load_words = (call.keys + L - 1) / L * call.bias_rows;
+  const int steps = call.scored * GROUPS;
+  const int sweeps = call.bias_heads > 0 ? call.heads : -1;
+  const bool single = call.bias_rows == 1;
 
   // Head -1 only loads. A bias of one head is loaded once, for all.
 BIAS_HEADS:
   for (int head = -1; head < sweeps; ++head) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 17
-    const int loads = head < 0 || (bias_heads > 1 && head + 1 < heads) ? load_words : 0;
+    const int loads = head < 0 || (call.bias_heads > 1 && head + 1 < call.heads) ? load_words : 0;
     const int emits = head < 0 ? 0 : steps;
     const int trips = max_of(loads, emits);
-    const int fill = bias_heads > 1 ? (head + 1) & (BIAS_BUFFERS - 1) : 0, use = bias_heads > 1 ? head & (BIAS_BUFFERS - 1) : 0;
+    const int fill = call.bias_heads > 1 ? (head + 1) & (BIAS_BUFFERS - 1) : 0, use = call.bias_heads > 1 ? head & (BIAS_BUFFERS - 1) : 0;
     int tile = 0, row = 0, group = 0;
-    KeyCursor at = key_start<P, MASKED>(rows, keys, position, before, after);
+    KeyCursor at = key_start<P, MASKED>(call);
     ATTNC_LOOP(EMIT_BIAS)
   EMIT_BIAS:
     for (int i = 0; i < trips; ++i) {
@@ -78,8 +83,8 @@ BIAS_HEADS:
 #pragma HLS UNROLL
           if (single || b == row % B) buffer[fill][b][tile][row / B] = word;
         }
-        tile = row + 1 == bias_rows ? tile + 1 : tile;
-        row = row + 1 == bias_rows ? 0 : row + 1;
+        tile = row + 1 == call.bias_rows ? tile + 1 : tile;
+        row = row + 1 == call.bias_rows ? 0 : row + 1;
       }
       if (i < emits) {
         Vec<BiasT, B> out;
@@ -90,7 +95,7 @@ BIAS_HEADS:
         }
         biases.write(out);
         group = group + 1 == GROUPS ? 0 : group + 1;
-        if (group == 0) at = key_next<P, MASKED>(at, rows, keys, position, before, after);
+        if (group == 0) at = key_next<P, MASKED>(at, call);
       }
     }
   }
@@ -98,8 +103,7 @@ BIAS_HEADS:
 
 // The same from factors of every head: rank-one terms summed over channels, PER_STEP at a time.
 template <class BiasT, int KEYS_MAX, int ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int, int L, int P, int Q, int B, int MASKED>
-void attention_bias(hls::stream<Word<L>>& factors, hls::stream<Vec<BiasT, B>>& biases, int heads, int rows, int keys, int scored,
-                    int position, int before, int after, int bias_heads, int, int channels) {
+void attention_bias(hls::stream<Word<L>>& factors, hls::stream<Vec<BiasT, B>>& biases, AttentionCall call) {
   typedef BiasChannels<CHANNELS_MAX, PER_STEP, L> Channels;
   static const int GROUPS = P / Q, WORDS_MAX = (ROWS_MAX + P - 1) / P * GROUPS;
   static typename Channels::Factors q_factors[B][Channels::WORDS][WORDS_MAX];
@@ -107,8 +111,9 @@ void attention_bias(hls::stream<Word<L>>& factors, hls::stream<Vec<BiasT, B>>& b
 #pragma HLS ARRAY_PARTITION variable = q_factors dim = 1 complete
   static typename Channels::Factors k_factors[Channels::WORDS][KEYS_MAX];
 #pragma HLS AGGREGATE variable = k_factors
-  const int words = (channels + Channels::PER_WORD - 1) / Channels::PER_WORD, channel_steps = (channels + PER_STEP - 1) / PER_STEP;
-  const int sweeps = bias_heads > 0 ? heads : 0;
+  const int words = (call.bias_channels + Channels::PER_WORD - 1) / Channels::PER_WORD;
+  const int channel_steps = (call.bias_channels + PER_STEP - 1) / PER_STEP;
+  const int sweeps = call.bias_heads > 0 ? call.heads : 0;
 
 BIAS_HEADS:
   for (int head = 0; head < sweeps; ++head) {
@@ -117,7 +122,7 @@ BIAS_HEADS:
     int word = 0, row = 0;
     ATTNC_LOOP(LOAD_Q_FACTORS)
   LOAD_Q_FACTORS:
-    for (int i = 0; i < rows * words; ++i) {
+    for (int i = 0; i < call.rows * words; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX * Channels::WORDS
       ATTNC_TICK(LOAD_Q_FACTORS)
@@ -133,7 +138,7 @@ BIAS_HEADS:
     row = 0;
     ATTNC_LOOP(LOAD_K_FACTORS)
   LOAD_K_FACTORS:
-    for (int i = 0; i < keys * words; ++i) {
+    for (int i = 0; i < call.keys * words; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = KEYS_MAX * Channels::WORDS
       ATTNC_TICK(LOAD_K_FACTORS)
@@ -141,13 +146,13 @@ BIAS_HEADS:
       row = word + 1 == words ? row + 1 : row;
       word = word + 1 == words ? 0 : word + 1;
     }
-    KeyCursor at = key_start<P, MASKED>(rows, keys, position, before, after);
+    KeyCursor at = key_start<P, MASKED>(call);
     bias_sum_t<CHANNELS_MAX> acc[B];
 #pragma HLS ARRAY_PARTITION variable = acc complete
     int step = 0, group = 0;
     ATTNC_LOOP(EMIT_BIAS)
   EMIT_BIAS:
-    for (int i = 0; i < scored * GROUPS * channel_steps; ++i) {
+    for (int i = 0; i < call.scored * GROUPS * channel_steps; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = KEYS_MAX * WORDS_MAX
       ATTNC_TICK(EMIT_BIAS)
@@ -164,7 +169,7 @@ BIAS_HEADS:
       if (step + 1 == channel_steps) {
         biases.write(out);
         group = group + 1 == GROUPS ? 0 : group + 1;
-        if (group == 0) at = key_next<P, MASKED>(at, rows, keys, position, before, after);
+        if (group == 0) at = key_next<P, MASKED>(at, call);
       }
       step = step + 1 == channel_steps ? 0 : step + 1;
     }
@@ -175,9 +180,7 @@ BIAS_HEADS:
 template <class XT, class BiasT, class ScoreT, class Cap, int HEAD_TILES_MAX, int KEYS_MAX, int ROWS_MAX, int L, int P, int Q, int B,
           int MASKED>
 void attention_scores(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hls::stream<Vec<BiasT, B>>& biases,
-                      hls::stream<Vec<attention_score_t, Q>>& scores, int kv_heads, int heads_per_kv, int rows, int keys, int scored,
-                      int qk_tiles, int position, int before, int after, int multiplier, int shift, int cap_multiplier, int cap_shift,
-                      int bias_heads, int bias_shift) {
+                      hls::stream<Vec<attention_score_t, Q>>& scores, AttentionCall call) {
   static_assert(width<BiasT>::value == 16, "attention: biases have 16 bits");
   static_assert((L & (L - 1)) == 0 && (P & (P - 1)) == 0, "attention: lanes L and queries P must be powers of two");
   static_assert(KEYS_MAX <= 65536, "attention: at most 65536 keys, so that a sum of probabilities has 32 bits");
@@ -198,27 +201,25 @@ void attention_scores(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hl
   ScoreT acc[P], done[GROUPS][Q];
 #pragma HLS ARRAY_PARTITION variable = acc complete
 #pragma HLS ARRAY_PARTITION variable = done complete dim = 0
-  const int heads = kv_heads * heads_per_kv;
-  const int steps = scored * qk_tiles;
-  const int q_words = rows * qk_tiles, k_words = keys * qk_tiles;
-  const bool biased = bias_heads > 0;
+  const int steps = call.scored * call.qk_tiles;
+  const int q_words = call.rows * call.qk_tiles, k_words = call.keys * call.qk_tiles;
   int sharing = 0, k_held = 1, done_groups = 0, done_key = 0, done_block = 0;
 
   // Head -1 computes nothing: it loads the first. Head `heads` only sends the last scores.
 SCORE_HEADS:
-  for (int head = -1; head <= heads; ++head) {
+  for (int head = -1; head <= call.heads; ++head) {
 #pragma HLS LOOP_TRIPCOUNT min = 3 max = 18
-    const bool loading = head + 1 < heads, computing = head >= 0 && head < heads;
+    const bool loading = head + 1 < call.heads, computing = head >= 0 && head < call.heads;
     const int q_loads = loading ? q_words : 0;
     const int k_loads = loading && sharing == 0 ? k_words : 0;
-    const int busy = head < 0 ? 0 : head < heads ? steps : GROUPS;
+    const int busy = head < 0 ? 0 : head < call.heads ? steps : GROUPS;
     const int trips = max_of(busy, max_of(q_loads, k_loads));
     const int q_use = head & 1, q_fill = (head + 1) & 1, k_use = k_held, k_fill = 1 - k_held;
     k_held = k_loads > 0 ? k_fill : k_held;
-    sharing = sharing + 1 == heads_per_kv ? 0 : sharing + 1;
+    sharing = sharing + 1 == call.heads_per_kv ? 0 : sharing + 1;
     int q_tile = 0, q_row = 0, k_tile = 0, k_row = 0, tile = 0;
     // Rows past `rows` in the last block hold what an earlier call left: their results are dropped by attention_normalise.
-    KeyCursor at = key_start<P, MASKED>(rows, keys, position, before, after);
+    KeyCursor at = key_start<P, MASKED>(call);
     ATTNC_LOOP(SCORES)
   SCORES:
     for (int i = 0; i < trips; ++i) {
@@ -233,13 +234,13 @@ SCORE_HEADS:
 #pragma HLS UNROLL
           if (p == q_row % P) q_buffer[q_fill][p][q_tile][q_row / P] = word;
         }
-        q_tile = q_row + 1 == rows ? q_tile + 1 : q_tile;
-        q_row = q_row + 1 == rows ? 0 : q_row + 1;
+        q_tile = q_row + 1 == call.rows ? q_tile + 1 : q_tile;
+        q_row = q_row + 1 == call.rows ? 0 : q_row + 1;
       }
       if (i < k_loads) {
         k_buffer[k_fill][k_tile][k_row] = k.read();
-        k_tile = k_row + 1 == keys ? k_tile + 1 : k_tile;
-        k_row = k_row + 1 == keys ? 0 : k_row + 1;
+        k_tile = k_row + 1 == call.keys ? k_tile + 1 : k_tile;
+        k_row = k_row + 1 == call.keys ? 0 : k_row + 1;
       }
       if (done_groups > 0) {
         const int group = GROUPS - done_groups;
@@ -248,14 +249,13 @@ SCORE_HEADS:
 #pragma HLS UNROLL
           bias.v[b] = 0;
         }
-        if (biased) bias = biases.read();
+        if (call.bias_heads > 0) bias = biases.read();
         Vec<attention_score_t, Q> out;
         for (int j = 0; j < Q; ++j) {
 #pragma HLS UNROLL
-          const int place = position + done_block * P + group * Q + j;
-          const bool allowed = MASKED == 0 || (place - before <= done_key && done_key <= place + after);
-          out.v[j] = attention_score<ScoreT, BiasT, Cap>(done[group][j], multiplier, shift, cap_multiplier, cap_shift, biased,
-                                                         bias.v[j % B], bias_shift, allowed);
+          const int place = call.position + done_block * P + group * Q + j;
+          const bool allowed = MASKED == 0 || (place - call.before <= done_key && done_key <= place + call.after);
+          out.v[j] = attention_score<ScoreT, BiasT, Cap>(done[group][j], bias.v[j % B], allowed, call);
         }
         scores.write(out);
         --done_groups;
@@ -274,7 +274,7 @@ SCORE_HEADS:
           acc[p] = sums[p];
         }
         ++tile;
-        if (tile == qk_tiles) {
+        if (tile == call.qk_tiles) {
           for (int p = 0; p < P; ++p) {
 #pragma HLS UNROLL
             done[p / Q][p % Q] = sums[p];
@@ -283,7 +283,7 @@ SCORE_HEADS:
           done_key = at.key;
           done_block = at.block;
           tile = 0;
-          at = key_next<P, MASKED>(at, rows, keys, position, before, after);
+          at = key_next<P, MASKED>(at, call);
         }
       }
     }
@@ -293,13 +293,12 @@ SCORE_HEADS:
 // Passes a row of scores on and, after its last key, its maximum; group after group for each key.
 template <int P, int Q, int MASKED>
 void attention_maximum(hls::stream<Vec<attention_score_t, Q>>& scores, hls::stream<Vec<attention_score_t, Q>>& row,
-                       hls::stream<Vec<attention_score_t, Q>>& maxima, int heads, int rows, int keys, int scored, int position,
-                       int before, int after) {
+                       hls::stream<Vec<attention_score_t, Q>>& maxima, AttentionCall call) {
   static const int GROUPS = P / Q;
-  const int steps = heads * scored * GROUPS;
+  const int steps = call.heads * call.scored * GROUPS;
   attention_score_t maximum[GROUPS][Q];
 #pragma HLS ARRAY_PARTITION variable = maximum complete dim = 0
-  KeyCursor at = key_start<P, MASKED>(rows, keys, position, before, after);
+  KeyCursor at = key_start<P, MASKED>(call);
   int group = 0;
   ATTNC_LOOP(MAXIMUM)
 MAXIMUM:
@@ -318,25 +317,24 @@ MAXIMUM:
     row.write(score);
     if (at.key + 1 == at.range.stop) maxima.write(largest);
     group = group + 1 == GROUPS ? 0 : group + 1;
-    if (group == 0) at = key_next<P, MASKED>(at, rows, keys, position, before, after);
+    if (group == 0) at = key_next<P, MASKED>(at, call);
   }
 }
 
 // Probabilities relative to the maximum, of P queries per key, and their sums, group after group.
 template <class SumT, class Exp2, int P, int Q, int MASKED>
 void attention_exponential(hls::stream<Vec<attention_score_t, Q>>& row, hls::stream<Vec<attention_score_t, Q>>& maxima,
-                           hls::stream<Vec<probability_t, P>>& probabilities, hls::stream<Vec<SumT, Q>>& sums, int heads, int rows,
-                           int keys, int scored, int position, int before, int after) {
+                           hls::stream<Vec<probability_t, P>>& probabilities, hls::stream<Vec<SumT, Q>>& sums, AttentionCall call) {
   typedef Int<SCORE_BITS + 3> difference_t;
   static const int GROUPS = P / Q;
-  const int steps = heads * scored * GROUPS;
+  const int steps = call.heads * call.scored * GROUPS;
   attention_score_t maximum[GROUPS][Q];
 #pragma HLS ARRAY_PARTITION variable = maximum complete dim = 0
   SumT sum[GROUPS][Q];
 #pragma HLS ARRAY_PARTITION variable = sum complete dim = 0
   probability_t made[GROUPS][Q];
 #pragma HLS ARRAY_PARTITION variable = made complete dim = 0
-  KeyCursor at = key_start<P, MASKED>(rows, keys, position, before, after);
+  KeyCursor at = key_start<P, MASKED>(call);
   int group = 0;
   ATTNC_LOOP(EXPONENTIAL)
 EXPONENTIAL:
@@ -371,7 +369,7 @@ EXPONENTIAL:
         out.v[p] = made[p / Q][p % Q];
       }
       probabilities.write(out);
-      at = key_next<P, MASKED>(at, rows, keys, position, before, after);
+      at = key_next<P, MASKED>(at, call);
     }
   }
 }
@@ -381,8 +379,7 @@ EXPONENTIAL:
 // of the one before have left.
 template <class VT, class AccT, int VALUE_TILES_MAX, int KEYS_MAX, int L, int P, int MASKED>
 void attention_weighted(hls::stream<Vec<VT, L>>& v, hls::stream<Vec<probability_t, P>>& probabilities,
-                        hls::stream<Vec<AccT, L>>& weighted, int kv_heads, int heads_per_kv, int rows, int keys, int scored, int paced,
-                        int v_tiles, int position, int before, int after) {
+                        hls::stream<Vec<AccT, L>>& weighted, AttentionCall call) {
   static_assert(width<VT>::value <= 16, "attention: values have at most 16 bits");
   typedef Int<PROBABILITY_BITS + 2> factor_t;
   static Vec<VT, L> v_buffer[2][VALUE_TILES_MAX][KEYS_MAX];
@@ -398,17 +395,17 @@ void attention_weighted(hls::stream<Vec<VT, L>>& v, hls::stream<Vec<probability_
   AccT acc[P][L], done[P][L];
 #pragma HLS ARRAY_PARTITION variable = acc dim = 0 complete
 #pragma HLS ARRAY_PARTITION variable = done dim = 0 complete
-  const int v_words = keys * v_tiles;
-  const int products = heads_per_kv * scored * v_tiles, paced_steps = heads_per_kv * paced * v_tiles;
-  KeyCursor at = key_start<P, MASKED>(rows, keys, position, before, after);
+  const int v_words = call.keys * call.v_tiles;
+  const int products = call.heads_per_kv * call.scored * call.v_tiles, paced_steps = call.heads_per_kv * call.paced * call.v_tiles;
+  KeyCursor at = key_start<P, MASKED>(call);
   int tile = 0, done_rows = 0;
 
   // Head -1 computes nothing: it loads the first values. Head `kv_heads` only sends the last sums.
 WEIGHTED_HEADS:
-  for (int head = -1; head <= kv_heads; ++head) {
+  for (int head = -1; head <= call.kv_heads; ++head) {
 #pragma HLS LOOP_TRIPCOUNT min = 3 max = 18
-    const int loads = head + 1 < kv_heads ? v_words : 0;
-    const bool computing = head >= 0 && head < kv_heads;
+    const int loads = head + 1 < call.kv_heads ? v_words : 0;
+    const bool computing = head >= 0 && head < call.kv_heads;
     const int busy = head < 0 ? 0 : computing ? paced_steps : P;
     const int trips = max_of(loads, busy);
     const int use = head & 1, fill = (head + 1) & 1;
@@ -422,8 +419,8 @@ WEIGHTED_HEADS:
       ATTNC_TICK(WEIGHTED)
       if (i < loads) {
         v_buffer[fill][load_tile][load_key] = v.read();
-        load_tile = load_key + 1 == keys ? load_tile + 1 : load_tile;
-        load_key = load_key + 1 == keys ? 0 : load_key + 1;
+        load_tile = load_key + 1 == call.keys ? load_tile + 1 : load_tile;
+        load_key = load_key + 1 == call.keys ? 0 : load_key + 1;
       }
       const bool first = at.key == at.range.first, last = at.key + 1 == at.range.stop;
       const bool multiplies = left > 0 && !(last && done_rows > 1);
@@ -466,9 +463,9 @@ WEIGHTED_HEADS:
           }
           done_rows = P;
           ++tile;
-          if (tile == v_tiles) {
+          if (tile == call.v_tiles) {
             tile = 0;
-            at = key_next<P, MASKED>(at, rows, keys, position, before, after);
+            at = key_next<P, MASKED>(at, call);
           } else {
             at.key = at.range.first;
           }

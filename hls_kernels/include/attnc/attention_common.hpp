@@ -2,6 +2,7 @@
 // What the attention kernels share: which keys a query may look at, one score, reciprocals, and the outputs.
 //
 // Scores   base 2, see exponential.hpp; SCORE_EXCLUDED marks a key that is left out.
+// Calls    both kernels' calls have these names; what they share takes either.
 // Masks    query i of a call stands at `position` + i among the keys of the call and may look at `before` keys before that position and
 //          `after` keys after it. Causal attention has after = 0. Loops over keys run from the first to the last key that any of the P
 //          queries of a block may look at, so masked work is done only inside the blocks that the edges of the mask cross.
@@ -30,13 +31,13 @@ struct KeyRange {
 
 // Keys of the P queries of a block. At least one, so that every block has a maximum and a sum; it is then excluded query by query. An
 // engine whose calls leave no key out (MASKED = 0) has no hardware for it.
-template <int P, int MASKED = 1> KeyRange key_range(int block, int rows, int keys, int position, int before, int after) {
+template <int P, int MASKED = 1, class Call> KeyRange key_range(int block, const Call& call) {
 #pragma HLS INLINE
-  const int end = (block + 1) * P < rows ? (block + 1) * P : rows;
-  const int first = position + block * P - before, stop = position + end + after;
+  const int end = (block + 1) * P < call.rows ? (block + 1) * P : call.rows;
+  const int first = call.position + block * P - call.before, stop = call.position + end + call.after;
   KeyRange range;
-  range.first = MASKED == 0 || first < 0 ? 0 : first < keys ? first : keys - 1;
-  range.stop = MASKED == 0 || stop > keys ? keys : stop > range.first ? stop : range.first + 1;
+  range.first = MASKED == 0 || first < 0 ? 0 : first < call.keys ? first : call.keys - 1;
+  range.stop = MASKED == 0 || stop > call.keys ? call.keys : stop > range.first ? stop : range.first + 1;
   return range;
 }
 
@@ -47,26 +48,26 @@ struct KeyCursor {
   KeyRange range, next;
 };
 
-template <int P, int MASKED> KeyCursor key_start(int rows, int keys, int position, int before, int after) {
+template <int P, int MASKED, class Call> KeyCursor key_start(const Call& call) {
 #pragma HLS INLINE
   KeyCursor cursor;
   cursor.block = 0;
-  cursor.range = key_range<P, MASKED>(0, rows, keys, position, before, after);
-  cursor.next = key_range<P, MASKED>(rows > P ? 1 : 0, rows, keys, position, before, after);
+  cursor.range = key_range<P, MASKED>(0, call);
+  cursor.next = key_range<P, MASKED>(call.rows > P ? 1 : 0, call);
   cursor.key = cursor.range.first;
   return cursor;
 }
 
-template <int P, int MASKED> KeyCursor key_next(KeyCursor cursor, int rows, int keys, int position, int before, int after) {
+template <int P, int MASKED, class Call> KeyCursor key_next(KeyCursor cursor, const Call& call) {
 #pragma HLS INLINE
   if (cursor.key + 1 < cursor.range.stop) {
     ++cursor.key;
   } else {
     cursor.range = cursor.next;
     cursor.key = cursor.next.first;
-    cursor.block = (cursor.block + 1) * P < rows ? cursor.block + 1 : 0;
-    const int ahead = (cursor.block + 1) * P < rows ? cursor.block + 1 : 0;
-    cursor.next = key_range<P, MASKED>(ahead, rows, keys, position, before, after);
+    cursor.block = (cursor.block + 1) * P < call.rows ? cursor.block + 1 : 0;
+    const int ahead = (cursor.block + 1) * P < call.rows ? cursor.block + 1 : 0;
+    cursor.next = key_range<P, MASKED>(ahead, call);
   }
   return cursor;
 }
@@ -104,29 +105,29 @@ template <class ScoreT, class XT, int L, int P> void add_products(const Vec<XT, 
 
 // From the accumulator to the log2 domain: one requantize, or two around the table of an engine that caps its scores.
 template <class ScoreT, class Cap, bool CAPPED> struct AttentionCap {
-  static Int<32> apply(ScoreT acc, int multiplier, int shift, int cap_multiplier, int cap_shift) {
+  template <class Call> static Int<32> apply(ScoreT acc, const Call& call) {
 #pragma HLS INLINE
-    const Int<32> u = requantize<ScoreT>(acc, multiplier_t(multiplier), shift_t(shift), -SOFTCAP_LIMIT, SOFTCAP_LIMIT);
-    return softcap<Cap>(u, multiplier_t(cap_multiplier), shift_t(cap_shift));
+    const multiplier_t multiplier = multiplier_t(call.score_multiplier);
+    const Int<32> u = requantize<ScoreT>(acc, multiplier, shift_t(call.score_shift), -SOFTCAP_LIMIT, SOFTCAP_LIMIT);
+    return softcap<Cap>(u, multiplier_t(call.cap_multiplier), shift_t(call.cap_shift));
   }
 };
 
 template <class ScoreT, class Cap> struct AttentionCap<ScoreT, Cap, false> {
-  static Int<32> apply(ScoreT acc, int multiplier, int shift, int, int) {
+  template <class Call> static Int<32> apply(ScoreT acc, const Call& call) {
 #pragma HLS INLINE
-    return requantize<ScoreT>(acc, multiplier_t(multiplier), shift_t(shift), -SCORE_LIMIT, SCORE_LIMIT);
+    return requantize<ScoreT>(acc, multiplier_t(call.score_multiplier), shift_t(call.score_shift), -SCORE_LIMIT, SCORE_LIMIT);
   }
 };
 
 // The score in base 2 of an accumulated product: rescaled, capped where the ROM has more than one entry, biased; or excluded, or 0.
-template <class ScoreT, class BiasT, class Cap>
-attention_score_t attention_score(ScoreT acc, int multiplier, int shift, int cap_multiplier, int cap_shift, bool biased, BiasT bias,
-                                  int bias_shift, bool allowed) {
+template <class ScoreT, class BiasT, class Cap, class Call>
+attention_score_t attention_score(ScoreT acc, BiasT bias, bool allowed, const Call& call) {
 #pragma HLS INLINE
-  const attention_score_t score =
-      attention_score_t(AttentionCap<ScoreT, Cap, (Cap::size > 1)>::apply(acc, multiplier, shift, cap_multiplier, cap_shift));
+  const bool biased = call.bias_heads > 0;
+  const attention_score_t score = attention_score_t(AttentionCap<ScoreT, Cap, (Cap::size > 1)>::apply(acc, call));
   // Shifted as unsigned, since C++ leaves the shift of a negative number undefined; the result fits.
-  const attention_score_t shifted = attention_score_t(UInt<SCORE_BITS + 2>(bias) << bias_shift);
+  const attention_score_t shifted = attention_score_t(UInt<SCORE_BITS + 2>(bias) << call.bias_shift);
   const bool excluded = !allowed || (biased && bias == BIAS_EXCLUDED), uniform = biased && bias == BIAS_UNIFORM;
   const attention_score_t sum = biased ? attention_score_t(score + shifted) : score;
   return excluded ? attention_score_t(SCORE_EXCLUDED) : uniform ? attention_score_t(0) : sum;
@@ -136,12 +137,14 @@ attention_score_t attention_score(ScoreT acc, int multiplier, int shift, int cap
 // or 0. A factor per cycle, or with FAST_DIVIDE = 0 Q factors in QUOTIENT_BITS cycles, from as many subtracters in place of a pipelined
 // divider. The pipeline ends with each block: the sums of the next one come only when the outputs of this one leave, which wait for its
 // factors, so a pipeline that stalls must not keep any inside.
-template <class SumT, int SPARE, int P, int Q, int FAST_DIVIDE>
-void attention_reciprocal(hls::stream<Vec<SumT, Q>>& sums, hls::stream<SoftmaxScale>& scales, int heads, int rows, int multiplier, int shift) {
+template <class SumT, int SPARE, int P, int Q, int FAST_DIVIDE, class Call>
+void attention_reciprocal(hls::stream<Vec<SumT, Q>>& sums, hls::stream<SoftmaxScale>& scales, Call call) {
   typedef UInt<width<SumT>::value + SPARE> spare_t;
   static const int TRIPS = FAST_DIVIDE != 0 ? P : P / Q * QUOTIENT_BITS + Q;
   static_assert(Q <= QUOTIENT_BITS, "attention_reciprocal: the factors of Q queries leave while those of the next ones are made");
-  const int blocks = heads * ((rows + P - 1) / P);
+  const int blocks = call.heads * ((call.rows + P - 1) / P);
+  const multiplier_t multiplier = multiplier_t(call.output_multiplier);
+  const shift_t shift = shift_t(call.output_shift);
   Vec<SumT, Q> sum;
 #pragma HLS ARRAY_PARTITION variable = sum.v complete
   SoftmaxQuotient division[Q];
@@ -161,7 +164,7 @@ RECIPROCAL_BLOCKS:
       ATTNC_TICK(RECIPROCAL)
       if (FAST_DIVIDE != 0) {
         if (j == 0) sum = sums.read();
-        SoftmaxScale scale = softmax_scale<spare_t>(spare_t(spare_t(sum.v[j]) << SPARE), multiplier_t(multiplier), shift_t(shift));
+        SoftmaxScale scale = softmax_scale<spare_t>(spare_t(spare_t(sum.v[j]) << SPARE), multiplier, shift);
         scale.shift = shift_t(scale.shift - SPARE);
         scales.write(scale);
         j = j + 1 == Q ? 0 : j + 1;
@@ -175,7 +178,7 @@ RECIPROCAL_BLOCKS:
           for (int q = 0; q < Q; ++q) {
 #pragma HLS UNROLL
             if (step == 0) {
-              division[q] = softmax_quotient<spare_t>(spare_t(spare_t(sum.v[q]) << SPARE), multiplier_t(multiplier), shift_t(shift));
+              division[q] = softmax_quotient<spare_t>(spare_t(spare_t(sum.v[q]) << SPARE), multiplier, shift);
               state[q] = serial_start(division[q]);
             }
             state[q] = serial_step(state[q], division[q].mantissa);
@@ -198,9 +201,8 @@ RECIPROCAL_BLOCKS:
 
 // Outputs of a head: rescaled as they come (block after block, in a block tile after tile, in a tile query after query), written in
 // (tile, row) order while those of the next head come.
-template <class AccT, class YT, int VALUE_TILES_MAX, int ROWS_MAX, int L, int P>
-void attention_normalise(hls::stream<Vec<AccT, L>>& weighted, hls::stream<SoftmaxScale>& scales, hls::stream<Vec<YT, L>>& y, int heads,
-                         int rows, int v_tiles, int low, int high) {
+template <class AccT, class YT, int VALUE_TILES_MAX, int ROWS_MAX, int L, int P, class Call>
+void attention_normalise(hls::stream<Vec<AccT, L>>& weighted, hls::stream<SoftmaxScale>& scales, hls::stream<Vec<YT, L>>& y, Call call) {
   static_assert(width<YT>::value >= 16, "attention: outputs have at least 16 bits");
   static Vec<YT, L> y_buffer[2][VALUE_TILES_MAX][ROWS_MAX];
 #pragma HLS AGGREGATE variable = y_buffer
@@ -209,13 +211,13 @@ void attention_normalise(hls::stream<Vec<AccT, L>>& weighted, hls::stream<Softma
 #endif
   SoftmaxScale scales_held[P];
 #pragma HLS ARRAY_PARTITION variable = scales_held complete
-  const int sums = (rows + P - 1) / P * P * v_tiles, words = rows * v_tiles;
+  const int sums = (call.rows + P - 1) / P * P * call.v_tiles, words = call.rows * call.v_tiles;
 
   // Head `heads` only writes the last outputs.
 NORMALISE_HEADS:
-  for (int head = 0; head <= heads; ++head) {
+  for (int head = 0; head <= call.heads; ++head) {
 #pragma HLS LOOP_TRIPCOUNT min = 2 max = 17
-    const int reads = head < heads ? sums : 0, writes = head > 0 ? words : 0;
+    const int reads = head < call.heads ? sums : 0, writes = head > 0 ? words : 0;
     const int trips = max_of(reads, writes);
     const int fill = head & 1, use = 1 - fill;
     int tile = 0, p = 0, first = 0, out_tile = 0, out_row = 0;
@@ -228,8 +230,8 @@ NORMALISE_HEADS:
       ATTNC_TICK(NORMALISE)
       if (i < writes) {
         y.write(y_buffer[use][out_tile][out_row]);
-        out_tile = out_row + 1 == rows ? out_tile + 1 : out_tile;
-        out_row = out_row + 1 == rows ? 0 : out_row + 1;
+        out_tile = out_row + 1 == call.rows ? out_tile + 1 : out_tile;
+        out_row = out_row + 1 == call.rows ? 0 : out_row + 1;
       }
       if (i < reads) {
         const Vec<AccT, L> acc = weighted.read();
@@ -238,13 +240,13 @@ NORMALISE_HEADS:
         Vec<YT, L> out;
         for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-          out.v[l] = YT(requantize<AccT>(acc.v[l], scale.multiplier, scale.shift, low, high));
+          out.v[l] = YT(requantize<AccT>(acc.v[l], scale.multiplier, scale.shift, call.low, call.high));
         }
-        if (first + p < rows) y_buffer[fill][tile][first + p] = out;
+        if (first + p < call.rows) y_buffer[fill][tile][first + p] = out;
         p = p + 1 == P ? 0 : p + 1;
         tile = p == 0 ? tile + 1 : tile;
-        first = tile == v_tiles ? first + P : first;
-        tile = tile == v_tiles ? 0 : tile;
+        first = tile == call.v_tiles ? first + P : first;
+        tile = tile == call.v_tiles ? 0 : tile;
       }
     }
   }

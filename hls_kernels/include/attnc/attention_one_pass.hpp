@@ -33,6 +33,12 @@
 
 namespace attnc {
 
+struct AttentionOnePassCall {
+  int heads, rows, keys, block_keys, key_step, key_blocks, qk_tiles, v_tiles, position, before, after;
+  int score_multiplier, score_shift, cap_multiplier, cap_shift, bias_heads, bias_rows, bias_shift, bias_channels;
+  int output_multiplier, output_shift, low, high;
+};
+
 typedef Int<SCORE_BITS + 2 - FRACTION_BITS> whole_score_t;
 static constexpr int WHOLE_EXCLUDED = SCORE_EXCLUDED >> FRACTION_BITS;  // of a query and lane that has not seen a key yet
 static constexpr int MAX_RESCALE = 62;
@@ -50,11 +56,11 @@ struct KeySteps {
 };
 
 template <int P, int S>
-KeySteps key_steps(int block, int rows, int keys, int key_block, int key_step, int key_blocks, int position, int before, int after) {
+KeySteps key_steps(int block, int key_block, const AttentionOnePassCall& call) {
 #pragma HLS INLINE
-  const KeyRange range = key_range<P>(block, rows, keys, position, before, after);
-  const int start = key_block * key_step;
-  const int end = key_block + 1 == key_blocks ? keys : start + key_step;
+  const KeyRange range = key_range<P>(block, call);
+  const int start = key_block * call.key_step;
+  const int end = key_block + 1 == call.key_blocks ? call.keys : start + call.key_step;
   const int first = range.first > start ? range.first : start;
   const int stop = range.stop < end ? range.stop : end;
   KeySteps steps;
@@ -66,16 +72,15 @@ KeySteps key_steps(int block, int rows, int keys, int key_block, int key_step, i
 
 // Bias of P queries and S keys per step.
 template <class BiasT, int BLOCK_MAX, int BIAS_ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int L, int P, int S>
-void one_pass_bias(hls::stream<Vec<BiasT, L>>& bias, hls::stream<Vec<BiasT, P * S>>& biases, int heads, int rows, int keys, int block_keys,
-                   int key_step, int key_blocks, int position, int before, int after, int bias_heads, int bias_rows, int) {
+void one_pass_bias(hls::stream<Vec<BiasT, L>>& bias, hls::stream<Vec<BiasT, P * S>>& biases, AttentionOnePassCall call) {
   static const int TILES_MAX = (BLOCK_MAX + L - 1) / L;
   static const int BLOCKS_MAX = (BIAS_ROWS_MAX + P - 1) / P;
   static Vec<BiasT, L> buffer[P][TILES_MAX][BLOCKS_MAX];
 #pragma HLS AGGREGATE variable = buffer
 #pragma HLS ARRAY_PARTITION variable = buffer dim = 1 complete
-  const int blocks = (rows + P - 1) / P;
-  const int loads = (block_keys + L - 1) / L * bias_rows;
-  const int sweeps = bias_heads > 0 ? heads * key_blocks : 0;
+  const int blocks = (call.rows + P - 1) / P;
+  const int loads = (call.block_keys + L - 1) / L * call.bias_rows;
+  const int sweeps = call.bias_heads > 0 ? call.heads * call.key_blocks : 0;
   int key_block = 0;
 
 BIAS_KEY_BLOCKS:
@@ -89,13 +94,13 @@ BIAS_KEY_BLOCKS:
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = TILES_MAX * BIAS_ROWS_MAX
       ATTNC_TICK(LOAD_BIAS)
       buffer[row % P][tile][row / P] = bias.read();
-      tile = row + 1 == bias_rows ? tile + 1 : tile;
-      row = row + 1 == bias_rows ? 0 : row + 1;
+      tile = row + 1 == call.bias_rows ? tile + 1 : tile;
+      row = row + 1 == call.bias_rows ? 0 : row + 1;
     }
   BIAS_BLOCKS:
     for (int block = 0; block < blocks; ++block) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCKS_MAX
-      const KeySteps steps = key_steps<P, S>(block, rows, keys, key_block, key_step, key_blocks, position, before, after);
+      const KeySteps steps = key_steps<P, S>(block, key_block, call);
       ATTNC_LOOP(EMIT_BIAS)
     EMIT_BIAS:
       for (int step = steps.first; step < steps.stop; ++step) {
@@ -105,7 +110,7 @@ BIAS_KEY_BLOCKS:
         Vec<BiasT, P * S> out;
         for (int p = 0; p < P; ++p) {
 #pragma HLS UNROLL
-          const Vec<BiasT, L> word = buffer[bias_rows == 1 ? 0 : p][step * S / L][bias_rows == 1 ? 0 : block];
+          const Vec<BiasT, L> word = buffer[call.bias_rows == 1 ? 0 : p][step * S / L][call.bias_rows == 1 ? 0 : block];
           for (int s = 0; s < S; ++s) {
 #pragma HLS UNROLL
             out.v[p * S + s] = word.v[step * S % L + s];
@@ -114,14 +119,13 @@ BIAS_KEY_BLOCKS:
         biases.write(out);
       }
     }
-    key_block = key_block + 1 == key_blocks ? 0 : key_block + 1;
+    key_block = key_block + 1 == call.key_blocks ? 0 : key_block + 1;
   }
 }
 
 // The same from factors of every head: rank-one terms summed over channels, PER_STEP at a time.
 template <class BiasT, int BLOCK_MAX, int ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int L, int P, int S>
-void one_pass_bias(hls::stream<Word<L>>& factors, hls::stream<Vec<BiasT, P * S>>& biases, int heads, int rows, int keys, int block_keys,
-                   int key_step, int key_blocks, int position, int before, int after, int bias_heads, int, int channels) {
+void one_pass_bias(hls::stream<Word<L>>& factors, hls::stream<Vec<BiasT, P * S>>& biases, AttentionOnePassCall call) {
   typedef BiasChannels<CHANNELS_MAX, PER_STEP, L> Channels;
   static const int BLOCKS_MAX = (ROWS_MAX + P - 1) / P;
   static const int STEPS_MAX = (BLOCK_MAX + S - 1) / S;
@@ -131,16 +135,17 @@ void one_pass_bias(hls::stream<Word<L>>& factors, hls::stream<Vec<BiasT, P * S>>
   static typename Channels::Factors k_factors[S][Channels::WORDS][STEPS_MAX];
 #pragma HLS AGGREGATE variable = k_factors
 #pragma HLS ARRAY_PARTITION variable = k_factors dim = 1 complete
-  const int blocks = (rows + P - 1) / P;
-  const int words = (channels + Channels::PER_WORD - 1) / Channels::PER_WORD, channel_steps = (channels + PER_STEP - 1) / PER_STEP;
-  const int sweeps = bias_heads > 0 ? heads * key_blocks : 0;
+  const int blocks = (call.rows + P - 1) / P;
+  const int words = (call.bias_channels + Channels::PER_WORD - 1) / Channels::PER_WORD;
+  const int channel_steps = (call.bias_channels + PER_STEP - 1) / PER_STEP;
+  const int sweeps = call.bias_heads > 0 ? call.heads * call.key_blocks : 0;
   int key_block = 0;
   BiasScale scale = {0, 0};
 
 BIAS_KEY_BLOCKS:
   for (int sweep = 0; sweep < sweeps; ++sweep) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
-    const int q_words = key_block == 0 ? rows * words : 0;
+    const int q_words = key_block == 0 ? call.rows * words : 0;
     if (key_block == 0) scale = bias_scale<L>(factors.read());
     int word = 0, row = 0;
     ATTNC_LOOP(LOAD_Q_FACTORS)
@@ -157,7 +162,7 @@ BIAS_KEY_BLOCKS:
     row = 0;
     ATTNC_LOOP(LOAD_K_FACTORS)
   LOAD_K_FACTORS:
-    for (int i = 0; i < block_keys * words; ++i) {
+    for (int i = 0; i < call.block_keys * words; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCK_MAX * Channels::WORDS
       ATTNC_TICK(LOAD_K_FACTORS)
@@ -168,7 +173,7 @@ BIAS_KEY_BLOCKS:
   BIAS_BLOCKS:
     for (int block = 0; block < blocks; ++block) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCKS_MAX
-      const KeySteps steps = key_steps<P, S>(block, rows, keys, key_block, key_step, key_blocks, position, before, after);
+      const KeySteps steps = key_steps<P, S>(block, key_block, call);
       int key_step_at = steps.first, step = 0;
       bias_sum_t<CHANNELS_MAX> acc[P * S];
 #pragma HLS ARRAY_PARTITION variable = acc complete
@@ -199,16 +204,14 @@ BIAS_KEY_BLOCKS:
         step = step + 1 == channel_steps ? 0 : step + 1;
       }
     }
-    key_block = key_block + 1 == key_blocks ? 0 : key_block + 1;
+    key_block = key_block + 1 == call.key_blocks ? 0 : key_block + 1;
   }
 }
 
 // Scores of P queries and S keys per step.
 template <class XT, class BiasT, class ScoreT, class Cap, int HEAD_TILES_MAX, int BLOCK_MAX, int ROWS_MAX, int L, int P, int S>
 void one_pass_scores(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hls::stream<Vec<BiasT, P * S>>& biases,
-                     hls::stream<Vec<attention_score_t, P * S>>& scores, int heads, int rows, int keys, int block_keys, int key_step,
-                     int key_blocks, int qk_tiles, int position, int before, int after, int multiplier, int shift, int cap_multiplier,
-                     int cap_shift, int bias_heads, int bias_shift) {
+                     hls::stream<Vec<attention_score_t, P * S>>& scores, AttentionOnePassCall call) {
   static_assert(width<BiasT>::value == 16, "attention_one_pass: biases have 16 bits");
   static_assert((P & (P - 1)) == 0 && (S & (S - 1)) == 0, "attention_one_pass: queries P and lanes S of keys must be powers of two");
   static_assert(S <= L, "attention_one_pass: at most L lanes of keys, so that their biases lie in one word");
@@ -221,9 +224,8 @@ void one_pass_scores(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hls
   static Vec<XT, L> q_buffer[P][HEAD_TILES_MAX][BLOCKS_MAX];
 #pragma HLS AGGREGATE variable = q_buffer
 #pragma HLS ARRAY_PARTITION variable = q_buffer dim = 1 complete
-  const int blocks = (rows + P - 1) / P;
-  const int q_words = rows * qk_tiles, k_words = block_keys * qk_tiles, sweeps = heads * key_blocks;
-  const bool biased = bias_heads > 0;
+  const int blocks = (call.rows + P - 1) / P;
+  const int q_words = call.rows * call.qk_tiles, k_words = call.block_keys * call.qk_tiles, sweeps = call.heads * call.key_blocks;
   int key_block = 0, loaded = 0, k_tile = 0, k_row = 0;
 
   // Sweep -1 computes nothing: it loads the first block of keys.
@@ -239,8 +241,8 @@ SCORE_KEY_BLOCKS:
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = HEAD_TILES_MAX * ROWS_MAX
       ATTNC_TICK(LOAD_Q)
       q_buffer[q_row % P][q_tile][q_row / P] = q.read();
-      q_tile = q_row + 1 == rows ? q_tile + 1 : q_tile;
-      q_row = q_row + 1 == rows ? 0 : q_row + 1;
+      q_tile = q_row + 1 == call.rows ? q_tile + 1 : q_tile;
+      q_row = q_row + 1 == call.rows ? 0 : q_row + 1;
     }
     const int wanted = sweep + 1 < sweeps ? k_words : 0;
     const int next = (sweep + 1) & 1, now = sweep & 1;
@@ -251,8 +253,8 @@ SCORE_KEY_BLOCKS:
   SCORE_BLOCKS:
     for (int block = 0; block < blocks; ++block) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCKS_MAX
-      const KeySteps steps = key_steps<P, S>(block, rows, keys, key_block, key_step, key_blocks, position, before, after);
-      const int trips = sweep >= 0 ? (steps.stop - steps.first) * qk_tiles : 0;
+      const KeySteps steps = key_steps<P, S>(block, key_block, call);
+      const int trips = sweep >= 0 ? (steps.stop - steps.first) * call.qk_tiles : 0;
       int tile = 0, step = steps.first;
       ScoreT acc[P][S];
 #pragma HLS ARRAY_PARTITION variable = acc dim = 0 complete
@@ -264,8 +266,8 @@ SCORE_KEY_BLOCKS:
         ATTNC_TICK(SCORES)
         if (loaded < wanted) {
           k_buffer[next][k_row % S][k_tile][k_row / S] = k.read();
-          k_tile = k_row + 1 == block_keys ? k_tile + 1 : k_tile;
-          k_row = k_row + 1 == block_keys ? 0 : k_row + 1;
+          k_tile = k_row + 1 == call.block_keys ? k_tile + 1 : k_tile;
+          k_row = k_row + 1 == call.block_keys ? 0 : k_row + 1;
           ++loaded;
         }
         Vec<XT, L> qs[P];
@@ -286,23 +288,22 @@ SCORE_KEY_BLOCKS:
             acc[p][s] = sums[p];
           }
         }
-        if (tile + 1 == qk_tiles) {
+        if (tile + 1 == call.qk_tiles) {
           Vec<BiasT, P * S> bias;
           for (int j = 0; j < P * S; ++j) {
 #pragma HLS UNROLL
             bias.v[j] = 0;
           }
-          if (biased) bias = biases.read();
+          if (call.bias_heads > 0) bias = biases.read();
           Vec<attention_score_t, P * S> out;
           for (int p = 0; p < P; ++p) {
 #pragma HLS UNROLL
-            const int at = position + block * P + p;
+            const int at = call.position + block * P + p;
             for (int s = 0; s < S; ++s) {
 #pragma HLS UNROLL
-              const int key = key_block * key_step + step * S + s;
-              const bool allowed = at - before <= key && key <= at + after && key < keys;
-              out.v[p * S + s] = attention_score<ScoreT, BiasT, Cap>(acc[p][s], multiplier, shift, cap_multiplier, cap_shift, biased,
-                                                                     bias.v[p * S + s], bias_shift, allowed);
+              const int key = key_block * call.key_step + step * S + s;
+              const bool allowed = at - call.before <= key && key <= at + call.after && key < call.keys;
+              out.v[p * S + s] = attention_score<ScoreT, BiasT, Cap>(acc[p][s], bias.v[p * S + s], allowed, call);
             }
           }
           scores.write(out);
@@ -321,10 +322,10 @@ SCORE_KEY_BLOCKS:
 #pragma HLS LOOP_TRIPCOUNT min = 0 max = HEAD_TILES_MAX * BLOCK_MAX
       ATTNC_TICK(LOAD_K)
       k_buffer[next][k_row % S][k_tile][k_row / S] = k.read();
-      k_tile = k_row + 1 == block_keys ? k_tile + 1 : k_tile;
-      k_row = k_row + 1 == block_keys ? 0 : k_row + 1;
+      k_tile = k_row + 1 == call.block_keys ? k_tile + 1 : k_tile;
+      k_row = k_row + 1 == call.block_keys ? 0 : k_row + 1;
     }
-    key_block = sweep < 0 || key_block + 1 == key_blocks ? 0 : key_block + 1;
+    key_block = sweep < 0 || key_block + 1 == call.key_blocks ? 0 : key_block + 1;
   }
 }
 
@@ -332,21 +333,21 @@ SCORE_KEY_BLOCKS:
 // lane is from the largest.
 template <int ROWS_MAX, int P, int S>
 void one_pass_maximum(hls::stream<Vec<attention_score_t, P * S>>& scores, hls::stream<Vec<attention_score_t, P * S>>& row,
-                      hls::stream<Vec<OnlineUpdate, P * S>>& sum_updates, hls::stream<Vec<OnlineUpdate, P * S>>& value_updates, int heads,
-                      int rows, int keys, int key_step, int key_blocks, int position, int before, int after) {
+                      hls::stream<Vec<OnlineUpdate, P * S>>& sum_updates, hls::stream<Vec<OnlineUpdate, P * S>>& value_updates,
+                      AttentionOnePassCall call) {
   static const int BLOCKS_MAX = (ROWS_MAX + P - 1) / P;
   static Vec<whole_score_t, P * S> maxima[BLOCKS_MAX];
 #pragma HLS AGGREGATE variable = maxima
-  const int blocks = (rows + P - 1) / P, sweeps = heads * (key_blocks + 1);
+  const int blocks = (call.rows + P - 1) / P, sweeps = call.heads * (call.key_blocks + 1);
   int key_block = 0;
 MAXIMUM_KEY_BLOCKS:
   for (int sweep = 0; sweep < sweeps; ++sweep) {
 #pragma HLS LOOP_TRIPCOUNT min = 2 max = 64
-    const bool merging = key_block == key_blocks;
+    const bool merging = key_block == call.key_blocks;
   MAXIMUM_BLOCKS:
     for (int block = 0; block < blocks; ++block) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCKS_MAX
-      KeySteps steps = key_steps<P, S>(block, rows, keys, key_block, key_step, key_blocks, position, before, after);
+      KeySteps steps = key_steps<P, S>(block, key_block, call);
       if (merging) steps.first = steps.stop = 0;
       Vec<attention_score_t, P * S> largest;
 #pragma HLS ARRAY_PARTITION variable = largest.v complete
@@ -402,22 +403,22 @@ MAXIMUM_KEY_BLOCKS:
 // Probabilities relative to the maxima so far, and their rescaled sums; per head and block of queries the sum over all lanes.
 template <class SumT, class Exp2, int ROWS_MAX, int P, int S>
 void one_pass_exponential(hls::stream<Vec<attention_score_t, P * S>>& row, hls::stream<Vec<OnlineUpdate, P * S>>& updates,
-                          hls::stream<Vec<probability_t, P * S>>& probabilities, hls::stream<Vec<SumT, P>>& totals, int heads, int rows,
-                          int keys, int key_step, int key_blocks, int position, int before, int after) {
+                          hls::stream<Vec<probability_t, P * S>>& probabilities, hls::stream<Vec<SumT, P>>& totals,
+                          AttentionOnePassCall call) {
   typedef Int<SCORE_BITS + 3> difference_t;
   static const int BLOCKS_MAX = (ROWS_MAX + P - 1) / P;
   static Vec<SumT, P * S> sums[BLOCKS_MAX];
 #pragma HLS AGGREGATE variable = sums
-  const int blocks = (rows + P - 1) / P, sweeps = heads * (key_blocks + 1);
+  const int blocks = (call.rows + P - 1) / P, sweeps = call.heads * (call.key_blocks + 1);
   int key_block = 0;
 EXPONENTIAL_KEY_BLOCKS:
   for (int sweep = 0; sweep < sweeps; ++sweep) {
 #pragma HLS LOOP_TRIPCOUNT min = 2 max = 64
-    const bool merging = key_block == key_blocks;
+    const bool merging = key_block == call.key_blocks;
   EXPONENTIAL_BLOCKS:
     for (int block = 0; block < blocks; ++block) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCKS_MAX
-      KeySteps steps = key_steps<P, S>(block, rows, keys, key_block, key_step, key_blocks, position, before, after);
+      KeySteps steps = key_steps<P, S>(block, key_block, call);
       if (merging) steps.first = steps.stop = 0;
       if (merging || steps.first < steps.stop) {
         const Vec<OnlineUpdate, P * S> update = updates.read();
@@ -468,8 +469,7 @@ EXPONENTIAL_KEY_BLOCKS:
 // Rescaled sums of p * v for P queries, S keys and L channels at a time; per head and block of queries the sum over all lanes.
 template <class VT, class AccT, int VALUE_TILES_MAX, int BLOCK_MAX, int ROWS_MAX, int L, int P, int S>
 void one_pass_weighted(hls::stream<Vec<VT, L>>& v, hls::stream<Vec<probability_t, P * S>>& probabilities,
-                       hls::stream<Vec<OnlineUpdate, P * S>>& updates, hls::stream<Vec<AccT, L>>& weighted, int heads, int rows,
-                       int keys, int block_keys, int key_step, int key_blocks, int v_tiles, int position, int before, int after) {
+                       hls::stream<Vec<OnlineUpdate, P * S>>& updates, hls::stream<Vec<AccT, L>>& weighted, AttentionOnePassCall call) {
   static_assert(width<VT>::value <= 16, "attention: values have at most 16 bits");
   typedef Int<PROBABILITY_BITS + 2> factor_t;
   static const int BLOCKS_MAX = (ROWS_MAX + P - 1) / P;
@@ -482,15 +482,16 @@ void one_pass_weighted(hls::stream<Vec<VT, L>>& v, hls::stream<Vec<probability_t
 #pragma HLS AGGREGATE variable = p_buffer
   static Vec<AccT, S * L> state[VALUE_TILES_MAX][BLOCKS_MAX * P];
 #pragma HLS AGGREGATE variable = state
-  const int blocks = (rows + P - 1) / P, v_words = block_keys * v_tiles, loads = heads * key_blocks, sweeps = heads * (key_blocks + 1);
-  int key_block = key_blocks, fetched = 0;
+  const int blocks = (call.rows + P - 1) / P, v_words = call.block_keys * call.v_tiles;
+  const int loads = call.heads * call.key_blocks, sweeps = call.heads * (call.key_blocks + 1);
+  int key_block = call.key_blocks, fetched = 0;
   bool now = true;
 
   // Sweep -1 computes nothing: it loads the first block of values. The sweep that merges the lanes of a head loads none.
 WEIGHTED_KEY_BLOCKS:
   for (int sweep = -1; sweep < sweeps; ++sweep) {
 #pragma HLS LOOP_TRIPCOUNT min = 2 max = 64
-    const bool merging = key_block == key_blocks;
+    const bool merging = key_block == call.key_blocks;
     // The block after this one: of this head, or the first of the next, which the merging sweep in between leaves alone.
     const bool fetching = (sweep < 0 || !merging) && fetched < loads;
     const int wanted = fetching ? v_words : 0;
@@ -499,12 +500,12 @@ WEIGHTED_KEY_BLOCKS:
   WEIGHTED_BLOCKS:
     for (int block = 0; block < trips; ++block) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCKS_MAX
-      KeySteps steps = key_steps<P, S>(block, rows, keys, key_block, key_step, key_blocks, position, before, after);
+      KeySteps steps = key_steps<P, S>(block, key_block, call);
       if (merging) steps.first = steps.stop = 0;
       if (merging || steps.first < steps.stop) {
         const Vec<OnlineUpdate, P * S> update = updates.read();
       WEIGHTED_TILES:
-        for (int tile = 0; tile < v_tiles; ++tile) {
+        for (int tile = 0; tile < call.v_tiles; ++tile) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = VALUE_TILES_MAX
           AccT acc[P][S][L];
 #pragma HLS ARRAY_PARTITION variable = acc dim = 0 complete
@@ -531,8 +532,8 @@ WEIGHTED_KEY_BLOCKS:
             ATTNC_TICK(WEIGHTED)
             if (loaded < wanted) {
               v_buffer[!now][v_row % S][v_tile][v_row / S] = v.read();
-              v_tile = v_row + 1 == block_keys ? v_tile + 1 : v_tile;
-              v_row = v_row + 1 == block_keys ? 0 : v_row + 1;
+              v_tile = v_row + 1 == call.block_keys ? v_tile + 1 : v_tile;
+              v_row = v_row + 1 == call.block_keys ? 0 : v_row + 1;
               ++loaded;
             }
             Vec<probability_t, P * S> probability;
@@ -593,8 +594,8 @@ WEIGHTED_KEY_BLOCKS:
 #pragma HLS LOOP_TRIPCOUNT min = 0 max = VALUE_TILES_MAX * BLOCK_MAX
       ATTNC_TICK(LOAD_V)
       v_buffer[!now][v_row % S][v_tile][v_row / S] = v.read();
-      v_tile = v_row + 1 == block_keys ? v_tile + 1 : v_tile;
-      v_row = v_row + 1 == block_keys ? 0 : v_row + 1;
+      v_tile = v_row + 1 == call.block_keys ? v_tile + 1 : v_tile;
+      v_row = v_row + 1 == call.block_keys ? 0 : v_row + 1;
     }
     fetched = fetching ? fetched + 1 : fetched;
     now = fetching ? !now : now;

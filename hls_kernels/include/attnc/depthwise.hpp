@@ -16,9 +16,12 @@
 
 namespace attnc {
 
+struct DepthwiseCall {
+  int rows, tiles, taps, low, high;
+};
+
 template <class XT, class WT, class AccT, class YT, int L, int TAPS_MAX, int ROWS_MAX>
-void depthwise(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y, int rows, int tiles, int taps, int low,
-               int high) {
+void depthwise(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y, DepthwiseCall call) {
   static_assert(width<XT>::value <= 16 && width<WT>::value == 8, "depthwise: inputs of at most 16 bits, weights of a byte");
   static_assert(width<YT>::value >= 16, "depthwise: outputs have at least 16 bits");
   static_assert(width<AccT>::value >= 32, "depthwise: the accumulator must hold a bias of 32 bits");
@@ -31,11 +34,11 @@ void depthwise(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<
 #pragma HLS ARRAY_PARTITION variable = record complete
 
 TILES:
-  for (int tile = 0; tile < tiles; ++tile) {
+  for (int tile = 0; tile < call.tiles; ++tile) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
     ATTNC_LOOP(READ_WEIGHTS)
   READ_WEIGHTS:
-    for (int i = 0; i < 8 + taps; ++i) {
+    for (int i = 0; i < 8 + call.taps; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 9 max = 8 + TAPS_MAX
       ATTNC_TICK(READ_WEIGHTS)
@@ -54,11 +57,11 @@ TILES:
       if (i >= 8) weight[i - 8] = values;
     }
   READ_TAPS:
-    for (int tap = 0; tap < taps; ++tap) {
+    for (int tap = 0; tap < call.taps; ++tap) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = TAPS_MAX
       ATTNC_LOOP(READ_X)
     READ_X:
-      for (int row = 0; row < rows; ++row) {
+      for (int row = 0; row < call.rows; ++row) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
         ATTNC_TICK(READ_X)
@@ -70,7 +73,7 @@ TILES:
 #pragma HLS ARRAY_PARTITION variable = acc complete
     ATTNC_LOOP(MULTIPLY)
   MULTIPLY:
-    for (int i = 0; i < rows * taps; ++i) {
+    for (int i = 0; i < call.rows * call.taps; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX * TAPS_MAX
       ATTNC_TICK(MULTIPLY)
@@ -82,9 +85,9 @@ TILES:
         const AccT before = tap == 0 ? AccT(Int<32>(bias[l])) : acc[l];
         const AccT sum = before + AccT(xs.v[l]) * AccT(ws.v[l]);
         acc[l] = sum;
-        out.v[l] = YT(requantize<AccT>(sum, multiplier_t(record[l] & UInt<32>(0xffffff)), shift_t(record[l] >> 24), low, high));
+        out.v[l] = YT(requantize<AccT>(sum, multiplier_t(record[l] & UInt<32>(0xffffff)), shift_t(record[l] >> 24), call.low, call.high));
       }
-      const bool last = tap + 1 == taps;
+      const bool last = tap + 1 == call.taps;
       if (last) y.write(out);
       tap = last ? 0 : tap + 1;
       row = last ? row + 1 : row;

@@ -24,6 +24,10 @@
 
 namespace attnc {
 
+struct LayerNormalizationCall {
+  int rows, tiles, channels, centred, epsilon_low, epsilon_high, shift, low, high;
+};
+
 static constexpr int NORM_Z_BITS = 16;  // fraction bits of z
 static constexpr int NORM_SLOTS = 8;    // cycles between two additions to the same row's sums; also words of a record
 
@@ -38,18 +42,18 @@ template <class FactorT, class OffsetT> struct NormRow {
 // least, which leaves the adder its pipeline.
 template <class XT, class SumT, class SquareT, int L, int TILES_MAX, int ROWS_MAX>
 void norm_accumulate(hls::stream<Vec<XT, L>>& x, Vec<XT, L> (&buffer)[TILES_MAX][ROWS_MAX], SumT (&sums)[ROWS_MAX],
-                     SquareT (&squares)[ROWS_MAX], int rows, int tiles) {
-  const int slots = rows > NORM_SLOTS ? rows : NORM_SLOTS;
+                     SquareT (&squares)[ROWS_MAX], LayerNormalizationCall call) {
+  const int slots = call.rows > NORM_SLOTS ? call.rows : NORM_SLOTS;
   int tile = 0, row = 0;
   ATTNC_LOOP(NORM_ACCUMULATE)
 NORM_ACCUMULATE:
-  for (int i = 0; i < tiles * slots; ++i) {
+  for (int i = 0; i < call.tiles * slots; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 8 max = TILES_MAX * ROWS_MAX
 #pragma HLS DEPENDENCE variable = sums inter RAW distance = 8 true
 #pragma HLS DEPENDENCE variable = squares inter RAW distance = 8 true
     ATTNC_TICK(NORM_ACCUMULATE)
-    if (row < rows) {
+    if (row < call.rows) {
       const Vec<XT, L> in = x.read();
       buffer[tile][row] = in;
       SumT sum = 0;
@@ -81,29 +85,29 @@ template <class T, int FIRST, int COUNT> T norm_integer(const UInt<8> (&bytes)[N
 
 template <class XT, class RowT, class OffsetT, class ZT, class AccT, class YT, int L, int TILES_MAX, int ROWS_MAX>
 void norm_scale(const Vec<XT, L> (&buffer)[TILES_MAX][ROWS_MAX], const RowT (&stats)[ROWS_MAX], hls::stream<Word<L>>& w,
-                hls::stream<Vec<YT, L>>& y, int rows, int tiles, int shift, int low, int high) {
+                hls::stream<Vec<YT, L>>& y, LayerNormalizationCall call) {
   // Bytes, so that each is written as it comes.
   UInt<8> record[2][NORM_SLOTS][L];
 #pragma HLS ARRAY_PARTITION variable = record dim = 0 complete
-  const int slots = rows > NORM_SLOTS ? rows : NORM_SLOTS;
-  const AccT kept = kept_by<YT, AccT>(shift_t(shift));
+  const int slots = call.rows > NORM_SLOTS ? call.rows : NORM_SLOTS;
+  const AccT kept = kept_by<YT, AccT>(shift_t(call.shift));
 
   // Tile -1 gives nothing: it reads the records of tile 0.
   int tile = -1, at = 0;
   ATTNC_LOOP(SCALE_ROWS)
 SCALE_ROWS:
-  for (int i = 0; i < NORM_SLOTS + tiles * slots; ++i) {
+  for (int i = 0; i < NORM_SLOTS + call.tiles * slots; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 16 max = NORM_SLOTS + TILES_MAX * ROWS_MAX
     ATTNC_TICK(SCALE_ROWS)
-    if (tile + 1 < tiles && at < NORM_SLOTS) {
+    if (tile + 1 < call.tiles && at < NORM_SLOTS) {
       const Word<L> word = w.read();
       for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
         record[(tile + 1) & 1][at][l] = word.v[l];
       }
     }
-    if (tile >= 0 && at < rows) {
+    if (tile >= 0 && at < call.rows) {
       const Vec<XT, L> in = buffer[tile][at];
       const RowT row = stats[at];
       Vec<YT, L> out;
@@ -117,7 +121,7 @@ SCALE_ROWS:
         const ZT z = narrow_shift<ZT, OffsetT>(OffsetT(OffsetT(in.v[l]) * OffsetT(row.factor) + row.offset), row.shift);
         const Int<18> gamma = Int<18>(norm_integer<Int<24>, 0, 3>(bytes));
         const Int<40> beta = norm_integer<Int<40>, 3, 5>(bytes);
-        out.v[l] = shift_clamp<YT, AccT>(AccT(AccT(z) * AccT(gamma) + AccT(beta)), shift_t(shift), kept, YT(low), YT(high));
+        out.v[l] = shift_clamp<YT, AccT>(AccT(AccT(z) * AccT(gamma) + AccT(beta)), shift_t(call.shift), kept, YT(call.low), YT(call.high));
       }
       y.write(out);
     }
@@ -129,8 +133,7 @@ SCALE_ROWS:
 
 template <class XT, class SumT, class SquareT, class VT, class DT, class ZT, class AccT, class YT, class Rom, int L, int TILES_MAX,
           int ROWS_MAX>
-void layer_normalization(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y, int rows, int tiles,
-                         int channels, int centred, int epsilon_low, int epsilon_high, int shift, int low, int high) {
+void layer_normalization(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y, LayerNormalizationCall call) {
   static_assert(width<YT>::value >= 16, "layer_normalization: outputs have at least 16 bits");
   static_assert(width<XT>::value <= 16, "layer_normalization: inputs have at most 16 bits");
   static_assert(width<AccT>::value >= 42, "layer_normalization: AccT must hold beta, a product and a rounding bit");
@@ -147,17 +150,17 @@ void layer_normalization(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hl
   SumT sums[ROWS_MAX];
   SquareT squares[ROWS_MAX];
   row_t stats[ROWS_MAX];
-  const VT epsilon = VT((VT(epsilon_high) << 31) + VT(epsilon_low));
-  const channels_t count = channels_t(channels);
+  const VT epsilon = VT((VT(call.epsilon_high) << 31) + VT(call.epsilon_low));
+  const channels_t count = channels_t(call.channels);
 
-  norm_accumulate<XT, SumT, SquareT, L, TILES_MAX, ROWS_MAX>(x, buffer, sums, squares, rows, tiles);
+  norm_accumulate<XT, SumT, SquareT, L, TILES_MAX, ROWS_MAX>(x, buffer, sums, squares, call);
   ATTNC_LOOP(NORM_STATISTICS)
 NORM_STATISTICS:
-  for (int row = 0; row < rows; ++row) {
+  for (int row = 0; row < call.rows; ++row) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
     ATTNC_TICK(NORM_STATISTICS)
-    const SumT sum = centred ? sums[row] : SumT(0);
+    const SumT sum = call.centred ? sums[row] : SumT(0);
     const VT variance = VT(VT(count) * VT(squares[row]) - VT(VT(sum) * VT(sum)) + epsilon);
     const Rsqrt root = rsqrt<VT, Rom>(variance);
     const offset_t half = offset_t(offset_t(1) << int(root.exponent));
@@ -165,7 +168,7 @@ NORM_STATISTICS:
     stats[row].offset = offset_t(half - offset_t(sum) * offset_t(root.mantissa));
     stats[row].shift = shift_t(17 - NORM_Z_BITS + int(root.exponent));
   }
-  norm_scale<XT, row_t, offset_t, ZT, AccT, YT, L, TILES_MAX, ROWS_MAX>(buffer, stats, w, y, rows, tiles, shift, low, high);
+  norm_scale<XT, row_t, offset_t, ZT, AccT, YT, L, TILES_MAX, ROWS_MAX>(buffer, stats, w, y, call);
 }
 
 }  // namespace attnc

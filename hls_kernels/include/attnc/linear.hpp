@@ -41,6 +41,12 @@
 
 namespace attnc {
 
+struct LinearCall {
+  int rows, k_tiles, n_tiles, low, high, bits, unit_tiles, group_tiles, scales, x_bytes;
+  int side, fill_rows, fill_tiles, fill_bytes, fill_side, fill_first;  // operand
+  int w_side, w_ready, next_k_tiles;                                   // ahead
+};
+
 static constexpr int SUMS_AHEAD = 24;  // sums that a run may give before its records come: attnc gives their stream more room
 static constexpr int SETTLE = 4;  // cycles after which what a pipeline wrote to a buffer can be read; the pragmas repeat the number
 
@@ -133,9 +139,7 @@ template <int L, int W> Word<L> word_at(const Word<W * L>& words, int part) {
 template <class XT, class WT, class AccT, int L, int PE, int R, int K_TILES_MAX, int X_TILES_MAX, int X_BYTES, int X_SIDES,
           int ROWS_MAX, int SCALES_MAX, int PACKED, int W_WORDS>
 void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>>& w, hls::stream<Word<W_WORDS * L>>& records,
-                       hls::stream<Vec<AccT, L>>& sums, int rows, int k_tiles, int n_tiles, int bits, int unit_tiles, int group_tiles,
-                       int scales, int x_bytes, int side, int fill_rows, int fill_tiles, int fill_bytes, int fill_side,
-                       int fill_first, int w_side, int w_ready, int next_k_tiles) {
+                       hls::stream<Vec<AccT, L>>& sums, LinearCall call) {
   static_assert(PE % L == 0 && PE % 2 == 0, "linear: PE must be an even multiple of the number of lanes L");
   static_assert(R > 0, "linear: at least one row is computed at a time");
   static_assert(width<XT>::value == 8 && width<WT>::value == 8, "linear: inputs come as bytes, weights are unpacked to bytes");
@@ -165,31 +169,31 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>
 #pragma HLS ARRAY_PARTITION variable = acc complete dim = 0
 #pragma HLS ARRAY_PARTITION variable = part complete dim = 0
 #pragma HLS ARRAY_PARTITION variable = done complete dim = 0
-  const int groups = (n_tiles * L + PE - 1) / PE;
-  const bool packed = PACKED != 0 && bits < 8;
-  const bool ternary = unit_tiles == 3;
-  const int units = ternary ? (k_tiles + 2) / 3 : k_tiles;
-  const int last_tiles = ternary ? k_tiles - 3 * (units - 1) : 1;
-  const int last_bits = ternary ? ternary_bits(last_tiles) : bits;
+  const int groups = (call.n_tiles * L + PE - 1) / PE;
+  const bool packed = PACKED != 0 && call.bits < 8;
+  const bool ternary = call.unit_tiles == 3;
+  const int units = ternary ? (call.k_tiles + 2) / 3 : call.k_tiles;
+  const int last_tiles = ternary ? call.k_tiles - 3 * (units - 1) : 1;
+  const int last_bits = ternary ? ternary_bits(last_tiles) : call.bits;
   // A unit of 3 tiles needs 3 cycles to be written, its words may take fewer; the 2 later tiles of the last one are written after them.
-  const int unit_slots = max_of((bits + W_WORDS - 1) / W_WORDS, ternary ? 3 : 1);
+  const int unit_slots = max_of((call.bits + W_WORDS - 1) / W_WORDS, ternary ? 3 : 1);
   const int last_slots = max_of((last_bits + W_WORDS - 1) / W_WORDS, ternary ? 3 : 1);
   const int record_slots = PE * 8 / L / W_WORDS;
-  const int scale_slots = scales * SCALE_PARTS;
-  const int slots = packed ? OCTETS * ((units - 1) * unit_slots + last_slots) + (ternary ? 2 : 0) : PE / W_WORDS * k_tiles;
-  const int weight_slots = scale_slots + slots, next_slots = PE / W_WORDS * next_k_tiles;
-  const int products = k_tiles * x_bytes;
+  const int scale_slots = call.scales * SCALE_PARTS;
+  const int slots = packed ? OCTETS * ((units - 1) * unit_slots + last_slots) + (ternary ? 2 : 0) : PE / W_WORDS * call.k_tiles;
+  const int weight_slots = scale_slots + slots, next_slots = PE / W_WORDS * call.next_k_tiles;
+  const int products = call.k_tiles * call.x_bytes;
   const int row_slots = max_of(products, R * TILES);
-  const int steps = (rows + R - 1) / R * row_slots;
+  const int steps = (call.rows + R - 1) / R * row_slots;
   int done_rows = 0, done_row = 0, done_tile = 0;
-  int x_slots = fill_rows * fill_tiles * fill_bytes;
-  int x_tile = 0, x_byte = 0, x_left = fill_rows, x_block = 0, x_bank = 0;
+  int x_slots = call.fill_rows * call.fill_tiles * call.fill_bytes;
+  int x_tile = 0, x_byte = 0, x_left = call.fill_rows, x_block = 0, x_bank = 0;
   Word<L> spare = Word<L>();
   bool spared = false;
   // While a group is computed, its records and the weights of the next one are loaded. Group -1 computes nothing: it loads group 0, and x
   // where this run needs it. What is written is read SETTLE cycles later at least.
-  const int first_load = groups > 0 && w_ready == 0 ? weight_slots : 0;
-  const int first_wait = max_of(first_load, fill_first != 0 ? x_slots : 0), first_trips = first_wait > 0 ? first_wait + SETTLE : 0;
+  const int first_load = groups > 0 && call.w_ready == 0 ? weight_slots : 0;
+  const int first_wait = max_of(first_load, call.fill_first != 0 ? x_slots : 0), first_trips = first_wait > 0 ? first_wait + SETTLE : 0;
   const int group_load = record_slots + weight_slots, group_trips = max_of(group_load + SETTLE, steps);
   const int last_load = record_slots + next_slots, last_trips = max_of(last_load, steps);
   const int all_trips = first_trips + (groups > 0 ? (groups - 1) * group_trips + last_trips : 0);
@@ -201,7 +205,7 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>
   // as it can afford to take them later. Not more blocks than the stream holds the sums of: they wait for the records.
   const int spare_trips = max_of(trips_left - load_slots - SETTLE, 0), late_trips = (1 + SUMS_AHEAD / (R * TILES)) * row_slots;
   int load_from = first_trips > 0 ? 0 : spare_trips < late_trips ? spare_trips : late_trips;
-  int left = rows, block = 0, step = 0, k = 0, byte = 0, in_group = 0, k_group = 0;
+  int left = call.rows, block = 0, step = 0, k = 0, byte = 0, in_group = 0, k_group = 0;
   int load_rows = 0, load_k = 0, scale = 0, scale_part = 0;
   int unit = 0, octet = 0, slot = 0, held_tiles = 0, held_octet = 0, held_k = 0;
   Vec<UInt<8>, L> codes[8], held[8];
@@ -221,8 +225,8 @@ PHASES:
 #pragma HLS DEPENDENCE variable = w_buffer inter RAW distance = 4 true
 #pragma HLS DEPENDENCE variable = s_buffer inter RAW distance = 4 true
       ATTNC_TICK(MULTIPLY)
-      const bool waits = phase == 1 || (group < 0 && fill_first != 0);
-      const int fill = (w_side + group + 1) & 1, use = (w_side + group) & 1;
+      const bool waits = phase == 1 || (group < 0 && call.fill_first != 0);
+      const int fill = (call.w_side + group + 1) & 1, use = (call.w_side + group) & 1;
       const int taken = at - load_from;
       if (phase == 0 && groups > 0 && taken >= 0 && taken < load_slots) {
         const int head = group < 0 ? 0 : record_slots;
@@ -231,7 +235,7 @@ PHASES:
         const bool in_codes = packed && !in_records && !ahead && !in_scales;
         if (ahead && taken == head) spared = false;  // another run's words start with a beat
         const bool last_unit = unit + 1 == units;
-        const int bit = slot * W_WORDS, unit_bits = unit == units ? 0 : last_unit ? last_bits : bits;
+        const int bit = slot * W_WORDS, unit_bits = unit == units ? 0 : last_unit ? last_bits : call.bits;
         const int left_words = in_codes ? unit_bits - bit : in_scales && scale_part + 1 == SCALE_PARTS ? SCALE_REST : W_WORDS;
         Word<W_WORDS * L> words = Word<W_WORDS * L>();
         if (left_words > 0) words = take_words<L, W_WORDS>(w, spare, spared, left_words < W_WORDS ? left_words : W_WORDS);
@@ -254,7 +258,7 @@ PHASES:
             }
             w_buffer[fill][load_rows * W_WORDS + row][load_k] = weights;
           }
-          load_k = load_k + 1 == (ahead ? next_k_tiles : k_tiles) ? 0 : load_k + 1;
+          load_k = load_k + 1 == (ahead ? call.next_k_tiles : call.k_tiles) ? 0 : load_k + 1;
           load_rows = load_k == 0 ? load_rows + 1 : load_rows;
         } else {
           if (unit < units) {
@@ -267,9 +271,9 @@ PHASES:
 #pragma HLS UNROLL
                 held[v] = codes[v];
               }
-              held_tiles = last_unit ? last_tiles : unit_tiles;
+              held_tiles = last_unit ? last_tiles : call.unit_tiles;
               held_octet = octet;
-              held_k = unit * unit_tiles;
+              held_k = unit * call.unit_tiles;
               slot = 0;
               octet = octet + 1 == OCTETS ? 0 : octet + 1;
               unit = octet == 0 ? unit + 1 : unit;
@@ -278,7 +282,7 @@ PHASES:
           if (held_tiles > 0) {
             for (int v = 0; v < 8; ++v) {
 #pragma HLS UNROLL
-              const Vec<WT, L> weights = take_tile<WT, L>(held[v], bits, ternary);
+              const Vec<WT, L> weights = take_tile<WT, L>(held[v], call.bits, ternary);
               if (held_octet * 8 + v < PE) w_buffer[fill][held_octet * 8 + v][held_k] = weights;
             }
             --held_tiles;
@@ -290,7 +294,7 @@ PHASES:
       if (x_slots > 0 && (waits || !x.empty())) {
         Vec<XT, L> xs = x.read();
         --x_slots;
-        if (X_BYTES > 1 && fill_bytes > 1 && x_byte == 0) {
+        if (X_BYTES > 1 && call.fill_bytes > 1 && x_byte == 0) {
           for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
             xs.v[l] = XT(xs.v[l] ^ XT(-128));
@@ -304,15 +308,15 @@ PHASES:
             value.v[l] = r == x_bank ? xs.v[l] : XT(0);
           }
           // The first row of a block clears those beside it, which may never come.
-          if (r == x_bank || x_bank == 0) x_buffer[X_SIDES > 1 ? fill_side : 0][x_block][x_tile + x_byte][r] = value;
+          if (r == x_bank || x_bank == 0) x_buffer[X_SIDES > 1 ? call.fill_side : 0][x_block][x_tile + x_byte][r] = value;
         }
-        x_byte = x_byte + 1 == fill_bytes ? 0 : x_byte + 1;
+        x_byte = x_byte + 1 == call.fill_bytes ? 0 : x_byte + 1;
         if (x_byte == 0) {
           --x_left;
           x_bank = x_left == 0 || x_bank + 1 == R ? 0 : x_bank + 1;
           x_block = x_left == 0 ? 0 : x_bank == 0 ? x_block + 1 : x_block;
-          x_tile = x_left == 0 ? x_tile + fill_bytes : x_tile;
-          x_left = x_left == 0 ? fill_rows : x_left;
+          x_tile = x_left == 0 ? x_tile + call.fill_bytes : x_tile;
+          x_left = x_left == 0 ? call.fill_rows : x_left;
         }
       }
       if (done_rows > 0) {
@@ -329,28 +333,28 @@ PHASES:
       const bool computing = group >= 0 && group < groups && left > 0;
       if (computing && step < products) {
         const bool high = X_BYTES > 1 && byte == 1;
-        const bool whole = X_BYTES == 1 || byte + 1 == x_bytes;
+        const bool whole = X_BYTES == 1 || byte + 1 == call.x_bytes;
         const bool first = !high && (SCALES_MAX > 0 ? in_group == 0 : k == 0);
-        const bool last = whole && k + 1 == k_tiles;
+        const bool last = whole && k + 1 == call.k_tiles;
         for (int pe = 0; pe < PE; pe += 2) {
 #pragma HLS UNROLL
           const Vec<WT, L> even = w_buffer[use][pe][k], odd = w_buffer[use][pe + 1][k];
           for (int r = 0; r < R; ++r) {
 #pragma HLS UNROLL
             dot_t a = 0, b = 0;
-            dot_pair<dot_t, XT, WT, L>(x_buffer[X_SIDES > 1 ? side : 0][block][step][r], even, odd, a, b);
+            dot_pair<dot_t, XT, WT, L>(x_buffer[X_SIDES > 1 ? call.side : 0][block][step][r], even, odd, a, b);
             part[r][pe] = AccT((first ? AccT(0) : part[r][pe]) + AccT(a) * AccT(high ? 256 : 1));
             part[r][pe + 1] = AccT((first ? AccT(0) : part[r][pe + 1]) + AccT(b) * AccT(high ? 256 : 1));
           }
         }
         if (SCALES_MAX > 0 && whole) {
-          const bool ends = last || in_group + 1 == group_tiles;
+          const bool ends = last || in_group + 1 == call.group_tiles;
           if (ends) {
             for (int r = 0; r < R; ++r) {
 #pragma HLS UNROLL
               for (int pe = 0; pe < PE; ++pe) {
 #pragma HLS UNROLL
-                const AccT scaled = scales > 0 ? AccT(part[r][pe] * AccT(s_buffer[use][pe][k_group])) : part[r][pe];
+                const AccT scaled = call.scales > 0 ? AccT(part[r][pe] * AccT(s_buffer[use][pe][k_group])) : part[r][pe];
                 acc[r][pe] = k_group == 0 ? scaled : AccT(acc[r][pe] + scaled);
               }
             }
@@ -386,7 +390,7 @@ PHASES:
         load_slots = ahead ? last_load : group_load;
         load_from = 0;
         at = 0;
-        left = rows;
+        left = call.rows;
         block = step = k = byte = in_group = k_group = 0;
         load_rows = load_k = scale = scale_part = 0;
         unit = octet = slot = held_tiles = 0;
@@ -395,12 +399,17 @@ PHASES:
   }
 }
 
+// Steps of PE channels whose outputs are held until all are there.
+inline int steps_of(const LinearCall&) {
+#pragma HLS INLINE
+  return 1;
+}
+
 // The sums of `steps` times PE channels, row after row and WIDTH at a time, become outputs; then the next steps * PE channels, or what is
 // left. One pipeline: for each block its records, BYTES bytes at a time, then its sums, while the outputs of the block before leave. A block
 // of a single tile is not buffered: its rows are in order.
-template <class AccT, class YT, int L, int PE, int WIDTH, int ROWS_MAX, int STEPS_MAX, int BYTES>
-void linear_rescale(hls::stream<Word<BYTES>>& records, hls::stream<Vec<AccT, WIDTH>>& sums, hls::stream<Vec<YT, L>>& y, int rows,
-                    int n_tiles, int steps, int low, int high) {
+template <class AccT, class YT, int L, int PE, int WIDTH, int ROWS_MAX, int STEPS_MAX, int BYTES, class Call>
+void linear_rescale(hls::stream<Word<BYTES>>& records, hls::stream<Vec<AccT, WIDTH>>& sums, hls::stream<Vec<YT, L>>& y, Call call) {
   static_assert(width<YT>::value >= 16, "linear: outputs have at least 16 bits");
   static_assert(PE % L == 0 && WIDTH % L == 0, "linear: channels that come together must be whole vectors");
   static const int TILES = PE / L, PARTS = WIDTH / L, RECORD_SLOTS = PE * 8 / BYTES;
@@ -412,11 +421,11 @@ void linear_rescale(hls::stream<Word<BYTES>>& records, hls::stream<Vec<AccT, WID
 #endif
   UInt<8> bytes[STEPS_MAX][PE * 8];
 #pragma HLS ARRAY_PARTITION variable = bytes dim = 2 complete
-  const int all_steps = (n_tiles + TILES - 1) / TILES;
+  const int steps = steps_of(call), all_steps = (call.n_tiles + TILES - 1) / TILES;
   int steps_left = all_steps, block_steps = steps < all_steps ? steps : all_steps;
   // The outputs of a block need as many cycles as its sums: once the first block is there, a vector leaves per cycle.
-  const int trips = all_steps * RECORD_SLOTS + rows * n_tiles + (DIRECT ? 0 : rows * block_steps * TILES + SETTLE);
-  int records_left = block_steps * RECORD_SLOTS, sums_left = rows * block_steps * TILES, y_left = rows * n_tiles;
+  const int trips = all_steps * RECORD_SLOTS + call.rows * call.n_tiles + (DIRECT ? 0 : call.rows * block_steps * TILES + SETTLE);
+  int records_left = block_steps * RECORD_SLOTS, sums_left = call.rows * block_steps * TILES, y_left = call.rows * call.n_tiles;
   int record_at = 0, record_step = 0, step = 0, tile = 0, part = 0, in_block = 0, row = 0;
   int ahead = 0, settle = 0, fill = 0, use = 0, out_tile = 0, out_row = 0;
   Vec<AccT, WIDTH> sum = Vec<AccT, WIDTH>();
@@ -441,8 +450,8 @@ RESCALE:
       if (!DIRECT && ahead > 0 && settle == 0 && y_left > 0) {
         y.write(y_buffer[use][out_tile][out_row]);
         --y_left;
-        out_tile = out_row + 1 == rows ? out_tile + 1 : out_tile;
-        out_row = out_row + 1 == rows ? 0 : out_row + 1;
+        out_tile = out_row + 1 == call.rows ? out_tile + 1 : out_tile;
+        out_row = out_row + 1 == call.rows ? 0 : out_row + 1;
         if (out_tile == steps * TILES) {
           out_tile = 0;
           use = 1 - use;
@@ -465,7 +474,7 @@ RESCALE:
 #pragma HLS UNROLL
             if (q == part) biased = AccT(sum.v[q * L + l] + AccT(record.bias));
           }
-          out.v[l] = YT(requantize<AccT>(biased, record.multiplier, record.shift, low, high));
+          out.v[l] = YT(requantize<AccT>(biased, record.multiplier, record.shift, call.low, call.high));
         }
         if (DIRECT) {
           y.write(out);
@@ -487,7 +496,7 @@ RESCALE:
           steps_left -= block_steps;
           block_steps = steps_left < steps ? steps_left : steps;
           records_left = block_steps * RECORD_SLOTS;
-          sums_left = rows * block_steps * TILES;
+          sums_left = call.rows * block_steps * TILES;
           settle = steps_left == 0 ? SETTLE : 0;
         }
       }

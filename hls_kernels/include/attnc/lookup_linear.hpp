@@ -24,6 +24,15 @@
 
 namespace attnc {
 
+struct LookupLinearCall {
+  int rows, k_tiles, n_tiles, low, high, steps, planes, both_signs, group_tiles, scales, visits;
+};
+
+inline int steps_of(const LookupLinearCall& call) {
+#pragma HLS INLINE
+  return call.steps;
+}
+
 template <int GROUP> struct TernaryTable {
   static_assert(GROUP == 3 || GROUP == 5, "TernaryTable: 3 or 5 activations per table");
   static constexpr int G = GROUP;
@@ -50,8 +59,7 @@ struct PlaneTable {
 template <class Table, class XT, class PartT, class AccT, int L, int T, int Q, int K_TILES_MAX, int ROWS_MAX, int COLUMNS_MAX,
           int STEPS_MAX, int DEPTH_MAX, int SCALES_MAX>
 void lookup_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Word<L>>& records,
-                       hls::stream<Vec<AccT, Q>>& sums, int rows, int k_tiles, int n_tiles, int steps, int planes, int both_signs,
-                       int group_tiles, int scales, int visits) {
+                       hls::stream<Vec<AccT, Q>>& sums, LookupLinearCall call) {
   static_assert(Q % L == 0, "lookup_linear: Q must be a multiple of the number of lanes L");
   static_assert(T % L == 0 && T > 0, "lookup_linear: T must be a multiple of the number of lanes L");
   static_assert(width<XT>::value == 8, "lookup_linear: activations are bytes");
@@ -83,18 +91,18 @@ void lookup_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls:
 #pragma HLS ARRAY_PARTITION variable = fetched complete
   Vec<code_t, L> codes[8];
 #pragma HLS ARRAY_PARTITION variable = codes complete
-  const int chunks = (k_tiles + G - 1) / G, wide_chunks = (chunks + SETS - 1) / SETS;
-  const int tail_bits = Table::code_bits(k_tiles - G * (chunks - 1));
-  const int step_records = Q * 8 / L, step_scales = scales * (Q / L);
-  const int step_codes = planes * OCTETS * ((chunks - 1) * Table::CODE_BITS + tail_bits);
-  const int all_steps = (n_tiles + Q / L - 1) / (Q / L);
+  const int chunks = (call.k_tiles + G - 1) / G, wide_chunks = (chunks + SETS - 1) / SETS;
+  const int tail_bits = Table::code_bits(call.k_tiles - G * (chunks - 1));
+  const int step_records = Q * 8 / L, step_scales = call.scales * (Q / L);
+  const int step_codes = call.planes * OCTETS * ((chunks - 1) * Table::CODE_BITS + tail_bits);
+  const int all_steps = (call.n_tiles + Q / L - 1) / (Q / L);
 
 READ_X_TILES:
-  for (int tile = 0; tile < k_tiles; ++tile) {
+  for (int tile = 0; tile < call.k_tiles; ++tile) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = K_TILES_MAX
     ATTNC_LOOP(READ_X)
   READ_X:
-    for (int row = 0; row < rows; ++row) {
+    for (int row = 0; row < call.rows; ++row) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
       ATTNC_TICK(READ_X)
@@ -105,20 +113,20 @@ READ_X_TILES:
   // The first round computes nothing: it loads the first block.
   int fill = 0, use_steps = 0;
 BLOCKS:
-  for (int first = -steps; first < all_steps; first += steps) {
+  for (int first = -call.steps; first < all_steps; first += call.steps) {
 #pragma HLS LOOP_TRIPCOUNT min = 2 max = 16
-    const int left = all_steps - first - steps;
-    const int load_steps = left <= 0 ? 0 : left < steps ? left : steps;
+    const int left = all_steps - first - call.steps;
+    const int load_steps = left <= 0 ? 0 : left < call.steps ? left : call.steps;
     const int record_words = load_steps * step_records, scale_words = load_steps * step_scales;
     const int load_words = record_words + scale_words + load_steps * step_codes;
-    const int columns = use_steps * planes, visit_slots = columns > BUILD ? columns : BUILD;
-    const int busy = use_steps > 0 ? (rows * visits + 1) * visit_slots : 0;
+    const int columns = use_steps * call.planes, visit_slots = columns > BUILD ? columns : BUILD;
+    const int busy = use_steps > 0 ? (call.rows * call.visits + 1) * visit_slots : 0;
     const int trips = load_words > busy ? load_words : busy;
     const int use = 1 - fill;
     // Where the next word goes.
     int scale = 0, scale_tile = 0, load_column = 0, load_chunk = 0, load_set = 0, load_wide = 0, octet = 0, bit = 0;
     // The visit whose tables are built, tiles [begin, end) of a wide chunk from tile `base`; and the visit that is looked up.
-    int slot = 0, half = 0, row = 0, begin = 0, base = 0, wide = 0, group = 0, group_end = group_tiles;
+    int slot = 0, half = 0, row = 0, begin = 0, base = 0, wide = 0, group = 0, group_end = call.group_tiles;
     int seen_wide = 0, seen_group = 0, step = 0, plane = 0;
     bool building = true, seen = false, first_visit = true, seen_first = false, seen_ends = false, seen_last = false;
     Vec<AccT, Q> running;
@@ -166,7 +174,7 @@ BLOCKS:
         }
       }
       if (i < busy) {
-        const int chunk_end = base + FETCH < k_tiles ? base + FETCH : k_tiles;
+        const int chunk_end = base + FETCH < call.k_tiles ? base + FETCH : call.k_tiles;
         const int end = chunk_end < group_end ? chunk_end : group_end;
         if (building && slot < FETCH) {
           const int tile = base + slot;
@@ -182,7 +190,7 @@ BLOCKS:
           entry_t sum[T];
           for (int g = 0; g < G; ++g) {
 #pragma HLS UNROLL
-            const int factor = Table::factor(entry, g, both_signs != 0);
+            const int factor = Table::factor(entry, g, call.both_signs != 0);
             for (int s = 0; s < SETS; ++s) {
 #pragma HLS UNROLL
               for (int l = 0; l < L; ++l) {
@@ -216,25 +224,26 @@ BLOCKS:
           }
           parts[slot] = part;
           if (seen_ends) {
-            const int group_scale = both_signs != 0 ? seen_group * planes + plane : seen_group;
+            const int group_scale = call.both_signs != 0 ? seen_group * call.planes + plane : seen_group;
             const Vec<AccT, Q> before = accs[step];
             for (int q = 0; q < Q; ++q) {
 #pragma HLS UNROLL
               AccT value = AccT(part.v[q]);
               if (SCALES_MAX > 0) {
-                const UInt<8> multiplier = scales > 0 ? s_buffer[q][use * SCALES_MAX + step * scales + group_scale] : UInt<8>(1);
+                const UInt<8> multiplier = call.scales > 0 ? s_buffer[q][use * SCALES_MAX + step * call.scales + group_scale] : UInt<8>(1);
                 value = AccT(value * AccT(multiplier));
               }
-              if (both_signs == 0) value = AccT(value * AccT(AccT(1) << (planes - 1 - plane)));  // a shift; planes come highest first
-              if (both_signs == 0 && planes > 1 && plane == 0) value = AccT(-value);
+              // A shift; planes come highest first.
+              if (call.both_signs == 0) value = AccT(value * AccT(AccT(1) << (call.planes - 1 - plane)));
+              if (call.both_signs == 0 && call.planes > 1 && plane == 0) value = AccT(-value);
               running.v[q] = plane > 0 ? AccT(running.v[q] + value) : seen_group > 0 ? AccT(before.v[q] + value) : value;
             }
-            if (plane + 1 == planes) {
+            if (plane + 1 == call.planes) {
               accs[step] = running;
               if (seen_last) sums.write(running);
             }
           }
-          plane = plane + 1 == planes ? 0 : plane + 1;
+          plane = plane + 1 == call.planes ? 0 : plane + 1;
           step = plane == 0 ? step + 1 : step;
         }
         if (++slot == visit_slots) {
@@ -245,16 +254,16 @@ BLOCKS:
           seen_wide = wide;
           seen_group = group;
           seen_first = first_visit;
-          seen_ends = end == group_end || end == k_tiles;
-          seen_last = end == k_tiles;
+          seen_ends = end == group_end || end == call.k_tiles;
+          seen_last = end == call.k_tiles;
           first_visit = seen_ends;
           group = seen_last ? 0 : seen_ends ? group + 1 : group;
-          group_end = seen_last ? group_tiles : seen_ends ? group_end + group_tiles : group_end;
+          group_end = seen_last ? call.group_tiles : seen_ends ? group_end + call.group_tiles : group_end;
           wide = seen_last ? 0 : end == base + FETCH ? wide + 1 : wide;
           base = seen_last ? 0 : end == base + FETCH ? end : base;
           begin = seen_last ? 0 : end;
           row = seen_last ? row + 1 : row;
-          building = row < rows;
+          building = row < call.rows;
         }
       }
     }

@@ -15,12 +15,15 @@
 
 namespace attnc {
 
+struct MeanRowsCall {
+  int groups, rows, multiplier, shift, low, high;
+};
+
 template <class XT, class AccT, class YT, int L>
-void mean_rows(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int groups, int rows, int multiplier, int shift, int low,
-               int high) {
+void mean_rows(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, MeanRowsCall call) {
   static_assert(width<YT>::value >= 16, "mean_rows: outputs have at least 16 bits");
   static_assert(width<AccT>::value >= width<XT>::value, "mean_rows: the accumulator must hold an input");
-  const int vectors = groups * rows;
+  const int vectors = call.groups * call.rows;
   int row = 0;
   AccT acc[L];
 #pragma HLS ARRAY_PARTITION variable = acc complete
@@ -36,9 +39,9 @@ MEAN_ROWS:
 #pragma HLS UNROLL
       const AccT sum = (row == 0 ? AccT(0) : acc[l]) + AccT(in.v[l]);
       acc[l] = sum;
-      out.v[l] = YT(requantize<AccT>(sum, multiplier_t(multiplier), shift_t(shift), low, high));
+      out.v[l] = YT(requantize<AccT>(sum, multiplier_t(call.multiplier), shift_t(call.shift), call.low, call.high));
     }
-    const bool last = row + 1 == rows;
+    const bool last = row + 1 == call.rows;
     if (last) y.write(out);
     row = last ? 0 : row + 1;
   }

@@ -16,6 +16,10 @@
 
 namespace attnc {
 
+struct NormalizeRowsCall {
+  int rows, tiles, multiplier, shift, limit;
+};
+
 static constexpr int PEAK_BITS = 15;
 typedef Int<MULTIPLIER_BITS + 2> row_factor_t;
 
@@ -40,8 +44,7 @@ template <class PeakT> RowScale reciprocal(PeakT peak, multiplier_t multiplier, 
 }
 
 template <class XT, class PeakT, class YT, int L, int ROWS_MAX>
-void normalize_rows(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<PeakT, L>>& peak, hls::stream<Vec<YT, L>>& y, int rows, int tiles,
-                    int multiplier, int shift, int limit) {
+void normalize_rows(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<PeakT, L>>& peak, hls::stream<Vec<YT, L>>& y, NormalizeRowsCall call) {
   static_assert(width<XT>::value <= 16 && width<PeakT>::value <= 16, "normalize_rows: inputs have at most 16 bits");
   static_assert(width<YT>::value >= 16, "normalize_rows: outputs have at least 16 bits");
   typedef Int<width<XT>::value + MULTIPLIER_BITS + 3> product_t;
@@ -49,16 +52,16 @@ void normalize_rows(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<PeakT, L>>& peak
 
   ATTNC_LOOP(RECIPROCALS)
 RECIPROCALS:
-  for (int row = 0; row < rows; ++row) {
+  for (int row = 0; row < call.rows; ++row) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
     ATTNC_TICK(RECIPROCALS)
-    scales[row] = reciprocal<PeakT>(peak.read().v[0], multiplier_t(multiplier), shift_t(shift));
+    scales[row] = reciprocal<PeakT>(peak.read().v[0], multiplier_t(call.multiplier), shift_t(call.shift));
   }
   int row = 0;
   ATTNC_LOOP(NORMALIZE_ROWS)
 NORMALIZE_ROWS:
-  for (int i = 0; i < rows * tiles; ++i) {
+  for (int i = 0; i < call.rows * call.tiles; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
     ATTNC_TICK(NORMALIZE_ROWS)
@@ -69,10 +72,10 @@ NORMALIZE_ROWS:
     for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
       const product_t product = product_t(in.v[l]) * product_t(scale.factor);
-      out.v[l] = YT(shift_clamp<Int<8>, product_t>(product, scale.shift, kept, Int<8>(-limit), Int<8>(limit)));
+      out.v[l] = YT(shift_clamp<Int<8>, product_t>(product, scale.shift, kept, Int<8>(-call.limit), Int<8>(call.limit)));
     }
     y.write(out);
-    row = row + 1 == rows ? 0 : row + 1;
+    row = row + 1 == call.rows ? 0 : row + 1;
   }
 }
 

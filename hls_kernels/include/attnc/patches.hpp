@@ -15,11 +15,14 @@
 
 namespace attnc {
 
+struct PatchesCall {
+  int tiles, used, height, width, top, bottom, left, right, multiplier, shift, low, high;
+};
+
 template <class XT, class YT, int L>
-void patches(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int tiles, int used, int height, int width, int top, int bottom,
-             int left, int right, int multiplier, int shift, int low, int high) {
-  static_assert(attnc::width<YT>::value >= 16, "patches: outputs have at least 16 bits");
-  const int vectors = tiles * height * width;
+void patches(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, PatchesCall call) {
+  static_assert(width<YT>::value >= 16, "patches: outputs have at least 16 bits");
+  const int vectors = call.tiles * call.height * call.width;
   int tile = 0, row = 0, column = 0;
   ATTNC_LOOP(PATCHES)
 PATCHES:
@@ -27,18 +30,18 @@ PATCHES:
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
     ATTNC_TICK(PATCHES)
-    const bool inside = tile < used && row >= top && row < bottom && column >= left && column < right;
+    const bool inside = tile < call.used && row >= call.top && row < call.bottom && column >= call.left && column < call.right;
     Vec<XT, L> in;
     if (inside) in = x.read();
     Vec<YT, L> out;
     for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
       const XT value = inside ? in.v[l] : XT(0);
-      out.v[l] = YT(requantize<XT>(value, multiplier_t(multiplier), shift_t(shift), low, high));
+      out.v[l] = YT(requantize<XT>(value, multiplier_t(call.multiplier), shift_t(call.shift), call.low, call.high));
     }
     y.write(out);
-    const bool row_ends = column + 1 == width;
-    const bool tile_ends = row_ends && row + 1 == height;
+    const bool row_ends = column + 1 == call.width;
+    const bool tile_ends = row_ends && row + 1 == call.height;
     column = row_ends ? 0 : column + 1;
     row = tile_ends ? 0 : row_ends ? row + 1 : row;
     tile = tile_ends ? tile + 1 : tile;

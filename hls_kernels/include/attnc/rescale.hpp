@@ -18,21 +18,24 @@
 
 namespace attnc {
 
+struct RescaleCall {
+  int rows, tiles, low, high;
+};
+
 template <class XT, class YT, int L>
-void rescale(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y, int rows, int tiles, int low,
-             int high) {
+void rescale(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y, RescaleCall call) {
   static_assert(width<YT>::value >= 16, "rescale: outputs have at least 16 bits");
   static const int PLANES = 4;
   UInt<32> record[2][L];
 #pragma HLS ARRAY_PARTITION variable = record dim = 0 complete
-  const int slots = rows > PLANES ? rows : PLANES;
+  const int slots = call.rows > PLANES ? call.rows : PLANES;
 
   // Tile -1 passes nothing: it reads the records of tile 0.
 RESCALE_TILES:
-  for (int tile = -1; tile < tiles; ++tile) {
+  for (int tile = -1; tile < call.tiles; ++tile) {
 #pragma HLS LOOP_TRIPCOUNT min = 2 max = 64
     const bool passing = tile >= 0;
-    const bool loading = tile + 1 < tiles;
+    const bool loading = tile + 1 < call.tiles;
     const int trips = passing ? slots : PLANES;
     ATTNC_LOOP(RESCALE_ROWS)
   RESCALE_ROWS:
@@ -48,14 +51,14 @@ RESCALE_TILES:
           record[(tile + 1) & 1][l] = UInt<32>(before | UInt<32>(UInt<32>(word.v[l]) << (8 * i)));
         }
       }
-      if (passing && i < rows) {
+      if (passing && i < call.rows) {
         const Vec<XT, L> in = x.read();
         Vec<YT, L> out;
         for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
           const UInt<32> r = record[tile & 1][l];
           const shift_t shift = shift_t((r >> 24) & UInt<32>(0x3f));
-          const YT moved = YT(requantize<XT>(in.v[l], multiplier_t(r & UInt<32>(0xffffff)), shift, low, high));
+          const YT moved = YT(requantize<XT>(in.v[l], multiplier_t(r & UInt<32>(0xffffff)), shift, call.low, call.high));
           out.v[l] = (r >> 31) != 0 ? moved : YT(0);
         }
         y.write(out);

@@ -19,17 +19,20 @@
 
 namespace attnc {
 
+struct RotaryCall {
+  int rows, heads, head_tiles, turned_tiles, half_tiles, rotary_dims, one, multiplier, shift, low, high;
+};
+
 template <class XT, class YT, int TILES_MAX, int ROWS_MAX, int L>
-void rotary(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<XT, L>>& other, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y, int rows,
-            int heads, int head_tiles, int turned_tiles, int half_tiles, int rotary_dims, int one, int multiplier, int shift, int low,
-            int high) {
+void rotary(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<XT, L>>& other, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y,
+            RotaryCall call) {
   static_assert(L >= 2, "rotary: a pair of channels needs at least two lanes");
   static_assert(width<XT>::value <= 16, "rotary: inputs have at most 16 bits");
   static_assert(width<YT>::value >= 16, "rotary: outputs have at least 16 bits");
   typedef Int<33> acc_t;
   static Vec<Int<16>, L> table[TILES_MAX][ROWS_MAX];
 #pragma HLS AGGREGATE variable = table
-  const int words = 2 * rows * turned_tiles;
+  const int words = 2 * call.rows * call.turned_tiles;
   int tile = 0, row = 0;
   Word<L> first;
   ATTNC_LOOP(READ_TABLE)
@@ -46,14 +49,14 @@ READ_TABLE:
         entry.v[l] = Int<16>(UInt<16>((UInt<16>(word.v[l]) << 8) | first.v[l]));
       }
       table[tile][row] = entry;
-      row = tile + 1 == turned_tiles ? row + 1 : row;
-      tile = tile + 1 == turned_tiles ? 0 : tile + 1;
+      row = tile + 1 == call.turned_tiles ? row + 1 : row;
+      tile = tile + 1 == call.turned_tiles ? 0 : tile + 1;
     }
     first = word;
   }
 
-  const int vectors = rows * heads * head_tiles;
-  const bool adjacent = half_tiles == 0;
+  const int vectors = call.rows * call.heads * call.head_tiles;
+  const bool adjacent = call.half_tiles == 0;
   tile = 0;
   row = 0;
   ATTNC_LOOP(ROTATE)
@@ -63,11 +66,11 @@ ROTATE:
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
     ATTNC_TICK(ROTATE)
     const Vec<XT, L> in = x.read();
-    const bool turned = tile < turned_tiles;
-    const bool second_half = tile >= half_tiles;
-    const int cos_tile = !turned ? 0 : adjacent || !second_half ? tile : tile - half_tiles;
+    const bool turned = tile < call.turned_tiles;
+    const bool second_half = tile >= call.half_tiles;
+    const int cos_tile = !turned ? 0 : adjacent || !second_half ? tile : tile - call.half_tiles;
     const Vec<Int<16>, L> near = table[cos_tile][row];
-    const Vec<Int<16>, L> far = table[turned ? cos_tile + half_tiles : 0][row];
+    const Vec<Int<16>, L> far = table[turned ? cos_tile + call.half_tiles : 0][row];
     Vec<XT, L> partner = in;
     if (turned && !adjacent) partner = other.read();
     Vec<YT, L> out;
@@ -79,13 +82,13 @@ ROTATE:
       const bool comes_first = adjacent ? (l & 1) == 0 : !second_half;
       const acc_t straight = acc_t(in.v[l]) * acc_t(cosine), crossed = acc_t(opposite) * acc_t(sine);
       const acc_t rotated = comes_first ? acc_t(straight - crossed) : acc_t(straight + crossed);
-      const acc_t acc = turned && tile * L + l < rotary_dims ? rotated : acc_t(acc_t(in.v[l]) * acc_t(one));
-      out.v[l] = YT(requantize<acc_t>(acc, multiplier_t(multiplier), shift_t(shift), low, high));
+      const acc_t acc = turned && tile * L + l < call.rotary_dims ? rotated : acc_t(acc_t(in.v[l]) * acc_t(call.one));
+      out.v[l] = YT(requantize<acc_t>(acc, multiplier_t(call.multiplier), shift_t(call.shift), call.low, call.high));
     }
     y.write(out);
-    const bool last = row + 1 == rows;
+    const bool last = row + 1 == call.rows;
     row = last ? 0 : row + 1;
-    tile = !last ? tile : tile + 1 == head_tiles ? 0 : tile + 1;
+    tile = !last ? tile : tile + 1 == call.head_tiles ? 0 : tile + 1;
   }
 }
 

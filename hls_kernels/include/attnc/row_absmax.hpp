@@ -14,24 +14,28 @@
 
 namespace attnc {
 
+struct RowAbsmaxCall {
+  int rows, tiles, multiplier, shift, high;
+};
+
 template <class XT, class YT, int L, int ROWS_MAX>
-void row_absmax(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int rows, int tiles, int multiplier, int shift, int high) {
+void row_absmax(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, RowAbsmaxCall call) {
   static_assert(width<XT>::value <= 16, "row_absmax: inputs have at most 16 bits");
   static_assert(width<YT>::value >= 16, "row_absmax: outputs have at least 16 bits");
   static constexpr int SLOTS = 4;  // cycles between two looks at the same row's maximum
   typedef Int<18> magnitude_t;
   magnitude_t peaks[ROWS_MAX];
-  const int slots = rows > SLOTS ? rows : SLOTS;
+  const int slots = call.rows > SLOTS ? call.rows : SLOTS;
 
   int tile = 0, row = 0;
   ATTNC_LOOP(ABSMAX_ROWS)
 ABSMAX_ROWS:
-  for (int i = 0; i < tiles * slots; ++i) {
+  for (int i = 0; i < call.tiles * slots; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 4 max = 64 * ROWS_MAX
 #pragma HLS DEPENDENCE variable = peaks inter RAW distance = 4 true
     ATTNC_TICK(ABSMAX_ROWS)
-    if (row < rows) {
+    if (row < call.rows) {
       const Vec<XT, L> in = x.read();
       // The largest of the lanes by a tree, so that one comparison alone waits for the row's maximum so far.
       magnitude_t largest[L];
@@ -55,7 +59,7 @@ ABSMAX_ROWS:
   }
   ATTNC_LOOP(ABSMAX_WRITE)
 ABSMAX_WRITE:
-  for (int row = 0; row < rows; ++row) {
+  for (int row = 0; row < call.rows; ++row) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
     ATTNC_TICK(ABSMAX_WRITE)
@@ -64,7 +68,7 @@ ABSMAX_WRITE:
 #pragma HLS UNROLL
       out.v[l] = YT(0);
     }
-    out.v[0] = YT(requantize<magnitude_t>(peaks[row], multiplier_t(multiplier), shift_t(shift), 0, high));
+    out.v[0] = YT(requantize<magnitude_t>(peaks[row], multiplier_t(call.multiplier), shift_t(call.shift), 0, call.high));
     y.write(out);
   }
 }

@@ -16,9 +16,13 @@
 
 namespace attnc {
 
+struct ScaleRowsCall {
+  int rows, tiles, multiplier, shift, low, high;
+};
+
 template <class XT, class PeakT, class AccT, class YT, int L, int ROWS_MAX>
-void scale_rows(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<PeakT, L>>& peak, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y, int rows,
-                int tiles, int multiplier, int shift, int low, int high) {
+void scale_rows(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<PeakT, L>>& peak, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y,
+                ScaleRowsCall call) {
   static_assert(width<XT>::value <= 16 && width<PeakT>::value <= 16, "scale_rows: inputs have at most 16 bits");
   static_assert(width<YT>::value >= 16, "scale_rows: outputs have at least 16 bits");
   static_assert(width<AccT>::value > 16 + 16 + MULTIPLIER_BITS, "scale_rows: AccT must hold a product of 16, 16 and 17 bits");
@@ -28,25 +32,25 @@ void scale_rows(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<PeakT, L>>& peak, hl
   factor_t factors[ROWS_MAX];
   UInt<32> record[2][L];
 #pragma HLS ARRAY_PARTITION variable = record dim = 0 complete
-  const int slots = rows > PLANES ? rows : PLANES;
+  const int slots = call.rows > PLANES ? call.rows : PLANES;
 
   ATTNC_LOOP(FACTORS)
 FACTORS:
-  for (int row = 0; row < rows; ++row) {
+  for (int row = 0; row < call.rows; ++row) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
     ATTNC_TICK(FACTORS)
-    factors[row] = factor_t(factor_t(peak.read().v[0]) * factor_t(multiplier));
+    factors[row] = factor_t(factor_t(peak.read().v[0]) * factor_t(call.multiplier));
   }
   // Tile -1 passes nothing: it reads the records of tile 0.
   int tile = -1, at = 0;
   ATTNC_LOOP(SCALE_ROWS)
 SCALE_ROWS:
-  for (int i = 0; i < PLANES + tiles * slots; ++i) {
+  for (int i = 0; i < PLANES + call.tiles * slots; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 8 max = PLANES + 64 * ROWS_MAX
     ATTNC_TICK(SCALE_ROWS)
-    if (tile + 1 < tiles && at < PLANES) {
+    if (tile + 1 < call.tiles && at < PLANES) {
       const Word<L> word = w.read();
       for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
@@ -54,7 +58,7 @@ SCALE_ROWS:
         record[(tile + 1) & 1][l] = UInt<32>(before | UInt<32>(UInt<32>(word.v[l]) << (8 * at)));
       }
     }
-    if (tile >= 0 && at < rows) {
+    if (tile >= 0 && at < call.rows) {
       const Vec<XT, L> in = x.read();
       const factor_t factor = factors[at];
       Vec<YT, L> out;
@@ -63,9 +67,9 @@ SCALE_ROWS:
         const AccT bias = AccT(Int<32>(record[tile & 1][l]));
         // In halves, so that one shifter gives the product and the bit that rounds it, which is the carry of the sum.
         const AccT product = wide_product<AccT, factor_t, XT>(factor, in.v[l]);
-        const AccT halves = AccT(AccT(product * 2) >> int(shift_t(shift)));
+        const AccT halves = AccT(AccT(product * 2) >> int(shift_t(call.shift)));
         const AccT rounded = AccT(AccT((halves >> 1) + bias + (halves & 1)) >> FRACTION);
-        out.v[l] = YT(clamp<AccT>(rounded, AccT(low), AccT(high)));
+        out.v[l] = YT(clamp<AccT>(rounded, AccT(call.low), AccT(call.high)));
       }
       y.write(out);
     }

@@ -17,6 +17,10 @@
 
 namespace attnc {
 
+struct UnaryChordCall {
+  int rows, tiles, channels, step, left, right, multiplier, shift, low, high;
+};
+
 // Not inlined: every lane is then an instance of its own, with a ROM of its own.
 template <class Rom> Int<36> unary_chord_lookup(int index) {
 #pragma HLS INLINE off
@@ -24,27 +28,26 @@ template <class Rom> Int<36> unary_chord_lookup(int index) {
   return Int<36>(Rom::at(index));
 }
 
-template <class XT, class AccT, class Rom> AccT unary_chord_value(XT x, int step, int left, int right) {
+template <class XT, class AccT, class Rom> AccT unary_chord_value(XT x, const UnaryChordCall& call) {
 #pragma HLS INLINE
   const int half = Rom::size / 2;
-  const int segment = int(x >> step) + half;
+  const int segment = int(x >> call.step) + half;
   const bool below = segment < 0, above = segment >= Rom::size;
   const int index = below ? 0 : above ? int(Rom::size) - 1 : segment;
   const Int<36> entry = unary_chord_lookup<Rom>(index);
   const Int<22> base = Int<22>(entry >> 14);
   const Int<14> delta = Int<14>(int(entry & Int<36>(0x3fff)) - (1 << 13));
-  const int inside = int(x) & ((1 << step) - 1);
-  const int along = below ? 0 : above ? 1 << step : inside;
-  const int past = below && left ? int(x) + (half << step) : above && right ? int(x) - (half << step) : 0;
-  return AccT((AccT(base) << step) + AccT(delta) * AccT(along) + (AccT(past) << 11));
+  const int inside = int(x) & ((1 << call.step) - 1);
+  const int along = below ? 0 : above ? 1 << call.step : inside;
+  const int past = below && call.left ? int(x) + (half << call.step) : above && call.right ? int(x) - (half << call.step) : 0;
+  return AccT((AccT(base) << call.step) + AccT(delta) * AccT(along) + (AccT(past) << 11));
 }
 
 template <class XT, class AccT, class YT, class Rom, int L>
-void unary_chord(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int rows, int tiles, int channels, int step, int left, int right,
-           int multiplier, int shift, int low, int high) {
+void unary_chord(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, UnaryChordCall call) {
   static_assert(width<YT>::value >= 16, "unary_chord: outputs have at least 16 bits");
   static_assert(Rom::size % 64 == 0, "unary_chord: the ROM must cover [-n, n) in segments of 1/32");
-  const int vectors = rows * tiles;
+  const int vectors = call.rows * call.tiles;
   int row = 0, first = 0;
   ATTNC_LOOP(UNARY_CHORD)
 UNARY_CHORD:
@@ -56,12 +59,12 @@ UNARY_CHORD:
     Vec<YT, L> out;
     for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-      const AccT acc = unary_chord_value<XT, AccT, Rom>(in.v[l], step, left, right);
-      const Int<32> q = requantize<AccT>(acc, multiplier_t(multiplier), shift_t(shift), low, high);
-      out.v[l] = first + l < channels ? YT(q) : YT(0);
+      const AccT acc = unary_chord_value<XT, AccT, Rom>(in.v[l], call);
+      const Int<32> q = requantize<AccT>(acc, multiplier_t(call.multiplier), shift_t(call.shift), call.low, call.high);
+      out.v[l] = first + l < call.channels ? YT(q) : YT(0);
     }
     y.write(out);
-    const bool last = row + 1 == rows;
+    const bool last = row + 1 == call.rows;
     row = last ? 0 : row + 1;
     first = last ? first + L : first;
   }

@@ -19,6 +19,10 @@
 
 namespace attnc {
 
+struct UnaryDeltaCall {
+  int rows, tiles, channels, step, below, above, multiplier, shift, low, high;
+};
+
 // Not inlined: every lane is then an instance of its own, with a ROM of its own.
 template <class Rom> Int<36> unary_delta_lookup(int index) {
 #pragma HLS INLINE off
@@ -26,34 +30,33 @@ template <class Rom> Int<36> unary_delta_lookup(int index) {
   return Int<36>(Rom::at(index));
 }
 
-template <class XT, class AccT, class ValueT, class Rom, int RELU> ValueT unary_delta_value(XT x, int step, int below, int above) {
+template <class XT, class AccT, class ValueT, class Rom, int RELU> ValueT unary_delta_value(XT x, const UnaryDeltaCall& call) {
 #pragma HLS INLINE
   const bool negative = x < 0;
   const int magnitude = negative ? -int(x) : int(x);
-  const int segment = magnitude >> step;
+  const int segment = magnitude >> call.step;
   const bool inside = segment < int(Rom::size);
   const Int<36> entry = unary_delta_lookup<Rom>(inside ? segment : int(Rom::size) - 1);
   const Int<20> base = Int<20>(entry >> 16);
   const Int<17> growth = Int<17>(int(entry & Int<36>(0xffff)) - (1 << 15));
-  const int along = magnitude & ((1 << step) - 1);
+  const int along = magnitude & ((1 << call.step) - 1);
   // Products with powers of two, since C++ leaves the shift of a negative number undefined.
-  const AccT start = AccT(AccT(base) * AccT(1 << step));
+  const AccT start = AccT(AccT(base) * AccT(1 << call.step));
   const AccT delta = inside ? AccT(start + AccT(growth) * AccT(along)) : AccT(0);
   const AccT rising = AccT(AccT(negative ? 0 : magnitude) << (RELU < 0 ? 0 : RELU));
-  const AccT level = AccT(AccT(negative ? below : above) * AccT(1 << step));
+  const AccT level = AccT(AccT(negative ? call.below : call.above) * AccT(1 << call.step));
   const AccT asymptote = RELU < 0 ? level : rising;
   return RELU < 0 && negative ? ValueT(asymptote + delta) : ValueT(asymptote - delta);
 }
 
 template <class XT, class AccT, class ValueT, class YT, class Rom, int RELU, int L>
-void unary_delta(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int rows, int tiles, int channels, int step, int below,
-                 int above, int multiplier, int shift, int low, int high) {
+void unary_delta(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, UnaryDeltaCall call) {
   static_assert(width<YT>::value >= 16, "unary_delta: outputs have at least 16 bits");
   static_assert(width<XT>::value <= 16, "unary_delta: inputs have at most 16 bits");
   static_assert(width<AccT>::value >= 32, "unary_delta: AccT must hold 17 bits of the ROM shifted by up to 12");
   typedef Int<width<ValueT>::value + MULTIPLIER_BITS + 2> product_t;
-  const product_t kept = kept_by<YT, product_t>(shift_t(shift));
-  const int vectors = rows * tiles;
+  const product_t kept = kept_by<YT, product_t>(shift_t(call.shift));
+  const int vectors = call.rows * call.tiles;
   int row = 0, first = 0;
   ATTNC_LOOP(UNARY_DELTA)
 UNARY_DELTA:
@@ -65,13 +68,13 @@ UNARY_DELTA:
     Vec<YT, L> out;
     for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-      const ValueT value = unary_delta_value<XT, AccT, ValueT, Rom, RELU>(in.v[l], step, below, above);
-      const product_t product = wide_product<product_t, ValueT, multiplier_t>(value, multiplier_t(multiplier));
-      const YT q = shift_clamp<YT, product_t>(product, shift_t(shift), kept, YT(low), YT(high));
-      out.v[l] = first + l < channels ? q : YT(0);
+      const ValueT value = unary_delta_value<XT, AccT, ValueT, Rom, RELU>(in.v[l], call);
+      const product_t product = wide_product<product_t, ValueT, multiplier_t>(value, multiplier_t(call.multiplier));
+      const YT q = shift_clamp<YT, product_t>(product, shift_t(call.shift), kept, YT(call.low), YT(call.high));
+      out.v[l] = first + l < call.channels ? q : YT(0);
     }
     y.write(out);
-    const bool last = row + 1 == rows;
+    const bool last = row + 1 == call.rows;
     row = last ? 0 : row + 1;
     first = last ? first + L : first;
   }

@@ -17,35 +17,37 @@
 
 namespace attnc {
 
+struct UnaryPolynomialCall {
+  int rows, tiles, channels, fraction, limit, linear, n0, n1, n2, n_end, p0, p1, p2, p_end, multiplier, shift, low, high;
+};
+
 struct Quadratic {
   Int<18> c0, c1, c2, end;
 };
 
 template <class XT, class AccT>
-AccT unary_polynomial_value(XT x, int fraction, int limit, int linear, const Quadratic& below, const Quadratic& above) {
+AccT unary_polynomial_value(XT x, const Quadratic& below, const Quadratic& above, const UnaryPolynomialCall& call) {
 #pragma HLS INLINE
   const bool negative = x < 0;
   const Quadratic side = negative ? below : above;
   const int magnitude = negative ? -int(x) : int(x);
-  const int u = magnitude < limit ? magnitude : limit;
-  const AccT first = shift_round_half_up<AccT>(AccT(AccT(side.c2) * AccT(u)), shift_t(fraction));
+  const int u = magnitude < call.limit ? magnitude : call.limit;
+  const AccT first = shift_round_half_up<AccT>(AccT(AccT(side.c2) * AccT(u)), shift_t(call.fraction));
   const AccT slope = AccT(first + AccT(side.c1));
-  const AccT second = shift_round_half_up<AccT>(AccT(slope * AccT(u)), shift_t(fraction));
+  const AccT second = shift_round_half_up<AccT>(AccT(slope * AccT(u)), shift_t(call.fraction));
   const AccT inner = AccT(second + AccT(side.c0));
-  const AccT h = magnitude < limit ? inner : AccT(side.end);
-  return linear ? AccT(h * AccT(x)) : h;
+  const AccT h = magnitude < call.limit ? inner : AccT(side.end);
+  return call.linear ? AccT(h * AccT(x)) : h;
 }
 
 template <class XT, class AccT, class YT, int L>
-void unary_polynomial(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, int rows, int tiles, int channels, int fraction, int limit,
-                      int linear, int n0, int n1, int n2, int n_end, int p0, int p1, int p2, int p_end, int multiplier, int shift, int low,
-                      int high) {
+void unary_polynomial(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, UnaryPolynomialCall call) {
   static_assert(width<YT>::value >= 16, "unary_polynomial: outputs have at least 16 bits");
   static_assert(width<XT>::value <= 16, "unary_polynomial: inputs have at most 16 bits");
   static_assert(width<AccT>::value >= 34, "unary_polynomial: AccT must hold a coefficient times |x|");
-  const Quadratic below = {Int<18>(n0), Int<18>(n1), Int<18>(n2), Int<18>(n_end)};
-  const Quadratic above = {Int<18>(p0), Int<18>(p1), Int<18>(p2), Int<18>(p_end)};
-  const int vectors = rows * tiles;
+  const Quadratic below = {Int<18>(call.n0), Int<18>(call.n1), Int<18>(call.n2), Int<18>(call.n_end)};
+  const Quadratic above = {Int<18>(call.p0), Int<18>(call.p1), Int<18>(call.p2), Int<18>(call.p_end)};
+  const int vectors = call.rows * call.tiles;
   int row = 0, first = 0;
   ATTNC_LOOP(UNARY_POLYNOMIAL)
 UNARY_POLYNOMIAL:
@@ -57,12 +59,12 @@ UNARY_POLYNOMIAL:
     Vec<YT, L> out;
     for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-      const AccT acc = unary_polynomial_value<XT, AccT>(in.v[l], fraction, limit, linear, below, above);
-      const Int<32> q = requantize<AccT>(acc, multiplier_t(multiplier), shift_t(shift), low, high);
-      out.v[l] = first + l < channels ? YT(q) : YT(0);
+      const AccT acc = unary_polynomial_value<XT, AccT>(in.v[l], below, above, call);
+      const Int<32> q = requantize<AccT>(acc, multiplier_t(call.multiplier), shift_t(call.shift), call.low, call.high);
+      out.v[l] = first + l < call.channels ? YT(q) : YT(0);
     }
     y.write(out);
-    const bool last = row + 1 == rows;
+    const bool last = row + 1 == call.rows;
     row = last ? 0 : row + 1;
     first = last ? first + L : first;
   }

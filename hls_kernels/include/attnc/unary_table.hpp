@@ -15,8 +15,12 @@
 
 namespace attnc {
 
+struct UnaryTableCall {
+  int rows, tiles, channels;
+};
+
 template <class XT, class YT, int L>
-void unary_table(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y, int rows, int tiles, int channels) {
+void unary_table(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y, UnaryTableCall call) {
   static_assert(width<YT>::value >= 16, "unary_table: outputs have at least 16 bits");
   static_assert(L >= 2 && L <= 256, "unary_table: a word must hold a whole value, and the table whole words");
   static const int ENTRIES = 256;
@@ -37,7 +41,7 @@ FILL_TABLE:
       table[l][i] = entry;
     }
   }
-  const int vectors = rows * tiles;
+  const int vectors = call.rows * call.tiles;
   int row = 0, first = 0;
   ATTNC_LOOP(UNARY_TABLE)
 UNARY_TABLE:
@@ -50,10 +54,10 @@ UNARY_TABLE:
     for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
       const Int<16> value = table[l][(int(in.v[l]) + 128) & (ENTRIES - 1)];
-      out.v[l] = first + l < channels ? YT(value) : YT(0);
+      out.v[l] = first + l < call.channels ? YT(value) : YT(0);
     }
     y.write(out);
-    const bool last = row + 1 == rows;
+    const bool last = row + 1 == call.rows;
     row = last ? 0 : row + 1;
     first = last ? first + L : first;
   }

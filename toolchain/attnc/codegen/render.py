@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import shutil
 from pathlib import Path
@@ -17,7 +16,7 @@ from attnc.kernels.storage import SHALLOW
 from attnc.resources import data_path
 from attnc.schedule.chains import store_port
 from attnc.schedule.cost import Estimate
-from attnc.schedule.engine import SLOT_INTS, Engine, Slot, Stream
+from attnc.schedule.engine import Engine, Stream
 from attnc.schedule.fifos import fifos
 from attnc.schedule.given import Style
 from attnc.schedule.program import FETCH_INTS, Program
@@ -36,8 +35,8 @@ def environment() -> jinja2.Environment:
     )
 
 
-def _stream(stream: Stream, first: int) -> dict[str, Any]:
-    """What the template says of one stream between memory and engine; its walk starts at integer `first` of an instruction."""
+def _stream(stream: Stream) -> dict[str, Any]:
+    """What the template says of one stream between memory and engine."""
     return {
         "name": stream.name,
         "kind": stream.kind,
@@ -45,13 +44,10 @@ def _stream(stream: Stream, first: int) -> dict[str, Any]:
         "element": word_of(stream.taken),
         "beat": stream.beat,
         "shared": stream.shared,
-        "walk": "run" if stream.shared else "runs" if stream.kind == "words" else "walk",
-        "ints": stream.ints,
         "type": stream.type.cpp(),
         "word": word_of(stream.beat),
         "memory": stream.pointers[0],
         "second": stream.pointers[1] if len(stream.pointers) > 1 else None,
-        "first": first,
     }
 
 
@@ -73,12 +69,6 @@ def _interface(name: str, beat: int, bundle: str) -> dict[str, Any]:
     }
 
 
-def _controls(slot: Slot, number: int, converts: bool, first: int) -> list[tuple[str, int]]:
-    """Those of the integers that control a slot that it needs: name, and where in an instruction; they start at `first`."""
-    needed = ("active", slot.optional), ("vectors", slot.optional or slot.tap or converts), ("tapping", slot.tap)
-    return [(f"{name}_{number}", first + at) for at, (name, used) in enumerate(needed) if used]
-
-
 def _fifo(fifo: Fifo, kernel: KernelCall) -> dict[str, Any]:
     """A stream between processes of a kernel."""
     return {"name": fifo.name, "element": fifo.element(kernel.names).cpp}
@@ -86,18 +76,42 @@ def _fifo(fifo: Fifo, kernel: KernelCall) -> dict[str, Any]:
 
 def _process(process: Process, kernel: KernelCall) -> dict[str, Any]:
     """A process of a kernel: its function with template arguments, and what it is called with."""
-    given = (*process.reads, *process.writes, *process.scalars)
-    return {"name": process.function, "function": process.spelled(kernel.names), "given": ", ".join(map(str, given))}
+    given = (*process.reads, *process.writes, "call")
+    return {"name": process.function, "function": process.spelled(kernel.names), "given": ", ".join(given)}
 
 
-def _slots(engine: Engine, first: int) -> list[dict[str, Any]]:
-    """The kernels in order, each with the streams of its ports and where in an instruction its control and scalars are,
-    which starts at integer `first`."""
+def _walk(stream: Stream) -> tuple[str, str]:
+    """The struct that says how a stream goes through memory, and the function that takes it from an instruction."""
+    if stream.shared:
+        return "attnc::Walk", "word_run_at" if stream.kind == "words" else "run_at"
+    return ("attnc::WordRuns", "word_runs_at" if stream.ahead else "words_at") if stream.kind == "words" else ("attnc::Walk", "walk_at")
+
+
+def _call(kernel: KernelCall) -> tuple[str, str]:
+    """The same for the scalars of a kernel."""
+    return kernel.network.call, f"{kernel.network.stem}_call_at"
+
+
+def _parts(engine: Engine, first: int) -> list[dict[str, Any]]:
+    """What an instruction says to an engine: structs, each with its name, the function that takes it from the instruction, and from where;
+    those of the engine start at integer `first`. Only slots that read their control have one."""
+
+    def part(name: str, place: str, taken: tuple[str, str]) -> dict[str, Any]:
+        return {"name": name, "type": taken[0], "at": taken[1], "first": first + engine.places[place]}
+
+    found = [part(f"{stream.name}_walk", stream.name, _walk(stream)) for stream in engine.streams]
+    for number, slot in enumerate(engine.slots):
+        if engine.chained and (slot.optional or slot.tap or engine.converts(number)):
+            found.append(part(f"control_{number}", f"control_{number}", ("attnc::SlotControl", "control_at")))
+        found.append(part(f"call_{number}", f"call_{number}", _call(slot.kernel)))
+    return found
+
+
+def _slots(engine: Engine) -> list[dict[str, Any]]:
+    """The kernels in order, each with the streams of its ports."""
     names = {(stream.slot, stream.port): stream.name for stream in engine.streams}
     head, tail = engine.streams[0].name, engine.streams[-1].name
     chain = [head, *(f"chain_{number}" for number in range(1, len(engine.slots))), tail]
-    control = first + 1 + sum(stream.ints for stream in engine.streams)
-    scalar = control + (SLOT_INTS * len(engine.slots) if engine.chained else 0)
     found = []
     for number, slot in enumerate(engine.slots):
         kernel = slot.kernel
@@ -137,11 +151,9 @@ def _slots(engine: Engine, first: int) -> list[dict[str, Any]]:
                 "in": chain[number],
                 "arrives": arrives,
                 "out": chain[number + 1],
-                "controls": _controls(slot, number, engine.converts(number), control + SLOT_INTS * number),
-                "scalars": [{"name": name, "key": f"{name}_{number}", "at": scalar + i} for i, name in enumerate(kernel.scalars)],
+                "call": kernel.network.call,
             }
         )
-        scalar += len(kernel.scalars)
     return found
 
 
@@ -152,8 +164,7 @@ def _opened(streams: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _engine(engine: Engine, first: int) -> dict[str, Any]:
-    starts = itertools.accumulate((stream.ints for stream in engine.streams), initial=first + 1)
-    streams = _opened([_stream(stream, start) for stream, start in zip(engine.streams, starts, strict=False)])
+    streams = _opened([_stream(stream) for stream in engine.streams])
     by_name = {stream["name"]: stream for stream in streams}
     return {
         "name": engine.name,
@@ -163,7 +174,8 @@ def _engine(engine: Engine, first: int) -> dict[str, Any]:
         "streams": streams,
         "shared": _opened([by_name[name] for name, _ in engine.shared]),
         "first": first,
-        "slots": _slots(engine, first),
+        "parts": _parts(engine, first),
+        "slots": _slots(engine),
     }
 
 
@@ -175,6 +187,7 @@ def tables_of(kernels: list[KernelCall]) -> list[Table]:
 
 def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None = None, pipelines: Style = "flp") -> dict[str, Any]:
     """Names that the templates may use; all are integers or identifiers of attnc's own. Without `cost` the tools place the buffers."""
+    kernels = [slot.kernel for engine in program.engines for slot in engine.slots]
     engines = [_engine(engine, first) for engine, first in zip(program.engines, program.places, strict=False)]
     return {
         "top": TOP,
@@ -186,15 +199,16 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
         "shallow": SHALLOW,
         "engines": engines,
         "tracks": [[engines[e.index] for e in held] for held in program.tracks] if program.design.parallel > 1 else [],
-        "walks": {stream["walk"] for engine in engines for stream in engine["streams"]},
-        "headers": sorted({f"attnc/{slot.kernel.network.header}" for engine in program.engines for slot in engine.slots}),
+        "taken": {part["at"] for engine in engines for part in engine["parts"]},
+        "calls": sorted({(*_call(kernel), kernel.network.scalars) for kernel in kernels}),
+        "headers": sorted({f"attnc/{kernel.network.header}" for kernel in kernels}),
         "chained": any(engine.chained for engine in program.engines),
         "ports": cost.ports if cost else dict.fromkeys(program.bundles.values(), "HP0"),
         "placement": [(buffer.macro, cost.places[buffer.key]) for buffer in cost.buffers] if cost else [],
         "interfaces": [_interface(name, beat, program.bundles[name]) for name, beat in program.pointers.items()],
         "beat": program.design.beat,
         "fifos": {name: queue.depth for name, queue in fifos(program).items()},
-        "tables": tables_of([slot.kernel for engine in program.engines for slot in engine.slots]),
+        "tables": tables_of(kernels),
         "instruction_ints": program.instruction_ints,
         "fetch_ints": FETCH_INTS,
         # As hexadecimal of fixed width: the sources are as long for 24 layers as for 2.

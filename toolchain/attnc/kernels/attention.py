@@ -59,7 +59,6 @@ def reciprocal(lanes: str, spare: int, fast: str | int) -> Process:
         template=("SumT", spare, "P", lanes, fast),
         reads=("sums",),
         writes=("scales",),
-        scalars=("heads", "rows", "output_multiplier", "output_shift"),
         loops=(Loop("RECIPROCAL", DIVIDED, runs=lambda n: ((n.heads * up(n.rows, n.P), trips(n)),)),),
         first=lambda n: (1 if divides(n) else QUOTIENT_BITS) + DIVIDED,
         rest=lambda n: trips(n) + DIVIDED,
@@ -79,15 +78,10 @@ def normalise(placed: bool) -> Process:
         template=("AccT", "YT", "VALUE_TILES_MAX", "ROWS_MAX", "L", "P"),
         reads=("weighted", "scales"),
         writes=("y",),
-        scalars=("heads", "rows", "v_tiles", "low", "high"),
         loops=(Loop("NORMALISE", LISTED, runs=_normalise),),
         buffers=(Buffer("y_buffer", lambda n: 2 * n.VALUE_TILES_MAX * n.ROWS_MAX, lambda n: ACTIVATION_BITS * n.L, placed=placed),),
         rest=lambda n: n.v_tiles * n.rows + 2 * LISTED,
     )
-
-
-WALK: tuple[str, ...] = ("heads", "rows", "keys", "scored", "position", "before", "after")
-"""What tells a process which queries and keys meet."""
 
 
 def _table(n: Names) -> Runs:
@@ -103,7 +97,6 @@ _TABLE = Process(
     template=("BiasT", "KEYS_MAX", "BIAS_ROWS_MAX", "CHANNELS_MAX", "PER_STEP", "BIAS_BUFFERS", "L", "P", "Q", "B", "MASKED"),
     reads=("bias",),
     writes=("biases",),
-    scalars=(*WALK, "bias_heads", "bias_rows", "bias_channels"),
     loops=(Loop("EMIT_BIAS", MADE, runs=_table),),
     buffers=(
         Buffer(
@@ -127,7 +120,6 @@ _FACTORS = Process(
     template=_TABLE.template,
     reads=("bias",),
     writes=("biases",),
-    scalars=_TABLE.scalars,
     loops=(
         Loop("LOAD_Q_FACTORS", READ + WRITE, runs=lambda n: ((n.biased, _factors("rows")(n)),)),
         Loop("LOAD_K_FACTORS", READ + WRITE, runs=lambda n: ((n.biased, _factors("keys")(n)),)),
@@ -161,14 +153,12 @@ def _weighted(n: Names) -> Runs:
 
 def _attention(name: str, bias: Port, biases: Process) -> Network:
     sizes: tuple[Argument, ...] = ("HEAD_TILES_MAX", "KEYS_MAX", "ROWS_MAX")
-    heads = ("kv_heads", "heads_per_kv", "rows", "keys", "scored")
-    place = ("position", "before", "after")
     return Network(
         name=name,
         header="attention.hpp",
         ports=operands(bias),
         scalars=(
-            *("heads", "kv_heads", "heads_per_kv", "rows", "keys", "scored", "paced", "qk_tiles", "v_tiles", *place),
+            *("heads", "kv_heads", "heads_per_kv", "rows", "keys", "scored", "paced", "qk_tiles", "v_tiles", "position", "before", "after"),
             *("score_multiplier", "score_shift", "cap_multiplier", "cap_shift", "bias_heads", "bias_rows", "bias_shift"),
             *("bias_channels", "output_multiplier", "output_shift", "low", "high"),
         ),
@@ -179,10 +169,6 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
                 template=("XT", "BiasT", "ScoreT", "Cap", *sizes, "L", "P", "Q", "B", "MASKED"),
                 reads=("q", "k", "biases"),
                 writes=("scores",),
-                scalars=(
-                    *(*heads, "qk_tiles", *place, "score_multiplier", "score_shift", "cap_multiplier", "cap_shift"),
-                    *("bias_heads", "bias_shift"),
-                ),
                 loops=(Loop("SCORES", SCORED, runs=_scores),),
                 buffers=(
                     Buffer("k_buffer", lambda n: 2 * n.HEAD_TILES_MAX * n.KEYS_MAX, lambda n: n.XT * n.L, placed=True),
@@ -201,7 +187,6 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
                 template=("P", "Q", "MASKED"),
                 reads=("scores",),
                 writes=("row", "maxima"),
-                scalars=WALK,
                 loops=(Loop("MAXIMUM", READ + COMPARE + WRITE, runs=one(lambda n: n.heads * n.scored * n.groups)),),
                 # The maximum of the first block follows its last score.
                 first=lambda n: n.block * max(n.qk_tiles, n.groups) + READ + COMPARE + WRITE,
@@ -211,7 +196,6 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
                 template=("SumT", "Exp2", "P", "Q", "MASKED"),
                 reads=("row", "maxima"),
                 writes=("probabilities", "sums"),
-                scalars=WALK,
                 loops=(Loop("EXPONENTIAL", READ + EXP2 + ADD + WRITE, runs=one(lambda n: n.heads * n.scored * n.groups)),),
                 first=lambda n: n.groups + READ + EXP2 + ADD + WRITE,
                 rest=lambda n: n.block * n.groups + READ + EXP2 + ADD + WRITE,
@@ -222,7 +206,6 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
                 template=("VT", "AccT", "VALUE_TILES_MAX", "KEYS_MAX", "L", "P", "MASKED"),
                 reads=("v", "probabilities"),
                 writes=("weighted",),
-                scalars=(*heads, "paced", "v_tiles", *place),
                 loops=(Loop("WEIGHTED", BRAM + MULTIPLY + ADD + WRITE, runs=_weighted),),
                 buffers=(
                     Buffer("v_buffer", lambda n: 2 * n.VALUE_TILES_MAX * n.KEYS_MAX, lambda n: n.VT * n.L, placed=True),

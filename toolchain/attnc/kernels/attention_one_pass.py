@@ -63,10 +63,6 @@ _TABLE = Process(
     template=("BiasT", "BLOCK_MAX", "BIAS_ROWS_MAX", "CHANNELS_MAX", "PER_STEP", "L", "P", "S"),
     reads=("bias",),
     writes=("biases",),
-    scalars=(
-        *("heads", "rows", "keys", "block_keys", "key_step", "key_blocks", "position", "before", "after"),
-        *("bias_heads", "bias_rows", "bias_channels"),
-    ),
     loops=(
         Loop("LOAD_BIAS", READ + WRITE, runs=lambda n: ((n.biased * n.key_blocks, up(n.block_keys, n.L) * n.bias_rows),)),
         Loop("EMIT_BIAS", MADE, runs=lambda n: _times(met(n).ravel(), n.biased)),
@@ -79,7 +75,6 @@ _FACTORS = Process(
     template=_TABLE.template,
     reads=("bias",),
     writes=("biases",),
-    scalars=_TABLE.scalars,
     loops=(
         Loop(
             "LOAD_Q_FACTORS",
@@ -131,7 +126,6 @@ def _per_tile(n: Names) -> Runs:
     return ((sum(times for times, _ in _tiles(n)), n.P),)
 
 
-_PLACE = ("key_step", "key_blocks", "position", "before", "after")
 _ONLINE = READ + EXP2 + TREE + ADD + WRITE
 _SUMMED = BRAM + MULTIPLY + TREE + ADD + WRITE
 
@@ -155,10 +149,6 @@ def _one_pass(name: str, bias: Port, biases: Process) -> Network:
                 template=("XT", "BiasT", "ScoreT", "Cap", "HEAD_TILES_MAX", "BLOCK_MAX", "ROWS_MAX", "L", "P", "S"),
                 reads=("q", "k", "biases"),
                 writes=("scores",),
-                scalars=(
-                    *("heads", "rows", "keys", "block_keys", "key_step", "key_blocks", "qk_tiles", "position", "before", "after"),
-                    *("score_multiplier", "score_shift", "cap_multiplier", "cap_shift", "bias_heads", "bias_shift"),
-                ),
                 loops=(
                     Loop("LOAD_Q", READ + WRITE, runs=lambda n: ((n.heads, n.rows * n.qk_tiles), (n.heads * (n.key_blocks - 1) + 1, 0))),
                     Loop("SCORES", SCORED, runs=_scores),
@@ -175,7 +165,6 @@ def _one_pass(name: str, bias: Port, biases: Process) -> Network:
                 template=("ROWS_MAX", "P", "S"),
                 reads=("scores",),
                 writes=("row", "sum_updates", "value_updates"),
-                scalars=("heads", "rows", "keys", *_PLACE),
                 loops=(
                     Loop(
                         "MAXIMUM",
@@ -191,7 +180,6 @@ def _one_pass(name: str, bias: Port, biases: Process) -> Network:
                 template=("SumT", "Exp2", "ROWS_MAX", "P", "S"),
                 reads=("row", "sum_updates"),
                 writes=("probabilities", "sums"),
-                scalars=("heads", "rows", "keys", *_PLACE),
                 loops=(Loop("EXPONENTIAL", _ONLINE, runs=_met_or_merged),),
                 buffers=(Buffer("sums", lambda n: up(n.ROWS_MAX, n.P), lambda n: n.SumT * n.P * n.S),),
                 rest=lambda n: int(met(n)[-1, -1]) + _ONLINE,
@@ -202,7 +190,6 @@ def _one_pass(name: str, bias: Port, biases: Process) -> Network:
                 template=("VT", "AccT", "VALUE_TILES_MAX", "BLOCK_MAX", "ROWS_MAX", "L", "P", "S"),
                 reads=("v", "probabilities", "value_updates"),
                 writes=("weighted",),
-                scalars=("heads", "rows", "keys", "block_keys", "key_step", "key_blocks", "v_tiles", "position", "before", "after"),
                 loops=(
                     Loop("RESCALE", READ + BRAM + SHIFT + WRITE, runs=_per_tile),
                     Loop("WEIGHTED", _SUMMED, runs=_tiles),

@@ -61,7 +61,6 @@ ACCUMULATE = Process(
     ),
     reads=("x", "w"),
     writes=("records", "sums"),
-    scalars=("rows", "k_tiles", "n_tiles", "bits", "unit_tiles", "group_tiles", "scales", "x_bytes", *FILL, *AHEAD),
     loops=(
         Loop(
             "MULTIPLY",
@@ -113,7 +112,6 @@ def rescaling(template: tuple[Argument, ...], channels: str, most: Count, steps:
         template=template,
         reads=("records", "sums"),
         writes=("y",),
-        scalars=("rows", "n_tiles", steps, "low", "high"),
         loops=(Loop("RESCALE", _RESCALE, late=one(trips)),),
         buffers=(
             Buffer(

@@ -12,10 +12,6 @@ CODE_BITS = {3: 5, 4: 4, 5: 8}
 """Of a code of so many weights: of ternary ones 3 or 5, of planes 4."""
 ENTRIES = {3: 27, 4: 16, 5: 243}
 TABLE_SIZE = {3: 32, 4: 16, 5: 256}
-SCALARS = (
-    *("rows", "k_tiles", "n_tiles", "low", "high", "steps", "planes", "both_signs"),
-    *("group_tiles", "scales", "visits"),
-)
 
 
 def _blocks(n: Names) -> list[int]:
@@ -49,7 +45,6 @@ def _network(name: str, table: Argument) -> Network:
         template=(table, *template),
         reads=("x", "w"),
         writes=("records", "sums"),
-        scalars=("rows", "k_tiles", "n_tiles", "steps", "planes", "both_signs", "group_tiles", "scales", "visits"),
         loops=(
             Loop("READ_X", READ + WRITE, runs=lambda n: ((n.k_tiles, n.rows),)),
             Loop("LOOK_UP", BRAM + LUTRAM + TREE + ADD + MULTIPLY + WRITE, late=_look_up),
@@ -67,7 +62,7 @@ def _network(name: str, table: Argument) -> Network:
         name=name,
         header="lookup_linear.hpp",
         ports=(Port("x", "load", IntType(8), raw=True), Port("w", "words"), Port("y", "store")),
-        scalars=SCALARS,
+        scalars=("rows", "k_tiles", "n_tiles", "low", "high", "steps", "planes", "both_signs", "group_tiles", "scales", "visits"),
         processes=(
             accumulate,
             rescaling(("AccT", "YT", "L", "Q", "Q", "ROWS_MAX", "STEPS_MAX", "L"), "Q", lambda n: n.STEPS_MAX, "steps", lambda n: n.L),

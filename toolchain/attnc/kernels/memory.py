@@ -31,7 +31,7 @@ def _asked(n: Names) -> int:
 
 
 def _mover(function: str, *loops: Loop) -> Process:
-    return Process(function, (), (), (), (), loops)
+    return Process(function, (), (), (), loops)
 
 
 LOAD = _mover(

@@ -154,8 +154,8 @@ Argument = str | int | Callable[[Names], str]
 
 @dataclass(frozen=True, eq=False)
 class Process:
-    """A C++ function of the kernel's header that runs beside the others. `reads` and `writes` name ports of the kernel and FIFOs, `scalars`
-    those of the kernel (or numbers), all in the order of its parameters.
+    """A C++ function of the kernel's header that runs beside the others. `reads` and `writes` name ports of the kernel and FIFOs, in the
+    order of its parameters; the last one is the call of the kernel.
 
     `first` are the cycles from its start to its first result where it waits for nothing, `rest` those that it still takes when its last
     operand has come: by them a process starts behind those that feed it, and ends before those that it feeds."""
@@ -164,7 +164,6 @@ class Process:
     template: tuple[Argument, ...]
     reads: tuple[str, ...]
     writes: tuple[str, ...]
-    scalars: tuple[str | int, ...]
     loops: tuple[Loop, ...]
     buffers: tuple[Buffer, ...] = ()
     first: Count | None = None
@@ -209,7 +208,8 @@ class Process:
 @dataclass(frozen=True, eq=False)
 class Network:
     """A kernel: the C++ functions of `header` that run beside each other, in an order in which each follows those that feed it. `ports` and
-    `scalars` are those of the region, `derived` numbers that follow from template arguments and scalars."""
+    `scalars` are those of the region, `derived` numbers that follow from template arguments and scalars. The scalars are the fields of
+    the header's struct `call`, in its order."""
 
     name: str
     header: str
@@ -229,6 +229,11 @@ class Network:
     def stem(self) -> str:
         """The header without its suffix: what its buffers are named after."""
         return self.header.removesuffix(".hpp")
+
+    @property
+    def call(self) -> str:
+        """The struct of its header that holds the scalars of a call, in C++."""
+        return f"attnc::{''.join(map(str.capitalize, self.stem.split('_')))}Call"
 
     def names(self, args: Mapping[str, IntType | int | Table], scalars: tuple[int, ...] = ()) -> Names:
         """Of an instance, and of a call where its scalars are given."""
@@ -282,5 +287,5 @@ class Network:
 
 
 def alone(function: str, template: tuple[Argument, ...], *loops: Loop, buffers: tuple[Buffer, ...] = ()) -> tuple[Process, ...]:
-    """The only process of a kernel: it has all ports and scalars of it, in their order, and no region is needed around it."""
-    return (Process(function, template, (), (), (), loops, buffers),)
+    """The only process of a kernel: it has all ports of it, in their order, and the call, and no region is needed around it."""
+    return (Process(function, template, (), (), loops, buffers),)

@@ -25,7 +25,6 @@ SOFTMAX = Network(
             template=("XT", "TILES_MAX", "ROWS_MAX", "L"),
             reads=("x",),
             writes=("scores", "maxima"),
-            scalars=("rows", "channels", "tiles", "score_multiplier", "score_shift"),
             loops=(
                 Loop("READ_X", READ + WRITE, runs=one(lambda n: n.tiles * n.rows)),
                 Loop("SCORES", BRAM + REQUANTIZE + TREE + WRITE, late=one(lambda n: n.tiles * n.rows)),
@@ -38,7 +37,6 @@ SOFTMAX = Network(
             template=("SumT", "Exp2", "TILES_MAX", "ROWS_MAX", "L"),
             reads=("scores", "maxima"),
             writes=("probabilities", "sums"),
-            scalars=("rows", "channels", "tiles"),
             loops=(Loop("EXPONENTIAL", READ + EXP2 + TREE + WRITE, late=one(lambda n: n.tiles * n.rows)),),
             first=lambda n: n.tiles + READ + EXP2 + TREE + WRITE,
             rest=lambda n: n.tiles + READ + EXP2 + TREE + WRITE,
@@ -48,7 +46,6 @@ SOFTMAX = Network(
             template=("SumT", "Division", "ROWS_MAX"),
             reads=("sums",),
             writes=("scales",),
-            scalars=("rows", "output_multiplier", "output_shift"),
             loops=(Loop("RECIPROCAL", _DIVISION, late=one(lambda n: n.rows)),),
         ),
         Process(
@@ -56,7 +53,6 @@ SOFTMAX = Network(
             template=("YT", "TILES_MAX", "ROWS_MAX", "L"),
             reads=("probabilities", "scales"),
             writes=("y",),
-            scalars=("rows", "tiles", "low", "high"),
             loops=(
                 Loop("NORMALISE", READ + REQUANTIZE + WRITE, late=one(lambda n: n.tiles * n.rows)),
                 Loop("WRITE_Y", BRAM + WRITE, late=one(lambda n: n.tiles * n.rows)),

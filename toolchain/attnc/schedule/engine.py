@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 
 from attnc.kernels.call import NO_WALK, Call, Walk
 from attnc.kernels.kernel import KernelCall
@@ -204,11 +205,23 @@ class Engine:
     def _name(self, number: int, port: Port) -> str:
         return f"{port.name}_{number}" if self.chained else port.name
 
+    @cached_property
+    def parts(self) -> dict[str, int]:
+        """What an instruction that drives it is made of, in order, with the integers of each: which engine it is for; the walks of its
+        streams by name; of each slot `control_<number>`, where instructions say which ones work, and `call_<number>`."""
+        controls = {f"control_{number}": SLOT_INTS for number in range(len(self.slots) if self.chained else 0)}
+        calls = {f"call_{number}": len(slot.kernel.scalars) for number, slot in enumerate(self.slots)}
+        return {"engine": 1} | {stream.name: stream.ints for stream in self.streams} | controls | calls
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Where in an instruction each part begins."""
+        return dict(zip(self.parts, accumulate(self.parts.values(), initial=0), strict=False))
+
     @property
     def instruction_ints(self) -> int:
         """Integers of an instruction that drives it."""
-        control = SLOT_INTS * len(self.slots) if self.chained else 0
-        return 1 + sum(stream.ints for stream in self.streams) + control + sum(len(slot.kernel.scalars) for slot in self.slots)
+        return sum(self.parts.values())
 
 
 @dataclass(frozen=True)
