@@ -70,6 +70,14 @@ def test_headers_have_the_loops_of_the_networks() -> None:
     assert [LOOPS[f"{FETCH.function}.{label}"].ii for label, _ in LOOP.findall(top)] == [int(ii) for _, ii in LOOP.findall(top)] == [1]
 
 
+def test_scalars_are_the_fields_of_the_structs_of_the_headers() -> None:
+    for network in NETWORKS:
+        name = network.call.removeprefix("attnc::")
+        (struct,) = re.findall(rf"^struct {name} {{\n(.*?)^}};", (HEADERS / network.header).read_text(), re.MULTILINE | re.DOTALL)
+        lists = re.findall(r"^  int ([^;]*);", struct, re.MULTILINE)
+        assert tuple(re.split(r",\s*", ", ".join(lists))) == network.scalars, network.name
+
+
 def test_loops_of_one_name_are_one_loop() -> None:
     known: dict[str, Loop] = {}
     for process in (process for network in NETWORKS for process in network.processes):
