@@ -22,7 +22,7 @@ from attnc.kernels.network import Loop, Names, Process
 from attnc.kernels.networks import NETWORKS
 from attnc.kernels.ports import IntType
 from attnc.resources import data_path
-from attnc.schedule.engine import SLOT_INTS
+from attnc.schedule.engine import Control
 from attnc.schedule.program import FETCH_INTS, Program, build_program
 from attnc.verify.cosim import Timing, settings
 from attnc_host.csim import build_simulator
@@ -95,19 +95,18 @@ def runs(program: Program) -> Iterator[tuple[Process, Names]]:
         for one in step:
             for stream in one.engine.streams:
                 yield stream.mover, one.names(stream)
-            control = one.control() if one.engine.chained else [1, 0, 0]
-            for number, slot in enumerate(one.engine.slots):
-                works, vectors, _ = control[SLOT_INTS * number : SLOT_INTS * number + SLOT_INTS]
-                passed = Names({}, {"vectors": vectors}, {})
+            controls = one.control() if one.engine.chained else [Control(1, 0, 0)]
+            for number, (slot, control) in enumerate(zip(one.engine.slots, controls, strict=True)):
+                passed = Names({}, {"vectors": control.vectors}, {})
                 if slot.tap:
                     yield TEE, passed
-                if slot.optional and not works:
+                if slot.optional and not control.active:
                     yield FORWARD, passed
                     continue
                 entry = one.engine.entry if number == 0 else IntType(16)
                 if one.engine.chained and slot.kernel.ports[slot.fed].type != entry:
                     yield FORWARD, passed
-                names = slot.kernel.network.names(slot.kernel.args, tuple(one.scalars(number)))
+                names = slot.kernel.network.names(slot.kernel.args, one.scalars(number))
                 yield from ((process, names) for process in slot.kernel.network.processes)
 
 

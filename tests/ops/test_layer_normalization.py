@@ -145,7 +145,7 @@ def test_resources_and_cycles_follow_the_structure() -> None:
     node = graph.nodes[0]
     ctx = Lowering(graph, Design.of(16, 16, 64), dict.fromkeys(graph.values, 0), lambda key, make: 0)
     calls = operator(node).lower(node, ctx)
-    assert [call.scalars[0] for call in calls] == [64, 6]
+    assert [call.scalars["rows"] for call in calls] == [64, 6]
     read, statistics, scale = calls[0].kernel.network.processes[0].loops
     # All tiles of all rows in one pipeline, behind the first statistics.
     for call, rows in zip(calls, (64, 8), strict=True):

@@ -163,7 +163,7 @@ def test_cycles_and_resources_by_hand(design: Design) -> None:
     assert resources.dsp == design.lanes * pe * at_once / 2 + design.lanes
     # It is alone: its first weights are not there before, and no others follow.
     timed = program.instructions[0].timed(0)
-    assert timed is not None and timed.scalars[-2:] == (0, 0)
+    assert timed is not None and timed.scalars["w_ready"] == timed.scalars["next_k_tiles"] == 0
     busy = estimate(program, board, 250).calls[0].busy["linear_accumulate"]
     assert busy == timed.cycles["linear_accumulate"] + timed.held["linear_accumulate"]
 

@@ -83,7 +83,7 @@ def test_resources_cover_the_multipliers() -> None:
     graph, _ = scale_graph([(70, 33)])
     node = graph.nodes[0]
     calls = operator(node).lower(node, Lowering(graph, Design.of(16, 16, 64), dict.fromkeys(graph.values, 0), lambda key, make: 0))
-    assert [call.scalars[0] for call in calls] == [64, 6]
+    assert [call.scalars["rows"] for call in calls] == [64, 6]
     found = operator(node).resources(calls[0].kernel)
     assert found.dsp == 17 and min(found.lut, found.ff) > 0
 

@@ -19,7 +19,7 @@ from attnc.ops import operator
 from attnc.schedule.chains import Link, Order
 from attnc.schedule.cost import estimate
 from attnc.schedule.devices import BOARDS
-from attnc.schedule.engine import SLOT_INTS, Instruction
+from attnc.schedule.engine import Instruction
 from attnc.schedule.program import Program, build_program
 from harness import assert_exact, quantized, random_feeds, simulate, tensor_type
 from schedule.graphs import layer_graph
@@ -234,13 +234,12 @@ def test_instructions_say_which_slots_work() -> None:
     assert [slot.tap for slot in engine.slots] == [False, True, False]
     first, second = program.instructions
     vectors = 12 * 32 // 8
-    assert first.control() == [1, vectors, 0, 1, vectors, 1, 0, vectors, 0]
-    assert second.control() == [1, vectors, 0, 0, vectors, 0, 1, vectors, 0]
+    assert first.control() == [(1, vectors, 0), (1, vectors, 1), (0, vectors, 0)]
+    assert second.control() == [(1, vectors, 0), (0, vectors, 0), (1, vectors, 0)]
     for one in program.instructions:
         code = one.encode()
         assert len(code) == engine.instruction_ints <= program.instruction_ints and code[0] == engine.index
-        control = 1 + sum(stream.ints for stream in engine.streams)
-        assert code[control : control + SLOT_INTS * len(slots)] == one.control()
+        assert [tuple(code[engine.places[f"control_{slot}"] :][:3]) for slot in range(len(slots))] == one.control()
         for number, call in enumerate(one.calls):
             idle = [
                 stream
@@ -249,9 +248,7 @@ def test_instructions_say_which_slots_work() -> None:
             ]
             assert all(one.walk(stream).vectors == 0 for stream in idle)
     # requantize rests in the second: the last scalars are those of add, the ones between are zeros.
-    counts = [len(slot.kernel.scalars) for slot in engine.slots]
-    idle_scalars = second.encode()[control + SLOT_INTS * len(slots) + counts[0] :][: counts[1]]
-    assert idle_scalars == [0] * counts[1]
+    assert not any(second.encode()[engine.places["call_1"] : engine.places["call_2"]])
 
 
 def test_vectors_change_on_the_way() -> None:
@@ -263,7 +260,7 @@ def test_vectors_change_on_the_way() -> None:
         for number, call in enumerate(one.calls):
             if call is not None and number + 1 < len(one.calls):
                 made = next(w.vectors for p, w in zip(call.kernel.ports, call.walks, strict=True) if p.kind == "store")
-                assert control[SLOT_INTS * (number + 1) + 1] == made
+                assert control[number + 1].vectors == made
 
 
 def test_cycles_of_a_chain() -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
 from attnc.kernels.kernel import KernelCall
-from attnc.kernels.ports import FILL
+from attnc.kernels.network import Names
+from attnc.kernels.ports import FILL, OPERAND
+
+WALK = ("offset", "count_0", "count_1", "count_2", "count_3", "stride_0", "stride_1", "stride_2", "type", "runs", "vectors")
+"""The integers of a walk."""
 
 
 @dataclass(frozen=True)
@@ -49,31 +54,37 @@ class Walk:
         """What the loops of loaders and storers depend on: runs of `count` vectors that follow each other."""
         return {"runs": math.prod(self.counts[:3]), "count": self.counts[3], "vectors": self.vectors, "bytes": self.bytes, "more": 0}
 
-    def encode(self) -> list[int]:
-        """As integers of an instruction."""
+    def encode(self) -> dict[str, int]:
+        """As integers of an instruction, by the names in `WALK` and in their order."""
         runs = math.prod(self.counts[:3])
-        return [self.offset, *self.counts, *self.strides, self.bytes | (self.zero_point << 8), runs, runs * self.counts[3]]
+        type_ = self.bytes | (self.zero_point << 8)
+        return dict(zip(WALK, (self.offset, *self.counts, *self.strides, type_, runs, runs * self.counts[3]), strict=True))
 
 
 NO_WALK = Walk(0, (0, 0, 0, 0), (0, 0, 0))
 """Of a port through which nothing passes."""
 
 
+def _names(kernel: KernelCall, scalars: tuple[int, ...]) -> Names:
+    """Of a call with these scalars, in the kernel's order."""
+    return kernel.network.names(kernel.args, dict(zip(kernel.scalars, scalars, strict=True)))
+
+
 @lru_cache(maxsize=1 << 14)
 def _busy(kernel: KernelCall, scalars: tuple[int, ...]) -> tuple[dict[str, int], dict[str, int]]:
-    names = kernel.network.names(kernel.args, scalars)
+    names = _names(kernel, scalars)
     return kernel.network.busy(names), kernel.network.busy(names, late=True) if kernel.network.swallows else {}
 
 
 @lru_cache(maxsize=1 << 14)
 def _begins(kernel: KernelCall, scalars: tuple[int, ...]) -> int:
-    return kernel.network.begins(kernel.network.names(kernel.args, scalars)) if kernel.network.swallows else 0
+    return kernel.network.begins(_names(kernel, scalars)) if kernel.network.swallows else 0
 
 
 @lru_cache(maxsize=1 << 14)
 def _opening(kernel: KernelCall, scalars: tuple[int, ...]) -> dict[str, int]:
     network = kernel.network
-    names = network.names(kernel.args, scalars) if network.opening else None
+    names = _names(kernel, scalars) if network.opening else None
     return {port: count(names) for port, count in network.opening.items()} if names is not None else {}
 
 
@@ -91,21 +102,24 @@ class WeightGroups:
 
 @dataclass(frozen=True)
 class Call:
-    """One run of a kernel: its walks (a per port, in order) and scalars (in order). A kernel with scalars `FILL` can be brought its
+    """One run of a kernel: its walks (a per port, in order) and scalars (by name). A kernel with scalars `FILL` can be brought its
     operand beforehand, or find there what a run before had; `weights` are those that a run before may load for a kernel with scalars
     `AHEAD`."""
 
     node: str
     kernel: KernelCall
     walks: tuple[Walk, ...]
-    scalars: tuple[int, ...]
+    scalars: Mapping[str, int]
     macs: int = 0
     weights: WeightGroups | None = None
+
+    def __post_init__(self) -> None:
+        assert self.scalars.keys() == set(self.kernel.scalars), (self.kernel.function, self.scalars)
 
     @property
     def cycles(self) -> dict[str, int]:
         """The processes of the kernel, each with the cycles that it is busy while operands arrive. They overlap, and take the longest."""
-        return _busy(self.kernel, self.scalars)[0]
+        return _busy(self.kernel, self.encode())[0]
 
     @property
     def depth(self) -> int:
@@ -115,39 +129,35 @@ class Call:
     @property
     def opening(self) -> dict[str, int]:
         """By port, the vectors that have to come before the first result, where those are many."""
-        return _opening(self.kernel, self.scalars)
+        return _opening(self.kernel, self.encode())
 
     @property
     def held(self) -> dict[str, int]:
         """The same once all operands have arrived, where the kernel gives nothing before."""
-        return _busy(self.kernel, self.scalars)[1]
+        return _busy(self.kernel, self.encode())[1]
+
+    def encode(self) -> tuple[int, ...]:
+        """Its scalars as integers of an instruction."""
+        return tuple(self.scalars[name] for name in self.kernel.scalars)
 
     @property
     def begins(self) -> int:
         """Cycles of `held` before its first result."""
-        return _begins(self.kernel, self.scalars)
+        return _begins(self.kernel, self.encode())
 
     @property
-    def operand(self) -> tuple[int, int, int] | None:
+    def operand(self) -> dict[str, int] | None:
         """Rows, tiles and bytes of the operand that can be brought beforehand; None where the kernel takes it as it runs."""
-        if not self.kernel.network.holds:
-            return None
-        rows, tiles, bytes_ = (self.scalars[self.kernel.scalars.index(name)] for name in FILL[1:4])
-        return rows, tiles, bytes_
-
-    def _filling(self, scalars: tuple[int, ...], fill: tuple[int, ...]) -> Call:
-        """The same with other scalars, among them those that say what comes into the kernel."""
-        first = self.kernel.scalars.index(FILL[0])
-        return replace(self, scalars=scalars[:first] + fill + scalars[first + len(fill) :])
+        return {name: self.scalars[name] for name in OPERAND} if self.kernel.network.holds else None
 
     def waiting(self) -> Call:
         """The same call where the operand is in the kernel already."""
-        return self._filling(self.scalars, (0,) * len(FILL))
+        return replace(self, scalars={**self.scalars, **dict.fromkeys(FILL, 0)})
 
     def bringing(self) -> Call:
         """One that does nothing but take in the operand of this one."""
         assert self.operand is not None
-        return self._filling((0,) * len(self.scalars), (0, *self.operand, 0, 1))
+        return replace(self, scalars={**dict.fromkeys(self.scalars, 0), **self.operand, "fill_first": 1})
 
     @property
     def span(self) -> int:

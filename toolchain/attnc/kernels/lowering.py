@@ -44,6 +44,11 @@ class Lowering:
         """Zero point of a value in memory."""
         return self.graph.type(name).zero_point
 
+    def bounds(self, name: str) -> dict[str, int]:
+        """The range of a value, as the scalars of a call to which its elements saturate."""
+        low, high = self.graph.type(name).range
+        return {"low": low, "high": high}
+
     def walk(self, name: str, row: int = 0, rows: int | None = None, tile: int = 0, tiles: int | None = None, raw: bool = False) -> Walk:
         """Rows [row, row+rows) of tiles [tile, tile+tiles) of a value, in (tile, row) order; the whole by default. With `raw`,
         bytes as memory holds them, zero point included, low before high ones: for kernels that read bytes."""

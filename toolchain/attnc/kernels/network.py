@@ -235,9 +235,9 @@ class Network:
         """The struct of its header that holds the scalars of a call, in C++."""
         return f"attnc::{''.join(map(str.capitalize, self.stem.split('_')))}Call"
 
-    def names(self, args: Mapping[str, IntType | int | Table], scalars: tuple[int, ...] = ()) -> Names:
+    def names(self, args: Mapping[str, IntType | int | Table], scalars: Mapping[str, int] | None = None) -> Names:
         """Of an instance, and of a call where its scalars are given."""
-        return Names(args, dict(zip(self.scalars, scalars, strict=bool(scalars))), self.derived)
+        return Names(args, scalars or {}, self.derived)
 
     @property
     def holds(self) -> bool:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 AHEAD = ("w_side", "w_ready", "next_k_tiles")
 """The last scalars of a kernel that holds the weights of two groups of channels: the side that those of its first group lie in, whether
 they are there already, and of how many tiles the first weights of its next run are, which it loads behind its own (0: none)."""
-FILL = ("side", "fill_rows", "fill_tiles", "fill_bytes", "fill_side", "fill_first")
+OPERAND = ("fill_rows", "fill_tiles", "fill_bytes")
+"""The size of an operand that a kernel holds."""
+FILL = ("side", *OPERAND, "fill_side", "fill_first")
 """The scalars of a kernel that holds operands: the side that its own lies in, the size and side of the one that comes, and whether it
 waits for that one. Any other kernel is given its operand as it runs."""
 SIDES = "X_SIDES"

@@ -10,7 +10,7 @@ Widths   two products of 16 by 17 bits, their sum and a rounding bit: 36.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -38,17 +38,17 @@ def broadcast_shape(node: Node, inputs: Sequence[Shape]) -> Shape:
     return max(rows_a, rows_b), channels_a
 
 
-def elementwise_calls(node: Node, ctx: Lowering, network: Network, factors: Sequence[int]) -> list[Call]:
+def elementwise_calls(node: Node, ctx: Lowering, network: Network, factors: Mapping[str, int]) -> list[Call]:
     """A call of a network per block of rows, for two operands; an operand of a single row comes second. `factors` are the
-    scalars that belong to the operands; where there are two multipliers in front they follow the operands. A mul by a single row makes
-    its factors beforehand."""
+    scalars that belong to the operands; where each has a multiplier they follow the operands. A mul by a single row makes its factors
+    beforehand."""
     a, b = node.inputs
     height = {name: ctx.graph.value(name).shape[0] for name in (a, b)}
-    scalars = list(factors)
+    scalars = dict(factors)
     if height[a] < height[b]:
         a, b = b, a
         if network is ADDITION:
-            scalars[0], scalars[1] = scalars[1], scalars[0]
+            scalars |= {"multiplier_a": factors["multiplier_b"], "multiplier_b": factors["multiplier_a"]}
     tiles, broadcast, lanes = ctx.tiles(a), height[b] < height[a], ctx.design.lanes
     kernel = KernelCall(
         network=network,
@@ -60,11 +60,11 @@ def elementwise_calls(node: Node, ctx: Lowering, network: Network, factors: Sequ
             *([(PAIRED, int(not broadcast))] if network is MULTIPLICATION else []),
         ),
     )
+    scalars |= {"tiles": tiles, "broadcast": int(broadcast), **ctx.bounds(node.output)}
     calls = []
     for row, rows in ctx.row_blocks(a):
         walks = (ctx.walk(a, row, rows), ctx.walk(b) if broadcast else ctx.walk(b, row, rows), ctx.walk(node.output, row, rows))
-        values = (rows, tiles, int(broadcast), *scalars, *ctx.graph.type(node.output).range)
-        calls.append(Call(node.name, kernel, walks, values))
+        calls.append(Call(node.name, kernel, walks, {"rows": rows, **scalars}))
     return calls
 
 
@@ -98,7 +98,9 @@ class Add(Operator):
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """A call per block of rows."""
-        return elementwise_calls(node, ctx, ADDITION, [*map(int, node.params["multiplier"]), int(node.params["shift"])])
+        multiplier_a, multiplier_b = map(int, node.params["multiplier"])
+        factors = {"multiplier_a": multiplier_a, "multiplier_b": multiplier_b, "shift": int(node.params["shift"])}
+        return elementwise_calls(node, ctx, ADDITION, factors)
 
     def logic(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.

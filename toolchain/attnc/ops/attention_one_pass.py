@@ -24,7 +24,7 @@ from attnc.kernels.ports import Table
 from attnc.kernels.resources import Resources
 from attnc.ops.attention_channels import channel_logic, factor_walk
 from attnc.ops.attention_sizes import SCORE_EXCLUDED, Sizes, key_blocks, query_blocks, weighted_bound
-from attnc.ops.attention_two_pass import bias_scalars, bias_sizes, score_factors, shared_logic, types_and_tiles
+from attnc.ops.attention_two_pass import bias_sizes, shared_logic, shared_scalars, types_and_tiles
 from attnc.ops.exponential import FRACTION_BITS, exp2_negative
 
 ONE_PASS = (ATTENTION_ONE_PASS, ATTENTION_ONE_PASS_CHANNELS)
@@ -75,16 +75,13 @@ def lower_one_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
     if s > lanes:
         raise GraphError(f"node {node.name!r} (attention): needs at most {lanes} kv_lanes, as many as lanes, found {s}")
     kernel = kernel_of(node, sizes, engine, max(rows for _, rows in blocks), block_keys)
-    low, high = ctx.graph.type(node.output).range
     calls = []
     for row, rows in blocks:
         first_key, stop_key = sizes.mask.keys(row, rows, sizes.keys)
         first, last = min(first_key // step, count - 1), min((stop_key - 1) // step, count - 1)
         keys = (sizes.keys if last + 1 == count else (last + 1) * step) - first * step
-        counts = (sizes.sharing, rows, keys, block_keys, step, last + 1 - first, sizes.head // lanes, sizes.value // lanes)
-        place = (sizes.mask.offset + row - first * step, sizes.mask.before, sizes.mask.after)
-        bias = bias_scalars(node, sizes, rows)
-        factors = (attr["output_multiplier"], attr["output_shift"])
+        scalars = {"heads": sizes.sharing, "keys": keys, "block_keys": block_keys, "key_step": step, "key_blocks": last + 1 - first}
+        scalars |= {"position": sizes.mask.offset + row - first * step, **shared_scalars(node, sizes, ctx, rows)}
         pairs = sizes.mask.blocks(row, rows, sizes.keys, engine.numbers.queries)
         macs = sizes.sharing * (sizes.head + sizes.value) * sum(n * (stop - start) for n, start, stop in pairs)
         for group in range(sizes.groups):
@@ -94,7 +91,7 @@ def lower_one_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
                         node=node.name,
                         kernel=kernel,
                         walks=walks_of(node, sizes, ctx, (group, head, row, rows), (first, last + 1 - first, step, block_keys)),
-                        scalars=(*counts, *place, *score_factors(node), *bias, *factors, low, high),
+                        scalars=scalars,
                         macs=macs,
                     )
                 )

@@ -53,26 +53,24 @@ def lower_two_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
     lanes, blocks = engine.lanes, query_blocks(sizes.queries, engine)
     held = max(keys_of(sizes, lanes, *block)[1] for block in blocks)
     kernel = kernel_of(node, sizes, engine, max(rows for _, rows in blocks), held)
-    low, high = ctx.graph.type(node.output).range
-    attr, mask, calls = node.attrs, sizes.mask, []
+    mask, calls = sizes.mask, []
     # Words of factors cannot start again for the next group: there a call serves one group.
     spans = [(group, 1) for group in range(sizes.groups)] if sizes.channels else [(0, sizes.groups)]
-    heads = (spans[0][1] * sizes.heads, spans[0][1] * sizes.kv_heads, sizes.sharing)
+    heads = spans[0][1] * sizes.heads
+    fixed = {"heads": heads, "kv_heads": spans[0][1] * sizes.kv_heads, "heads_per_kv": sizes.sharing}
     for (row, rows), span in product(blocks, spans):
         first, keys = keys_of(sizes, lanes, row, rows)
         pairs = mask.blocks(row, rows, sizes.keys, engine.numbers.queries)
         scored = sum(stop - start for _, start, stop in pairs)
         paced = sum(max(stop - start, engine.numbers.queries) for _, start, stop in pairs)
-        counts = (*heads, rows, keys, scored, paced, sizes.head // lanes, sizes.value // lanes)
-        output = (attr["output_multiplier"], attr["output_shift"], low, high)
-        place = (mask.offset + row - first, mask.before, mask.after)
+        counts = {"keys": keys, "scored": scored, "paced": paced, "position": mask.offset + row - first}
         calls.append(
             Call(
                 node=node.name,
                 kernel=kernel,
                 walks=walks_of(node, sizes, ctx, (row, rows), (first, keys), span),
-                scalars=(*counts, *place, *score_factors(node), *bias_scalars(node, sizes, rows), *output),
-                macs=heads[0] * (sizes.head + sizes.value) * sum(count * (stop - start) for count, start, stop in pairs),
+                scalars=fixed | counts | shared_scalars(node, sizes, ctx, rows),
+                macs=heads * (sizes.head + sizes.value) * sum(count * (stop - start) for count, start, stop in pairs),
             )
         )
     return calls
@@ -102,16 +100,28 @@ def fast_division(sizes: Sizes, engine: EngineDesign[AttentionNumbers], groups: 
     return queries // groups > QUOTIENT_BITS or serial > max(shortest_block(sizes, engine), queries + DIVISION_LATENCY)
 
 
-def score_factors(node: Node) -> tuple[int, int, int, int]:
-    """Multiplier and shift of the accumulator, and of the cap."""
+def shared_scalars(node: Node, sizes: Sizes, ctx: Lowering, rows: int) -> dict[str, int]:
+    """Of a call of either kernel for so many queries: sizes, how far queries look, the factors of the accumulator, the cap, the bias and
+    the output."""
     attr = node.attrs
-    return attr["score_multiplier"], attr["score_shift"], attr.get("cap_multiplier", 0), attr.get("cap_shift", 0)
-
-
-def bias_scalars(node: Node, sizes: Sizes, rows: int) -> tuple[int, int, int, int]:
-    """bias_heads, bias_rows, bias_shift, bias_channels."""
-    shift = node.attrs["bias_shift"] if sizes.bias_heads or sizes.channels else 0
-    return (sizes.heads if sizes.channels else sizes.bias_heads), min(sizes.bias_rows, rows), shift, sizes.channels
+    return {
+        "rows": rows,
+        "qk_tiles": sizes.head // ctx.design.lanes,
+        "v_tiles": sizes.value // ctx.design.lanes,
+        "before": sizes.mask.before,
+        "after": sizes.mask.after,
+        "score_multiplier": attr["score_multiplier"],
+        "score_shift": attr["score_shift"],
+        "cap_multiplier": attr.get("cap_multiplier", 0),
+        "cap_shift": attr.get("cap_shift", 0),
+        "bias_heads": sizes.heads if sizes.channels else sizes.bias_heads,
+        "bias_rows": min(sizes.bias_rows, rows),
+        "bias_shift": attr["bias_shift"] if sizes.bias_heads or sizes.channels else 0,
+        "bias_channels": sizes.channels,
+        "output_multiplier": attr["output_multiplier"],
+        "output_shift": attr["output_shift"],
+        **ctx.bounds(node.output),
+    }
 
 
 def types_and_tiles(node: Node, sizes: Sizes, lanes: int) -> tuple[tuple[str, IntType | int | Table], ...]:

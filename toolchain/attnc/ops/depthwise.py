@@ -119,7 +119,7 @@ class Depthwise(Operator):
         calls = []
         for row, rows in ctx.row_blocks(x):
             source = ctx.through(x, row, (1, tiles, taps, rows), (0, height, node.attrs["width"] // lanes * height))
-            scalars = (rows, tiles, taps, *ctx.graph.type(y).range)
+            scalars = {"rows": rows, "tiles": tiles, "taps": taps, **ctx.bounds(y)}
             macs = rows * node.params["weight"].size
             calls.append(Call(node.name, kernel, (source, weights, ctx.walk(y, row, rows)), scalars, macs))
         return calls

@@ -149,7 +149,8 @@ class LayerNormalization(Operator):
             ),
         )
         epsilon = node.attrs["epsilon_int"]
-        factors = (epsilon & 0x7FFFFFFF, epsilon >> 31, node.attrs["shift"], *ctx.graph.type(y).range)
+        scalars = {"tiles": tiles, "channels": channels, "centred": int(self.centred), "shift": node.attrs["shift"], **ctx.bounds(y)}
+        scalars |= {"epsilon_low": epsilon & 0x7FFFFFFF, "epsilon_high": epsilon >> 31}
         calls = []
         for (row, rows), first in product(ctx.row_blocks(x), range(0, groups * tiles, tiles)):
             words = ctx.packed(node.name, pack, tiles * RECORD_PLANES, first * RECORD_PLANES)
@@ -158,7 +159,7 @@ class LayerNormalization(Operator):
                     node=node.name,
                     kernel=kernel,
                     walks=(ctx.walk(x, row, rows, first, tiles), words, ctx.walk(y, row, rows, first, tiles)),
-                    scalars=(rows, tiles, channels, int(self.centred), *factors),
+                    scalars={"rows": rows, **scalars},
                 )
             )
         return calls

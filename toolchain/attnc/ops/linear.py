@@ -214,7 +214,7 @@ def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
     groups = math.ceil(n_tiles * lanes / pe)
     weights = ctx.packed(f"{node.name}.dsp", lambda: payload(node, layout), groups * layout.words(k_tiles))
     first_words = pe * k_tiles if layout.coding == "bytes" and not layout.scales else 0
-    (low, high), x_bytes = ctx.graph.type(y).range, ctx.bytes(x)
+    x_bytes = ctx.bytes(x)
     kernel = KernelCall(
         network=LINEAR,
         template_args=(
@@ -237,16 +237,19 @@ def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
         engine=engine.name,
     )
     group_tiles = format_.group_size // lanes if layout.scales else k_tiles
+    scalars = {"k_tiles": k_tiles, "n_tiles": n_tiles, "bits": layout.bits, "unit_tiles": layout.group, "group_tiles": group_tiles}
+    scalars |= {"scales": layout.scales, "x_bytes": x_bytes, **ctx.bounds(y)}
+    scalars |= {"side": 0, "fill_tiles": k_tiles, "fill_bytes": x_bytes, "fill_side": 0, "fill_first": 1}
+    # As among others of its kind: its first weights come ahead, and it brings those of the next one.
+    scalars |= {"w_side": 0, "w_ready": int(first_words > 0), "next_k_tiles": k_tiles if first_words else 0}
     calls = []
     for row, rows in ctx.row_blocks(x, engine.rows):
-        # As among others of its kind: its first weights come ahead, and it brings those of the next one.
-        own = (0, rows, k_tiles, x_bytes, 0, 1, 0, *((1, k_tiles) if first_words else (0, 0)))
         calls.append(
             Call(
                 node=node.name,
                 kernel=kernel,
                 walks=(ctx.walk(x, row, rows, raw=True), weights, ctx.walk(y, row, rows)),
-                scalars=(rows, k_tiles, n_tiles, low, high, layout.bits, layout.group, group_tiles, layout.scales, x_bytes, *own),
+                scalars={"rows": rows, "fill_rows": rows, **scalars},
                 weights=WeightGroups(groups, k_tiles, first_words, weights.vectors // 2 if layout.ports == 2 else 0),
                 macs=rows * math.prod(weight_shape(node)),
             )

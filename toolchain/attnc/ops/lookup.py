@@ -86,7 +86,9 @@ def calls(node: Node, ctx: Lowering) -> list[Call]:
     layout = cut.layout
     words = layout.total_words(ctx.graph.value(y).shape[1], k_tiles)
     weights = ctx.packed(f"{node.name}.lookup", lambda: payload(node, layout), words)
-    kernel, (low, high) = _kernel(node, engine, cut, k_tiles), ctx.graph.type(y).range
+    kernel = _kernel(node, engine, cut, k_tiles)
+    scalars = {"k_tiles": k_tiles, "n_tiles": n_tiles, "steps": layout.steps, "planes": cut.planes, "both_signs": int(cut.binary)}
+    scalars |= {"group_tiles": cut.group_tiles, "scales": layout.scales, "visits": cut.visits, **ctx.bounds(y)}
     result = []
     for row, rows in ctx.row_blocks(x, engine.rows):
         result.append(
@@ -94,10 +96,7 @@ def calls(node: Node, ctx: Lowering) -> list[Call]:
                 node=node.name,
                 kernel=kernel,
                 walks=(ctx.walk(x, row, rows, raw=True), weights, ctx.walk(y, row, rows)),
-                scalars=(
-                    *(rows, k_tiles, n_tiles, low, high, layout.steps, cut.planes, int(cut.binary)),
-                    *(cut.group_tiles, layout.scales, cut.visits),
-                ),
+                scalars={"rows": rows, **scalars},
                 macs=rows * math.prod(weight_shape(node)),
             )
         )

@@ -21,7 +21,7 @@ from attnc.kernels.mean_rows import MEAN_ROWS
 from attnc.kernels.ports import IntType
 from attnc.kernels.resources import Resources
 from attnc.ops.base import Operator, product_bits, scalar_scale
-from attnc.ops.requantize import activation, wide_products
+from attnc.ops.requantize import activation, factor_scalars, wide_products
 
 
 class MeanRows(Operator):
@@ -70,8 +70,7 @@ class MeanRows(Operator):
             network=MEAN_ROWS,
             template_args=(("XT", IntType(16)), ("AccT", IntType(max(node.attrs["acc_bits"], 16))), ("YT", IntType(16)), ("L", lanes)),
         )
-        p, length = node.params, node.attrs["length"]
-        scalars = (groups, length, int(p["multiplier"]), int(p["shift"]), *ctx.graph.type(y).range)
+        scalars = {"groups": groups, "rows": node.attrs["length"], **factor_scalars(node), **ctx.bounds(y)}
         return [Call(node.name, kernel, (ctx.walk(x), ctx.walk(y)), scalars)]
 
     def logic(self, kernel: KernelCall) -> Resources:

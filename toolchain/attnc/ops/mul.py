@@ -24,7 +24,7 @@ from attnc.kernels.numbers import ACTIVATION_BITS
 from attnc.kernels.resources import Resources
 from attnc.ops.add import broadcast_shape, elementwise_calls
 from attnc.ops.base import Operator, product_bits, scalar_scale
-from attnc.ops.requantize import activation, shift_clamps, wide_products
+from attnc.ops.requantize import activation, factor_scalars, shift_clamps, wide_products
 
 
 class Mul(Operator):
@@ -56,7 +56,7 @@ class Mul(Operator):
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """A call per block of rows."""
-        return elementwise_calls(node, ctx, MULTIPLICATION, [int(node.params["multiplier"]), int(node.params["shift"])])
+        return elementwise_calls(node, ctx, MULTIPLICATION, factor_scalars(node))
 
     def logic(self, kernel: KernelCall) -> Resources:
         """Estimate, derived from the structure of the kernel and not from a synthesis run.

@@ -25,7 +25,7 @@ from attnc.kernels.normalize_rows import NORMALIZE_ROWS
 from attnc.kernels.ports import IntType
 from attnc.kernels.resources import Resources
 from attnc.ops.base import Operator, scalar_scale
-from attnc.ops.requantize import activation, shift_clamps
+from attnc.ops.requantize import activation, factor_scalars, shift_clamps
 
 LIMIT = 127
 PEAK_BITS = 15
@@ -82,7 +82,6 @@ class NormalizeRows(Operator):
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """A call per block of rows."""
         (x, peak), y = node.inputs, node.output
-        tiles = ctx.tiles(x)
         kernel = KernelCall(
             network=NORMALIZE_ROWS,
             template_args=(
@@ -93,13 +92,13 @@ class NormalizeRows(Operator):
                 ("ROWS_MAX", ctx.design.rows),
             ),
         )
-        tail = (tiles, int(node.params["multiplier"]), int(node.params["shift"]), LIMIT)
+        scalars = {"tiles": ctx.tiles(x), **factor_scalars(node), "limit": LIMIT}
         return [
             Call(
                 node=node.name,
                 kernel=kernel,
                 walks=(ctx.walk(x, row, rows), ctx.walk(peak, row, rows), ctx.walk(y, row, rows)),
-                scalars=(rows, *tail),
+                scalars={"rows": rows, **scalars},
             )
             for row, rows in ctx.row_blocks(x)
         ]

@@ -27,7 +27,7 @@ from attnc.kernels.patches import PATCHES
 from attnc.kernels.ports import IntType
 from attnc.kernels.resources import Resources
 from attnc.ops.base import Operator, scalar_scale
-from attnc.ops.requantize import activation
+from attnc.ops.requantize import activation, factor_scalars
 
 Pair = tuple[int, int]
 
@@ -107,7 +107,7 @@ class Patches(Operator):
             network=PATCHES,
             template_args=(("XT", IntType(16)), ("YT", IntType(16)), ("L", lanes)),
         )
-        factors = (int(node.params["multiplier"]), int(node.params["shift"]), *ctx.graph.type(y).range)
+        own = {"tiles": tiles, "used": used, "height": out_height, "width": out_width, **factor_scalars(node), **ctx.bounds(y)}
         calls = []
         for picture in range(attr["count"]):
             for tap, (rows, columns) in enumerate(windows(node)):
@@ -117,9 +117,8 @@ class Patches(Operator):
                 if not rows.count or not columns.count:
                     source = NO_WALK
                 target = ctx.walk(y, picture * out, out, tap * tiles, tiles)
-                window = (rows.first, rows.last, columns.first, columns.last)
-                scalars = (tiles, used, out_height, out_width, *window, *factors)
-                calls.append(Call(node.name, kernel, (source, target), scalars))
+                window = {"top": rows.first, "bottom": rows.last, "left": columns.first, "right": columns.last}
+                calls.append(Call(node.name, kernel, (source, target), own | window))
         return calls
 
     def logic(self, kernel: KernelCall) -> Resources:

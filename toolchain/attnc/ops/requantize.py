@@ -93,6 +93,11 @@ def shift_clamps(bits: int, result: int, lanes: int) -> Resources:
     return Resources(lut=lane.lut * lanes + bits, ff=lane.ff * lanes + bits)
 
 
+def factor_scalars(node: Node) -> dict[str, int]:
+    """The one factor of a node, as the scalars of a call."""
+    return {"multiplier": int(node.params["multiplier"]), "shift": int(node.params["shift"])}
+
+
 def rescale_kernel(lanes: int) -> KernelCall:
     """The kernel, the same for every operator that uses it."""
     return KernelCall(
@@ -125,7 +130,7 @@ def rescale_call(
         node=node.name,
         kernel=rescale_kernel(lanes),
         walks=(walks[0], words, walks[1]),
-        scalars=(rows, tiles, low, high),
+        scalars={"rows": rows, "tiles": tiles, "low": low, "high": high},
     )
 
 

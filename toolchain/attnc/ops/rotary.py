@@ -27,7 +27,7 @@ from attnc.kernels.ports import IntType
 from attnc.kernels.resources import Resources
 from attnc.kernels.rotary import ROTARY
 from attnc.ops.base import Operator, product_bits, scalar_scale
-from attnc.ops.requantize import activation, wide_products
+from attnc.ops.requantize import activation, factor_scalars, wide_products
 
 FRACTION_BITS = 14
 ACC_BITS = 33
@@ -132,8 +132,8 @@ class Rotary(Operator):
             raise GraphError(f"node {node.name!r} (rotary): {lanes} lanes must divide heads of {sizes.head} channels and halves of {half}")
         head_tiles, turned_tiles = sizes.head // lanes, math.ceil(sizes.turned / lanes)
         height = ctx.graph.value(x).shape[0]
-        low, high = ctx.graph.type(y).range
-        factors = (1 << node.attrs["fraction_bits"], int(node.params["multiplier"]), int(node.params["shift"]))
+        scalars = {"heads": sizes.heads, "head_tiles": head_tiles, "turned_tiles": turned_tiles, "half_tiles": half // lanes}
+        scalars |= {"rotary_dims": sizes.turned, "one": 1 << node.attrs["fraction_bits"], **factor_scalars(node), **ctx.bounds(y)}
         step, calls = min(ctx.design.rows, sizes.rows), []
         kernel = kernel_of(lanes, turned_tiles, step)
         for group in range(sizes.groups):
@@ -155,7 +155,7 @@ class Rotary(Operator):
                             ctx.packed(node.name, lambda: pack(node, sizes, lanes), words, 2 * turned_tiles * first),
                             ctx.walk(y, row, rows),
                         ),
-                        scalars=(rows, sizes.heads, head_tiles, turned_tiles, half // lanes, sizes.turned, *factors, low, high),
+                        scalars={"rows": rows, **scalars},
                     )
                 )
         return calls

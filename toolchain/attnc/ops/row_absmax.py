@@ -23,7 +23,7 @@ from attnc.kernels.ports import IntType
 from attnc.kernels.resources import Resources
 from attnc.kernels.row_absmax import ROW_ABSMAX
 from attnc.ops.base import Operator, scalar_scale
-from attnc.ops.requantize import activation
+from attnc.ops.requantize import activation, factor_scalars
 
 SLOTS = 4
 """Cycles that a tile takes at least: the maximum of a row is touched no more often."""
@@ -58,18 +58,17 @@ class RowAbsmax(Operator):
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """A call per block of rows."""
         x, y = node.inputs[0], node.output
-        tiles = ctx.tiles(x)
         kernel = KernelCall(
             network=ROW_ABSMAX,
             template_args=(("XT", IntType(16)), ("YT", IntType(16)), ("L", ctx.design.lanes), ("ROWS_MAX", ctx.design.rows)),
         )
-        tail = (tiles, int(node.params["multiplier"]), int(node.params["shift"]), ctx.graph.type(y).range[1])
+        scalars = {"tiles": ctx.tiles(x), **factor_scalars(node), "high": ctx.graph.type(y).range[1]}
         return [
             Call(
                 node=node.name,
                 kernel=kernel,
                 walks=(ctx.walk(x, row, rows), ctx.walk(y, row, rows)),
-                scalars=(rows, *tail),
+                scalars={"rows": rows, **scalars},
             )
             for row, rows in ctx.row_blocks(x)
         ]

@@ -89,13 +89,13 @@ class ScaleRows(Operator):
                 ("ROWS_MAX", ctx.design.rows),
             ),
         )
-        tail = (tiles, int(p["multiplier"]), int(p["shift"]) - FRACTION, *ctx.graph.type(y).range)
+        scalars = {"tiles": tiles, "multiplier": int(p["multiplier"]), "shift": int(p["shift"]) - FRACTION, **ctx.bounds(y)}
         return [
             Call(
                 node=node.name,
                 kernel=kernel,
                 walks=(ctx.walk(x, row, rows), ctx.walk(peak, row, rows), words, ctx.walk(y, row, rows)),
-                scalars=(rows, *tail),
+                scalars={"rows": rows, **scalars},
             )
             for row, rows in ctx.row_blocks(x)
         ]

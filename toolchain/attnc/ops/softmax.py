@@ -101,7 +101,6 @@ class Softmax(Approximated):
         """A call per block of rows."""
         x, y, a = node.inputs[0], node.output, node.attrs
         channels, tiles = ctx.graph.value(x).shape[1], ctx.tiles(x)
-        low, high = ctx.graph.type(y).range
         blocks = ctx.row_blocks(x)
         kernel = KernelCall(
             network=SOFTMAX,
@@ -116,13 +115,14 @@ class Softmax(Approximated):
                 ("L", ctx.design.lanes),
             ),
         )
-        factors = (a["score_multiplier"], a["score_shift"], a["output_multiplier"], a["output_shift"])
+        scalars = {"channels": channels, "tiles": tiles, **ctx.bounds(y)}
+        scalars |= {name: a[name] for name in ("score_multiplier", "score_shift", "output_multiplier", "output_shift")}
         return [
             Call(
                 node=node.name,
                 kernel=kernel,
                 walks=(ctx.walk(x, row, rows), ctx.walk(y, row, rows)),
-                scalars=(rows, channels, tiles, *factors, low, high),
+                scalars={"rows": rows, **scalars},
             )
             for row, rows in blocks
         ]

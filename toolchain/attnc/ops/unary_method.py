@@ -22,7 +22,7 @@ from attnc.kernels.resources import Resources
 from attnc.ops.approximation import Implementation
 from attnc.ops.base import scalar_scale
 from attnc.ops.functions import Function
-from attnc.ops.requantize import activation, wide_products
+from attnc.ops.requantize import activation, factor_scalars, wide_products
 
 VALUE_BITS = 16
 """Fraction bits of the values in tables and coefficients."""
@@ -111,11 +111,9 @@ def unary_calls(
     sizes: dict[str, int] | None = None,
 ) -> list[Call]:
     """A call per block of rows. The kernel's template arguments are XT, types of `widths`, YT, the ROM, `sizes`, L; its scalars are rows,
-    tiles, channels, then `scalars`, the factor, and the range of the output."""
+    tiles, channels, `scalars`, the factor, and the range of the output."""
     x, y = node.inputs[0], node.output
-    tiles, channels = ctx.tiles(x), ctx.graph.value(x).shape[1]
-    low, high = ctx.graph.type(y).range
-    own = scalars | {"multiplier": int(node.params["multiplier"]), "shift": int(node.params["shift"]), "low": low, "high": high}
+    own = {"tiles": ctx.tiles(x), "channels": ctx.graph.value(x).shape[1], **scalars, **factor_scalars(node), **ctx.bounds(y)}
     kernel = KernelCall(
         network=method.network,
         template_args=(
@@ -129,8 +127,7 @@ def unary_calls(
     )
     calls = []
     for row, rows in ctx.row_blocks(x):
-        values = (rows, tiles, channels, *own.values())
-        calls.append(Call(node.name, kernel, (ctx.walk(x, row, rows), ctx.walk(y, row, rows)), values))
+        calls.append(Call(node.name, kernel, (ctx.walk(x, row, rows), ctx.walk(y, row, rows)), {"rows": rows, **own}))
     return calls
 
 

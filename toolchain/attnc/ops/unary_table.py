@@ -83,7 +83,7 @@ class TableOf256(Method):
         calls = []
         for row, rows in ctx.row_blocks(x):
             walks = (ctx.walk(x, row, rows), words, ctx.walk(y, row, rows))
-            calls.append(Call(node.name, kernel, walks, (rows, tiles, channels)))
+            calls.append(Call(node.name, kernel, walks, {"rows": rows, "tiles": tiles, "channels": channels}))
         return calls
 
     def logic(self, kernel: KernelCall) -> Resources:

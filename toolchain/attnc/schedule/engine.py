@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
+from typing import NamedTuple
 
-from attnc.kernels.call import NO_WALK, Call, Walk
+from attnc.kernels.call import NO_WALK, WALK, Call, Walk
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.memory import LOAD, LOAD_WORDS, LOAD_WORDS_PAIR, STORE, TAKE_RUN, TAKE_RUN_WORDS
 from attnc.kernels.network import Names, Process
-from attnc.kernels.ports import AHEAD, FILL, IntType, Port
+from attnc.kernels.ports import OPERAND, IntType, Port
 from attnc.kernels.resources import Resources
 from attnc.kernels.storage import SHALLOW
 from attnc.ops import OPERATORS
@@ -19,10 +20,6 @@ from attnc.schedule.sharing import Run
 
 PASSING = 4
 """Vectors that the FIFO between two processes holds of which the first only passes vectors on."""
-WALK_INTS = 11
-"""Of a walk; one of words, or of one run, takes fewer (`Stream.ints`)."""
-SLOT_INTS = 3
-"""Of a slot: whether it works, the vectors that arrive, whether they are stored too."""
 POINTERS = {
     "load": "load",
     "words": "weights",
@@ -33,6 +30,23 @@ POINTERS = {
 }
 """Arguments of the accelerator by the kind of their streams; "wide" ones are those of packed words and of stores that move two words per
 cycle, "parameters" those of words whose loader reads load_<n> of the same number as well. Those of stores come last."""
+
+
+class Control(NamedTuple):
+    """What an instruction says of a slot: whether its kernel works, the vectors that arrive, whether they are stored too."""
+
+    active: int
+    vectors: int
+    tapped: int
+
+
+class WordRun(NamedTuple):
+    """Packed words that follow each other: where they start, how many there are, and how far the halves lie apart where they come through
+    two ports."""
+
+    first: int
+    words: int
+    apart: int
 
 
 @dataclass(frozen=True)
@@ -85,14 +99,17 @@ class Stream:
         return LOAD if self.kind == "load" else LOAD_WORDS if len(self.pointers) == 1 else LOAD_WORDS_PAIR
 
     @property
-    def ints(self) -> int:
-        """Integers of an instruction that say how it goes through memory."""
-        return 6 if self.ahead else 2 if self.kind == "words" else 3 if self.shared else WALK_INTS
+    def fields(self) -> tuple[str, ...]:
+        """The integers of an instruction that say how it goes through memory: words, and a run, are where they start and how many follow;
+        a run of vectors has a type too. Two runs of words where it may bring weights ahead."""
+        if self.ahead:
+            return "first", "count", "apart", "next_first", "next_count", "next_apart"
+        return ("offset", "vectors") if self.kind == "words" else ("offset", "count_3", "type") if self.shared else WALK
 
     def encode(self, walk: Walk) -> list[int]:
-        """A walk as these integers: words, and a run, are where they start and how many follow; a run of vectors has a type too."""
-        ints = walk.encode()
-        return [ints[0], walk.vectors] if self.kind == "words" else [ints[0], ints[4], ints[8]] if self.shared else ints
+        """A walk as these integers."""
+        integers = walk.encode()
+        return [integers[name] for name in self.fields]
 
     def width(self, lanes: int) -> int:
         """Bits of an element of its FIFO."""
@@ -209,9 +226,9 @@ class Engine:
     def parts(self) -> dict[str, int]:
         """What an instruction that drives it is made of, in order, with the integers of each: which engine it is for; the walks of its
         streams by name; of each slot `control_<number>`, where instructions say which ones work, and `call_<number>`."""
-        controls = {f"control_{number}": SLOT_INTS for number in range(len(self.slots) if self.chained else 0)}
+        controls = {f"control_{number}": len(Control._fields) for number in range(len(self.slots) if self.chained else 0)}
         calls = {f"call_{number}": len(slot.kernel.scalars) for number, slot in enumerate(self.slots)}
-        return {"engine": 1} | {stream.name: stream.ints for stream in self.streams} | controls | calls
+        return {"engine": 1} | {stream.name: len(stream.fields) for stream in self.streams} | controls | calls
 
     @cached_property
     def places(self) -> dict[str, int]:
@@ -304,28 +321,27 @@ class Instruction:
         if found is None or (stream.port is None and number not in one.tapped):
             return NO_WALK
         if stream.ahead:
-            return replace(NO_WALK, counts=(1, 1, 1, sum(count for _, count, _ in self.word_runs(stream))))
+            return replace(NO_WALK, counts=(1, 1, 1, sum(run.words for run in self.word_runs(stream))))
         return found.walks[self.engine.slots[number].fed if stream.port is None else stream.port]
 
-    def word_runs(self, stream: Stream) -> list[tuple[int, int, int]]:
-        """Of a stream that may bring weights ahead: where its own words start, how many there are, and how far the halves lie apart where
-        they come through two ports; then the first words of the next call."""
+    def word_runs(self, stream: Stream) -> list[WordRun]:
+        """Of a stream that may bring weights ahead: its own words, then the first ones of the next call."""
         call = self.calls[stream.slot or 0]
         if call is None or call.weights is None:
             return []
         walk, weights = call.walks[stream.port or 0], call.weights
         there = weights.words if self.weights_ready else 0
-        runs = [(walk.offset + there // len(stream.pointers), walk.vectors - there, weights.apart)]
+        runs = [WordRun(walk.offset + there // len(stream.pointers), walk.vectors - there, weights.apart)]
         if self.weights_next is not None and self.weights_next.weights is not None:
             following = self.weights_next.weights
-            runs.append((self.weights_next.walks[stream.port or 0].offset, following.words, following.apart))
+            runs.append(WordRun(self.weights_next.walks[stream.port or 0].offset, following.words, following.apart))
         return runs
 
     def names(self, stream: Stream) -> Names:
         """What the loops of the process that moves a stream depend on."""
         numbers = self.walk(stream).numbers
         if stream.ahead:
-            own, more = ([count for _, count, _ in self.word_runs(stream)] + [0, 0])[:2]
+            own, more = ([run.words for run in self.word_runs(stream)] + [0, 0])[:2]
             numbers |= {"count": own, "more": more}
         return Names({"W": stream.beat}, numbers, {})
 
@@ -337,7 +353,7 @@ class Instruction:
     def timed(self, number: int) -> Call | None:
         """The call of a slot, with all that is known of what is there before and of what comes."""
         call = self.calls[number]
-        return call if call is None or number != self.engine.operand_slot else replace(call, scalars=tuple(self.scalars(number)))
+        return call if call is None or number != self.engine.operand_slot else replace(call, scalars=self.scalars(number))
 
     def run(self, stream: Stream) -> Run:
         """What the stream of an operand does, and when: packed words are for the processes that work once all vectors have arrived."""
@@ -375,37 +391,38 @@ class Instruction:
                 vectors = call.walks[store_port(call.kernel)].vectors
         return found
 
-    def control(self) -> list[int]:
-        """Per slot whether it works, the vectors that arrive, and whether they are stored too."""
-        ints: list[int] = []
+    def control(self) -> list[Control]:
+        """Of every slot."""
+        found = []
         for number in range(len(self.calls)):
             one = self.serves(number)
             works = self.calls[number] is not None or (one is not None and one.calls[number] is not None)
-            ints += [int(works), one._vectors[number] if one else 0, int(one is not None and number in one.tapped)]
-        return ints
+            found.append(Control(int(works), one._vectors[number] if one else 0, int(one is not None and number in one.tapped)))
+        return found
 
-    def scalars(self, number: int) -> list[int]:
+    def scalars(self, number: int) -> dict[str, int]:
         """Of the kernel in a slot; of the main kernel with the sizes of the operand that comes, and the sides of both."""
         kernel, one = self.engine.slots[number].kernel, self.serves(number)
         call = one.calls[number] if one is not None and number != self.engine.operand_slot else self.calls[number]
-        scalars = list(call.scalars) if call is not None else [0] * len(kernel.scalars)
+        scalars = dict(call.scalars) if call is not None else dict.fromkeys(kernel.scalars, 0)
         if number == self.engine.operand_slot:
             main = one.calls[number] if one is not None else None
-            operand = main.operand if main is not None and main.operand is not None else (0, 0, 0)
-            into = one.side if one is not None else 0
+            scalars |= (main.operand if main is not None else None) or dict.fromkeys(OPERAND, 0)
+            scalars |= {"side": self.side, "fill_side": one.side if one is not None else 0, "fill_first": int(not self.ready)}
             following = self.weights_next.weights if self.weights_next is not None else None
-            ahead = [self.weights_side, int(self.weights_ready), following.tiles if following is not None else 0]
-            scalars[-len(FILL) - len(AHEAD) :] = [self.side, *operand, into, int(not self.ready), *ahead]
+            scalars |= {"w_side": self.weights_side, "w_ready": int(self.weights_ready)}
+            scalars |= {"next_k_tiles": following.tiles if following is not None else 0}
         return scalars
 
     def _walk_ints(self, stream: Stream) -> list[int]:
         if not stream.ahead:
             return stream.encode(self.walk(stream))
         ints = [integer for run in self.word_runs(stream) for integer in run]
-        return ints + [0] * (stream.ints - len(ints))
+        return ints + [0] * (len(stream.fields) - len(ints))
 
     def encode(self) -> list[int]:
         """As integers: engine, walks of its streams, control of its slots, scalars of its kernels."""
         walks = [i for stream in self.engine.streams for i in self._walk_ints(stream)]
-        scalars = [integer for number in range(len(self.calls)) for integer in self.scalars(number)]
-        return [self.engine.index, *walks, *(self.control() if self.engine.chained else []), *scalars]
+        control = [i for slot in self.control() for i in slot] if self.engine.chained else []
+        scalars = [self.scalars(number)[name] for number, slot in enumerate(self.engine.slots) for name in slot.kernel.scalars]
+        return [self.engine.index, *walks, *control, *scalars]
