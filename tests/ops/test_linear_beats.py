@@ -71,7 +71,7 @@ def test_ap_types_equal_golden(design: Design) -> None:
 @pytest.mark.parametrize(
     ("spec", "old", "new"),
     [
-        (("int8", 0), "load_rows * W_WORDS + row]", "load_rows * W_WORDS + 1 - row]"),
+        (("int8", 0), "[row][load_k]", "[1 - row][load_k]"),
         (("int5", 0), "spared = W > 1 && spared != (count < W);", "spared = false;"),
         (("ternary", 0), "l < L ? spare.v[l % L] : beat.v[l % L]", "beat.v[l]"),
         (("int4", 32), "pe % (W_WORDS * L)]", "pe % L]"),

@@ -100,7 +100,7 @@ def test_in_a_chain(parallel: int, types: str) -> None:
         ("memory.hpp", "(runs.first + runs.apart) / W, half", "runs.first / W, half"),
         ("memory.hpp", "words.v[W * L + l] = high.v[l];", "words.v[W * L + l] = low.v[l];"),
         ("memory.hpp", "half = runs.count / (2 * W),", "half = runs.count / (2 * W) - 1,"),
-        ("linear.hpp", "load_rows * W_WORDS + row]", "load_rows * W_WORDS + 3 - row]"),
+        ("linear.hpp", "[row][load_k]", "[3 - row][load_k]"),
         ("linear.hpp", "const int record_slots = PE * 8 / L / W_WORDS;", "const int record_slots = PE * 8 / L / 2;"),
     ],
 )

@@ -91,6 +91,7 @@ BIAS_HEADS:
         for (int b = 0; b < B; ++b) {
 #pragma HLS UNROLL
           const Vec<BiasT, L> word = buffer[use][b][at.key / L][single ? 0 : at.block * GROUPS + group];
+#pragma HLS ARRAY_PARTITION variable = word.v complete
           out.v[b] = word.v[at.key % L];
         }
         biases.write(out);

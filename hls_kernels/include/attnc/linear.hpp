@@ -149,7 +149,7 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>
   static_assert(PE % W_WORDS == 0, "linear: words that come together are of different channels");
   static_assert(W_WORDS < 4 || (PACKED == 0 && SCALES_MAX == 0), "linear: only bytes without multipliers come four words per cycle");
   typedef Int<width<XT>::value + width<WT>::value + clog2(L)> dot_t;
-  static const int OCTETS = (PE + 7) / 8, TILES = PE / L, ROW_BLOCKS = (ROWS_MAX + R - 1) / R;
+  static const int OCTETS = (PE + 7) / 8, TURNS = 8 / W_WORDS, TILES = PE / L, ROW_BLOCKS = (ROWS_MAX + R - 1) / R;
   static const int SCALE_PARTS = (TILES + W_WORDS - 1) / W_WORDS, SCALE_REST = TILES - (SCALE_PARTS - 1) * W_WORDS;
   static Vec<XT, L> x_buffer[X_SIDES][ROW_BLOCKS][X_TILES_MAX][R];
 #pragma HLS AGGREGATE variable = x_buffer
@@ -157,12 +157,15 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>
   ATTNC_BIND(x_buffer, ATTNC_LINEAR_X_BUFFER)
 #endif
 #pragma HLS ARRAY_PARTITION variable = x_buffer dim = 4 complete
-  static Vec<WT, L> w_buffer[2][PE][K_TILES_MAX];
+  // Channel pe lies in [pe / 8][pe % 8 / W_WORDS][pe % W_WORDS]: what is written in a cycle lies in banks that differ by constants.
+  static Vec<WT, L> w_buffer[2][OCTETS][TURNS][W_WORDS][K_TILES_MAX];
 #pragma HLS AGGREGATE variable = w_buffer
 #ifdef ATTNC_LINEAR_W_BUFFER
   ATTNC_BIND(w_buffer, ATTNC_LINEAR_W_BUFFER)
 #endif
 #pragma HLS ARRAY_PARTITION variable = w_buffer dim = 2 complete
+#pragma HLS ARRAY_PARTITION variable = w_buffer dim = 3 complete
+#pragma HLS ARRAY_PARTITION variable = w_buffer dim = 4 complete
   static UInt<8> s_buffer[2][PE][SCALES_MAX > 0 ? SCALES_MAX : 1];
 #pragma HLS ARRAY_PARTITION variable = s_buffer dim = 2 complete
   AccT acc[R][PE], part[R][PE], done[R][PE];
@@ -256,7 +259,7 @@ PHASES:
 #pragma HLS UNROLL
               weights.v[l] = WT(Int<8>(words.v[row * L + l]));
             }
-            w_buffer[fill][load_rows * W_WORDS + row][load_k] = weights;
+            w_buffer[fill][load_rows / TURNS][load_rows % TURNS][row][load_k] = weights;
           }
           load_k = load_k + 1 == (ahead ? call.next_k_tiles : call.k_tiles) ? 0 : load_k + 1;
           load_rows = load_k == 0 ? load_rows + 1 : load_rows;
@@ -283,7 +286,7 @@ PHASES:
             for (int v = 0; v < 8; ++v) {
 #pragma HLS UNROLL
               const Vec<WT, L> weights = take_tile<WT, L>(held[v], call.bits, ternary);
-              if (held_octet * 8 + v < PE) w_buffer[fill][held_octet * 8 + v][held_k] = weights;
+              if (held_octet * 8 + v < PE) w_buffer[fill][held_octet][v / W_WORDS][v % W_WORDS][held_k] = weights;
             }
             --held_tiles;
             ++held_k;
@@ -338,7 +341,8 @@ PHASES:
         const bool last = whole && k + 1 == call.k_tiles;
         for (int pe = 0; pe < PE; pe += 2) {
 #pragma HLS UNROLL
-          const Vec<WT, L> even = w_buffer[use][pe][k], odd = w_buffer[use][pe + 1][k];
+          const Vec<WT, L> even = w_buffer[use][pe / 8][pe % 8 / W_WORDS][pe % W_WORDS][k];
+          const Vec<WT, L> odd = w_buffer[use][(pe + 1) / 8][(pe + 1) % 8 / W_WORDS][(pe + 1) % W_WORDS][k];
           for (int r = 0; r < R; ++r) {
 #pragma HLS UNROLL
             dot_t a = 0, b = 0;

@@ -71,10 +71,11 @@ void lookup_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls:
 #ifdef ATTNC_LOOKUP_LINEAR_X_BUFFER
   ATTNC_BIND(x_buffer, ATTNC_LOOKUP_LINEAR_X_BUFFER)
 #endif
-  static Vec<code_t, L> w_buffer[Q][SETS][2 * DEPTH_MAX];
+  static Vec<code_t, L> w_buffer[OCTETS][8][SETS][2 * DEPTH_MAX];  // of eight channels at a time
 #pragma HLS AGGREGATE variable = w_buffer
 #pragma HLS ARRAY_PARTITION variable = w_buffer dim = 1 complete
 #pragma HLS ARRAY_PARTITION variable = w_buffer dim = 2 complete
+#pragma HLS ARRAY_PARTITION variable = w_buffer dim = 3 complete
 #ifdef ATTNC_LOOKUP_LINEAR_W_BUFFER
   ATTNC_BIND(w_buffer, ATTNC_LOOKUP_LINEAR_W_BUFFER)
 #endif
@@ -161,7 +162,7 @@ BLOCKS:
             const int at = fill * DEPTH_MAX + load_column * wide_chunks + load_wide;
             for (int v = 0; v < 8; ++v) {
 #pragma HLS UNROLL
-              if (octet * 8 + v < Q) w_buffer[octet * 8 + v][load_set][at] = codes[v];
+              if (octet * 8 + v < Q) w_buffer[octet][v][load_set][at] = codes[v];
             }
             octet = octet + 1 == OCTETS ? 0 : octet + 1;
             if (octet == 0) {
@@ -214,7 +215,7 @@ BLOCKS:
             PartT sum = 0;
             for (int s = 0; s < SETS; ++s) {
 #pragma HLS UNROLL
-              const Vec<code_t, L>& code = w_buffer[q][s][at];
+              const Vec<code_t, L>& code = w_buffer[q / 8][q % 8][s][at];
               for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
                 sum += PartT(table[s * L + l][read_half + int(code.v[l])]);

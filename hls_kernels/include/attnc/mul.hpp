@@ -59,6 +59,7 @@ void mul_by_row(hls::stream<Vec<AT, L>>& a, hls::stream<Vec<BT, L>>& b, hls::str
   const product_t kept = kept_by<YT, product_t>(shift_t(call.shift));
   const int slots = call.rows > L ? call.rows : L;
   Vec<BT, L> b_vec;
+#pragma HLS ARRAY_PARTITION variable = b_vec.v complete
   factor_t factors[2][L];
 #pragma HLS ARRAY_PARTITION variable = factors dim = 0 complete
   // Tile -1 passes nothing: it makes the factors of tile 0.

@@ -28,6 +28,7 @@ void unary_table(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::strea
 #pragma HLS ARRAY_PARTITION variable = table dim = 1 complete
 #pragma HLS BIND_STORAGE variable = table type = ram_1p impl = lutram
   Word<L> word;
+#pragma HLS ARRAY_PARTITION variable = word.v complete
   ATTNC_LOOP(FILL_TABLE)
 FILL_TABLE:
   for (int i = 0; i < ENTRIES; ++i) {
