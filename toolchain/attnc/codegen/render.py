@@ -16,10 +16,11 @@ from attnc.kernels.storage import SHALLOW
 from attnc.resources import data_path
 from attnc.schedule.chains import store_port
 from attnc.schedule.cost import Estimate
-from attnc.schedule.engine import Engine, Stream
+from attnc.schedule.engine import Engine
 from attnc.schedule.fifos import fifos
 from attnc.schedule.given import Style
 from attnc.schedule.program import FETCH_INTS, Program
+from attnc.schedule.streams import Stream
 
 TOP = "attnc_top"
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 
 from attnc.kernels.call import Walk
 from attnc.kernels.latency import READ_LATENCY
-from attnc.schedule.engine import Instruction, Stream
+from attnc.schedule.engine import Instruction
 from attnc.schedule.program import FETCH_INTS
+from attnc.schedule.streams import Stream
 
 REQUESTS_IN_FLIGHT = 16
 AHEAD = 192

@@ -1,0 +1,71 @@
+"""The streams between memory and an engine, and what an instruction says of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from attnc.kernels.call import WALK, Walk
+from attnc.kernels.memory import LOAD, LOAD_WORDS, LOAD_WORDS_PAIR, STORE, TAKE_RUN, TAKE_RUN_WORDS
+from attnc.kernels.network import Process
+from attnc.kernels.ports import IntType
+from attnc.kernels.storage import SHALLOW
+
+
+class WordRun(NamedTuple):
+    """Packed words that follow each other: where they start, how many there are, and how far the halves lie apart where they come through
+    two ports."""
+
+    first: int
+    words: int
+    apart: int
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Between memory and an engine. `slot` and `port` say which kernel it belongs to: none for the first slot's input and the last one's
+    output; a tap has a slot and no port. `pointers` are the arguments of the accelerator that it uses, `beat` the words that each moves per
+    cycle, `shared` whether its loader serves other streams too, `depth` the vectors that its FIFO holds, `ahead` whether the first weights
+    of a later instruction may follow."""
+
+    name: str
+    kind: str
+    type: IntType
+    pointers: tuple[str, ...]
+    slot: int | None = None
+    port: int | None = None
+    beat: int = 1
+    shared: bool = False
+    depth: int = SHALLOW
+    ahead: bool = False
+
+    @property
+    def mover(self) -> Process:
+        """The process that moves it; a loader that several streams share moves one after the other."""
+        if self.kind == "store":
+            return STORE
+        if self.shared:
+            return TAKE_RUN_WORDS if self.kind == "words" else TAKE_RUN
+        return LOAD if self.kind == "load" else LOAD_WORDS if len(self.pointers) == 1 else LOAD_WORDS_PAIR
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The integers of an instruction that say how it goes through memory: words, and a run, are where they start and how many follow;
+        a run of vectors has a type too. Two runs of words where it may bring weights ahead."""
+        if self.ahead:
+            return "first", "count", "apart", "next_first", "next_count", "next_apart"
+        return ("offset", "vectors") if self.kind == "words" else ("offset", "count_3", "type") if self.shared else WALK
+
+    def encode(self, walk: Walk) -> list[int]:
+        """A walk as these integers."""
+        integers = walk.encode()
+        return [integers[name] for name in self.fields]
+
+    def width(self, lanes: int) -> int:
+        """Bits of an element of its FIFO."""
+        return lanes * (8 * self.taken if self.kind == "words" else self.type.bits)
+
+    @property
+    def taken(self) -> int:
+        """Words that a kernel takes at a time from a stream of words."""
+        return 1 if self.shared else self.beat * len(self.pointers)
