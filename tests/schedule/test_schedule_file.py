@@ -179,7 +179,7 @@ def test_objectives(graph: Graph) -> None:
 @pytest.mark.parametrize("share", [60, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("objective", ["latency", "area", "energy"])
 def test_the_search_finds_what_trying_everything_does(objective: Any, share: int) -> None:
-    """It leaves out designs that others beat; the best of all is among the rest, and no one of every `share` is better."""
+    """It leaves out designs that others beat; no one of every `share` that are cut alike in all engines is better than the best."""
     graph, found = layer_graph(rows=40), []
     pairs = multiplier_choices(graph, 16, 2 * KV260.limits["dsp"])
     assert (1, 16) not in pairs and {(1, 1), (1, 6), (2, 3)} < set(pairs)
@@ -193,5 +193,5 @@ def test_the_search_finds_what_trying_everything_does(objective: Any, share: int
     chosen = choose_design(graph, KV260, 250, objective)
     cost = estimate(build_program(graph, chosen, None), KV260, 250)
     best = SCORES[objective](cost, KV260, chosen.lanes), cost.cycles, cost.resources.lut
-    assert best == min(found) if share == 1 else best <= min(found)
+    assert best <= min(found)
     assert objective != "latency" or chosen.linear.rows_at_once > 1

@@ -18,14 +18,15 @@ from attnc.schedule.cost import Estimate, by_class, estimate, overrun, program_r
 from attnc.schedule.devices import BOARDS, CLASSES, Board
 from attnc.schedule.energy import energy_mj
 from attnc.schedule.program import build_program
+from attnc.schedule.refine import LEAST_ROWS, MOST_QUERIES, Rank, refined
 from attnc.schedule.stages import MACS_PER_DSP
 
 MAX_LANES = 16
 MIN_LANES = 4
-MOST_ROWS, LEAST_ROWS = 256, 16
+MOST_ROWS = 256
 BLOCKS = (1, 2, 3, 4, 8)
 """Rows on chip that are tried: between these, and so that a value has as many blocks of them, or the least multiple that fits."""
-QUERY_CHOICES = (1, 2, 4, 8, 16)
+QUERY_CHOICES = tuple(1 << bits for bits in range(MOST_QUERIES.bit_length()))
 PE_FACTORS = (1, 2, 4, 8, 16, 32)
 AT_ONCE_CHOICES = (1, 2, 3, 4, 5, 6, 8, 12, 16)
 HALVED = ("pe", "rows", "queries", "rows_at_once", "parallel", "weight_ports")
@@ -49,7 +50,7 @@ SCORES: dict[Objective, Callable[[Estimate, Board, int], float]] = {
 }
 """What each objective minimises: cycles per sample (both of the first), the largest share of any class of resources, millijoules per
 sample (`energy.py`). Of equal ones the fewest cycles, then the fewest LUTs."""
-Ranked = tuple[tuple[float, ...], Design]
+Ranked = tuple[Rank, Design]
 """A design behind what it is ranked by."""
 FEW = 4
 """Designs that are tried with more than the multipliers and queries that make them the fastest."""
@@ -100,9 +101,14 @@ def multiplier_choices(graph: Graph, lanes: int, most: float) -> list[tuple[int,
 
 def row_choices(graph: Graph) -> list[int]:
     """Rows on chip that cut the largest value into equal blocks, the fewest blocks first."""
-    height = max((graph.value(node.output).shape for node in graph.nodes), key=math.prod, default=(1, 1))[0]
+    height = _height(graph)
     fewest = math.ceil(height / MOST_ROWS)
     return sorted({max(math.ceil(height / (fewest * count)), LEAST_ROWS) for count in BLOCKS}, reverse=True)
+
+
+def _height(graph: Graph) -> int:
+    """Rows of the largest value."""
+    return max((graph.value(node.output).shape for node in graph.nodes), key=math.prod, default=(1, 1))[0]
 
 
 def port_choices(graph: Graph, lanes: int, beat: int) -> tuple[int, ...]:
@@ -148,7 +154,8 @@ def worthwhile(tried: list[tuple[Design, Estimate]]) -> list[tuple[Design, Estim
 
 
 def choose_design(graph: Graph, board: Board, clock_mhz: float, objective: Objective = "latency") -> Design:
-    """The best design that fits, with as many lanes as a port has bytes, or fewer while that is better. Raises `FitError`, with the
+    """The best design that fits, with as many lanes as a port has bytes, or fewer while that is better; first among designs that are cut
+    alike in all engines, then from the best of these on (refine.py). Raises `FitError`, with the
     binding resource and the smallest change that would fit, when none fits."""
     nearest: tuple[float, Estimate, str] | None = None
     best: Ranked | None = None
@@ -164,7 +171,8 @@ def choose_design(graph: Graph, board: Board, clock_mhz: float, objective: Objec
         nearest = near if near is not None and (nearest is None or near[0] < nearest[0]) else nearest
         lanes //= 2
     if best is not None:
-        return best[1]
+        kinds = {kind for node in graph.nodes if (kind := operator(node).numbers(node)) is not None}
+        return refined(best, lambda design: _tried(graph, board, clock_mhz, objective, design), kinds, _height(graph))[1]
     assert nearest is not None
     _, cost, over = nearest
     raise FitError(
@@ -228,17 +236,22 @@ def _with_more(graph: Graph, board: Board, clock_mhz: float, objective: Objectiv
                 design = start.having(rows=rows, copies=copies, parallel=parallel, weight_ports=ports)
                 if not useful(design):
                     continue
-                program = build_program(graph, design, None)
-                taken = program_resources(program, board)
-                if overrun(taken[0], board) is not None:
-                    continue
-                rank = _rank(objective, estimate(program, board, clock_mhz, taken=taken), board, design)
-                if rank < best[0]:
+                rank = _tried(graph, board, clock_mhz, objective, design)
+                if rank is not None and rank < best[0]:
                     best = rank, design
     return best
 
 
-def _rank(objective: Objective, cost: Estimate, board: Board, design: Design) -> tuple[float, ...]:
+def _tried(graph: Graph, board: Board, clock_mhz: float, objective: Objective, design: Design) -> Rank | None:
+    """What a design is ranked by; None where it does not fit."""
+    program = build_program(graph, design, None)
+    taken = program_resources(program, board)
+    if overrun(taken[0], board) is not None:
+        return None
+    return _rank(objective, estimate(program, board, clock_mhz, taken=taken), board, design)
+
+
+def _rank(objective: Objective, cost: Estimate, board: Board, design: Design) -> Rank:
     """Lower is better: what the objective minimises, then cycles, then LUTs; the last decide between equals, always alike."""
     return (SCORES[objective](cost, board, design.lanes), float(cost.cycles), cost.resources.lut, *map(float, design.order))
 
