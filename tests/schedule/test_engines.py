@@ -69,7 +69,10 @@ def test_engines_of_a_kernel_have_what_their_own_nodes_need() -> None:
 LAYERS = ("u0", "d0", "u1", "d1")
 SHARED = replace(
     Design.of(8, 16, 6, 4, rows_at_once=3),
-    named=(NamedEngine("mlp", LinearNumbers(pe=8, rows_at_once=6), LAYERS), NamedEngine("second", AttentionNumbers(queries=2), ("a1",))),
+    named=(
+        NamedEngine("mlp", LinearNumbers(pe=8, rows_at_once=6), LAYERS),
+        NamedEngine("second", AttentionNumbers(rows=3, queries=2), ("a1",)),
+    ),
 )
 
 
