@@ -16,6 +16,10 @@ from models import zoo
 MODELS = ("bert", "distilbert", "vit", "gpt2", "llama", "whisper")
 
 
+class Skipped(Exception):
+    """There is no such file here, with the reason."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A model to make files of: its exports are made once for all kinds."""

@@ -20,11 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from models import files_decoder, files_fused, files_quantized, zoo
-from models.file_kinds import MODELS, PLAIN, Kind, Source
+from models import files_decoder, files_fused, files_quantized, files_shipped, zoo
+from models.file_kinds import MODELS, PLAIN, Kind, Skipped, Source
 
 SLACK_DB = 1.0
-KINDS = {kind.name: kind for kind in (PLAIN, *files_fused.KINDS, *files_decoder.KINDS, *files_quantized.KINDS)}
+KINDS = {kind.name: kind for kind in (PLAIN, *files_fused.KINDS, *files_decoder.KINDS, *files_quantized.KINDS, *files_shipped.KINDS)}
 
 
 def measure(model: str, kind: Kind, folder: Path, quick: bool) -> dict[str, Any]:
@@ -35,8 +35,12 @@ def measure(model: str, kind: Kind, folder: Path, quick: bool) -> dict[str, Any]
 
     source, path = Source(model, folder), folder / f"{model}-{kind.name}" / "model.onnx"
     path.parent.mkdir(exist_ok=True)
-    source.write_samples(path)
-    kind.make(source, path)
+    if model in MODELS:
+        source.write_samples(path)
+    try:
+        kind.make(source, path)
+    except Skipped as skipped:
+        return {"skipped": str(skipped)}
     build = path.parent / "build"
     fixed = {"output": build, "target": zoo.TARGET, "calib": path.with_suffix(".npz"), "force": True, "check": not quick}
     compile_model(path, CompileOptions(**{**fixed, **kind.options}))
@@ -49,7 +53,8 @@ def run_one(model: str, kind: str, folder: Path, quick: bool) -> dict[str, Any]:
     """A file in a process of its own."""
     arguments = ["--one", model, kind, "--folder", str(folder), *(["--quick"] if quick else [])]
     row = {"model": model, "kind": kind} | zoo.run_module("models.files", arguments)
-    print(f"{model} {kind} ({row['seconds']} s): {row.get('error') or str(row['sqnr_db']) + ' dB'}", file=sys.stderr, flush=True)
+    outcome = row.get("error") or row.get("skipped") or f"{row['sqnr_db']} dB"
+    print(f"{model} {kind} ({row['seconds']} s): {outcome}", file=sys.stderr, flush=True)
     return row
 
 
@@ -59,8 +64,9 @@ def judge(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         kind = KINDS[row["kind"]]
         row["beside"], row["beside_db"] = kind.beside, reached.get((row["model"], kind.beside))
-        behind = "error" not in row and row["beside_db"] is not None and row["sqnr_db"] < row["beside_db"] - SLACK_DB
-        row["ok"] = not zoo.failed(row) and not behind
+        if "skipped" not in row:
+            behind = "error" not in row and row["beside_db"] is not None and row["sqnr_db"] < row["beside_db"] - SLACK_DB
+            row["ok"] = not zoo.failed(row) and not behind
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -72,6 +78,9 @@ def show(rows: list[dict[str, Any]]) -> None:
     for title in ("model", "kind", "elements", "SQNR dB", "beside", "remark"):
         table.add_column(title, justify="left" if title in ("model", "kind", "remark") else "right", overflow="fold")
     for row in rows:
+        if "skipped" in row:
+            table.add_row(row["model"], row["kind"], "", "", "", f"skipped: {row['skipped']}")
+            continue
         style = None if row["ok"] else "red"
         if "error" in row:
             table.add_row(row["model"], row["kind"], "", "", "", f"failed: {row['error']}", style=style)
@@ -79,8 +88,10 @@ def show(rows: list[dict[str, Any]]) -> None:
         beside = "" if row["beside_db"] is None else f"{row['beside_db']:.1f} ({row['beside']})"
         table.add_row(row["model"], row["kind"], str(row["elements"]), f"{row['sqnr_db']:.1f}", beside, row.get("remark", ""), style=style)
     Console(width=None if sys.stdout.isatty() else 190).print(table)
-    good = sum(row["ok"] for row in rows)
-    print(f"{good} of {len(rows)} files compile, agree bit for bit and reach what they are compared with, less {SLACK_DB:g} dB at most")
+    judged = [row["ok"] for row in rows if "ok" in row]
+    print(
+        f"{sum(judged)} of {len(judged)} files compile, agree bit for bit and reach what they are compared with, less {SLACK_DB:g} dB at most"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -111,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(rows, indent=1))
     else:
         show(rows)
-    return int(not all(row["ok"] for row in rows))
+    return int(not all(row.get("ok", True) for row in rows))
 
 
 if __name__ == "__main__":

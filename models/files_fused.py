@@ -32,16 +32,21 @@ def by_session(source: Source, path: Path, level: str, **how: Any) -> None:
 
 def by_optimizer(source: Source, path: Path, half: bool = False, level: int | None = None, how: Any = None, **fusions: Any) -> None:
     """As `onnxruntime.transformers.optimizer` writes it, with the named fields of `FusionOptions` set."""
+    optimize(source.export(**(EAGER if how is None else how)), path, OPTIMIZERS[source.model], HEADS, WIDTH, half, level, **fusions)
+
+
+def optimize(
+    plain: Path, path: Path, kind: str, heads: int, width: int, half: bool = False, level: int | None = None, **fusions: Any
+) -> None:
+    """Any model of a kind that the optimizer knows."""
     from onnxruntime.transformers.fusion_options import FusionOptions
     from onnxruntime.transformers.optimizer import optimize_model
 
-    kind = OPTIMIZERS[source.model]
     options = FusionOptions(kind)
     for name, value in fusions.items():
         assert hasattr(options, name), name
         setattr(options, name, value)
-    given = source.export(**(EAGER if how is None else how))
-    made = optimize_model(str(given), kind, HEADS, WIDTH, options, opt_level=level)
+    made = optimize_model(str(plain), kind, heads, width, options, opt_level=level)
     if half:
         made.convert_float_to_float16(keep_io_types=True)
     made.save_model_to_file(str(path))
