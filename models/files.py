@@ -89,9 +89,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         table.add_row(row["model"], row["kind"], str(row["elements"]), f"{row['sqnr_db']:.1f}", beside, row.get("remark", ""), style=style)
     Console(width=None if sys.stdout.isatty() else 190).print(table)
     judged = [row["ok"] for row in rows if "ok" in row]
-    print(
-        f"{sum(judged)} of {len(judged)} files compile, agree bit for bit and reach what they are compared with, less {SLACK_DB:g} dB at most"
-    )
+    print(f"{sum(judged)} of {len(judged)} files compile, agree bit for bit and reach what they are compared with less {SLACK_DB:g} dB")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -34,7 +34,12 @@ HEAVY = {
     "InstanceNormalization", "RMSNormalization", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "DeformConv",
 }  # fmt: skip
 """Operators that are worth a device: they never run on the host."""
-UNKNOWN = "this operator is not supported on the device"
+APART = "split the model there (onnx.utils.extract_model), and run that part elsewhere"
+UNKNOWN = f"this operator is not supported on the device; {APART}"
+CONTROL_FLOW = (
+    "control flow that depends on data is not supported; export the model with fixed sizes (torch.onnx.export, dynamo=True), or let "
+    "onnxsim fold it"
+)
 NOT_READ = "this operator of onnxruntime is not read; give the model as it was before, or optimized at the level `basic`"
 QDQ_FORM = "quantized models are read in QDQ form (QuantFormat.QDQ of onnxruntime's quantizer)"
 REASONS = {
@@ -45,15 +50,18 @@ REASONS = {
     ),
     "QLinearMatMul": "quantized models are read in QDQ form (QuantizeLinear and DequantizeLinear around operators of float)",
     "QLinearConv": "quantized models are read in QDQ form (QuantizeLinear and DequantizeLinear around operators of float)",
-    **dict.fromkeys(("NonZero", "Unique", "Compress", "NonMaxSuppression"), "the shape of its result depends on data"),
+    **dict.fromkeys(
+        ("NonZero", "Unique", "Compress", "NonMaxSuppression"),
+        "the shape of its result depends on data; export the model without it, or with fixed sizes",
+    ),
     **dict.fromkeys(("MaxPool", "LpPool", "GlobalMaxPool"), "of pooling, means over windows are supported only"),
-    "ConvTranspose": "transposed convolutions are not supported",
+    "ConvTranspose": f"transposed convolutions are not supported; {APART}",
     **dict.fromkeys(
         ("InstanceNormalization", "GroupNormalization"),
         "the device normalises the channels of a token; means over tokens in a normalisation are not supported",
     ),
-    **dict.fromkeys(("LSTM", "GRU", "RNN", "Scan", "CumSum", "CumProd"), "each of its steps waits for the one before"),
-    **dict.fromkeys(("TopK", "ArgMax", "ArgMin", "ReduceMax", "ReduceMin"), "the device compares numbers inside a softmax only"),
+    **dict.fromkeys(("LSTM", "GRU", "RNN", "Scan", "CumSum", "CumProd"), f"each of its steps waits for the one before; {APART}"),
+    **dict.fromkeys(("TopK", "ArgMax", "ArgMin", "ReduceMax", "ReduceMin"), f"the device compares numbers inside a softmax only; {APART}"),
 }
 
 
@@ -131,7 +139,7 @@ class Interpreter:
     def _attempt(self, node: NodeProto, args: list[Value | None]) -> list[Value]:
         given = [value for value in args if value is not None]
         if subgraphs(node):
-            self.ctx.fail(node, "control flow that depends on data is not supported")
+            self.ctx.fail(node, CONTROL_FLOW)
         if self.foreign(node):
             reason = self.simplified.refused.get(node.name) or (QDQ_FORM if node.op_type.startswith(QUANTIZED) else NOT_READ)
             raise UnsupportedError(node.name, operator_name(node), reason)
