@@ -6,7 +6,7 @@ import contextlib
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,9 +22,10 @@ from attnc.compiler import begin
 from attnc.config import CompileOptions
 from attnc.golden import run_golden
 from attnc.ir import Graph
-from attnc.kernels.design import Design
+from attnc.kernels.design import KINDS, Design, NamedEngine
 from attnc.model import Model
 from attnc.npz import save_npz
+from attnc.ops import operator
 from attnc.pipeline.phases import Phase, run
 from attnc.schedule.design import lane_divisors
 from harness import Patch, random_feeds, simulate
@@ -54,6 +55,9 @@ class Settings:
     """Whether onnxscript simplifies the model first, which takes half of the time; the frontend goes on without it where it fails."""
     types: str = "native"
     design: Design = field(default_factory=Design)
+    every: int = 0
+    """So many nodes of a kernel, of which one is served by an engine of its own, as `other` has it; 0: there are no such engines."""
+    other: Design = field(default_factory=Design)
 
     @classmethod
     def drawn(cls, dice: Random) -> Settings:
@@ -78,6 +82,8 @@ class Settings:
             simplified=choose(False, False, False, True),
             types=choose(*["native"] * 19, "ap"),
             design=drawn_design(choose),
+            every=choose(0, 0, 0, 1, 2, 2, 3),
+            other=drawn_design(choose),
         )
 
     @property
@@ -171,12 +177,19 @@ def quantized(graphs: Sequence[Growth], settings: Settings, folder: Path) -> Mod
     return state.model
 
 
-def legal(design: Design, graph: Graph) -> Design:
-    """The design with as many lanes as the graph allows."""
-    lanes = design.lanes
+def legal(settings: Settings, graph: Graph) -> Design:
+    """The design with as many lanes as the graph allows, and with its further engines."""
+    lanes, (design, other) = settings.design.lanes, (settings.design, settings.other)
     while any(divisor % lanes for divisor in lane_divisors(graph)):
         lanes //= 2
-    return design.having(lanes=lanes, pe=design.linear.pe // design.lanes * lanes)
+    design, other = (one.having(lanes=lanes, pe=one.linear.pe // one.lanes * lanes) for one in (design, other))
+    served = {kind: [node.name for node in graph.nodes if operator(node).numbers(node) is kind] for kind in KINDS.values()}
+    named = [
+        NamedEngine(f"other_{kind.kernel}", replace(other.usual(kind), rows=other.rows), tuple(nodes[:: settings.every]))
+        for kind, nodes in served.items()
+        if settings.every and nodes
+    ]
+    return replace(design, named=tuple(named))
 
 
 def corner_feeds(graph: Graph, seed: int) -> dict[str, Array]:
@@ -193,7 +206,7 @@ def compare(graphs: Sequence[Growth], settings: Settings, patch: Patch | None = 
         model = quantized(graphs, settings, Path(folder))
     feeds = corner_feeds(model.graph, graphs[0].seed)
     expected = run_golden(model.graph, feeds)
-    found = simulate(model.graph, feeds, legal(settings.design, model.graph), settings.types, patch, FLAGS)
+    found = simulate(model.graph, feeds, legal(settings, model.graph), settings.types, patch, FLAGS)
     wrong = {name: int(np.count_nonzero(found[name] != expected[name])) for name in model.graph.outputs}
     made = {node.output for node in model.graph.nodes}
     return [

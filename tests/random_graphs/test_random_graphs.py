@@ -32,7 +32,8 @@ def test_fewer_steps_are_a_prefix() -> None:
 def test_every_kind_of_step_and_setting_comes_up() -> None:
     settings = [sweep.settings_of(0, build) for build in range(200)]
     assert {kind for seed in range(200) for kind in grown(seed, Style()).steps} == set(KINDS)
-    assert {one.design.parallel for one in settings} == {1, 2} and {one.types for one in settings} == {"native", "ap"}
+    assert {one.design.parallel for one in settings} == {1, 2} and {one.every for one in settings} == {0, 1, 2, 3}
+    assert {one.types for one in settings} == {"native", "ap"}
     assert {one.arrives for one in settings} == {"float", "u8", "s8"} and {one.activations for one in settings} == {"static", "dynamic"}
 
 
