@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from attnc.codegen.folder import SIMULATION
 from attnc.verify.cosim import STYLES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +33,8 @@ LEAST_VARYING = 0.01
 UNSEEN = 8
 """Samples that the accuracy in the table is measured on; calibration sees others."""
 TARGET, TARGET_DB = "zcu104", 30.0
+NEAR, STAGE_NEAR, LEAST_SHARE = 0.1, 0.2, 0.02
+"""How far estimate and simulation may be apart: of a whole, and of a stage with more than so much of the cycles."""
 SHOWN = 3
 """Reasons in the table for a family below TARGET_DB; the report of its build has more."""
 EXPORTERS = ("dynamo", "torchscript")
@@ -106,7 +109,19 @@ def measure(name: str, exporter: str, folder: Path) -> dict[str, Any]:
         "estimate": estimate,
         "simulated": simulated,
         "ratio": round(max(simulated.values()) / estimate, 3),
+        "far": far_stages(json.loads((build / SIMULATION).read_text())),
     }
+
+
+def far_stages(simulation: dict[str, Any]) -> dict[str, float]:
+    """Stages whose simulated cycles are too far from their estimates, by their last nodes: the ratio that is furthest."""
+    found: dict[str, float] = {}
+    for run in simulation["styles"].values():
+        for stage in run["stages"]:
+            ratio, name = stage["cycles"] / stage["estimate_cycles"], stage["nodes"][-1]
+            if stage["cycles"] > LEAST_SHARE * run["cycles"] and abs(ratio - 1) > max(STAGE_NEAR, abs(found.get(name, 1) - 1)):
+                found[name] = round(ratio, 2)
+    return found
 
 
 def accuracy(path: Path, build: Path) -> tuple[float, float]:
@@ -175,6 +190,9 @@ def failed(row: dict[str, Any]) -> bool:
 def remark(row: dict[str, Any]) -> str:
     """Why a row misses what it should reach: by chance where the samples that the widths were chosen on reach it, else by its causes."""
     found = "" if row["varying"] >= LEAST_VARYING else f"outputs do not depend on the inputs ({row['varying']}) "
+    far = ", ".join(f"{name} {ratio:.2f}" for name, ratio in row["far"].items())
+    found += f"stages far from their estimates: {far} " if far else ""
+    found += f"{row['ratio']:.2f} of the estimate " if abs(row["ratio"] - 1) > NEAR else ""
     if row["sqnr_db"] >= TARGET_DB:
         return found
     if row["heldout_db"] >= TARGET_DB:
