@@ -16,6 +16,7 @@ OPENING: dict[str, Count] = {
     "q": lambda n: n.rows * n.qk_tiles,
     "k": lambda n: n.keys * n.qk_tiles,
     "v": lambda n: n.keys * n.v_tiles,
+    "bias": lambda n: 0 if not n.bias_heads else n.biases,
 }
 """Those of the first head."""
 CHANNELS = Port("bias", "words")
@@ -43,8 +44,9 @@ def factor_words(n: Names) -> int:
     return up(n.CHANNELS_MAX, n.L // 2)
 
 
-def reciprocal(lanes: str, spare: int, fast: str | int) -> Process:
-    """`attention_reciprocal`, which takes sums in vectors of as many queries as `lanes` names."""
+def reciprocal(lanes: str, spare: int, fast: str | int, after_first: Count = lambda n: 0) -> Process:
+    """`attention_reciprocal`, which takes sums in vectors of as many queries as `lanes` names; the first comes `after_first` cycles behind
+    the first probability."""
 
     def divides(n: Names) -> bool:
         return fast == 1 or (isinstance(fast, str) and bool(getattr(n, fast)))
@@ -62,6 +64,7 @@ def reciprocal(lanes: str, spare: int, fast: str | int) -> Process:
         loops=(Loop("RECIPROCAL", DIVIDED, runs=lambda n: ((n.heads * up(n.rows, n.P), trips(n)),)),),
         first=lambda n: (1 if divides(n) else QUOTIENT_BITS) + DIVIDED,
         rest=lambda n: trips(n) + DIVIDED,
+        after_first=after_first,
     )
 
 
@@ -200,7 +203,7 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
                 first=lambda n: n.groups + READ + EXP2 + ADD + WRITE,
                 rest=lambda n: n.block * n.groups + READ + EXP2 + ADD + WRITE,
             ),
-            reciprocal("Q", 0, "FAST_DIVIDE"),
+            reciprocal("Q", 0, "FAST_DIVIDE", lambda n: n.block * n.groups),
             Process(
                 function="attention_weighted",
                 template=("VT", "AccT", "VALUE_TILES_MAX", "KEYS_MAX", "L", "P", "MASKED"),
@@ -234,9 +237,12 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
             "B": lambda n: 1 if n.BIAS_ROWS_MAX == 1 else n.Q,  # queries that share a bias have one lane of it
             "block": lambda n: up(n.scored, up(n.rows, n.P)),
             "biased": lambda n: n.heads if n.bias_heads else 0,
+            # Vectors, or words of factors, of a head.
+            "biases": lambda n: _factors("rows")(n) + _factors("keys")(n) if bias is CHANNELS else up(n.keys, n.L) * n.bias_rows,
         },
         elements=ELEMENTS,
         opening=OPENING,
+        closing=lambda n: n.scored * n.qk_tiles,  # the scores of a head, beside which those of the next one come
     )
 
 

@@ -78,7 +78,17 @@ def _busy(kernel: KernelCall, scalars: tuple[int, ...]) -> tuple[dict[str, int],
 
 @lru_cache(maxsize=1 << 14)
 def _begins(kernel: KernelCall, scalars: tuple[int, ...]) -> int:
-    return kernel.network.begins(_names(kernel, scalars)) if kernel.network.swallows else 0
+    return kernel.network.begins(_names(kernel, scalars))
+
+
+@lru_cache(maxsize=1 << 14)
+def _closing(kernel: KernelCall, scalars: tuple[int, ...]) -> int:
+    return kernel.network.closing(_names(kernel, scalars))
+
+
+@lru_cache(maxsize=1 << 14)
+def _tail(kernel: KernelCall, scalars: tuple[int, ...]) -> int:
+    return kernel.network.tail(_names(kernel, scalars))
 
 
 @lru_cache(maxsize=1 << 14)
@@ -144,6 +154,16 @@ class Call:
     def begins(self) -> int:
         """Cycles of `held` before its first result."""
         return _begins(self.kernel, self.encode())
+
+    @property
+    def closing(self) -> int:
+        """Iterations of its first process when its last operand has come."""
+        return _closing(self.kernel, self.encode())
+
+    @property
+    def tail(self) -> int:
+        """Cycles from its last operand to its end beyond its depth."""
+        return _tail(self.kernel, self.encode())
 
     @property
     def operand(self) -> dict[str, int] | None:

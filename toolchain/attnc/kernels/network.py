@@ -8,7 +8,7 @@ again. Sizes are functions of names: of the template arguments of an instance, a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -158,7 +158,8 @@ class Process:
     order of its parameters; the last one is the call of the kernel.
 
     `first` are the cycles from its start to its first result where it waits for nothing, `rest` those that it still takes when its last
-    operand has come: by them a process starts behind those that feed it, and ends before those that it feeds."""
+    operand has come: by them a process starts behind those that feed it, and ends before those that it feeds. What feeds it may give
+    others something first: it starts `after_first` cycles behind that."""
 
     function: str
     template: tuple[Argument, ...]
@@ -168,6 +169,7 @@ class Process:
     buffers: tuple[Buffer, ...] = ()
     first: Count | None = None
     rest: Count | None = None
+    after_first: Count = lambda n: 0
 
     def spelled(self, names: Names) -> str:
         """The function with its template arguments, in C++."""
@@ -224,6 +226,8 @@ class Network:
     """Of ports whose vectors are of a type that an instance chooses: the template argument that is this type."""
     opening: Mapping[str, Count] = field(default_factory=dict)
     """Of ports: the vectors that have to come before the first result, where those are many. `busy` takes it that all come at once."""
+    closing: Count = lambda n: 0
+    """Iterations of the first process when its last operand has come."""
 
     @property
     def stem(self) -> str:
@@ -255,7 +259,11 @@ class Network:
         return sum(max((loop.depth for loop in process.loops if loop.runs is not none), default=0) for process in self.processes)
 
     def begins(self, names: Names) -> int:
-        """Cycles from the last vector of the operand that it swallows to its first result."""
+        """Cycles from the last vector of the operand that it swallows to its first result; of a kernel of one process that swallows none,
+        what comes before its first result."""
+        if not self.swallows:
+            first = self.processes[0].first if len(self.processes) == 1 else None
+            return 0 if first is None else first(names)
         late = [[loop for loop in process.loops if loop.late is not none] for process in self.processes]
         return sum(sum(loop.cycles(loop.late(names)) for loop in loops[:-1]) + loops[-1].depth for loops in late if loops)
 
@@ -270,15 +278,32 @@ class Network:
         """Cycles by process, as each would make a call last, were no other slower: what comes before its first operand, its own, and what
         follows its last result. Those before all operands have come, or those after (`late`); of the latter only where there are any."""
         own = [process.cycles(names, late) for process in self.processes]
-        before, after = [0] * len(own), [0] * len(own)
-        feeds = [(source, target) for source, target in self.feeds if own[source] and own[target]]
-        for source, target in feeds:
-            before[target] = max(before[target], before[source] + self.processes[source].to_first(names))
-        for source, target in reversed(feeds):
-            after[source] = max(after[source], self.processes[target].from_last(names) + after[target])
+        before = [0] * len(own)
+        for source, target in self.feeds:
+            if own[source] and own[target]:
+                starts = before[source] + self.processes[source].to_first(names) + self.processes[target].after_first(names)
+                before[target] = max(before[target], starts)
+        after = self._after(names, own)
         return {
             process.function: before[number] + own[number] + after[number] for number, process in enumerate(self.processes) if own[number]
         }
+
+    def _after(self, names: Names, own: Sequence[int]) -> list[int]:
+        """Cycles from the end of each process to that of the kernel; `own` are those that each works."""
+        after = [0] * len(own)
+        for source, target in reversed(self.feeds):
+            if own[source] and own[target]:
+                after[source] = max(after[source], self.processes[target].from_last(names) + after[target])
+        return after
+
+    def tail(self, names: Names) -> int:
+        """Cycles from its last operand to its end beyond its depth, where several processes hand vectors on as they come."""
+        if self.swallows or len(self.processes) == 1:
+            return 0
+        after = self._after(names, [process.cycles(names, False) for process in self.processes])
+        ports = {port.name for port in self.ports}
+        ends = [p.from_last(names) + after[number] for number, p in enumerate(self.processes) if ports & {*p.reads}]
+        return max(max(ends, default=0) + self.closing(names) - self.depth, 0)
 
     def memories(self, names: Names) -> tuple[Memory, ...]:
         """Of an instance."""
@@ -286,6 +311,8 @@ class Network:
         return tuple(memory for memory in found if math.prod((memory.depth, memory.width, memory.banks)))
 
 
-def alone(function: str, template: tuple[Argument, ...], *loops: Loop, buffers: tuple[Buffer, ...] = ()) -> tuple[Process, ...]:
+def alone(
+    function: str, template: tuple[Argument, ...], *loops: Loop, buffers: tuple[Buffer, ...] = (), first: Count | None = None
+) -> tuple[Process, ...]:
     """The only process of a kernel: it has all ports of it, in their order, and the call, and no region is needed around it."""
-    return (Process(function, template, (), (), loops, buffers),)
+    return (Process(function, template, (), (), loops, buffers, first),)

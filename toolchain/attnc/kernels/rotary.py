@@ -6,6 +6,8 @@ from attnc.kernels.latency import ADD, BRAM, MULTIPLY, READ, REQUANTIZE, WRITE
 from attnc.kernels.network import Buffer, Loop, Network, alone, one
 from attnc.kernels.ports import Port
 
+ROTATED = READ + BRAM + MULTIPLY + ADD + REQUANTIZE + WRITE
+
 ROTARY = Network(
     name="rotary",
     header="rotary.hpp",
@@ -18,7 +20,8 @@ ROTARY = Network(
         "rotary",
         ("XT", "YT", "TILES_MAX", "ROWS_MAX", "L"),
         Loop("READ_TABLE", READ + WRITE, runs=one(lambda n: 2 * n.rows * n.turned_tiles)),
-        Loop("ROTATE", READ + BRAM + MULTIPLY + ADD + REQUANTIZE + WRITE, runs=one(lambda n: n.rows * n.heads * n.head_tiles)),
+        Loop("ROTATE", ROTATED, runs=one(lambda n: n.rows * n.heads * n.head_tiles)),
         buffers=(Buffer("table", lambda n: n.TILES_MAX * n.ROWS_MAX, lambda n: 16 * n.L, reads=2),),
+        first=lambda n: 2 * n.rows * n.turned_tiles + ROTATED,
     ),
 )

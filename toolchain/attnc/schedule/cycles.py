@@ -60,7 +60,7 @@ def wired(program: Program, board: Board, steps: Sequence[Sequence[Work]]) -> di
     bundles = tuple(dict.fromkeys(program.bundles.values()))
 
     def part(one: Part, beside: Beside) -> Row:
-        opens = one.opens(program.bundles)
+        opens, beside = one.opens(program.bundles), one.with_asked(program.bundles, beside)
         slowest = max(one.all_busy(program.bundles, ALONE).values(), default=0) - max(opens.values(), default=0)
         moved = {channel: sum(cycles for _, cycles in streams) for channel, streams in one.passing(program.bundles).items()}
         own, late = max(moved.values(), default=0), max(opens.values(), default=0)

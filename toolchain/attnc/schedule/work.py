@@ -55,8 +55,14 @@ class Part:
 
     busy: dict[str, int] = field(default_factory=dict)
     moved: list[tuple[Channel, str, int]] = field(default_factory=list)
-    opening: list[tuple[str, int]] = field(default_factory=list)
+    opening: list[tuple[str, int, int]] = field(default_factory=list)
     early: Sequence[Part] = ()
+    asked: list[tuple[str, int]] = field(default_factory=list)
+    """What is read in it for later parts, as far as ports have time."""
+    tail: int = 0
+    """Cycles from the last operand to the end, beyond the depth of the kernel."""
+    closing: int = 0
+    """Cycles of the kernel's first process for what it takes last, and for each of the earlier ones alike."""
     behind: int = 0
     holders: set[str] = field(default_factory=set)
     """Its processes, and what only brings operands: these wait for no result."""
@@ -70,26 +76,37 @@ class Part:
         if stream.shared:  # its loader waits for the first word of each run
             self.busy[OPERANDS] = self.busy.get(OPERANDS, 0) + self.busy[f"port {stream.name}"] + READ_LATENCY
         self.moved += [((pointer, stream.kind == "store"), stream.name, moved) for pointer in stream.pointers]
-        self.opening += [(pointer, math.ceil(moved * opening / walk.vectors)) for pointer in stream.pointers if opening]
+        self.opening += [(pointer, math.ceil(moved * opening / walk.vectors), opening) for pointer in stream.pointers if opening]
 
     def opens(self, ports: Mapping[str, str]) -> dict[str, int]:
         """Cycles in which something passes each port before the kernel gives anything."""
         found: dict[str, int] = {}
-        for pointer, cycles in self.opening:
+        for pointer, cycles, _ in self.opening:
             found[ports[pointer]] = found.get(ports[pointer], 0) + cycles
         return found
 
     def later(self, ports: Mapping[str, str], beside: Beside) -> int:
-        """By how many cycles it begins later than with a port for each of those streams."""
+        """By how many cycles it begins later than if a vector of each of those streams came per cycle, as the kernel takes it; and goes on
+        later, where the next ones take longer than what it does with these."""
         opens = (cycles + beside.meanwhile((port, False), cycles, cycles) for port, cycles in self.opens(ports).items())
-        return max(opens, default=0) - max((cycles for _, cycles in self.opening), default=0)
+        first = max(opens, default=0)
+        waits = max(first - self.closing, 0) if self.closing else 0
+        return max(first - max((vectors for _, _, vectors in self.opening), default=0), 0) + waits
 
-    def ahead(self) -> list[tuple[Channel, str, int]]:
+    def ahead(self) -> list[tuple[str, int]]:
         """What its loaders have asked for from the start on: that passes in an earlier part, not in this."""
-        found = [(channel, name, min(moved, AHEAD)) for channel, name, moved in self.moved if not channel[1]]
-        early = {(channel, name): moved for channel, name, moved in found}
-        self.moved = [(channel, name, moved - early.get((channel, name), 0)) for channel, name, moved in self.moved]
+        early = [0 if write else min(moved, AHEAD) for (_, write), _, moved in self.moved]
+        found = [(pointer, cycles) for ((pointer, _), _, _), cycles in zip(self.moved, early, strict=True) if cycles]
+        self.moved = [(channel, name, moved - cycles) for (channel, name, moved), cycles in zip(self.moved, early, strict=True)]
         return found
+
+    def with_asked(self, ports: Mapping[str, str], beside: Beside) -> Beside:
+        """What others read at its start, and its own later parts."""
+        eager = dict(beside.eager)
+        for pointer, cycles in self.asked:
+            channel = ports[pointer], False
+            eager[channel] = eager.get(channel, 0) + cycles
+        return Beside(beside.share, eager)
 
     def passing(self, ports: Mapping[str, str]) -> dict[Channel, list[tuple[str, int]]]:
         """Cycles in which something passes each port, in each direction, for each pointer of a stream."""
@@ -100,7 +117,7 @@ class Part:
 
     def all_busy(self, ports: Mapping[str, str], beside: Beside) -> dict[str, int]:
         """With the ports of the board that several streams share, those of other engines among them."""
-        later = self.later(ports, beside)
+        beside, later = self.with_asked(ports, beside), self.later(ports, beside)
         found = {name: cycles + later + (0 if name in self.holders else self.behind) for name, cycles in self.busy.items()}
         if self.early:
             found["next operand"] = sum(max(part.all_busy(ports, beside).values(), default=0) for part in self.early)
@@ -108,9 +125,9 @@ class Part:
         for channel, streams in self.passing(ports).items():
             own = sum(cycles for _, cycles in streams)
             others = beside.meanwhile(channel, slowest, own)
-            if others or len(streams) > 1:
+            if others or len(streams) > 1 or self.tail:
                 names = "+".join([*(name for name, _ in streams), *(["others"] if others else [])])
-                found[f"{direction(channel)} ({names})"] = own + others + (self.behind if channel[1] else 0)
+                found[f"{direction(channel)} ({names})"] = own + others + (self.behind if channel[1] else self.tail)
         return found
 
 
@@ -131,13 +148,14 @@ class Work:
         return Work(instruction, _parts(instruction), passing)
 
     def eager(self, ports: Mapping[str, str]) -> dict[Channel, int]:
-        """Cycles of what it asks for at its start, all at once: both halves of the buffers of a kernel that opens with many vectors; the
-        operand of one that takes all of it before it gives anything."""
-        first = self.parts[0]
-        if first.opening:
-            return {(port, False): 2 * cycles for port, cycles in first.opens(ports).items()}
-        passing = first.passing(ports) if len(self.parts) > 1 else {}
-        return {channel: sum(cycles for _, cycles in streams) for channel, streams in passing.items()}
+        """Cycles of what it reads as soon as it starts: both halves of the buffers of a kernel that opens with many vectors; the operand of
+        one that takes all of it before it gives anything; of other streams what their loaders ask for ahead."""
+        first, found = self.parts[0], dict[Channel, int]()
+        opens = first.opens(ports)
+        for (port, write), streams in first.passing(ports).items():
+            moved = sum(cycles if len(self.parts) > 1 else min(cycles, AHEAD) for _, cycles in streams)
+            found[port, write] = 2 * opens[port] if port in opens else moved
+        return found
 
     def span(self) -> int:
         """Cycles if nothing shared a port."""
@@ -200,13 +218,18 @@ def _slots_parts(instruction: Instruction, slots: range) -> list[Part]:
         early = [s for s in mine if s.kind != "words" or not call.held]
         _move(instruction, early, parts[-1])
         parts[-1].busy.update(call.cycles)
-        if call.held:
+        if not call.held:
+            parts[-1].behind += call.begins
+            parts[-1].tail += call.tail
+            parts[-1].closing += call.closing
+            parts[-1].holders |= set(call.cycles) if call.begins else set()
+        else:
             parts.append(Part(dict(call.held), behind=call.begins, holders=set(call.held)))
             _move(instruction, [s for s in mine if s not in early], parts[-1])
     _move(instruction, [s for s in engine.streams if s.slot is None and s.kind == "store" and slots.stop == len(engine.slots)], parts[-1])
     parts = [part for part in parts if part.busy] or [Part()]
     for part in parts[1:]:
-        parts[0].moved += part.ahead()
+        parts[0].asked += part.ahead()
     return parts
 
 
