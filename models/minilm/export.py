@@ -45,7 +45,7 @@ def export(path: Path) -> None:
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             Encoder(),
-            (tokens, tokens, torch.zeros_like(tokens)),
+            (tokens, tokens.clone(), torch.zeros_like(tokens)),  # a tensor given twice would be one input of the graph
             input_names=NAMES,
             output_names=["last_hidden_state"],
             opset_version=18,
@@ -53,6 +53,8 @@ def export(path: Path) -> None:
             dynamic_shapes=dict.fromkeys(NAMES, axes),
             verbose=False,
         )
+    if unread := [value.name for value in program.model.graph.inputs if not value.uses()]:
+        raise RuntimeError(f"the exported encoder does not read its inputs {', '.join(map(str, unread))}")
     # Stack traces would put this machine's paths into the file.
     for node in program.model.graph.all_nodes():
         node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
