@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -68,8 +68,16 @@ def seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def compile_once(model: Path, calib: Path, output: Path, *options: str) -> tuple[float, float]:
-    """Seconds and peak MiB of `attnc compile` for the KV260, in a process of its own; ends this one if that fails."""
+class Compiled(NamedTuple):
+    """What a compilation took: wall time and CPU time in seconds, peak memory in MiB. CPU time depends less on what else runs."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mib: float
+
+
+def compile_once(model: Path, calib: Path, output: Path, *options: str) -> Compiled:
+    """A run of `attnc compile` for the KV260, in a process of its own; ends this one if that fails."""
     command = [sys.executable, "-m", "attnc", "compile", model, "--target", "kv260", "--calib", calib, "-o", output]
     command += ["--no-check", "--quiet", *options]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'toolchain'}:{ROOT / 'host'}"}
@@ -79,4 +87,4 @@ def compile_once(model: Path, calib: Path, output: Path, *options: str) -> tuple
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(process.returncode)
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    return Compiled(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)

@@ -73,7 +73,7 @@ def run_attnc(folder: Path) -> Run:
         warnings.simplefilter("ignore")
         torch.onnx.export(Attention().eval(), (torch.zeros(1, TOKENS, WIDTH),), str(model), input_names=["x"], dynamo=False)
     np.savez(calib, x=samples(64, 1))
-    convert, _ = compile_once(model, calib, build)
+    convert = compile_once(model, calib, build).seconds
     built = seconds(lambda: subprocess.run(["make", "-s", "-C", build / "hls", "build"], check=True))
     inputs = {"x": samples(SAMPLES, 2)}
     with Accelerator.open(build, backend="csim", processes=1) as accelerator:

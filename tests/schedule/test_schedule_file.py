@@ -18,7 +18,7 @@ from attnc.schedule.cost import estimate, overrun
 from attnc.schedule.design import QUERY_CHOICES, SCORES, candidates, check_fit, choose_design, multiplier_choices
 from attnc.schedule.devices import BOARDS, Board, with_utilisation
 from attnc.schedule.file import check_board, check_program, design_of, read_schedule, schedule_text
-from attnc.schedule.program import build_program
+from attnc.schedule.program import Programs, build_program
 from schedule.graphs import layer_graph
 
 KV260 = BOARDS["kv260"]
@@ -181,13 +181,16 @@ def test_objectives(graph: Graph) -> None:
 def test_the_search_finds_what_trying_everything_does(objective: Any, share: int) -> None:
     """It leaves out designs that others beat; no one of every `share` that are cut alike in all engines is better than the best."""
     graph, found = layer_graph(rows=40), []
-    pairs = multiplier_choices(graph, 16, 2 * KV260.limits["dsp"])
+    programs = Programs(graph)
+    pairs = multiplier_choices(programs, 16, 2 * KV260.limits["dsp"])
     assert (1, 16) not in pairs and {(1, 1), (1, 6), (2, 3)} < set(pairs)
     for lanes in (16, 8, 4):
-        starts = candidates(graph, lanes, KV260, multiplier_choices(graph, lanes, 2 * KV260.limits["dsp"]))
+        starts = candidates(programs, lanes, KV260, multiplier_choices(programs, lanes, 2 * KV260.limits["dsp"]))
         every = product(starts, QUERY_CHOICES, (1, 2), (1, 2))
         for start, queries, copies, parallel in islice(every, random.Random(lanes).randrange(share), None, share):
-            cost = estimate(build_program(graph, start.having(queries=queries, copies=copies, parallel=parallel), None), KV260, 250)
+            design = start.having(queries=queries, copies=copies, parallel=parallel)
+            cost = estimate(programs.build(design), KV260, 250)
+            assert 0 < programs.least_cycles(design) <= cost.cycles
             if overrun(cost.resources, KV260) is None:
                 found.append((SCORES[objective](cost, KV260, lanes), cost.cycles, cost.resources.lut))
     chosen = choose_design(graph, KV260, 250, objective)

@@ -24,7 +24,6 @@ from attnc.kernels.lowering import Lowering
 from attnc.kernels.network import Network
 from attnc.kernels.ports import IntType
 from attnc.kernels.rotary import ROTARY
-from attnc.ops import operator
 from attnc.schedule import prefetch as prefetch_module
 from attnc.schedule import program as program_module
 from attnc.schedule import steps as steps_module
@@ -32,6 +31,7 @@ from attnc.schedule.chains import whole_operands_first
 from attnc.schedule.cost import estimate
 from attnc.schedule.cycles import call_cost
 from attnc.schedule.devices import BOARDS
+from attnc.schedule.lowered import lower
 from attnc.schedule.memory import WeightMemory, apart
 from attnc.schedule.program import Program, build_program
 from attnc.schedule.stages import by_operator, losses, stages, summary
@@ -347,7 +347,7 @@ def test_the_order_of_nodes_stays_one_in_which_they_can_run() -> None:
         offsets: dict[str, int] = {}
         ctx = Lowering(graph, design, offsets, WeightMemory(8, None).place)
         offsets.update(apart({name: ctx.words(name) for name in graph.values}))
-        order = [node for node, _ in whole_operands_first(graph, [(node, operator(node).lower(node, ctx)) for node in graph.nodes])]
+        order = [link.node for link in whole_operands_first(graph, [lower(node, ctx) for node in graph.nodes])]
         assert sorted(node.name for node in order) == sorted(node.name for node in graph.nodes)
         made = {*graph.inputs, *graph.constants}
         for node in order:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -19,11 +20,14 @@ from attnc_host import AcceleratorError
 EXIT_ERROR = 2
 EXIT_INTERNAL = 70
 EXIT_SIGNAL = 128
+COLLECT_AFTER = 100_000
+"""Objects made since garbage was last looked for: a search of designs makes many, hardly any of them in circles."""
 EXIT_INTERRUPTED = EXIT_SIGNAL + signal.SIGINT
 
 
 def run(command: Callable[[], int]) -> int:
     """The exit code of a command; what goes wrong in it is told on stderr in one message."""
+    gc.set_threshold(COLLECT_AFTER)
     try:
         with _ended_by_signals(), remarks():
             code = command()

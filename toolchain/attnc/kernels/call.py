@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 from attnc.kernels.kernel import KernelCall
-from attnc.kernels.network import Names
+from attnc.kernels.network import Timing
 from attnc.kernels.ports import FILL, OPERAND
 
 WALK = ("offset", "count_0", "count_1", "count_2", "count_3", "stride_0", "stride_1", "stride_2", "type", "runs", "vectors")
@@ -30,10 +30,17 @@ class Walk:
     zero_point: int = 0
     value: str = ""
 
-    @property
+    @cached_property
     def vectors(self) -> int:
         """Vectors that pass."""
         return math.prod(self.counts)
+
+    @cached_property
+    def span(self) -> tuple[int, int]:
+        """First word, and the one after the last, of what it may touch."""
+        ends = [(count - 1) * stride for count, stride in zip(self.counts[:3], self.strides, strict=True)]
+        first, last = sum(min(end, 0) for end in ends), sum(max(end, 0) for end in ends)
+        return self.offset + first * self.bytes, self.offset + (last + self.counts[3]) * self.bytes
 
     @cached_property
     def order(self) -> tuple[Any, ...]:
@@ -65,39 +72,6 @@ NO_WALK = Walk(0, (0, 0, 0, 0), (0, 0, 0))
 """Of a port through which nothing passes."""
 
 
-def _names(kernel: KernelCall, scalars: tuple[int, ...]) -> Names:
-    """Of a call with these scalars, in the kernel's order."""
-    return kernel.network.names(kernel.args, dict(zip(kernel.scalars, scalars, strict=True)))
-
-
-@lru_cache(maxsize=1 << 14)
-def _busy(kernel: KernelCall, scalars: tuple[int, ...]) -> tuple[dict[str, int], dict[str, int]]:
-    names = _names(kernel, scalars)
-    return kernel.network.busy(names), kernel.network.busy(names, late=True) if kernel.network.swallows else {}
-
-
-@lru_cache(maxsize=1 << 14)
-def _begins(kernel: KernelCall, scalars: tuple[int, ...]) -> int:
-    return kernel.network.begins(_names(kernel, scalars))
-
-
-@lru_cache(maxsize=1 << 14)
-def _closing(kernel: KernelCall, scalars: tuple[int, ...]) -> int:
-    return kernel.network.closing(_names(kernel, scalars))
-
-
-@lru_cache(maxsize=1 << 14)
-def _tail(kernel: KernelCall, scalars: tuple[int, ...]) -> int:
-    return kernel.network.tail(_names(kernel, scalars))
-
-
-@lru_cache(maxsize=1 << 14)
-def _opening(kernel: KernelCall, scalars: tuple[int, ...]) -> dict[str, int]:
-    network = kernel.network
-    names = _names(kernel, scalars) if network.opening else None
-    return {port: count(names) for port, count in network.opening.items()} if names is not None else {}
-
-
 @dataclass(frozen=True)
 class WeightGroups:
     """The groups of channels whose weights a run goes through, all multiplied together: how many, and of the first one the tiles, the words
@@ -126,10 +100,15 @@ class Call:
     def __post_init__(self) -> None:
         assert self.scalars.keys() == set(self.kernel.scalars), (self.kernel.function, self.scalars)
 
+    @cached_property
+    def timing(self) -> Timing:
+        """Cycles of the processes of the kernel."""
+        return self.kernel.timing(self.scalars)
+
     @property
-    def cycles(self) -> dict[str, int]:
+    def cycles(self) -> Mapping[str, int]:
         """The processes of the kernel, each with the cycles that it is busy while operands arrive. They overlap, and take the longest."""
-        return _busy(self.kernel, self.encode())[0]
+        return self.timing.cycles
 
     @property
     def depth(self) -> int:
@@ -137,14 +116,14 @@ class Call:
         return self.kernel.network.depth
 
     @property
-    def opening(self) -> dict[str, int]:
+    def opening(self) -> Mapping[str, int]:
         """By port, the vectors that have to come before the first result, where those are many."""
-        return _opening(self.kernel, self.encode())
+        return self.timing.opening
 
     @property
-    def held(self) -> dict[str, int]:
+    def held(self) -> Mapping[str, int]:
         """The same once all operands have arrived, where the kernel gives nothing before."""
-        return _busy(self.kernel, self.encode())[1]
+        return self.timing.held
 
     def encode(self) -> tuple[int, ...]:
         """Its scalars as integers of an instruction."""
@@ -153,27 +132,29 @@ class Call:
     @property
     def begins(self) -> int:
         """Cycles of `held` before its first result."""
-        return _begins(self.kernel, self.encode())
+        return self.timing.begins
 
     @property
     def closing(self) -> int:
         """Iterations of its first process when its last operand has come."""
-        return _closing(self.kernel, self.encode())
+        return self.timing.closing
 
     @property
     def tail(self) -> int:
         """Cycles from its last operand to its end beyond its depth."""
-        return _tail(self.kernel, self.encode())
+        return self.timing.tail
 
     @property
     def operand(self) -> dict[str, int] | None:
         """Rows, tiles and bytes of the operand that can be brought beforehand; None where the kernel takes it as it runs."""
         return {name: self.scalars[name] for name in OPERAND} if self.kernel.network.holds else None
 
+    @cached_property
     def waiting(self) -> Call:
         """The same call where the operand is in the kernel already."""
         return replace(self, scalars={**self.scalars, **dict.fromkeys(FILL, 0)})
 
+    @cached_property
     def bringing(self) -> Call:
         """One that does nothing but take in the operand of this one."""
         assert self.operand is not None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from attnc.ir import GraphError
-from attnc.kernels.network import Names, Network
+from attnc.kernels.network import Names, Network, Timing, numbers
 from attnc.kernels.ports import IntType, Port, Table
 from attnc.kernels.resources import Resources
 from attnc.kernels.storage import fifo, stored
@@ -65,6 +66,19 @@ class KernelCall:
         return self.network.names(self.args)
 
     @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return numbers(self.args)
+
+    def timing(self, scalars: Mapping[str, int]) -> Timing:
+        """Of a call: the same object for all that agree in the numbers that it follows from."""
+        found = self.network.timings.find({**self._numbers, **scalars}.__getitem__)
+        if found is None:
+            names = self.network.names(self.args, scalars)
+            found = self.network.timing(names)
+            self.network.timings.keep(names.reads, found)
+        return found
+
+    @cached_property
     def storage(self) -> Resources:
         """Estimate of the arrays of its processes, each in its usual kind of memory, and of its FIFOs."""
         arrays = (stored(memory) for memory in self.network.memories(self.names))
@@ -89,6 +103,8 @@ class KernelCall:
 
     def merge(self, other: KernelCall) -> KernelCall:
         """The kernel that serves both calls."""
+        if self.template_args == other.template_args:
+            return self
 
         def largest(a: IntType | int | Table, b: IntType | int | Table) -> IntType | int | Table:
             if isinstance(a, IntType) and isinstance(b, IntType):

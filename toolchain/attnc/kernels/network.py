@@ -13,30 +13,37 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from attnc.kernels.ports import FILL, IntType, Port, Table
+from attnc.kernels.recall import Recall
 from attnc.kernels.resources import Memory
 
 ENTER = LEAVE = 1
 """Cycles that a loop takes beside its iterations: to start, and to go on behind it."""
 
 
+def numbers(args: Mapping[str, IntType | int | Table]) -> dict[str, int]:
+    """Those among template arguments, of a type its bits."""
+    return {name: value.bits if isinstance(value, IntType) else value for name, value in args.items() if not isinstance(value, Table)}
+
+
 class Names:
-    """Numbers by name: template arguments (of a type its bits), scalars, and what the network derives from them."""
+    """Numbers by name: template arguments (of a type its bits), scalars, and what the network derives from them. `reads` are those of the
+    first two that were asked for, in order."""
 
     def __init__(self, args: Mapping[str, IntType | int | Table], scalars: Mapping[str, int], derived: Mapping[str, Count]) -> None:
-        numbers = {
-            name: value.bits if isinstance(value, IntType) else value for name, value in args.items() if not isinstance(value, Table)
-        }
-        self.__dict__.update(numbers)
-        self.__dict__.update(scalars)
-        self.args, self.derived = args, derived
+        self.args, self.given, self.derived = args, {**numbers(args), **scalars}, derived
+        self.reads: list[tuple[str, int]] = []
 
     def __getattr__(self, name: str) -> int:
-        """Only for what is not known yet: what is derived is found when it is asked for."""
-        derived = self.__dict__.get("derived", {})
-        if name not in derived:
+        """Only for what was not asked for before: it is found, and derived, when it is."""
+        known = self.__dict__
+        if name in known.get("given", ()):
+            number = self.given[name]
+            self.reads.append((name, number))
+        elif name in known.get("derived", ()):
+            number = int(self.derived[name](self))
+        else:
             raise AttributeError(f"a network has no number {name!r}")
-        number = int(derived[name](self))
-        self.__dict__[name] = number
+        known[name] = number
         return number
 
     def type(self, name: str) -> IntType:
@@ -208,6 +215,18 @@ class Process:
 
 
 @dataclass(frozen=True, eq=False)
+class Timing:
+    """What a call of a kernel takes, as `Call` says: `cycles` and `held` by process, the vectors of its `opening` by port."""
+
+    cycles: Mapping[str, int]
+    held: Mapping[str, int]
+    begins: int
+    closing: int
+    tail: int
+    opening: Mapping[str, int]
+
+
+@dataclass(frozen=True, eq=False)
 class Network:
     """A kernel: the C++ functions of `header` that run beside each other, in an order in which each follows those that feed it. `ports` and
     `scalars` are those of the region, `derived` numbers that follow from template arguments and scalars. The scalars are the fields of
@@ -304,6 +323,27 @@ class Network:
         ports = {port.name for port in self.ports}
         ends = [p.from_last(names) + after[number] for number, p in enumerate(self.processes) if ports & {*p.reads}]
         return max(max(ends, default=0) + self.closing(names) - self.depth, 0)
+
+    def timing(self, names: Names) -> Timing:
+        """Of a call."""
+        held = self.busy(names, late=True) if self.swallows else {}
+        opening = {port: count(names) for port, count in self.opening.items()}
+        return Timing(self.busy(names), held, self.begins(names), self.closing(names), self.tail(names), opening)
+
+    @cached_property
+    def timings(self) -> Recall[Timing]:
+        """What is known of its calls."""
+        return Recall()
+
+    @cached_property
+    def loads(self) -> tuple[int, ...]:
+        """Indices of the ports through which values come."""
+        return tuple(index for index, port in enumerate(self.ports) if port.kind == "load")
+
+    @cached_property
+    def store(self) -> int:
+        """Index of the port through which the result leaves."""
+        return next(index for index, port in enumerate(self.ports) if port.kind == "store")
 
     def memories(self, names: Names) -> tuple[Memory, ...]:
         """Of an instance."""

@@ -64,7 +64,8 @@ class Linear(Operator):
 
     def reference(self, node: Node, inputs: Sequence[Array]) -> Array:
         """x @ weight.T + bias."""
-        result: Array = inputs[0] @ node.params["weight"].T.astype(inputs[0].dtype) + node.params["bias"].astype(inputs[0].dtype)
+        weight, bias = (node.params[name].astype(inputs[0].dtype, copy=False) for name in ("weight", "bias"))
+        result: Array = inputs[0] @ weight.T + bias
         return result
 
     def operand_bits(self, node: Node, index: int) -> int:

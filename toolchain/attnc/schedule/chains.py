@@ -14,6 +14,7 @@ engine's slots is that in which chains need them; a chain that would need anothe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -31,12 +32,12 @@ OPERANDS = 2
 
 def store_port(kernel: KernelCall) -> int:
     """Index of the port through which a kernel's result leaves."""
-    return next(index for index, port in enumerate(kernel.ports) if port.kind == "store")
+    return kernel.network.store
 
 
-def load_ports(kernel: KernelCall) -> list[int]:
+def load_ports(kernel: KernelCall) -> tuple[int, ...]:
     """Indices of the ports through which values come."""
-    return [index for index, port in enumerate(kernel.ports) if port.kind == "load"]
+    return kernel.network.loads
 
 
 def first_load(kernel: KernelCall) -> int:
@@ -61,9 +62,14 @@ class Link:
         return self.calls[0].kernel.key
 
     @cached_property
+    def macs(self) -> int:
+        """Multiply-adds of its calls."""
+        return sum(call.macs for call in self.calls)
+
+    @property
     def heavy(self) -> bool:
         """Whether its kernel has an array of multipliers."""
-        return any(call.macs for call in self.calls)
+        return self.macs > 0
 
     @cached_property
     def reads(self) -> frozenset[str]:
@@ -113,6 +119,8 @@ class Order:
 
     after: dict[Key, set[Key]] = field(default_factory=dict)
     fed: dict[Key, int] = field(default_factory=dict)
+    _known: dict[tuple[Key, ...], bool] = field(default_factory=dict)
+    """Which kernels can follow each other as things are: layers ask for the same ones."""
 
     def reaches(self, start: Key, end: Key) -> bool:
         """Whether `start` must come before `end`."""
@@ -120,10 +128,13 @@ class Order:
 
     def allows(self, links: Sequence[Link]) -> bool:
         """Whether `links` can follow each other."""
-        keys = [link.key for link in links]
-        if len(set(keys)) < len(keys) or any(self.fed.get(link.key, link.fed) != link.fed for link in links if link.fed is not None):
+        if any(self.fed.get(link.key, link.fed) != link.fed for link in links if link.fed is not None):
             return False
-        return not any(self.reaches(later, earlier) for i, earlier in enumerate(keys) for later in keys[i + 1 :])
+        keys = tuple(link.key for link in links)
+        if keys not in self._known:
+            again = any(self.reaches(later, earlier) for i, earlier in enumerate(keys) for later in keys[i + 1 :])
+            self._known[keys] = len(set(keys)) == len(keys) and not again
+        return self._known[keys]
 
     def add(self, links: Sequence[Link]) -> None:
         """From now on `links` follow each other."""
@@ -132,7 +143,9 @@ class Order:
             if link.fed is not None:
                 self.fed[link.key] = link.fed
         for before, link in pairwise(links):
-            self.after[before.key].add(link.key)
+            if link.key not in self.after[before.key]:
+                self.after[before.key].add(link.key)
+                self._known.clear()
 
     def slots(self) -> list[Key]:
         """All kernels, each after those that come before it; else as they were added."""
@@ -158,16 +171,15 @@ def _fed(links: Sequence[Link], calls: Sequence[Call]) -> int | None:
     return reading[0] if fits else None
 
 
-def form_chains(graph: Graph, lowered: Sequence[tuple[Node, Sequence[Call]]], copies: bool) -> list[Chain]:
-    """Every node in a chain, in an order in which they can run; with `copies`, all engines may have small kernels. The walks must lie in
-    regions of their own for each value."""
+def form_chains(graph: Graph, lowered: Sequence[Link], copies: bool) -> list[Chain]:
+    """Every node, each lowered to a link that none feeds, in a chain, in an order in which they can run; with `copies`, all engines may
+    have small kernels. The walks must lie in regions of their own for each value."""
     alone = set() if copies else _small_multipliers(lowered)
     chains: list[Chain] = []
     made: dict[str, int] = {}
     orders: dict[Key | None, Order] = {}
-    readers = {node.output: len(graph.consumers(node.output)) for node in graph.nodes}
-    for node, calls in lowered:
-        link = Link(node, tuple(calls))
+    readers = Counter(name for node in graph.nodes for name in set(node.inputs))
+    for link in lowered:
         place = None if link.key in alone else _place(chains, made, orders, link)
         place = None if place is not None and chains[place].heavy in alone else place
         if place is None:
@@ -177,25 +189,25 @@ def form_chains(graph: Graph, lowered: Sequence[tuple[Node, Sequence[Call]]], co
             before = chains[place].links[-1]
             value = before.node.output
             tapped = readers[value] > 1 or value in graph.outputs
-            chains[place].links.append(Link(node, link.calls, _fed(chains[place].links, calls), tapped))
+            chains[place].links.append(replace(link, fed=_fed(chains[place].links, link.calls), tapped=tapped))
         chain = chains[place]
         orders.setdefault(chain.heavy, Order()).add(chain.links)
-        made[node.output] = place
+        made[link.node.output] = place
     _keep_operands(graph, chains)
     return chains
 
 
-def whole_operands_first(graph: Graph, lowered: Sequence[tuple[Node, Sequence[Call]]]) -> list[tuple[Node, Sequence[Call]]]:
+def whole_operands_first(graph: Graph, lowered: Sequence[Link]) -> list[Link]:
     """The nodes in another order, for engines that run at the same time. Where a node reads some operands whole and others a block of rows
     at a time (attention: keys and values, queries), those that only the latter need come last: its first block waits for no other block of
     them, they are made while it runs."""
-    entries = {node.output: (node, calls) for node, calls in lowered}
+    entries = {link.node.output: link for link in lowered}
     readers: dict[str, set[str]] = {name: set() for name in graph.values}
-    for node, _ in lowered:
-        for name in node.inputs:
-            readers[name].add(node.output)
+    for link in lowered:
+        for name in link.node.inputs:
+            readers[name].add(link.node.output)
     order = list(entries)
-    for node, calls in lowered:
+    for node, calls in ((link.node, link.calls) for link in lowered):
         whole = {calls[0].walks[index].value for index in load_ports(calls[0].kernel) if len({call.walks[index] for call in calls}) == 1}
         whole.discard("")
         if not whole or len(calls) == 1:
@@ -219,7 +231,7 @@ def _keep_operands(graph: Graph, chains: list[Chain]) -> None:
         first, before = chain.links[0], last.get(chain.heavy)
         if first.heavy and before is not None and _holds(before, first):
             name = first.calls[0].walks[first_load(first.calls[0].kernel)].value
-            chain.links[0] = replace(first, calls=tuple(call.waiting() for call in first.calls), kept=name)
+            chain.links[0] = replace(first, calls=tuple(call.waiting for call in first.calls), kept=name)
         last[chain.heavy] = chain.main
     needed = {*graph.outputs, *(name for chain in chains for name in chain.reads)}
     for chain in chains:
@@ -236,13 +248,13 @@ def _holds(before: Link, link: Link) -> bool:
     return before.fed in (None, port) and same
 
 
-def _small_multipliers(lowered: Sequence[tuple[Node, Sequence[Call]]]) -> set[Key]:
+def _small_multipliers(lowered: Sequence[Link]) -> set[Key]:
     """Kernels with multipliers, without the one that multiplies most."""
-    macs: dict[Key, int] = {}
-    for _, calls in lowered:
-        for call in calls:
-            macs[call.kernel.key] = macs.get(call.kernel.key, 0) + call.macs
-    return {key for key, count in macs.items() if 0 < count < max(macs.values())}
+    macs: Counter[Key] = Counter()
+    for link in lowered:
+        macs[link.key] += link.macs
+    most = max(macs.values(), default=0)
+    return {key for key, count in macs.items() if 0 < count < most}
 
 
 def _place(chains: list[Chain], made: dict[str, int], orders: dict[Key | None, Order], link: Link) -> int | None:
@@ -251,12 +263,11 @@ def _place(chains: list[Chain], made: dict[str, int], orders: dict[Key | None, O
     if not places:
         return None
     chain = chains[max(places)]
-    fed = _fed(chain.links, link.calls)
-    if fed is None or (chain.heavy is not None and link.heavy):
+    fed, heavy = _fed(chain.links, link.calls), chain.heavy
+    if fed is None or (heavy is not None and link.heavy):
         return None
-    links = [*chain.links, Link(link.node, link.calls, fed)]
-    heavy = link.key if link.heavy else chain.heavy
-    return max(places) if orders.get(heavy, Order()).allows(links) else None
+    links = [*chain.links, replace(link, fed=fed)]
+    return max(places) if orders.get(link.key if link.heavy else heavy, Order()).allows(links) else None
 
 
 def engine_orders(chains: Sequence[Chain]) -> list[tuple[Order, list[int]]]:

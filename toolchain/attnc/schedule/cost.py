@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 from attnc.errors import FitError
 from attnc.kernels.resources import Memory, Resources
 from attnc.kernels.storage import fifo, memory_cost, usual_kind
-from attnc.schedule.cycles import CallCost, program_costs, wired
+from attnc.schedule.cycles import CallCost, program_costs, wired, works
 from attnc.schedule.devices import CLASSES, Board
 from attnc.schedule.engine import Engine, Slot
 from attnc.schedule.fifos import usual_fifos
 from attnc.schedule.placement import Buffer, collect, place, scaled
 from attnc.schedule.program import Program
-from attnc.schedule.work import Work
 
 DDR_EFFICIENCY = 0.85
 """Share of the peak rate that long bursts reach; 0.85 to 0.94 have been measured."""
@@ -154,10 +153,10 @@ def estimate(
     """Cost of `program` on `board` at a clock; `places` of buffers and memory `ports` of memory interfaces as given, else chosen. `taken`
     are its `program_resources`, where they are known."""
     words_per_cycle = board.ddr_gb_s * 1e3 * DDR_EFFICIENCY / clock_mhz / program.design.lanes
-    steps = [[Work.of(one) for one in step] for step in program.steps]
+    steps = works(program)
     tags = {**wired(program, board, steps), **(ports or {})}
     by_pointer = {pointer: tags[bundle] for pointer, bundle in program.bundles.items()}
-    calls = program_costs(steps, by_pointer, words_per_cycle, program.instruction_ints)
+    calls = program_costs(program, steps, by_pointer, words_per_cycle)
     total, engines, buffers, kinds = taken or program_resources(program, board, places)
     macs = sum(slot.macs_per_cycle for engine in program.engines for slot in engine.slots)
     return Estimate(tuple(calls), total, clock_mhz, engines, tuple(buffers), kinds, tags, words_per_cycle, macs)

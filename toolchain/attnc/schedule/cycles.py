@@ -11,7 +11,7 @@ from the DDR.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -50,12 +50,24 @@ class CallCost:
         return self.cycles if self.hidden is None else 0
 
 
+def works(program: Program) -> list[tuple[Work, ...]]:
+    """The work of every step. Layers are alike: instructions that take the same cycles share it."""
+    known: dict[Hashable, Work] = {}
+
+    def work(one: Instruction) -> Work:
+        if one.likeness not in known:
+            known[one.likeness] = Work.of(one)
+        return known[one.likeness]
+
+    return [tuple(work(one) for one in step) for step in program.steps]
+
+
 def assign_ports(program: Program, board: Board) -> dict[str, str]:
     """A memory port of the board for each memory interface."""
-    return wired(program, board, [[Work.of(one) for one in step] for step in program.steps])
+    return wired(program, board, works(program))
 
 
-def wired(program: Program, board: Board, steps: Sequence[Sequence[Work]]) -> dict[str, str]:
+def wired(program: Program, board: Board, steps: Sequence[tuple[Work, ...]]) -> dict[str, str]:
     """The same with the work of the program's steps."""
     bundles = tuple(dict.fromkeys(program.bundles.values()))
 
@@ -74,7 +86,8 @@ def wired(program: Program, board: Board, steps: Sequence[Sequence[Work]]) -> di
             parts.append(tuple(part(one, beside.later() if number else beside) for number, one in enumerate(work.parts)))
         return tuple(parts), tuple(through(step, program.bundles).items())
 
-    return wire([row(step) for step in steps], bundles, board.ports)
+    rows = {step: row(step) for step in dict.fromkeys(steps)}
+    return wire([rows[step] for step in steps], bundles, board.ports)
 
 
 def _together(own: Mapping[Key, int], others: Mapping[Key, int]) -> tuple[tuple[Key, int], ...]:
@@ -110,10 +123,8 @@ def _work_cost(work: Work, beside: Beside, ports: Mapping[str, str], words_per_c
     return CallCost(instruction.chain.main.node.name, engine.name, total + start, bound, start, busy, words, macs)
 
 
-def _step_costs(
-    step: Sequence[Work], first: int, ports: Mapping[str, str], words_per_cycle: float, instruction_ints: int
-) -> list[CallCost]:
-    """Costs of the instructions of a step, of which the first has index `first` in the program."""
+def _step_costs(step: Sequence[Work], ports: Mapping[str, str], words_per_cycle: float, instruction_ints: int) -> list[CallCost]:
+    """Costs of the instructions of a step, hidden behind one by its place there."""
     shares = side_by_side(step, ports, instruction_ints)
     alone = [_work_cost(work, share, ports, words_per_cycle, instruction_ints) for work, share in zip(step, shares, strict=True)]
     shared = {f"{direction(channel)} (all streams)": moved for channel, moved in through(step, ports).items()}
@@ -123,17 +134,21 @@ def _step_costs(
     if shared[bound] + longest.start > longest.cycles:
         busy = {**longest.busy, bound: shared[bound]}
         longest = replace(longest, cycles=shared[bound] + longest.start, bound=bound, busy=busy)
-    return [longest if index == slowest else replace(call, hidden=first + slowest) for index, call in enumerate(alone)]
+    return [longest if index == slowest else replace(call, hidden=slowest) for index, call in enumerate(alone)]
 
 
-def program_costs(
-    steps: Sequence[Sequence[Work]], ports: Mapping[str, str], words_per_cycle: float, instruction_ints: int
-) -> list[CallCost]:
-    """Costs of all instructions of a program, with `ports` by pointer."""
+def program_costs(program: Program, steps: Sequence[tuple[Work, ...]], ports: Mapping[str, str], words_per_cycle: float) -> list[CallCost]:
+    """Costs of all instructions of a program, with the `works` of its steps and `ports` by pointer."""
+    known: dict[tuple[Work, ...], list[CallCost]] = {}
     calls: list[CallCost] = []
-    for step in steps:
-        calls += _step_costs(step, len(calls), ports, words_per_cycle, instruction_ints)
+    for step, alike in zip(program.steps, steps, strict=True):
+        if alike not in known:
+            known[alike] = _step_costs(alike, ports, words_per_cycle, program.instruction_ints)
+        first = len(calls)
+        for one, call in zip(step, known[alike], strict=True):
+            hidden = None if call.hidden is None else first + call.hidden
+            calls.append(replace(call, node=one.chain.main.node.name, hidden=hidden))
     first = next(index for index, call in enumerate(calls) if call.hidden is None)
-    fetched = READ_LATENCY + instruction_ints // FETCH_INTS  # beside the first instruction nothing runs
+    fetched = READ_LATENCY + program.instruction_ints // FETCH_INTS  # beside the first instruction nothing runs
     calls[first] = replace(calls[first], cycles=calls[first].cycles + fetched, start=calls[first].start + fetched)
     return calls

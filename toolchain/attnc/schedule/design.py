@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import product
 
 from attnc.config import Objective
@@ -17,7 +18,7 @@ from attnc.ops import operator
 from attnc.schedule.cost import Estimate, by_class, estimate, overrun, program_resources, without_buffers
 from attnc.schedule.devices import BOARDS, CLASSES, Board
 from attnc.schedule.energy import energy_mj
-from attnc.schedule.program import build_program
+from attnc.schedule.program import Programs
 from attnc.schedule.refine import LEAST_ROWS, MOST_QUERIES, Rank, refined
 from attnc.schedule.stages import MACS_PER_DSP
 
@@ -79,21 +80,21 @@ def table_sizes(lanes: int, factor: int) -> tuple[int, int]:
     return lanes * min(factor, 4), lanes * (2 if factor >= 8 else 1)
 
 
-def matters(graph: Graph, lanes: int, low: Design, high: Design) -> bool:
+def matters(programs: Programs, lanes: int, low: Design, high: Design) -> bool:
     """Whether two designs give different engines."""
-    programs = [build_program(graph, design.having(lanes=lanes, pe=lanes), None) for design in (low, high)]
-    return programs[0].engines != programs[1].engines
+    one, other = (programs.build(design.having(lanes=lanes, pe=lanes)) for design in (low, high))
+    return one.engines != other.engines
 
 
-def depth_choices(graph: Graph, lanes: int) -> tuple[int, ...]:
+def depth_choices(programs: Programs, lanes: int) -> tuple[int, ...]:
     """DEPTH_CHOICES where they make a difference: some node is served by tables."""
-    return DEPTH_CHOICES if matters(graph, lanes, Design.of(depth=1), Design.of(depth=DEPTH_CHOICES[-1])) else DEPTH_CHOICES[-1:]
+    return DEPTH_CHOICES if matters(programs, lanes, Design.of(depth=1), Design.of(depth=DEPTH_CHOICES[-1])) else DEPTH_CHOICES[-1:]
 
 
-def multiplier_choices(graph: Graph, lanes: int, most: float) -> list[tuple[int, int]]:
+def multiplier_choices(programs: Programs, lanes: int, most: float) -> list[tuple[int, int]]:
     """Pairs of (PE factor, rows at once) with at most `most` multiply-adds per cycle; of more than one row at once only where some node
     is served by multipliers."""
-    if not matters(graph, lanes, Design.of(rows_at_once=1), Design.of(rows_at_once=2)):
+    if not matters(programs, lanes, Design.of(rows_at_once=1), Design.of(rows_at_once=2)):
         return [(factor, 1) for factor in PE_FACTORS]
     pairs = [pair for pair in product(PE_FACTORS, AT_ONCE_CHOICES) if lanes * lanes * math.prod(pair) <= most]
     return pairs or [(1, 1)]
@@ -111,10 +112,10 @@ def _height(graph: Graph) -> int:
     return max((graph.value(node.output).shape for node in graph.nodes), key=math.prod, default=(1, 1))[0]
 
 
-def port_choices(graph: Graph, lanes: int, beat: int) -> tuple[int, ...]:
+def port_choices(programs: Programs, lanes: int, beat: int) -> tuple[int, ...]:
     """Memory ports for weights: two where the weights of the multipliers allow it."""
     one = Design(beat=beat)
-    return (1, 2) if matters(graph, lanes, one, one.having(weight_ports=2)) else (1,)
+    return (1, 2) if matters(programs, lanes, one, one.having(weight_ports=2)) else (1,)
 
 
 def useful(design: Design) -> bool:
@@ -124,11 +125,11 @@ def useful(design: Design) -> bool:
     return linear.pe * linear.rows_at_once >= design.beat * (linear.weight_ports - 1) * design.rows
 
 
-def candidates(graph: Graph, lanes: int, board: Board, pairs: Sequence[tuple[int, int]]) -> Iterator[Design]:
+def candidates(programs: Programs, lanes: int, board: Board, pairs: Sequence[tuple[int, int]]) -> Iterator[Design]:
     """Every design of `lanes` lanes and `pairs` of PE factor and rows at once that the search tries, with one query, beats of two words
     where the ports are wide enough, and two ports for weights where one may be too few."""
     beat = 2 if 16 * lanes <= board.axi_bits else 1
-    choices = product(pairs, row_choices(graph), depth_choices(graph, lanes), port_choices(graph, lanes, beat))
+    choices = product(pairs, row_choices(programs.graph), depth_choices(programs, lanes), port_choices(programs, lanes, beat))
     for (factor, at_once), height, depth, ports in choices:
         columns, tables = table_sizes(lanes, factor)
         start = Design.of(lanes=lanes, pe=lanes * factor, rows=height, queries=QUERY_CHOICES[0], rows_at_once=at_once, beat=beat)
@@ -157,14 +158,14 @@ def choose_design(graph: Graph, board: Board, clock_mhz: float, objective: Objec
     """The best design that fits, with as many lanes as a port has bytes, or fewer while that is better; first among designs that are cut
     alike in all engines, then from the best of these on (refine.py). Raises `FitError`, with the
     binding resource and the smallest change that would fit, when none fits."""
-    nearest: tuple[float, Estimate, str] | None = None
+    nearest: tuple[float, Design, str] | None = None
     best: Ranked | None = None
-    lanes = choose_lanes(graph, board)
+    programs, lanes = Programs(graph), choose_lanes(graph, board)
     while lanes >= MIN_LANES or (nearest is None and best is None):
         if best is not None and objective in BY_CYCLES and 16 * lanes < board.axi_bits:
             break  # a beat of two words would not fill a port
-        starts, near = _search(graph, board, clock_mhz, objective, lanes)
-        found = _with_more(graph, board, clock_mhz, objective, starts)
+        starts, near = _search(programs, board, clock_mhz, objective, lanes)
+        found = _with_more(programs, board, clock_mhz, objective, starts)
         if best is not None and (found is None or best[0] <= found[0]):
             break
         best = found if found is not None else best
@@ -172,9 +173,10 @@ def choose_design(graph: Graph, board: Board, clock_mhz: float, objective: Objec
         lanes //= 2
     if best is not None:
         kinds = {kind for node in graph.nodes if (kind := operator(node).numbers(node)) is not None}
-        return refined(best, lambda design: _tried(graph, board, clock_mhz, objective, design), kinds, _height(graph))[1]
+        return refined(best, partial(_tried, programs, board, clock_mhz, objective), kinds, _height(graph))[1]
     assert nearest is not None
-    _, cost, over = nearest
+    _, smallest, over = nearest
+    cost = estimate(programs.build(smallest), board, clock_mhz)
     raise FitError(
         f"the model does not fit {board.name}, even with the smallest engines: {binding(cost, board, over)}; "
         f"the smallest change that fits: {' or '.join(changes(graph, board, clock_mhz, cost))}"
@@ -207,7 +209,7 @@ def choose_engines(graph: Graph, board: Board, clock_mhz: float, objective: Obje
         except FitError as error:
             misfit, tried[kind] = error, {"misfit": str(error)}
             continue
-        cost = estimate(build_program(graph, design, None), board, clock_mhz)
+        cost = estimate(Programs(graph).build(design), board, clock_mhz)
         score = SCORES[objective](cost, board, design.lanes), cost.resources.lut
         tried[kind] = {"cycles": cost.cycles, **{name: math.ceil(used) for name, used in cost.used().items()}}
         if best is None or score < best[0]:
@@ -220,31 +222,35 @@ def choose_engines(graph: Graph, board: Board, clock_mhz: float, objective: Obje
     return best[2], EngineChoice(frozenset(node.name for node in open_nodes), best[1], tried if open_nodes else {})
 
 
-def _with_more(graph: Graph, board: Board, clock_mhz: float, objective: Objective, starts: Sequence[Ranked]) -> Ranked | None:
+def _with_more(programs: Programs, board: Board, clock_mhz: float, objective: Objective, starts: Sequence[Ranked]) -> Ranked | None:
     """The best of some designs, each with copies of small kernels and engines that run at the same time where there is room for them and
     they help. What runs at the same time are different blocks of rows, so fewer rows on chip are tried too, then with more ports for
     weights."""
     if not starts:
         return None
     best = min(starts, key=lambda ranked: ranked[0])
-    heights, most_ports = row_choices(graph), port_choices(graph, best[1].lanes, best[1].beat)  # the same for all starts
+    heights, most_ports = row_choices(programs.graph), port_choices(programs, best[1].lanes, best[1].beat)  # the same for all starts
+    tried = {design for _, design in starts}
     for start in (design for _, design in starts):
         fewer = [rows for rows in heights if start.linear.rows_at_once <= rows < start.rows]
         enough = most_ports if start.linear.weight_ports == 1 else (start.linear.weight_ports,)
         for copies, parallel, ports in product((1, 2), (1, 2), enough):
             for rows in [start.rows, *(fewer if parallel > 1 else [])]:
                 design = start.having(rows=rows, copies=copies, parallel=parallel, weight_ports=ports)
-                if not useful(design):
+                if not useful(design) or design in tried:
                     continue
-                rank = _tried(graph, board, clock_mhz, objective, design)
+                tried.add(design)
+                rank = _tried(programs, board, clock_mhz, objective, design, best[0])
                 if rank is not None and rank < best[0]:
                     best = rank, design
     return best
 
 
-def _tried(graph: Graph, board: Board, clock_mhz: float, objective: Objective, design: Design) -> Rank | None:
-    """What a design is ranked by; None where it does not fit."""
-    program = build_program(graph, design, None)
+def _tried(programs: Programs, board: Board, clock_mhz: float, objective: Objective, design: Design, best: Rank) -> Rank | None:
+    """What a design is ranked by; None where it does not fit, or cannot be as good as `best`."""
+    if objective in BY_CYCLES and programs.least_cycles(design) > best[0]:
+        return None
+    program = programs.build(design)
     taken = program_resources(program, board)
     if overrun(taken[0], board) is not None:
         return None
@@ -257,17 +263,17 @@ def _rank(objective: Objective, cost: Estimate, board: Board, design: Design) ->
 
 
 def _search(
-    graph: Graph, board: Board, clock_mhz: float, objective: Objective, lanes: int
-) -> tuple[list[Ranked], tuple[float, Estimate, str] | None]:
+    programs: Programs, board: Board, clock_mhz: float, objective: Objective, lanes: int
+) -> tuple[list[Ranked], tuple[float, Design, str] | None]:
     """The best designs that fit, and how near the nearest comes of those that do not."""
-    nearest: tuple[float, Estimate, str] | None = None
+    nearest: tuple[float, Design, str] | None = None
     fitting: list[tuple[Design, Estimate]] = []
     fits: defaultdict[tuple[int, int, int], set[int]] = defaultdict(set)
-    for design in candidates(graph, lanes, board, multiplier_choices(graph, lanes, MACS_PER_DSP * board.limits["dsp"])):
+    for design in candidates(programs, lanes, board, multiplier_choices(programs, lanes, MACS_PER_DSP * board.limits["dsp"])):
         size = design.linear.pe, design.linear.rows_at_once, design.lookup.depth
         if len(fits[size] - {design.rows}) > 1 and (objective in BY_CYCLES or design.linear.weight_ports > 1):
             continue  # half the rows may be faster, since one half is read while the other computes; fewer are not, whatever the ports
-        program = build_program(graph, design, None)
+        program = programs.build(design)
         taken = program_resources(program, board)
         over = overrun(taken[0], board)
         if over is None:
@@ -276,12 +282,12 @@ def _search(
             continue
         ratio = by_class(taken[0])[over] / max(board.limits[over], 1e-9)
         if nearest is None or ratio < nearest[0]:
-            nearest = ratio, estimate(program, board, clock_mhz, taken=taken), over
-    return _with_queries(graph, board, clock_mhz, objective, worthwhile(fitting)), nearest
+            nearest = ratio, design, over
+    return _with_queries(programs, board, clock_mhz, objective, worthwhile(fitting)), nearest
 
 
 def _with_queries(
-    graph: Graph, board: Board, clock_mhz: float, objective: Objective, starts: list[tuple[Design, Estimate]]
+    programs: Programs, board: Board, clock_mhz: float, objective: Objective, starts: list[tuple[Design, Estimate]]
 ) -> list[Ranked]:
     """The best few of designs that fit with one query, each with as many queries as fit: more take more of everything. Cycles of the
     operators add up, so what queries save depends on the rows alone; a design that cannot become one of the fastest is not tried."""
@@ -291,15 +297,18 @@ def _with_queries(
         key = start.rows, start.lookup.depth
         if key not in saved:
             most = start.having(queries=QUERY_CHOICES[-1])
-            saved[key] = first.cycles - estimate(build_program(graph, most, None), board, clock_mhz).cycles
+            saved[key] = first.cycles - estimate(programs.build(most), board, clock_mhz).cycles
         if len(found) == FEW and objective in BY_CYCLES and first.cycles - saved[key] > found[-1][0][0]:
             continue
         best: Ranked | None = None
         for queries in QUERY_CHOICES:
-            design = start.having(queries=queries)
-            cost = first if design == start else estimate(build_program(graph, design, None), board, clock_mhz)
-            if overrun(cost.resources, board) is not None:
-                break
+            design, cost = start.having(queries=queries), first
+            if design != start:
+                program = programs.build(design)
+                taken = program_resources(program, board)
+                if overrun(taken[0], board) is not None:
+                    break
+                cost = estimate(program, board, clock_mhz, taken=taken)
             rank = _rank(objective, cost, board, design)
             if best is None or rank < best[0]:
                 best = rank, design
@@ -329,8 +338,8 @@ def changes(graph: Graph, board: Board, clock_mhz: float, cost: Estimate) -> lis
 
 def fits_somehow(graph: Graph, board: Board, clock_mhz: float) -> bool:
     """Whether any design fits: one of the smallest."""
-    lanes = choose_lanes(graph, board)
-    tried = (build_program(graph, design, None) for design in candidates(graph, lanes, board, [(1, 1)]))
+    programs, lanes = Programs(graph), choose_lanes(graph, board)
+    tried = (programs.build(design) for design in candidates(programs, lanes, board, [(1, 1)]))
     return any(overrun(estimate(program, board, clock_mhz).resources, board) is None for program in tried)
 
 
@@ -366,10 +375,11 @@ def check_fit(graph: Graph, design: Design, cost: Estimate, board: Board, clock_
     over = overrun(cost.resources, board)
     if over is None:
         return None
+    programs = Programs(graph)
     smaller = (
         text
         for text, other in smaller_designs(design)
-        if overrun(estimate(build_program(graph, other, None), board, clock_mhz).resources, board) is None
+        if overrun(estimate(programs.build(other), board, clock_mhz).resources, board) is None
     )
     first = next(smaller, None)
     options = ([f"design {first}"] if first else []) + changes(graph, board, clock_mhz, cost)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
@@ -224,7 +225,7 @@ class Instruction:
         slot = self.engine.operand_slot
         assert slot is not None
         main = self.calls[slot]
-        calls = (None,) * slot + (None if main is None else main.waiting(),) + self.calls[slot + 1 :]
+        calls = (None,) * slot + (None if main is None else main.waiting,) + self.calls[slot + 1 :]
         return replace(self, calls=calls, ready=True)
 
     def bringing(self) -> Instruction:
@@ -244,6 +245,11 @@ class Instruction:
         """For which instruction the vectors come that arrive at a slot."""
         slot = self.engine.operand_slot
         return self if slot is None or number > slot or not self.ready else self.brings
+
+    @cached_property
+    def walks(self) -> tuple[tuple[Stream, Walk], ...]:
+        """The streams of its engine, and how each goes through memory."""
+        return tuple((stream, self.walk(stream)) for stream in self.engine.streams)
 
     def walk(self, stream: Stream) -> Walk:
         """How a stream goes through memory."""
@@ -278,45 +284,57 @@ class Instruction:
             runs.append(WordRun(self.weights_next.walks[stream.port or 0].offset, following.words, following.apart))
         return runs
 
-    def names(self, stream: Stream) -> Names:
-        """What the loops of the process that moves a stream depend on."""
+    def _numbers(self, stream: Stream) -> dict[str, int]:
         numbers = self.walk(stream).numbers
         if stream.ahead:
             own, more = ([run.words for run in self.word_runs(stream)] + [0, 0])[:2]
             numbers |= {"count": own, "more": more}
-        return Names({"W": stream.beat}, numbers, {})
+        return numbers
+
+    def names(self, stream: Stream) -> Names:
+        """What the loops of the process that moves a stream depend on."""
+        return Names({"W": stream.beat}, self._numbers(stream), {})
 
     def moved(self, stream: Stream) -> int:
         """Cycles in which something of a stream passes, through each of its pointers."""
-        names = self.names(stream)
-        return max(loop.busy(loop.runs(names)) for loop in stream.mover.loops)
+        return stream.moved(tuple(self._numbers(stream).items()))
+
+    @cached_property
+    def likeness(self) -> Hashable:
+        """Equal for instructions of an engine that take the same cycles: what its streams move, and when what its kernels work on."""
+        timed = [(call, self.timed(number)) for number, call in enumerate(self.calls)]
+        calls = tuple(None if call is None or now is None else (call.timing, now.timing, call.macs) for call, now in timed)
+        moved = tuple((walk.counts, walk.bytes) for _, walk in self.walks)
+        ahead = tuple(tuple(run.words for run in self.word_runs(stream)) for stream in self.engine.streams if stream.ahead)
+        main = None if self.brings is None else self.brings.calls[self.engine.operand_slot or 0]
+        early = None if self.brings is None else (self.brings.likeness, main and main.bringing.timing)
+        return self.engine.index, self.ready, calls, moved, ahead, early
 
     def timed(self, number: int) -> Call | None:
         """The call of a slot, with all that is known of what is there before and of what comes."""
         call = self.calls[number]
         return call if call is None or number != self.engine.operand_slot else replace(call, scalars=self.scalars(number))
 
-    def run(self, stream: Stream) -> Run:
+    def run(self, stream: Stream, walk: Walk) -> Run:
         """What the stream of an operand does, and when: packed words are for the processes that work once all vectors have arrived."""
         before, after = (sum(c.kernel.network.swallows for n, c in self.own if n < (stream.slot or 0) + more) for more in (0, 1))
-        return Run(self.walk(stream), after if stream.kind == "words" else before, after)
+        return Run(walk, after if stream.kind == "words" else before, after)
 
     def operand_reads(self) -> list[Walk]:
         """What the slots up to the main kernel read to bring its operand."""
         slot = self.engine.operand_slot
         assert slot is not None
-        streams = [s for s in self.engine.streams if s.kind == "load" and (s.slot is None or s.slot < slot)]
-        return [self.walk(stream) for stream in streams]
+        return [walk for s, walk in self.walks if s.kind == "load" and (s.slot is None or s.slot < slot)]
 
     def operand_writes(self) -> list[Walk]:
         """What is stored on the way to its operand."""
         slot = self.engine.operand_slot
         assert slot is not None
-        return [self.walk(s) for s in self.engine.streams if s.kind == "store" and s.slot is not None and s.slot <= slot]
+        return [walk for s, walk in self.walks if s.kind == "store" and s.slot is not None and s.slot <= slot]
 
     def moves(self, kind: str) -> list[Walk]:
         """Of its streams that "load", or "store"; some pass nothing."""
-        return [self.walk(stream) for stream in self.engine.streams if stream.kind == kind]
+        return [walk for stream, walk in self.walks if stream.kind == kind]
 
     @cached_property
     def _vectors(self) -> list[int]:

@@ -16,16 +16,9 @@ def runs(walk: Walk) -> tuple[npt.NDArray[np.int64], int]:
     return walk.offset + walk.bytes * np.unique(starts), walk.bytes * walk.counts[3]
 
 
-def _span(walk: Walk) -> tuple[int, int]:
-    """First word, and the one after the last, of what a walk may touch."""
-    ends = [(count - 1) * stride for count, stride in zip(walk.counts[:3], walk.strides, strict=True)]
-    first, last = sum(min(end, 0) for end in ends), sum(max(end, 0) for end in ends)
-    return walk.offset + first * walk.bytes, walk.offset + (last + walk.counts[3]) * walk.bytes
-
-
 def overlap(a: Walk, b: Walk) -> bool:
     """Whether any word belongs to both."""
-    if not a.vectors or not b.vectors or _span(a)[0] >= _span(b)[1] or _span(b)[0] >= _span(a)[1]:
+    if not a.vectors or not b.vectors or a.span[0] >= b.span[1] or b.span[0] >= a.span[1]:
         return False
     (starts, size), (others, other_size) = runs(a), runs(b)
     after = np.searchsorted(others, starts)  # the first of the others that does not start before

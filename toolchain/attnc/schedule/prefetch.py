@@ -56,9 +56,9 @@ def _run(place: int, instruction: Instruction) -> _Run:
     if main is None:
         return _Run(place, instruction, 0, 0, 0, 0, NONE)
     before = [call for call in instruction.calls[:slot] if call is not None]
-    arriving = max(main.bringing().cycles.values(), default=0)
+    arriving = max(main.bringing.cycles.values(), default=0)
     front, brought = (max(_cycles(before), cycles) for cycles in (max(main.cycles.values(), default=0), arriving))
-    after, ready = max(main.held.values(), default=0), main.waiting().span
+    after, ready = max(main.held.values(), default=0), main.waiting.span
     return _Run(place, instruction, front, brought, after, ready, KEPT if instruction.ready else None)
 
 

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from attnc.ir import Graph, Node
+from attnc.ir import Graph
 from attnc.kernels.call import Call
 from attnc.kernels.design import Design
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.ports import SIDES
-from attnc.ops import operator
 from attnc.schedule.chains import Chain, Key, Link, Order, engine_orders, first_load, form_chains, settle, whole_operands_first
 from attnc.schedule.engine import POINTERS, Engine, Instruction, Slot
-from attnc.schedule.memory import MemoryMap, WeightMemory, aligned, apart, plan_memory, weight_walks
+from attnc.schedule.lowered import Calls, least_cycles, lower, regions
+from attnc.schedule.memory import MemoryMap, WeightMemory, aligned, plan_memory, weight_walks
 from attnc.schedule.prefetch import prefetch, weights_ahead
 from attnc.schedule.sharing import Operand, share
 from attnc.schedule.steps import Task, form_steps, tracks
@@ -123,12 +123,37 @@ class Program:
 
 def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes], object] | None) -> Program:
     """Lower every node, chain the calls, share engines, say what runs when, place all values."""
-    weights = WeightMemory(design.lanes, write_weights)
-    offsets: dict[str, int] = {}
+    if write_weights is None:
+        return Programs(graph).build(design)
+    weights, (words, offsets) = WeightMemory(design.lanes, write_weights), regions(graph, design)
     ctx = Lowering(graph, design, offsets, weights.place)
-    words = {name: ctx.words(name) for name in graph.values}
-    offsets.update(apart(words))
-    lowered: Sequence[tuple[Node, Sequence[Call]]] = [(node, operator(node).lower(node, ctx)) for node in graph.nodes]
+    program = _program(graph, design, words, offsets, [lower(node, ctx) for node in graph.nodes], placed=True)
+    check_traffic(graph, program.memory, program.steps)
+    return replace(program, weight_words=weights.words)
+
+
+class Programs:
+    """Programs of a graph, which must not change meanwhile, for an estimate: no weights are packed, and values lie where they were lowered.
+    What designs have in common is found once."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._calls = Calls(graph)
+
+    def build(self, design: Design) -> Program:
+        """The program of a design."""
+        return _program(self.graph, design, *self._calls.lower(design), placed=False)
+
+    def least_cycles(self, design: Design) -> int:
+        """No estimate of its program is lower; quickly found."""
+        return least_cycles(self._calls.lower(design)[2])
+
+
+def _program(
+    graph: Graph, design: Design, words: Mapping[str, int], offsets: Mapping[str, int], lowered: Sequence[Link], placed: bool
+) -> Program:
+    """Chains, engines and steps of what was lowered to regions that start at `offsets`; walks go where values lie in the end if `placed`,
+    which changes no estimate."""
     if design.parallel > 1:
         lowered = whole_operands_first(graph, lowered)
     chains = form_chains(graph, lowered, design.copies > 1)
@@ -136,20 +161,16 @@ def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes],
     instructions = _all_instructions(chains, engine_of)
     if design.beat > 1:
         engines = _widened(engines, instructions)
-    engines = _shared(engines, [replace(one, engine=engines[one.engine.index]) for one in instructions])
+    engines = _shared(engines, instructions)
     order = _order(design, engines, instructions, list(offsets.values()))
     # From here on it is known what each engine runs after what.
     memory = plan_memory(graph, words, _touched([[instructions[i] for i in step] for step in order]))
-    if write_weights is not None:  # where values lie changes no estimate
+    if placed:
         chains = settle(chains, offsets, {name: region.offset for name, region in memory.values.items()})
     instructions = _all_instructions(chains, [engines[engine.index] for engine in engine_of])
     engines, steps = _two_sided(engines, weights_ahead(prefetch([[instructions[i] for i in step] for step in order])))
-    if write_weights is None:
-        calls = [call for chain in chains for link in chain.links for call in link.calls]
-        weights.words = sum(map(aligned, dict(pair for call in calls for pair in weight_walks(call)).values()))
-    if write_weights is not None:
-        check_traffic(graph, memory, steps)
-    return Program(design, engines, steps, memory, weights.words)
+    arrays = dict(pair for chain in chains for link in chain.links for call in link.calls for pair in weight_walks(call))
+    return Program(design, engines, steps, memory, sum(map(aligned, arrays.values())))
 
 
 def _order(design: Design, engines: Sequence[Engine], instructions: Sequence[Instruction], starts: Sequence[int]) -> list[tuple[int, ...]]:
@@ -171,7 +192,7 @@ def _tasks(engines: Sequence[Engine], instructions: Sequence[Instruction]) -> li
     last: dict[Key, tuple[Chain, list[int]]] = {}
     for number, one in enumerate(instructions):
         heavy, kept = one.chain.heavy, one.chain.links[0].kept is not None
-        walks = [(stream.kind, walk) for stream in one.engine.streams if (walk := one.walk(stream)).vectors]
+        walks = [(stream.kind, walk) for stream, walk in one.walks if walk.vectors]
         loads, stores = (tuple(walk for kind, walk in walks if kind == wanted) for wanted in ("load", "store"))
         tasks.append(Task(owners[one.engine.index], one.span, loads, stores, kept))
         if heavy is None:
@@ -229,8 +250,7 @@ def _widened(engines: tuple[Engine, ...], instructions: Sequence[Instruction]) -
     """Storers through which only 16-bit vectors pass move one per cycle."""
     sizes: dict[tuple[int, str], set[int]] = {}
     for instruction in instructions:
-        for stream in instruction.engine.streams:
-            walk = instruction.walk(stream)
+        for stream, walk in instruction.walks:
             if stream.kind == "store" and walk.vectors:
                 sizes.setdefault((instruction.engine.index, stream.name), set()).add(walk.bytes)
     wide = [frozenset(name for (index, name), found in sizes.items() if index == e.index and found == {2}) for e in engines]
@@ -241,11 +261,16 @@ def _shared(engines: tuple[Engine, ...], instructions: Sequence[Instruction]) ->
     """Operands of few words share a loader; never weights of multipliers, or the vectors of the chain."""
 
     def shared(engine: Engine) -> tuple[tuple[str, int], ...]:
+        if not engine.chained:
+            return ()
+        mine = [(number, one, one.walks) for number, one in enumerate(instructions) if one.engine.index == engine.index]
         operands = []
-        for stream in (stream for stream in engine.streams if stream.kind != "store" and engine.chained):
+        for place, stream in enumerate(engine.streams):
+            if stream.kind == "store":
+                continue
             slot = engine.slots[stream.slot or 0]
             first = stream.port is not None and slot.kernel.ports[stream.port].first
-            runs = {number: one.run(stream) for number, one in enumerate(instructions) if one.engine is engine and one.walk(stream).vectors}
+            runs = {number: one.run(*walks[place]) for number, one, walks in mine if walks[place][1].vectors}
             alone, ahead = bool(slot.macs_per_cycle) or stream.port is None, (stream.slot or 0) < (engine.operand_slot or 0)
             operands.append(Operand(stream.name, stream.kind, first, alone, ahead, runs))
         return share(operands)

@@ -24,10 +24,10 @@ LARGEST = 512
 
 
 def refined(
-    start: tuple[Rank, Design], rank: Callable[[Design], Rank | None], kinds: Collection[type[Numbers]], height: int
+    start: tuple[Rank, Design], rank: Callable[[Design, Rank], Rank | None], kinds: Collection[type[Numbers]], height: int
 ) -> tuple[Rank, Design]:
-    """The design that is reached from `start`, with what it is ranked by. `rank` gives None for what does not fit; `kinds` are the numbers
-    that engines of the model have, `height` are the rows of the largest value."""
+    """The design that is reached from `start`, with what it is ranked by. `rank` gives None for what does not fit, or cannot be as good as
+    the best that it is told; `kinds` are the numbers that engines of the model have, `height` are the rows of the largest value."""
     best, seen = start, {start[1]}
     while True:
         better = best
@@ -35,7 +35,7 @@ def refined(
             if design in seen:
                 continue
             seen.add(design)
-            found = rank(design)
+            found = rank(design, better[0])
             if found is not None and found < better[0]:
                 better = found, design
         if better is best:

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Any
 
 from attnc.kernels.call import Walk
 from attnc.kernels.kernel import KernelCall
@@ -62,16 +63,19 @@ def form_steps(tasks: Sequence[Task], starts: Sequence[int]) -> list[tuple[int, 
 
 def dependences(tasks: Sequence[Task], starts: Sequence[int]) -> list[set[int]]:
     """The tasks that each one waits for: earlier ones, of which one of the two stores a word that the other touches."""
-    shapes: dict[Walk, int] = {}
+    shapes: dict[tuple[Any, ...], int] = {}
+    known: list[Walk] = []
     loads: dict[int, list[tuple[int, int]]] = defaultdict(list)
     stores: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for number, task in enumerate(tasks):
         for found, walks in ((loads, task.loads), (stores, task.stores)):
             for walk in walks:
                 value = bisect_right(starts, walk.offset) - 1
-                shape = shapes.setdefault(replace(walk, offset=walk.offset - starts[value], value=""), len(shapes))
+                shape = shapes.setdefault((walk.offset - starts[value], walk.counts, walk.strides, walk.bytes), len(shapes))
+                if shape == len(known):
+                    known.append(replace(walk, offset=walk.offset - starts[value]))
                 found[value].append((number, shape))
-    known, meet = list(shapes), {}  # layers are alike: few pairs of shapes, many pairs of walks
+    meet: dict[tuple[int, int], bool] = {}  # layers are alike: few pairs of shapes, many pairs of walks
     needs: list[set[int]] = [set() for _ in tasks]
     for value, written in stores.items():
         for number, shape in written:

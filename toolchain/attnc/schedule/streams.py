@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from attnc.kernels.call import WALK, Walk
 from attnc.kernels.memory import LOAD, LOAD_WORDS, LOAD_WORDS_PAIR, STORE, TAKE_RUN, TAKE_RUN_WORDS
-from attnc.kernels.network import Process
+from attnc.kernels.network import Names, Process
 from attnc.kernels.ports import IntType
 from attnc.kernels.storage import SHALLOW
 
@@ -65,7 +66,17 @@ class Stream:
         """Bits of an element of its FIFO."""
         return lanes * (8 * self.taken if self.kind == "words" else self.type.bits)
 
+    def moved(self, numbers: tuple[tuple[str, int], ...]) -> int:
+        """Cycles in which something passes each of its pointers, with those numbers of a walk."""
+        return _moved(self.mover, self.beat, numbers)
+
     @property
     def taken(self) -> int:
         """Words that a kernel takes at a time from a stream of words."""
         return 1 if self.shared else self.beat * len(self.pointers)
+
+
+@lru_cache(maxsize=1 << 14)
+def _moved(mover: Process, beat: int, numbers: tuple[tuple[str, int], ...]) -> int:
+    names = Names({"W": beat}, dict(numbers), {})
+    return max(loop.busy(loop.runs(names)) for loop in mover.loops)

@@ -131,9 +131,9 @@ class Part:
         return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Work:
-    """An instruction, its parts, and what passes each pointer in all."""
+    """An instruction, its parts, and what passes each pointer in all; one for all that are alike."""
 
     instruction: Instruction
     parts: Sequence[Part]
@@ -197,7 +197,7 @@ def _parts(instruction: Instruction) -> list[Part]:
     if instruction.brings is not None:
         before = _slots_parts(instruction.brings, slots[:slot])
         main = instruction.brings.calls[slot]
-        before[-1].busy.update(main.bringing().cycles if main is not None else {})
+        before[-1].busy.update(main.bringing.cycles if main is not None else {})
         _move(instruction.brings, [s for s in instruction.engine.streams if s.slot == slot and s.port is None], before[-1])
         if not instruction.own:
             return before

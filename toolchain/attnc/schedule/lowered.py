@@ -1,0 +1,89 @@
+"""The calls of a graph for many designs: a node is lowered once for all that agree in the numbers that it looks at."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import fields
+
+from attnc.ir import Graph, Node
+from attnc.kernels.design import Design
+from attnc.kernels.lowering import Lowering
+from attnc.kernels.recall import Recall
+from attnc.ops import operator
+from attnc.schedule.chains import Key, Link
+from attnc.schedule.memory import WeightMemory, apart
+
+NUMBERS = frozenset(field.name for field in fields(Design))
+
+
+class _Watched(Design):
+    """A design that takes note of the numbers which are read, each once."""
+
+    reads: dict[str, Hashable]
+
+    def __getattribute__(self, name: str) -> object:
+        """Every attribute."""
+        value = super().__getattribute__(name)
+        if name in NUMBERS:
+            super().__getattribute__("reads")[name] = value
+        return value
+
+
+def _watched(design: Design) -> _Watched:
+    found = object.__new__(_Watched)
+    found.__dict__.update(vars(design), reads={})
+    return found
+
+
+class Calls:
+    """Those of the nodes of a graph, which must not change meanwhile, for an estimate: weights are not packed."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._known: dict[int, tuple[dict[str, int], dict[str, int], WeightMemory, list[Recall[Link]]]] = {}
+
+    def lower(self, design: Design) -> tuple[dict[str, int], dict[str, int], list[Link]]:
+        """For each value its words and the first word of a region of its own; the calls of every node."""
+        if design.lanes not in self._known:
+            words, offsets = regions(self.graph, design)
+            known: list[Recall[Link]] = [Recall() for _ in self.graph.nodes]
+            self._known[design.lanes] = words, offsets, WeightMemory(design.lanes, None), known
+        words, offsets, weights, known = self._known[design.lanes]
+        watched = _watched(design)
+        ctx = Lowering(self.graph, watched, offsets, weights.place)
+        lowered = []
+        for node, recall in zip(self.graph.nodes, known, strict=True):
+            link = recall.find(design.__getattribute__)
+            if link is None:
+                watched.reads.clear()
+                link = lower(node, ctx)
+                recall.keep([*watched.reads.items()], link)
+            lowered.append(link)
+        return words, offsets, lowered
+
+
+def lower(node: Node, ctx: Lowering) -> Link:
+    """The calls of a node."""
+    return Link(node, tuple(operator(node).lower(node, ctx)))
+
+
+def regions(graph: Graph, design: Design) -> tuple[dict[str, int], dict[str, int]]:
+    """For each value its words and the first word of a region of its own."""
+    offsets: dict[str, int] = {}
+    ctx = Lowering(graph, design, offsets, lambda key, make: 0)
+    words = {name: ctx.words(name) for name in graph.values}
+    offsets.update(apart(words))
+    return words, offsets
+
+
+def least_cycles(lowered: Sequence[Link]) -> int:
+    """No program of these nodes is estimated to take fewer cycles. What multiplies is on one engine for each kernel, its runs follow each
+    other, and each does all its multiply-adds and brings all its words, since kernels keep none for others."""
+    found: Counter[Key] = Counter()
+    for link in (link for link in lowered if link.heavy):
+        rate = operator(link.node).macs_per_cycle(link.calls[0].kernel)
+        for call in link.calls:
+            words = [walk.vectors // port.beat for port, walk in zip(call.kernel.ports, call.walks, strict=True) if port.kind == "words"]
+            found[link.key] += max(call.macs // rate if rate else 0, *words, 0)
+    return max(found.values(), default=0)
