@@ -124,9 +124,10 @@ def far_stages(simulation: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def accuracy(path: Path, build: Path) -> tuple[float, float]:
+def accuracy(path: Path, build: Path, right: Path | None = None, golden: bool = True) -> tuple[float, float]:
     """SQNR in dB of what golden gives for the outputs of the model, over samples that calibration never saw; and the share of the energy
-    of the float outputs that varies from sample to sample: where there is none, equal outputs prove nothing."""
+    of the float outputs that varies from sample to sample: where there is none, equal outputs prove nothing. `right`: the model that is
+    right, if not that at `path`. Without `golden`, what onnxruntime gives for `path` is measured instead."""
     import numpy as np
 
     from attnc.frontend.load import load_model
@@ -142,14 +143,15 @@ def accuracy(path: Path, build: Path) -> tuple[float, float]:
     with Accelerator.open(build, "golden") as accelerator:
         inputs = stack(given, accelerator.manifest.inputs)
         found = stack(accelerator.run(given), accelerator.manifest.outputs)
-    model = FloatModel(load_model(path))
+    model, own = FloatModel(load_model(right or path)), None if golden else FloatModel(load_model(path))
     signal = noise = 0.0
     outputs: dict[str, list[Any]] = {key: [] for key in found.arrays}
     for index in range(inputs.count):
-        expected = model({key: inputs.all(key)[index] for key in inputs.arrays})
-        for key, array in expected.items():
+        sample = {key: inputs.all(key)[index] for key in inputs.arrays}
+        made = {key: array[index] for key, array in found.arrays.items()} if own is None else own(sample)
+        for key, array in model(sample).items():
             signal += float(np.square(array, dtype=np.float64).sum())
-            noise += float(np.square(array.astype(np.float64) - found.arrays[key][index]).sum())
+            noise += float(np.square(array.astype(np.float64) - made[key]).sum())
             outputs[key].append(array.astype(np.float64))
     varying = sum(float(np.square(np.stack(arrays) - np.mean(arrays, axis=0)).sum()) for arrays in outputs.values())
     return round(decibels(signal, noise), 1), round(varying / max(signal, 1e-300), 4)

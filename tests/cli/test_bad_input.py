@@ -185,7 +185,7 @@ SETTINGS: dict[str, tuple[str, str]] = {
     "width": ("weights: int9", "needed int8, int6"),
     "one bit": ("weights: int1", "needed int8, int6"),
     "layer": ("layers: [{match: lst, weights: int4}]", "'lst' matches no layer (did you mean last?)"),
-    "group": ("group_size: 48", "group_size: needed 0, 32, 64 or 128, found 48"),
+    "group": ("group_size: 48", "group_size: needed 0, 16, 32, 64 or 128, found 48"),
     "group that does not divide": ("layers: [{match: last, weights: int4, group_size: 64}]", "group_size 64 does not divide its 32 inputs"),
     "engine": ("engine: lookup", "engine lookup takes weights of at most 6 bits"),
     "quantizer": ("weights: int4\nquantizer: absmean", "absmean cannot make int4 weights"),
@@ -204,7 +204,7 @@ def test_options(capsys: Capture, tmp_path: Path) -> None:
     path = model(tmp_path / "m.onnx")
     for options, message in (
         (("--weights", "int7"), "needed int8, int6"),
-        (("--group-size", "7"), "group_size: needed 0, 32, 64 or 128, found 7"),
+        (("--group-size", "7"), "group_size: needed 0, 16, 32, 64 or 128, found 7"),
         (("--quantizer", "gtpq"), "quantizer: needed one of minmax"),
         (("--implementation", "softmx=table"), "needed one of the functions that the model has"),
     ):

@@ -37,7 +37,7 @@ def every_format() -> list[Spec]:
     for i, (name, engine) in enumerate(ENGINES):
         specs.append((name, 0, SHAPES[i % 4], engine))
         specs.append((name, (32, 64, 128)[i % 3], (1 + i % 4, 150 + 37 * (i % 5), 20 + 13 * (i % 4)), engine))
-    specs += [("ternary", size, (3, 300, 33), "lookup") for size in (0, 32, 64, 128)]
+    specs += [("ternary", size, (3, 300, 33), "lookup") for size in (0, 16, 32, 64, 128)]
     specs += [("ternary", size, (2, tiles * 16, 40), "dsp") for tiles, size in ((1, 0), (2, 0), (4, 0), (5, 32))]
     return specs
 

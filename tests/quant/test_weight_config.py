@@ -112,8 +112,8 @@ def test_auto_is_left_to_the_search(tmp_path: Path) -> None:
         ("weights: int7", r"weights: needed int8, .* or auto, found 'int7' \(did you mean int"),
         ("layers: [{match: embed}, {match: embed, weights: 4}]", r"layers\[1\]\.weights: needed int8, .*found 4"),
         ("weights: binary5", r"weights: needed .*found 'binary5' \(did you mean binary"),
-        ("group_size: 48", r"group_size: needed 0, 32, 64 or 128, found 48"),
-        ("layers: [{match: enc.0.q, group_size: -1}]", r"layers\[0\]\.group_size: needed 0, 32, 64 or 128, found -1"),
+        ("group_size: 48", r"group_size: needed 0, 16, 32, 64 or 128, found 48"),
+        ("layers: [{match: enc.0.q, group_size: -1}]", r"layers\[0\]\.group_size: needed 0, 16, 32, 64 or 128, found -1"),
         ("quantizer: gpqt", r"quantizer: needed one of minmax, .*found 'gpqt' \(did you mean gptq\?\)"),
         ("layers: [{match: embed, quantizer: x}]", r"layers\[0\]\.quantizer: needed one of minmax, .*found 'x'"),
         ("activations: dinamic", r"activations: needed static or dynamic, found 'dinamic' \(did you mean dynamic\?\)"),
@@ -167,5 +167,5 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_a_size_that_does_not_divide_is_refused_with_those_that_do() -> None:
     graph = model()
     graph.nodes[2].params["weight"] = np.zeros((8, 96))
-    with pytest.raises(ConfigError, match=r"layer 'enc\.0\.up': group_size 64 does not divide its 96 inputs; needed 0 or 32"):
+    with pytest.raises(ConfigError, match=r"layer 'enc\.0\.up': group_size 64 does not divide its 96 inputs; needed 0 or 16 or 32"):
         WeightConfig(group_size=64).bind(graph)

@@ -104,7 +104,9 @@ def compile_command(
     hold_out: HoldOutOption = None,
     labels: LabelsOption = None,
     pool: PoolOption = None,
-    group_size: Annotated[int | None, typer.Option("--group-size", help="Weights that share a scale: 32, 64, 128; 0: a channel.")] = None,
+    group_size: Annotated[
+        int | None, typer.Option("--group-size", help="Weights that share a scale: 16, 32, 64, 128; 0: a channel.")
+    ] = None,
     quantizer: QuantizerOption = None,
     engine: Annotated[
         Literal["auto", "dsp", "lookup"] | None, typer.Option("--engine", help="Multipliers or tables; auto: by cost.")

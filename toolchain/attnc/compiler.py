@@ -90,6 +90,9 @@ def _samples(path: Path, model: Model, options: CompileOptions) -> tuple[dict[st
     found = doubts(given, model.inputs, split, unseen is not None)
     if options.calib is None:
         found = ["the inputs are made up, so the figures say little about real data (needed --calib)"]
+    if model.quantized is not None and model.quantized.lost:
+        found.append("the file was calibrated with its mask inside, so that nothing is left of attention scores but the mask: quantize it "
+                     f"again without the nodes before {', '.join(model.quantized.lost)}")  # fmt: skip
     if unseen is None and len(split.held_out):
         unseen = select_samples(given, split.held_out)
     return select_samples(given, split.calibrating), unseen, found

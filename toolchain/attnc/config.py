@@ -60,7 +60,7 @@ class CompileOptions(BaseModel):
     pool: str | None = None
     """Which rows of the outputs the search compares: mean:MASK or rows:MASK, MASK an input that is 0 where a row is padding."""
     group_size: int | None = None
-    """Weights that share a scale: 32, 64 or 128; 0 for the whole channel."""
+    """Weights that share a scale: 16, 32, 64 or 128; 0 for the whole channel."""
     quantizer: str | None = None
     engine: Literal["auto", "dsp", "lookup"] | None = None
     activations: Activations | None = None

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from attnc.errors import ConfigError
 
 Array = npt.NDArray[Any]
-GROUP_SIZES = (32, 64, 128)
+GROUP_SIZES = (16, 32, 64, 128)
 GROUP_MULTIPLIER_BITS = 8
 """Scales of the groups of a channel are integers of this many bits, times one scale of the channel."""
 SCALE_BYTES = 4
@@ -38,7 +38,7 @@ class WeightFormat:
         if match is None:
             raise ConfigError(f"weights: needed {NAMES}, found {name!r}")
         if group_size not in (0, *GROUP_SIZES):
-            raise ConfigError(f"group_size: needed 0 (a scale per channel), 32, 64 or 128, found {group_size!r}")
+            raise ConfigError(f"group_size: needed 0 (a scale per channel), 16, 32, 64 or 128, found {group_size!r}")
         if match[1]:
             return cls("integer", int(match[1]), group_size)
         return cls("binary", int(match[2]), group_size) if match[2] else cls("ternary", 2, group_size)

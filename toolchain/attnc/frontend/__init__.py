@@ -151,7 +151,10 @@ def _finish_graph(interpreter: Interpreter, ending: Ending) -> list[Feed]:
     drop_unused(graph)
     _check_numbers(graph)
     fold_constants(graph)  # gains of a normalisation before it are no part of a rotation
-    find_rotations(graph)
+    left_out = find_rotations(graph)
+    if interpreter.ctx.quantized is not None:
+        pairs = {node.name for node in interpreter.nodes if node.op_type == "QuantizeLinear"}
+        interpreter.ctx.quantized.passed.update((name, "a step of a rotation") for name in left_out if name in pairs)
     drop_unused(graph)
     feeds = ColumnSelections(graph, [feed for feed in builder.feeds if feed.value in graph.inputs]).run()
     drop_unused(graph)

@@ -111,8 +111,10 @@ class Builder:
         found = self.graph.value(name).imposed
         if found is not None and grid.same(Grid("", found.bits, float(found.scale), found.zero_point)):
             return name
-        key = ("imposed", name, grid.bits, grid.scale, grid.zero_point)
+        key = ("imposed", name, grid.bits, grid.scale, grid.zero_point, grid.rectified)
         if key not in self._cache:
+            shape = self.graph.value(name).shape
+            name = self.node("unary", [name], shape, f"{name}_rectified", src, {"function": "relu"}).name if grid.rectified else name
             made = self.node("requantize", [name], self.graph.value(name).shape, f"{name}_rounded", src).name
             self.graph.value(made).imposed = grid.type()
             self._cache[key] = made

@@ -21,6 +21,7 @@ from attnc.frontend.values import (
     Base,
     Const,
     Failed,
+    Grid,
     Index,
     Opaque,
     Poly,
@@ -123,9 +124,22 @@ class Context:
     def _make_unary(self, value: Unary) -> View | Const:
         """Put the function into the graph, once."""
         if value.made is None:
-            value.made = self._build_unary(value)
-            value.cuts, value.parts = (), None
+            made = self._build_unary(value)
+            if value.pair is not None:
+                made = self.impose(made, *value.pair) if isinstance(made, View) else Const(value.pair[0].round(made.array), made.src)
+            value.made, value.cuts, value.parts = made, (), None
         return value.made
+
+    def impose(self, view: View, grid: Grid, name: str) -> View:
+        """The view over a value of the type that the pair of node `name` imposes; raises `LayoutError`."""
+        if self.quantized is not None:
+            self.quantized.passed.pop(name, None)
+        view = self.on_device(view)
+        spread = np.unique(view.idx).size == view.base.rows * view.base.channels  # each element is shown, some more than once
+        compact = view if spread else self.builder.compact(view)
+        base = compact.base
+        made = self.builder.imposed(base.name, grid, merge(view.src, (name,)))
+        return View(Base(made, base.rows, base.channels, True), compact.idx)
 
     def _build_unary(self, value: Unary) -> View | Const:
         known = functions.recognise(value.y)

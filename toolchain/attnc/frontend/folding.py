@@ -29,6 +29,16 @@ class GatherElements(OpRun):
         return (np.take_along_axis(data[reached], indices.astype(np.int64), along),)
 
 
+class DequantizeLinear(OpRun):
+    """The operator by its definition; the evaluator of onnx 1.23 lacks it in some opsets."""
+
+    def _run(self, x: Array, scale: Array, zero: Array | None = None, axis: int = 1, **others: int) -> tuple[Array]:
+        """(x - zero) * scale; scale and zero point are numbers, or lie along `axis`."""
+        shape = [-1 if i == axis % max(x.ndim, 1) else 1 for i in range(x.ndim)] if scale.size > 1 else [1] * x.ndim
+        steps = x.astype(np.int64) - (0 if zero is None else zero.astype(np.int64).reshape(shape))
+        return ((steps * scale.astype(np.float64).reshape(shape)).astype(np.float32),)
+
+
 def evaluate(ctx: Context, node: NodeProto, arrays: Sequence[Array | None]) -> list[Array]:
     """Results of a node on arrays; raises `UnsupportedError` where no evaluator knows the operator."""
     if node.op_type in RANDOM:
@@ -39,7 +49,7 @@ def evaluate(ctx: Context, node: NodeProto, arrays: Sequence[Array | None]) -> l
         by_name = {name: array.astype(np.float32) if array.dtype == np.float64 else array for name, array in by_name.items()}
     ctx.fold(node, _sizes(ctx, node, by_name))
     try:
-        evaluator = ReferenceEvaluator(_single(ctx, node, by_name), new_ops=[GatherElements])
+        evaluator = ReferenceEvaluator(_single(ctx, node, by_name), new_ops=[GatherElements, DequantizeLinear])
         with np.errstate(all="ignore"):
             results = evaluator.run(None, {name: by_name[name] for name in names})
     except Exception as error:  # whatever the evaluator of this operator raises

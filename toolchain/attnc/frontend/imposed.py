@@ -13,20 +13,17 @@ from dataclasses import replace
 import numpy as np
 from onnx import NodeProto
 
-from attnc.errors import UnsupportedError
 from attnc.frontend.builder import LayoutError
-from attnc.frontend.context import Context
-from attnc.frontend.pointwise import ONE_OPERAND
-from attnc.frontend.quantized_model import Quantized, QuantizedConstant, weight_names
-from attnc.frontend.values import Array, Base, Const, Grid, Scores, Unary, Value, View, merge
+from attnc.frontend.context import MASKED, Context
+from attnc.frontend.imported_weights import TOLERANCE, impose_weight
+from attnc.frontend.quantized_model import Quantized, weight_names
+from attnc.frontend.values import Const, Grid, ScoreRows, Scores, Unary, Value, View, merge
 from attnc.ir import Graph, Node, TensorType
 from attnc.ops import operator
 from attnc.ops.functions import find
-from attnc.weights import WeightFormat
 
-TOLERANCE = 3e-5
-"""Distance of weight / scale from an integer: 2**-24 relative for float32, times 2**8 for the largest integers."""
-LARGEST_MULTIPLE = 128
+LOST_STEP = 16.0
+"""Scores of attention in steps of this and more keep nothing of what tells one key from another: a softmax sees nothing below e**-16."""
 
 
 # ---- in the interpreter ----
@@ -39,21 +36,51 @@ def quantize(ctx: Context, node: NodeProto, value: Value) -> Value | None:
         return None
     if node.output[0] in ctx.simplified.outputs:
         ctx.fail(node, "it makes integers that are an output of the model")
-    if isinstance(value, Const):  # constant only since the shapes are fixed, as a token repeated for each sample
-        found.passed[node.name] = "a constant: the device rounds it to the type of what it becomes a part of"
-        return value
     grid = found.grids[node.output[0]]
+    if isinstance(value, Const):  # constant only since the shapes are fixed, as a token repeated for each sample
+        found.rounded.add(node.name)
+        return Const(grid.round(value.array), merge(value.src, (node.name,)))
     if isinstance(value, View) and not value.base.device and (value.base.imposed is None or grid.same(value.base.imposed)):
+        if grid.range[0] <= MASKED:  # a mask: the host rounds it, and attention takes it in a type of its own
+            found.rounded.add(node.name)
+            return None
         return View(replace(value.base, imposed=grid), value.idx, merge(value.src, (node.name,)))
-    view = _settled(ctx, node, value)
-    if view is None:
-        what = "attention scores or probabilities" if isinstance(value, Scores) else "a step of a normalisation or of a function"
+    if isinstance(value, Unary) and value.made is None:
+        return _later(ctx, node, value, grid)
+    view = value.made if isinstance(value, Unary) else value
+    if isinstance(view, Scores) and not view.normalized and grid.scale >= LOST_STEP:
+        return _lost(ctx, node, view, grid)
+    if not isinstance(view, View):
+        what = "attention scores or probabilities" if isinstance(value, (Scores, ScoreRows)) else "a step of a normalisation"
         found.passed[node.name] = f"{what}: the device keeps them in its own type"
         return value
     try:
-        return _imposed(ctx, node, ctx.on_device(view), grid)
+        return ctx.impose(view, grid, node.name)
     except LayoutError as error:
         ctx.fail(node, str(error))
+
+
+def _later(ctx: Context, node: NodeProto, value: Unary, grid: Grid) -> Value:
+    """A function of single elements gets the type if it is put into the graph; as a step of another one it stays in its own."""
+    assert ctx.quantized is not None
+    if value.pair is not None:
+        if grid.same(value.pair[0]):
+            ctx.quantized.passed[node.name] = "the same rounding a second time does nothing"
+            return value
+        made = ctx.concrete(value)
+        return quantize(ctx, node, made) or made
+    ctx.quantized.passed[node.name] = "a step of a function or of attention, which the device computes in one piece"
+    return replace(value, src=merge(value.src, (node.name,)), pair=(grid, node.name))
+
+
+def _lost(ctx: Context, node: NodeProto, value: Scores, grid: Grid) -> Scores:
+    """Scores whose steps are so large, since a mask was calibrated with them, that nothing but the mask is left."""
+    assert ctx.quantized is not None
+    ctx.quantized.lost.append(f"{node.name} (a step is {grid.scale:.2g})")
+    ctx.quantized.rounded.add(node.name)
+    zeros = ctx.constant_view(Const(np.zeros(value.q.shape)))
+    bias = Const(grid.round(value.bias.array), value.bias.src) if isinstance(value.bias, Const) else value.bias
+    return replace(value, q=zeros, bias=bias, fallback=None, src=merge(value.src, (node.name,)))
 
 
 def dequantize(ctx: Context, node: NodeProto, value: Value) -> Value | None:
@@ -70,42 +97,6 @@ def dequantize(ctx: Context, node: NodeProto, value: Value) -> Value | None:
     return value
 
 
-def _settled(ctx: Context, node: NodeProto, value: Value) -> View | None:
-    """The value as a view, if it is more than an intermediate step."""
-    if isinstance(value, View):
-        return value
-    if not isinstance(value, Unary):
-        return None
-    if ctx.affine(value) is not None and _inside_function(ctx, node):
-        return None
-    try:
-        made = ctx.concrete(value)
-    except UnsupportedError:
-        return None
-    return made if isinstance(made, View) else None
-
-
-def _inside_function(ctx: Context, node: NodeProto) -> bool:
-    """Whether a function of single elements follows the pair, as in GELU written out."""
-    tensors = {node.output[0]}
-    for other in ctx.simplified.model.graph.node:
-        if tensors.isdisjoint(other.input):
-            continue
-        if other.op_type in ONE_OPERAND or other.op_type == "Pow":
-            return True
-        if other.op_type == "DequantizeLinear":
-            tensors.update(other.output)
-    return False
-
-
-def _imposed(ctx: Context, node: NodeProto, view: View, grid: Grid) -> View:
-    """The view over a value of the imposed type."""
-    compact = ctx.builder.compact(view)
-    base = compact.base
-    name = ctx.builder.imposed(base.name, grid, merge(view.src, (node.name,)))
-    return View(Base(name, base.rows, base.channels, True), compact.idx)
-
-
 # ---- after the interpreter ----
 
 
@@ -116,7 +107,9 @@ def finish(graph: Graph, found: Quantized) -> None:
         _absorb(graph)
     for node in graph.nodes:
         if node.op == "linear":
-            _impose_weight(node, found)
+            impose_weight(node, found)
+            if not found.dynamic.isdisjoint(node.source):
+                node.attrs["dynamic_input"] = True
     _impose_constants(graph, found)
 
 
@@ -181,92 +174,6 @@ def _equal(a: TensorType | None, b: TensorType) -> bool:
     return a is not None and (a.bits, float(a.scale), a.zero_point) == (b.bits, float(b.scale), b.zero_point)
 
 
-def _impose_weight(node: Node, found: Quantized) -> None:
-    """Integers and scales of a linear whose weight arrived quantized."""
-    products = tuple(name for name in node.source if name in found.products)
-    candidates = [constant for constant in weight_names(found, products) if constant.q.ndim > 1]
-    if not candidates:
-        return
-    weight = np.asarray(node.params["weight"], np.float64)
-    q, unit, exact = _match(weight, candidates)
-    if q is None or q.max(initial=0) > 127 or q.min(initial=0) < -128:
-        constant = candidates[0]
-        what = (
-            f"it is asymmetric or of {constant.bits} bits: without the zero point it runs from {constant.q.min()} to {constant.q.max()}"
-            if _wide(constant)
-            else "its scales do not run along output channels"
-        )
-        reason = f"weight {constant.name!r}, made by {constant.node!r}: {what}; needed -128 to 127 and a scale per tensor or output channel"
-        raise UnsupportedError(node.source[-1] if node.source else node.name, "DequantizeLinear", reason)
-    node.params |= {"weight_q": q.astype(np.int8), "weight_unit": unit, "weight_multiplier": np.ones((len(unit), 1), np.int64)}
-    name = format_of(q, max(constant.bits for constant in candidates)).name
-    node.attrs.update(weights=name, group_size=0, quantizer="imported", lossless=True)
-    found.weights.append({
-        "node": node.name, "tensors": [constant.name for constant in candidates], "format": name,
-        "shape": list(q.shape), "scales": "as imported" if exact else "recovered from the folded weight",
-    })  # fmt: skip
-
-
-def _wide(constant: QuantizedConstant) -> bool:
-    return bool(constant.q.max(initial=0) > 127 or constant.q.min(initial=0) < -128)
-
-
-def format_of(q: Array, bits: int) -> WeightFormat:
-    """The narrowest format of at least `bits` bits that holds the integers (-128 counts as 8 bits)."""
-    peak = int(np.abs(q).max(initial=0))
-    if bits <= 2 and peak <= 1:
-        return WeightFormat.parse("ternary")
-    formats = map(WeightFormat.parse, ("int2", "int3", "int4", "int5", "int6", "int8"))
-    return next(f for f in formats if f.bits == 8 or (f.bits >= bits and f.limit >= peak))
-
-
-def _match(weight: Array, candidates: Sequence[QuantizedConstant]) -> tuple[Array | None, Array, bool]:
-    """Integers [N, K], scale [N], and whether every scale is one of the candidates' own.
-
-    The frontend may have split, merged, transposed and scaled the weight: each row finds its scale by the fact that it divides the
-    row into integers. A row that was multiplied by a constant on the way gets the largest scale that does so.
-    """
-    n = weight.shape[0]
-    scales = np.unique(np.concatenate([constant.scale.reshape(-1) for constant in candidates]))
-    unit, done = np.zeros(n), np.zeros(n, bool)
-    aligned = [c.scale for c in candidates if c.scale.size in (1, n)]
-    for scale in [np.broadcast_to(s, n) for s in aligned]:
-        fits = ~done & _divides(weight, scale)
-        unit[fits], done = scale[fits], done | fits
-    for scale in scales if not done.all() and len(scales) <= 1 << 14 else ():
-        rows = np.flatnonzero(~done)
-        fits = rows[_divides(weight[rows], np.full(rows.size, scale))]
-        unit[fits], done[fits] = scale, True
-        if done.all():
-            break
-    exact = bool(done.all())
-    for row in np.flatnonzero(~done):
-        found = _largest_step(weight[row])
-        if found is None:
-            return None, unit, False
-        unit[row] = found
-    return np.rint(weight / unit[:, None]).astype(np.int64), unit, exact
-
-
-def _divides(weight: Array, scale: Array) -> Array:
-    """Rows that are integers of at most 8 bits times their scale."""
-    ratio = weight / scale[:, None]
-    nearest = np.rint(ratio)
-    return np.asarray((np.abs(ratio - nearest) <= TOLERANCE).all(axis=1) & (np.abs(nearest) <= LARGEST_MULTIPLE).all(axis=1))
-
-
-def _largest_step(row: Array) -> float | None:
-    """The largest scale that makes integers of at most 8 bits of a row, refined by least squares."""
-    peak = float(np.abs(row).max(initial=0.0))
-    if peak == 0:
-        return 1.0
-    for m in range(1, LARGEST_MULTIPLE + 1):
-        if _divides(row[None], np.array([peak / m]))[0]:
-            q = np.rint(row * m / peak)
-            return float(row @ q / (q @ q))
-    return None
-
-
 def _impose_constants(graph: Graph, found: Quantized) -> None:
     """Constant operands that arrived quantized per tensor keep their integers."""
     for node in graph.nodes:
@@ -274,7 +181,7 @@ def _impose_constants(graph: Graph, found: Quantized) -> None:
             if name not in graph.constants or graph.value(name).imposed is not None or node.op not in ("add", "mul"):
                 continue
             for constant in weight_names(found, node.source):
-                if constant.scale.ndim or constant.bits > 8:
+                if constant.block or constant.scale.ndim or constant.bits > 8:
                     continue
                 ratio = graph.constants[name] / float(constant.scale)
                 low, high = int(constant.q.min()), int(constant.q.max())
@@ -319,8 +226,14 @@ def rounding_rules(found: Quantized, graph: Graph) -> list[str]:
         "unary": "unary: functions other than relu and clip are interpolated in a table (see ops/unary.py)",
     }
     rules += [text for op, text in texts.items() if op in ops and (op != "unary" or _tables(graph))]
-    if found.blocks:
-        rules.append(f"weights with scales per block are quantized again, to the format of --weights: {'; '.join(found.blocks)}")
+    rules += found.changed
+    if found.centred:
+        rules.append(
+            f"{len(found.centred)} pairs of 16 bits have a zero point: here 16 bits around 0 that reach as far, at most twice the step"
+        )
+    if found.dynamic:
+        rules.append(f"{len(found.dynamic)} products find the scale of their input in the data: here one per token, symmetric (in the "
+                     "file one per tensor, with a zero point)")  # fmt: skip
     if found.requantized:
         count = len(found.requantized)
         rules.append(f"{count} operands rounded once more to a type that their reader takes: zero point 0 for attention, 8 bits for linear")

@@ -14,8 +14,8 @@ from attnc.frontend.context import Context
 from attnc.frontend.folding import evaluate
 from attnc.frontend.layout import SizeError, check_size, identity
 from attnc.frontend.load import ONNX_DOMAINS, QUANTIZED, live_nodes, operator_name
-from attnc.frontend.simplify import Simplified, infer_node
-from attnc.frontend.values import Const, Failed, Opaque, Poly, Scores, Test, Unary, Value, View, merge, on_host
+from attnc.frontend.simplify import Simplified, TensorInfo, infer_node
+from attnc.frontend.values import Const, Failed, Opaque, Poly, ScoreRows, Scores, Test, Unary, Value, View, merge, on_host
 
 Handler = Callable[[Context, NodeProto, Sequence[Value | None]], list[Value]]
 
@@ -34,6 +34,7 @@ HEAVY = {
     "InstanceNormalization", "RMSNormalization", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "DeformConv",
 }  # fmt: skip
 """Operators that are worth a device: they never run on the host."""
+ELEMENTWISE = {*pointwise.OPERATORS, "Cast", "QuantizeLinear", "DequantizeLinear"}
 APART = "split the model there (onnx.utils.extract_model), and run that part elsewhere"
 UNKNOWN = f"this operator is not supported on the device; {APART}"
 CONTROL_FLOW = (
@@ -43,13 +44,6 @@ CONTROL_FLOW = (
 NOT_READ = "this operator of onnxruntime is not read; give the model as it was before, or optimized at the level `basic`"
 QDQ_FORM = "quantized models are read in QDQ form (QuantFormat.QDQ of onnxruntime's quantizer)"
 REASONS = {
-    **dict.fromkeys(
-        ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"),
-        "its scale depends on data; quantize the model statically in QDQ form, or give the float model and --activations dynamic, "
-        "which finds a scale per token on the device",
-    ),
-    "QLinearMatMul": "quantized models are read in QDQ form (QuantizeLinear and DequantizeLinear around operators of float)",
-    "QLinearConv": "quantized models are read in QDQ form (QuantizeLinear and DequantizeLinear around operators of float)",
     **dict.fromkeys(
         ("NonZero", "Unique", "Compress", "NonMaxSuppression"),
         "the shape of its result depends on data; export the model without it, or with fixed sizes",
@@ -225,10 +219,17 @@ class Interpreter:
     def _pair(self, node: NodeProto, args: list[Value | None]) -> list[Value] | None:
         """QuantizeLinear and DequantizeLinear on activations."""
         handler = {"QuantizeLinear": imposed.quantize, "DequantizeLinear": imposed.dequantize}.get(node.op_type)
-        if handler is None or not isinstance(args[0], (Const, View, Unary, Poly, Scores, Test)):
+        if handler is None or not isinstance(args[0], (Const, View, Unary, Poly, Scores, ScoreRows, Test)):
             return None
         made = handler(self.ctx, node, args[0])
+        self._note_shape(node.output[0], made)
         return None if made is None else [made]
+
+    def _note_shape(self, name: str, made: Value | None) -> None:
+        """What inference did not know of the integers of a pair, which the host may read."""
+        info = self.ctx.info.get(name)
+        if made is not None and not isinstance(made, Opaque) and made.shape is not None and (info is None or info.shape is None):
+            self.ctx.info[name] = TensorInfo(info.elem_type if info is not None else 0, tuple(made.shape))
 
     def _folded(self, node: NodeProto, args: list[Value | None]) -> list[Value]:
         arrays = [value.array if isinstance(value, Const) else None for value in args]
@@ -274,7 +275,7 @@ class Interpreter:
             return Opaque(name)
         check_size(info.shape)
         operands = [value for value in args if isinstance(value, (View, Const))]
-        if (node.op_type in pointwise.OPERATORS or node.op_type == "Cast") and len(operands) == len(args):
+        if node.op_type in ELEMENTWISE and len(operands) == len(args):
             return self.ctx.host_pointwise(name, operands, info.shape)
         return self.ctx.host_view(name, info.shape)
 

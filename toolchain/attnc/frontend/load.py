@@ -41,7 +41,8 @@ _BITS: dict[int, int] = {
     TensorProto.FLOAT: 32, TensorProto.DOUBLE: 64, TensorProto.FLOAT16: 16, TensorProto.BFLOAT16: 16,
     TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.INT16: 16, TensorProto.UINT16: 16, TensorProto.INT32: 32,
     TensorProto.UINT32: 32, TensorProto.INT64: 64, TensorProto.UINT64: 64, TensorProto.BOOL: 8,
-    TensorProto.COMPLEX64: 64, TensorProto.COMPLEX128: 128, TensorProto.INT4: 4, TensorProto.UINT4: 4,
+    TensorProto.COMPLEX64: 64, TensorProto.COMPLEX128: 128,
+    TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.INT2: 2, TensorProto.UINT2: 2,
     TensorProto.FLOAT8E4M3FN: 8, TensorProto.FLOAT8E4M3FNUZ: 8, TensorProto.FLOAT8E5M2: 8, TensorProto.FLOAT8E5M2FNUZ: 8,
 }  # fmt: skip
 
@@ -257,8 +258,8 @@ def _check_typed_data(where: str, tensor: TensorProto, count: int) -> None:
     needed = count
     if tensor.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128):
         needed = 2 * count
-    elif _BITS[tensor.data_type] == 4:
-        needed = -(-count // 2)
+    elif _BITS[tensor.data_type] < 8:
+        needed = -(-count * _BITS[tensor.data_type] // 8)
     if found != needed:
         raise ModelError(f"{where} of shape {list(tensor.dims)} needs {needed} numbers, found {found}")
 

@@ -54,19 +54,24 @@ class Rotation:
         return {"num_heads": self.heads, "rotary_dims": 2 * self.cos.shape[1], "interleaved": self.interleaved}
 
 
-def find_rotations(graph: Graph) -> None:
-    """Replace sums that are rotations by the operator `rotary`; what they were made of is left to be dropped."""
+def find_rotations(graph: Graph) -> list[str]:
+    """Replace sums that are rotations by the operator `rotary`; what they were made of is left to be dropped. Returns the ONNX nodes of
+    roundings (of a quantized model) that were among their steps."""
     mixes: dict[str, Mix] = {}
     nodes: list[Node] = []
+    steps: dict[str, Sources] = {}
+    left_out: list[str] = []
     for node in graph.nodes:
         mix = _mix(graph, mixes, node)
         found = None
         if mix is not None:
             mixes[node.output] = mix
-            found = rotation(mix, graph.value(node.output).shape[0]) if len(mix.columns) == 2 else None
+            steps[node.output] = merge(*(steps.get(name, ()) for name in node.inputs), node.source if node.op == "requantize" else ())
+            found = rotation(mix, graph.value(node.output).shape[0]) if len(mix.columns) == 2 and node.op != "requantize" else None
         if mix is None or found is None:
             nodes.append(node)
             continue
+        left_out += steps[node.output]
         source = mix.root
         if not np.array_equal(found.own, np.arange(graph.value(source).shape[1])):
             source = graph.fresh(f"{mix.root}_rotated")
@@ -77,6 +82,7 @@ def find_rotations(graph: Graph) -> None:
         nodes.append(Node(node.name, "rotary", [source], node.output, dict(found.attrs), params, node.source))
     graph.nodes = nodes
     _turn_whole(graph)
+    return left_out
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,10 @@ def _mix(graph: Graph, mixes: dict[str, Mix], node: Node) -> Mix | None:
     """The result of a node as a mix of one value; None if it is another operator, or a mix of several."""
     if node.op == "gather_columns":
         return _of(graph, mixes, node.inputs[0]).pick(node.attrs["columns"])
+    if node.op == "requantize" and node.inputs[0] in mixes:
+        mix = mixes[node.inputs[0]]
+        again = graph.value(mix.root).imposed is not None  # what was rounded before, whatever was selected of it
+        return mix if again or len(mix.columns) == 2 or np.any(mix.factors != 1) else None
     if node.op == "mul":
         x, constant = node.inputs if node.inputs[1] in graph.constants else node.inputs[::-1]
         if constant not in graph.constants or x in graph.constants or graph.value(x).shape != graph.value(node.output).shape:

@@ -7,7 +7,7 @@ device's graph has taken over yet.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,20 +29,38 @@ def merge(*sources: Sources) -> Sources:
 
 @dataclass(frozen=True)
 class Grid:
-    """The type of an activation: one scale; `tensor` is the ONNX tensor that holds the rounded values."""
+    """The type of an activation: one scale; `tensor` is the ONNX tensor that holds the rounded values. `rectified`: nothing is below 0."""
 
     tensor: str
     bits: int
     scale: float
     zero_point: int
+    rectified: bool = False
 
     def type(self) -> TensorType:
         """As a signed type of the device."""
         return TensorType(self.bits, True, np.asarray(self.scale, np.float64), self.zero_point)
 
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and the largest number that it holds."""
+        low, high = self.type().range
+        return 0.0 if self.rectified else float(low * self.scale), float(high * self.scale)
+
+    def centred(self) -> Grid:
+        """One of as many bits that reaches as far on either side of 0: its step is at most twice as large."""
+        low, high = self.range
+        peak = max(-low, high)
+        return Grid(self.tensor, self.bits, peak / ((1 << (self.bits - 1)) - 1), 0, rectified=low == 0)
+
+    def round(self, real: Array) -> Array:
+        """Numbers on the grid, half to even."""
+        low, high = self.type().range
+        return np.asarray(np.maximum(np.clip(np.rint(real / self.scale), low, high) * self.scale, self.range[0]))
+
     def same(self, other: Grid | None) -> bool:
         """Whether both round alike."""
-        return other is not None and (self.bits, self.scale, self.zero_point) == (other.bits, other.scale, other.zero_point)
+        return other is not None and replace(self, tensor="") == replace(other, tensor="")
 
 
 @dataclass(frozen=True)
@@ -99,7 +117,8 @@ class Unary:
 
     `cuts` are earlier values on the way, with the samples of the rest of the way, newest last: a chain of two known
     functions is cut there. `parts` are operator and operands of the last step, if that is a sum or product. `made` is the
-    view once the function has been put into the graph.
+    view once the function has been put into the graph. `pair` is a rounding of a quantized model that the value gets if it is put
+    into the graph, with the name of its node.
     """
 
     view: View
@@ -110,6 +129,7 @@ class Unary:
     cuts: tuple[tuple[Unary, Array], ...] = ()
     parts: tuple[str, tuple[Unary | View | Const, ...]] | None = None
     made: View | Const | None = None
+    pair: tuple[Grid, str] | None = None
 
     @property
     def shape(self) -> Shape:

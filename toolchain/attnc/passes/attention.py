@@ -106,3 +106,5 @@ def _balance(node: Node, q: Node, k: Node, samples: Mapping[str, Array]) -> None
 def _scale_channels(node: Node, factor: Array) -> None:
     node.params["weight"] = node.params["weight"] * factor[:, None]
     node.params["bias"] = node.params["bias"] * factor
+    if "weight_unit" in node.params:  # a weight that arrived quantized keeps its integers
+        node.params["weight_unit"] = node.params["weight_unit"] * factor

@@ -13,6 +13,9 @@ from attnc.arrays import Array
 from attnc.ir import Graph, Node
 from attnc.ops.rotary import Sizes
 
+_CHANNEL_AXES = {"weight": 0, "bias": 0, "weight_q": -2, "weight_unit": 0, "weight_multiplier": -2}
+"""Where output channels lie in the parameters of a linear layer, those of one that arrived quantized among them."""
+
 
 def pair_rotary(graph: Graph) -> int:
     """Permute wherever queries and keys of an attention both are half-split rotaries of linear layers; returns how many rotaries were."""
@@ -28,7 +31,7 @@ def pair_rotary(graph: Graph) -> int:
             linear = graph.producer(rotary.inputs[0])
             assert linear is not None
             order = channel_order(Sizes.of(rotary, graph.value(rotary.output).shape))
-            linear.params = {**linear.params, "weight": linear.params["weight"][order], "bias": linear.params["bias"][order]}
+            linear.params |= {key: np.take(linear.params[key], order, axis) for key, axis in _CHANNEL_AXES.items() if key in linear.params}
             rotary.attrs["interleaved"] = True
             count += 1
     return count

@@ -42,7 +42,8 @@ def per_token(graph: Graph, wanted: Callable[[Node], bool], statistics: Mapping[
         x, position = node.inputs[0], graph.nodes.index(node)
         if x not in shared:
             readers = [reader for reader in graph.consumers(x) if id(reader) in chosen]
-            smooth = _smooth(graph, x, readers, statistics[x]) if statistics is not None else []
+            arrived = any("weight_q" in reader.params for reader in readers)  # integers take no factor in
+            smooth = _smooth(graph, x, readers, statistics[x]) if statistics is not None and not arrived else []
             source = smooth[-1].output if smooth else x
             front = _front(graph, x, source, node)
             graph.nodes[position:position] = [*smooth, *front]

@@ -83,8 +83,8 @@ def choose_formats(state: State) -> None:
 
 
 def ease(state: State) -> None:
-    """Operands of attention that are easier to quantize; a model that arrived quantized stays as it is."""
-    if state.model.quantized is None:
+    """Operands of attention that are easier to quantize; a model whose activations arrived quantized stays as it is."""
+    if all(value.imposed is None for value in state.graph.values.values()):
         attention.ease_attention(state.graph, glance(state, attention.operands(state.graph)))
 
 
@@ -92,7 +92,8 @@ def scale_tokens(state: State) -> None:
     """Dynamic activations for the layers whose settings ask for them."""
 
     def wanted(node: Node) -> bool:
-        return state.settings(node).activations == "dynamic" and state.input_bits(node) == 8 and "weight_q" not in node.params
+        typed = state.graph.value(node.inputs[0]).imposed is not None or state.graph.value(node.output).imposed is not None
+        return state.settings(node).activations == "dynamic" and state.input_bits(node) == 8 and not typed
 
     if any(wanted(node) for node in weighted(state.graph)):
         tokens.per_token(state.graph, wanted, glance(state, tokens.operands(state.graph, wanted)))

@@ -47,7 +47,7 @@ from attnc.settings_file import read_settings
 from attnc.weights import GROUP_SIZES, WeightFormat
 
 Weights = Literal["int8", "int6", "int5", "int4", "int3", "int2", "ternary", "binary2", "binary3", "binary4", "auto"]
-GroupSize = Literal[0, 32, 64, 128]
+GroupSize = Literal[0, 16, 32, 64, 128]
 Engine = Literal["auto", "dsp", "lookup"]
 LOOKUP_BITS = 6
 """Widest weights that are looked up in tables: one plane per bit."""
@@ -149,6 +149,8 @@ def _base(config: WeightConfig, node: Node) -> dict[str, Any]:
     """The file's own settings for `node`."""
     settings = config.model_dump(exclude={"layers", "hold_out"})
     settings["open_group"] = "group_size" not in config.model_fields_set
+    if node.attrs.get("dynamic_input") and "activations" not in config.model_fields_set:  # as the file has it
+        settings["activations"] = "dynamic"
     if node.params["weight"].shape[1] < config.group_size:
         settings["group_size"] = 0
     return settings

@@ -27,7 +27,7 @@ def recognise(weight: Array) -> QuantizedWeight | None:
     steps = _row_steps(weight)
     if steps is not None:
         return _carried(weight, 0, steps, np.ones((len(steps), 1), np.int64))
-    for size in sorted(GROUP_SIZES, reverse=True):
+    for size in sorted(GROUP_SIZES[1:], reverse=True):  # so few weights as the first has lie on a grid by chance
         if weight.shape[1] % size == 0 and weight.shape[1] > size:
             found = _grouped(weight, size)
             if found is not None:
