@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from graphs import Builder, C, T
 from onnx import TensorProto
@@ -48,7 +49,7 @@ def matmul(op: str, turned: bool, **attributes: Any) -> Callable[[Builder], list
     def build(b: Builder) -> list[str]:
         x = tokens(b)
         weight = b.random(7, C) if turned else b.random(C, 7)
-        return out(b, b(op, x, weight, *([b.random(7)] if op == "GemmFastGelu" else []), **MICROSOFT, **attributes), 7)
+        return out(b, b(op, x, weight, **MICROSOFT, **attributes), 7)
 
     return build
 
@@ -157,21 +158,22 @@ def multi_head(
 
 
 def grouped(
-    *, padded: bool = False, packed: bool = False, rotate: bool = False, added: bool = False, past: bool = False, **attributes: Any
+    *, padded: bool = False, packed: bool = False, rotate: bool = False, added: bool = False, past: int = -1, **attributes: Any
 ) -> Callable[[Builder], list[str]]:
     def build(b: Builder) -> list[str]:
         x = tokens(b)
+        keys = T + max(past, 0)
         apart = [b.linear(x, C, width) for width in (4 * E, 2 * E, 2 * E)]
         operands = [b.linear(x, C, 8 * E), "", ""] if packed else apart
-        operands += [b.input(name, [1, 2, "past", E]) if past else "" for name in ("past_key", "past_value")]
-        last = b("Sub", mask_of(b, "ends"), np.array([1], np.int32)) if padded else b.constant(np.array([T - 1], np.int32))
-        operands += [last, b.constant(np.array(T, np.int32))]
+        operands += [b.input(name, [1, 2, "past", E]) if past >= 0 else "" for name in ("past_key", "past_value")]
+        last = b("Sub", mask_of(b, "ends"), np.array([1], np.int32)) if padded else b.constant(np.array([keys - 1], np.int32))
+        operands += [last, b.constant(np.array(keys, np.int32))]
         angle = np.arange(32)[:, None] * 0.3 / np.arange(1, E // 2 + 1)
         operands += [np.cos(angle), np.sin(angle)] if rotate else ["", ""]
         operands += ["", b.random(1, 1, T, T)] if added else []
         more = {"num_heads": 4, "kv_num_heads": 2, "do_rotary": int(rotate)}
         made = b("GroupQueryAttention", *operands, outputs=3, **more, **MICROSOFT, **attributes)
-        return out(b, made[0], 4 * E, *(made[1:] if past else []))
+        return out(b, made[0], 4 * E, *(made[1:] if past >= 0 else []))
 
     return build
 
@@ -206,7 +208,9 @@ CASES: dict[str, Callable[[Builder], list[str]]] = {
     "GroupQuery": grouped(), "GroupQuery_packed": grouped(packed=True), "GroupQuery_rotary": grouped(rotate=True),
     "GroupQuery_interleaved": grouped(rotate=True, packed=True, rotary_interleaved=1), "GroupQuery_cap": grouped(softcap=2.0, scale=0.7),
     "GroupQuery_window": grouped(local_window_size=2), "GroupQuery_added": grouped(added=True),
-    "GroupQuery_padded": grouped(padded=True), "GroupQuery_past": grouped(past=True),
+    "GroupQuery_padded": grouped(padded=True), "GroupQuery_past": grouped(past=0),
+    "Attention_past_3": attention(present=True, unidirectional=1), "MultiHead_past_3": multi_head(past=3, bias=False, unidirectional=1),
+    "GroupQuery_past_3": grouped(past=3, rotate=True),
 }  # fmt: skip
 
 
@@ -216,8 +220,11 @@ def test_operator(tmp_path: Path, name: str) -> None:
     path = save(b, tmp_path / "model.onnx", CASES[name](b))
     given = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in b.inputs}
     inputs = {"mask": np.array([[1, 1, 1, 1, 0]], np.int32)} if given.get("mask") == [1, T] else {}
-    pasts = {key: tuple(shape) for key, shape in given.items() if "past" in key}
-    assert check(path, pasts, **inputs, **{key: np.zeros(shape, np.float32) for key, shape in pasts.items()}).graph.nodes
+    past = 3 if name.endswith("past_3") else 0
+    pasts = {key: tuple(size or past for size in shape) for key, shape in given.items() if "past" in key}
+    assert check(
+        path, pasts, **inputs, **{key: b.rng.standard_normal(shape).astype(np.float32) for key, shape in pasts.items()}
+    ).graph.nodes
 
 
 def test_one_message_names_all_operators_that_are_refused(tmp_path: Path) -> None:
@@ -245,3 +252,25 @@ def test_one_message_names_all_operators_that_are_refused(tmp_path: Path) -> Non
     assert lines[0] == "nodes 'g', 'h' (com.microsoft.GroupQueryAttention): smooth_softmax is not supported"
     assert lines[1].startswith("node 'm' (com.microsoft.MurmurHash3): this operator of onnxruntime is not read") and len(lines) == 2
     assert {place.node for place in inspect_model(path) if place.where == "unsupported"} == {"g", "h", "m"}
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17])
+def test_what_a_session_writes(tmp_path: Path, opset: int) -> None:
+    """A block of a transformer after extended optimization: normalisations that its opset does not have, under ONNX's own domain."""
+    b = Builder(opset)
+    x = tokens(b)
+    centred = b("Sub", x, b("ReduceMean", x, axes=[-1]))
+    deviation = b("Sqrt", b("Add", b("ReduceMean", b("Pow", centred, 2.0), axes=[-1]), 1e-5))
+    y = b("Add", b("Mul", b("Div", centred, deviation), b.random(C)), b.random(C))
+    q, k, v = (b("Transpose", b("Reshape", b.linear(y, C, C), np.array([1, T, H, D])), perm=[0, 2, 1, 3]) for _ in range(3))
+    scores = b("Mul", b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2])), 0.5)
+    made = b("Transpose", b("MatMul", b("Softmax", scores, axis=3), v), perm=[0, 2, 1, 3])
+    z = b.linear(b("Reshape", made, np.array([1, T, C])), C, C)
+    plain, path = save(b, tmp_path / "plain.onnx", out(b, b("Mul", z, b("Sigmoid", b("Mul", z, 1.702))))), tmp_path / "m.onnx"
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(path)
+    ort.InferenceSession(str(plain), options, providers=["CPUExecutionProvider"])
+    assert {node.op_type for node in onnx.load(path).graph.node} >= {"LayerNormalization", "FusedMatMul", "QuickGelu"}
+    found = [node.op for node in check(path).graph.nodes]
+    assert found == ["linear", "layer_normalization", *["linear"] * 3, "attention", "linear", "unary", "linear"]

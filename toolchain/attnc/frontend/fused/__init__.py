@@ -19,8 +19,7 @@ from attnc.frontend.simplify import TensorInfo, fold, infer
 
 OPERATORS: dict[str, Callable[[Spelling], None]] = {
     "Gelu": pointwise.gelu, "BiasGelu": pointwise.gelu, "FastGelu": pointwise.fast_gelu, "QuickGelu": pointwise.quick_gelu,
-    "BiasAdd": pointwise.bias_add, "BiasSoftmax": pointwise.bias_softmax,
-    "FusedMatMul": pointwise.fused_matmul, "TransposeMatMul": pointwise.fused_matmul, "GemmFastGelu": pointwise.gemm_fast_gelu,
+    "FusedMatMul": pointwise.fused_matmul, "TransposeMatMul": pointwise.fused_matmul,
     "FusedGemm": pointwise.fused_gemm, "FusedConv": pointwise.fused_conv,
     "LayerNormalization": normalization.layer_normalization,
     "SimplifiedLayerNormalization": normalization.simplified, "SkipLayerNormalization": normalization.skip,

@@ -48,36 +48,27 @@ def attention(s: Spelling) -> None:
 
 
 def multi_head_attention(s: Spelling) -> None:
-    """MultiHeadAttention: queries, keys and values apart or packed, with biases, masks by key and a past."""
+    """MultiHeadAttention: queries, keys and values apart, with biases, masks by key and a past."""
     s.without((8, "length of a past that shares its memory"), (9, "cache of a beam search"))
     query, key, value, bias, mask, added, past_key, past_value = (s.given(index) for index in range(8))
-    heads, shape = int(s.attribute("num_heads", 0)), s.shape(query)
-    width = shape[2] if len(shape) == 3 else heads * shape[4]
+    heads = int(s.attribute("num_heads", 0))
     q, k, v = _operands(s, (query, key, value), bias, heads)
-    tokens, keys = shape[1], shape[1]
-    if key:
-        keys = s.shape(key)[2 if len(s.shape(key)) == 4 else 1]
-    values = width if not value else s.shape(value)[-1] * (heads if len(s.shape(value)) == 4 else 1)
+    tokens, keys = s.shape(query)[1], s.shape(key)[-2]
+    values = s.shape(value)[-1] * (heads if len(s.shape(value)) == 4 else 1)
     if past_key and s.shape(past_key)[2]:
         keys += s.shape(past_key)[2]
         k, v = s("Concat", past_key, k, axis=2), s("Concat", past_value, v, axis=2)
     causal = _seen(tokens, keys) if s.attribute("unidirectional", 0) else None
     scores = Scores(tuple(filter(None, (key_mask(s, mask, keys), added))), causal)
-    s.result(0, merge_heads(s, attend(s, q, k, v, width // heads, scores), values))
+    s.result(0, merge_heads(s, attend(s, q, k, v, s.shape(query)[2] // heads, scores), values))
     s.result(1, k)
     s.result(2, v)
 
 
 def _operands(s: Spelling, given: tuple[str, str, str], bias: str, heads: int) -> list[str]:
-    """Queries, keys and values as [B, heads, T, D]: each apart [B, T, C], with heads already in front, or packed [B, T, heads, n, D]."""
-    query, key, value = given
-    if not key or not value:
-        packed, first = (query, 0) if not key else (key, 1)
-        if bias:
-            s.refuse("a bias of packed projections is not supported; add it before")
-        parts = [s("Gather", packed, np.array(index), axis=3) for index in range(3 - first)]
-        turned = [s("Transpose", part, perm=[0, 2, 1, 3]) for part in parts]
-        return turned if first == 0 else [split_heads(s, query, heads), *turned]
+    """Queries, keys and values as [B, heads, T, D]; each is [B, T, C], with its part of the bias, or has heads in front already."""
+    if not all(given) or any(len(s.shape(name)) == 5 for name in given):
+        s.refuse("packed projections are for GPUs alone, onnxruntime on a CPU has nothing to measure against; optimize without use_gpu")
     parts, start = [], 0
     for name in given:
         if len(s.shape(name)) == 4:

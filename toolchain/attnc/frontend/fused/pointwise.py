@@ -21,37 +21,15 @@ def gelu(s: Spelling) -> None:
 
 def fast_gelu(s: Spelling) -> None:
     """GELU by tanh, of a sum where there is a bias."""
-    s.result(0, _by_tanh(s, s.sum(s.given(0), s.given(1))))
-
-
-def gemm_fast_gelu(s: Spelling) -> None:
-    """FastGelu of a product, with a bias where it is given."""
-    s.result(0, _by_tanh(s, s.sum(s("MatMul", s.given(0), s.given(1)), s.given(2))))
-
-
-def _by_tanh(s: Spelling, x: str) -> str:
-    cube = s("Mul", s("Mul", x, x), x)
-    inner = s("Mul", s("Add", x, s("Mul", cube, 0.044715)), math.sqrt(2 / math.pi))
-    return s("Mul", s("Mul", x, s("Add", s("Tanh", inner), 1.0)), 0.5)
+    x = s.sum(s.given(0), s.given(1))
+    inner = s("Mul", s("Add", x, s("Mul", s("Mul", s("Mul", x, x), x), 0.044715)), math.sqrt(2 / math.pi))
+    s.result(0, s("Mul", s("Mul", x, s("Add", s("Tanh", inner), 1.0)), 0.5))
 
 
 def quick_gelu(s: Spelling) -> None:
     """x sigmoid(alpha x); SiLU where alpha is 1."""
     x, alpha = s.given(0), float(s.attribute("alpha", 1.702))
     s.result(0, s("Mul", x, s("Sigmoid", x if alpha == 1 else s("Mul", x, alpha))))
-
-
-def bias_add(s: Spelling) -> None:
-    """x + bias + skip."""
-    s.result(0, s.sum(s.given(0), s.given(1), s.given(2)))
-
-
-def bias_softmax(s: Spelling) -> None:
-    """Softmax of a sum, over the last axis."""
-    axis, rank = int(s.attribute("axis", 1)), len(s.shape(s.given(0)))
-    if axis % rank != rank - 1:
-        s.refuse(f"it takes all axes from {axis} on together; only the last axis is supported")
-    s.result(0, s("Softmax", s.sum(s.given(0), s.given(1)), axis=-1))
 
 
 def fused_matmul(s: Spelling) -> None:
