@@ -66,7 +66,8 @@ def test_starting_an_instruction_costs_latencies(parallel: int) -> None:
     for one, call, first in zip(program.instructions, cost.calls, fetched, strict=True):
         depths = [through.kernel.network.depth for _, through in one.active]
         binding = 0 if call.bound.startswith(("port", "HP", "ddr")) else max(depths, default=0)
-        assert call.start - first == 60 + 30 + 10 + sum(depths) - binding
+        passing = 2 * (len(one.engine.slots) - len(depths)) + 2 * sum(slot.tap for slot in one.engine.slots)
+        assert call.start - first == 60 + 30 + 10 + sum(depths) - binding + passing
 
 
 def test_pointers_that_write_share_an_interface_with_one_that_reads() -> None:

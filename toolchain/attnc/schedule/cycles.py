@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from attnc.kernels.latency import READ_LATENCY, WRITE_RESPONSE
+from attnc.kernels.memory import FORWARD, TEE
 from attnc.schedule.devices import Board
 from attnc.schedule.engine import Instruction
 from attnc.schedule.program import FETCH_INTS, Program
@@ -117,7 +118,9 @@ def _work_cost(work: Work, beside: Beside, ports: Mapping[str, str], words_per_c
     depths = [call.depth for _, call in instruction.active]
     processes = {name for _, call in instruction.active for name in (*call.cycles, *call.held)}
     own = max(depths, default=0) if processes & {*slowest} else 0  # among the cycles of the slowest
-    start = READ_LATENCY + WRITE_RESPONSE + CALL_OVERHEAD + sum(depths) - own
+    idle, taps = len(engine.slots) - len(depths), sum(slot.tap for slot in engine.slots)
+    passed = FORWARD.loops[0].depth * idle + TEE.loops[0].depth * taps
+    start = READ_LATENCY + WRITE_RESPONSE + CALL_OVERHEAD + sum(depths) - own + passed
     total = max(total, READ_LATENCY + instruction_ints // FETCH_INTS - start)  # the next instruction comes meanwhile
     macs = sum(call.macs for _, call in instruction.active)
     return CallCost(instruction.chain.main.node.name, engine.name, total + start, bound, start, busy, words, macs)
