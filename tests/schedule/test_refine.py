@@ -48,11 +48,11 @@ def test_neighbours_differ_in_what_the_engines_have() -> None:
 
 def test_an_engine_takes_half_a_block_where_that_is_faster() -> None:
     """Others start on its first half while it works on the second."""
-    graph, board = transformer_graph(1, rows=48, width=64), BOARDS["kv260"]
+    graph, board = transformer_graph(1, rows=96, width=96, heads=4), BOARDS["kv260"]
 
     def rank(design: Design) -> Rank:
         return (estimate(build_program(graph, design, None), board, 250).cycles,)
 
-    start = Design.of(8, 16, 16, 2, rows_at_once=8, parallel=2)
-    half = [design for design in neighbours(start, {AttentionNumbers}, 48) if design.rows == 16 and design.attention.rows]
-    assert [design.attention for design in half] == [AttentionNumbers(rows=8, queries=2)] and rank(half[0]) < rank(start)
+    start = Design.of(8, 16, 24, 2, rows_at_once=8, parallel=2)
+    half = [design for design in neighbours(start, {AttentionNumbers}, 96) if design.rows == 24 and design.attention.rows]
+    assert [design.attention for design in half] == [AttentionNumbers(rows=12, queries=2)] and rank(half[0]) < rank(start)
