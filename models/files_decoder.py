@@ -104,4 +104,4 @@ def _model(w: _Writer, vocabulary: int) -> ModelProto:
 
 
 SHAPES = {"input_ids": (1, TOKENS), "attention_mask": (1, TOKENS), **dict.fromkeys(PASTS, PAST)}
-KINDS = [Kind("genai", builder, ("llama",), "torchscript", {"shapes": SHAPES})]
+KINDS = [Kind("genai", builder, ("llama",), "torchscript", options={"shapes": SHAPES})]

@@ -52,6 +52,16 @@ def optimize(
     made.save_model_to_file(str(path))
 
 
+def in_integers(source: Source, path: Path) -> None:
+    """After the optimizer, and then after dynamic quantization."""
+    from onnx import TensorProto
+    from onnxruntime.quantization import quantize_dynamic
+
+    fused = path.with_name("fused.onnx")
+    by_optimizer(source, fused, how=DYNAMIC)
+    quantize_dynamic(fused, path, extra_options={"DefaultTensorType": TensorProto.FLOAT})
+
+
 RAW = 2
 """AttentionMaskFormat.AttentionMask: the mask as it is given to the model."""
 TEXT = ("bert", "distilbert", "gpt2", "llama")
@@ -87,4 +97,5 @@ KINDS = [
     _kind("fused-99", by_optimizer, level=99),
     _kind("fused-gelu-approximation", by_optimizer, enable_gelu_approximation=True),
     _kind("fused-fp16", by_optimizer, half=True),
+    Kind("fused-int8", in_integers, ("bert", "distilbert"), "torchscript"),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import onnxruntime as ort
 import pytest
 from graphs import Builder, C, T
 from onnx import TensorProto
+from onnxruntime.quantization import quantize_dynamic
 from running import check
 
 from attnc.errors import UnsupportedError
@@ -274,3 +276,14 @@ def test_what_a_session_writes(tmp_path: Path, opset: int) -> None:
     assert {node.op_type for node in onnx.load(path).graph.node} >= {"LayerNormalization", "FusedMatMul", "QuickGelu"}
     found = [node.op for node in check(path).graph.nodes]
     assert found == ["linear", "layer_normalization", *["linear"] * 3, "attention", "linear", "unary", "linear"]
+
+
+def test_fused_operators_on_integers(tmp_path: Path) -> None:
+    """QEmbedLayerNormalization and QAttention of dynamic quantization: the file's numbers, but for how activations are rounded."""
+    b = Builder(17)
+    plain = save(b, tmp_path / "plain.onnx", CASES["Embed"](b))
+    logging.disable(logging.WARNING)
+    quantize_dynamic(plain, tmp_path / "m.onnx", extra_options={"DefaultTensorType": TensorProto.FLOAT})
+    logging.disable(logging.NOTSET)
+    assert {node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node} >= {"QAttention", "QEmbedLayerNormalization"}
+    check(tmp_path / "m.onnx", tolerance=0.03, mask=np.array([[1, 1, 1, 1, 0]], np.int32))

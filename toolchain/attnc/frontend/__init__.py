@@ -12,6 +12,7 @@ from attnc.frontend import imposed
 from attnc.frontend.cleanup import drop_unused, fold_constants, unique_names
 from attnc.frontend.columns import ColumnSelections
 from attnc.frontend.fused import spell_out
+from attnc.frontend.fused.integers import split_integers
 from attnc.frontend.hostside import Ending, host_models, place, refuse_passed_inputs, trace_outputs
 from attnc.frontend.interpreter import Interpreter
 from attnc.frontend.load import load_model
@@ -128,6 +129,7 @@ def _prepare(path: Path, pins: Pins, samples: Pins | None = None) -> tuple[Simpl
     name_nodes(model)
     declared = {output.name: _fixed_first(output) for output in model.graph.output}
     to_float32(model)
+    split_integers(model)
     quantized = lower_quantization(model)
     specs = pin_shapes(model, pins, str(path), samples)
     model, refused = spell_out(model, str(path))
