@@ -256,6 +256,25 @@ def test_one_message_names_all_operators_that_are_refused(tmp_path: Path) -> Non
     assert {place.node for place in inspect_model(path) if place.where == "unsupported"} == {"g", "h", "m"}
 
 
+def optimize(plain: Path, path: Path, level: str) -> None:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 4
+    ort.InferenceSession(str(plain), options, providers=["CPUExecutionProvider"])
+
+
+def test_convolutions_in_blocks(tmp_path: Path) -> None:
+    """The first reads channels that are in no blocks; the last has channels that do not fill one."""
+    b = Builder(17)
+    x = b("Relu", b("Conv", b.input("x", [1, 3, 8, 8]), b.random(32, 3, 2, 2), b.random(32), strides=[2, 2]))
+    x = b("Relu", b("Conv", x, b.random(32, 32, 1, 1), b.random(32)))
+    x = b("Conv", x, b.random(12, 32, 2, 2), b.random(12), strides=[2, 2])
+    y = out(b, b("Transpose", b("Reshape", x, np.array([1, 12, 4])), perm=[0, 2, 1]), 12)
+    optimize(save(b, tmp_path / "plain.onnx", y), tmp_path / "m.onnx", "ORT_ENABLE_ALL")
+    check(tmp_path / "m.onnx")
+
+
 @pytest.mark.parametrize("opset", [11, 13, 17])
 def test_what_a_session_writes(tmp_path: Path, opset: int) -> None:
     """A block of a transformer after extended optimization: normalisations that its opset does not have, under ONNX's own domain."""
@@ -269,10 +288,7 @@ def test_what_a_session_writes(tmp_path: Path, opset: int) -> None:
     made = b("Transpose", b("MatMul", b("Softmax", scores, axis=3), v), perm=[0, 2, 1, 3])
     z = b.linear(b("Reshape", made, np.array([1, T, C])), C, C)
     plain, path = save(b, tmp_path / "plain.onnx", out(b, b("Mul", z, b("Sigmoid", b("Mul", z, 1.702))))), tmp_path / "m.onnx"
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.optimized_model_filepath = str(path)
-    ort.InferenceSession(str(plain), options, providers=["CPUExecutionProvider"])
+    optimize(plain, path, "ORT_ENABLE_EXTENDED")
     assert {node.op_type for node in onnx.load(path).graph.node} >= {"LayerNormalization", "FusedMatMul", "QuickGelu"}
     found = [node.op for node in check(path).graph.nodes]
     assert found == ["linear", "layer_normalization", *["linear"] * 3, "attention", "linear", "unary", "linear"]

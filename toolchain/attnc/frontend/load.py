@@ -28,10 +28,7 @@ QUANTIZED = ("QLinear", "QGemm", "QAttention", "DynamicQuantize", "MatMulInteger
 RUNTIME_NAMES = ("SimplifiedLayerNormalization", "LayerNormalization")
 """Normalisations that onnxruntime writes under ONNX's own domain, whether the opset has them or not."""
 NCHWC = "com.microsoft.nchwc"
-BLOCKED = (
-    "convolutions of that domain have their weights in an order for one processor: let onnxruntime optimize at the level `extended`, "
-    "which leaves them as they are"
-)
+"""onnxruntime's convolutions in an order for the machine that optimized the model."""
 KEPT = "attnc.kept"
 """A domain that ONNX's converter passes over."""
 MAX_ELEMENTS = 1 << 31
@@ -216,7 +213,7 @@ def _skeleton(model: ModelProto) -> ModelProto:
 def _check_domains(path: Path, model: ModelProto) -> None:
     """Every operator is ONNX's own, a function that the model defines, or of a domain that is read; the message names all others."""
     functions = {(function.domain, function.name) for function in model.functions}
-    read = (*ONNX_DOMAINS, *QONNX_DOMAINS, MICROSOFT)
+    read = (*ONNX_DOMAINS, *QONNX_DOMAINS, MICROSOFT, NCHWC)
     foreign: dict[tuple[str, str], list[str]] = {}
     for body in [model.graph.node, *(function.node for function in model.functions)]:
         for node in all_nodes(body):
@@ -224,8 +221,8 @@ def _check_domains(path: Path, model: ModelProto) -> None:
                 foreign.setdefault((node.domain, node.op_type), []).append(repr(node.name or node.op_type))
     if foreign:
         found = "; ".join(f"operator {op!r} of domain {domain!r}, {listed(nodes)}" for (domain, op), nodes in foreign.items())
-        hint = BLOCKED if any(domain == NCHWC for domain, _ in foreign) else "export the model with operators of ONNX itself"
-        raise ModelError(f"{path}: only operators of ONNX and of onnxruntime ({MICROSOFT}) are supported, found {found}; {hint}")
+        needed = f"only operators of ONNX and of onnxruntime ({MICROSOFT}) are supported"
+        raise ModelError(f"{path}: {needed}, found {found}; export the model with operators of ONNX itself")
 
 
 def _check_tensor(path: Path, tensor: TensorProto) -> None:

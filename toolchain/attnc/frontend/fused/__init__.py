@@ -12,9 +12,9 @@ from collections.abc import Callable
 from onnx import ModelProto, NodeProto
 
 from attnc.errors import UnsupportedError
-from attnc.frontend.fused import attention, normalization, pointwise, rotary
+from attnc.frontend.fused import attention, blocked, normalization, pointwise, rotary
 from attnc.frontend.fused.spelling import Spelling, UnknownShape
-from attnc.frontend.load import MICROSOFT, ONNX_DOMAINS, all_nodes
+from attnc.frontend.load import MICROSOFT, NCHWC, ONNX_DOMAINS, all_nodes
 from attnc.frontend.simplify import TensorInfo, fold, infer
 
 OPERATORS: dict[str, Callable[[Spelling], None]] = {
@@ -27,6 +27,7 @@ OPERATORS: dict[str, Callable[[Spelling], None]] = {
     "RotaryEmbedding": rotary.rotary_embedding, "Attention": attention.attention,
     "MultiHeadAttention": attention.multi_head_attention, "GroupQueryAttention": attention.group_query_attention,
 }  # fmt: skip
+IN_BLOCKS = {"Conv": blocked.conv, "ReorderInput": blocked.reorder_input, "ReorderOutput": blocked.reorder_output}
 LAYER_NORMALIZATION_OPSET = 17
 
 
@@ -62,7 +63,7 @@ def _is_fused(node: NodeProto, opset: int) -> bool:
     early = node.op_type == "LayerNormalization" and opset < LAYER_NORMALIZATION_OPSET
     if node.domain in ONNX_DOMAINS:
         return early or node.op_type == "SimplifiedLayerNormalization"
-    return node.domain == MICROSOFT and node.op_type in OPERATORS
+    return (node.domain == MICROSOFT and node.op_type in OPERATORS) or (node.domain == NCHWC and node.op_type in IN_BLOCKS)
 
 
 def _pass(model: ModelProto, opset: int, info: dict[str, TensorInfo], refused: dict[str, str]) -> dict[str, str]:
@@ -76,7 +77,7 @@ def _pass(model: ModelProto, opset: int, info: dict[str, TensorInfo], refused: d
             continue
         spelling = Spelling(node, opset, info, read)
         try:
-            OPERATORS[node.op_type](spelling)
+            (IN_BLOCKS if node.domain == NCHWC else OPERATORS)[node.op_type](spelling)
             made = spelling.finish()
         except UnknownShape as waits:
             unknown[node.name] = waits.tensor

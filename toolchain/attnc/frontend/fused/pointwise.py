@@ -58,9 +58,14 @@ def fused_gemm(s: Spelling) -> None:
 
 def fused_conv(s: Spelling) -> None:
     """Conv, another tensor added where there is one, and a function behind it."""
+    convolution(s, s.given(1))
+
+
+def convolution(s: Spelling, weight: str) -> None:
+    """A fused convolution of such weights."""
     own = {"activation", "activation_params"}
     attributes = {attribute.name: s.attribute(attribute.name, None) for attribute in s.node.attribute if attribute.name not in own}
-    made = s.sum(s("Conv", *[s.given(index) for index in range(3) if s.given(index)], **attributes), s.given(3))
+    made = s.sum(s("Conv", s.given(0), weight, *filter(None, [s.given(2)]), **attributes), s.given(3))
     keys = ACTIVATIONS.get(s.attribute("activation", ""), ())
     s.result(0, _activated(s, made, dict(zip(keys, s.attribute("activation_params", ()), strict=False))))
 
