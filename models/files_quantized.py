@@ -156,8 +156,8 @@ WRITERS: dict[str, Writer] = {
     "qdq-s8-finite": finite(static(PAIRS, S8, S8, spared=False)),
     "qdq-u8-fused": optimized(static(PAIRS, U8, U8)),
 }
-FIXED = ("qoperator", "qdq")
-"""Kinds whose files say how every tensor is rounded."""
+FIXED = ("qoperator", "qdq-s8", "qdq-u8")
+"""Kinds whose files say how every tensor is rounded, to 8 bits."""
 
 
 def _make(writer: Writer, source: Source, path: Path) -> None:

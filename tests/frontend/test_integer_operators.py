@@ -336,3 +336,27 @@ def test_an_imported_weight_is_permuted_with_its_integers() -> None:
     for node in (graph.nodes[0], graph.nodes[2]):
         p = node.params
         np.testing.assert_allclose(p["weight"], p["weight_q"] * p["weight_unit"][:, None])
+
+
+def test_attention_of_a_quantized_weight(tmp_path: Path) -> None:
+    """QAttention's projections have the file's integers, and inputs with a scale per token."""
+    constants = {"w": weight(models.D, 3 * models.D), "b": numbers(3 * models.D) / 4, "ws": np.float32(0.004), "wz": np.int8(0)}
+    operands = ["xq", "w", "b", "xs", "ws", "", "xz", "wz"]
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["xq", "xs", "xz"], name="dynamic"),
+        helper.make_node("QAttention", operands, ["y"], name="attention", domain=MS, num_heads=2),
+    ]
+    shape = [1, models.T, models.D]
+    onnx.save(write(nodes, shape, {name: np.asarray(array) for name, array in constants.items()}, shape), tmp_path / "m.onnx")
+    state, db = sqnr(tmp_path / "m.onnx", tmp_path)
+    linears = [node for node in state.graph.nodes if node.op == "linear"]
+    assert db > 30 and len(linears) == 3 and all(node.attrs["quantizer"] == "imported" for node in linears)
+    assert [node.op for node in state.graph.nodes].count("row_absmax") == 1
+
+
+@pytest.mark.parametrize("name", QLINEAR)
+def test_operands_that_are_missing_are_an_error_of_the_model(name: str) -> None:
+    op, inputs, shape, _, attributes = QLINEAR[name]
+    nodes = [helper.make_node(op, inputs[:1], ["y"], name="operator", domain=MS, **attributes)]
+    with pytest.raises(AttncError, match="'operator'"):
+        lower_quantization(write(nodes, shape, {"w": weight(6)}))

@@ -96,10 +96,7 @@ def test_linear_models_equal_onnxruntime(mlp_build: tuple[Path, Path]) -> None:
     assert compare_build(build).bit_exact
     graph, x = load_graph(build / "golden"), inputs(models.K)
     steps = golden_steps(build, x)
-    if graph.type(graph.nodes[0].inputs[0]).bits > 8 or any(node.op == "requantize" for node in graph.nodes):
-        facts = json.loads((build / "report.json").read_text())["import"]
-        assert facts["requantized"], "16-bit activations are rounded once more for the multipliers"
-        return
+    assert not any(node.op == "requantize" for node in graph.nodes), "inputs of 16 bits pass the multipliers in two bytes"
     names = {"fc0": ("x", "m0"), "fc1": ("r0", "y_QuantizeLinear_Input")}
     theirs = framework(path, x, ["x_DequantizeLinear_Output", "m0_DequantizeLinear_Output", "r0_DequantizeLinear_Output", "y"], True)
     theirs = {name.removesuffix("_DequantizeLinear_Output"): array for name, array in theirs.items()}
@@ -114,8 +111,12 @@ def test_linear_models_equal_onnxruntime(mlp_build: tuple[Path, Path]) -> None:
         for given, made, error in sides.values():
             check_rounding(made.astype(int)[:60], exact(given[:60], node, types), *types[1].range, error)
         differences = np.abs(steps[node.output].reshape(SAMPLES, -1) - sides["onnxruntime"][1])
-        assert differences.max() <= 1 and (differences > 0).mean() < 0.02
-    np.testing.assert_array_equal(steps[graph.inputs[0]].reshape(SAMPLES, -1), np.rint(theirs["x"] / graph.type(graph.inputs[0]).scale))
+        # Of 16 bits the rounding of the multiplier shows, an eighth of a step at most, and that of the layer before.
+        most, often = (1, 0.02) if types[1].bits == 8 else (2, 0.3)
+        assert differences.max() <= most and (differences > 0).mean() < often
+    first = graph.type(graph.inputs[0])
+    apart = steps[graph.inputs[0]].reshape(SAMPLES, -1) != np.rint(theirs["x"] / first.scale)
+    assert apart.mean() <= (0 if first.bits == 8 else 0.002), "in 16 bits, float32 moves a few across the middle between two steps"
 
 
 def test_integers_and_scales_are_carried_over(mlp_build: tuple[Path, Path]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from attnc.frontend.quantized_model import Quantized, QuantizedConstant, weight_names
+from attnc.frontend.quantized_model import Quantized, QuantizedConstant, weight_names, written
 from attnc.frontend.values import Array
 from attnc.ir import Node
 from attnc.weights import GROUP_MULTIPLIER_BITS, GROUP_SIZES, WeightFormat
@@ -29,7 +29,7 @@ STEPS = 9
 def impose_weight(node: Node, found: Quantized) -> None:
     """Integers and scales of a linear whose weight arrived quantized; where the device cannot have them it is quantized again, and the
     report says so."""
-    products = tuple(name for name in node.source if name in found.products)
+    products = tuple(name for name in node.source if written(name, found.products) in found.products)
     candidates = [constant for constant in weight_names(found, products) if constant.q.ndim > 1]
     if not candidates:
         return

@@ -16,7 +16,7 @@ from onnx import NodeProto
 from attnc.frontend.builder import LayoutError
 from attnc.frontend.context import MASKED, Context
 from attnc.frontend.imported_weights import TOLERANCE, impose_weight
-from attnc.frontend.quantized_model import Quantized, weight_names
+from attnc.frontend.quantized_model import Quantized, weight_names, written
 from attnc.frontend.values import Const, Grid, ScoreRows, Scores, Unary, Value, View, merge
 from attnc.ir import Graph, Node, TensorType
 from attnc.ops import operator
@@ -108,8 +108,11 @@ def finish(graph: Graph, found: Quantized) -> None:
     for node in graph.nodes:
         if node.op == "linear":
             impose_weight(node, found)
-            if not found.dynamic.isdisjoint(node.source):
+            if not found.dynamic.isdisjoint(written(name, found.dynamic) for name in node.source):
                 node.attrs["dynamic_input"] = True
+            imposed = graph.value(node.inputs[0]).imposed
+            if imposed is not None and imposed.bits > 8:
+                node.attrs["wide_input"] = True
     _impose_constants(graph, found)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from attnc.frontend.load import ONNX_DOMAINS
-from attnc.frontend.lowering import fail
+from attnc.frontend.lowering import fail, visited
 from attnc.frontend.quantized_model import PASSING, Quantized
 from attnc.frontend.values import Array
 
@@ -60,7 +60,7 @@ def with_pairs(model: ModelProto) -> Quantized:
         return Quantized()
     rewriting = _Rewriting(model)
     for node in list(model.graph.node):
-        rewriting.visit(node)
+        visited(rewriting.visit, node)
     return rewriting.finish()
 
 
@@ -240,6 +240,8 @@ class _Rewriting:
         names = [node.input[i] if _given(node, i) else "" for i in place]
         if names[0] in self.real:
             return names[0]
+        if not (names[0] and names[1]):
+            fail(node, names[0], f"needed integers and their scale as inputs {place[0]} and {place[1]}, found {len(node.input)} inputs")
         if names[0] in self.arrays:
             axis %= max(len(self.arrays[names[0]].dims), 1)
         elif self._scales(names[1]) > 1:

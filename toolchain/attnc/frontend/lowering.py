@@ -5,18 +5,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NoReturn
 
 import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from attnc.errors import UnsupportedError
+from attnc.errors import ModelError, UnsupportedError
 from attnc.frontend.load import MICROSOFT, QONNX_DOMAINS
 from attnc.frontend.quantized_model import PASSING, Quantized, QuantizedConstant
 from attnc.frontend.values import Array
 
-PRODUCTS = {"MatMul", "Gemm", "Conv", "Einsum"}
+PRODUCTS = {"MatMul", "Gemm", "Conv", "Einsum", "Attention", "FusedMatMul", "FusedGemm", "TransposeMatMul", "GemmFastGelu"}
 BITS = {f"{sign}int{bits}": bits for bits in (2, 4, 8, 16) for sign in ("", "u")}
 
 
@@ -123,6 +124,14 @@ def check_scale(node: NodeProto, name: str, scale: Array, activation: bool = Fal
         needed = "finite scales above zero" if activation else "finite scales"
         infinite = "" if np.isfinite(numbers).all() else "; a mask of minus infinity has none: leave its node out of quantization"
         fail(node, name, f"needed {needed}, found {numbers[~legal].reshape(-1)[:3].tolist() or 'none'}{infinite}")
+
+
+def visited(visit: Callable[[NodeProto], None], node: NodeProto) -> None:
+    """Visit a node; the checker knows nothing of operators of other domains, so their operands may be anything."""
+    try:
+        visit(node)
+    except (IndexError, KeyError, ValueError, TypeError, ZeroDivisionError) as error:
+        raise ModelError(f"node {node.name!r} ({node.op_type}): its operands do not fit together: {error}") from error
 
 
 def fail(node: NodeProto, tensor: str, reason: str) -> NoReturn:

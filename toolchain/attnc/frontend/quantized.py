@@ -15,7 +15,7 @@ from attnc.fixedpoint import int_range
 from attnc.frontend.blocks import BLOCKED, BlockLowering
 from attnc.frontend.integer_operators import with_pairs
 from attnc.frontend.load import QONNX_DOMAINS
-from attnc.frontend.lowering import BITS, check_scale, fail
+from attnc.frontend.lowering import BITS, check_scale, fail, visited
 from attnc.frontend.qonnx import QonnxLowering
 from attnc.frontend.quantized_model import Quantized, QuantizedConstant
 from attnc.frontend.values import Array, Grid
@@ -33,7 +33,7 @@ def lower_quantization(model: ModelProto) -> Quantized | None:
         return None
     lowering = _Lowering(model, found)
     for node in nodes:
-        lowering.visit(node)
+        visited(lowering.visit, node)
     return lowering.finish()
 
 

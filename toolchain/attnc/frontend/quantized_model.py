@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from attnc.frontend.values import Array, Grid
 
+SPELLED = "::"
+"""Behind the name of a node that is spelled out in several."""
 PASSING = {"Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat", "Gather", "Expand", "MaxPool"}
 """Operators that hand constants on: a product behind them still reads a quantized weight."""
 
@@ -93,8 +95,13 @@ class Quantized:
 
 def weight_names(found: Quantized, sources: tuple[str, ...]) -> Iterator[QuantizedConstant]:
     """The quantized constants that these ONNX nodes read."""
-    for name in dict.fromkeys(name for source in sources for name in found.readers.get(source, ())):
+    for name in dict.fromkeys(name for source in sources for name in found.readers.get(written(source, found.readers), ())):
         yield found.constants[name]
+
+
+def written(name: str, known: Container[str]) -> str:
+    """The node of the file, of those that are known, that a node is or is a part of: one of onnxruntime's may be spelled out in several."""
+    return name if name in known else name.partition(SPELLED)[0]
 
 
 def paired_integers(model: ModelProto, grids: Mapping[str, Grid]) -> set[str]:

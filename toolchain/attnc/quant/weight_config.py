@@ -20,8 +20,8 @@ ONNX model that the layers stand for. A pattern that finds nothing is an error. 
 every key on its own, so a later rule changes only what it mentions.
 
 `activation_bits: auto` is 8, and 16 where the compiler finds that the model needs it; it looks at layers of int8 weights with static
-activations. Inputs of 16 bits take the multipliers (engine dsp) twice as long, and always have a calibrated scale: `dynamic` does
-not touch them.
+activations. Inputs that a model which arrived quantized has in 16 bits stay so. Inputs of 16 bits take the multipliers (engine dsp) twice
+as long, and always have a calibrated scale: `dynamic` does not touch them.
 
 The file's own `group_size` also covers layers with fewer inputs than that: they have one scale per channel. A size that does not divide
 a layer's inputs otherwise is an error.
@@ -151,6 +151,8 @@ def _base(config: WeightConfig, node: Node) -> dict[str, Any]:
     settings["open_group"] = "group_size" not in config.model_fields_set
     if node.attrs.get("dynamic_input") and "activations" not in config.model_fields_set:  # as the file has it
         settings["activations"] = "dynamic"
+    if node.attrs.get("wide_input") and not {"activation_bits", "engine"} & config.model_fields_set:
+        settings["activation_bits"] = 16
     if node.params["weight"].shape[1] < config.group_size:
         settings["group_size"] = 0
     return settings
