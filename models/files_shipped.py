@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from models import files_fused
+from models import files_fused, files_quantized
 from models.families import signals
 from models.file_kinds import Kind, Skipped, Source
 
@@ -89,8 +89,9 @@ def _samples(entry: Shipped, path: Path, seed: int, count: int) -> dict[str, np.
     return made
 
 
-def minilm(source: Source, path: Path, optimized: bool) -> None:
-    """all-MiniLM-L6-v2 out of the package of the extra `zoo`, plain or after onnxruntime's optimizer, on random tokens."""
+def minilm(source: Source, path: Path, optimized: bool = False, quantized: str = "") -> None:
+    """all-MiniLM-L6-v2 out of the package of the extra `zoo`, plain, after onnxruntime's optimizer, or `quantized` as a kind of
+    `files_quantized.py` is (one that needs no samples), on random tokens."""
     try:
         from models.minilm.export import export
     except ImportError as error:
@@ -100,6 +101,8 @@ def minilm(source: Source, path: Path, optimized: bool) -> None:
         export(plain)
     if optimized:
         files_fused.optimize(plain, path, "bert", 12, 384)
+    elif quantized:
+        files_quantized.WRITERS[quantized](plain, path, {})
     else:
         for file in source.folder.glob("minilm.onnx*"):
             shutil.copy(file, path.parent / file.name)
@@ -115,4 +118,6 @@ KINDS = [
     Kind("shipped", shipped, tuple(FILES), "shipped"),
     Kind("minilm", functools.partial(minilm, optimized=False), ("minilm",), "minilm"),
     Kind("minilm-fused", functools.partial(minilm, optimized=True), ("minilm",), "minilm"),
+    Kind("minilm-dynamic", functools.partial(minilm, quantized="dynamic-s8"), ("minilm",), "minilm"),
+    Kind("minilm-nbits4", functools.partial(minilm, quantized="nbits4-zero-32"), ("minilm",), "minilm"),
 ]
