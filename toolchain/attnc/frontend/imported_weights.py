@@ -55,7 +55,7 @@ def impose_weight(node: Node, found: Quantized) -> None:
     scales = "as imported" if exact else "recovered from the folded weight"
     found.weights.append({
         "node": node.name, "tensors": [constant.name for constant in candidates], "format": name, "group_size": size,
-        "shape": list(q.shape), "scales": f"{scales}, within {error:.1g}" if error else scales,
+        "shape": list(q.shape), "scales": f"{scales}, within {100 * error:.1g} % of a channel's largest" if error else scales,
     })  # fmt: skip
 
 
@@ -162,15 +162,15 @@ def _rounded(rows: Array, factor: Array) -> Array:
 
 
 def _units(scale: Array) -> tuple[Array, Array, float]:
-    """Scales [N, groups] as unit [N] times whole multipliers [N, groups] of 8 bits, and their largest relative error: of a channel with
-    several, the unit that errs least."""
+    """Scales [N, groups] as unit [N] times whole multipliers [N, groups] of 8 bits, and their largest error, relative to the largest
+    scale of their channel and at most 2**-8: the unit is the one that errs least."""
     if scale.shape[1] == 1:
         return scale[:, 0].copy(), np.ones(scale.shape, np.int64), 0.0
     largest, top = scale.max(axis=1), (1 << GROUP_MULTIPLIER_BITS) - 1
     best, unit = np.full(len(scale), np.inf), largest / top
     for multiple in range((top + 1) // 2, top + 1):
         tried = largest / multiple
-        error = np.square(np.maximum(np.rint(scale / tried[:, None]), 1) * tried[:, None] / scale - 1).sum(axis=1)
+        error = np.square(np.rint(scale / tried[:, None]) * tried[:, None] - scale).sum(axis=1)
         unit, best = np.where(error < best, tried, unit), np.minimum(error, best)
-    multiplier = np.clip(np.rint(scale / unit[:, None]), 1, top)
-    return unit, multiplier.astype(np.int64), float(np.abs(multiplier * unit[:, None] / scale - 1).max())
+    multiplier = np.minimum(np.rint(scale / unit[:, None]), top)
+    return unit, multiplier.astype(np.int64), float((np.abs(multiplier * unit[:, None] - scale) / largest[:, None]).max())
