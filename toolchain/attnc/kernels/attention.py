@@ -83,6 +83,7 @@ def normalise(placed: bool) -> Process:
         writes=("y",),
         loops=(Loop("NORMALISE", LISTED, runs=_normalise),),
         buffers=(Buffer("y_buffer", lambda n: 2 * n.VALUE_TILES_MAX * n.ROWS_MAX, lambda n: ACTIVATION_BITS * n.L, placed=placed),),
+        first=lambda n: _normalise(n)[0][1] + LISTED,
         rest=lambda n: n.v_tiles * n.rows + 2 * LISTED,
     )
 
@@ -242,6 +243,7 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
         },
         elements=ELEMENTS,
         opening=OPENING,
+        leaving=lambda n: n.rows * n.v_tiles,
         closing=lambda n: n.scored * n.qk_tiles,  # the scores of a head, beside which those of the next one come
     )
 

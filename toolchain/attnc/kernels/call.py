@@ -135,6 +135,11 @@ class Call:
         return self.timing.begins
 
     @property
+    def leaving(self) -> int:
+        """Vectors that leave behind its last operation."""
+        return self.timing.leaving
+
+    @property
     def closing(self) -> int:
         """Iterations of its first process when its last operand has come."""
         return self.timing.closing

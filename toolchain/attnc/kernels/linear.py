@@ -157,5 +157,6 @@ LINEAR = Network(
         "fill": lambda n: n.fill_rows * n.fill_tiles * n.fill_bytes,
     },
     beats={"w": "W_WORDS"},
+    leaving=lambda n: n.rows * min(n.tiles, n.n_tiles),
     opening={"w": lambda n: (n.records + (0 if n.w_ready else n.weights)) * n.W_WORDS if n.groups else 0},
 )

@@ -222,6 +222,7 @@ class Timing:
     held: Mapping[str, int]
     begins: int
     closing: int
+    leaving: int
     tail: int
     opening: Mapping[str, int]
 
@@ -245,6 +246,8 @@ class Network:
     """Of ports whose vectors are of a type that an instance chooses: the template argument that is this type."""
     opening: Mapping[str, Count] = field(default_factory=dict)
     """Of ports: the vectors that have to come before the first result, where those are many. `busy` takes it that all come at once."""
+    leaving: Count = lambda n: 0
+    """Vectors that leave behind the last operation, one per cycle where nothing holds them up."""
     closing: Count = lambda n: 0
     """Iterations of the first process when its last operand has come."""
 
@@ -278,11 +281,12 @@ class Network:
         return sum(max((loop.depth for loop in process.loops if loop.runs is not none), default=0) for process in self.processes)
 
     def begins(self, names: Names) -> int:
-        """Cycles from the last vector of the operand that it swallows to its first result; of a kernel of one process that swallows none,
-        what comes before its first result."""
+        """Cycles from the last vector of the operand that it swallows to its first result; where it swallows none, from its start, and 0
+        where a vector that comes is one that goes."""
         if not self.swallows:
-            first = self.processes[0].first if len(self.processes) == 1 else None
-            return 0 if first is None else first(names)
+            last = self.processes[-1]
+            before = self._before(names, [process.cycles(names, False) for process in self.processes])[-1]
+            return before if last.first is None else before + last.first(names)
         late = [[loop for loop in process.loops if loop.late is not none] for process in self.processes]
         return sum(sum(loop.cycles(loop.late(names)) for loop in loops[:-1]) + loops[-1].depth for loops in late if loops)
 
@@ -297,15 +301,19 @@ class Network:
         """Cycles by process, as each would make a call last, were no other slower: what comes before its first operand, its own, and what
         follows its last result. Those before all operands have come, or those after (`late`); of the latter only where there are any."""
         own = [process.cycles(names, late) for process in self.processes]
+        before, after = self._before(names, own), self._after(names, own)
+        return {
+            process.function: before[number] + own[number] + after[number] for number, process in enumerate(self.processes) if own[number]
+        }
+
+    def _before(self, names: Names, own: Sequence[int]) -> list[int]:
+        """Cycles from the start of the kernel to that of each process; `own` are those that each works."""
         before = [0] * len(own)
         for source, target in self.feeds:
             if own[source] and own[target]:
                 starts = before[source] + self.processes[source].to_first(names) + self.processes[target].after_first(names)
                 before[target] = max(before[target], starts)
-        after = self._after(names, own)
-        return {
-            process.function: before[number] + own[number] + after[number] for number, process in enumerate(self.processes) if own[number]
-        }
+        return before
 
     def _after(self, names: Names, own: Sequence[int]) -> list[int]:
         """Cycles from the end of each process to that of the kernel; `own` are those that each works."""
@@ -328,7 +336,7 @@ class Network:
         """Of a call."""
         held = self.busy(names, late=True) if self.swallows else {}
         opening = {port: count(names) for port, count in self.opening.items()}
-        return Timing(self.busy(names), held, self.begins(names), self.closing(names), self.tail(names), opening)
+        return Timing(self.busy(names), held, self.begins(names), self.closing(names), self.leaving(names), self.tail(names), opening)
 
     @cached_property
     def timings(self) -> Recall[Timing]:

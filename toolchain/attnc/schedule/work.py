@@ -63,6 +63,10 @@ class Part:
     """Cycles from the last operand to the end, beyond the depth of the kernel."""
     closing: int = 0
     """Cycles of the kernel's first process for what it takes last, and for each of the earlier ones alike."""
+    leaving: int = 0
+    """Vectors that leave behind the last operation of its kernel."""
+    lag: int = 0
+    """Cycles by which these leave later than one by one, since each is several beats."""
     behind: int = 0
     holders: set[str] = field(default_factory=set)
     """Its processes, and what only brings operands: these wait for no result."""
@@ -72,6 +76,8 @@ class Part:
         count = len(stream.pointers)
         bursts = math.prod(walk.counts[:3]) * math.ceil(walk.counts[3] * walk.bytes / count / stream.beat / 64)
         self.busy[f"port {stream.name}"] = max(moved, bursts * math.ceil(READ_LATENCY / REQUESTS_IN_FLIGHT))
+        if stream.kind == "store" and stream.slot is None:
+            self.lag = round((moved / walk.vectors - 1) * self.leaving)
         self.holders |= {f"port {stream.name}", OPERANDS} if stream.kind != "store" else set()
         if stream.shared:  # its loader waits for the first word of each run
             self.busy[OPERANDS] = self.busy.get(OPERANDS, 0) + self.busy[f"port {stream.name}"] + READ_LATENCY
@@ -118,7 +124,10 @@ class Part:
     def all_busy(self, ports: Mapping[str, str], beside: Beside) -> dict[str, int]:
         """With the ports of the board that several streams share, those of other engines among them."""
         beside, later = self.with_asked(ports, beside), self.later(ports, beside)
-        found = {name: cycles + later + (0 if name in self.holders else self.behind) for name, cycles in self.busy.items()}
+        found = {
+            name: cycles + later + (0 if name in self.holders else self.behind) + (0 if name.startswith("port ") else self.lag)
+            for name, cycles in self.busy.items()
+        }
         if self.early:
             found["next operand"] = sum(max(part.all_busy(ports, beside).values(), default=0) for part in self.early)
         slowest = max(found.values(), default=0)
@@ -223,8 +232,10 @@ def _slots_parts(instruction: Instruction, slots: range) -> list[Part]:
             parts[-1].tail += call.tail
             parts[-1].closing += call.closing
             parts[-1].holders |= set(call.cycles) if call.begins else set()
+            parts[-1].leaving += call.leaving
         else:
             parts.append(Part(dict(call.held), behind=call.begins, holders=set(call.held)))
+            parts[-1].leaving = call.leaving
             _move(instruction, [s for s in mine if s not in early], parts[-1])
     _move(instruction, [s for s in engine.streams if s.slot is None and s.kind == "store" and slots.stop == len(engine.slots)], parts[-1])
     parts = [part for part in parts if part.busy] or [Part()]
