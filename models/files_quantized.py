@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from models.file_kinds import Kind, Source
+from models.file_kinds import Kind, Source, plain
 from onnx import version_converter
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
@@ -158,6 +158,9 @@ WRITERS: dict[str, Writer] = {
 }
 FIXED = ("qoperator", "qdq-s8", "qdq-u8")
 """Kinds whose files say how every tensor is rounded, to 8 bits."""
+TYPED = ("qoperator", "qdq")
+"""Kinds whose files say how activations are rounded."""
+BYTES: dict[str, Any] = {"activation_bits": 8}
 
 
 def _make(writer: Writer, source: Source, path: Path) -> None:
@@ -167,4 +170,10 @@ def _make(writer: Writer, source: Source, path: Path) -> None:
     writer(source.export("torchscript"), path, samples)
 
 
-KINDS = [Kind(name, functools.partial(_make, writer), fixed=name.startswith(FIXED)) for name, writer in WRITERS.items()]
+def _kind(name: str, writer: Writer) -> Kind:
+    """Where the file leaves the widths of activations open, it is compared with the plain export at the same: 8 bits."""
+    make = functools.partial(_make, writer)
+    return Kind(name, make, fixed=name.startswith(FIXED)) if name.startswith(TYPED) else Kind(name, make, beside="plain-8", options=BYTES)
+
+
+KINDS = [Kind("plain-8", plain, options=BYTES, beside="plain-8"), *(_kind(name, writer) for name, writer in WRITERS.items())]
