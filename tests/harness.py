@@ -63,7 +63,7 @@ def simulate(
     design: Design | None = None,
     types: str = "native",
     patch: Patch | None = None,
-    flags: str = "-O1",
+    flags: str = "-O0",
 ) -> dict[str, Array]:
     """Compile a quantized graph and run it in C++: integers in, integers out. `patch` edits kernel headers: {file: (old, new)}."""
     with tempfile.TemporaryDirectory(prefix="attnc-test-") as temporary:

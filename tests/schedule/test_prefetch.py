@@ -109,7 +109,9 @@ def test_random_programs_hold_what_they_need() -> None:
     assert sum(map(bool, brought)) > 20
 
 
-@pytest.mark.parametrize(("rows", "types", "seeds"), [(4, "native", (3, 7)), (6, "native", (3, 7)), (5, "ap", (3,))])
+@pytest.mark.parametrize(
+    ("rows", "types", "seeds"), [(4, "native", (3, 7)), (6, "native", (3, 7)), pytest.param(5, "ap", (3,), marks=pytest.mark.slow)]
+)
 def test_code_is_exact(rows: int, types: str, seeds: tuple[int, ...]) -> None:
     for seed in seeds:
         graph = random_graph(seed)

@@ -177,7 +177,7 @@ def test_objectives(graph: Graph) -> None:
 
 
 @pytest.mark.parametrize("share", [60, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("objective", ["latency", "area", "energy"])
+@pytest.mark.parametrize("objective", ["latency", "area", pytest.param("energy", marks=pytest.mark.slow)])
 def test_the_search_finds_what_trying_everything_does(objective: Any, share: int) -> None:
     """It leaves out designs that others beat; no one of every `share` that are cut alike in all engines is better than the best."""
     graph, found = layer_graph(rows=40), []

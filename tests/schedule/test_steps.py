@@ -208,7 +208,7 @@ def test_a_lost_dependence_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         build_program(graph, DESIGN, None)
 
 
-@pytest.mark.parametrize("types", ["native", "ap"])
+@pytest.mark.parametrize("types", ["native", pytest.param("ap", marks=pytest.mark.slow)])
 def test_a_transformer_is_exact(types: str) -> None:
     graph = transformer_graph(2)
     program = build_program(graph, DESIGN, None)
