@@ -47,7 +47,6 @@ struct LinearCall {
   int w_side, w_ready, next_k_tiles;                                   // ahead
 };
 
-static constexpr int SUMS_AHEAD = 24;  // sums that a run may give before its records come: attnc gives their stream more room
 static constexpr int SETTLE = 4;  // cycles after which what a pipeline wrote to a buffer can be read; the pragmas repeat the number
 
 // Bias, multiplier and shift of one output channel.
@@ -204,9 +203,10 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>
   int trips_left = first_trips > 0 ? first_trips : groups > 1 ? group_trips : last_trips;
   int load_slots = first_trips > 0 ? first_load : groups > 1 ? group_load : last_load;
   bool ahead = first_trips == 0 && groups < 2;
-  // A run that finds its first weights computes blocks of rows while its records and the next weights are on their way from memory, as far
-  // as it can afford to take them later. Not more blocks than the stream holds the sums of: they wait for the records.
-  const int spare_trips = max_of(trips_left - load_slots - SETTLE, 0), late_trips = (1 + SUMS_AHEAD / (R * TILES)) * row_slots;
+  // A run that finds its first weights computes a block of rows while its records and the next weights are on their way from memory, as far
+  // as it can afford to take them later. Not more: then sums leave, one per cycle at most, and their stream has to hold them until all records
+  // have gone through the pipeline: where these are many, none waits.
+  const int spare_trips = max_of(trips_left - load_slots - SETTLE, 0), late_trips = record_slots > 16 ? 0 : row_slots;
   int load_from = first_trips > 0 ? 0 : spare_trips < late_trips ? spare_trips : late_trips;
   int left = call.rows, block = 0, step = 0, k = 0, byte = 0, in_group = 0, k_group = 0;
   int load_rows = 0, load_k = 0, scale = 0, scale_part = 0;

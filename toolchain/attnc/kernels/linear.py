@@ -7,8 +7,6 @@ from attnc.kernels.network import Argument, Buffer, Count, Fifo, Loop, Names, Ne
 from attnc.kernels.numbers import ACTIVATION_BITS, RECORD_BYTES
 from attnc.kernels.ports import AHEAD, FILL, SIDES, IntType, Port
 
-SUMS_AHEAD = 24
-"""Sums that a run may give before its records come: those of linear.hpp."""
 SETTLE = 4
 """Cycles after which what a pipeline wrote to a buffer can be read."""
 
@@ -145,7 +143,7 @@ LINEAR = Network(
     fifos=(
         # The records of a group are written while those of the one before may still be there.
         Fifo("records", lambda n: word(n.W_WORDS * n.L), lambda n: 2 * n.PE * RECORD_BYTES // n.L // n.W_WORDS),
-        Fifo("sums", lambda n: vector(n.type("AccT"), n.L), lambda n: SUMS_AHEAD + 8),
+        Fifo("sums", lambda n: vector(n.type("AccT"), n.L), lambda n: 32),
     ),
     derived={
         "tiles": lambda n: n.PE // n.L,
