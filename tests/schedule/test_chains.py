@@ -276,8 +276,8 @@ def test_cycles_of_a_chain() -> None:
     assert loaded == 2 * 12 * 32 // 8 and cost.macs == 12 * 32 * 32
     parts = [
         max(loaded, *n.cycles.values()),
-        max(*n.held.values(), n.begins + max(a.cycles.values())),
-        max(*a.held.values(), a.begins + max(weights, *b.cycles.values(), *y.cycles.values(), cost.busy["port y_3"])),
+        max(*n.held.values(), n.timing.begins + max(a.cycles.values())),
+        max(*a.held.values(), a.timing.begins + max(weights, *b.cycles.values(), *y.cycles.values(), cost.busy["port y_3"])),
     ]
     assert cost.cycles - cost.start == sum(parts) < sum(call.span for call in (n, a, b, y)) + loaded
     assert cost.node == "a" and cost.bound == "linear_accumulate"

@@ -89,7 +89,10 @@ def test_streams_of_one_port_add_up() -> None:
     loads = [stream for stream in instruction.engine.streams if stream.kind != "store" and instruction.walk(stream).vectors]
     moved = [instruction.walk(stream).vectors * instruction.walk(stream).bytes for stream in loads]
     fetched = program.instruction_ints // 4  # the next instruction comes through the same port
-    assert attention.busy[f"HP0 ({'+'.join(stream.name for stream in loads)}+others)"] == sum(moved) + fetched + instruction.own[0][1].tail
+    assert (
+        attention.busy[f"HP0 ({'+'.join(stream.name for stream in loads)}+others)"]
+        == sum(moved) + fetched + instruction.own[0][1].timing.tail
+    )
     assert together.cycles >= apart.cycles
 
 

@@ -205,7 +205,7 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>
   bool ahead = first_trips == 0 && groups < 2;
   // A run that finds its first weights computes a block of rows while its records and the next weights are on their way from memory, as far
   // as it can afford to take them later. Not more: then sums leave, one per cycle at most, and their stream has to hold them until all records
-  // have gone through the pipeline: where these are many, none waits.
+  // have gone through the pipeline: where these are many, or a block has many sums, none waits.
   const int spare_trips = max_of(trips_left - load_slots - SETTLE, 0), late_trips = record_slots > 16 || R * TILES > 20 ? 0 : row_slots;
   int load_from = first_trips > 0 ? 0 : spare_trips < late_trips ? spare_trips : late_trips;
   int left = call.rows, block = 0, step = 0, k = 0, byte = 0, in_group = 0, k_group = 0;

@@ -116,11 +116,6 @@ class Call:
         return self.kernel.network.depth
 
     @property
-    def opening(self) -> Mapping[str, int]:
-        """By port, the vectors that have to come before the first result, where those are many."""
-        return self.timing.opening
-
-    @property
     def held(self) -> Mapping[str, int]:
         """The same once all operands have arrived, where the kernel gives nothing before."""
         return self.timing.held
@@ -128,26 +123,6 @@ class Call:
     def encode(self) -> tuple[int, ...]:
         """Its scalars as integers of an instruction."""
         return tuple(self.scalars[name] for name in self.kernel.scalars)
-
-    @property
-    def begins(self) -> int:
-        """Cycles of `held` before its first result."""
-        return self.timing.begins
-
-    @property
-    def leaving(self) -> int:
-        """Vectors that leave behind its last operation."""
-        return self.timing.leaving
-
-    @property
-    def closing(self) -> int:
-        """Iterations of its first process when its last operand has come."""
-        return self.timing.closing
-
-    @property
-    def tail(self) -> int:
-        """Cycles from its last operand to its end beyond its depth."""
-        return self.timing.tail
 
     @property
     def operand(self) -> dict[str, int] | None:

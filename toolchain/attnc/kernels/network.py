@@ -216,7 +216,9 @@ class Process:
 
 @dataclass(frozen=True, eq=False)
 class Timing:
-    """What a call of a kernel takes, as `Call` says: `cycles` and `held` by process, the vectors of its `opening` by port."""
+    """What a call of a kernel takes: `cycles` and `held` by process, as `Call` says. It `begins` to give so many cycles behind its operand,
+    its first process has `closing` iterations left when the last operand has come, so many vectors are `leaving` behind the last operation,
+    `tail` are the cycles from the last operand to the end beyond its depth, and `opening` the vectors, by port, before its first result."""
 
     cycles: Mapping[str, int]
     held: Mapping[str, int]

@@ -3,7 +3,7 @@ each pointer; and what those beside it in a step do.
 
 The kernels of a chain overlap, and so do the processes of a kernel, but one that needs all its operands before it gives a result
 (`Call.held`) parts the chain: what is before it, then what comes from it, which begins behind its first result. Where a kernel waits for
-many vectors before it gives anything (`Call.opening`), it begins later by what else passes their port.
+many vectors before it gives anything (`Timing.opening`), it begins later by what else passes their port.
 """
 
 from __future__ import annotations
@@ -228,14 +228,14 @@ def _slots_parts(instruction: Instruction, slots: range) -> list[Part]:
         _move(instruction, early, parts[-1])
         parts[-1].busy.update(call.cycles)
         if not call.held:
-            parts[-1].behind += call.begins
-            parts[-1].tail += call.tail
-            parts[-1].closing += call.closing
-            parts[-1].holders |= set(call.cycles) if call.begins else set()
-            parts[-1].leaving += call.leaving
+            parts[-1].behind += call.timing.begins
+            parts[-1].tail += call.timing.tail
+            parts[-1].closing += call.timing.closing
+            parts[-1].holders |= set(call.cycles) if call.timing.begins else set()
+            parts[-1].leaving += call.timing.leaving
         else:
-            parts.append(Part(dict(call.held), behind=call.begins, holders=set(call.held)))
-            parts[-1].leaving = call.leaving
+            parts.append(Part(dict(call.held), behind=call.timing.begins, holders=set(call.held)))
+            parts[-1].leaving = call.timing.leaving
             _move(instruction, [s for s in mine if s not in early], parts[-1])
     _move(instruction, [s for s in engine.streams if s.slot is None and s.kind == "store" and slots.stop == len(engine.slots)], parts[-1])
     parts = [part for part in parts if part.busy] or [Part()]
@@ -257,4 +257,4 @@ def _opening(instruction: Instruction, stream: Stream) -> int:
     number = stream.slot or 0
     call, slot = instruction.calls[number], instruction.engine.slots[number]
     port = slot.fed if stream.slot is None else stream.port
-    return 0 if call is None or port is None or stream.kind == "store" else call.opening.get(call.kernel.ports[port].name, 0)
+    return 0 if call is None or port is None or stream.kind == "store" else call.timing.opening.get(call.kernel.ports[port].name, 0)
