@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from attnc.kernels.kernel import KernelCall
+from attnc.kernels.latency import READ_LATENCY
 from attnc.kernels.network import Fifo, Process
 from attnc.kernels.ports import Table
 from attnc.kernels.storage import SHALLOW
@@ -23,6 +25,24 @@ from attnc.schedule.program import FETCH_INTS, Program
 from attnc.schedule.streams import Stream
 
 TOP = "attnc_top"
+FLAGS = "-std=c++14 -I. -Iinclude -Wno-unknown-pragmas -Wno-unused-label"
+"""Of the compilers in the vendor's tools, which run in the folder of the sources."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What the vendor's tools package the design as: for which flow, in which format, in which file, for what."""
+
+    flow_target: str
+    package: str
+    output: str
+    purpose: str
+
+
+EXPORTS = {
+    "ip": Export("vivado", "ip_catalog", f"{TOP}_ip.zip", "an IP for a block design of Vivado"),
+    "xo": Export("vitis", "xo", f"{TOP}.xo", "a kernel for v++ -l --config connectivity.cfg"),
+}
 
 
 def environment() -> jinja2.Environment:
@@ -196,6 +216,8 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
         "clock_ns": f"{1000 / clock_mhz:.3f}",
         "clock_mhz": clock_mhz,
         "pipelines": pipelines,
+        "flags": FLAGS,
+        "read_latency": READ_LATENCY,
         "lanes": program.design.lanes,
         "shallow": SHALLOW,
         "engines": engines,
@@ -232,10 +254,11 @@ FILES = {
     "csim.tcl.j2": "csim.tcl",
     "csynth.tcl.j2": "csynth.tcl",
     "cosim.tcl.j2": "cosim.tcl",
-    "export.tcl.j2": "export.tcl",
     "project.tcl.j2": "project.tcl",
     "connectivity.cfg.j2": "connectivity.cfg",
 }
+EXPORT_FILES = {"export.tcl.j2": "export_{}.tcl", "hls_config.cfg.j2": "hls_config_{}.cfg"}
+"""One for each kind of export."""
 
 
 def write_sources(
@@ -246,6 +269,9 @@ def write_sources(
     folder.mkdir(parents=True, exist_ok=True)
     for template, target in FILES.items():
         (folder / target).write_text(env.get_template(template).render(names))
+    for kind, export in EXPORTS.items():
+        for template, target in EXPORT_FILES.items():
+            (folder / target.format(kind)).write_text(env.get_template(template).render(names, kind=kind, **asdict(export)))
     kernels = data_path("hls_kernels")
     for sub in ("include", "sim"):
         shutil.copytree(kernels / sub, folder / sub, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
