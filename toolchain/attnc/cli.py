@@ -25,8 +25,9 @@ from attnc.cli_compile import (
     TargetOption,
 )
 from attnc.cli_cosim import COSIM, cosim
-from attnc.cli_export import EXPORT, export_qdq
+from attnc.cli_export import EXPORT_QDQ, export_qdq
 from attnc.cli_run import CSIM, EVAL, RUN, csim, eval_command, run
+from attnc.cli_vitis import CSYNTH, EXPORT, csynth, export
 from attnc.config import SQNR_TARGET, Activations, Calibration, CompileOptions
 from attnc.console import (
     EXIT_DIFFERENT,
@@ -190,6 +191,8 @@ def compile_command(
 
 app.command(**CSIM)(csim)
 app.command(**COSIM)(cosim)
+app.command(**CSYNTH)(csynth)
+app.command(**EXPORT)(export)
 app.command(**RUN)(run)
 app.command(**EVAL)(eval_command)
 
@@ -222,7 +225,7 @@ def inspect(model: ModelFile, shape: Shapes = None, as_json: Json = False, verbo
         raise typer.Exit(EXIT_DIFFERENT)
 
 
-app.command(**EXPORT)(export_qdq)
+app.command(**EXPORT_QDQ)(export_qdq)
 
 
 @app.command(epilog="\b\nExamples:\n  attnc targets\n  attnc targets --json")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from attnc import pictures
+from attnc.cli_vitis import VitisOption, WorkOption, check_nothing_else, cosim_in_vitis
 from attnc.console import EXIT_DIFFERENT, Build, Json, Verbose, Verify, note, print_json, show
 from attnc.errors import ConfigError
 from attnc.files import check_replaceable
@@ -26,7 +27,8 @@ COSIM: dict[str, Any] = {
     "  attnc cosim build/ --style flp --trace trace.json      (open it in ui.perfetto.dev)\n"
     "  attnc cosim build/ --depth engine_0_3_linear.sums=8     (what if, without compiling anything)\n"
     "  attnc cosim build/ --size-fifos                        (then: attnc compile MODEL --schedule build/schedule.yaml)\n"
-    "  attnc cosim build/ --calibrate solution/syn/report\n\n"
+    "  attnc cosim build/ --calibrate solution/syn/report\n"
+    "  attnc cosim build/ --tool vitis                        (synthesized, and its RTL simulated; see attnc csynth --help)\n\n"
     "\b\nWhat is simulated: the emitted sources, on the first of the build's own vectors. Every process of a\n"
     "dataflow region has a clock; every FIFO its depth; a loop begins an iteration per II cycles, and writes\n"
     "what it computes when that leaves the pipeline; memory answers late, and ports and DDR move so many\n"
@@ -74,11 +76,23 @@ def cosim(
         Path | None,
         typer.Option("--calibrate", metavar="CSYNTH_XML", help="II and depth of loops from a report of Vitis HLS, or a folder."),
     ] = None,
+    tool: Annotated[
+        Literal["attnc", "vitis"], typer.Option("--tool", help="What simulates: attnc the C++ in time, vitis the RTL that it makes of it.")
+    ] = "attnc",
+    vitis: VitisOption = None,
+    work: WorkOption = None,
     verify: Verify = True,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Run the emitted C++ in simulated time: outputs against golden, cycles by stage and process, what waits for what, levels of FIFOs."""
+    if tool != "attnc":
+        times = {"--read-latency": read_latency != READ_LATENCY, "--write-response": write_response != WRITE_RESPONSE}
+        own = {"--style": style, "--depth": depth, "--trace": trace, "--vcd": vcd, "--plot": plot, "--calibrate": calibrate}
+        check_nothing_else({**times, **{name: bool(given) for name, given in own.items()}, "--size-fifos": size_fifos}, tool)
+        cosim_in_vitis(build, vitis, work, verify, as_json)
+        return
+    check_nothing_else({"--vitis": vitis is not None, "--work": work is not None}, tool)
     from attnc.sim import command, sizing, tables
     from attnc.sim.calibration import read_calibration
     from attnc.sim.trace import made_by_attnc

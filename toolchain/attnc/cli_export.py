@@ -12,7 +12,7 @@ from attnc.files import check_replaceable
 from attnc.messages import clean
 from attnc_host import manifest as manifests
 
-EXPORT: dict[str, Any] = {
+EXPORT_QDQ: dict[str, Any] = {
     "name": "export-qdq",
     "short_help": "Write a build as an ONNX model.",
     "no_args_is_help": True,

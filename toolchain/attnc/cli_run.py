@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from attnc import tables
+from attnc.cli_vitis import VitisOption, WorkOption, check_nothing_else, csim_in_vitis
 from attnc.console import EXIT_DIFFERENT, Build, Json, State, Types, Verbose, Verify, note, print_json, show
 from attnc.files import check_replaceable
 from attnc.messages import clean
@@ -22,7 +23,8 @@ CSIM: dict[str, Any] = {
     "epilog": "\b\nExamples:\n"
     "  attnc csim build/\n"
     "  attnc csim build/ --inputs heldout.npz --json\n"
-    "  attnc csim build/ --types ap\n\n"
+    "  attnc csim build/ --types ap\n"
+    "  attnc csim build/ --tool vitis        (in Vitis HLS' own C simulation; see attnc csynth --help)\n\n"
     "\b\nExit code: 0 when every element is equal, 1 when not, 2 after an error.",
 }
 RUN: dict[str, Any] = {
@@ -47,11 +49,21 @@ def csim(
     build: Build,
     inputs: Annotated[Path | None, typer.Option("--inputs", help="Inputs, .npz by input name; the build's own vectors by default.")] = None,
     types: Types = "native",
+    tool: Annotated[
+        Literal["attnc", "vitis"], typer.Option("--tool", help="What simulates: attnc with g++, or the C simulation of Vitis HLS.")
+    ] = "attnc",
+    vitis: VitisOption = None,
+    work: WorkOption = None,
     verify: Verify = True,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Compile the emitted C++ with g++, run it, and compare it with golden bit for bit."""
+    if tool == "vitis":
+        check_nothing_else({"--inputs": inputs is not None, "--types": types != "native"}, tool)
+        csim_in_vitis(build, vitis, work, verify, as_json)
+        return
+    check_nothing_else({"--vitis": vitis is not None, "--work": work is not None}, tool)
     manifest = manifests.load(build, verify, edited=True)
     arrays = None if inputs is None else load_inputs(manifest, inputs, note)
     with Progress() as progress:

@@ -1,0 +1,1 @@
+"""Synthesis tools of others, where they are installed: run on a build, their reports read."""
