@@ -277,7 +277,7 @@ def test_cycles_of_a_chain() -> None:
     parts = [
         max(loaded, *n.cycles.values()),
         max(*n.held.values(), n.timing.begins + max(a.cycles.values())),
-        max(*a.held.values(), a.timing.begins + max(weights, *b.cycles.values(), *y.cycles.values(), cost.busy["port y_3"])),
+        max(*a.held.values(), weights, a.timing.begins + max(*b.cycles.values(), *y.cycles.values(), cost.busy["port y_3"])),
     ]
     assert cost.cycles - cost.start == sum(parts) < sum(call.span for call in (n, a, b, y)) + loaded
     assert cost.node == "a" and cost.bound == "linear_accumulate"

@@ -46,7 +46,7 @@ def test_what_is_written_can_be_given_back(graph: Graph, tmp_path: Path) -> None
     path.write_text(schedule_text(program, cost, KV260, "latency", "stp"))
     assert "#   engine_1: layer_normalization > linear: 1\n" in path.read_text()
     schedule = read_schedule(path)
-    check_board(schedule, path, graph, KV260)
+    check_board(schedule, path, KV260)
     check_program(schedule, path, program, cost, KV260)
     assert design_of(schedule, path, graph) == design and schedule.clock_mhz == 222 and schedule.ports["weights_0"] == "HP3"
     assert schedule.fifos == depths and schedule.pipelines == schedule.given.pipelines == "stp"
@@ -120,17 +120,16 @@ def test_what_is_no_schedule_is_refused(tmp_path: Path, text: str) -> None:
 def test_board_and_program_are_checked(graph: Graph, tmp_path: Path, fields: dict[str, Any], message: str) -> None:
     path = write(tmp_path, **fields)
     schedule = read_schedule(path)
-    program = build_program(graph, design_of(schedule, path, graph), None)
-    cost = estimate(program, KV260, 250)
     with pytest.raises(ConfigError, match=message):
-        check_board(schedule, path, graph, KV260)
-        check_program(schedule, path, program, cost, KV260)
+        check_board(schedule, path, KV260)
+        program = build_program(graph, design_of(schedule, path, graph), None)
+        check_program(schedule, path, program, estimate(program, KV260, 250), KV260)
 
 
 def test_heads_bound_the_lanes(tmp_path: Path) -> None:
     path = write(tmp_path, design={**DESIGN, "lanes": 16})
     with pytest.raises(ConfigError, match=r"'design.lanes': needed a divisor of 8, the channels of a head, found 16"):
-        check_board(read_schedule(path), path, layer_graph(heads=8), KV260)
+        design_of(read_schedule(path), path, layer_graph(heads=8))
 
 
 def test_no_uram_on_a_board_without(graph: Graph, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def begin(path: Path, options: CompileOptions, progress: Progress) -> State:
     shown = {} if options.calib is None else npz_shapes(options.calib)
     model = import_model(path, options.shapes, options.strict, shown)
     if schedule and options.schedule:
-        check_board(schedule, options.schedule, model.graph, board)
+        check_board(schedule, options.schedule, board)
     return State(path, options, board, clock_mhz, model, *_samples(path, model, options), options.calib is None, schedule=schedule)
 
 

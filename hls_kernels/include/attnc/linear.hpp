@@ -29,7 +29,7 @@
 // Ahead    w_buffer holds two groups; group g of a run lies in side (w_side + g) % 2. With w_ready = 1 the weights of group 0 are there
 //          already, and the stream starts with its records. With next_k_tiles > 0 the weights of group 0 of the next run follow the last
 //          records: bytes without multipliers, of next_k_tiles tiles, from a whole beat on.
-// Order    sums leave group after group, in a group row after row, in a row tile after tile.
+// Order    sums leave group after group, in a group row after row, in a row tile after tile; their stream holds SUMS of them.
 // Source   output-stationary tiling; one engine shared by all layers as in Edge-MoE.
 
 #include "attnc/dsp_pair.hpp"
@@ -136,7 +136,7 @@ template <int L, int W> Word<L> word_at(const Word<W * L>& words, int part) {
 }
 
 template <class XT, class WT, class AccT, int L, int PE, int R, int K_TILES_MAX, int X_TILES_MAX, int X_BYTES, int X_SIDES,
-          int ROWS_MAX, int SCALES_MAX, int PACKED, int W_WORDS>
+          int ROWS_MAX, int SCALES_MAX, int PACKED, int W_WORDS, int SUMS>
 void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>>& w, hls::stream<Word<W_WORDS * L>>& records,
                        hls::stream<Vec<AccT, L>>& sums, LinearCall call) {
   static_assert(PE % L == 0 && PE % 2 == 0, "linear: PE must be an even multiple of the number of lanes L");
@@ -145,6 +145,7 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>
   static_assert(X_SIDES == 1 || X_SIDES == 2, "linear: one or two operands are held");
   static_assert(X_BYTES == 1 || X_BYTES == 2, "linear: inputs have one or two bytes");
   static_assert(W_WORDS == 1 || W_WORDS == 2 || W_WORDS == 4, "linear: weights come one, two or four words per cycle");
+  static_assert(SUMS >= PE * 8 / L / W_WORDS, "linear: sums must have room until all records of a group have come");
   static_assert(PE % W_WORDS == 0, "linear: words that come together are of different channels");
   static_assert(W_WORDS < 4 || (PACKED == 0 && SCALES_MAX == 0), "linear: only bytes without multipliers come four words per cycle");
   typedef Int<width<XT>::value + width<WT>::value + clog2(L)> dot_t;
@@ -204,9 +205,9 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>
   int load_slots = first_trips > 0 ? first_load : groups > 1 ? group_load : last_load;
   bool ahead = first_trips == 0 && groups < 2;
   // A run that finds its first weights computes a block of rows while its records and the next weights are on their way from memory, as far
-  // as it can afford to take them later. Not more: then sums leave, one per cycle at most, and their stream has to hold them until all records
-  // have gone through the pipeline: where these are many, or a block has many sums, none waits.
-  const int spare_trips = max_of(trips_left - load_slots - SETTLE, 0), late_trips = record_slots > 16 || R * TILES > 20 ? 0 : row_slots;
+  // as it can afford to take them later, and as `sums` holds what leaves until all records have gone: one per cycle, behind the first products.
+  const int spare_trips = max_of(trips_left - load_slots - SETTLE, 0), held_trips = max_of(products + SUMS - record_slots, 0);
+  const int late_trips = row_slots < held_trips ? row_slots : held_trips;
   int load_from = first_trips > 0 ? 0 : spare_trips < late_trips ? spare_trips : late_trips;
   int left = call.rows, block = 0, step = 0, k = 0, byte = 0, in_group = 0, k_group = 0;
   int load_rows = 0, load_k = 0, scale = 0, scale_part = 0;

@@ -49,6 +49,22 @@ def _last_sums(n: Names) -> Runs:
     return ((1, max(left, n.R * n.tiles)),)
 
 
+def _first_records(n: Names) -> int:
+    """Cycles until the records of the first group leave, with its first sums behind them: those of a run that found its weights are taken
+    a block of rows later."""
+    if n.w_ready:
+        return n.row_slots
+    return (0 if n.fill_first else n.weights + SETTLE) + max(n.row_slots - n.records, 0)
+
+
+def _behind_weights(n: Names) -> int:
+    """Cycles from the last word to the end: with those of the last group sums are made, which leave all at once; those of the next run come
+    meanwhile, and then, as ever, the last sums leave."""
+    if n.next_k_tiles:
+        return max(n.steps - n.records - n.PE // n.W_WORDS * n.next_k_tiles, 0) + n.R * n.tiles
+    return n.steps + n.rows * n.tiles + SETTLE
+
+
 _RESCALE = READ + ADD + REQUANTIZE + WRITE
 
 ACCUMULATE = Process(
@@ -56,6 +72,7 @@ ACCUMULATE = Process(
     template=(
         *("XT", "WT", "AccT", "L", "PE", "R", "K_TILES_MAX", "X_TILES_MAX", "X_BYTES", SIDES, "ROWS_MAX", "SCALES_MAX", "PACKED"),
         "W_WORDS",
+        "held_sums",
     ),
     reads=("x", "w"),
     writes=("records", "sums"),
@@ -79,7 +96,7 @@ ACCUMULATE = Process(
         Buffer("w_buffer", lambda n: 2 * n.K_TILES_MAX, lambda n: 8 * n.L, banks=lambda n: n.PE, placed=True),
         Buffer("s_buffer", lambda n: 2 * n.SCALES_MAX, lambda n: 8, banks=lambda n: n.PE),
     ),
-    first=lambda n: n.row_slots,
+    first=_first_records,
 )
 
 
@@ -93,14 +110,17 @@ def rescaling(template: tuple[Argument, ...], channels: str, most: Count, steps:
     def per_block(n: Names) -> int:
         return steps if isinstance(steps, int) else int(getattr(n, steps))
 
+    def records(n: Names) -> int:
+        """Iterations in which those of a step come."""
+        return int(getattr(n, channels)) * RECORD_BYTES // bytes_(n)
+
     def whole(n: Names) -> int:
-        """Iterations in which the outputs of the last block leave, or as many."""
+        """Iterations in which the sums of the first block come, or the outputs of the last one leave."""
         return buffered(n) * (n.rows * min(per_block(n), up(n.n_tiles, tiles(n))) * tiles(n) + SETTLE)
 
     def trips(n: Names) -> int:
         """Block after block its records and its sums, while the outputs of the one before leave."""
-        records = up(n.n_tiles, tiles(n)) * (int(getattr(n, channels)) * RECORD_BYTES // bytes_(n))
-        return records + n.rows * n.n_tiles + whole(n)
+        return up(n.n_tiles, tiles(n)) * records(n) + n.rows * n.n_tiles + whole(n)
 
     def buffered(n: Names) -> int:
         return int(most(n) * tiles(n) > 1)
@@ -120,6 +140,7 @@ def rescaling(template: tuple[Argument, ...], channels: str, most: Count, steps:
             ),
             Buffer("bytes", lambda n: int(most(n) > 1) * most(n), lambda n: 8 * RECORD_BYTES * getattr(n, channels), static=False),
         ),
+        first=lambda n: records(n) * min(per_block(n), up(n.n_tiles, tiles(n))) + whole(n) + _RESCALE,
         rest=lambda n: _RESCALE + whole(n),
     )
 
@@ -143,12 +164,13 @@ LINEAR = Network(
     fifos=(
         # The records of a group are written while those of the one before may still be there.
         Fifo("records", lambda n: word(n.W_WORDS * n.L), lambda n: 2 * n.PE * RECORD_BYTES // n.L // n.W_WORDS),
-        Fifo("sums", lambda n: vector(n.type("AccT"), n.L), lambda n: 32),
+        Fifo("sums", lambda n: vector(n.type("AccT"), n.L), lambda n: n.held_sums),
     ),
     derived={
         "tiles": lambda n: n.PE // n.L,
         "groups": lambda n: up(n.n_tiles * n.L, n.PE),
         "records": lambda n: n.PE * RECORD_BYTES // n.L // n.W_WORDS,
+        "held_sums": lambda n: max(32, n.records),
         "weights": _weights,
         "row_slots": lambda n: max(n.k_tiles * n.x_bytes, n.R * n.tiles),
         "steps": lambda n: up(n.rows, n.R) * n.row_slots,
@@ -157,4 +179,5 @@ LINEAR = Network(
     beats={"w": "W_WORDS"},
     leaving=lambda n: n.rows * min(n.tiles, n.n_tiles),
     opening={"w": lambda n: (n.records + (0 if n.w_ready else n.weights)) * n.W_WORDS if n.groups else 0},
+    trailing={"w": _behind_weights},
 )

@@ -204,6 +204,13 @@ class Process:
         """Cycles from its start to its first result."""
         return self.loops[0].depth if self.first is None else self.first(names)
 
+    def behind_last(self, names: Names) -> int:
+        """Cycles to its first result once it has all it has to wait for."""
+        if self.first is not None:
+            return self.first(names)
+        late = [loop for loop in self.loops if loop.late is not none]
+        return sum(loop.cycles(loop.late(names)) for loop in late[:-1]) + late[-1].depth
+
     def from_last(self, names: Names) -> int:
         """Cycles from its last operand to its end."""
         return self.loops[-1].depth if self.rest is None else self.rest(names)
@@ -218,7 +225,8 @@ class Process:
 class Timing:
     """What a call of a kernel takes: `cycles` and `held` by process, as `Call` says. It `begins` to give so many cycles behind its operand,
     its first process has `closing` iterations left when the last operand has come, so many vectors are `leaving` behind the last operation,
-    `tail` are the cycles from the last operand to the end beyond its depth, and `opening` the vectors, by port, before its first result."""
+    `tail` are the cycles from the last operand to the end beyond its depth, `opening` the vectors, by port, before its first result, and
+    `trailing` the cycles, by port, from the last vector to the end."""
 
     cycles: Mapping[str, int]
     held: Mapping[str, int]
@@ -227,6 +235,7 @@ class Timing:
     leaving: int
     tail: int
     opening: Mapping[str, int]
+    trailing: Mapping[str, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,6 +257,8 @@ class Network:
     """Of ports whose vectors are of a type that an instance chooses: the template argument that is this type."""
     opening: Mapping[str, Count] = field(default_factory=dict)
     """Of ports: the vectors that have to come before the first result, where those are many. `busy` takes it that all come at once."""
+    trailing: Mapping[str, Count] = field(default_factory=dict)
+    """Of ports beside the operand: cycles from the last vector to the last result, where those are many."""
     leaving: Count = lambda n: 0
     """Vectors that leave behind the last operation, one per cycle where nothing holds them up."""
     closing: Count = lambda n: 0
@@ -289,8 +300,8 @@ class Network:
             last = self.processes[-1]
             before = self._before(names, [process.cycles(names, False) for process in self.processes])[-1]
             return before if last.first is None else before + last.first(names)
-        late = [[loop for loop in process.loops if loop.late is not none] for process in self.processes]
-        return sum(sum(loop.cycles(loop.late(names)) for loop in loops[:-1]) + loops[-1].depth for loops in late if loops)
+        swallowing = (process for process in self.processes if any(loop.late is not none for loop in process.loops))
+        return sum(process.behind_last(names) for process in swallowing)
 
     @cached_property
     def feeds(self) -> tuple[tuple[int, int], ...]:
@@ -337,8 +348,9 @@ class Network:
     def timing(self, names: Names) -> Timing:
         """Of a call."""
         held = self.busy(names, late=True) if self.swallows else {}
-        opening = {port: count(names) for port, count in self.opening.items()}
-        return Timing(self.busy(names), held, self.begins(names), self.closing(names), self.leaving(names), self.tail(names), opening)
+        opening, trailing = ({port: count(names) for port, count in each.items()} for each in (self.opening, self.trailing))
+        closing, leaving, tail = self.closing(names), self.leaving(names), self.tail(names)
+        return Timing(self.busy(names), held, self.begins(names), closing, leaving, tail, opening, trailing)
 
     @cached_property
     def timings(self) -> Recall[Timing]:

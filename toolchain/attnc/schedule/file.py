@@ -56,13 +56,14 @@ def read_schedule(path: Path) -> Schedule:
 
 
 def design_of(schedule: Schedule, path: Path, graph: Graph) -> Design:
-    """The design that a schedule gives the quantized graph."""
+    """The design that a schedule gives the quantized graph, whose heads may have been padded to suit its lanes."""
     where = f"schedule {path}"
+    check_lanes(schedule.design.design(where), where, lane_divisors(graph))
     return served(schedule.design.design(where), graph, where)
 
 
-def check_board(schedule: Schedule, path: Path, graph: Graph, board: Board) -> None:
-    """Whether the board and the model allow the lanes and ports of a schedule."""
+def check_board(schedule: Schedule, path: Path, board: Board) -> None:
+    """Whether the board allows the lanes and ports of a schedule."""
     where = f"schedule {path}"
     design = schedule.design.design(where)
     lanes, beat = design.lanes, design.beat
@@ -72,7 +73,6 @@ def check_board(schedule: Schedule, path: Path, graph: Graph, board: Board) -> N
         wrong(where, "design.beat", f"1, or 2 where a port ({board.axi_bits} bits) holds two words of {lanes} bytes", beat)
     if 8 * lanes > board.axi_bits:
         wrong(where, "design.lanes", f"at most {board.axi_bits // 8}, the bytes of a memory port of {board.name}", lanes)
-    check_lanes(design, where, lane_divisors(graph))
     for bundle, tag in schedule.ports.items():
         if tag not in board.ports:
             wrong(where, f"ports.{bundle}", f"one of the {len(board.ports)} memory ports of {board.name} ({', '.join(board.ports)})", tag)

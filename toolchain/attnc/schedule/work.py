@@ -9,6 +9,7 @@ many vectors before it gives anything (`Timing.opening`), it begins later by wha
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +22,8 @@ from attnc.schedule.streams import Stream
 REQUESTS_IN_FLIGHT = 16
 AHEAD = 192
 """Beats that a loader of vectors asks for ahead, about (`load` in memory.hpp)."""
+TURN = 16
+"""Beats that a port of the board serves for one before it serves another, as the simulation has it."""
 OPERANDS = "operands"
 """Name of the loader that serves several streams."""
 Channel = tuple[str, bool]
@@ -29,20 +32,23 @@ Channel = tuple[str, bool]
 
 @dataclass(frozen=True)
 class Beside:
-    """What the other engines of a step move through each port and direction: the share of all cycles, and cycles of what they ask for at
-    its start, all at once."""
+    """What the other engines of a step move through each port and direction: the share of all cycles, cycles of what they ask for at its
+    start, all at once, and how many pointers they have there."""
 
     share: Mapping[Channel, float] = field(default_factory=dict)
     eager: Mapping[Channel, int] = field(default_factory=dict)
+    pointers: Mapping[Channel, int] = field(default_factory=dict)
 
     def meanwhile(self, channel: Channel, cycles: int, own: int) -> int:
-        """Cycles of a port that they take in so many cycles, in which something of one's own passes in `own`. What is asked for at the
-        start takes turns with that, so it takes no more than as many."""
-        return max(round(cycles * self.share.get(channel, 0)), min(self.eager.get(channel, 0), own))
+        """Cycles of a port that they take in so many cycles, before something of one's own has passed in `own`: all take turns. Of what is
+        asked for at the start, as much as one's own."""
+        turns = math.ceil(own / TURN) * TURN
+        wanted = max(round(cycles * self.share.get(channel, 0)), min(self.eager.get(channel, 0), turns))
+        return min(wanted, self.pointers.get(channel, 0) * turns)
 
     def later(self) -> Beside:
         """Behind the first part."""
-        return Beside(self.share)
+        return Beside(self.share, {}, self.pointers)
 
 
 ALONE = Beside()
@@ -61,6 +67,8 @@ class Part:
     """What is read in it for later parts, as far as ports have time."""
     tail: int = 0
     """Cycles from the last operand to the end, beyond the depth of the kernel."""
+    trailing: dict[str, int] = field(default_factory=dict)
+    """The same from the last vector of other streams, by pointer."""
     closing: int = 0
     """Cycles of the kernel's first process for what it takes last, and for each of the earlier ones alike."""
     leaving: int = 0
@@ -71,8 +79,9 @@ class Part:
     holders: set[str] = field(default_factory=set)
     """Its processes, and what only brings operands: these wait for no result."""
 
-    def stream(self, stream: Stream, walk: Walk, moved: int, opening: int) -> None:
-        """A stream that moves `walk` in `moved` cycles; the kernel waits for `opening` of its vectors."""
+    def stream(self, stream: Stream, walk: Walk, moved: int, opening: int, trailing: int) -> None:
+        """A stream that moves `walk` in `moved` cycles; the kernel waits for `opening` of its vectors, and ends `trailing` cycles behind the
+        last one."""
         count = len(stream.pointers)
         bursts = math.prod(walk.counts[:3]) * math.ceil(walk.counts[3] * walk.bytes / count / stream.beat / 64)
         self.busy[f"port {stream.name}"] = max(moved, bursts * math.ceil(READ_LATENCY / REQUESTS_IN_FLIGHT))
@@ -83,6 +92,7 @@ class Part:
             self.busy[OPERANDS] = self.busy.get(OPERANDS, 0) + self.busy[f"port {stream.name}"] + READ_LATENCY
         self.moved += [((pointer, stream.kind == "store"), stream.name, moved) for pointer in stream.pointers]
         self.opening += [(pointer, math.ceil(moved * opening / walk.vectors), opening) for pointer in stream.pointers if opening]
+        self.trailing |= {pointer: trailing for pointer in stream.pointers if trailing}
 
     def opens(self, ports: Mapping[str, str]) -> dict[str, int]:
         """Cycles in which something passes each port before the kernel gives anything."""
@@ -108,11 +118,12 @@ class Part:
 
     def with_asked(self, ports: Mapping[str, str], beside: Beside) -> Beside:
         """What others read at its start, and its own later parts."""
-        eager = dict(beside.eager)
+        eager, pointers = dict(beside.eager), dict(beside.pointers)
         for pointer, cycles in self.asked:
             channel = ports[pointer], False
             eager[channel] = eager.get(channel, 0) + cycles
-        return Beside(beside.share, eager)
+            pointers[channel] = pointers.get(channel, 0) + 1
+        return Beside(beside.share, eager, pointers)
 
     def passing(self, ports: Mapping[str, str]) -> dict[Channel, list[tuple[str, int]]]:
         """Cycles in which something passes each port, in each direction, for each pointer of a stream."""
@@ -131,12 +142,14 @@ class Part:
         if self.early:
             found["next operand"] = sum(max(part.all_busy(ports, beside).values(), default=0) for part in self.early)
         slowest = max(found.values(), default=0)
+        trailing = {ports[pointer]: cycles for pointer, cycles in self.trailing.items()}
         for channel, streams in self.passing(ports).items():
             own = sum(cycles for _, cycles in streams)
             others = beside.meanwhile(channel, slowest, own)
-            if others or len(streams) > 1 or self.tail:
+            tail = self.behind if channel[1] else max(self.tail, trailing.get(channel[0], 0))
+            if others or len(streams) > 1 or (tail and not channel[1]):
                 names = "+".join([*(name for name, _ in streams), *(["others"] if others else [])])
-                found[f"{direction(channel)} ({names})"] = own + others + (self.behind if channel[1] else self.tail)
+                found[f"{direction(channel)} ({names})"] = own + others + tail
         return found
 
 
@@ -195,7 +208,9 @@ def side_by_side(step: Sequence[Work], ports: Mapping[str, str], instruction_int
         eager: dict[Channel, int] = {(ports["program"], False): instruction_ints // FETCH_INTS}
         for channel, cycles in (item for other in others for item in other.eager(ports).items()):
             eager[channel] = eager.get(channel, 0) + cycles
-        found.append(Beside(share, eager))
+        pointers = Counter((ports[name], write) for other in others for (name, write), moved in other.passing.items() if moved)
+        pointers[ports["program"], False] += 1
+        found.append(Beside(share, eager, pointers))
     return found
 
 
@@ -249,12 +264,16 @@ def _move(instruction: Instruction, streams: Sequence[Stream], part: Part) -> No
     for stream in streams:
         walk = instruction.walk(stream)
         if walk.vectors:
-            part.stream(stream, walk, instruction.moved(stream), _opening(instruction, stream))
+            opening, trailing = _waits(instruction, stream)
+            part.stream(stream, walk, instruction.moved(stream), opening, trailing)
 
 
-def _opening(instruction: Instruction, stream: Stream) -> int:
-    """Vectors of a stream for which its kernel waits before it gives anything."""
+def _waits(instruction: Instruction, stream: Stream) -> tuple[int, int]:
+    """Vectors of a stream for which its kernel waits before it gives anything; cycles from its last one to the end."""
     number = stream.slot or 0
     call, slot = instruction.calls[number], instruction.engine.slots[number]
     port = slot.fed if stream.slot is None else stream.port
-    return 0 if call is None or port is None or stream.kind == "store" else call.timing.opening.get(call.kernel.ports[port].name, 0)
+    if call is None or port is None or stream.kind == "store":
+        return 0, 0
+    name = call.kernel.ports[port].name
+    return call.timing.opening.get(name, 0), call.timing.trailing.get(name, 0)
