@@ -13,6 +13,8 @@
 //           keeps AHEAD of them. A port of the board serves those that ask it CHUNK beats at a time in turn, and all ports together move
 //           at most `rate` bytes per cycle. What is written waits in the adapter likewise, and is answered `response` cycles after its
 //           last beat.
+// Stalls    where a seed is given: now and then a read, a write or a beat of memory waits some cycles more than it has to, and `empty` is true
+//           though a token is there. The same seed gives the same run. What a design computes must not depend on them.
 // Deadlock  no process can go on: who waits for what is reported, exit code 4.
 
 #include "attnc_fiber.h"
@@ -208,6 +210,7 @@ class Simulation {
   std::map<std::string, LoopInfo> loops;
   std::map<std::string, std::size_t> depths;  // that replace those in the sources, by path
   bool unbounded = false;
+  std::uint64_t dice = 0;  // of random stalls; 0: there are none
   std::map<std::string, std::unique_ptr<ProcessStats>> processes;
   std::map<std::string, std::unique_ptr<FifoStats>> fifos;
   std::map<std::string, std::unique_ptr<BoardPort>> ports;
@@ -247,6 +250,9 @@ class Simulation {
         std::size_t depth = 0;
         words >> name >> depth;
         depths[name] = depth;
+      } else if (key == "stalls") {
+        words >> dice;
+        dice = (dice + 1) * 0x9E3779B97F4A7C15u;
       } else if (key == "unbounded") {
         unbounded = true;
       } else if (key == "port") {
@@ -263,6 +269,19 @@ class Simulation {
         die("unknown setting " + key + " in " + path);
       }
     }
+  }
+
+  // A random number (xorshift64*, Vigna 2016), and what comes of it: cycles of a stall, mostly none, seldom many.
+  std::uint32_t roll() {
+    dice ^= dice >> 12;
+    dice ^= dice << 25;
+    dice ^= dice >> 27;
+    return std::uint32_t((dice * 0x2545F4914F6CDD1Du) >> 32);
+  }
+  Time stall() {
+    if (dice == 0) return 0;
+    const std::uint32_t number = roll();
+    return number % 16 ? 0 : 1 + (number >> 16) % (number % 512 ? 16 : 1024);
   }
 
   [[noreturn]] static void die(const std::string& message) {
@@ -556,6 +575,7 @@ class StreamBase {
     writer_ = nullptr;
     Time when = due;
     if (depth_ && written_ >= std::int64_t(depth_)) when = std::max(when, read_times_[std::size_t(written_ % std::int64_t(depth_))] + 1);
+    when += s.stall();
     const Time stood = when - due;
     if (stood > 0) {
       stats_->full += stood;
@@ -590,7 +610,7 @@ class StreamBase {
       s.wait(EMPTY, this);
     }
     reader_ = nullptr;
-    Time there = available_.pop();
+    Time there = std::max(available_.pop(), f.now) + s.stall();
     // What leaves a flushing pipeline until then: if it waits for room, this read does too.
     while (!s.stalling && !f.pending.empty() && f.pending.front().due + f.shift <= there) {
       const Time due = f.pending.front().due + f.shift, stood = leave_first(f);
@@ -618,6 +638,7 @@ class StreamBase {
     Simulation& s = Simulation::get();
     Fiber& f = *s.current;
     if (available_.empty()) s.sync();
+    if (s.dice != 0 && s.roll() % 4 == 0) return true;
     return available_.empty() || available_.front() > f.now;
   }
 
@@ -834,6 +855,7 @@ class Region {
 inline void stand(Time until, const Interface* interface) {
   Simulation& s = Simulation::get();
   Fiber& f = *s.current;
+  until = std::max(until, f.now) + s.stall();
   if (until <= f.now) return;
   const Time stood = until - f.now;
   s.count(f, MEMORY, interface, stood);

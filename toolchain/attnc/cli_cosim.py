@@ -27,6 +27,7 @@ COSIM: dict[str, Any] = {
     "  attnc cosim build/ --style flp --trace trace.json      (open it in ui.perfetto.dev)\n"
     "  attnc cosim build/ --depth engine_0_3_linear.sums=8     (what if, without compiling anything)\n"
     "  attnc cosim build/ --size-fifos                        (then: attnc compile MODEL --schedule build/schedule.yaml)\n"
+    "  attnc cosim build/ --stalls 100                        (and of a seed that fails: --stalls 1 --seed K)\n"
     "  attnc cosim build/ --calibrate solution/syn/report\n"
     "  attnc cosim build/ --tool vitis                        (synthesized, and its RTL simulated; see attnc csynth --help)\n\n"
     "\b\nWhat is simulated: the emitted sources, on the first of the build's own vectors. Every process of a\n"
@@ -40,6 +41,8 @@ COSIM: dict[str, Any] = {
     "\b\n--size-fifos runs the build many times and writes `fifos` into its schedule.yaml: least depths with which\n"
     "both styles take at most 1 % more cycles, and with which nothing stands still, with memory of no latency and\n"
     "of four times the usual one too. The build itself stays as it is.\n\n"
+    "\b\n--stalls lets reads, writes and beats of memory wait at random, and `empty` be true at random: what a design\n"
+    "computes must not depend on when values come, and no timing may make processes wait for each other.\n\n"
     "\b\n--calibrate takes II and depth of the loops that a synthesis report names (csynth.xml, or a folder of them,\n"
     "as Vitis HLS leaves it in solution/syn/report), the largest where several modules have a loop.\n\n"
     "A trace, a VCD and a picture are of the slower style unless --style says which, or of one that stands still.\n\n"
@@ -72,6 +75,15 @@ def cosim(
     size_fifos: Annotated[
         bool, typer.Option("--size-fifos", help="Find least depths of FIFOs and write them into the build's schedule.yaml.")
     ] = False,
+    stalls: Annotated[
+        int | None,
+        typer.Option(
+            "--stalls", metavar="N", min=1, max=1_000_000, help="Run N times with random stalls: outputs must stay, and no process stand."
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, max=1 << 48, help="With --stalls: the seed of the first run.  [default: 0]")
+    ] = None,
     calibrate: Annotated[
         Path | None,
         typer.Option("--calibrate", metavar="CSYNTH_XML", help="II and depth of loops from a report of Vitis HLS, or a folder."),
@@ -89,17 +101,23 @@ def cosim(
     if tool != "attnc":
         times = {"--read-latency": read_latency != READ_LATENCY, "--write-response": write_response != WRITE_RESPONSE}
         own = {"--style": style, "--depth": depth, "--trace": trace, "--vcd": vcd, "--plot": plot, "--calibrate": calibrate}
+        own |= {"--stalls": stalls, "--seed": seed is not None}
         check_nothing_else({**times, **{name: bool(given) for name, given in own.items()}, "--size-fifos": size_fifos}, tool)
         cosim_in_vitis(build, vitis, work, verify, as_json)
         return
     check_nothing_else({"--vitis": vitis is not None, "--work": work is not None}, tool)
     from attnc.sim import command, sizing, tables
+    from attnc.sim import stalls as stalling
     from attnc.sim.calibration import read_calibration
     from attnc.sim.trace import made_by_attnc
 
     depths = _depths(depth)
     if size_fifos and (style or depths or trace or vcd or plot):
         raise ConfigError("--size-fifos: runs both styles with depths of its own; leave out --style, --depth, --trace, --vcd and --plot")
+    if stalls is not None and (size_fifos or trace or vcd or plot):
+        raise ConfigError("--stalls: every run is another; leave out --size-fifos, --trace, --vcd and --plot")
+    if seed is not None and stalls is None:
+        raise ConfigError("--seed: needed --stalls N, the runs that begin with it")
     for path, made in ((trace, made_by_attnc), (vcd, made_by_attnc), (plot, pictures.made_by_attnc)):
         if path is not None:
             check_replaceable(path, made, [build])
@@ -109,11 +127,16 @@ def cosim(
         calibration = None if calibrate is None else read_calibration(calibrate)
         outputs = command.Outputs(trace, vcd, plot)
         request = command.Request(styles, read_latency, write_response, depths, outputs, manifest.name, calibration)
-        found = sizing.size_fifos(build, request, progress) if size_fifos else command.simulate(build, request, progress, note)
+        if size_fifos:
+            found, table = sizing.size_fifos(build, request, progress), tables.sizing
+        elif stalls is not None:
+            found, table = stalling.stall(build, request, range(seed or 0, (seed or 0) + stalls), progress), tables.stalls
+        else:
+            found, table = command.simulate(build, request, progress, note), tables.simulation
     if as_json:
         print_json({"build": str(build), **found})
     else:
-        show(tables.sizing(found) if size_fifos else tables.simulation(found))
+        show(table(found))
     if not all(run["bit_exact"] for run in found["styles"].values()):
         raise typer.Exit(EXIT_DIFFERENT)
 

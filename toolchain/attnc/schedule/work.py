@@ -80,8 +80,8 @@ class Part:
     """Its processes, and what only brings operands: these wait for no result."""
 
     def stream(self, stream: Stream, walk: Walk, moved: int, opening: int, trailing: int) -> None:
-        """A stream that moves `walk` in `moved` cycles; the kernel waits for `opening` of its vectors, and ends `trailing` cycles behind the
-        last one."""
+        """A stream that moves `walk` in `moved` cycles; the kernel waits for `opening` of its vectors, and ends `trailing` cycles behind
+        the last one."""
         count = len(stream.pointers)
         bursts = math.prod(walk.counts[:3]) * math.ceil(walk.counts[3] * walk.bytes / count / stream.beat / 64)
         self.busy[f"port {stream.name}"] = max(moved, bursts * math.ceil(READ_LATENCY / REQUESTS_IN_FLIGHT))

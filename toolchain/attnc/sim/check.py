@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from attnc.errors import BuildError, DeadlockError, DifferenceError
-from attnc.sim.deadlock import edges, freeing
+from attnc.sim.command import explained
+from attnc.sim.deadlock import freeing
 from attnc.sim.facts import describe, facts, fifo_depths
 from attnc.sim.program import load_listing
 from attnc.sim.simulator import Simulator, in_styles, open_simulator
@@ -76,8 +77,7 @@ def _refuse_deadlocks(simulator: Simulator, runs: Sequence[CosimRun], depths_giv
     stuck = next((run for run in runs if run.deadlock is not None), None)
     if stuck is None:
         return
-    known = simulator.run(stuck.style, unbounded=True).fifos
-    found = describe(simulator.listing, stuck, edges(stuck, known))
+    found = describe(simulator.listing, stuck, explained(simulator, stuck))
     least = freeing(lambda depths: in_styles(lambda style: simulator.run(style, depths)), runs)
     waits = [wait for wait in found["waits"] if wait["process"] in found["circle"]] or found["waits"]
     depths = ", ".join(f"{name} {pair['depth']} -> {pair['least']}" for name, pair in fifo_depths(least, runs).items())

@@ -13,7 +13,7 @@ from attnc.errors import ConfigError
 from attnc.kernels.latency import READ_LATENCY, WRITE_RESPONSE
 from attnc.kernels.loops import LOOPS
 from attnc.sim.calibration import Calibration
-from attnc.sim.deadlock import edges, freeing
+from attnc.sim.deadlock import Edge, edges, freeing
 from attnc.sim.facts import facts, fifo_depths, write_facts
 from attnc.sim.program import Listing, load_listing
 from attnc.sim.simulator import Simulator, in_styles, open_simulator
@@ -64,13 +64,13 @@ def simulate(build: Path, request: Request, progress: Progress, note: Note) -> d
         progress.stage("simulating")
         runs = in_styles(simulator.run, request.styles)
         _check_names(request.depths, runs[0])
-        explained = {run.style: edges(run, _known(simulator, run)) for run in runs if run.deadlock is not None}
-        found = facts(listing, timing, runs, explained, request.calibrated(runs))
+        stuck = {run.style: explained(simulator, run) for run in runs if run.deadlock is not None}
+        found = facts(listing, timing, runs, stuck, request.calibrated(runs))
         _write(simulator, _told(runs), request, progress)
-        if explained:
+        if stuck:
             progress.stage("searching for depths that free it")
             least = freeing(lambda depths: in_styles(lambda style: simulator.run(style, depths), request.styles), runs)
-            for style in explained:
+            for style in stuck:
                 found["styles"][style]["deadlock"]["least_depths"] = fifo_depths(least, runs)
     progress.finish()
     if request.depths:
@@ -114,6 +114,6 @@ def _check_names(depths: Mapping[str, int], run: CosimRun) -> None:
         raise ConfigError(f"--depth: needed a FIFO of this build ({', '.join(sorted({f.name for f in run.fifos}))}), found {name!r}")
 
 
-def _known(simulator: Simulator, run: CosimRun) -> list[Any]:
-    """FIFOs of the same run without bounds, which shows who is at their ends."""
-    return list(simulator.run(run.style, unbounded=True).fifos)
+def explained(simulator: Simulator, run: CosimRun) -> list[Edge]:
+    """Who waits for whom in a run that stands still. The same run without bounds shows who is at the ends of FIFOs that it did not use."""
+    return edges(run, simulator.run(run.style, unbounded=True).fifos)

@@ -37,10 +37,12 @@ class Simulator:
         unbounded: bool = False,
         trace: Tracing | None = None,
         bin_cycles: int = 0,
+        stalls: int | None = None,
     ) -> CosimRun:
         """One run; `depths` come on top of the simulator's own."""
         self.runs += 1
-        return run_cosim(self.program, self.data, style, self.timing, {**self.depths, **(depths or {})}, unbounded, trace, bin_cycles)
+        given = {**self.depths, **(depths or {})}
+        return run_cosim(self.program, self.data, style, self.timing, given, unbounded, trace, bin_cycles, stalls)
 
     def outputs(self, image: Image, style: str = "flp") -> Image:
         """What the device writes for the memory image of a sample's inputs."""

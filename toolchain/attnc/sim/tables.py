@@ -52,6 +52,28 @@ def sizing(found: Mapping[str, Any]) -> RenderableType:
     )
 
 
+def stalls(found: Mapping[str, Any]) -> RenderableType:
+    """Runs with random stalls beside one without."""
+    first, last = found["seeds"]
+    columns = "runs", "different", "deadlocks", "cycles without", "least", "median", "most"
+    table = _table(f"With random stalls, seeds {first} to {last}", ("pipelines", "outputs"), columns)
+    for style, run in found["styles"].items():
+        cycles = (f"{run['cycles'][key]:,}" if run["cycles"] else "-" for key in ("least", "median", "most"))
+        outputs = "equal to golden" if run["bit_exact"] else "NOT in every run"
+        counts = (f"{run[key]:,}" for key in ("runs", "different", "deadlocks", "cycles_without"))
+        table.add_row(STYLE_NAMES[style], outputs, *counts, *cycles)
+    table.caption, table.caption_justify = _assumed(found["assumed"]), "left"
+    seeds = [
+        f"  {STYLE_NAMES[style]}, {what}: seeds {', '.join(map(str, run[key]))}"
+        for style, run in found["styles"].items()
+        for what, key in (("different", "different_seeds"), ("deadlock", "deadlock_seeds"))
+        if run[key]
+    ]
+    return Group(
+        table, *seeds, *(text for style, run in found["styles"].items() if run["deadlock"] for text in _deadlock(style, run["deadlock"]))
+    )
+
+
 def _calibration(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     """What a synthesis report said of the loops of this build."""
     rows = sorted(found["taken"], key=lambda loop: -abs(loop["depth"] - loop["reasoned_depth"]))

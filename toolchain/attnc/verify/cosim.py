@@ -126,7 +126,13 @@ def build_cosim(folder: Path) -> Path:
 
 
 def settings(
-    style: str, timing: Timing, depths: Mapping[str, int], unbounded: bool = False, trace: Tracing | None = None, bin_cycles: int = 0
+    style: str,
+    timing: Timing,
+    depths: Mapping[str, int],
+    unbounded: bool = False,
+    trace: Tracing | None = None,
+    bin_cycles: int = 0,
+    stalls: int | None = None,
 ) -> str:
     """The text of the simulator's settings."""
     lines = [
@@ -141,6 +147,7 @@ def settings(
     lines += ["unbounded"] if unbounded else []
     lines += [f"trace {trace.levels} {trace.waits} {trace.path}"] if trace is not None else []
     lines += [f"bin {bin_cycles}"] if bin_cycles else []
+    lines += [f"stalls {stalls}"] if stalls is not None else []
     return "\n".join(lines) + "\n"
 
 
@@ -153,14 +160,15 @@ def run_cosim(
     unbounded: bool = False,
     trace: Tracing | None = None,
     bin_cycles: int = 0,
+    stalls: int | None = None,
     files: Sequence[Path] = (),
 ) -> CosimRun:
     """Run the simulator on the first of the vectors in `data`. `depths` of FIFOs (by path, or by name) replace those of the sources, 0 is
-    no bound; with `bin_cycles` the counts over time come too. `files` are other inputs, and where their outputs go: then nothing
-    is compared."""
+    no bound; with `bin_cycles` the counts over time come too; `stalls` is the seed of random ones. `files` are other inputs, and where
+    their outputs go: then nothing is compared."""
     with tempfile.TemporaryDirectory(prefix="attnc-cosim-") as temporary:
         given, report = Path(temporary) / "settings.txt", Path(temporary) / "report.txt"
-        given.write_text(settings(style, timing, depths or {}, unbounded, trace, bin_cycles))
+        given.write_text(settings(style, timing, depths or {}, unbounded, trace, bin_cycles, stalls))
         env = {**os.environ, "ATTNC_COSIM_SETTINGS": str(given), "ATTNC_COSIM_REPORT": str(report)}
         done = subprocess.run(
             [str(program.resolve()), str(data), *map(str, files)], env=env, capture_output=True, text=True, errors="replace"
