@@ -100,9 +100,9 @@ def cosim(
     """Run the emitted C++ in simulated time: outputs against golden, cycles by stage and process, what waits for what, levels of FIFOs."""
     if tool != "attnc":
         times = {"--read-latency": read_latency != READ_LATENCY, "--write-response": write_response != WRITE_RESPONSE}
+        random = {"--stalls": stalls is not None, "--seed": seed is not None}
         own = {"--style": style, "--depth": depth, "--trace": trace, "--vcd": vcd, "--plot": plot, "--calibrate": calibrate}
-        own |= {"--stalls": stalls, "--seed": seed is not None}
-        check_nothing_else({**times, **{name: bool(given) for name, given in own.items()}, "--size-fifos": size_fifos}, tool)
+        check_nothing_else({**times, **{name: bool(given) for name, given in own.items()}, "--size-fifos": size_fifos, **random}, tool)
         cosim_in_vitis(build, vitis, work, verify, as_json)
         return
     check_nothing_else({"--vitis": vitis is not None, "--work": work is not None}, tool)
