@@ -39,13 +39,13 @@ template <int CHANNELS_MAX, int PER_STEP, int L> struct BiasChannels {
     return found;
   }
 
-  // The products of channels [first, first + PER_STEP) of a word.
+  // The sum of the products of channels [first, first + PER_STEP) of a word; `first` is a multiple of PER_STEP.
   static bias_sum_t<CHANNELS_MAX> products(const Factors& a, const Factors& b, int first) {
 #pragma HLS INLINE
     bias_sum_t<CHANNELS_MAX> sum = 0;
     for (int c = 0; c < PER_STEP; ++c) {
 #pragma HLS UNROLL
-      sum += bias_sum_t<CHANNELS_MAX>(a.v[first + c] * b.v[first + c]);
+      sum += bias_sum_t<CHANNELS_MAX>(lane_of<PER_STEP>(a, first, c) * lane_of<PER_STEP>(b, first, c));
     }
     return sum;
   }

@@ -111,10 +111,9 @@ BIAS_KEY_BLOCKS:
         for (int p = 0; p < P; ++p) {
 #pragma HLS UNROLL
           const Vec<BiasT, L> word = buffer[call.bias_rows == 1 ? 0 : p][step * S / L][call.bias_rows == 1 ? 0 : block];
-#pragma HLS ARRAY_PARTITION variable = word.v complete
           for (int s = 0; s < S; ++s) {
 #pragma HLS UNROLL
-            out.v[p * S + s] = word.v[step * S % L + s];
+            out.v[p * S + s] = lane_of<S>(word, step * S % L, s);
           }
         }
         biases.write(out);

@@ -168,7 +168,7 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>
 #pragma HLS ARRAY_PARTITION variable = w_buffer dim = 4 complete
   static UInt<8> s_buffer[2][PE][SCALES_MAX > 0 ? SCALES_MAX : 1];
 #pragma HLS ARRAY_PARTITION variable = s_buffer dim = 2 complete
-  AccT acc[R][PE], part[R][PE], done[R][PE];
+  AccT acc[R][PE], part[R][PE], done[R][TILES][L];
 #pragma HLS ARRAY_PARTITION variable = acc complete dim = 0
 #pragma HLS ARRAY_PARTITION variable = part complete dim = 0
 #pragma HLS ARRAY_PARTITION variable = done complete dim = 0
@@ -327,7 +327,7 @@ PHASES:
         Vec<AccT, L> out;
         for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-          out.v[l] = done[done_row][done_tile * L + l];
+          out.v[l] = done[done_row][done_tile][l];
         }
         sums.write(out);
         done_tile = done_tile + 1 == TILES ? 0 : done_tile + 1;
@@ -372,7 +372,7 @@ PHASES:
 #pragma HLS UNROLL
             for (int pe = 0; pe < PE; ++pe) {
 #pragma HLS UNROLL
-              done[r][pe] = SCALES_MAX > 0 ? acc[r][pe] : part[r][pe];
+              done[r][pe / L][pe % L] = SCALES_MAX > 0 ? acc[r][pe] : part[r][pe];
             }
           }
           done_rows = left < R ? left : R;

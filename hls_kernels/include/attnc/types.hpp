@@ -42,10 +42,30 @@ template <int W> struct width<ap_uint<W>> { static constexpr int value = W; };
 constexpr int clog2(int n) { return n <= 1 ? 0 : 1 + clog2((n + 1) / 2); }
 constexpr int max_of(int a, int b) { return a > b ? a : b; }
 
-template <class T, int N> struct Vec {
+// For synthesis vectors are aligned to their size, as the vendor's hls::vector is, where that is a power of two: memory ports move words of one
+// alignment in bursts. In simulation they lie in standard containers, which align nothing to more than 16 bytes.
+#ifdef __SYNTHESIS__
+constexpr int alignment(int bytes) { return (bytes & (bytes - 1)) == 0 ? bytes : 0; }
+#define ATTNC_ALIGNED(bytes) alignas(alignment(bytes))
+#else
+#define ATTNC_ALIGNED(bytes)
+#endif
+
+template <class T, int N> struct ATTNC_ALIGNED(N * sizeof(T)) Vec {
   static_assert(N > 0 && (N & (N - 1)) == 0, "Vec: the number of lanes must be a power of two");
   T v[N];
 };
+
+// Lane first + l of a vector, l < S, where `first` is a multiple of S: so it is chosen among N / S lanes and not among all of them.
+template <int S, class T, int N> T lane_of(const Vec<T, N>& vec, int first, int l) {
+#pragma HLS INLINE
+  T found = vec.v[l];
+  for (int from = S; from < N; from += S) {
+#pragma HLS UNROLL
+    if (from == first) found = vec.v[from + l];
+  }
+  return found;
+}
 
 // One beat of memory: L bytes.
 template <int L> using Word = Vec<UInt<8>, L>;
