@@ -37,7 +37,7 @@ LAYERS = (
     {"pipeline"},
     {"compiler", "estimation", "evaluation"},
     {"search"},
-    {"cli_approx", "cli_compile", "cli_cosim", "cli_export", "cli_run", "cli_vitis", "cost_commands"},
+    {"cli_approx", "cli_bambu", "cli_compile", "cli_cosim", "cli_export", "cli_run", "cli_vitis", "cost_commands"},
     {"cli"},
     {"__main__"},
 )

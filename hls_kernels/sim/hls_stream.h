@@ -5,7 +5,8 @@
 // errors in hardware too (a hang, or results that shift into the next run). The depth that each stream reached is recorded;
 // print it with hls::stream_report().
 //
-// With ATTNC_COSIM streams are bounded and their tokens carry times, see attnc_cosim.h.
+// With ATTNC_COSIM streams are bounded and their tokens carry times, see attnc_cosim.h; with ATTNC_RECORD what passes them is kept, see
+// attnc_record.h.
 
 #ifdef ATTNC_COSIM
 
@@ -51,6 +52,10 @@ inline void stream_report(std::FILE*) {}
 #include <string>
 #include <vector>
 
+#ifdef ATTNC_RECORD
+#include "attnc_record.h"
+#endif
+
 namespace hls {
 
 namespace sim {
@@ -86,6 +91,9 @@ template <class T, int DEPTH = 0> class stream {
   std::size_t size() const { return queue_.size() - head_; }
 
   void write(const T& value) {
+#ifdef ATTNC_RECORD
+    record_.token(&value);
+#endif
     queue_.push_back(value);
     deepest_ = std::max(deepest_, size());
   }
@@ -109,6 +117,9 @@ template <class T, int DEPTH = 0> class stream {
   std::string name_;
   std::vector<T> queue_;
   std::size_t head_ = 0, deepest_ = 0, reads_ = 0;
+#ifdef ATTNC_RECORD
+  sim::Record record_{name_, sizeof(T)};
+#endif
 };
 
 }  // namespace hls

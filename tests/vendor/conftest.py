@@ -21,11 +21,16 @@ PROGRAM = Path(__file__).with_name("program.py")
 
 @pytest.fixture(scope="session")
 def compiled_small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One linear layer, compiled; not to be written to."""
+    """y = softmax(x w) + x, compiled; not to be written to."""
     folder = tmp_path_factory.mktemp("vendor")
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 8]) for name in ("x", "y")]
-    node = helper.make_node("MatMul", ["x", "w"], ["y"], name='"; exec touch owned; # [exec touch owned] $(touch owned)')
-    graph = helper.make_graph([node], "small", ends[:1], ends[1:], [numpy_helper.from_array(np.eye(8, dtype=np.float32), "w")])
+    name = '"; exec touch owned; # [exec touch owned] $(touch owned)'
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], name=name),
+        helper.make_node("Softmax", ["a"], ["b"]),
+        helper.make_node("Add", ["b", "x"], ["y"]),
+    ]
+    graph = helper.make_graph(nodes, "small", ends[:1], ends[1:], [numpy_helper.from_array(np.eye(8, dtype=np.float32), "w")])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), folder / "m.onnx")
     assert main(["compile", str(folder / "m.onnx"), "-o", str(folder / "build"), "--no-check", "--quiet"]) == 0
     return folder / "build"

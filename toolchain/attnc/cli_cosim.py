@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from attnc import pictures
+from attnc.cli_bambu import KernelOption, cosim_in_bambu
 from attnc.cli_vitis import VitisOption, WorkOption, check_nothing_else, cosim_in_vitis
 from attnc.console import EXIT_DIFFERENT, Build, Json, Verbose, Verify, note, print_json, show
 from attnc.errors import ConfigError
@@ -29,7 +30,8 @@ COSIM: dict[str, Any] = {
     "  attnc cosim build/ --size-fifos                        (then: attnc compile MODEL --schedule build/schedule.yaml)\n"
     "  attnc cosim build/ --stalls 100                        (and of a seed that fails: --stalls 1 --seed K)\n"
     "  attnc cosim build/ --calibrate solution/syn/report\n"
-    "  attnc cosim build/ --tool vitis                        (synthesized, and its RTL simulated; see attnc csynth --help)\n\n"
+    "  attnc cosim build/ --tool vitis                        (synthesized, and its RTL simulated; see attnc csynth --help)\n"
+    "  attnc cosim build/ --tool bambu --kernel softmax       (RTL of one kernel, in Verilator)\n\n"
     "\b\nWhat is simulated: the emitted sources, on the first of the build's own vectors. Every process of a\n"
     "dataflow region has a clock; every FIFO its depth; a loop begins an iteration per II cycles, and writes\n"
     "what it computes when that leaves the pipeline; memory answers late, and ports and DDR move so many\n"
@@ -45,6 +47,9 @@ COSIM: dict[str, Any] = {
     "computes must not depend on when values come, and no timing may make processes wait for each other.\n\n"
     "\b\n--calibrate takes II and depth of the loops that a synthesis report names (csynth.xml, or a folder of them,\n"
     "as Vitis HLS leaves it in solution/syn/report), the largest where several modules have a loop.\n\n"
+    "\b\n--tool bambu makes RTL of every kernel of the build, or of the one that --kernel names, with PandA-bambu where that and\n"
+    "Verilator are on PATH, and compares what it gives with what golden gives, bit for bit, on the first calls of a sample. A kernel\n"
+    "that bambu does not take is listed with its log, in BUILD.bambu/KERNEL or below --work.\n\n"
     "A trace, a VCD and a picture are of the slower style unless --style says which, or of one that stands still.\n\n"
     "\b\nExit code: 0 when outputs equal golden in every style, 1 when not or when processes wait for each\n"
     "other for ever (it says who, for which FIFO, since when, and the least depths that free them), 2 after\n"
@@ -89,8 +94,10 @@ def cosim(
         typer.Option("--calibrate", metavar="CSYNTH_XML", help="II and depth of loops from a report of Vitis HLS, or a folder."),
     ] = None,
     tool: Annotated[
-        Literal["attnc", "vitis"], typer.Option("--tool", help="What simulates: attnc the C++ in time, vitis the RTL that it makes of it.")
+        Literal["attnc", "vitis", "bambu"],
+        typer.Option("--tool", help="What simulates: attnc the C++ in time, vitis its RTL of the design, bambu that of single kernels."),
     ] = "attnc",
+    kernel: KernelOption = None,
     vitis: VitisOption = None,
     work: WorkOption = None,
     verify: Verify = True,
@@ -103,9 +110,12 @@ def cosim(
         random = {"--stalls": stalls is not None, "--seed": seed is not None}
         own = {"--style": style, "--depth": depth, "--trace": trace, "--vcd": vcd, "--plot": plot, "--calibrate": calibrate}
         check_nothing_else({**times, **{name: bool(given) for name, given in own.items()}, "--size-fifos": size_fifos, **random}, tool)
-        cosim_in_vitis(build, vitis, work, verify, as_json)
-        return
-    check_nothing_else({"--vitis": vitis is not None, "--work": work is not None}, tool)
+    check_nothing_else({"--vitis": vitis is not None and tool != "vitis", "--kernel": kernel is not None and tool != "bambu"}, tool)
+    check_nothing_else({"--work": work is not None and tool == "attnc"}, tool)
+    if tool == "vitis":
+        return cosim_in_vitis(build, vitis, work, verify, as_json)
+    if tool == "bambu":
+        return cosim_in_bambu(build, kernel, work, verify, as_json)
     from attnc.sim import command, sizing, tables
     from attnc.sim import stalls as stalling
     from attnc.sim.calibration import read_calibration

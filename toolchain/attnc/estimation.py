@@ -32,7 +32,7 @@ MAX_MODULES = 200
 
 def estimate_build(build: Path, target: str | None, clock_mhz: float | None, utilisation: str | None) -> dict[str, Any]:
     """Cost of a build's own design, on its board or another; on another also of what compiling for it would choose."""
-    graph, program, facts = _open(build)
+    graph, program, facts = open_build(build)
     design = program.design
     own = facts.board
     board = own if target is None else find_board(target)
@@ -87,7 +87,8 @@ class _Facts(BaseModel):
         return {buffer.name: buffer.place for buffer in self.estimate.buffers}
 
 
-def _open(build: Path) -> tuple[Graph, Program, _Facts]:
+def open_build(build: Path) -> tuple[Graph, Program, _Facts]:
+    """The quantized graph of a build, its program without data, and what its report says of the design."""
     manifests.load(build, edited=True)
     try:
         where = f"{build}/report.json"
@@ -101,7 +102,7 @@ def _open(build: Path) -> tuple[Graph, Program, _Facts]:
 
 def calibrate(build: Path, report: Path) -> dict[str, Any]:
     """Estimate against a synthesis report, for the whole, per engine and per module: `ratio` is tool / estimate."""
-    _, program, facts = _open(build)
+    _, program, facts = open_build(build)
     board, found = facts.board, read_csynth(report)
     cost = estimate(program, board, facts.target.clock_mhz, facts.places, facts.estimate.ports)
     rows, matched = [_beside("whole design", found.top, cost.used(), cost.cycles)], {found.top.name}

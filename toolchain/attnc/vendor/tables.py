@@ -41,3 +41,21 @@ def cosim(facts: dict[str, Any]) -> RenderableType:
         ratio = f"{measured / cycles:.3f}" if measured is not None and cycles and name != "rtl" else "-"
         table.add_row(escape(title), "-" if cycles is None else f"{cycles:,}", ratio)
     return table
+
+
+def kernels(facts: dict[str, Any]) -> RenderableType:
+    """Kernels whose RTL ran, and those that the tool did not take."""
+    caption = "the first calls of a sample; processes run one after the other"
+    table = Table(title="RTL of bambu against golden", title_justify="left", caption=caption, caption_justify="left")
+    for name in ("kernel", "calls", "elements", "mismatches", "cycles of the RTL", ""):
+        table.add_column(name, justify="left" if name in ("kernel", "") else "right")
+    for row in facts["kernels"]:
+        name = escape(clean(row["kernel"]))
+        if "refused" in row:
+            where = f"log: {row['log']}" if row["log"] else row["refused"]
+            table.add_row(name, "-", "-", "-", "-", escape(clean(f"not taken; {where}")))
+        else:
+            cycles = "-" if row["cycles"] is None else f"{row['cycles']:,}"
+            found = "equal, bit for bit" if row["bit_exact"] else f"DIFFERENT: {row['difference']}"
+            table.add_row(name, f"{row['calls']:,}", f"{row['elements']:,}", f"{row['mismatches']:,}", cycles, escape(clean(found)))
+    return table

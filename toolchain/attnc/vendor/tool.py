@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from attnc.codegen.project import write_json
 from attnc.errors import BuildError, ConfigError
+from attnc_host.manifest import Manifest
 from attnc_host.signals import uninterrupted
 
 Told = Callable[[str], None]
@@ -41,7 +43,7 @@ class Log:
 
 def find_program(names: Sequence[str], where: Path | None, option: str, what: str) -> Path:
     """The first of the programs `names` that is on PATH, or that `where` is or holds (an installation, its bin); raises `ConfigError` that
-    says what was looked for: `what`."""
+    says what was looked for: `what`. `option` is the one that gives `where`, empty where there is none."""
     wanted = " or ".join((", ".join(names[:-1]), names[-1])) if len(names) > 1 else names[0]
     if where is not None and where.is_file():
         if where.name not in names or not os.access(where, os.X_OK):
@@ -55,7 +57,7 @@ def find_program(names: Sequence[str], where: Path | None, option: str, what: st
         if found is not None:
             return Path(found).absolute()
     place = f"in {where} or its bin" if where is not None else "on PATH"
-    raise ConfigError(f"needed {wanted} {place} ({what}), found none; install it, or say where it is with {option}")
+    raise ConfigError(f"needed {wanted} {place} ({what}), found none; install it{f', or say where it is with {option}' if option else ''}")
 
 
 def workplace(build: Path, work: Path | None, suffix: str, step: str) -> Path:
@@ -74,6 +76,27 @@ def workplace(build: Path, work: Path | None, suffix: str, step: str) -> Path:
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written ({error.strerror}); choose another place with --work") from error
     return folder
+
+
+def copy_sources(manifest: Manifest, folder: Path, one_sample: bool = False) -> None:
+    """The sources of a build, with the data of its vectors (links where they can be: tools only read it), or of the first one."""
+    source = manifest.folder / "hls"
+    if not (source / "export_ip.tcl").is_file():
+        raise BuildError(f"{source}: has no scripts of this version of attnc; compile the model again")
+    own = re.compile(r"data|.*_(native|ap)(\.sha256)?|.*\.o")
+    shutil.copytree(source, folder, dirs_exist_ok=True, ignore=lambda at, names: [name for name in names if own.fullmatch(name)])
+    (folder / "data").mkdir()
+    sizes = {"inputs.bin": manifest.input_bytes, "expected.bin": manifest.output_bytes}
+    for path in sorted((source / "data").iterdir()):
+        target = folder / "data" / path.name
+        if one_sample and path.name in sizes:
+            with open(path, "rb") as file:
+                target.write_bytes(file.read(sizes[path.name]))
+            continue
+        try:
+            os.link(path, target)
+        except OSError:
+            shutil.copyfile(path, target)
 
 
 def run_logged(command: Sequence[str | Path], folder: Path, log: Log, told: Told) -> int:

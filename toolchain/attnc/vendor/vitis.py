@@ -6,16 +6,14 @@ named, runs the same project from a file of settings. All paths are relative to 
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from attnc.codegen.render import EXPORTS, TOP
 from attnc.errors import BuildError
 from attnc.vendor.cosim_report import CosimReport, read_cosim_report
-from attnc.vendor.tool import Log, Told, failed, find_program, run_logged, workplace
+from attnc.vendor.tool import Log, Told, copy_sources, failed, find_program, run_logged, workplace
 from attnc_host.manifest import Manifest
 
 PROGRAMS = ("vitis_hls", "vitis-run", "v++")
@@ -125,27 +123,6 @@ class Said:
             before = self.compared[1] if self.compared else 0  # a co-simulation runs the test bench twice
             self.compared = self.bytes, max(before, int(found[2]))
         self.told(line)
-
-
-def copy_sources(manifest: Manifest, folder: Path, one_sample: bool = False) -> None:
-    """The sources of a build, with the data of its vectors (links where they can be: tools only read it), or of the first one."""
-    source = manifest.folder / "hls"
-    if not (source / "export_ip.tcl").is_file():
-        raise BuildError(f"{source}: has no scripts of this version of attnc; compile the model again")
-    own = re.compile(r"data|.*_(native|ap)(\.sha256)?|.*\.o")
-    shutil.copytree(source, folder, dirs_exist_ok=True, ignore=lambda at, names: [name for name in names if own.fullmatch(name)])
-    (folder / "data").mkdir()
-    sizes = {"inputs.bin": manifest.input_bytes, "expected.bin": manifest.output_bytes}
-    for path in sorted((source / "data").iterdir()):
-        target = folder / "data" / path.name
-        if one_sample and path.name in sizes:
-            with open(path, "rb") as file:
-                target.write_bytes(file.read(sizes[path.name]))
-            continue
-        try:
-            os.link(path, target)
-        except OSError:
-            shutil.copyfile(path, target)
 
 
 def _failed(vitis: Vitis, step: str, code: int, log: Log) -> BuildError:
