@@ -103,4 +103,4 @@ def test_kernels_of_the_digits_on_ap_int(tmp_path: Path, stand_ins: StandIns, at
     code, out, err = attnc("cosim", tmp_path / "build", "--tool", "bambu", "--json")
     assert code == 0, err
     found = [row["function"] for row in json.loads(out)["kernels"] if row["bit_exact"]]
-    assert {"add", "attention", "layer_normalization", "lookup_linear"} <= {*found} and len(found) > 5
+    assert {"add", "attention", "layer_normalization", "ternary_lookup"} <= {*found} and len(found) > 5
