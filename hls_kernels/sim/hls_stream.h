@@ -33,6 +33,11 @@ template <class T, int DEPTH = 0> class stream : public attnc::cosim::StreamBase
     take();
     return values_.pop();
   }
+  bool read_nb(T& value) {
+    if (nothing()) return false;
+    value = read();
+    return true;
+  }
 
  private:
   attnc::cosim::Ring<T> values_;

@@ -294,9 +294,16 @@ PHASES:
           }
         }
       }
-      // What comes too late for this iteration is taken in another: the products wait for nothing that they do not need.
-      if (x_slots > 0 && (waits || !x.empty())) {
-        Vec<XT, L> xs = x.read();
+      // What comes too late for this iteration is taken in another: the products wait for nothing that they do not need. Whether a vector
+      // is there and its reading are one access, since a test in a stage before that of the read would see what another iteration takes.
+      Vec<XT, L> xs = Vec<XT, L>();
+      bool came = waits && x_slots > 0;
+      if (came) {
+        xs = x.read();
+      } else if (x_slots > 0) {
+        came = x.read_nb(xs);
+      }
+      if (came) {
         --x_slots;
         if (X_BYTES > 1 && call.fill_bytes > 1 && x_byte == 0) {
           for (int l = 0; l < L; ++l) {
