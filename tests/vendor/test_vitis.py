@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from attnc.errors import DataError
+from attnc.errors import BuildError, DataError
 from attnc.vendor.cosim_report import read_cosim_report
-from attnc.vendor.tool import Log, run_logged
+from attnc.vendor.tool import Log, copy_sources, run_logged
+from attnc_host import manifest as manifests
 from vendor.conftest import Run, StandIns
 from vendor.scripts import ODD, needs_tcl
 
@@ -67,6 +68,7 @@ def test_tables(vendor_build: Path, stand_ins: StandIns, attnc: Run) -> None:
     stand_ins.put("vitis_hls")
     code, out, _ = attnc("csynth", vendor_build)
     assert code == 0 and "whole design" in out and "/ 80,000" in out and "csynth.xml" in out
+    assert "a clock of 2.92 ns, 4 ns were asked for" in out and "csynth/attnc_top_project/solution" in "".join(out.split())
     code, out, _ = attnc("cosim", vendor_build, "--tool", "vitis")
     text = " ".join(out.split())
     assert (
@@ -165,6 +167,13 @@ def test_what_a_tool_started_ends_with_the_command(tmp_path: Path) -> None:
         time.sleep(0.05)
     else:
         pytest.fail("the child of a child is still there")
+
+
+def test_a_build_of_an_earlier_version(vendor_build: Path, tmp_path: Path) -> None:
+    manifest = manifests.load(vendor_build)
+    (vendor_build / "hls" / "export_ip.tcl").rename(vendor_build / "hls" / "export.tcl")
+    with pytest.raises(BuildError, match="no scripts of this version of attnc; compile the model again"):
+        copy_sources(manifest, tmp_path / "work")
 
 
 def test_a_place_that_somebody_else_made_is_left_alone(vendor_build: Path, tmp_path: Path, stand_ins: StandIns, attnc: Run) -> None:

@@ -82,7 +82,7 @@ def csynth(
         print_json(facts)
     else:
         show(cost_tables.calibration(facts))
-        print(f"report: {clean(str(report))}")
+        print(f"II and depth of its loops, for `attnc cosim --calibrate`: {clean(str(run.reports))}")
 
 
 def export(

@@ -38,7 +38,9 @@ def calibration(facts: dict[str, Any]) -> RenderableType:
     """Estimate / tool per engine, then the modules of the report."""
     report = facts["report"]
     title = f"Estimate / synthesis: {clean(report['file'])}, Vitis HLS {clean(report['version'] or '?')}, {clean(report['part'] or '?')}"
-    table = Table(title=escape(title), title_justify="left", caption="cycles of the longest call", caption_justify="left")
+    clock = "" if report["clock_ns"] is None else f"; the tool estimates a clock of {report['clock_ns']:g} ns"
+    clock += f", {report['target_ns']:g} ns were asked for" if clock and report["target_ns"] is not None else ""
+    table = Table(title=escape(title), title_justify="left", caption=f"cycles of the longest call{clock}", caption_justify="left")
     table.add_column("")
     for name in (*UNITS, "II"):
         table.add_column(name, justify="right")

@@ -115,7 +115,13 @@ def calibrate(build: Path, report: Path) -> dict[str, Any]:
     others = [_module_facts(module) for module in found.modules if module.name not in matched]
     return {
         "build": str(build),
-        "report": {"file": report.name, "version": found.version, "part": found.part, "target_ns": found.target_ns},
+        "report": {
+            "file": report.name,
+            "version": found.version,
+            "part": found.part,
+            "target_ns": found.target_ns,
+            "clock_ns": found.top.clock_ns,
+        },
         "estimate_part": board.part,
         "rows": rows,
         "modules": others[:MAX_MODULES],
