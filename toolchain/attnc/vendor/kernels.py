@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,10 +197,10 @@ def _element(kind: str, type_: IntType) -> str:
 
 def copy_without_pragmas(sources: Path, folder: Path) -> None:
     """The headers of kernels and tables. Pragmas of Vitis HLS say nothing to other tools: their lines are left empty."""
-    shutil.copytree(sources / "include", folder / "include")
-    shutil.copyfile(sources / "tables.hpp", folder / "tables.hpp")
-    for path in (folder / "tables.hpp", *(folder / "include").rglob("*.hpp")):
-        path.write_text(re.sub(r"^[ \t]*#pragma HLS\b.*$", "", path.read_text(), flags=re.MULTILINE))
+    for path in (sources / "tables.hpp", *(sources / "include").rglob("*.hpp")):
+        target = folder / path.relative_to(sources)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(re.sub(r"^[ \t]*#pragma HLS\b.*$", "", path.read_text(), flags=re.MULTILINE))
 
 
 def compare(bench: Bench, lines: Sequence[str]) -> tuple[int, str]:

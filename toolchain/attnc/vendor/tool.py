@@ -84,7 +84,11 @@ def copy_sources(manifest: Manifest, folder: Path, one_sample: bool = False) -> 
     if not (source / "export_ip.tcl").is_file():
         raise BuildError(f"{source}: has no scripts of this version of attnc; compile the model again")
     own = re.compile(r"data|.*_(native|ap)(\.sha256)?|.*\.o")
-    shutil.copytree(source, folder, dirs_exist_ok=True, ignore=lambda at, names: [name for name in names if own.fullmatch(name)])
+    shutil.copytree(
+        source, folder, copy_function=shutil.copyfile, dirs_exist_ok=True, ignore=lambda at, names: [n for n in names if own.fullmatch(n)]
+    )
+    for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        path.chmod(path.stat().st_mode | 0o700)  # a build may be one that nobody can write to
     (folder / "data").mkdir()
     sizes = {"inputs.bin": manifest.input_bytes, "expected.bin": manifest.output_bytes}
     for path in sorted((source / "data").iterdir()):
