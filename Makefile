@@ -12,6 +12,8 @@ SWEEP_ARGS ?=
 FUZZ_ARGS ?=
 FILES_ARGS ?=
 SOURCES := toolchain host models bench tests
+# The oldest that there is, beside the one that the tests import: emitted C++ compiles with both.
+LIBCLANG9 := libclang==9.0.1
 
 .PHONY: help demo test test-slow fuzz zoo files sweep conformance lint format train bench bench-published boards clean tools
 
@@ -93,13 +95,14 @@ $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-# A stamp for each set of packages; .test and .train add to what .demo installs.
+# A stamp for each set of packages; .test and .train add to what .demo installs. `.test` has the old libclang in a folder of its own.
 $(VENV)/.demo: $(VENV)/.python pyproject.toml
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --editable .
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.python pyproject.toml
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[test,ap]'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --upgrade --target $(VENV)/libclang9 $(LIBCLANG9)
 	@touch $@
 
 $(VENV)/.train: $(VENV)/.python pyproject.toml

@@ -137,16 +137,16 @@ def stands_at_top(pragma: Pragma, block: Node, line: int = 0) -> bool:
     return max(block.line, line) <= pragma.line < first and pragma.line <= block.end
 
 
-def _command() -> list[str]:
+def compiler() -> list[str]:
     return shlex.split(os.environ.get("CXX", "g++"))
 
 
 @cache
 def system_folders() -> tuple[str, ...]:
     """Where the C++ compiler of this machine keeps its headers: libclang brings none."""
-    said = subprocess.run([*_command(), "-E", "-v", "-x", "c++", os.devnull], capture_output=True, text=True, check=True).stderr
+    said = subprocess.run([*compiler(), "-E", "-v", "-x", "c++", os.devnull], capture_output=True, text=True, check=True).stderr
     return tuple(said.split("search starts here:\n")[-1].split("End of search")[0].split())
 
 
 def _preprocessed(source: Path, arguments: list[str]) -> str:
-    return subprocess.run([*_command(), "-E", *arguments, source], capture_output=True, text=True, check=True).stdout
+    return subprocess.run([*compiler(), "-E", *arguments, source], capture_output=True, text=True, check=True).stdout

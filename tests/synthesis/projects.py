@@ -55,7 +55,7 @@ PROJECTS: dict[str, tuple[Callable[[], Graph], Design]] = {
 
 
 def emit(name: str, folder: Path) -> Path:
-    """Write a project's sources into a folder, and return it."""
-    graph, design = PROJECTS[name]
+    """Write the sources of a project, or of a family of the zoo, into a folder, and return it."""
+    graph, design = PROJECTS.get(name) or (lambda: family(name), Design.of(8, 16, 16, 4))
     write_sources(build_program(graph(), design, lambda packed: None), folder, part="part", clock_mhz=200)
     return folder

@@ -1,4 +1,4 @@
-"""Emitted projects pass every check: no exception is made."""
+"""Emitted projects pass every check, and compile without a warning: no exception is made."""
 
 from __future__ import annotations
 
@@ -6,10 +6,78 @@ from pathlib import Path
 
 import pytest
 
+from attnc.compiler import compile_model
+from attnc.config import CompileOptions
+from synthesis.compilers import CLANG, OLD, flags, warnings_of, warnings_of_clang
 from synthesis.lint import lint_project
 from synthesis.projects import PROJECTS, emit
 
+FAMILIES = ("t5", "modernbert", "dinov3", "beit", "swinv2", "segformer", "svtr", "whisper", "gptneox", "bloom", "gemma2", "phi", "bitnet")
+"""Those that bring kernels, or arguments of them, that the others do not have."""
+LIBRARIES = ["installed", *(["old"] if OLD.is_file() else [])]
+"""`make test` installs the old one."""
+
+
+@pytest.fixture(scope="session")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what compilers need."""
+    return tmp_path_factory.mktemp("tools")
+
+
+def assert_no_warning(folder: Path, types: str, tools: Path, sources: tuple[str, ...] = ("attnc_top.cpp",)) -> None:
+    for source in sources:
+        for library in LIBRARIES:
+            assert not warnings_of(library, folder / source, flags(folder, types), tools)
+        if CLANG is not None:
+            assert not warnings_of_clang(folder / source, flags(folder, types))
+
+
+def assert_no_finding(folder: Path) -> None:
+    assert not (found := lint_project(folder)), "\n".join(map(str, found))
+
 
 @pytest.mark.parametrize("name", PROJECTS)
-def test_a_project_has_no_finding(name: str, tmp_path: Path) -> None:
-    assert not (found := lint_project(emit(name, tmp_path))), "\n".join(map(str, found))
+def test_a_project_has_no_finding(name: str, tmp_path: Path, tools: Path) -> None:
+    assert_no_finding(emit(name, tmp_path))
+    assert_no_warning(tmp_path, "native", tools)
+
+
+def test_integers_of_any_width(tmp_path: Path, tools: Path) -> None:
+    """One project and one compiler: it takes seconds."""
+    source = emit("decoder", tmp_path) / "attnc_top.cpp"
+    assert not warnings_of(LIBRARIES[-1], source, flags(tmp_path, "ap"), tools)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROJECTS)
+def test_all_sources_and_types(name: str, tmp_path: Path, tools: Path) -> None:
+    emit(name, tmp_path)
+    for types in ("native", "ap"):
+        assert_no_warning(tmp_path, types, tools, ("attnc_top.cpp", "testbench.cpp"))
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_warning_is_seen(library: str, tmp_path: Path, tools: Path) -> None:
+    (tmp_path / "source.cpp").write_text("int f(int x, int y) { return x; }\n")
+    assert "unused parameter 'y'" in warnings_of(library, tmp_path / "source.cpp", flags(tmp_path, "native"), tools)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_has_no_finding(name: str, tmp_path: Path, tools: Path) -> None:
+    assert_no_finding(emit(name, tmp_path))
+    assert_no_warning(tmp_path, "native", tools)
+
+
+@pytest.mark.slow
+def test_the_sentence_encoder_has_no_finding(tmp_path: Path, tools: Path) -> None:
+    pytest.importorskip("sentence_transformers", reason="needs the extra zoo")
+    from models.minilm.export import NAMES, export
+
+    export(tmp_path / "minilm.onnx")
+    shapes = dict.fromkeys(NAMES, (1, 128))
+    options = CompileOptions(output=tmp_path / "build", shapes=shapes, activations="dynamic", check=False)
+    build = compile_model(tmp_path / "minilm.onnx", options)
+    assert_no_finding(build / "hls")
+    for types in ("native", "ap"):
+        assert_no_warning(build / "hls", types, tools)
