@@ -10,15 +10,17 @@ from synthesis.program import Finding, Program
 CHECKS = (regions.check, loops.check, directives.check, storage.check, chains.check, code.check)
 
 
-def lint(source: Path, includes: list[Path], top: str) -> list[Finding]:
-    """What is wrong in a source, by file and line, each thing once. Raises `ValueError` where it cannot be read."""
-    program = Program(source, includes, top)
-    if program.errors:
-        raise ValueError("\n".join(program.errors))
+def lint(program: Program) -> list[Finding]:
+    """What is wrong in a source, by file and line, each thing once."""
     found = {(one.file, one.line, one.rule): one for check in CHECKS for one in check(program)}
     return [found[key] for key in sorted(found)]
 
 
-def lint_project(folder: Path, top: str = "attnc_top") -> list[Finding]:
-    """Those of the `hls` folder of a build."""
-    return lint(folder / "attnc_top.cpp", [folder, folder / "include"], top)
+def project(folder: Path) -> Program:
+    """The sources in the `hls` folder of a build."""
+    return Program(folder / "attnc_top.cpp", [folder, folder / "include"], "attnc_top")
+
+
+def lint_project(folder: Path) -> list[Finding]:
+    """What is wrong in them."""
+    return lint(project(folder))

@@ -68,17 +68,17 @@ class Code:
 
 
 class Program:
-    """A source, parsed and preprocessed. `codes` are the functions with a body that `top` reaches, `all_pragmas` those of every file."""
+    """A source, parsed and preprocessed. `codes` are the functions with a body that `top` reaches, `all_pragmas` those of every file.
+    Raises `ValueError` where it is not C++."""
 
     def __init__(self, source: Path, includes: list[Path], top: str) -> None:
         arguments = [*FLAGS, *(f"-I{folder}" for folder in includes)]
         self.unit = Unit(source, [*arguments, "-nostdinc", *(f"-isystem{folder}" for folder in system_folders())])
-        self.errors = self.unit.errors
         self.all_pragmas: list[Pragma] = []
         self.codes: dict[Key, Code] = {}
         self.given: dict[Key, list[Node]] = {}
-        if self.errors:
-            return
+        if self.unit.errors:
+            raise ValueError("\n".join(self.unit.errors))
         self.top = self.unit.top(top)
         ours = (one for one in pragmas(_preprocessed(source, arguments)) if not str(one.file).startswith(system_folders()))
         self.all_pragmas = list(ours)

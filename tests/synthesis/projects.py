@@ -8,13 +8,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from attention_cases import Case, build
 from attnc.codegen.render import write_sources
 from attnc.compiler import quantize_model
 from attnc.config import CompileOptions
 from attnc.ir import Graph
 from attnc.kernels.design import Design
 from attnc.schedule.program import build_program
+from kernels.test_networks import GRAPHS, union
+from ops.test_mean_rows import mean_graph
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "models" / "vit_digits" / "vit_digits.onnx"
@@ -36,22 +37,22 @@ def family(name: str) -> Graph:
         return quantized(Path(folder) / f"{name}.onnx")
 
 
-def attention(passes: int) -> Graph:
-    """Attention with biases as a table, for lanes of keys where it takes one pass; as channels; capped."""
-    lanes = {"passes": 1, "key_step": 16, "kv_lanes": 2} if passes == 1 else {"passes": 2}
-    return build([Case(9, 40, 2, 2, bias_heads=2, bias_rows=9, attrs=lanes), Case(9, 40, 2, 2, attrs={**lanes, "softcap": 5.0})])
-
-
-PROJECTS: dict[str, tuple[Callable[[], Graph], Design]] = {
+MODELS: dict[str, tuple[Callable[[], Graph], Design]] = {
     "digits": (lambda: quantized(DIGITS), Design.of(16, 16, 17, 16, rows_at_once=3, weight_ports=2)),
     "digits-lookup": (lambda: quantized(DIGITS, weights="ternary", engine="lookup"), Design.of(16, 16, 17, 16, tables=32, columns=16)),
     "digits-per-token": (lambda: quantized(DIGITS, activations="dynamic"), Design.of(8, 8, 17, 16, rows_at_once=9, beat=2, weight_ports=2)),
     "digits-parallel": (lambda: quantized(DIGITS), Design.of(8, 16, 8, 4, beat=2, parallel=2, copies=2)),
     "bert": (lambda: family("bert"), Design.of(16, 32, 16, 4)),
     "decoder": (lambda: family("llama"), Design.of(8, 16, 16, 4, beat=2)),
-    "one-pass": (lambda: attention(1), Design.of(16, 16, 64, 4)),
 }
 """Graph and design."""
+KERNELS = {
+    "attention": GRAPHS["attention"],
+    "low-bit": GRAPHS["low_bit"],
+    "others": (lambda: union(GRAPHS["others"][0](), mean_graph()), GRAPHS["others"][1]),
+}
+"""Of nodes side by side: with the models they have every loop that there is."""
+PROJECTS = MODELS | KERNELS
 
 
 def emit(name: str, folder: Path) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from synthesis.lint import lint
+from synthesis.program import Program
 
 SOUND = """\
 #include <ap_int.h>
@@ -185,7 +186,7 @@ def findings(folder: Path, text: str) -> list[tuple[str, str]]:
     """(rule, text of the line) of each."""
     source = folder / "top.cpp"
     source.write_text(text)
-    return [(one.rule, text.splitlines()[one.line - 1]) for one in lint(source, [], "top")]
+    return [(one.rule, text.splitlines()[one.line - 1]) for one in lint(Program(source, [], "top"))]
 
 
 def test_a_sound_source_has_none(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from attnc.compiler import compile_model
 from attnc.config import CompileOptions
+from attnc.kernels.loops import LOOPS
 from synthesis.compilers import CLANG, OLD, flags, warnings_of, warnings_of_clang
-from synthesis.lint import lint_project
-from synthesis.projects import PROJECTS, emit
+from synthesis.lint import lint_project, project
+from synthesis.projects import KERNELS, MODELS, PROJECTS, emit
 
 FAMILIES = ("t5", "modernbert", "dinov3", "beit", "swinv2", "segformer", "svtr", "whisper", "gptneox", "bloom", "gemma2", "phi", "bitnet")
 """Those that bring kernels, or arguments of them, that the others do not have."""
@@ -24,26 +25,31 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tools")
 
 
-def assert_no_warning(folder: Path, types: str, tools: Path, sources: tuple[str, ...] = ("attnc_top.cpp",)) -> None:
+def assert_no_finding(folder: Path) -> None:
+    assert not (found := lint_project(folder)), "\n".join(map(str, found))
+
+
+def assert_no_warning(folder: Path, types: str, tools: Path, libraries: list[str], sources: tuple[str, ...] = ("attnc_top.cpp",)) -> None:
     for source in sources:
-        for library in LIBRARIES:
+        for library in libraries:
             assert not warnings_of(library, folder / source, flags(folder, types), tools)
         if CLANG is not None:
             assert not warnings_of_clang(folder / source, flags(folder, types))
 
 
-def assert_no_finding(folder: Path) -> None:
-    assert not (found := lint_project(folder)), "\n".join(map(str, found))
-
-
-@pytest.mark.parametrize("name", PROJECTS)
-def test_a_project_has_no_finding(name: str, tmp_path: Path, tools: Path) -> None:
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_has_no_finding(name: str, tmp_path: Path, tools: Path) -> None:
     assert_no_finding(emit(name, tmp_path))
-    assert_no_warning(tmp_path, "native", tools)
+    assert_no_warning(tmp_path, "native", tools, LIBRARIES[-1:])
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_have_no_finding(name: str, tmp_path: Path) -> None:
+    assert_no_finding(emit(name, tmp_path))
 
 
 def test_integers_of_any_width(tmp_path: Path, tools: Path) -> None:
-    """One project and one compiler: it takes seconds."""
+    """One model and one compiler: it takes seconds."""
     source = emit("decoder", tmp_path) / "attnc_top.cpp"
     assert not warnings_of(LIBRARIES[-1], source, flags(tmp_path, "ap"), tools)
 
@@ -53,7 +59,7 @@ def test_integers_of_any_width(tmp_path: Path, tools: Path) -> None:
 def test_all_sources_and_types(name: str, tmp_path: Path, tools: Path) -> None:
     emit(name, tmp_path)
     for types in ("native", "ap"):
-        assert_no_warning(tmp_path, types, tools, ("attnc_top.cpp", "testbench.cpp"))
+        assert_no_warning(tmp_path, types, tools, LIBRARIES, ("attnc_top.cpp", "testbench.cpp"))
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -63,10 +69,19 @@ def test_a_warning_is_seen(library: str, tmp_path: Path, tools: Path) -> None:
 
 
 @pytest.mark.slow
+def test_every_loop_is_looked_at(tmp_path: Path) -> None:
+    seen = set()
+    for name in PROJECTS:
+        program = project(emit(name, tmp_path / name))
+        seen |= {f"{loop.function.name}.{loop.label}" for code in program.codes.values() for loop in code.loops}
+    assert seen >= LOOPS.keys()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_has_no_finding(name: str, tmp_path: Path, tools: Path) -> None:
     assert_no_finding(emit(name, tmp_path))
-    assert_no_warning(tmp_path, "native", tools)
+    assert_no_warning(tmp_path, "native", tools, LIBRARIES)
 
 
 @pytest.mark.slow
@@ -80,4 +95,4 @@ def test_the_sentence_encoder_has_no_finding(tmp_path: Path, tools: Path) -> Non
     build = compile_model(tmp_path / "minilm.onnx", options)
     assert_no_finding(build / "hls")
     for types in ("native", "ap"):
-        assert_no_warning(build / "hls", types, tools)
+        assert_no_warning(build / "hls", types, tools, LIBRARIES)

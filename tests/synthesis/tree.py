@@ -114,7 +114,7 @@ FLOATING = {TypeKind.FLOAT, TypeKind.DOUBLE, TypeKind.LONGDOUBLE, TypeKind.HALF,
 
 
 class Unit:
-    """A parsed file. `functions` fills with what is asked for, and `errors` are what keeps it from being read."""
+    """A parsed file. `functions` fills with what is asked for; `errors` are those of the compiler."""
 
     def __init__(self, source: Path, arguments: list[str]) -> None:
         self.unit = cindex.Index.create().parse(str(source), args=arguments)

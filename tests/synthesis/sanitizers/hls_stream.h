@@ -26,6 +26,7 @@ template <class T, int DEPTH = 0> class stream {
     if (empty()) std::abort();
     return held_[first_++];
   }
+  bool read_nb(T& value) { return empty() ? false : (value = read(), true); }
 
  private:
   T* held_ = nullptr;
