@@ -75,7 +75,7 @@ def test_scalars_are_the_fields_of_the_structs_of_the_headers() -> None:
         name = network.call.removeprefix("attnc::")
         (struct,) = re.findall(rf"^struct {name} {{\n(.*?)^}};", (HEADERS / network.header).read_text(), re.MULTILINE | re.DOTALL)
         lists = re.findall(r"^  int ([^;]*);", struct, re.MULTILINE)
-        assert tuple(re.split(r",\s*", ", ".join(lists))) == network.scalars, network.name
+        assert tuple(re.split(r",\s*", ", ".join(lists))) == network.fields, network.name
 
 
 def test_loops_of_one_name_are_one_loop() -> None:

@@ -17,6 +17,7 @@ namespace attnc {
 
 struct AddCall {
   int rows, tiles, broadcast, multiplier_a, multiplier_b, shift, low, high;
+  int vectors;  // rows * tiles
 };
 
 template <class AT, class BT, class YT, int L>
@@ -25,12 +26,11 @@ void add(hls::stream<Vec<AT, L>>& a, hls::stream<Vec<BT, L>>& b, hls::stream<Vec
   // Two products and their sum, and a bit for the rounding.
   typedef Int<max_of(width<AT>::value, width<BT>::value) + MULTIPLIER_BITS + 3> sum_t;
   const sum_t kept = kept_by<YT, sum_t>(shift_t(call.shift));
-  const int vectors = call.rows * call.tiles;
   int row = 0;
   Vec<BT, L> b_vec;
   ATTNC_LOOP(ADD)
 ADD:
-  for (int i = 0; i < vectors; ++i) {
+  for (int i = 0; i < call.vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
     ATTNC_TICK(ADD)

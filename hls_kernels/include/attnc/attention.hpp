@@ -40,6 +40,10 @@ struct AttentionCall {
   int heads, kv_heads, heads_per_kv, rows, keys, scored, paced, qk_tiles, v_tiles, position, before, after;
   int score_multiplier, score_shift, cap_multiplier, cap_shift, bias_heads, bias_rows, bias_shift, bias_channels;
   int output_multiplier, output_shift, low, high;
+  // Counts that follow. Of a head: vectors of biases or factors of queries, factors of keys, biases; vectors of queries and of keys, scores
+  // in tiles; vectors of values, products with them, the same in the cycles that they take; sums, outputs. Of all: scores, blocks of queries.
+  int bias_words, key_factor_words, bias_steps, q_words, k_words, score_steps, v_words, products, paced_products, sums, outputs;
+  int all_scored, blocks;
 };
 
 // Biases of Q queries at a time, for each key group after group. The rows of the next head are loaded under way (BIAS_BUFFERS = 2, where
@@ -55,8 +59,7 @@ void attention_bias(hls::stream<Vec<BiasT, L>>& bias, hls::stream<Vec<BiasT, B>>
   ATTNC_BIND(buffer, ATTNC_ATTENTION_BIAS_BUFFER)
 #endif
 #pragma HLS ARRAY_PARTITION variable = buffer dim = 2 complete
-  const int load_words = (call.keys + L - 1) / L * call.bias_rows;
-  const int steps = call.scored * GROUPS;
+  const int load_words = call.bias_words, steps = call.bias_steps;
   const int sweeps = call.bias_heads > 0 ? call.heads : -1;
   const bool single = call.bias_rows == 1;
 
@@ -123,7 +126,7 @@ BIAS_HEADS:
     int word = 0, row = 0;
     ATTNC_LOOP(LOAD_Q_FACTORS)
   LOAD_Q_FACTORS:
-    for (int i = 0; i < call.rows * words; ++i) {
+    for (int i = 0; i < call.bias_words; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX * Channels::WORDS
       ATTNC_TICK(LOAD_Q_FACTORS)
@@ -139,7 +142,7 @@ BIAS_HEADS:
     row = 0;
     ATTNC_LOOP(LOAD_K_FACTORS)
   LOAD_K_FACTORS:
-    for (int i = 0; i < call.keys * words; ++i) {
+    for (int i = 0; i < call.key_factor_words; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = KEYS_MAX * Channels::WORDS
       ATTNC_TICK(LOAD_K_FACTORS)
@@ -153,7 +156,7 @@ BIAS_HEADS:
     int step = 0, group = 0;
     ATTNC_LOOP(EMIT_BIAS)
   EMIT_BIAS:
-    for (int i = 0; i < call.scored * GROUPS * channel_steps; ++i) {
+    for (int i = 0; i < call.bias_steps; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = KEYS_MAX * WORDS_MAX
       ATTNC_TICK(EMIT_BIAS)
@@ -202,8 +205,6 @@ void attention_scores(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hl
   ScoreT acc[P], done[GROUPS][Q];
 #pragma HLS ARRAY_PARTITION variable = acc complete
 #pragma HLS ARRAY_PARTITION variable = done complete dim = 0
-  const int steps = call.scored * call.qk_tiles;
-  const int q_words = call.rows * call.qk_tiles, k_words = call.keys * call.qk_tiles;
   int sharing = 0, k_held = 1, done_groups = 0, done_key = 0, done_block = 0;
 
   // Head -1 computes nothing: it loads the first. Head `heads` only sends the last scores.
@@ -211,9 +212,9 @@ SCORE_HEADS:
   for (int head = -1; head <= call.heads; ++head) {
 #pragma HLS LOOP_TRIPCOUNT min = 3 max = 18
     const bool loading = head + 1 < call.heads, computing = head >= 0 && head < call.heads;
-    const int q_loads = loading ? q_words : 0;
-    const int k_loads = loading && sharing == 0 ? k_words : 0;
-    const int busy = head < 0 ? 0 : head < call.heads ? steps : GROUPS;
+    const int q_loads = loading ? call.q_words : 0;
+    const int k_loads = loading && sharing == 0 ? call.k_words : 0;
+    const int busy = head < 0 ? 0 : head < call.heads ? call.score_steps : GROUPS;
     const int trips = max_of(busy, max_of(q_loads, k_loads));
     const int q_use = head & 1, q_fill = (head + 1) & 1, k_use = k_held, k_fill = 1 - k_held;
     k_held = k_loads > 0 ? k_fill : k_held;
@@ -261,7 +262,7 @@ SCORE_HEADS:
         scores.write(out);
         --done_groups;
       }
-      if (computing && i < steps) {
+      if (computing && i < call.score_steps) {
         Vec<XT, L> qs[P];
         ScoreT sums[P];
         for (int p = 0; p < P; ++p) {
@@ -296,7 +297,7 @@ template <int P, int Q, int MASKED>
 void attention_maximum(hls::stream<Vec<attention_score_t, Q>>& scores, hls::stream<Vec<attention_score_t, Q>>& row,
                        hls::stream<Vec<attention_score_t, Q>>& maxima, AttentionCall call) {
   static const int GROUPS = P / Q;
-  const int steps = call.heads * call.scored * GROUPS;
+  const int steps = call.all_scored * GROUPS;
   attention_score_t maximum[GROUPS][Q];
 #pragma HLS ARRAY_PARTITION variable = maximum complete dim = 0
   KeyCursor at = key_start<P, MASKED>(call);
@@ -328,7 +329,7 @@ void attention_exponential(hls::stream<Vec<attention_score_t, Q>>& row, hls::str
                            hls::stream<Vec<probability_t, P>>& probabilities, hls::stream<Vec<SumT, Q>>& sums, AttentionCall call) {
   typedef Int<SCORE_BITS + 3> difference_t;
   static const int GROUPS = P / Q;
-  const int steps = call.heads * call.scored * GROUPS;
+  const int steps = call.all_scored * GROUPS;
   attention_score_t maximum[GROUPS][Q];
 #pragma HLS ARRAY_PARTITION variable = maximum complete dim = 0
   SumT sum[GROUPS][Q];
@@ -396,8 +397,6 @@ void attention_weighted(hls::stream<Vec<VT, L>>& v, hls::stream<Vec<probability_
   AccT acc[P][L], done[P][L];
 #pragma HLS ARRAY_PARTITION variable = acc dim = 0 complete
 #pragma HLS ARRAY_PARTITION variable = done dim = 0 complete
-  const int v_words = call.keys * call.v_tiles;
-  const int products = call.heads_per_kv * call.scored * call.v_tiles, paced_steps = call.heads_per_kv * call.paced * call.v_tiles;
   KeyCursor at = key_start<P, MASKED>(call);
   int tile = 0, done_rows = 0;
 
@@ -405,12 +404,12 @@ void attention_weighted(hls::stream<Vec<VT, L>>& v, hls::stream<Vec<probability_
 WEIGHTED_HEADS:
   for (int head = -1; head <= call.kv_heads; ++head) {
 #pragma HLS LOOP_TRIPCOUNT min = 3 max = 18
-    const int loads = head + 1 < call.kv_heads ? v_words : 0;
+    const int loads = head + 1 < call.kv_heads ? call.v_words : 0;
     const bool computing = head >= 0 && head < call.kv_heads;
-    const int busy = head < 0 ? 0 : computing ? paced_steps : P;
+    const int busy = head < 0 ? 0 : computing ? call.paced_products : P;
     const int trips = max_of(loads, busy);
     const int use = head & 1, fill = (head + 1) & 1;
-    int load_tile = 0, load_key = 0, left = computing ? products : 0;
+    int load_tile = 0, load_key = 0, left = computing ? call.products : 0;
     ATTNC_LOOP(WEIGHTED)
   WEIGHTED:
     for (int i = 0; i < trips; ++i) {

@@ -142,7 +142,6 @@ void attention_reciprocal(hls::stream<Vec<SumT, Q>>& sums, hls::stream<SoftmaxSc
   typedef UInt<width<SumT>::value + SPARE> spare_t;
   static const int TRIPS = FAST_DIVIDE != 0 ? P : P / Q * QUOTIENT_BITS + Q;
   static_assert(Q <= QUOTIENT_BITS, "attention_reciprocal: the factors of Q queries leave while those of the next ones are made");
-  const int blocks = call.heads * ((call.rows + P - 1) / P);
   const multiplier_t multiplier = multiplier_t(call.output_multiplier);
   const shift_t shift = shift_t(call.output_shift);
   Vec<SumT, Q> sum;
@@ -154,7 +153,7 @@ void attention_reciprocal(hls::stream<Vec<SumT, Q>>& sums, hls::stream<SoftmaxSc
   SoftmaxScale made[Q];
 #pragma HLS ARRAY_PARTITION variable = made complete
 RECIPROCAL_BLOCKS:
-  for (int block = 0; block < blocks; ++block) {
+  for (int block = 0; block < call.blocks; ++block) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 256
     int j = 0, step = 0, left = P, ready = 0;
     ATTNC_LOOP(RECIPROCAL)
@@ -211,13 +210,12 @@ void attention_normalise(hls::stream<Vec<AccT, L>>& weighted, hls::stream<Softma
 #endif
   SoftmaxScale scales_held[P];
 #pragma HLS ARRAY_PARTITION variable = scales_held complete
-  const int sums = (call.rows + P - 1) / P * P * call.v_tiles, words = call.rows * call.v_tiles;
 
   // Head `heads` only writes the last outputs.
 NORMALISE_HEADS:
   for (int head = 0; head <= call.heads; ++head) {
 #pragma HLS LOOP_TRIPCOUNT min = 2 max = 17
-    const int reads = head < call.heads ? sums : 0, writes = head > 0 ? words : 0;
+    const int reads = head < call.heads ? call.sums : 0, writes = head > 0 ? call.outputs : 0;
     const int trips = max_of(reads, writes);
     const int fill = head & 1, use = 1 - fill;
     int tile = 0, p = 0, first = 0, out_tile = 0, out_row = 0;

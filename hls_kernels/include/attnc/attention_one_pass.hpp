@@ -37,6 +37,9 @@ struct AttentionOnePassCall {
   int heads, rows, keys, block_keys, key_step, key_blocks, qk_tiles, v_tiles, position, before, after;
   int score_multiplier, score_shift, cap_multiplier, cap_shift, bias_heads, bias_rows, bias_shift, bias_channels;
   int output_multiplier, output_shift, low, high;
+  // Counts that follow. Of a block of keys: vectors of biases or factors of queries, factors of keys, vectors of keys and of values. Of a
+  // head: vectors of queries, sums, outputs. Of all: blocks of keys, blocks of queries.
+  int bias_words, key_factor_words, k_words, v_words, q_words, sums, outputs, sweeps, blocks;
 };
 
 typedef Int<SCORE_BITS + 2 - FRACTION_BITS> whole_score_t;
@@ -79,8 +82,8 @@ void one_pass_bias(hls::stream<Vec<BiasT, L>>& bias, hls::stream<Vec<BiasT, P * 
 #pragma HLS AGGREGATE variable = buffer
 #pragma HLS ARRAY_PARTITION variable = buffer dim = 1 complete
   const int blocks = (call.rows + P - 1) / P;
-  const int loads = (call.block_keys + L - 1) / L * call.bias_rows;
-  const int sweeps = call.bias_heads > 0 ? call.heads * call.key_blocks : 0;
+  const int loads = call.bias_words;
+  const int sweeps = call.bias_heads > 0 ? call.sweeps : 0;
   int key_block = 0;
 
 BIAS_KEY_BLOCKS:
@@ -138,14 +141,14 @@ void one_pass_bias(hls::stream<Word<L>>& factors, hls::stream<Vec<BiasT, P * S>>
   const int blocks = (call.rows + P - 1) / P;
   const int words = (call.bias_channels + Channels::PER_WORD - 1) / Channels::PER_WORD;
   const int channel_steps = (call.bias_channels + PER_STEP - 1) / PER_STEP;
-  const int sweeps = call.bias_heads > 0 ? call.heads * call.key_blocks : 0;
+  const int sweeps = call.bias_heads > 0 ? call.sweeps : 0;
   int key_block = 0;
   BiasScale scale = {0, 0};
 
 BIAS_KEY_BLOCKS:
   for (int sweep = 0; sweep < sweeps; ++sweep) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
-    const int q_words = key_block == 0 ? call.rows * words : 0;
+    const int q_words = key_block == 0 ? call.bias_words : 0;
     if (key_block == 0) scale = bias_scale<L>(factors.read());
     int word = 0, row = 0;
     ATTNC_LOOP(LOAD_Q_FACTORS)
@@ -162,7 +165,7 @@ BIAS_KEY_BLOCKS:
     row = 0;
     ATTNC_LOOP(LOAD_K_FACTORS)
   LOAD_K_FACTORS:
-    for (int i = 0; i < call.block_keys * words; ++i) {
+    for (int i = 0; i < call.key_factor_words; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCK_MAX * Channels::WORDS
       ATTNC_TICK(LOAD_K_FACTORS)
@@ -225,14 +228,14 @@ void one_pass_scores(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hls
 #pragma HLS AGGREGATE variable = q_buffer
 #pragma HLS ARRAY_PARTITION variable = q_buffer dim = 1 complete
   const int blocks = (call.rows + P - 1) / P;
-  const int q_words = call.rows * call.qk_tiles, k_words = call.block_keys * call.qk_tiles, sweeps = call.heads * call.key_blocks;
+  const int sweeps = call.sweeps;
   int key_block = 0, loaded = 0, k_tile = 0, k_row = 0;
 
   // Sweep -1 computes nothing: it loads the first block of keys.
 SCORE_KEY_BLOCKS:
   for (int sweep = -1; sweep < sweeps; ++sweep) {
 #pragma HLS LOOP_TRIPCOUNT min = 2 max = 64
-    const int q_loads = sweep >= 0 && key_block == 0 ? q_words : 0;
+    const int q_loads = sweep >= 0 && key_block == 0 ? call.q_words : 0;
     int q_tile = 0, q_row = 0;
     ATTNC_LOOP(LOAD_Q)
   LOAD_Q:
@@ -244,7 +247,7 @@ SCORE_KEY_BLOCKS:
       q_tile = q_row + 1 == call.rows ? q_tile + 1 : q_tile;
       q_row = q_row + 1 == call.rows ? 0 : q_row + 1;
     }
-    const int wanted = sweep + 1 < sweeps ? k_words : 0;
+    const int wanted = sweep + 1 < sweeps ? call.k_words : 0;
     const int next = (sweep + 1) & 1, now = sweep & 1;
     loaded = 0;
     k_tile = 0;
@@ -338,7 +341,7 @@ void one_pass_maximum(hls::stream<Vec<attention_score_t, P * S>>& scores, hls::s
   static const int BLOCKS_MAX = (ROWS_MAX + P - 1) / P;
   static Vec<whole_score_t, P * S> maxima[BLOCKS_MAX];
 #pragma HLS AGGREGATE variable = maxima
-  const int blocks = (call.rows + P - 1) / P, sweeps = call.heads * (call.key_blocks + 1);
+  const int blocks = (call.rows + P - 1) / P, sweeps = call.sweeps + call.heads;
   int key_block = 0;
 MAXIMUM_KEY_BLOCKS:
   for (int sweep = 0; sweep < sweeps; ++sweep) {
@@ -409,7 +412,7 @@ void one_pass_exponential(hls::stream<Vec<attention_score_t, P * S>>& row, hls::
   static const int BLOCKS_MAX = (ROWS_MAX + P - 1) / P;
   static Vec<SumT, P * S> sums[BLOCKS_MAX];
 #pragma HLS AGGREGATE variable = sums
-  const int blocks = (call.rows + P - 1) / P, sweeps = call.heads * (call.key_blocks + 1);
+  const int blocks = (call.rows + P - 1) / P, sweeps = call.sweeps + call.heads;
   int key_block = 0;
 EXPONENTIAL_KEY_BLOCKS:
   for (int sweep = 0; sweep < sweeps; ++sweep) {
@@ -482,8 +485,8 @@ void one_pass_weighted(hls::stream<Vec<VT, L>>& v, hls::stream<Vec<probability_t
 #pragma HLS AGGREGATE variable = p_buffer
   static Vec<AccT, S * L> state[VALUE_TILES_MAX][BLOCKS_MAX * P];
 #pragma HLS AGGREGATE variable = state
-  const int blocks = (call.rows + P - 1) / P, v_words = call.block_keys * call.v_tiles;
-  const int loads = call.heads * call.key_blocks, sweeps = call.heads * (call.key_blocks + 1);
+  const int blocks = (call.rows + P - 1) / P;
+  const int loads = call.sweeps, sweeps = call.sweeps + call.heads;
   int key_block = call.key_blocks, fetched = 0;
   bool now = true;
 
@@ -494,7 +497,7 @@ WEIGHTED_KEY_BLOCKS:
     const bool merging = key_block == call.key_blocks;
     // The block after this one: of this head, or the first of the next, which the merging sweep in between leaves alone.
     const bool fetching = (sweep < 0 || !merging) && fetched < loads;
-    const int wanted = fetching ? v_words : 0;
+    const int wanted = fetching ? call.v_words : 0;
     int loaded = 0, v_tile = 0, v_row = 0;
     const int trips = sweep < 0 ? 0 : blocks;
   WEIGHTED_BLOCKS:

@@ -18,6 +18,7 @@ namespace attnc {
 
 struct DepthwiseCall {
   int rows, tiles, taps, low, high;
+  int products;  // rows * taps
 };
 
 template <class XT, class WT, class AccT, class YT, int L, int TAPS_MAX, int ROWS_MAX>
@@ -73,7 +74,7 @@ TILES:
 #pragma HLS ARRAY_PARTITION variable = acc complete
     ATTNC_LOOP(MULTIPLY)
   MULTIPLY:
-    for (int i = 0; i < call.rows * call.taps; ++i) {
+    for (int i = 0; i < call.products; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX * TAPS_MAX
       ATTNC_TICK(MULTIPLY)

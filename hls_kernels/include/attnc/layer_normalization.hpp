@@ -26,6 +26,7 @@ namespace attnc {
 
 struct LayerNormalizationCall {
   int rows, tiles, channels, centred, epsilon_low, epsilon_high, shift, low, high;
+  int padded;  // tiles * max(rows, NORM_SLOTS)
 };
 
 static constexpr int NORM_Z_BITS = 16;  // fraction bits of z
@@ -47,7 +48,7 @@ void norm_accumulate(hls::stream<Vec<XT, L>>& x, Vec<XT, L> (&buffer)[TILES_MAX]
   int tile = 0, row = 0;
   ATTNC_LOOP(NORM_ACCUMULATE)
 NORM_ACCUMULATE:
-  for (int i = 0; i < call.tiles * slots; ++i) {
+  for (int i = 0; i < call.padded; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 8 max = TILES_MAX * ROWS_MAX
 #pragma HLS DEPENDENCE variable = sums inter RAW distance = 8 true
@@ -96,7 +97,7 @@ void norm_scale(const Vec<XT, L> (&buffer)[TILES_MAX][ROWS_MAX], const RowT (&st
   int tile = -1, at = 0;
   ATTNC_LOOP(SCALE_ROWS)
 SCALE_ROWS:
-  for (int i = 0; i < NORM_SLOTS + call.tiles * slots; ++i) {
+  for (int i = 0; i < NORM_SLOTS + call.padded; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 16 max = NORM_SLOTS + TILES_MAX * ROWS_MAX
     ATTNC_TICK(SCALE_ROWS)

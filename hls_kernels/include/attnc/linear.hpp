@@ -45,6 +45,9 @@ struct LinearCall {
   int rows, k_tiles, n_tiles, low, high, bits, unit_tiles, group_tiles, scales, x_bytes;
   int side, fill_rows, fill_tiles, fill_bytes, fill_side, fill_first;  // operand
   int w_side, w_ready, next_k_tiles;                                   // ahead
+  // Counts that follow: groups of PE channels (steps), units of k_tiles, cycles in which the weights of a group come, those of all groups,
+  // those in which one computes; vectors of the operand that comes; outputs, and the sums of a block and of the last one.
+  int all_steps, units, weights, computing, steps, fill, outputs, block_sums, last_sums;
 };
 
 static constexpr int SETTLE = 4;  // cycles after which what a pipeline wrote to a buffer can be read; the pragmas repeat the number
@@ -172,24 +175,21 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>
 #pragma HLS ARRAY_PARTITION variable = acc complete dim = 0
 #pragma HLS ARRAY_PARTITION variable = part complete dim = 0
 #pragma HLS ARRAY_PARTITION variable = done complete dim = 0
-  const int groups = (call.n_tiles * L + PE - 1) / PE;
+  const int groups = call.all_steps, units = call.units;
   const bool packed = PACKED != 0 && call.bits < 8;
   const bool ternary = call.unit_tiles == 3;
-  const int units = ternary ? (call.k_tiles + 2) / 3 : call.k_tiles;
   const int last_tiles = ternary ? call.k_tiles - 3 * (units - 1) : 1;
   const int last_bits = ternary ? ternary_bits(last_tiles) : call.bits;
   // A unit of 3 tiles needs 3 cycles to be written, its words may take fewer; the 2 later tiles of the last one are written after them.
   const int unit_slots = max_of((call.bits + W_WORDS - 1) / W_WORDS, ternary ? 3 : 1);
   const int last_slots = max_of((last_bits + W_WORDS - 1) / W_WORDS, ternary ? 3 : 1);
   const int record_slots = PE * 8 / L / W_WORDS;
-  const int scale_slots = call.scales * SCALE_PARTS;
-  const int slots = packed ? OCTETS * ((units - 1) * unit_slots + last_slots) + (ternary ? 2 : 0) : PE / W_WORDS * call.k_tiles;
-  const int weight_slots = scale_slots + slots, next_slots = PE / W_WORDS * call.next_k_tiles;
-  const int products = call.k_tiles * call.x_bytes;
+  const int scale_slots = call.scales * SCALE_PARTS, weight_slots = call.weights;
+  const int next_slots = PE / W_WORDS * call.next_k_tiles;
+  const int products = call.x_bytes == 2 ? 2 * call.k_tiles : call.k_tiles;
   const int row_slots = max_of(products, R * TILES);
-  const int steps = (call.rows + R - 1) / R * row_slots;
   int done_rows = 0, done_row = 0, done_tile = 0;
-  int x_slots = call.fill_rows * call.fill_tiles * call.fill_bytes;
+  int x_slots = call.fill;
   int x_tile = 0, x_byte = 0, x_left = call.fill_rows, x_block = 0, x_bank = 0;
   Word<L> spare = Word<L>();
   bool spared = false;
@@ -197,9 +197,9 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>
   // where this run needs it. What is written is read SETTLE cycles later at least.
   const int first_load = groups > 0 && call.w_ready == 0 ? weight_slots : 0;
   const int first_wait = max_of(first_load, call.fill_first != 0 ? x_slots : 0), first_trips = first_wait > 0 ? first_wait + SETTLE : 0;
-  const int group_load = record_slots + weight_slots, group_trips = max_of(group_load + SETTLE, steps);
-  const int last_load = record_slots + next_slots, last_trips = max_of(last_load, steps);
-  const int all_trips = first_trips + (groups > 0 ? (groups - 1) * group_trips + last_trips : 0);
+  const int group_load = record_slots + weight_slots, group_trips = max_of(group_load + SETTLE, call.steps);
+  const int last_load = record_slots + next_slots, last_trips = max_of(last_load, call.steps);
+  const int all_trips = first_trips + call.computing;
   int group = first_trips > 0 ? -1 : 0, at = 0;
   int trips_left = first_trips > 0 ? first_trips : groups > 1 ? group_trips : last_trips;
   int load_slots = first_trips > 0 ? first_load : groups > 1 ? group_load : last_load;
@@ -433,11 +433,11 @@ void linear_rescale(hls::stream<Word<BYTES>>& records, hls::stream<Vec<AccT, WID
 #endif
   UInt<8> bytes[STEPS_MAX][PE * 8];
 #pragma HLS ARRAY_PARTITION variable = bytes dim = 2 complete
-  const int steps = steps_of(call), all_steps = (call.n_tiles + TILES - 1) / TILES;
-  int steps_left = all_steps, block_steps = steps < all_steps ? steps : all_steps;
+  const int steps = steps_of(call);
+  int steps_left = call.all_steps, block_steps = steps < steps_left ? steps : steps_left;
   // The outputs of a block need as many cycles as its sums: once the first block is there, a vector leaves per cycle.
-  const int trips = all_steps * RECORD_SLOTS + call.rows * call.n_tiles + (DIRECT ? 0 : call.rows * block_steps * TILES + SETTLE);
-  int records_left = block_steps * RECORD_SLOTS, sums_left = call.rows * block_steps * TILES, y_left = call.rows * call.n_tiles;
+  const int trips = call.all_steps * RECORD_SLOTS + call.outputs + (DIRECT ? 0 : call.block_sums + SETTLE);
+  int records_left = block_steps * RECORD_SLOTS, sums_left = call.block_sums, y_left = call.outputs;
   int record_at = 0, record_step = 0, step = 0, tile = 0, part = 0, in_block = 0, row = 0;
   int ahead = 0, settle = 0, fill = 0, use = 0, out_tile = 0, out_row = 0;
   Vec<AccT, WIDTH> sum = Vec<AccT, WIDTH>();
@@ -508,7 +508,7 @@ RESCALE:
           steps_left -= block_steps;
           block_steps = steps_left < steps ? steps_left : steps;
           records_left = block_steps * RECORD_SLOTS;
-          sums_left = call.rows * block_steps * TILES;
+          sums_left = block_steps == 0 ? 0 : block_steps < steps ? call.last_sums : call.block_sums;
           settle = steps_left == 0 ? SETTLE : 0;
         }
       }

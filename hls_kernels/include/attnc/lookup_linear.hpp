@@ -26,6 +26,8 @@ namespace attnc {
 
 struct LookupLinearCall {
   int rows, k_tiles, n_tiles, low, high, steps, planes, both_signs, group_tiles, scales, visits;
+  // Counts that follow: words with the codes of a step, all steps, visits of all rows; outputs, and the sums of a block and of the last one.
+  int step_codes, all_steps, row_visits, outputs, block_sums, last_sums;
 };
 
 inline int steps_of(const LookupLinearCall& call) {
@@ -95,8 +97,6 @@ void lookup_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls:
   const int chunks = (call.k_tiles + G - 1) / G, wide_chunks = (chunks + SETS - 1) / SETS;
   const int tail_bits = Table::code_bits(call.k_tiles - G * (chunks - 1));
   const int step_records = Q * 8 / L, step_scales = call.scales * (Q / L);
-  const int step_codes = call.planes * OCTETS * ((chunks - 1) * Table::CODE_BITS + tail_bits);
-  const int all_steps = (call.n_tiles + Q / L - 1) / (Q / L);
 
 READ_X_TILES:
   for (int tile = 0; tile < call.k_tiles; ++tile) {
@@ -114,14 +114,14 @@ READ_X_TILES:
   // The first round computes nothing: it loads the first block.
   int fill = 0, use_steps = 0;
 BLOCKS:
-  for (int first = -call.steps; first < all_steps; first += call.steps) {
+  for (int first = -call.steps; first < call.all_steps; first += call.steps) {
 #pragma HLS LOOP_TRIPCOUNT min = 2 max = 16
-    const int left = all_steps - first - call.steps;
+    const int left = call.all_steps - first - call.steps;
     const int load_steps = left <= 0 ? 0 : left < call.steps ? left : call.steps;
     const int record_words = load_steps * step_records, scale_words = load_steps * step_scales;
-    const int load_words = record_words + scale_words + load_steps * step_codes;
+    const int load_words = record_words + scale_words + load_steps * call.step_codes;
     const int columns = use_steps * call.planes, visit_slots = columns > BUILD ? columns : BUILD;
-    const int busy = use_steps > 0 ? (call.rows * call.visits + 1) * visit_slots : 0;
+    const int busy = use_steps > 0 ? (call.row_visits + 1) * visit_slots : 0;
     const int trips = load_words > busy ? load_words : busy;
     const int use = 1 - fill;
     // Where the next word goes.

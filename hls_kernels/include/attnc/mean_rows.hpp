@@ -17,19 +17,19 @@ namespace attnc {
 
 struct MeanRowsCall {
   int groups, rows, multiplier, shift, low, high;
+  int vectors;  // groups * rows
 };
 
 template <class XT, class AccT, class YT, int L>
 void mean_rows(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, MeanRowsCall call) {
   static_assert(width<YT>::value >= 16, "mean_rows: outputs have at least 16 bits");
   static_assert(width<AccT>::value >= width<XT>::value, "mean_rows: the accumulator must hold an input");
-  const int vectors = call.groups * call.rows;
   int row = 0;
   AccT acc[L];
 #pragma HLS ARRAY_PARTITION variable = acc complete
   ATTNC_LOOP(MEAN_ROWS)
 MEAN_ROWS:
-  for (int i = 0; i < vectors; ++i) {
+  for (int i = 0; i < call.vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
     ATTNC_TICK(MEAN_ROWS)

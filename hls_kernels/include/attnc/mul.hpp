@@ -19,6 +19,7 @@ namespace attnc {
 
 struct MulCall {
   int rows, tiles, broadcast, multiplier, shift, low, high;
+  int vectors, padded;  // rows * tiles, and max(rows, L) * tiles
 };
 
 // b has a row for every row of a, or one for all.
@@ -28,12 +29,11 @@ void mul_rows(hls::stream<Vec<AT, L>>& a, hls::stream<Vec<BT, L>>& b, hls::strea
   // The product, the multiplier, and a bit for the rounding.
   typedef Int<width<factor_t>::value + MULTIPLIER_BITS + 2> product_t;
   const product_t kept = kept_by<YT, product_t>(shift_t(call.shift));
-  const int vectors = call.rows * call.tiles;
   int row = 0;
   Vec<BT, L> b_vec;
   ATTNC_LOOP(MUL)
 MUL:
-  for (int i = 0; i < vectors; ++i) {
+  for (int i = 0; i < call.vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
     ATTNC_TICK(MUL)
@@ -66,7 +66,7 @@ void mul_by_row(hls::stream<Vec<AT, L>>& a, hls::stream<Vec<BT, L>>& b, hls::str
   int tile = -1, at = 0;
   ATTNC_LOOP(MUL_BY_ROW)
 MUL_BY_ROW:
-  for (int i = 0; i < L + call.tiles * slots; ++i) {
+  for (int i = 0; i < L + call.padded; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = L max = 65536
     ATTNC_TICK(MUL_BY_ROW)

@@ -18,6 +18,7 @@ namespace attnc {
 
 struct NormalizeRowsCall {
   int rows, tiles, multiplier, shift, limit;
+  int vectors;  // rows * tiles
 };
 
 static constexpr int PEAK_BITS = 15;
@@ -61,7 +62,7 @@ RECIPROCALS:
   int row = 0;
   ATTNC_LOOP(NORMALIZE_ROWS)
 NORMALIZE_ROWS:
-  for (int i = 0; i < call.rows * call.tiles; ++i) {
+  for (int i = 0; i < call.vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
     ATTNC_TICK(NORMALIZE_ROWS)

@@ -17,16 +17,16 @@ namespace attnc {
 
 struct PatchesCall {
   int tiles, used, height, width, top, bottom, left, right, multiplier, shift, low, high;
+  int vectors;  // tiles * height * width
 };
 
 template <class XT, class YT, int L>
 void patches(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, PatchesCall call) {
   static_assert(width<YT>::value >= 16, "patches: outputs have at least 16 bits");
-  const int vectors = call.tiles * call.height * call.width;
   int tile = 0, row = 0, column = 0;
   ATTNC_LOOP(PATCHES)
 PATCHES:
-  for (int i = 0; i < vectors; ++i) {
+  for (int i = 0; i < call.vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
     ATTNC_TICK(PATCHES)

@@ -21,6 +21,7 @@ namespace attnc {
 
 struct RotaryCall {
   int rows, heads, head_tiles, turned_tiles, half_tiles, rotary_dims, one, multiplier, shift, low, high;
+  int words, vectors;  // 2 * rows * turned_tiles, rows * heads * head_tiles
 };
 
 template <class XT, class YT, int TILES_MAX, int ROWS_MAX, int L>
@@ -32,12 +33,11 @@ void rotary(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<XT, L>>& other, hls::str
   typedef Int<33> acc_t;
   static Vec<Int<16>, L> table[TILES_MAX][ROWS_MAX];
 #pragma HLS AGGREGATE variable = table
-  const int words = 2 * call.rows * call.turned_tiles;
   int tile = 0, row = 0;
   Word<L> first;
   ATTNC_LOOP(READ_TABLE)
 READ_TABLE:
-  for (int i = 0; i < words; ++i) {
+  for (int i = 0; i < call.words; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 2 max = 2 * TILES_MAX * ROWS_MAX
     ATTNC_TICK(READ_TABLE)
@@ -55,13 +55,12 @@ READ_TABLE:
     first = word;
   }
 
-  const int vectors = call.rows * call.heads * call.head_tiles;
   const bool adjacent = call.half_tiles == 0;
   tile = 0;
   row = 0;
   ATTNC_LOOP(ROTATE)
 ROTATE:
-  for (int i = 0; i < vectors; ++i) {
+  for (int i = 0; i < call.vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
     ATTNC_TICK(ROTATE)

@@ -16,6 +16,7 @@ namespace attnc {
 
 struct RowAbsmaxCall {
   int rows, tiles, multiplier, shift, high;
+  int padded;  // tiles * max(rows, SLOTS)
 };
 
 template <class XT, class YT, int L, int ROWS_MAX>
@@ -30,7 +31,7 @@ void row_absmax(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, RowAbsma
   int tile = 0, row = 0;
   ATTNC_LOOP(ABSMAX_ROWS)
 ABSMAX_ROWS:
-  for (int i = 0; i < call.tiles * slots; ++i) {
+  for (int i = 0; i < call.padded; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 4 max = 64 * ROWS_MAX
 #pragma HLS DEPENDENCE variable = peaks inter RAW distance = 4 true

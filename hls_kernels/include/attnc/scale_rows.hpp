@@ -18,6 +18,7 @@ namespace attnc {
 
 struct ScaleRowsCall {
   int rows, tiles, multiplier, shift, low, high;
+  int padded;  // tiles * max(rows, PLANES)
 };
 
 template <class XT, class PeakT, class AccT, class YT, int L, int ROWS_MAX>
@@ -46,7 +47,7 @@ FACTORS:
   int tile = -1, at = 0;
   ATTNC_LOOP(SCALE_ROWS)
 SCALE_ROWS:
-  for (int i = 0; i < PLANES + call.tiles * slots; ++i) {
+  for (int i = 0; i < PLANES + call.padded; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 8 max = PLANES + 64 * ROWS_MAX
     ATTNC_TICK(SCALE_ROWS)

@@ -21,6 +21,7 @@ namespace attnc {
 
 struct SoftmaxCall {
   int rows, channels, tiles, score_multiplier, score_shift, output_multiplier, output_shift, low, high;
+  int vectors;  // rows * tiles
 };
 
 typedef Int<SCORE_BITS> softmax_score_t;
@@ -39,7 +40,7 @@ void softmax_scores(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<softmax_score_t,
   int tile = 0, row = 0;
   ATTNC_LOOP(READ_X)
 READ_X:
-  for (int i = 0; i < call.tiles * call.rows; ++i) {
+  for (int i = 0; i < call.vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = TILES_MAX * ROWS_MAX
     ATTNC_TICK(READ_X)
@@ -54,7 +55,7 @@ READ_X:
   row = 0;
   ATTNC_LOOP(SCORES)
 SCORES:
-  for (int i = 0; i < call.tiles * call.rows; ++i) {
+  for (int i = 0; i < call.vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = TILES_MAX * ROWS_MAX
     ATTNC_TICK(SCORES)
@@ -85,7 +86,7 @@ void softmax_exponential(hls::stream<Vec<softmax_score_t, L>>& scores, hls::stre
   int tile = 0;
   ATTNC_LOOP(EXPONENTIAL)
 EXPONENTIAL:
-  for (int i = 0; i < call.tiles * call.rows; ++i) {
+  for (int i = 0; i < call.vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = TILES_MAX * ROWS_MAX
     ATTNC_TICK(EXPONENTIAL)
@@ -137,7 +138,7 @@ void softmax_normalise(hls::stream<Vec<probability_t, L>>& probabilities, hls::s
   int tile = 0, row = 0;
   ATTNC_LOOP(NORMALISE)
 NORMALISE:
-  for (int i = 0; i < call.tiles * call.rows; ++i) {
+  for (int i = 0; i < call.vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = TILES_MAX * ROWS_MAX
     ATTNC_TICK(NORMALISE)
@@ -156,7 +157,7 @@ NORMALISE:
   row = 0;
   ATTNC_LOOP(WRITE_Y)
 WRITE_Y:
-  for (int i = 0; i < call.tiles * call.rows; ++i) {
+  for (int i = 0; i < call.vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = TILES_MAX * ROWS_MAX
     ATTNC_TICK(WRITE_Y)

@@ -19,6 +19,7 @@ namespace attnc {
 
 struct UnaryChordCall {
   int rows, tiles, channels, step, left, right, multiplier, shift, low, high;
+  int vectors;  // rows * tiles
 };
 
 // Not inlined: every lane is then an instance of its own, with a ROM of its own.
@@ -47,11 +48,10 @@ template <class XT, class AccT, class YT, class Rom, int L>
 void unary_chord(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, UnaryChordCall call) {
   static_assert(width<YT>::value >= 16, "unary_chord: outputs have at least 16 bits");
   static_assert(Rom::size % 64 == 0, "unary_chord: the ROM must cover [-n, n) in segments of 1/32");
-  const int vectors = call.rows * call.tiles;
   int row = 0, first = 0;
   ATTNC_LOOP(UNARY_CHORD)
 UNARY_CHORD:
-  for (int i = 0; i < vectors; ++i) {
+  for (int i = 0; i < call.vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
     ATTNC_TICK(UNARY_CHORD)

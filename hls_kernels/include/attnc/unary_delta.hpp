@@ -21,6 +21,7 @@ namespace attnc {
 
 struct UnaryDeltaCall {
   int rows, tiles, channels, step, below, above, multiplier, shift, low, high;
+  int vectors;  // rows * tiles
 };
 
 // Not inlined: every lane is then an instance of its own, with a ROM of its own.
@@ -56,11 +57,10 @@ void unary_delta(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, UnaryDe
   static_assert(width<AccT>::value >= 32, "unary_delta: AccT must hold 17 bits of the ROM shifted by up to 12");
   typedef Int<width<ValueT>::value + MULTIPLIER_BITS + 2> product_t;
   const product_t kept = kept_by<YT, product_t>(shift_t(call.shift));
-  const int vectors = call.rows * call.tiles;
   int row = 0, first = 0;
   ATTNC_LOOP(UNARY_DELTA)
 UNARY_DELTA:
-  for (int i = 0; i < vectors; ++i) {
+  for (int i = 0; i < call.vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
     ATTNC_TICK(UNARY_DELTA)

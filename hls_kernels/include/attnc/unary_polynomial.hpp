@@ -19,6 +19,7 @@ namespace attnc {
 
 struct UnaryPolynomialCall {
   int rows, tiles, channels, fraction, limit, linear, n0, n1, n2, n_end, p0, p1, p2, p_end, multiplier, shift, low, high;
+  int vectors;  // rows * tiles
 };
 
 struct Quadratic {
@@ -47,11 +48,10 @@ void unary_polynomial(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, Un
   static_assert(width<AccT>::value >= 34, "unary_polynomial: AccT must hold a coefficient times |x|");
   const Quadratic below = {Int<18>(call.n0), Int<18>(call.n1), Int<18>(call.n2), Int<18>(call.n_end)};
   const Quadratic above = {Int<18>(call.p0), Int<18>(call.p1), Int<18>(call.p2), Int<18>(call.p_end)};
-  const int vectors = call.rows * call.tiles;
   int row = 0, first = 0;
   ATTNC_LOOP(UNARY_POLYNOMIAL)
 UNARY_POLYNOMIAL:
-  for (int i = 0; i < vectors; ++i) {
+  for (int i = 0; i < call.vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
     ATTNC_TICK(UNARY_POLYNOMIAL)

@@ -17,6 +17,7 @@ namespace attnc {
 
 struct UnaryTableCall {
   int rows, tiles, channels;
+  int vectors;  // rows * tiles
 };
 
 template <class XT, class YT, int L>
@@ -42,11 +43,10 @@ FILL_TABLE:
       table[l][i] = entry;
     }
   }
-  const int vectors = call.rows * call.tiles;
   int row = 0, first = 0;
   ATTNC_LOOP(UNARY_TABLE)
 UNARY_TABLE:
-  for (int i = 0; i < vectors; ++i) {
+  for (int i = 0; i < call.vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
     ATTNC_TICK(UNARY_TABLE)

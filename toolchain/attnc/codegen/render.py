@@ -223,7 +223,7 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
         "engines": engines,
         "tracks": [[engines[e.index] for e in held] for held in program.tracks] if program.design.parallel > 1 else [],
         "taken": {part["at"] for engine in engines for part in engine["parts"]},
-        "calls": sorted({(*_call(kernel), kernel.network.scalars) for kernel in kernels}),
+        "calls": sorted({(*_call(kernel), kernel.network.fields) for kernel in kernels}),
         "headers": sorted({f"attnc/{kernel.network.header}" for kernel in kernels}),
         "chained": any(engine.chained for engine in program.engines),
         "ports": cost.ports if cost else dict.fromkeys(program.bundles.values(), "HP0"),

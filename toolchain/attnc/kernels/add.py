@@ -14,6 +14,8 @@ ADDITION = Network(
     processes=alone(
         "add",
         ("AT", "BT", "YT", "L"),
-        Loop("ADD", READ + WIDE_MULTIPLY + ADD + SHIFT + CLAMP + WRITE, runs=one(lambda n: n.rows * n.tiles)),
+        Loop("ADD", READ + WIDE_MULTIPLY + ADD + SHIFT + CLAMP + WRITE, runs=one(lambda n: n.vectors)),
     ),
+    derived={"vectors": lambda n: n.rows * n.tiles},
+    counts=("vectors",),
 )

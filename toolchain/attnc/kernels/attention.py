@@ -13,12 +13,18 @@ BIAS_BITS = 16
 ELEMENTS = {"q": "XT", "k": "XT", "v": "VT"}
 """The types of its operands."""
 OPENING: dict[str, Count] = {
-    "q": lambda n: n.rows * n.qk_tiles,
-    "k": lambda n: n.keys * n.qk_tiles,
-    "v": lambda n: n.keys * n.v_tiles,
-    "bias": lambda n: 0 if not n.bias_heads else n.biases,
+    "q": lambda n: n.q_words,
+    "k": lambda n: n.k_words,
+    "v": lambda n: n.v_words,
+    "bias": lambda n: 0 if not n.bias_heads else n.bias_words + n.key_factor_words,
 }
 """Those of the first head."""
+OUTPUTS: dict[str, Count] = {
+    "sums": lambda n: up(n.rows, n.P) * n.P * n.v_tiles,
+    "outputs": lambda n: n.rows * n.v_tiles,
+    "blocks": lambda n: n.heads * up(n.rows, n.P),
+}
+"""Sums and outputs of a head; blocks of queries of all heads."""
 CHANNELS = Port("bias", "words")
 """Where a bias comes as factors of queries and keys, from the memory of the weights."""
 TABLE = Port("bias", "load")
@@ -61,7 +67,7 @@ def reciprocal(lanes: str, spare: int, fast: str | int, after_first: Count = lam
         template=("SumT", spare, "P", lanes, fast),
         reads=("sums",),
         writes=("scales",),
-        loops=(Loop("RECIPROCAL", DIVIDED, runs=lambda n: ((n.heads * up(n.rows, n.P), trips(n)),)),),
+        loops=(Loop("RECIPROCAL", DIVIDED, runs=lambda n: ((n.blocks, trips(n)),)),),
         first=lambda n: (1 if divides(n) else QUOTIENT_BITS) + DIVIDED,
         rest=lambda n: trips(n) + DIVIDED,
         after_first=after_first,
@@ -70,8 +76,7 @@ def reciprocal(lanes: str, spare: int, fast: str | int, after_first: Count = lam
 
 def _normalise(n: Names) -> Runs:
     """Head after head, while the outputs of the one before leave."""
-    sums, words = up(n.rows, n.P) * n.P * n.v_tiles, n.rows * n.v_tiles
-    return (1, sums), (n.heads - 1, max(sums, words)), (1, words)
+    return (1, n.sums), (n.heads - 1, max(n.sums, n.outputs)), (1, n.outputs)
 
 
 def normalise(placed: bool) -> Process:
@@ -84,7 +89,7 @@ def normalise(placed: bool) -> Process:
         loops=(Loop("NORMALISE", LISTED, runs=_normalise),),
         buffers=(Buffer("y_buffer", lambda n: 2 * n.VALUE_TILES_MAX * n.ROWS_MAX, lambda n: ACTIVATION_BITS * n.L, placed=placed),),
         first=lambda n: _normalise(n)[0][1] + LISTED,
-        rest=lambda n: n.v_tiles * n.rows + 2 * LISTED,
+        rest=lambda n: n.outputs + 2 * LISTED,
     )
 
 
@@ -92,7 +97,7 @@ def _table(n: Names) -> Runs:
     """The rows of the first head, then those of the next one while biases leave; a bias of one head is loaded once."""
     if not n.bias_heads:
         return ()
-    load, emit = up(n.keys, n.L) * n.bias_rows, n.scored * n.groups
+    load, emit = n.bias_words, n.bias_steps
     return ((1, load), (n.heads - 1, max(load, emit)), (1, emit)) if n.bias_heads > 1 else ((1, load), (n.heads, emit))
 
 
@@ -111,7 +116,7 @@ _TABLE = Process(
             placed=True,
         ),
     ),
-    first=lambda n: (up(n.keys, n.L) * n.bias_rows if n.bias_heads else 0) + MADE,
+    first=lambda n: (n.bias_words if n.bias_heads else 0) + MADE,
 )
 
 
@@ -125,9 +130,9 @@ _FACTORS = Process(
     reads=("bias",),
     writes=("biases",),
     loops=(
-        Loop("LOAD_Q_FACTORS", READ + WRITE, runs=lambda n: ((n.biased, _factors("rows")(n)),)),
-        Loop("LOAD_K_FACTORS", READ + WRITE, runs=lambda n: ((n.biased, _factors("keys")(n)),)),
-        Loop("EMIT_BIAS", MADE, runs=lambda n: ((n.biased, n.scored * n.groups * up(n.bias_channels, n.PER_STEP)),)),
+        Loop("LOAD_Q_FACTORS", READ + WRITE, runs=lambda n: ((n.biased, n.bias_words),)),
+        Loop("LOAD_K_FACTORS", READ + WRITE, runs=lambda n: ((n.biased, n.key_factor_words),)),
+        Loop("EMIT_BIAS", MADE, runs=lambda n: ((n.biased, n.bias_steps),)),
     ),
     buffers=(
         Buffer(
@@ -138,20 +143,20 @@ _FACTORS = Process(
         ),
         Buffer("k_factors", lambda n: factor_words(n) * n.KEYS_MAX, lambda n: BIAS_BITS * factor_width(n)),
     ),
-    first=lambda n: (_factors("rows")(n) + _factors("keys")(n) if n.bias_heads else 0) + MADE,
+    first=lambda n: (n.bias_words + n.key_factor_words if n.bias_heads else 0) + MADE,
 )
 
 
 def _scores(n: Names) -> Runs:
     """Queries and keys of the first head; then those of the next one while scores are made, keys where it does not share them; then the
     last scores leave."""
-    q, k, steps = n.rows * n.qk_tiles, n.keys * n.qk_tiles, n.scored * n.qk_tiles
+    q, k, steps = n.q_words, n.k_words, n.score_steps
     return (1, max(q, k)), (n.kv_heads - 1, max(steps, q, k)), (n.heads - n.kv_heads, max(steps, q)), (1, steps), (1, n.groups)
 
 
 def _weighted(n: Names) -> Runs:
     """Values of the first head; then those of the next one while sums are made; then the last sums leave."""
-    load, steps = n.keys * n.v_tiles, n.heads_per_kv * n.paced * n.v_tiles
+    load, steps = n.v_words, n.paced_products
     return (1, load), (n.kv_heads - 1, max(load, steps)), (1, steps), (1, n.P)
 
 
@@ -191,7 +196,7 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
                 template=("P", "Q", "MASKED"),
                 reads=("scores",),
                 writes=("row", "maxima"),
-                loops=(Loop("MAXIMUM", READ + COMPARE + WRITE, runs=one(lambda n: n.heads * n.scored * n.groups)),),
+                loops=(Loop("MAXIMUM", READ + COMPARE + WRITE, runs=one(lambda n: n.all_scored * n.groups)),),
                 # The maximum of the first block follows its last score.
                 first=lambda n: n.block * max(n.qk_tiles, n.groups) + READ + COMPARE + WRITE,
             ),
@@ -200,7 +205,7 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
                 template=("SumT", "Exp2", "P", "Q", "MASKED"),
                 reads=("row", "maxima"),
                 writes=("probabilities", "sums"),
-                loops=(Loop("EXPONENTIAL", READ + EXP2 + ADD + WRITE, runs=one(lambda n: n.heads * n.scored * n.groups)),),
+                loops=(Loop("EXPONENTIAL", READ + EXP2 + ADD + WRITE, runs=one(lambda n: n.all_scored * n.groups)),),
                 first=lambda n: n.groups + READ + EXP2 + ADD + WRITE,
                 rest=lambda n: n.block * n.groups + READ + EXP2 + ADD + WRITE,
             ),
@@ -238,13 +243,26 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
             "B": lambda n: 1 if n.BIAS_ROWS_MAX == 1 else n.Q,  # queries that share a bias have one lane of it
             "block": lambda n: up(n.scored, up(n.rows, n.P)),
             "biased": lambda n: n.heads if n.bias_heads else 0,
-            # Vectors, or words of factors, of a head.
-            "biases": lambda n: _factors("rows")(n) + _factors("keys")(n) if bias is CHANNELS else up(n.keys, n.L) * n.bias_rows,
+            "bias_words": _factors("rows") if bias is CHANNELS else lambda n: up(n.keys, n.L) * n.bias_rows,
+            "key_factor_words": _factors("keys") if bias is CHANNELS else lambda n: 0,
+            "bias_steps": lambda n: n.scored * n.groups * (up(n.bias_channels, n.PER_STEP) if bias is CHANNELS else 1),
+            "q_words": lambda n: n.rows * n.qk_tiles,
+            "k_words": lambda n: n.keys * n.qk_tiles,
+            "v_words": lambda n: n.keys * n.v_tiles,
+            "score_steps": lambda n: n.scored * n.qk_tiles,
+            "products": lambda n: n.heads_per_kv * n.scored * n.v_tiles,
+            "paced_products": lambda n: n.heads_per_kv * n.paced * n.v_tiles,
+            "all_scored": lambda n: n.heads * n.scored,
+            **OUTPUTS,
         },
+        counts=(
+            *("bias_words", "key_factor_words", "bias_steps", "q_words", "k_words", "score_steps", "v_words", "products"),
+            *("paced_products", "sums", "outputs", "all_scored", "blocks"),
+        ),
         elements=ELEMENTS,
         opening=OPENING,
-        leaving=lambda n: n.rows * n.v_tiles,
-        closing=lambda n: n.scored * n.qk_tiles,  # the scores of a head, beside which those of the next one come
+        leaving=lambda n: n.outputs,
+        closing=lambda n: n.score_steps,  # the scores of a head, beside which those of the next one come
     )
 
 

@@ -13,6 +13,7 @@ from attnc.kernels.attention import (
     CHANNELS,
     ELEMENTS,
     MADE,
+    OUTPUTS,
     SCORE,
     SCORED,
     TABLE,
@@ -64,11 +65,11 @@ _TABLE = Process(
     reads=("bias",),
     writes=("biases",),
     loops=(
-        Loop("LOAD_BIAS", READ + WRITE, runs=lambda n: ((n.biased * n.key_blocks, up(n.block_keys, n.L) * n.bias_rows),)),
+        Loop("LOAD_BIAS", READ + WRITE, runs=lambda n: ((n.biased * n.key_blocks, n.bias_words),)),
         Loop("EMIT_BIAS", MADE, runs=lambda n: _times(met(n).ravel(), n.biased)),
     ),
     buffers=(Buffer("buffer", lambda n: up(n.BLOCK_MAX, n.L) * up(n.BIAS_ROWS_MAX, n.P), lambda n: BIAS_BITS * n.L, banks=lambda n: n.P),),
-    first=lambda n: (up(n.block_keys, n.L) * n.bias_rows if n.bias_heads else 0) + MADE,
+    first=lambda n: (n.bias_words if n.bias_heads else 0) + MADE,
 )
 _FACTORS = Process(
     function="one_pass_bias",
@@ -79,9 +80,9 @@ _FACTORS = Process(
         Loop(
             "LOAD_Q_FACTORS",
             READ + WRITE,
-            runs=lambda n: ((n.biased, n.rows * n.words), (n.biased * (n.key_blocks - 1), 0)),
+            runs=lambda n: ((n.biased, n.bias_words), (n.biased * (n.key_blocks - 1), 0)),
         ),
-        Loop("LOAD_K_FACTORS", READ + WRITE, runs=lambda n: ((n.biased * n.key_blocks, n.block_keys * n.words),)),
+        Loop("LOAD_K_FACTORS", READ + WRITE, runs=lambda n: ((n.biased * n.key_blocks, n.key_factor_words),)),
         Loop("EMIT_BIAS", MADE, runs=lambda n: _times((met(n) * up(n.bias_channels, n.PER_STEP)).ravel(), n.biased)),
     ),
     buffers=(
@@ -93,7 +94,7 @@ _FACTORS = Process(
         ),
         Buffer("k_factors", lambda n: factor_words(n) * up(n.BLOCK_MAX, n.S), lambda n: BIAS_BITS * factor_width(n), banks=lambda n: n.S),
     ),
-    first=lambda n: ((n.rows + n.block_keys) * n.words if n.bias_heads else 0) + MADE,
+    first=lambda n: (n.bias_words + n.key_factor_words if n.bias_heads else 0) + MADE,
 )
 
 
@@ -103,13 +104,11 @@ def _scores(n: Names) -> Runs:
 
 
 def _load_k(n: Names) -> Runs:
-    words, loads = n.block_keys * n.qk_tiles, n.heads * n.key_blocks
-    return (*_missing(n, n.qk_tiles, words, loads), (1, 0))
+    return (*_missing(n, n.qk_tiles, n.k_words, n.sweeps), (1, 0))
 
 
 def _load_v(n: Names) -> Runs:
-    words, loads = n.block_keys * n.v_tiles, n.heads * n.key_blocks
-    return (*_missing(n, n.v_tiles, words, loads), (n.heads + 1, 0))
+    return (*_missing(n, n.v_tiles, n.v_words, n.sweeps), (n.heads + 1, 0))
 
 
 def _met_or_merged(n: Names) -> Runs:
@@ -150,7 +149,7 @@ def _one_pass(name: str, bias: Port, biases: Process) -> Network:
                 reads=("q", "k", "biases"),
                 writes=("scores",),
                 loops=(
-                    Loop("LOAD_Q", READ + WRITE, runs=lambda n: ((n.heads, n.rows * n.qk_tiles), (n.heads * (n.key_blocks - 1) + 1, 0))),
+                    Loop("LOAD_Q", READ + WRITE, runs=lambda n: ((n.heads, n.q_words), (n.heads * (n.key_blocks - 1) + 1, 0))),
                     Loop("SCORES", SCORED, runs=_scores),
                     Loop("LOAD_K", READ + WRITE, runs=_load_k),
                 ),
@@ -219,7 +218,15 @@ def _one_pass(name: str, bias: Port, biases: Process) -> Network:
         derived={
             "biased": lambda n: n.heads if n.bias_heads else 0,
             "words": lambda n: up(n.bias_channels, n.L // 2),
+            "bias_words": lambda n: n.rows * n.words if bias is CHANNELS else up(n.block_keys, n.L) * n.bias_rows,
+            "key_factor_words": lambda n: n.block_keys * n.words if bias is CHANNELS else 0,
+            "q_words": lambda n: n.rows * n.qk_tiles,
+            "k_words": lambda n: n.block_keys * n.qk_tiles,
+            "v_words": lambda n: n.block_keys * n.v_tiles,
+            "sweeps": lambda n: n.heads * n.key_blocks,
+            **OUTPUTS,
         },
+        counts=("bias_words", "key_factor_words", "k_words", "v_words", "q_words", "sums", "outputs", "sweeps", "blocks"),
         elements=ELEMENTS,
     )
 

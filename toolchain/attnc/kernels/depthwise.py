@@ -19,8 +19,10 @@ DEPTHWISE = Network(
         ("XT", "WT", "AccT", "YT", "L", "TAPS_MAX", "ROWS_MAX"),
         Loop("READ_WEIGHTS", READ + WRITE, runs=lambda n: ((n.tiles, RECORD_PLANES + n.taps),)),
         Loop("READ_X", READ + WRITE, runs=lambda n: ((n.tiles * n.taps, n.rows),)),
-        Loop("MULTIPLY", READ + MULTIPLY + ADD + REQUANTIZE + WRITE, runs=lambda n: ((n.tiles, n.rows * n.taps),)),
+        Loop("MULTIPLY", READ + MULTIPLY + ADD + REQUANTIZE + WRITE, runs=lambda n: ((n.tiles, n.products),)),
         buffers=(Buffer("buffer", lambda n: n.TAPS_MAX * n.ROWS_MAX, lambda n: n.XT * n.L),),
     ),
     elements={"x": "XT"},
+    derived={"products": lambda n: n.rows * n.taps},
+    counts=("products",),
 )

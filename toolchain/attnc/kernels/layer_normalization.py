@@ -29,14 +29,14 @@ LAYER_NORMALIZATION = Network(
         Loop(
             "NORM_ACCUMULATE",
             READ + MULTIPLY + TREE + ADD + WRITE,
-            runs=one(lambda n: n.tiles * max(n.rows, SLOTS)),
+            runs=one(lambda n: n.padded),
             function="norm_accumulate",
         ),
         Loop("NORM_STATISTICS", LUTRAM + 2 * WIDE_MULTIPLY + BRAM + 3 * MULTIPLY + SHIFT + WRITE, late=one(lambda n: n.rows)),
         Loop(
             "SCALE_ROWS",
             READ + BRAM + WIDE_MULTIPLY + SHIFT + WIDE_MULTIPLY + ADD + SHIFT + CLAMP + WRITE,
-            late=one(lambda n: SLOTS + n.tiles * max(n.rows, SLOTS)),
+            late=one(lambda n: SLOTS + n.padded),
             function="norm_scale",
         ),
         buffers=(
@@ -46,4 +46,6 @@ LAYER_NORMALIZATION = Network(
             Buffer("stats", lambda n: n.ROWS_MAX, _stored, static=False),
         ),
     ),
+    derived={"padded": lambda n: n.tiles * max(n.rows, SLOTS)},
+    counts=("padded",),
 )

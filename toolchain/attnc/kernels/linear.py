@@ -18,29 +18,30 @@ def ternary_bits(tiles: int) -> int:
 
 def _weights(n: Names) -> int:
     """Cycles in which the multipliers and weights of a group come, W_WORDS at a time."""
+    if not n.all_steps:
+        return 0
     scales = n.scales * up(n.tiles, n.W_WORDS)
     if not n.PACKED or n.bits == 8:
         return scales + n.PE // n.W_WORDS * n.k_tiles
     ternary = n.unit_tiles == 3
-    units = up(n.k_tiles, n.unit_tiles)
-    last_bits = ternary_bits(n.k_tiles - 3 * (units - 1)) if ternary else n.bits
+    last_bits = ternary_bits(n.k_tiles - 3 * (n.units - 1)) if ternary else n.bits
     # A unit of 3 tiles takes the 3 cycles in which it is written out; those of the last one end after its words.
     whole, last = (max(up(bits, n.W_WORDS), 3 if ternary else 1) for bits in (n.bits, last_bits))
-    return scales + up(n.PE, 8) * ((units - 1) * whole + last) + (2 if ternary else 0)
+    return scales + up(n.PE, 8) * ((n.units - 1) * whole + last) + (2 if ternary else 0)
 
 
 def _computing(n: Names) -> int:
     """Iterations that compute: group after group, each while its records and the weights of the next one come, or those of the next run."""
-    if not n.groups:
+    if not n.all_steps:
         return 0
     every, last = n.records + n.weights + SETTLE, n.records + n.PE // n.W_WORDS * n.next_k_tiles
-    return (n.groups - 1) * max(every, n.steps) + max(last, n.steps)
+    return (n.all_steps - 1) * max(every, n.steps) + max(last, n.steps)
 
 
 def _groups(n: Names) -> Runs:
     """One pipeline for all groups. The weights of the first one come beside the operand, where this run waits for either."""
-    first = max(n.weights if n.groups and not n.w_ready else 0, n.fill if n.fill_first else 0)
-    return ((1, (first + SETTLE if first else 0) + _computing(n)),)
+    first = max(n.weights if n.all_steps and not n.w_ready else 0, n.fill if n.fill_first else 0)
+    return ((1, (first + SETTLE if first else 0) + n.computing),)
 
 
 def _last_sums(n: Names) -> Runs:
@@ -82,7 +83,7 @@ ACCUMULATE = Process(
             BRAM + MULTIPLY + TREE + ADD + WRITE,
             runs=lambda n: _groups(n) if n.fill_first else (),
             late=lambda n: _last_sums(n) if n.fill_first else (*_groups(n), *_last_sums(n)),
-            going_on=lambda n: _computing(n) if n.fill_first else 0,
+            going_on=lambda n: n.computing if n.fill_first else 0,
         ),
     ),
     buffers=(
@@ -168,16 +169,22 @@ LINEAR = Network(
     ),
     derived={
         "tiles": lambda n: n.PE // n.L,
-        "groups": lambda n: up(n.n_tiles * n.L, n.PE),
+        "all_steps": lambda n: up(n.n_tiles * n.L, n.PE),
         "records": lambda n: n.PE * RECORD_BYTES // n.L // n.W_WORDS,
         "held_sums": lambda n: max(32, n.records),
         "weights": _weights,
         "row_slots": lambda n: max(n.k_tiles * n.x_bytes, n.R * n.tiles),
         "steps": lambda n: up(n.rows, n.R) * n.row_slots,
         "fill": lambda n: n.fill_rows * n.fill_tiles * n.fill_bytes,
+        "units": lambda n: up(n.k_tiles, n.unit_tiles) if n.unit_tiles else 0,
+        "computing": _computing,
+        "outputs": lambda n: n.rows * n.n_tiles,
+        "block_sums": lambda n: n.rows * n.tiles if n.all_steps else 0,
+        "last_sums": lambda n: n.block_sums,
     },
+    counts=("all_steps", "units", "weights", "computing", "steps", "fill", "outputs", "block_sums", "last_sums"),
     beats={"w": "W_WORDS"},
     leaving=lambda n: n.rows * min(n.tiles, n.n_tiles),
-    opening={"w": lambda n: (n.records + (0 if n.w_ready else n.weights)) * n.W_WORDS if n.groups else 0},
+    opening={"w": lambda n: (n.records + (0 if n.w_ready else n.weights)) * n.W_WORDS if n.all_steps else 0},
     trailing={"w": _behind_weights},
 )

@@ -21,11 +21,20 @@ def _blocks(n: Names) -> list[int]:
 
 def _words(n: Names, steps: int) -> int:
     """That bring the codes of so many steps of Q channels, with their records and multipliers."""
+    return steps * (n.Q * RECORD_BYTES // n.L + n.scales * (n.Q // n.L) + n.step_codes)
+
+
+def _step_codes(n: Names) -> int:
+    """Words with the codes of a step."""
     chunks = up(n.k_tiles, n.G)
     tail = n.k_tiles - n.G * (chunks - 1)
     tail_bits = tail if n.G == 4 else ternary_bits(tail)
-    codes = n.planes * up(n.Q, 8) * ((chunks - 1) * CODE_BITS[n.G] + tail_bits)
-    return steps * (n.Q * RECORD_BYTES // n.L + n.scales * (n.Q // n.L) + codes)
+    return n.planes * up(n.Q, 8) * ((chunks - 1) * CODE_BITS[n.G] + tail_bits)
+
+
+def _sums(n: Names, steps: int) -> int:
+    """Of a block of so many steps, those of a row in vectors of lanes."""
+    return n.rows * steps * (n.Q // n.L)
 
 
 def _look_up(n: Names) -> Runs:
@@ -33,7 +42,7 @@ def _look_up(n: Names) -> Runs:
     blocks = _blocks(n)
     found = [(1, _words(n, blocks[0]) if blocks else 0)]
     for steps, following in zip(blocks, [*blocks[1:], 0], strict=True):
-        busy = (n.rows * n.visits + 1) * max(steps * n.planes, n.T // n.L * n.G + ENTRIES[n.G])
+        busy = (n.row_visits + 1) * max(steps * n.planes, n.T // n.L * n.G + ENTRIES[n.G])
         found.append((1, max(_words(n, following), busy)))
     return tuple(found)
 
@@ -71,7 +80,15 @@ def _network(name: str, table: Argument) -> Network:
             Fifo("records", lambda n: word(n.L), lambda n: 2 * n.STEPS_MAX * n.Q * RECORD_BYTES // n.L),
             Fifo("sums", lambda n: vector(n.type("AccT"), n.Q), lambda n: 16),
         ),
-        derived={"all_steps": lambda n: up(n.n_tiles, n.Q // n.L)},
+        derived={
+            "step_codes": _step_codes,
+            "all_steps": lambda n: up(n.n_tiles, n.Q // n.L),
+            "row_visits": lambda n: n.rows * n.visits,
+            "outputs": lambda n: n.rows * n.n_tiles,
+            "block_sums": lambda n: _sums(n, min(n.steps, n.all_steps)),
+            "last_sums": lambda n: _sums(n, (n.all_steps - 1) % n.steps + 1) if n.steps else 0,
+        },
+        counts=("step_codes", "all_steps", "row_visits", "outputs", "block_sums", "last_sums"),
     )
 
 

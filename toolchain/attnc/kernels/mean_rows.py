@@ -14,6 +14,8 @@ MEAN_ROWS = Network(
     processes=alone(
         "mean_rows",
         ("XT", "AccT", "YT", "L"),
-        Loop("MEAN_ROWS", READ + ADD + REQUANTIZE + WRITE, runs=one(lambda n: n.groups * n.rows)),
+        Loop("MEAN_ROWS", READ + ADD + REQUANTIZE + WRITE, runs=one(lambda n: n.vectors)),
     ),
+    derived={"vectors": lambda n: n.groups * n.rows},
+    counts=("vectors",),
 )

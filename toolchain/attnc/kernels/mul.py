@@ -20,15 +20,17 @@ MULTIPLICATION = Network(
         Loop(
             "MUL",
             READ + MULTIPLY + REQUANTIZE + WRITE,
-            runs=lambda n: ((1, n.rows * n.tiles),) if n.PAIRED else (),
+            runs=lambda n: ((1, n.vectors),) if n.PAIRED else (),
             function="mul_rows",
         ),
         # The factors of the first tile are made before a vector passes, those of a later one meanwhile.
         Loop(
             "MUL_BY_ROW",
             READ + REQUANTIZE + WRITE,
-            runs=lambda n: () if n.PAIRED else ((1, n.L + n.tiles * max(n.rows, n.L)),),
+            runs=lambda n: () if n.PAIRED else ((1, n.L + n.padded),),
             function="mul_by_row",
         ),
     ),
+    derived={"vectors": lambda n: n.rows * n.tiles, "padded": lambda n: n.tiles * max(n.rows, n.L)},
+    counts=("vectors", "padded"),
 )

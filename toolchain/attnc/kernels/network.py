@@ -241,8 +241,8 @@ class Timing:
 @dataclass(frozen=True, eq=False)
 class Network:
     """A kernel: the C++ functions of `header` that run beside each other, in an order in which each follows those that feed it. `ports` and
-    `scalars` are those of the region, `derived` numbers that follow from template arguments and scalars. The scalars are the fields of
-    the header's struct `call`, in its order."""
+    `scalars` are those of the region, `derived` numbers that follow from template arguments and scalars. The scalars and `counts` are the
+    fields of the header's struct `call`, in its order."""
 
     name: str
     header: str
@@ -251,6 +251,8 @@ class Network:
     processes: tuple[Process, ...]
     fifos: tuple[Fifo, ...] = ()
     derived: Mapping[str, Count] = field(default_factory=dict)
+    counts: tuple[str, ...] = ()
+    """Derived numbers that a call brings, behind its scalars: products of them, for which the kernel would need multipliers."""
     beats: Mapping[str, str] = field(default_factory=dict)
     """Of ports that bring several words at a time: the template argument that says how many."""
     elements: Mapping[str, str] = field(default_factory=dict)
@@ -273,6 +275,16 @@ class Network:
     def call(self) -> str:
         """The struct of its header that holds the scalars of a call, in C++."""
         return f"attnc::{''.join(map(str.capitalize, self.stem.split('_')))}Call"
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What a call brings."""
+        return *self.scalars, *self.counts
+
+    def values(self, args: Mapping[str, IntType | int | Table], scalars: Mapping[str, int]) -> list[int]:
+        """Of its `fields`."""
+        names = self.names(args, scalars)
+        return [int(getattr(names, name)) for name in self.fields]
 
     def names(self, args: Mapping[str, IntType | int | Table], scalars: Mapping[str, int] | None = None) -> Names:
         """Of an instance, and of a call where its scalars are given."""

@@ -17,7 +17,9 @@ NORMALIZE_ROWS = Network(
         "normalize_rows",
         ("XT", "PeakT", "YT", "L", "ROWS_MAX"),
         Loop("RECIPROCALS", READ + SHIFT + DIVIDE + WRITE, runs=one(lambda n: n.rows)),
-        Loop("NORMALIZE_ROWS", READ + LUTRAM + MULTIPLY + SHIFT + CLAMP + WRITE, runs=one(lambda n: n.rows * n.tiles)),
+        Loop("NORMALIZE_ROWS", READ + LUTRAM + MULTIPLY + SHIFT + CLAMP + WRITE, runs=one(lambda n: n.vectors)),
         buffers=(Buffer("scales", lambda n: n.ROWS_MAX, lambda n: MULTIPLIER_BITS + 2 + SHIFT_BITS, static=False),),
     ),
+    derived={"vectors": lambda n: n.rows * n.tiles},
+    counts=("vectors",),
 )

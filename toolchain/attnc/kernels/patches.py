@@ -14,6 +14,8 @@ PATCHES = Network(
     processes=alone(
         "patches",
         ("XT", "YT", "L"),
-        Loop("PATCHES", READ + REQUANTIZE + WRITE, runs=one(lambda n: n.tiles * n.height * n.width)),
+        Loop("PATCHES", READ + REQUANTIZE + WRITE, runs=one(lambda n: n.vectors)),
     ),
+    derived={"vectors": lambda n: n.tiles * n.height * n.width},
+    counts=("vectors",),
 )

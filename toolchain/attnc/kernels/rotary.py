@@ -19,9 +19,11 @@ ROTARY = Network(
     processes=alone(
         "rotary",
         ("XT", "YT", "TILES_MAX", "ROWS_MAX", "L"),
-        Loop("READ_TABLE", READ + WRITE, runs=one(lambda n: 2 * n.rows * n.turned_tiles)),
-        Loop("ROTATE", ROTATED, runs=one(lambda n: n.rows * n.heads * n.head_tiles)),
+        Loop("READ_TABLE", READ + WRITE, runs=one(lambda n: n.words)),
+        Loop("ROTATE", ROTATED, runs=one(lambda n: n.vectors)),
         buffers=(Buffer("table", lambda n: n.TILES_MAX * n.ROWS_MAX, lambda n: 16 * n.L, reads=2),),
-        first=lambda n: 2 * n.rows * n.turned_tiles + ROTATED,
+        first=lambda n: n.words + ROTATED,
     ),
+    derived={"words": lambda n: 2 * n.rows * n.turned_tiles, "vectors": lambda n: n.rows * n.heads * n.head_tiles},
+    counts=("words", "vectors"),
 )

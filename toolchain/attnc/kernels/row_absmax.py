@@ -17,8 +17,10 @@ ROW_ABSMAX = Network(
     processes=alone(
         "row_absmax",
         ("XT", "YT", "L", "ROWS_MAX"),
-        Loop("ABSMAX_ROWS", READ + TREE + COMPARE + WRITE, runs=one(lambda n: n.tiles * max(n.rows, SLOTS))),
+        Loop("ABSMAX_ROWS", READ + TREE + COMPARE + WRITE, runs=one(lambda n: n.padded)),
         Loop("ABSMAX_WRITE", LUTRAM + REQUANTIZE + WRITE, late=one(lambda n: n.rows)),
         buffers=(Buffer("peaks", lambda n: n.ROWS_MAX, lambda n: 18, static=False),),
     ),
+    derived={"padded": lambda n: n.tiles * max(n.rows, SLOTS)},
+    counts=("padded",),
 )

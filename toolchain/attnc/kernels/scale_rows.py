@@ -22,8 +22,10 @@ SCALE_ROWS = Network(
         Loop(
             "SCALE_ROWS",
             READ + LUTRAM + WIDE_MULTIPLY + SHIFT + ADD + CLAMP + WRITE,
-            runs=one(lambda n: RECORD_PLANES + n.tiles * max(n.rows, RECORD_PLANES)),
+            runs=one(lambda n: RECORD_PLANES + n.padded),
         ),
         buffers=(Buffer("factors", lambda n: n.ROWS_MAX, lambda n: n.PeakT + MULTIPLIER_BITS, static=False),),
     ),
+    derived={"padded": lambda n: n.tiles * max(n.rows, RECORD_PLANES)},
+    counts=("padded",),
 )

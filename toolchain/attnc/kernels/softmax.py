@@ -26,8 +26,8 @@ SOFTMAX = Network(
             reads=("x",),
             writes=("scores", "maxima"),
             loops=(
-                Loop("READ_X", READ + WRITE, runs=one(lambda n: n.tiles * n.rows)),
-                Loop("SCORES", BRAM + REQUANTIZE + TREE + WRITE, late=one(lambda n: n.tiles * n.rows)),
+                Loop("READ_X", READ + WRITE, runs=one(lambda n: n.vectors)),
+                Loop("SCORES", BRAM + REQUANTIZE + TREE + WRITE, late=one(lambda n: n.vectors)),
             ),
             buffers=(Buffer("x_buffer", lambda n: n.TILES_MAX * n.ROWS_MAX, lambda n: ACTIVATION_BITS * n.L, placed=True),),
             first=lambda n: n.tiles + BRAM + REQUANTIZE + TREE + WRITE,
@@ -37,7 +37,7 @@ SOFTMAX = Network(
             template=("SumT", "Exp2", "TILES_MAX", "ROWS_MAX", "L"),
             reads=("scores", "maxima"),
             writes=("probabilities", "sums"),
-            loops=(Loop("EXPONENTIAL", READ + EXP2 + TREE + WRITE, late=one(lambda n: n.tiles * n.rows)),),
+            loops=(Loop("EXPONENTIAL", READ + EXP2 + TREE + WRITE, late=one(lambda n: n.vectors)),),
             first=lambda n: n.tiles + READ + EXP2 + TREE + WRITE,
             rest=lambda n: n.tiles + READ + EXP2 + TREE + WRITE,
         ),
@@ -54,8 +54,8 @@ SOFTMAX = Network(
             reads=("probabilities", "scales"),
             writes=("y",),
             loops=(
-                Loop("NORMALISE", READ + REQUANTIZE + WRITE, late=one(lambda n: n.tiles * n.rows)),
-                Loop("WRITE_Y", BRAM + WRITE, late=one(lambda n: n.tiles * n.rows)),
+                Loop("NORMALISE", READ + REQUANTIZE + WRITE, late=one(lambda n: n.vectors)),
+                Loop("WRITE_Y", BRAM + WRITE, late=one(lambda n: n.vectors)),
             ),
             buffers=(Buffer("y_buffer", lambda n: n.TILES_MAX * n.ROWS_MAX, lambda n: ACTIVATION_BITS * n.L, placed=True),),
             rest=lambda n: n.tiles * (n.rows + 1) + READ + REQUANTIZE + BRAM + 2 * WRITE,
@@ -69,4 +69,6 @@ SOFTMAX = Network(
         Fifo("sums", lambda n: scalar(n.type("SumT")), lambda n: 4),
         Fifo("scales", lambda n: SCALE, lambda n: 4),
     ),
+    derived={"vectors": lambda n: n.rows * n.tiles},
+    counts=("vectors",),
 )

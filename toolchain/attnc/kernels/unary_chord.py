@@ -14,6 +14,8 @@ UNARY_CHORD = Network(
     processes=alone(
         "unary_chord",
         ("XT", "AccT", "YT", "Rom", "L"),
-        Loop("UNARY_CHORD", READ + REQUANTIZE + BRAM + MULTIPLY + SHIFT + CLAMP + WRITE, runs=one(lambda n: n.rows * n.tiles)),
+        Loop("UNARY_CHORD", READ + REQUANTIZE + BRAM + MULTIPLY + SHIFT + CLAMP + WRITE, runs=one(lambda n: n.vectors)),
     ),
+    derived={"vectors": lambda n: n.rows * n.tiles},
+    counts=("vectors",),
 )

@@ -14,6 +14,8 @@ UNARY_DELTA = Network(
     processes=alone(
         "unary_delta",
         ("XT", "AccT", "ValueT", "YT", "Rom", "RELU", "L"),
-        Loop("UNARY_DELTA", READ + REQUANTIZE + BRAM + MULTIPLY + REQUANTIZE + WRITE, runs=one(lambda n: n.rows * n.tiles)),
+        Loop("UNARY_DELTA", READ + REQUANTIZE + BRAM + MULTIPLY + REQUANTIZE + WRITE, runs=one(lambda n: n.vectors)),
     ),
+    derived={"vectors": lambda n: n.rows * n.tiles},
+    counts=("vectors",),
 )

@@ -17,6 +17,8 @@ UNARY_POLYNOMIAL = Network(
     processes=alone(
         "unary_polynomial",
         ("XT", "AccT", "YT", "L"),
-        Loop("UNARY_POLYNOMIAL", READ + REQUANTIZE + 2 * MULTIPLY + REQUANTIZE + WRITE, runs=one(lambda n: n.rows * n.tiles)),
+        Loop("UNARY_POLYNOMIAL", READ + REQUANTIZE + 2 * MULTIPLY + REQUANTIZE + WRITE, runs=one(lambda n: n.vectors)),
     ),
+    derived={"vectors": lambda n: n.rows * n.tiles},
+    counts=("vectors",),
 )

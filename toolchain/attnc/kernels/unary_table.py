@@ -17,7 +17,9 @@ UNARY_TABLE = Network(
         "unary_table",
         ("XT", "YT", "L"),
         Loop("FILL_TABLE", READ + WRITE, runs=one(lambda n: ENTRIES)),
-        Loop("UNARY_TABLE", READ + BRAM + WRITE, runs=one(lambda n: n.rows * n.tiles)),
+        Loop("UNARY_TABLE", READ + BRAM + WRITE, runs=one(lambda n: n.vectors)),
         buffers=(Buffer("table", lambda n: ENTRIES, lambda n: 16, banks=lambda n: n.L, lutram=True),),
     ),
+    derived={"vectors": lambda n: n.rows * n.tiles},
+    counts=("vectors",),
 )

@@ -169,7 +169,7 @@ class Engine:
         """What an instruction that drives it is made of, in order, with the integers of each: which engine it is for; the walks of its
         streams by name; of each slot `control_<number>`, where instructions say which ones work, and `call_<number>`."""
         controls = {f"control_{number}": len(Control._fields) for number in range(len(self.slots) if self.chained else 0)}
-        calls = {f"call_{number}": len(slot.kernel.scalars) for number, slot in enumerate(self.slots)}
+        calls = {f"call_{number}": len(slot.kernel.network.fields) for number, slot in enumerate(self.slots)}
         return {"engine": 1} | {stream.name: len(stream.fields) for stream in self.streams} | controls | calls
 
     @cached_property
@@ -380,8 +380,9 @@ class Instruction:
         return ints + [0] * (len(stream.fields) - len(ints))
 
     def encode(self) -> list[int]:
-        """As integers: engine, walks of its streams, control of its slots, scalars of its kernels."""
+        """As integers: engine, walks of its streams, control of its slots, calls of its kernels."""
         walks = [i for stream in self.engine.streams for i in self._walk_ints(stream)]
         control = [i for slot in self.control() for i in slot] if self.engine.chained else []
-        scalars = [self.scalars(number)[name] for number, slot in enumerate(self.engine.slots) for name in slot.kernel.scalars]
-        return [self.engine.index, *walks, *control, *scalars]
+        kernels = [slot.kernel for slot in self.engine.slots]
+        calls = [value for number, kernel in enumerate(kernels) for value in kernel.network.values(kernel.args, self.scalars(number))]
+        return [self.engine.index, *walks, *control, *calls]

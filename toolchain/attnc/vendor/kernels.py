@@ -133,7 +133,7 @@ def _runs(kernel: Kernel, program: Program, code: Array) -> list[tuple[int, ...]
     for row in code[runs]:
         at = first + places[f"call_{kernel.number}"]
         passed = kernel.slot.optional and row[first + places[control]] == 0
-        found.append(None if passed else tuple(int(number) for number in row[at : at + len(kernel.slot.kernel.scalars)]))
+        found.append(None if passed else tuple(int(number) for number in row[at : at + len(kernel.slot.kernel.network.fields)]))
     return found
 
 
@@ -155,7 +155,7 @@ def write_bench(bench: Bench, sources: Path, folder: Path, lanes: int, found: Pa
         "top": TOP,
         "header": network.header,
         "call": network.call,
-        "scalars": network.scalars,
+        "scalars": network.fields,
         "count": len(bench.calls),
         "capacity": 1 << (bench.capacity - 1).bit_length(),  # no divider finds a place
         "arrays": arrays,
