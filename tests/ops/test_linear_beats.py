@@ -133,7 +133,7 @@ def test_cycles_are_those_of_the_kernel(name: str, beat: int) -> None:
     assert names.records + names.weights == load and accumulate.loops[0].runs(names) == ((1, first + computing),)
     assert accumulate.loops[0].late(names) == ((1, 2 * 64),) and accumulate.loops[0].going_on(names) == computing
     assert rescale.loops[0].late(names) == ((1, 4 * 16 // beat + 64 * 8 + 64 * 2 + SETTLE),)
-    feeds, whole = random_feeds(graph, 2), "const int weight_slots = scale_slots + slots"
+    feeds, whole = random_feeds(graph, 2), "weight_slots = call.weights"
     expected = run_golden(graph, feeds)["y0"]
     for slots, right in ((load, True), (load - 1, False)):
         try:
@@ -141,7 +141,7 @@ def test_cycles_are_those_of_the_kernel(name: str, beat: int) -> None:
                 graph,
                 feeds,
                 design,
-                patch={"linear.hpp": (whole, f"const int weight_slots = {slots - 16 // beat} + 0 * (scale_slots + slots)")},
+                patch={"linear.hpp": (whole, f"weight_slots = {slots - 16 // beat}")},
             )
         except AssertionError as error:
             assert not right and "hls::stream" in str(error)

@@ -99,7 +99,6 @@ BUGS = [
     (mul_graph, ("a_vec.v[l]) * factor_t(b_vec.v[l])", "a_vec.v[l]) + factor_t(b_vec.v[l])")),
     (by_row_graph, ("factors[tile & 1]", "factors[(tile + 1) & 1]")),
     (by_row_graph, ("factor_t(b_vec.v[at])", "factor_t(b_vec.v[0])")),
-    (by_row_graph, ("call.rows > L ? call.rows : L", "call.rows")),
 ]
 
 
