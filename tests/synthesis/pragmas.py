@@ -47,7 +47,7 @@ DIRECTIVES = {
                          needed=("variable", "op")),
     "BIND_STORAGE": Directive("variable", {"variable": NAME, "type": ("fifo", *RAM), "latency": NUMBER,
                                            "impl": (*IMPLEMENTATIONS["fifo"], "bram_ecc", "uram_ecc")}, needed=("variable", "type")),
-    "DATAFLOW": Directive("either", {}, ("disable_start_propagation",)),
+    "DATAFLOW": Directive("function", {}, ("disable_start_propagation",)),
     "DEPENDENCE": Directive("loop", {"variable": NAME, "class": ("array", "pointer"), "type": ("inter", "intra"), "distance": NUMBER,
                                      "direction": ("RAW", "WAR", "WAW"), "dependent": ("true", "false")},
                             ("array", "pointer", "inter", "intra", "RAW", "WAR", "WAW", "true", "false"), ("variable",)),

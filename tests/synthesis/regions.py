@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 
 from synthesis.program import Code, Finding, Program
@@ -84,7 +84,7 @@ def _streams(program: Program, code: Code) -> Iterator[Finding]:
                            f"{ends['writes'][0].name}", "let processes stand in the order in which data passes them")  # fmt: skip
 
 
-def _stream_use(program: Program):  # type: ignore[no-untyped-def]
+def _stream_use(program: Program) -> Callable[[Key, int], frozenset[str]]:
     """Whether a function "reads" or "writes" the stream that is its argument of that number, itself or through others."""
 
     @cache
@@ -115,6 +115,8 @@ def _ports(code: Code) -> Iterator[Finding]:
             yield _finding(code, users[1], "port", f"port {variable.name} goes to processes {names}", "give each a port")
         if variable.type.dims and len(users) > 2:
             yield _finding(code, users[2], "port", f"array {variable.name} goes to processes {names}", "two at most share an array")
+        if variable.type.dims and variable.storage == "static" and len(users) > 1:
+            yield _finding(code, users[1], "static", f"static array {variable.name} goes to processes {names}", "let it belong to one")
 
 
 def _statics(program: Program, code: Code) -> Iterator[Finding]:

@@ -80,6 +80,8 @@ STORE:
   }
 }
 
+void note(int seen[4]) { seen[0] = 1; }
+
 void region(hls::burst_maxi<word_t> memory, hls::burst_maxi<vec_t> results, hls::burst_maxi<word_t> more_memory,
             hls::burst_maxi<vec_t> more_results, int rows) {
 #pragma HLS DATAFLOW
@@ -124,6 +126,9 @@ FAULTS: dict[str, Fault] = {
         '  hls::stream<word_t> more("more");\n  hls::stream<vec_t> gone("gone");\n  load(more_memory, rows, more);\n'
         "  add_up<2>(words, sums, rows);\n  add_up<2>(more, gone, rows);\n  store(gone, rows, more_results);\n",
         "static", "add_up<2>(more"),
+    "two processes are handed a static array": (
+        '  hls::stream<word_t> words("words");\n',
+        '  static int kept[4];\n  note(kept);\n  note(kept);\n  hls::stream<word_t> words("words");\n', "static", "note(kept)"),
     "two processes have a port": ("  store(sums, rows, results);\n", '  hls::stream<word_t> more("more");\n  load(memory, rows, more);\n'
                                   '  hls::stream<vec_t> gone("gone");\n  add_up<1>(more, gone, rows);\n  store(sums, rows, results);\n'
                                   "  store(gone, rows, more_results);\n", "port", "rows, more);"),
