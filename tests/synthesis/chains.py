@@ -47,17 +47,26 @@ class _Chains:
         """(assignment, memory) of those that an unrolled loop makes."""
         counter, body = self.values.counter(inner), inner.children[-1]
         declared = {node.key for node in body.walk() if node.kind == "variable"}
-        for node in body.walk():
-            if node.kind != "assign" or counter in _names(node.children[0]):
-                continue
-            path = self.accesses.resolve(node.children[0], self.scope)
+        for node, target, seen in self.changes(body):
+            path = None if counter in _names(target) else self.accesses.resolve(target, self.scope)
             if path is None or path[0].key in declared:
                 continue
-            if node.name == "=" and path[0].key not in _names(node.children[1]) | _conditions(body, node):
+            if path[0].key not in seen:
                 continue  # the last lane's value stays, and the others feed nothing
             memory = path[0] if self.is_memory(path) else self.fed(path[0], inner)
             if memory is not None:
                 yield node, memory
+
+    def changes(self, body: Node) -> Iterator[tuple[Node, Node, set[Key]]]:
+        """(statement, what it changes, what the new value depends on): assignments, and calls that are handed a variable to change."""
+        for node in body.walk():
+            if node.kind == "assign":
+                goes_on = _names(node.children[0]) if node.name != "=" else set()
+                yield node, node.children[0], goes_on | _names(node.children[1]) | _conditions(body, node)
+            callee = self.program.callee(node)
+            for parameter, argument in zip(callee.function.parameters if callee else (), node.children, strict=False):
+                if parameter.type.passed and not parameter.type.const:
+                    yield node, argument, _names(node)
 
     def is_memory(self, path: Path) -> bool:
         """Whether a path has an index that only run time knows and that chooses no register."""

@@ -56,11 +56,11 @@ def _body(program: Program, code: Code, body: Node, line: int) -> Iterator[Findi
         described = storage(program, variable, owner)
         marks = [_banks(accesses, own, described, number) for number in range(max(len(_indices(one, described)) for one in own))]
         yield from _lanes(accesses, own, described, marks)
-        if described.kind == "rom_np":
-            continue
+        if described.kind == "rom_np" or (not marks and _is_automatic(variable)):
+            continue  # read as often as one likes, or only copied, which takes no memory
         touched = _touched(accesses, items, variable, described, marks)
         worst = max(touched.values(), key=lambda places: _ports(places, described), default=set())
-        if _ports(worst, described) > PORTS and not _is_scalar(variable, own, described, marks):
+        if _ports(worst, described) > PORTS:
             written = sum(writes for writes, _ in worst)
             advice = (
                 "BIND_STORAGE type = rom_np"
@@ -70,11 +70,6 @@ def _body(program: Program, code: Code, body: Node, line: int) -> Iterator[Findi
             yield Finding(own[0].inside.file, own[0].node.line, "partition",
                           f"a turn of the pipeline at line {line} reads {len(worst) - written} and writes {written} elements of one memory "
                           f"of {variable.name} ({owner.file.name}:{variable.line})", advice)  # fmt: skip
-
-
-def _is_scalar(variable: Variable, own: list[Access], described: Storage, marks: list[bool]) -> bool:
-    """Whether nothing is left to choose: a struct or an array of registers."""
-    return all(marks) and (bool(marks) or _is_automatic(variable)) and not any(len(_indices(one, described)) < len(marks) for one in own)
 
 
 def _ports(places: set[tuple[bool, tuple[Value, ...]]], described: Storage) -> int:

@@ -18,6 +18,12 @@ template <class T, int N> struct alignas(N * sizeof(T)) Vec {
   T v[N];
 };
 static const int L = 4, ROWS = 16;
+
+#define PRAGMA(text) _Pragma(#text)
+#define BIND_STORAGE(text) PRAGMA(text)
+#define BIND(name, place) BIND_STORAGE(HLS BIND_STORAGE variable = name type = ram_s2p impl = place)
+#define PLACE bram
+
 typedef Vec<ap_uint<8>, L> word_t;
 typedef Vec<ap_int<16>, L> vec_t;
 
@@ -26,6 +32,11 @@ int entry(int at) {
   static const ap_int<16> rom[4] = {1, 2, 3, 5};
 #pragma HLS BIND_STORAGE variable = rom type = rom_np
   return rom[at & 3];
+}
+
+void raise(ap_int<16>& top, ap_int<16> value) {
+#pragma HLS INLINE
+  if (top < value) top = value;
 }
 
 void load(hls::burst_maxi<word_t> memory, int count, hls::stream<word_t>& words) {
@@ -43,6 +54,7 @@ template <int SIDES> void add_up(hls::stream<word_t>& words, hls::stream<vec_t>&
 #pragma HLS ARRAY_PARTITION variable = banks complete dim = 0
   static vec_t held[SIDES][ROWS];
 #pragma HLS AGGREGATE variable = held
+  BIND(held, PLACE)
   word_t first;
 #pragma HLS ARRAY_PARTITION variable = first.v complete
   int side = 0;
@@ -137,6 +149,7 @@ FAULTS: dict[str, Fault] = {
     "a loop that is nothing": (
         "#pragma HLS PIPELINE II = 1\n#pragma HLS LOOP_TRIPCOUNT min = 1 max = 4", "#pragma HLS LOOP_TRIPCOUNT min = 1 max = 4",
         "loop", "i < count"),
+    "a loop that waits": ("  int side = 0;\n", "  int side = 0;\nWAIT:\n  while (words.empty()) ++side;\n", "loop", "while"),
     "a loop in a pipeline": (LANES, "  LANES:\n    for (int l = 0; l < L; ++l) {\n", "loop", "l < L"),
     "lanes that nobody can count": (LANES, LANES.replace("l < L", "l < rows"), "loop", "l < rows"),
     "no such pragma": ("#pragma HLS AGGREGATE variable = held", "#pragma HLS DATA_PACK variable = held", "pragma", "DATA_PACK"),
@@ -146,6 +159,8 @@ FAULTS: dict[str, Fault] = {
     "no such word": ("peaks inter false", "peaks inter never", "pragma", "never"),
     "an option is missing": ("words depth = 2", "words", "pragma", "STREAM variable = words"),
     "a memory that is not made": ("rom type = rom_np", "rom type = rom_np impl = uram", "pragma", "uram"),
+    "a macro that names nothing": ("BIND(held, PLACE)", "BIND(help, PLACE)", "pragma", "BIND(help"),
+    "a macro with a place that is none": ("#define PLACE bram", "#define PLACE flash", "pragma", "BIND(held"),
     "a variable that is not there": ("AGGREGATE variable = held", "AGGREGATE variable = help", "pragma", "help"),
     "a variable that comes later": ("  static vec_t held[SIDES][ROWS];\n#pragma HLS AGGREGATE variable = held\n",
                                     "#pragma HLS AGGREGATE variable = held\n  static vec_t held[SIDES][ROWS];\n", "pragma", "AGGREGATE"),
@@ -169,6 +184,10 @@ FAULTS: dict[str, Fault] = {
         "    ap_int<16> largest = 0;\n",
         "    ap_int<16> top = peaks[i], largest = 0;\n" + LANES
         + "      if (top < word.v[l]) top = word.v[l];\n    }\n    peaks[i] = top;\n", "chain", "top = word.v[l]"),
+    "a chain through a function": (
+        "    ap_int<16> largest = 0;\n",
+        "    ap_int<16> top = peaks[i], largest = 0;\n" + LANES + "      raise(top, word.v[l]);\n    }\n    peaks[i] = top;\n",
+        "chain", "raise(top"),
     "floating point": ("  int side = 0;", "  int side = 0;\n  double share = rows;", "code", "double share"),
     "a number with a point": ("  int side = 0;", "  int side = rows * 0.5;", "code", "0.5"),
     "a heap": ("  int side = 0;", "  int side = *new int(0);", "code", "new int"),
