@@ -6,9 +6,12 @@ from attnc.kernels.add import ADDITION
 from attnc.kernels.attention import ATTENTION, ATTENTION_CHANNELS
 from attnc.kernels.attention_one_pass import ATTENTION_ONE_PASS, ATTENTION_ONE_PASS_CHANNELS
 from attnc.kernels.depthwise import DEPTHWISE
+from attnc.kernels.gather_channels import GATHER_CHANNELS
 from attnc.kernels.layer_normalization import LAYER_NORMALIZATION
 from attnc.kernels.linear import LINEAR
 from attnc.kernels.lookup_linear import PLANE_LOOKUP, TERNARY_LOOKUP
+from attnc.kernels.mask_bias import MASK_BIAS
+from attnc.kernels.max_rows import MAX_ROWS
 from attnc.kernels.mean_rows import MEAN_ROWS
 from attnc.kernels.mul import MULTIPLICATION
 from attnc.kernels.network import Network
@@ -19,6 +22,7 @@ from attnc.kernels.rotary import ROTARY
 from attnc.kernels.row_absmax import ROW_ABSMAX
 from attnc.kernels.scale_rows import SCALE_ROWS
 from attnc.kernels.softmax import SOFTMAX
+from attnc.kernels.transpose import TRANSPOSE
 from attnc.kernels.unary_chord import UNARY_CHORD
 from attnc.kernels.unary_delta import UNARY_DELTA
 from attnc.kernels.unary_polynomial import UNARY_POLYNOMIAL
@@ -31,8 +35,11 @@ NETWORKS: tuple[Network, ...] = (
     ATTENTION_ONE_PASS,
     ATTENTION_ONE_PASS_CHANNELS,
     DEPTHWISE,
+    GATHER_CHANNELS,
     LAYER_NORMALIZATION,
     LINEAR,
+    MASK_BIAS,
+    MAX_ROWS,
     MEAN_ROWS,
     MULTIPLICATION,
     NORMALIZE_ROWS,
@@ -44,6 +51,7 @@ NETWORKS: tuple[Network, ...] = (
     SCALE_ROWS,
     SOFTMAX,
     TERNARY_LOOKUP,
+    TRANSPOSE,
     UNARY_CHORD,
     UNARY_DELTA,
     UNARY_POLYNOMIAL,

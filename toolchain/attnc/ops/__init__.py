@@ -9,9 +9,12 @@ from attnc.ops.base import Operator
 from attnc.ops.concat_channels import ConcatChannels
 from attnc.ops.concat_rows import ConcatRows
 from attnc.ops.depthwise import Depthwise
+from attnc.ops.gather_channels import GatherChannels
 from attnc.ops.gather_rows import GatherRows
 from attnc.ops.layer_normalization import LayerNormalization
 from attnc.ops.linear import Linear
+from attnc.ops.mask_bias import MaskBias
+from attnc.ops.max_rows import MaxRows
 from attnc.ops.mean_rows import MeanRows
 from attnc.ops.mul import Mul
 from attnc.ops.normalize_rows import NormalizeRows
@@ -22,6 +25,7 @@ from attnc.ops.rotary import Rotary
 from attnc.ops.row_absmax import RowAbsmax
 from attnc.ops.scale_rows import ScaleRows
 from attnc.ops.softmax import Softmax
+from attnc.ops.transpose import Transpose
 from attnc.ops.unary import Unary
 
 OPERATORS: dict[str, Operator] = {
@@ -32,9 +36,12 @@ OPERATORS: dict[str, Operator] = {
         ConcatChannels(),
         ConcatRows(),
         Depthwise(),
+        GatherChannels(),
         GatherRows(),
         LayerNormalization(),
         Linear(),
+        MaskBias(),
+        MaxRows(),
         MeanRows(),
         Mul(),
         NormalizeRows(),
@@ -45,6 +52,7 @@ OPERATORS: dict[str, Operator] = {
         RowAbsmax(),
         ScaleRows(),
         Softmax(),
+        Transpose(),
         Unary(),
     )
 }

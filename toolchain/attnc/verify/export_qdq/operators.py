@@ -213,15 +213,41 @@ def _mean_rows(w: Writer, node: Node, x: Sequence[str]) -> str:
     return w.op("ReduceMean", split, w.ints(2), keepdims=0)
 
 
+def _max_rows(w: Writer, node: Node, x: Sequence[str]) -> str:
+    groups, (rows, channels) = node.attrs["groups"], w.shape(x[0])
+    split = w.moved("Reshape", x[0], w.ints(w.samples, groups, rows // groups, channels), type_=w.type(x[0]))
+    return w.op("ReduceMax", split, w.ints(2), keepdims=0)
+
+
+def _gather_channels(w: Writer, node: Node, x: Sequence[str]) -> str:
+    """Of a period of rows as one row, its elements."""
+    (rows, channels), index = w.shape(x[0]), node.params["index"]
+    period, count = index.shape
+    flat = w.moved("Reshape", x[0], w.ints(w.samples, rows // period, period * channels), type_=w.type(x[0]))
+    picked = w.moved("Gather", flat, w.constant((index + channels * np.arange(period)[:, None]).ravel()), type_=w.type(x[0]), axis=2)
+    return w.moved("Reshape", picked, w.ints(w.samples, rows, count), type_=w.type(x[0]))
+
+
+def _mask_bias(w: Writer, node: Node, x: Sequence[str]) -> str:
+    """The mask added to every period of rows."""
+    (rows, keys), (period, _) = w.shape(x[0]), w.shape(x[1])
+    split = w.moved("Reshape", x[0], w.ints(w.samples, rows // period, period, keys), type_=w.type(x[0]))
+    mask = w.moved("Reshape", x[1], w.ints(-1, 1, period, keys), type_=w.type(x[1]))
+    return w.reshape(w.op("Add", split, mask), w.samples, rows, keys)
+
+
 OPERATORS: dict[str, Callable[[Writer, Node, Sequence[str]], str]] = {
     "add": lambda w, node, x: w.op("Add", *x),
     "attention": _attention,
     "concat_channels": lambda w, node, x: w.op("Concat", *x, axis=2),
     "concat_rows": _concat_rows,
     "depthwise": _depthwise,
+    "gather_channels": _gather_channels,
     "gather_rows": lambda w, node, x: w.op("Gather", x[0], w.ints(*node.attrs["rows"]), axis=1),
     "layer_normalization": _normalization,
     "linear": _linear,
+    "mask_bias": _mask_bias,
+    "max_rows": _max_rows,
     "mean_rows": _mean_rows,
     "mul": lambda w, node, x: w.op("Mul", *x),
     "normalize_rows": lambda w, node, x: w.op("Div", x[0], w.op("Max", x[1], w.number(SCALE_FLOOR))),
@@ -232,5 +258,6 @@ OPERATORS: dict[str, Callable[[Writer, Node, Sequence[str]], str]] = {
     "row_absmax": lambda w, node, x: w.op("ReduceMax", w.op("Abs", x[0]), w.ints(2), keepdims=1),
     "scale_rows": _scale_rows,
     "softmax": lambda w, node, x: w.op("Softmax", x[0], axis=-1),
+    "transpose": lambda w, node, x: w.moved("Transpose", x[0], type_=w.type(x[0]), perm=[0, 2, 1]),
     "unary": _unary,
 }
