@@ -39,7 +39,8 @@ class Source:
 
     def write_samples(self, path: Path, **more: np.ndarray) -> None:
         """Inputs to calibrate and to measure with, the same for all kinds of files, beside one (`.npz`, `.unseen.npz`); and `more`."""
-        from models.families import FAMILIES, samples
+        from models.families import FAMILIES
+        from models.family import samples
 
         family = FAMILIES[self.model]
         names = dict.fromkeys([*family.inputs(), *(family.traced_inputs() if family.traced_inputs else ())])

@@ -6,7 +6,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from models.families import HEADS, WIDTH
+from models.family import HEADS, WIDTH
 from models.file_kinds import Kind, Source
 
 LEVELS = {"basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}

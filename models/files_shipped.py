@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from models import files_fused, files_quantized
-from models.families import signals
+from models.family import signals
 from models.file_kinds import Kind, Skipped, Source
 
 TOKENS = 32

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from models.families import Exported, hf, randomize, signals
+from models.family import Exported, hf, randomize, signals
 
 SAMPLES = 32
 """A quarter of them is held out: with fewer, chance could hide so much that `auto` would widen more inputs than it has to."""

@@ -46,7 +46,8 @@ def export(name: str, exporter: str, path: Path, opset: int = 0, dynamic: bool =
     with `eager`, attention is spelled out by the model, as it was before torch had an operator for it."""
     import numpy as np
     import torch
-    from models.families import FAMILIES, Exported, randomize, samples, settle
+    from models.families import FAMILIES
+    from models.family import Exported, randomize, samples, settle
 
     family = FAMILIES[name]
     torch.manual_seed(0)
@@ -244,7 +245,7 @@ def main(argv: list[str] | None = None) -> int:
     names = args.families or list(FAMILIES)
     if unknown := [name for name in names if name not in FAMILIES]:
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(FAMILIES)}")
-    jobs = [(name, exporter) for name in names for exporter in args.exporter or EXPORTERS]
+    jobs = [(n, exporter) for n in names for exporter in FAMILIES[n].exporters if exporter in (args.exporter or EXPORTERS)]
     with tempfile.TemporaryDirectory(prefix="attnc-zoo-") as temporary, ThreadPoolExecutor(args.workers) as pool:
         folder = (args.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)

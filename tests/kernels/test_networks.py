@@ -32,7 +32,11 @@ from ops.test_attention import MANY as TWO_PASSES
 from ops.test_attention_channels import cases
 from ops.test_attention_one_pass import MANY as ONE_PASS
 from ops.test_depthwise import depthwise_graph
+from ops.test_gather_channels import gather_graph
+from ops.test_layer_normalization import together_graph
 from ops.test_low_bit_linear import every_format
+from ops.test_mask_bias import mask_graph
+from ops.test_max_rows import max_graph
 from ops.test_mul import by_row_graph, mul_graph
 from ops.test_normalize_rows import rows_graph
 from ops.test_patches import patches_graph
@@ -41,6 +45,7 @@ from ops.test_rotary import build as rotary_graph
 from ops.test_row_absmax import absmax_graph
 from ops.test_scale_rows import scale_graph
 from ops.test_softmax import SHAPES, softmax_graph
+from ops.test_transpose import transpose_graph
 from ops.test_unary import CHANGES_OF_TYPE, PAIRS, unary_graph
 from schedule.graphs import layer_graph
 
@@ -162,6 +167,7 @@ def union(*graphs: Graph) -> Graph:
 def others() -> Graph:
     """Kernels without multipliers."""
     parts = [softmax_graph(SHAPES[:4]), rotary_graph(CASES[:5]), absmax_graph(), rows_graph(), scale_graph()[0]]
+    parts += [transpose_graph(), gather_graph(), max_graph(), mask_graph(), together_graph()]
     parts += [depthwise_graph(), patches_graph(), mul_graph(), by_row_graph(), unary_graph([(5, 33)], PAIRS[::3] + CHANGES_OF_TYPE[:2])]
     return union(*parts)
 

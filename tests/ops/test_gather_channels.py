@@ -54,5 +54,5 @@ def test_what_does_not_fit_is_refused() -> None:
 def test_a_planted_bug_is_caught() -> None:
     graph = gather_graph()
     feeds = random_feeds(graph, 3)
-    found = simulate(graph, feeds, patch={"gather_channels.hpp": ("read.v[from % L]", "read.v[lane]")})
+    found = simulate(graph, feeds, patch={"gather_channels.hpp": ("lane_of<1>(read, from % L, 0)", "read.v[k]")})
     assert any((found[name] != array).any() for name, array in run_golden(graph, feeds).items())

@@ -146,11 +146,58 @@ def test_resources_and_cycles_follow_the_structure() -> None:
     ctx = Lowering(graph, Design.of(16, 16, 64), dict.fromkeys(graph.values, 0), lambda key, make: 0)
     calls = operator(node).lower(node, ctx)
     assert [call.scalars["rows"] for call in calls] == [64, 6]
-    read, statistics, scale = calls[0].kernel.network.processes[0].loops
+    read, total, statistics, scale = calls[0].kernel.network.processes[0].loops
     # All tiles of all rows in one pipeline, behind the first statistics.
     for call, rows in zip(calls, (64, 8), strict=True):
         names = call.kernel.network.names(call.kernel.args, call.scalars)
-        assert read.runs(names) == ((1, 4 * rows),) and statistics.late(names) == ((1, names.rows),)
+        assert read.runs(names) == ((1, 4 * rows),) and not total.late(names) and statistics.late(names) == ((1, names.rows),)
         assert scale.late(names) == ((1, 4 * rows + 8),)
     found = operator(node).resources(calls[0].kernel)
     assert found.bram36 == 4 and found.dsp == 3 * 16 + 10 and min(found.lut, found.ff) > 0
+
+
+# ---- rows that are normalised together ----
+
+RUNS = [((12, 16), 12, 16), ((12, 33), 4, 33), ((20, 16), 10, 8), ((14, 24), 7, 24), ((6, 40), 2, 8)]
+"""Shape, rows together, channels of a group."""
+
+
+def together_graph() -> Graph:
+    """All cases, with the types in turn."""
+    builder, rng = Builder("together"), np.random.default_rng(0)
+    for (shape, run, size), (_, x, y) in zip(RUNS, mixed([shape for shape, _, _ in RUNS]), strict=True):
+        params = {"gamma": rng.normal(1, 0.5, shape[1]), "beta": rng.normal(0, 0.5, shape[1])}
+        builder.add("layer_normalization", [(shape, x)], y, {"epsilon": 1e-5, "rows_together": run, "group": size}, params)
+    return builder.quantized()
+
+
+def test_rows_together_are_one_row() -> None:
+    """As golden of the same numbers laid out as rows."""
+    graph = together_graph()
+    feeds = hard_feeds(graph)
+    found = run_golden(graph, feeds)
+    for node, (_, run, size) in zip(graph.nodes, RUNS, strict=True):
+        x, (rows, channels) = feeds[node.inputs[0]], graph.value(node.inputs[0]).shape
+        flat = x.reshape(len(x), rows // run, run, channels // size, size).swapaxes(2, 3).reshape(len(x), -1, run * size)
+        gamma, beta = (
+            np.tile(node.params[name].reshape(1, -1, 1, size), (rows // run, 1, run, 1)).reshape(-1, run * size)
+            for name in ("gamma", "beta")
+        )
+        flat = flat.astype(np.float64)
+        spread = run * size * np.square(flat).sum(-1, keepdims=True) - np.square(flat.sum(-1, keepdims=True)) + node.attrs["epsilon_int"]
+        z = (run * size * flat - flat.sum(-1, keepdims=True)) / np.sqrt(spread)
+        exact = np.clip(z * gamma * 2.0 ** (16 - node.attrs["shift"]) + beta * 2.0 ** -node.attrs["shift"], *graph.type(node.output).range)
+        y = found[node.output].reshape(len(x), rows // run, run, channels // size, size).swapaxes(2, 3).reshape(exact.shape)
+        assert (np.abs(y - exact) <= 0.51 + np.abs(gamma * 2.0 ** (16 - node.attrs["shift"])) * (np.abs(z) + 1) * 2**-15).all(), node.name
+
+
+@pytest.mark.parametrize(("types", "lanes", "rows"), [("native", 8, 4), ("native", 8, 16), ("ap", 4, 5)])
+def test_rows_together_equal_golden(types: str, lanes: int, rows: int) -> None:
+    graph = together_graph()
+    assert_exact(graph, hard_feeds(graph), Design.of(lanes, 8, rows), types=types)
+
+
+def test_runs_that_do_not_divide_are_refused() -> None:
+    params = {"gamma": np.ones(4), "beta": np.zeros(4)}
+    with pytest.raises(GraphError, match="runs of rows that divide 6 rows, found runs of 4"):
+        Builder("bad").add("layer_normalization", [((6, 4), tensor_type(8))], tensor_type(8), {"epsilon": 0.1, "rows_together": 4}, params)

@@ -112,7 +112,7 @@ def test_ap_types_equal_golden_at_the_extremes() -> None:
 def test_a_planted_bug_is_caught() -> None:
     graph = norm_builder(cases=CASES[1:3]).quantized()
     feeds = hard_feeds(graph)
-    found = simulate(graph, feeds, patch={"layer_normalization.hpp": ("call.centred ? sums[row] : SumT(0)", "sums[row]")})
+    found = simulate(graph, feeds, patch={"layer_normalization.hpp": ("call.centred ? own : SumT(0)", "own")})
     assert all((found[name] != array).any() for name, array in run_golden(graph, feeds).items())
 
 

@@ -20,6 +20,7 @@ static const int GATHER_NOTHING = 65535;
 
 struct GatherChannelsCall {
   int rows, tiles, out_tiles, shared, multiplier, shift, low, high;
+  int vectors, slots;  // tiles * rows; out_tiles * rows * SLOTS
 };
 
 template <class XT, class YT, int L, int READS, int TILES_MAX, int ROWS_MAX>
@@ -34,14 +35,13 @@ void gather_channels(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::s
 #ifdef ATTNC_GATHER_CHANNELS_BUFFER
   ATTNC_BIND(buffer, ATTNC_GATHER_CHANNELS_BUFFER)
 #endif
-  UInt<16> index[L];
-#pragma HLS ARRAY_PARTITION variable = index complete
+  Vec<UInt<16>, L> index;
   Vec<YT, L> out;
 
   int tile = 0, row = 0;
   ATTNC_LOOP(GATHER_READ)
 GATHER_READ:
-  for (int i = 0; i < call.tiles * call.rows; ++i) {
+  for (int i = 0; i < call.vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = TILES_MAX * ROWS_MAX
     ATTNC_TICK(GATHER_READ)
@@ -58,7 +58,7 @@ GATHER_READ:
   row = 0;
   ATTNC_LOOP(GATHER_CHANNELS)
 GATHER_CHANNELS:
-  for (int i = 0; i < call.out_tiles * call.rows * SLOTS; ++i) {
+  for (int i = 0; i < call.slots; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = SLOTS max = 64 * ROWS_MAX
     ATTNC_TICK(GATHER_CHANNELS)
@@ -67,18 +67,22 @@ GATHER_CHANNELS:
         const Word<L> word = w.read();
         for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-          index[l] = slot == 0 ? UInt<16>(word.v[l]) : UInt<16>(index[l] | UInt<16>(UInt<16>(word.v[l]) << 8));
+          index.v[l] = slot == 0 ? UInt<16>(word.v[l]) : UInt<16>(index.v[l] | UInt<16>(UInt<16>(word.v[l]) << 8));
         }
       }
     } else {
+      Vec<YT, READS> part;
       for (int k = 0; k < READS; ++k) {
 #pragma HLS UNROLL
-        const int lane = (slot - 2) * READS + k;
-        const int from = int(index[lane]);
+        const int from = int(lane_of<READS>(index, (slot - 2) * READS, k));
         const bool some = from != GATHER_NOTHING;
         const Vec<XT, L> read = buffer[k][some ? from / L : 0][row];
-        const XT value = some ? read.v[from % L] : XT(0);
-        out.v[lane] = YT(requantize<XT>(value, multiplier_t(call.multiplier), shift_t(call.shift), call.low, call.high));
+        const XT value = some ? lane_of<1>(read, from % L, 0) : XT(0);
+        part.v[k] = YT(requantize<XT>(value, multiplier_t(call.multiplier), shift_t(call.shift), call.low, call.high));
+      }
+      for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+        if (l / READS == slot - 2) out.v[l] = part.v[l % READS];
       }
       if (slot + 1 == SLOTS) y.write(out);
     }

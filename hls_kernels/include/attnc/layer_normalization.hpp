@@ -4,12 +4,13 @@
 //
 // Shapes   x, y [rows, tiles*L] with `channels` channels, streams in (tile, row) order. Lanes beyond `channels` must be 0 in x
 //          and are 0 in y, because gamma and beta are 0 there.
-// Types    XT, YT signed integers; SumT, SquareT hold the sums of x and x*x of a row; VT holds V; DT holds channels*x - sum; ZT
+// Types    XT, YT signed integers; CountT holds `channels`; SumT, SquareT hold the sums of x and x*x of a row; VT holds V; DT holds channels*x - sum; ZT
 //          holds z with 16 fraction bits; AccT holds z*gamma + beta, |z*gamma + beta| < 2**62; YT holds [low, high]. `Rom` starts the
 //          rsqrt.
 // Method   S = sum x, or 0 where `centred` is 0 (root mean square), Q = sum x*x exactly; V = channels*Q - S*S + epsilon;
 //          z = (channels*x - S) * rsqrt(V) = x * factor + offset with two numbers per row, which takes one multiplier per lane.
-//          Normalisation of groups of channels is a call per group.
+//          Normalisation of groups of channels is a call per group. With `together` all rows have the statistics of all of them, and
+//          `channels` counts the elements of all; each of the tiles may then hold other rows of the tensor.
 // Weights  a stream of words, 8 per tile: word k holds byte k of every lane's record; a record is gamma s24 (of 18 bits), beta s40,
 //          little endian.
 // Rounding z and y: half up. y saturates to [low, high].
@@ -25,7 +26,7 @@
 namespace attnc {
 
 struct LayerNormalizationCall {
-  int rows, tiles, channels, centred, epsilon_low, epsilon_high, shift, low, high;
+  int rows, tiles, channels, centred, together, epsilon_low, epsilon_high, shift, low, high;
   int padded;  // tiles * max(rows, NORM_SLOTS)
 };
 
@@ -132,14 +133,13 @@ SCALE_ROWS:
   }
 }
 
-template <class XT, class SumT, class SquareT, class VT, class DT, class ZT, class AccT, class YT, class Rom, int L, int TILES_MAX,
-          int ROWS_MAX>
+template <class XT, class CountT, class SumT, class SquareT, class VT, class DT, class ZT, class AccT, class YT, class Rom, int L,
+          int TILES_MAX, int ROWS_MAX>
 void layer_normalization(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hls::stream<Vec<YT, L>>& y, LayerNormalizationCall call) {
   static_assert(width<YT>::value >= 16, "layer_normalization: outputs have at least 16 bits");
   static_assert(width<XT>::value <= 16, "layer_normalization: inputs have at most 16 bits");
   static_assert(width<AccT>::value >= 42, "layer_normalization: AccT must hold beta, a product and a rounding bit");
-  typedef Int<clog2(TILES_MAX * L + 1) + 1> channels_t;
-  typedef Int<clog2(TILES_MAX * L + 1) + width<rsqrt_mantissa_t>::value> factor_t;
+  typedef Int<width<CountT>::value - 1 + width<rsqrt_mantissa_t>::value> factor_t;
   // Holds (channels*x - S) * mantissa with room for the half, which is at most 2**30.
   typedef Int<max_of(width<DT>::value + 19, 33)> offset_t;
   typedef NormRow<factor_t, offset_t> row_t;
@@ -152,17 +152,32 @@ void layer_normalization(hls::stream<Vec<XT, L>>& x, hls::stream<Word<L>>& w, hl
   SquareT squares[ROWS_MAX];
   row_t stats[ROWS_MAX];
   const VT epsilon = VT((VT(call.epsilon_high) << 31) + VT(call.epsilon_low));
-  const channels_t count = channels_t(call.channels);
+  const CountT count = CountT(call.channels);
 
   norm_accumulate<XT, SumT, SquareT, L, TILES_MAX, ROWS_MAX>(x, buffer, sums, squares, call);
+  SumT total = 0;
+  SquareT total_square = 0;
+  if (call.together) {
+    ATTNC_LOOP(NORM_TOTAL)
+  NORM_TOTAL:
+    for (int row = 0; row < call.rows; ++row) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
+      ATTNC_TICK(NORM_TOTAL)
+      total += sums[row];
+      total_square += squares[row];
+    }
+  }
   ATTNC_LOOP(NORM_STATISTICS)
 NORM_STATISTICS:
   for (int row = 0; row < call.rows; ++row) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
     ATTNC_TICK(NORM_STATISTICS)
-    const SumT sum = call.centred ? sums[row] : SumT(0);
-    const VT variance = VT(VT(count) * VT(squares[row]) - VT(VT(sum) * VT(sum)) + epsilon);
+    const SumT own = call.together ? total : sums[row];
+    const SumT sum = call.centred ? own : SumT(0);
+    const SquareT square = call.together ? total_square : squares[row];
+    const VT variance = VT(VT(count) * VT(square) - VT(VT(sum) * VT(sum)) + epsilon);
     const Rsqrt root = rsqrt<VT, Rom>(variance);
     const offset_t half = offset_t(offset_t(1) << int(root.exponent));
     stats[row].factor = factor_t(factor_t(count) * factor_t(root.mantissa));

@@ -17,16 +17,16 @@ namespace attnc {
 
 struct MaskBiasCall {
   int rows, tiles, multiplier, shift;
+  int vectors;  // rows * tiles
 };
 
 template <class XT, class MT, class YT, int L>
 void mask_bias(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<MT, L>>& mask, hls::stream<Vec<YT, L>>& y, MaskBiasCall call) {
   static_assert(width<MT>::value >= 16 && width<YT>::value >= 16, "mask_bias: masks and outputs have at least 16 bits");
   static constexpr int LIMIT = 32766;
-  const int vectors = call.rows * call.tiles;
   ATTNC_LOOP(MASK_BIAS)
 MASK_BIAS:
-  for (int i = 0; i < vectors; ++i) {
+  for (int i = 0; i < call.vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
     ATTNC_TICK(MASK_BIAS)

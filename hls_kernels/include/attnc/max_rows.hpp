@@ -17,17 +17,17 @@ namespace attnc {
 
 struct MaxRowsCall {
   int groups, rows, multiplier, shift, low, high;
+  int vectors;  // groups * rows
 };
 
 template <class XT, class YT, int L> void max_rows(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, MaxRowsCall call) {
   static_assert(width<YT>::value >= 16, "max_rows: outputs have at least 16 bits");
-  const int vectors = call.groups * call.rows;
   int row = 0;
   XT largest[L];
 #pragma HLS ARRAY_PARTITION variable = largest complete
   ATTNC_LOOP(MAX_ROWS)
 MAX_ROWS:
-  for (int i = 0; i < vectors; ++i) {
+  for (int i = 0; i < call.vectors; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
     ATTNC_TICK(MAX_ROWS)

@@ -17,18 +17,18 @@ namespace attnc {
 
 struct TransposeCall {
   int blocks, rows, tiles, channels, multiplier, shift, low, high;
+  int squares;  // blocks * tiles
 };
 
 template <class XT, class YT, int L> void transpose(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<YT, L>>& y, TransposeCall call) {
   static_assert(width<YT>::value >= 16, "transpose: outputs have at least 16 bits");
   XT square[2][L][L];
 #pragma HLS ARRAY_PARTITION variable = square dim = 0 complete
-  const int squares = call.blocks * call.tiles;
   // Square `number` fills; the one before, tile `tile` of its block, leaves.
   int number = 0, tile = 0, at = 0;
   ATTNC_LOOP(TRANSPOSE)
 TRANSPOSE:
-  for (int i = 0; i < (squares + 1) * L; ++i) {
+  for (int i = 0; i < (call.squares + 1) * L; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 2 * L max = 4096
     ATTNC_TICK(TRANSPOSE)
@@ -41,7 +41,7 @@ TRANSPOSE:
       }
       y.write(out);
     }
-    if (number < squares && at < call.rows) {
+    if (number < call.squares && at < call.rows) {
       const Vec<XT, L> in = x.read();
       for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL

@@ -26,7 +26,7 @@ from attnc.frontend.softmax import find_softmax
 from attnc.frontend.values import Const, Opaque
 from attnc.ir import Graph
 from attnc.model import Feed, Model, Placement, TensorSpec
-from attnc.ops import operator
+from attnc.ops import OPERATORS, operator
 
 __all__ = ["import_model", "inspect_model", "load_float32"]
 
@@ -82,7 +82,7 @@ def _check_numbers(graph: Graph) -> None:
         for index, name in enumerate(node.inputs):
             if name in graph.constants:
                 array = graph.constants[name]
-                masks = operator(node).excludes(node, index)
+                masks = node.op in OPERATORS and operator(node).excludes(node, index)
                 named.append(("constant operand", np.where(np.isneginf(array), 0.0, array) if masks else array))
         for name, array in named:
             bad = np.argwhere(~np.isfinite(array))

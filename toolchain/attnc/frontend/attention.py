@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from onnx import NodeProto
 
 from attnc.errors import ModelError
-from attnc.frontend.builder import TRANSPOSED, LayoutError, scalar
+from attnc.frontend.builder import LayoutError, scalar
 from attnc.frontend.context import MASKED, Context
-from attnc.frontend.layout import Grid, identity, sort_into_grid
-from attnc.frontend.values import Array, Const, Index, ScoreRows, Scores, Shape, Sources, Test, Unary, Value, View, merge, on_host, reindex
+from attnc.frontend.layout import identity
+from attnc.frontend.values import Array, Const, Index, ScoreRows, Scores, Shape, Test, Unary, Value, View, merge, on_host, reindex
 
 LOWEST = float(np.finfo(np.float32).min)
 IN_PLACE = -(2.0**40)
@@ -64,12 +63,14 @@ def canonical(scores: Scores) -> Scores:
     flat = scores.lead.ravel()
     if np.array_equal(flat, np.arange(scores.q.shape[0])):
         return scores
-    bias = scores.bias
+    bias, computed = scores.bias, scores.computed
     if bias is not None and bias.shape[0] > 1:
         bias = reindex(bias, lambda x: x[flat])
+    if computed is not None and computed.shape[0] > 1:
+        computed = View(computed.base, computed.idx[flat], computed.src)
     q, k = reindex(scores.q, lambda x: x[flat]), reindex(scores.k, lambda x: x[flat])
     assert isinstance(q, View) and isinstance(k, View)
-    return replace(scores, q=q, k=k, bias=bias, lead=identity(scores.lead.shape))
+    return replace(scores, q=q, k=k, bias=bias, computed=computed, lead=identity(scores.lead.shape))
 
 
 # ---- scale, bias, mask ----
@@ -100,6 +101,8 @@ def pointwise_scores(ctx: Context, node: NodeProto, args: Sequence[Value | None]
     if op == "Add" or (op == "Sub" and scores is first):
         assert other is not None
         bias = other if isinstance(other, Const) else ctx.concrete(other)
+        if isinstance(bias, View) and bias.base.device:
+            return _add_computed(ctx, node, scores, bias, -1.0 if op == "Sub" else 1.0)
         if op == "Sub":
             bias = Const(-bias.array) if isinstance(bias, Const) else _on_host(ctx, node, "Neg", [bias], bias.shape)
         return add_bias(ctx, node, scores, bias)
@@ -134,7 +137,9 @@ def _multiplied(ctx: Context, node: NodeProto, scores: Scores, factor: float) ->
     elif bias is not None:
         bias = _on_host(ctx, node, "Mul", [bias, Const(np.array(factor, np.float32))], bias.shape)
     scale, cap = (scores.scale, scores.cap * factor) if scores.cap is not None else (scores.scale * factor, None)
-    return replace(scores, scale=scale, cap=cap, bias=bias, src=merge(scores.src, (node.name,)), host=None, fallback=None)
+    return replace(
+        scores, scale=scale, cap=cap, bias=bias, gain=scores.gain * factor, src=merge(scores.src, (node.name,)), host=None, fallback=None
+    )
 
 
 def _multiplied_by_head(ctx: Context, node: NodeProto, scores: Scores, factors: Array) -> Scores | None:
@@ -160,10 +165,27 @@ def add_bias(ctx: Context, node: NodeProto, scores: Scores, bias: View | Const) 
     return _biased(node, scores, total)
 
 
+def _add_computed(ctx: Context, node: NodeProto, scores: Scores, bias: View, sign: float) -> Scores:
+    """A bias that the device computes; one that is the same for all keys changes no probability."""
+    scores, item = _aligned(ctx, node, scores, bias)
+    assert isinstance(item, View)
+    src = merge(scores.src, bias.src, (node.name,))
+    scores = replace(scores, src=src, host=None, fallback=None)
+    if item.shape[-1] == 1 < scores.shape[-1]:
+        return scores
+    if scores.computed is None:
+        return replace(scores, computed=item, gain=sign)
+    try:
+        if sign != scores.gain:
+            item = ctx.elementwise.apply("mul", item, Const(np.array(sign / scores.gain)), f"{node.output[0]}_scaled", src)
+        total = ctx.elementwise.apply("add", scores.computed, item, node.output[0], src)
+    except LayoutError as error:
+        ctx.fail(node, str(error))
+    return replace(scores, computed=total)
+
+
 def _aligned(ctx: Context, node: NodeProto, scores: Scores, operand: View | Const) -> tuple[Scores, View | Const]:
     """What broadcasts to the scores, as [L or 1, T or 1, Tk or 1], and the scores with all the leading positions that this brings."""
-    if isinstance(operand, View) and operand.base.device:
-        ctx.fail(node, "a bias of attention scores must be constant or come from the host, this one is computed on the device")
     shape = tuple(np.broadcast_shapes(scores.shape, operand.shape))
     if shape[-2:] != scores.shape[-2:]:
         ctx.fail(node, f"a bias of shape {list(operand.shape)} makes attention scores of shape {list(scores.shape)} larger")
@@ -254,134 +276,3 @@ def _on_host(ctx: Context, node: NodeProto, op: str, operands: Sequence[View | C
     """A pointwise node added on the host."""
     made = ctx.host_node(op, operands, shape, (node.name,))
     return ctx.host_pointwise(made.base.name, operands, shape, made.src)
-
-
-# ---- the node ----
-
-
-def attend(ctx: Context, node: NodeProto, scores: Scores, value: Value) -> View:
-    """Probabilities times values [..., Tk, DV]."""
-    v = ctx.view(value)
-    if len(v.shape) < 2 or v.shape[-2] != scores.shape[-1]:
-        raise ModelError(f"node {node.name!r} ({node.op_type}): shapes {list(scores.shape)} and {list(v.shape)} do not fit")
-    lead = tuple(np.broadcast_shapes(scores.lead.shape, v.shape[:-2]))
-    scores = canonical(replace(scores, lead=np.broadcast_to(scores.lead, lead)))
-    items = View(v.base, spread(v.idx, lead), v.src)
-    src = merge(scores.src, v.src, (node.name,))
-    try:
-        flat = _emit(ctx, node, scores, items, src)
-    except LayoutError as error:
-        ctx.fail(node, f"the operands of this attention do not lie in memory as heads side by side along channels: {error}")
-    return View(flat.base, flat.idx.reshape(*lead, *flat.shape[-2:]), flat.src)
-
-
-def _emit(ctx: Context, node: NodeProto, scores: Scores, v: View, src: Sources) -> View:
-    """The attention node; the result has shape [L, T, DV]."""
-    q, k = scores.q, scores.k
-    grid = _grid(q, k, v)
-    masks = _masks(scores, grid)
-    if masks.max(initial=0) > 0:
-        return _apart(ctx, node, scores, v, src, [grid.item[masks == which].ravel() for which in range(masks.max() + 1)])
-    groups, heads = grid.groups, grid.heads
-    kv_heads = _kv_heads(grid, k, v)
-    shared = Grid(grid.item[:, :: heads // kv_heads])
-    names = [_merged(ctx, view, which, src) for view, which in ((q, grid), (k, shared), (v, shared))]
-    attrs: dict[str, Any] = {"num_heads": heads, "num_kv_heads": kv_heads, "groups": groups, "scale": float(scores.scale)}
-    if scores.cap is not None:
-        attrs |= {"softcap": float(scores.cap), "scale": float(scores.scale * scores.cap)}
-    if scores.bias is not None:
-        name, extra = _bias(ctx, node, scores, grid)
-        if name:
-            names.append(name)
-            attrs.update(extra, guarded=scores.guarded)
-    t, dv = q.shape[1], v.shape[2]
-    base = ctx.builder.node("attention", names, (groups * t, heads * dv), node.output[0], src, attrs)
-    idx = np.empty((q.shape[0], t, dv), np.int64)
-    idx[grid.item] = identity((groups, t, heads, dv)).transpose(0, 2, 1, 3)
-    return View(base, idx)
-
-
-def _masks(scores: Scores, grid: Grid) -> Index:
-    """Number [groups] of the bias of each group: groups with equal biases have equal numbers."""
-    if scores.bias is None or scores.bias.shape[0] == 1:
-        return np.zeros(grid.groups, np.int64)
-    array = scores.bias.array if isinstance(scores.bias, Const) else scores.bias.idx
-    return np.unique(array[grid.item].reshape(grid.groups, -1), axis=0, return_inverse=True)[1].reshape(-1)
-
-
-def _apart(ctx: Context, node: NodeProto, scores: Scores, v: View, src: Sources, parts: Sequence[Index]) -> View:
-    """Groups with different biases (shifted windows at the edges of a picture) as attentions of their own; `parts` are items."""
-    names, rows, channels = [], 0, 0
-    idx = np.empty((scores.q.shape[0], scores.q.shape[1], v.shape[2]), np.int64)
-    for items in parts:
-
-        def pick(x: Array, items: Index = items) -> Array:
-            return x[items]
-
-        q, k, value = (View(view.base, view.idx[items], view.src) for view in (scores.q, scores.k, v))
-        bias = scores.bias if scores.bias is None else reindex(scores.bias, pick)
-        made = _emit(ctx, node, replace(scores, q=q, k=k, bias=bias, lead=identity((len(items),))), value, src)
-        names.append(made.base.name)
-        idx[items] = made.idx + rows * made.base.channels
-        rows, channels = rows + made.base.rows, made.base.channels
-    return View(ctx.builder.node("concat_rows", names, (rows, channels), node.output[0], src), idx)
-
-
-def _merged(ctx: Context, view: View, grid: Grid, src: Sources) -> str:
-    """Items [L, T, D] as a matrix [G*T, heads*D]."""
-    target = view.idx[grid.item].transpose(0, 2, 1, 3)
-    g, t, h, d = target.shape
-    return ctx.builder.matrix(view.base, target.reshape(g * t, h * d), merge(view.src, src))
-
-
-def _keys(view: View) -> tuple[Index, Index] | None:
-    """Rows [L, T] and channels [L, D] that the items of a view show; None for a tensor of the host, which may lie in any way."""
-    if not view.base.device:
-        return None
-    rows, columns = view.idx // view.base.channels, view.idx % view.base.channels
-    if np.any(rows != rows[:, :, :1]) or np.any(columns != columns[:, :1]):
-        raise LayoutError(TRANSPOSED)
-    return rows[:, :, 0], columns[:, 0]
-
-
-def _grid(q: View, k: View, v: View) -> Grid:
-    """Which items are groups (other rows) and which are heads (other channels)."""
-    keys = [found for found in map(_keys, (k, v, q)) if found is not None]
-    items = q.shape[0]
-    if not keys:
-        return Grid(np.arange(items)[None, :])
-    grid = sort_into_grid(np.hstack([rows for rows, _ in keys]), np.hstack([columns for _, columns in keys]))
-    if grid is None:
-        if len(keys) == 3 or items == 0:
-            raise LayoutError(TRANSPOSED)
-        return Grid(np.arange(items)[None, :])
-    return grid
-
-
-def _kv_heads(grid: Grid, k: View, v: View) -> int:
-    """How many heads keys and values really have: consecutive query heads may share them."""
-    heads = grid.heads
-    first = np.hstack([k.idx[grid.item[0]].reshape(heads, -1), v.idx[grid.item[0]].reshape(heads, -1)])
-    _, which = np.unique(first, axis=0, return_inverse=True)
-    which = which.reshape(-1)
-    count = int(which.max()) + 1
-    if heads % count or k.base.device != v.base.device:
-        return heads
-    runs = which.reshape(count, heads // count)
-    return count if np.array_equal(runs, np.broadcast_to(runs[:, :1], runs.shape)) else heads
-
-
-def _bias(ctx: Context, node: NodeProto, scores: Scores, grid: Grid) -> tuple[str, dict[str, int]]:
-    """The bias as [BH*BT, Tk]; no name if it is zero everywhere."""
-    bias, tk = scores.bias, scores.k.shape[1]
-    assert bias is not None
-    array = bias.array if isinstance(bias, Const) else bias.idx
-    array = array[grid.item[0]] if array.shape[0] > 1 else array
-    array = array[:1] if not np.any(array != array[:1]) else array
-    array = array[:, :1] if not np.any(array != array[:, :1]) else array
-    bh, bt = array.shape[:2]
-    matrix = np.broadcast_to(array, (bh, bt, tk)).reshape(bh * bt, tk)
-    attrs = {"bias_heads": int(bh), "bias_rows": int(bt)}
-    if isinstance(bias, Const):
-        return ("", {}) if not np.any(matrix) else (ctx.builder.constant(matrix, f"{node.output[0]}_bias"), attrs)
-    return ctx.builder.feed(bias.base.name, matrix), attrs

@@ -11,7 +11,8 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from attnc.errors import ModelError
-from attnc.frontend.attention import LOWEST, add_bias, attend, make_scores, mask_bias
+from attnc.frontend.attention import LOWEST, add_bias, make_scores, mask_bias
+from attnc.frontend.attention_node import attend
 from attnc.frontend.context import Context
 from attnc.frontend.values import Array, Const, Scores, Value, View, on_host, reindex
 

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 
 from attnc.errors import UnsupportedError
-from attnc.frontend.layout import Axes, axes_of, covers, identity, last_axis, separate
+from attnc.frontend.layout import Axes, axes_of, covers, exchanged_blocks, identity, last_axis, separate
 from attnc.frontend.values import Array, Base, Const, Grid, Index, Shape, Sources, View, merge
 from attnc.ir import Graph, Node
 from attnc.model import Feed
 
 MAX_PIECES = 256
 """Most rows (tokens) that may be put side by side: each is moved or multiplied on its own."""
-TRANSPOSED = "it needs rows and channels of a tensor on the device transposed, which the device cannot do"
+FEW_PIECES, LEAST_ROWS = 16, 4
+"""Pieces that are moved on their own however short they are; where there are more, rows that each has on average."""
+TRANSPOSED = "it needs elements of a tensor on the device in an order that is no matrix of its rows and channels"
 
 
 class LayoutError(Exception):
@@ -36,6 +38,8 @@ class Builder:
         self._cache: dict[tuple[Any, ...], str] = {}
         self._names: set[str] = set()
         self.arrays: dict[str, Array] = {}
+        self.transposing = False
+        """Whether rows and channels may be exchanged: nothing that can be had without is worth it."""
 
     def node(
         self, op: str, inputs: Sequence[str], shape: tuple[int, int], stem: str, src: Sources,
@@ -97,7 +101,7 @@ class Builder:
             return fed if base.imposed is None else self.imposed(fed, base.imposed, src)
         parts = separate(target, base.channels)
         if parts is None:
-            raise LayoutError(TRANSPOSED)
+            return self._exchanged(base, target, src)
         rows, columns = parts
         name, height = base.name, base.rows
         if not np.array_equal(rows, np.arange(base.rows)):
@@ -105,6 +109,80 @@ class Builder:
         if not np.array_equal(columns, np.arange(base.channels)):
             name = self._select("gather_columns", "columns", name, columns, (height, len(columns)), src)
         return name
+
+    def transposed(self, base: Base, src: Sources) -> Base:
+        """The base with rows and channels exchanged."""
+        key = ("transpose", base.name)
+        if key not in self._cache:
+            self._cache[key] = self.node("transpose", [base.name], (base.channels, base.rows), f"{base.name}_transposed", src).name
+        return Base(self._cache[key], base.channels, base.rows, True)
+
+    def _exchanged(self, base: Base, target: Index, src: Sources) -> str:
+        """A matrix whose rows run along channels of the base: of all of it, or block by block."""
+        if not self.transposing:
+            raise LayoutError(TRANSPOSED)
+        blocks = exchanged_blocks(target, base.channels)
+        repeated = target.shape[1] > 1 and not np.any(target != target[:, :1])
+        if blocks is None or repeated:
+            return self._picked(base, target, src)
+        if len(blocks) > MAX_PIECES:
+            raise LayoutError(TRANSPOSED)
+        key = ("exchanged", base.name, target.shape, target.tobytes())
+        if key not in self._cache:
+            names = []
+            for rows, columns in blocks:
+                whole = np.arange(base.channels)
+                name = self.matrix(base, rows[:, None] * base.channels + whole, src)
+                turned = self.transposed(Base(name, len(rows), base.channels, True), src)
+                names.append(self.matrix(turned, columns[:, None] * len(rows) + np.arange(len(rows)), src))
+            shape = (target.shape[0], target.shape[1])
+            joined = names[0] if len(names) == 1 else self.node("concat_rows", names, shape, f"{base.name}_exchanged", src).name
+            self._cache[key] = joined
+        return self._cache[key]
+
+    def _picked(self, base: Base, target: Index, src: Sources) -> str:
+        """A matrix each of whose rows (or else columns) takes any channels of one row of the base."""
+        rows = target // base.channels
+        if np.any(rows != rows[:, :1]):
+            if np.any(rows != rows[:1]):
+                raise LayoutError(TRANSPOSED)
+            name = self._picked(base, np.ascontiguousarray(target.T), src)
+            return self.transposed(Base(name, target.shape[1], target.shape[0], True), src).name
+        key = ("picked", base.name, target.shape, target.tobytes())
+        if key not in self._cache:
+            self._cache[key] = self._picked_blocks(base, target, src)
+        return self._cache[key]
+
+    def _picked_blocks(self, base: Base, target: Index, src: Sources) -> str:
+        """Blocks of rows in which those of the base go up (heads, say) are read one by one, and picked from together where alike."""
+        rows = target[:, 0] // base.channels
+        cuts = [0, *(np.flatnonzero(np.diff(rows) <= 0) + 1).tolist(), len(rows)]
+        if len(cuts) - 1 > MAX_PIECES or len(cuts) - 1 > max(len(rows) // LEAST_ROWS, FEW_PIECES):
+            raise LayoutError(TRANSPOSED)
+        names, chosen = [], []
+        for first, last in itertools.pairwise(cuts):
+            used, which = np.unique(target[first:last] % base.channels, return_inverse=True)
+            names.append(self.matrix(base, rows[first:last, None] * base.channels + used, src))
+            chosen.append(which.reshape(last - first, -1))
+        if all(np.array_equal(one, chosen[0]) for one in chosen):
+            return self._channels(self._stacked(base, names, src), chosen[0], src)
+        return self._stacked(base, [self._channels(name, one, src) for name, one in zip(names, chosen, strict=True)], src)
+
+    def _stacked(self, base: Base, names: Sequence[str], src: Sources) -> str:
+        """Values below each other."""
+        shapes = [self.graph.value(name).shape for name in names]
+        if len(names) == 1:
+            return names[0]
+        return self.node("concat_rows", names, (sum(rows for rows, _ in shapes), shapes[0][1]), f"{base.name}_stacked", src).name
+
+    def _channels(self, name: str, index: Index, src: Sources) -> str:
+        """Channels `index` [P, N] of the rows of a value."""
+        rows, channels = self.graph.value(name).shape
+        index = index[:1] if np.array_equal(index, np.broadcast_to(index[:1], index.shape)) else index
+        if np.array_equal(index, np.arange(channels)[None]):
+            return name
+        shape = (rows, index.shape[1])
+        return self.node("gather_channels", [name], shape, f"{name}_channels", src, params={"index": index}).name
 
     def imposed(self, name: str, grid: Grid, src: Sources) -> str:
         """The value `name` as a value of an imposed type."""
@@ -128,7 +206,14 @@ class Builder:
         cuts = np.flatnonzero(np.any(rows[:, 1:] != rows[:, :-1], axis=0)) + 1
         bounds = [0, *cuts.tolist(), target.shape[1]]
         if len(bounds) - 1 > MAX_PIECES or len(bounds) - 1 >= target.shape[1] > 1 or np.any(columns != columns[:1]):
-            raise LayoutError(TRANSPOSED)
+            if not self.transposing or exchanged_blocks(target, base.channels) is not None:
+                return self.matrix(base, target, src)
+            other = columns * base.rows + rows  # as it stands in the transpose
+            self.transposing = False
+            try:
+                return self.beside(self.transposed(base, src), other, src)
+            finally:
+                self.transposing = True
         names = [self.matrix(base, target[:, start:stop], src) for start, stop in itertools.pairwise(bounds)]
         return self.node("concat_columns", names, (target.shape[0], target.shape[1]), f"{base.name}_beside", src).name
 
@@ -209,9 +294,14 @@ class Elementwise:
             second = self._operand(other, shape, lambda x: x.ravel()[order].reshape(base.rows, base.channels), src)
             made = idx
         else:
-            axes = self.builder.natural_axes(View(base, idx))
+            axes = self._axes(base, idx)
             if axes is None:
-                return self._scattered(op, leader, other, shape, stem, src)
+                try:
+                    return self._scattered(op, leader, other, shape, stem, src)
+                except LayoutError:
+                    if not self.builder.transposing:
+                        raise
+                axes = last_axis(len(shape))
             target = axes.matrix(idx)
             second = self._operand(other, shape, axes.matrix, src)
             made = axes.restore(identity(target.shape), shape)
@@ -223,6 +313,14 @@ class Elementwise:
             assert axes is not None
             rows, made = 1, axes.restore(np.broadcast_to(identity((1, channels)), target.shape), shape)
         return View(self.builder.node(op, [first, second], (rows, channels), stem, src), made)
+
+    def _axes(self, base: Base, idx: Index) -> Axes | None:
+        """How the result lies; None where only `last_axis` is left: a tensor of the device that is spread along its last axis is no row
+        for each of that axis."""
+        axes = self.builder.natural_axes(View(base, idx))
+        if base.device and axes is not None and idx.ndim - 1 in axes.rows and idx.shape[-1] > 1 and not np.any(idx != idx[..., :1]):
+            return None
+        return axes
 
     def _operand(self, value: View | Const, shape: Shape, arrange: Any, src: Sources) -> str:
         """The second operand in the leader's layout; one row if all its rows are equal."""
@@ -243,6 +341,10 @@ class Elementwise:
         base = leader.base
         if not isinstance(other, Const) or leader.shape != shape or not base.device:
             raise LayoutError(TRANSPOSED)
+        number = scalar(other)
+        if number is not None:
+            second = self.builder.constant(np.full((1, base.channels), number))
+            return View(self.builder.node(op, [base.name, second], (base.rows, base.channels), stem, src), leader.idx)
         flat = leader.idx.ravel()
         if np.unique(flat).size != flat.size:
             raise LayoutError(TRANSPOSED)

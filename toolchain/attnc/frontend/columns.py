@@ -1,7 +1,8 @@
 """Remove `gather_columns` and `concat_columns`: selecting channels is done by whoever makes or reads them.
 
 Going up, a selection of the channels of a linear is a linear with fewer rows of its weight: this is how a fused query-key-value
-product becomes three. Going down, a linear reads selected channels by spreading the columns of its weight.
+product becomes three. Going down, a linear reads selected channels by spreading the columns of its weight. What is left is an operator of
+its own.
 """
 
 from __future__ import annotations
@@ -86,20 +87,43 @@ class ColumnSelections:
 
     def _gather(self, node: Node) -> None:
         columns = node.attrs["columns"]
+        if (producer := self.by_output.get(node.inputs[0])) is not None and producer.op == "concat_columns":
+            node, columns = self._of_part(node, producer)
         found = self._climb(node.inputs[0], columns, node.source, MAX_UP)
         if found is not None:
             self.renamed[node.output] = found
         elif self._only_linears(node):
             self._append(node)
         else:
-            reason = "it needs some channels of a tensor on the device in another order or alone, which only a linear can provide"
-            raise UnsupportedError(node.source[-1] if node.source else node.name, "selection of channels", reason)
+            index = np.array([columns], np.int64)
+            self._append(replace(node, op="gather_channels", attrs={}, params={"index": index}))
+
+    def _of_part(self, node: Node, concat: Node) -> tuple[Node, Columns]:
+        """A selection of channels side by side as one of the part that has them."""
+        ends = np.cumsum([self.graph.value(name).shape[1] for name in concat.inputs])
+        parts = set(np.searchsorted(ends, node.attrs["columns"], side="right").tolist())
+        if len(parts) > 1:
+            reason = "it needs channels of several tensors that are put side by side"
+            raise UnsupportedError(node.source[-1] if node.source else node.name, "Concat", reason)
+        (part,) = parts
+        first = ends[part] - self.graph.value(concat.inputs[part]).shape[1]
+        columns = tuple(int(column - first) for column in node.attrs["columns"])
+        return replace(node, inputs=[concat.inputs[part]], attrs={"columns": columns}), columns
+
+    def _only_parts(self, node: Node) -> bool:
+        """Whether a concatenation is read by selections alone, each of one of its parts."""
+        readers = self.readers.get(node.output, [])
+        ends = np.cumsum([self.graph.value(name).shape[1] for name in node.inputs])
+        picks = [np.searchsorted(ends, reader.attrs["columns"], side="right") for reader in readers if reader.op == "gather_columns"]
+        return (
+            len(picks) == len(readers) > 0 and all(len(set(pick.tolist())) == 1 for pick in picks) and node.output not in self.graph.outputs
+        )
 
     def _concat(self, node: Node) -> None:
         merged = self._merge(node)
         if merged is not None:
             self.renamed[node.output] = merged
-        elif self._only_linears(node):
+        elif self._only_linears(node) or self._only_parts(node):
             self._append(node)
         else:
             self._beside(node)

@@ -28,9 +28,12 @@ from attnc.frontend.values import (
     ScoreRows,
     Scores,
     Sources,
+    TokenWeights,
+    TurnedScores,
     Unary,
     Value,
     View,
+    WeighedTokens,
     merge,
     same_view,
 )  # fmt: skip
@@ -99,9 +102,14 @@ class Context:
             return self._make_unary(value)
         if isinstance(value, (Poly, Scores)) and value.host is not None:
             return value.host
-        if isinstance(value, Scores) and value.fallback is not None:
+        if isinstance(value, (Poly, Scores)) and value.fallback is not None:
             return value.fallback()
-        if isinstance(value, ScoreRows):
+        if isinstance(value, TokenWeights):
+            made = value.made()
+            return View(made.base, made.idx.ravel()[value.idx], value.src)
+        if isinstance(value, WeighedTokens):
+            return self._make_weighed(value)
+        if isinstance(value, (ScoreRows, TurnedScores)):
             value = value.scores
         if isinstance(value, Failed):
             raise value.error
@@ -114,6 +122,15 @@ class Context:
             raise UnsupportedError(value.name, "tensor", "its shape depends on data")
         raise UnsupportedError(value.of.node, value.of.operator, "a test of attention scores is used other than around their softmax")
 
+    def _make_weighed(self, value: WeighedTokens) -> View:
+        weights = self.concrete(value.weights)
+        assert isinstance(weights, View)
+        name = value.src[-1]
+        try:
+            return self.elementwise.apply("mul", value.x, weights, name, value.src)
+        except LayoutError as error:
+            raise UnsupportedError(name, "Mul", str(error)) from error
+
     @staticmethod
     def why_no_attention(value: Scores) -> str:
         """What is wrong with a product of two activations that was not used as attention."""
@@ -124,7 +141,10 @@ class Context:
     def _make_unary(self, value: Unary) -> View | Const:
         """Put the function into the graph, once."""
         if value.made is None:
-            made = self._build_unary(value)
+            try:
+                made = self._build_unary(value)
+            except LayoutError as error:
+                raise UnsupportedError(value.node, value.operator, str(error)) from error
             if value.pair is not None:
                 made = self.impose(made, *value.pair) if isinstance(made, View) else Const(value.pair[0].round(made.array), made.src)
             value.made, value.cuts, value.parts = made, (), None
@@ -154,15 +174,18 @@ class Context:
                     view, src = made, tuple(name for name in value.src if name not in earlier.src)
                     break
             else:
-                found = self._from_parts(value)
+                found = self._from_parts(value) or self._from_sum(value)
                 if found is not None:
                     return found
                 raise UnsupportedError(value.node, value.operator, functions.why_not(value.operator))
         assert known is not None
-        stem = value.node
+        return self._apply(known, View(view.base, view.idx, merge(view.src, src)), value, src)
+
+    def _apply(self, known: functions.Known, view: View, value: Unary, src: Sources) -> View | Const:
+        """gain * function(view) + offset."""
+        stem, result = value.node, view
         if known.gain == 0:
             return Const(np.full(value.shape, known.offset), src)
-        result = View(view.base, view.idx, merge(view.src, src))
         if known.function is not None:
             compact = self.on_device(self.builder.compact(result))
             base = compact.base
@@ -172,6 +195,17 @@ class Context:
             if amount != neutral:
                 result = self.elementwise.apply(op, result, Const(np.array(amount)), f"{stem}_{op}", src)
         return result
+
+    def _from_sum(self, value: Unary) -> View | None:
+        """A function that is a sum of known ones."""
+        total: View | None = None
+        for known in functions.recognise_sum(value.y) or ():
+            part = self._apply(known, View(value.view.base, value.view.idx, merge(value.view.src, value.src)), value, value.src)
+            if not isinstance(part, Const):
+                total = part if total is None else self.elementwise.apply("add", total, part, value.node, value.src)
+            elif total is not None and np.any(part.array):
+                total = self.elementwise.apply("add", total, part, value.node, value.src)
+        return total
 
     def _from_parts(self, value: Unary) -> View | None:
         """A function that is not known as a whole, as a sum or product of functions that are."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from onnx import NodeProto
@@ -16,7 +17,7 @@ from attnc.frontend.layout import Axes, identity
 from attnc.frontend.pointwise import step
 from attnc.frontend.products import MAX_DENSE, flat_linear
 from attnc.frontend.reindexing import padding, rearrange
-from attnc.frontend.values import Array, Const, Index, Shape, Value, View, merge
+from attnc.frontend.values import Array, Const, Index, Shape, Value, View, merge, reindex
 
 TAP_WIDTH = 16
 """Channels of a tap are filled up to a multiple of this, so that a tap has tiles of its own with any number of lanes."""
@@ -67,6 +68,18 @@ class Window:
         (low, high) = self.pads
         return Window((1, *self.kernel), (1, *self.strides), (1, *self.dilations), (0, low, 0, high))
 
+    def up(self, size: Shape) -> Window:
+        """With the positions that begin inside the picture, or the padding before it, and reach beyond its end."""
+        rank, pads = len(self.kernel), list(self.pads)
+        for axis, n in enumerate(size):
+            reach = (self.kernel[axis] - 1) * self.dilations[axis] + 1
+            span = n + self.pads[axis] + self.pads[axis + rank] - reach
+            last = -(-span // self.strides[axis])
+            if last * self.strides[axis] >= n + self.pads[axis]:
+                last -= 1
+            pads[axis + rank] += max(last * self.strides[axis] - span, 0)
+        return replace(self, pads=tuple(pads))
+
     def out(self, size: Shape) -> Shape:
         """Size of the result."""
         rank = len(self.kernel)
@@ -91,7 +104,7 @@ def conv(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Va
     if weight.shape[1] * groups != x.shape[1] or weight.shape[0] % groups:
         raise ModelError(f"node {node.name!r} (Conv): {x.shape[1]} channels, weight {list(weight.shape)} and {groups} groups do not fit")
     if x.base.device and not (window.point and groups == 1):
-        result: Value = _on_device(ctx, node, x, weight, groups, window)
+        result: Value = on_device(ctx, node, x, weight, groups, window)
     else:
         result = _on_host(ctx, node, x, dense_groups(ctx, node, weight, groups), window)
     bias = args[2] if len(args) > 2 else None
@@ -102,21 +115,6 @@ def conv(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Va
     return [result]
 
 
-def average_pool(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:
-    """AveragePool: a convolution of every channel alone."""
-    attributes = ctx.attributes(node)
-    assert args[0] is not None
-    x = ctx.view(args[0])
-    window = Window.of(node, attributes, x.shape[2:], tuple(attributes["kernel_shape"]))
-    if any(window.pads) and not attributes.get("count_include_pad", 0):
-        ctx.fail(node, "a mean over windows of which some reach beyond the picture, and count fewer elements there")
-    if attributes.get("ceil_mode", 0):
-        ctx.fail(node, "a mean over windows with ceil_mode")
-    count = elements(window.kernel)
-    weight = np.full((x.shape[1], 1, *window.kernel), 1 / count)
-    return [_on_device(ctx, node, ctx.on_device(x), weight, x.shape[1], window)]
-
-
 def pad(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:
     """Pad: zeros around one or two axes that lie along rows; less than nothing is cut off."""
     value = args[0]
@@ -125,8 +123,10 @@ def pad(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Val
     padded = tuple(axis for axis, amount in enumerate(amounts) if max(amount) > 0)
     if not padded:
         return rearrange(ctx, node, args)
-    fill = args[2] if len(args) > 2 else None
-    if ctx.attributes(node).get("mode", "constant") != "constant" or (fill is not None and scalar(fill) != 0):
+    fill, mode = args[2] if len(args) > 2 else None, ctx.attributes(node).get("mode", "constant")
+    if mode in ("edge", "reflect", "wrap"):
+        return [_repeated(ctx, node, value, amounts, mode)]
+    if mode != "constant" or (fill is not None and scalar(fill) != 0):
         ctx.fail(node, "a tensor on the device can be padded with zeros only")
     x = ctx.on_device(ctx.view(value))
     axes = ctx.builder.natural_axes(x)
@@ -152,6 +152,17 @@ def pad(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Val
     return [View(base, idx[cut])]
 
 
+def _repeated(ctx: Context, node: NodeProto, value: Value, amounts: list[tuple[int, int]], mode: Any) -> View | Const:
+    """Elements around a tensor that are others of its own; less than none is cut off."""
+    more = [(max(low, 0), max(high, 0)) for low, high in amounts]
+
+    def move(x: Array) -> Array:
+        wide = np.pad(x, more, mode=mode)
+        return wide[tuple(slice(max(-low, 0), n + min(high, 0)) for (low, high), n in zip(amounts, wide.shape, strict=True))]
+
+    return reindex(ctx.concrete(value), move, (node.name,))
+
+
 def _plane(sizes: Shape, axes: Shape, missing: int) -> Shape:
     """Sizes along two axes, `missing` along the first where there is only one."""
     return (*[missing] * (2 - len(axes)), *(sizes[axis] for axis in axes))
@@ -160,7 +171,7 @@ def _plane(sizes: Shape, axes: Shape, missing: int) -> Shape:
 # ---- on the device ----
 
 
-def _on_device(ctx: Context, node: NodeProto, x: View, weight: Array, groups: int, window: Window) -> View:
+def on_device(ctx: Context, node: NodeProto, x: View, weight: Array, groups: int, window: Window) -> View:
     """`patches`, then a linear, or `depthwise` where every channel is alone."""
     if len(window.kernel) > 2 or any(pad < 0 for pad in window.pads):
         ctx.fail(node, f"a convolution over {len(window.kernel)} axes with padding {list(window.pads)} of a tensor on the device")

@@ -11,7 +11,21 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from attnc.errors import ModelError, UnsupportedError
 from attnc.frontend.interpreter import Interpreter
-from attnc.frontend.values import Array, Const, Failed, Poly, ScoreRows, Scores, Test, Unary, View, on_host
+from attnc.frontend.values import (
+    Array,
+    Const,
+    Failed,
+    Poly,
+    ScoreRows,
+    Scores,
+    Test,
+    TokenWeights,
+    TurnedScores,
+    Unary,
+    View,
+    WeighedTokens,
+    on_host,
+)
 from attnc.model import Fetch, Placement
 
 LEADING = "no product or normalisation comes before it"
@@ -94,7 +108,7 @@ def _fetchable(interpreter: Interpreter, name: str) -> View | str | None:
         if heavy:
             interpreter.unsupported.setdefault(error.node, error)
         reason = error.reason
-    assert isinstance(value, (Unary, Poly, Scores, ScoreRows, Test, Failed, View))
+    assert isinstance(value, (Unary, Poly, Scores, ScoreRows, TurnedScores, TokenWeights, WeighedTokens, Test, Failed, View))
     return reason
 
 

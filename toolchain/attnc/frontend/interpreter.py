@@ -8,8 +8,22 @@ import numpy as np
 from onnx import AttributeProto, NodeProto
 
 from attnc.errors import ModelError, UnsupportedError
-from attnc.frontend import attention_operator, convolution, imposed, normalization, pointwise, products, reindexing, rotary, tokens
-from attnc.frontend.builder import elements
+from attnc.frontend import (
+    attention_operator,
+    convolution,
+    fourier,
+    gathering,
+    group_normalization,
+    imposed,
+    normalization,
+    pointwise,
+    pooling,
+    products,
+    reindexing,
+    rotary,
+    tokens,
+)
+from attnc.frontend.builder import LayoutError, elements
 from attnc.frontend.context import Context
 from attnc.frontend.folding import evaluate
 from attnc.frontend.layout import SizeError, check_size, identity
@@ -24,14 +38,18 @@ HANDLERS: dict[str, Handler] = {
     "LayerNormalization": normalization.layer_normalization, "Attention": attention_operator.attention_operator,
     "RMSNormalization": normalization.rms_normalization, "RotaryEmbedding": rotary.rotary_embedding,
     "Concat": tokens.concat, "ReduceMean": tokens.reduce_mean, "ReduceSum": tokens.reduce_mean, "ReduceL2": tokens.reduce_l2,
-    "GlobalAveragePool": tokens.global_average, "AveragePool": convolution.average_pool,
+    "GlobalAveragePool": tokens.global_average, "AveragePool": pooling.average_pool, "MaxPool": pooling.max_pool,
+    "GlobalMaxPool": pooling.global_max, "ReduceMax": pooling.reduce_max,
+    "InstanceNormalization": group_normalization.instance_normalization,
+    "GroupNormalization": group_normalization.group_normalization,
     "Softmax": tokens.softmax, "BatchNormalization": tokens.batch_normalization,
     **dict.fromkeys(reindexing.PLANS, reindexing.rearrange), **dict.fromkeys(pointwise.OPERATORS, pointwise.pointwise),
-    "Pad": convolution.pad,
+    "Gather": gathering.gather, "GatherElements": gathering.gather_elements, "Pad": convolution.pad, "DFT": fourier.dft,
 }  # fmt: skip
 HEAVY = {
     "MatMul", "Gemm", "Conv", "Einsum", "LayerNormalization", "Attention", "ConvTranspose", "GroupNormalization",
     "InstanceNormalization", "RMSNormalization", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "DeformConv",
+    "DFT",
 }  # fmt: skip
 """Operators that are worth a device: they never run on the host."""
 ELEMENTWISE = {*pointwise.OPERATORS, "Cast", "QuantizeLinear", "DequantizeLinear"}
@@ -48,14 +66,12 @@ REASONS = {
         ("NonZero", "Unique", "Compress", "NonMaxSuppression"),
         "the shape of its result depends on data; export the model without it, or with fixed sizes",
     ),
-    **dict.fromkeys(("MaxPool", "LpPool", "GlobalMaxPool"), "of pooling, means over windows are supported only"),
+    **dict.fromkeys(("LpPool", "GlobalLpPool"), "of pooling, means and maxima are supported only"),
     "ConvTranspose": f"transposed convolutions are not supported; {APART}",
-    **dict.fromkeys(
-        ("InstanceNormalization", "GroupNormalization"),
-        "the device normalises the channels of a token; means over tokens in a normalisation are not supported",
-    ),
     **dict.fromkeys(("LSTM", "GRU", "RNN", "Scan", "CumSum", "CumProd"), f"each of its steps waits for the one before; {APART}"),
-    **dict.fromkeys(("TopK", "ArgMax", "ArgMin", "ReduceMax", "ReduceMin"), f"the device compares numbers inside a softmax only; {APART}"),
+    **dict.fromkeys(
+        ("TopK", "ArgMax", "ArgMin", "ReduceMin"), f"of comparisons, maxima over tokens or windows are supported only; {APART}"
+    ),
 }
 
 
@@ -122,13 +138,23 @@ class Interpreter:
 
     def _interpret(self, node: NodeProto, args: list[Value | None]) -> list[Value]:
         try:
-            return self._attempt(node, args)
+            return self._with_transposes(node, args)
         except UnsupportedError as error:
             return self._failed(node, args, error)
         except SizeError as error:
             raise ModelError(f"node {node.name!r} ({node.op_type}): {error}") from error
         except (ValueError, IndexError, TypeError, ZeroDivisionError, OverflowError) as error:  # the checker looks at no types
             raise ModelError(f"node {node.name!r} ({node.op_type}): its operands do not fit together: {error}") from error
+
+    def _with_transposes(self, node: NodeProto, args: list[Value | None]) -> list[Value]:
+        """A node whose operands cannot be had as they lie may exchange rows and channels."""
+        try:
+            return self._attempt(node, args)
+        except UnsupportedError:
+            self.ctx.builder.transposing = True
+            return self._attempt(node, args)
+        finally:
+            self.ctx.builder.transposing = False
 
     def _attempt(self, node: NodeProto, args: list[Value | None]) -> list[Value]:
         given = [value for value in args if value is not None]
@@ -151,7 +177,10 @@ class Interpreter:
         handler = HANDLERS.get(node.op_type)
         if handler is None:
             self.ctx.fail(node, REASONS.get(node.op_type, UNKNOWN))
-        return handler(self.ctx, node, args)
+        try:
+            return handler(self.ctx, node, args)
+        except LayoutError as error:
+            self.ctx.fail(node, str(error))
 
     def _failed(self, node: NodeProto, args: list[Value | None], error: UnsupportedError) -> list[Value]:
         """An error for a heavy node, a note for one that may run on the host after the device."""

@@ -5,6 +5,7 @@ An `idx` array holds flat positions row * channels + channel.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,6 +57,17 @@ def separate(target: Index, channels: int) -> tuple[Index, Index] | None:
     if np.array_equal(target, rows[:, None] * channels + columns[None, :]):
         return rows, columns
     return None
+
+
+def exchanged_blocks(target: Index, channels: int) -> list[tuple[Index, Index]] | None:
+    """`target` [R, C] as blocks of rows, each the transpose of (rows [C], channels [n]) of its base; None if it is not that."""
+    if target.size == 0:
+        return None
+    rows, columns = target // channels, target % channels
+    if np.any(columns != columns[:, :1]):
+        return None
+    cuts = [0, *(np.flatnonzero(np.any(rows[1:] != rows[:-1], axis=1)) + 1).tolist(), target.shape[0]]
+    return [(rows[first], columns[first:last, 0]) for first, last in itertools.pairwise(cuts)]
 
 
 def covers(idx: Index, size: int) -> bool:

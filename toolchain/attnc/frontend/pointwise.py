@@ -10,7 +10,7 @@ import numpy as np
 from onnx import NodeProto
 
 from attnc.errors import UnsupportedError
-from attnc.frontend import attention, normalization
+from attnc.frontend import attention, mixing, normalization
 from attnc.frontend.builder import LayoutError, concrete_shape, elements, scalar
 from attnc.frontend.context import Context
 from attnc.frontend.functions import GRID
@@ -21,9 +21,12 @@ from attnc.frontend.values import (
     Poly,
     Scores,
     Test,
+    TokenWeights,
+    TurnedScores,
     Unary,
     Value,
     View,
+    WeighedTokens,
     merge,
     on_host,
     reindex,
@@ -88,11 +91,20 @@ OPERATORS = {*ONE_OPERAND, *MORE_OPERANDS, "Clip", "Celu", "Swish"}
 def pointwise(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:
     """Handler of all pointwise operators with at least one operand on the device."""
     given = [value for value in args if value is not None]
+    turned = next((value for value in given if isinstance(value, TurnedScores)), None)
+    if turned is not None:
+        return [_on_turned(ctx, node, args, turned)]
     if any(isinstance(value, (Scores, Test)) for value in given):
         found = attention.pointwise_scores(ctx, node, args)
         if found is not None:
             return [found]
         _refuse_scores(ctx, given)
+    if any(isinstance(value, (TokenWeights, WeighedTokens)) for value in given):
+        weighed = mixing.weigh(ctx, node, given)
+        if weighed is not None:
+            return [weighed]
+        given = [ctx.concrete(value) if isinstance(value, (TokenWeights, WeighedTokens)) else value for value in given]
+        args = given
     if node.op_type in ("IsInf", "IsNaN") and isinstance(given[0], (View, Unary, Poly)):
         return [Const(np.zeros(given[0].shape, bool), (node.name,))]  # numbers on the device are finite
     combined = normalization.combine(ctx, node, given, None)
@@ -107,6 +119,23 @@ def pointwise(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> li
     if composed is not None:
         return [composed]
     return [_binary(ctx, node, given)]
+
+
+def _on_turned(ctx: Context, node: NodeProto, args: Sequence[Value | None], turned: TurnedScores) -> Value:
+    """The operator on scores as they were before their axes were turned, with the other operands turned back."""
+    order, rank = turned.order, len(turned.order)
+    back = np.argsort(order)
+
+    def aligned(value: Value | None) -> Value | None:
+        if value is None or (isinstance(value, TurnedScores) and value.order == order):
+            return None if value is None else value.scores
+        concrete = ctx.concrete(value)
+        return reindex(concrete, lambda x: x.reshape((1,) * (rank - x.ndim) + x.shape).transpose(back))
+
+    (made,) = pointwise(ctx, node, [aligned(value) for value in args])
+    if isinstance(made, Scores):
+        return TurnedScores(made, order, made.src)
+    return reindex(ctx.concrete(made), lambda x: x.transpose(order))
 
 
 def step(ctx: Context, node: NodeProto, op: str, *args: Value) -> Value:
@@ -276,6 +305,8 @@ def _evaluate(ctx: Context, node: NodeProto, operands: Sequence[Any]) -> Array:
 def _binary(ctx: Context, node: NodeProto, given: Sequence[Value]) -> Value:
     """add and mul of different tensors."""
     op = node.op_type
+    if op == "Where" and isinstance(given[0], Const):
+        return _chosen(ctx, node, given[0].array.astype(bool), given[1], given[2])
     if op in ("Sum",) and len(given) > 2:
         total = given[0]
         for value in given[1:]:
@@ -288,6 +319,19 @@ def _binary(ctx: Context, node: NodeProto, given: Sequence[Value]) -> Value:
             ctx.concrete(given[0])
         ctx.fail(node, "the device does this between an activation and a number only, not between two tensors")
     return _binary_pair(ctx, node, "Add" if op == "Sum" else op, given[0], given[1])
+
+
+def _chosen(ctx: Context, node: NodeProto, condition: Array, first: Value, second: Value) -> Value:
+    """One of two tensors, or of each the elements that a constant says: their sum, each with zeros where it is not meant."""
+    if condition.all() or not condition.any():
+        chosen = ctx.concrete(first if condition.all() else second)
+        shape = concrete_shape(*(getattr(value, "shape", ()) for value in (first, second)), condition.shape)
+        return reindex(chosen, lambda x: np.broadcast_to(x, shape))
+    parts = (
+        step(ctx, node, "Mul", value, Const(np.where(mask, 1.0, 0.0)))
+        for value, mask in ((first, condition), (second, ~condition))
+    )  # fmt: skip
+    return step(ctx, node, "Add", *parts)
 
 
 def _binary_pair(ctx: Context, node: NodeProto, op: str, left: Value, right: Value) -> Value:

@@ -8,12 +8,14 @@ import numpy as np
 from onnx import NodeProto
 
 from attnc.errors import ModelError
-from attnc.frontend.attention import attend, make_scores
+from attnc.frontend import mixing
+from attnc.frontend.attention import make_scores
+from attnc.frontend.attention_node import attend
 from attnc.frontend.builder import LayoutError, elements
 from attnc.frontend.context import Context
 from attnc.frontend.pointwise import step
 from attnc.frontend.reindexing import apply
-from attnc.frontend.values import Array, Const, Scores, Shape, Test, Unary, Value, View, merge, on_host, reindex
+from attnc.frontend.values import Array, Const, Scores, Shape, Test, TokenWeights, TurnedScores, Unary, Value, View, merge, on_host, reindex
 
 MAX_DENSE = 1 << 24
 """Largest weight that a per-head product may be blown up to."""
@@ -36,6 +38,8 @@ def product(ctx: Context, node: NodeProto, a: Value, b: Value) -> Value:
         ctx.fail(node, "attention probabilities are supported as the left factor of a product only")
     if isinstance(a, Test) or isinstance(b, Test):
         ctx.fail(node, "a test of attention scores is multiplied")
+    if isinstance(a, TokenWeights) or isinstance(b, TokenWeights):
+        return mixing.product(ctx, node, a, b)
     if isinstance(b, Const):
         return _vectors(ctx, node, ctx.view(a), b)
     if isinstance(a, Const):
@@ -103,8 +107,17 @@ def linear(ctx: Context, node: NodeProto, x: View, weight: Array) -> View:
     """x [..., T, K] @ weight [..., K, N]: leading axes of the weight become channels."""
     if x.shape[-1] != weight.shape[-2]:
         raise ModelError(f"node {node.name!r} ({node.op_type}): shapes {list(x.shape)} and {list(weight.shape)} do not fit")
+    axes = ctx.builder.natural_axes(x) if ctx.builder.transposing else None
+    axes = axes if axes is not None and len(x.shape) - 1 in axes.channels else None
+    if axes is not None and weight.ndim == 2 and len(x.shape) - 2 in axes.channels:
+        made = linear(ctx, node, View(x.base, x.idx[..., None, :], x.src), weight)
+        return View(made.base, made.idx[..., 0, :], made.src)
     lead = tuple(np.broadcast_shapes(x.shape[:-2], weight.shape[:-2]))
     weight = np.expand_dims(weight, tuple(range(len(lead) + 2 - weight.ndim)))
+    if axes is not None:  # leading axes that lie along channels have products of their own
+        beside = [axis for axis in axes.channels if axis < len(x.shape) - 2]
+        apart = [size if axis - len(lead) + len(x.shape) - 2 in beside else weight.shape[axis] for axis, size in enumerate(lead)]
+        weight = np.broadcast_to(weight, (*apart, *weight.shape[-2:]))
     stacked = tuple(axis for axis in range(len(lead)) if weight.shape[axis] > 1)
     plain = tuple(axis for axis in range(len(lead)) if axis not in stacked)
     idx = np.broadcast_to(x.idx, (*lead, *x.shape[-2:]))
@@ -165,7 +178,7 @@ def gemm(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Va
 
 
 def _flip(ctx: Context, node: NodeProto, value: Value) -> Value:
-    if not isinstance(value, (View, Const, Unary, Scores)):
+    if not isinstance(value, (View, Const, Unary, Scores, TurnedScores, TokenWeights)):
         value = ctx.concrete(value)
     return apply(ctx, node, value, lambda x: x.swapaxes(-1, -2))
 
@@ -214,7 +227,7 @@ def _einsum_pair(ctx: Context, node: NodeProto, values: Sequence[Value], labels:
 
 def _shape(ctx: Context, value: Value) -> Shape:
     """Shape of an operand that has one."""
-    return value.shape if isinstance(value, (View, Const, Unary, Scores)) else ctx.concrete(value).shape
+    return value.shape if isinstance(value, (View, Const, Unary, Scores, TurnedScores, TokenWeights)) else ctx.concrete(value).shape
 
 
 def _back(x: Array, order: Sequence[str], sizes: dict[str, int], result: str) -> Array:
@@ -223,7 +236,7 @@ def _back(x: Array, order: Sequence[str], sizes: dict[str, int], result: str) ->
 
 def _moved(ctx: Context, node: NodeProto, value: Value, labels: str, wanted: Sequence[str], shape: Shape | None = None) -> Value:
     """An operand with its letters in another order, then in another shape."""
-    if not isinstance(value, (View, Const, Unary, Scores)):
+    if not isinstance(value, (View, Const, Unary, Scores, TurnedScores, TokenWeights)):
         value = ctx.concrete(value)
 
     def move(x: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -12,10 +13,28 @@ from attnc.errors import ModelError, UnsupportedError
 from attnc.frontend.builder import elements
 from attnc.frontend.context import Context
 from attnc.frontend.layout import check_size, identity
-from attnc.frontend.values import Array, Const, Poly, ScoreRows, Scores, Shape, Unary, Value, View, merge, on_host, reindex
+from attnc.frontend.values import (
+    Array,
+    Const,
+    Poly,
+    ScoreRows,
+    Scores,
+    Shape,
+    TokenWeights,
+    TurnedScores,
+    Unary,
+    Value,
+    View,
+    WeighedTokens,
+    merge,
+    on_host,
+    reindex,
+)
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 Move = Callable[[Array], Array]
+MOST_AXES = 6
+"""Of scores whose order of axes is looked for."""
 
 
 def integers(ctx: Context, node: NodeProto, args: Sequence[Value | None], index: int) -> list[int] | None:
@@ -173,6 +192,27 @@ def _space_to_depth(ctx: Context, node: NodeProto, shape: Shape, args: Sequence[
     return [lambda x: x.reshape(split).transpose(0, 3, 5, 1, 2, 4).reshape(b, c * block**2, h // block, w // block)]
 
 
+def _col2im(ctx: Context, node: NodeProto, shape: Shape, args: Sequence[Value | None]) -> list[Move]:
+    """Blocks that do not overlap, put together to a picture."""
+    attributes, image, block = ctx.attributes(node), integers(ctx, node, args, 1) or [], integers(ctx, node, args, 2) or []
+    rank = len(block)
+    strides, dilations, pads = (
+        attributes.get(n, [d] * s) for n, d, s in (("strides", 1, rank), ("dilations", 1, rank), ("pads", 0, 2 * rank))
+    )
+    outs = [(n + pads[i] + pads[i + rank] - dilations[i] * (block[i] - 1) - 1) // strides[i] + 1 for i, n in enumerate(image)]
+    where: list[Array] = []
+    for i in range(rank):
+        tap = np.arange(block[i]).reshape([-1 if j == i else 1 for j in range(2 * rank)]) * dilations[i]
+        at = np.arange(outs[i]).reshape([-1 if j == rank + i else 1 for j in range(2 * rank)]) * strides[i]
+        where.append(np.broadcast_to(tap + at - pads[i], (*block, *outs)).ravel())
+    inside = np.all([(w >= 0) & (w < n) for w, n in zip(where, image, strict=True)], axis=0)
+    flat = np.ravel_multi_index([w[inside] for w in where], image)
+    if not np.array_equal(np.sort(flat), np.arange(elements(tuple(image)))):
+        ctx.fail(node, "blocks that overlap or leave gaps cannot be put together on the device")
+    source = np.flatnonzero(inside)[np.argsort(flat)]
+    return [lambda x: x.reshape(shape[0], -1, elements(tuple(block)) * shape[2])[:, :, source].reshape(shape[0], -1, *image)]
+
+
 def _pad(ctx: Context, node: NodeProto, shape: Shape, args: Sequence[Value | None]) -> list[Move]:
     """Padding by nothing, as exporters leave it behind, or by less than nothing (a crop)."""
     amounts = padding(ctx, node, args, len(shape))
@@ -196,7 +236,7 @@ PLANS: dict[str, Callable[[Context, NodeProto, Shape, Sequence[Value | None]], l
     "Identity": _identity, "Dropout": _dropout, "Cast": _identity, "CastLike": _identity, "Reshape": _reshape,
     "Transpose": _transpose, "Squeeze": _squeeze, "Unsqueeze": _unsqueeze, "Flatten": _flatten, "Split": _split,
     "Slice": _slice, "Gather": _gather, "GatherND": _gather_nd, "Expand": _expand, "Tile": _tile,
-    "Pad": _pad, "DepthToSpace": _depth_to_space, "SpaceToDepth": _space_to_depth,
+    "Pad": _pad, "Col2Im": _col2im, "DepthToSpace": _depth_to_space, "SpaceToDepth": _space_to_depth,
 }  # fmt: skip
 
 
@@ -210,7 +250,7 @@ def rearrange(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> li
         ctx.fail(node, "the mask of a dropout has no meaning here")
     if isinstance(subject, Unary):
         subject = _settle(ctx, subject)
-    if not isinstance(subject, (View, Const, Unary, Poly, Scores, ScoreRows)):
+    if not isinstance(subject, (View, Const, Unary, Poly, Scores, ScoreRows, TurnedScores, TokenWeights, WeighedTokens)):
         subject = ctx.concrete(subject)
     moves = PLANS[node.op_type](ctx, node, subject.shape, args)
     return [apply(ctx, node, subject, move) for move in moves[: len(node.output)]]
@@ -244,6 +284,15 @@ def apply(ctx: Context, node: NodeProto, subject: Value, move: Move) -> Value:
         view = reindex(subject.view, move)
         assert isinstance(view, View)
         return Unary(view, subject.y, merge(subject.src, src), subject.node, subject.operator)
+    if isinstance(subject, TokenWeights):
+        return replace(subject, idx=move(subject.idx), src=merge(subject.src, src))
+    if isinstance(subject, WeighedTokens):
+        weights, x = replace(subject.weights, idx=move(subject.weights.idx)), reindex(subject.x, move)
+        assert isinstance(x, View)
+        return WeighedTokens(weights, x, merge(subject.src, src))
+    if isinstance(subject, TurnedScores):
+        order = subject.order
+        return move_scores(ctx, node, subject.scores, lambda x: move(x.transpose(order)))
     if isinstance(subject, ScoreRows):
         flattened = subject.shape
         return move_scores(ctx, node, subject.scores, lambda x: move(x.reshape(flattened)))
@@ -274,7 +323,18 @@ def move_scores(ctx: Context, node: NodeProto, scores: Scores, move: Move) -> Va
         return made
     if np.array_equal(moved, identity_scores(scores).reshape(-1, tk)):
         return ScoreRows(replace(scores, src=src), moved.shape, src)
+    order = _turned(identity_scores(scores), moved)
+    if order is not None:
+        return TurnedScores(replace(scores, src=src), order, src)
     ctx.fail(node, "attention scores are rearranged in a way that the device cannot follow")
+
+
+def _turned(array: Array, moved: Array) -> tuple[int, ...] | None:
+    """The order of axes that makes an array the other one; None if none does."""
+    if sorted(array.shape) != sorted(moved.shape) or array.ndim > MOST_AXES:
+        return None
+    fits = (order for order in itertools.permutations(range(array.ndim)) if array.transpose(order).shape == moved.shape)
+    return next((order for order in fits if np.array_equal(array.transpose(order), moved)), None)
 
 
 def _host(host: View | None, move: Move) -> View | None:
@@ -282,7 +342,7 @@ def _host(host: View | None, move: Move) -> View | None:
     return None if host is None else View(host.base, move(host.idx), host.src)
 
 
-def _moved(scores: Scores, move: Move) -> Callable[[], View] | None:
+def _moved(scores: Scores | Poly, move: Move) -> Callable[[], View] | None:
     if scores.fallback is None:
         return None
     inner = scores.fallback
@@ -310,10 +370,13 @@ def _move_poly(ctx: Context, node: NodeProto, poly: Poly, move: Move) -> Value:
     plain = not any(monomial[0] for monomial in poly.terms) and all(c.size == 1 for c in poly.terms.values())
     if moved.shape == poly.shape and np.array_equal(moved, identity(poly.shape)):
         return replace(poly, src=src, host=host)
+    fallback = _moved(poly, move)
     if plain and moved.size == elements(poly.shape) and np.array_equal(moved.ravel(), np.arange(moved.size)):
-        return replace(poly, shape=moved.shape, src=src, host=host)
+        return replace(poly, shape=moved.shape, src=src, host=host, fallback=fallback)
     if plain and moved.shape == poly.x.shape and np.array_equal(moved, np.broadcast_to(identity((*moved.shape[:-1], 1)), moved.shape)):
-        return replace(poly, shape=(*moved.shape[:-1], 1), src=src, host=host)
+        return replace(poly, shape=(*moved.shape[:-1], 1), src=src, host=host, fallback=None)
     if host is not None:
         return host
+    if poly.fallback is not None:
+        return reindex(poly.fallback(), move, (node.name,))
     ctx.fail(node, "means and deviations over channels are supported as parts of a layer normalisation only")

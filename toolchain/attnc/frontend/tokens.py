@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
-from onnx import NodeProto
+from onnx import NodeProto, helper
 
-from attnc.frontend import normalization
+from attnc.errors import UnsupportedError
+from attnc.frontend import mixing, normalization
 from attnc.frontend.attention import softmax as softmax_of_scores
 from attnc.frontend.builder import TRANSPOSED, LayoutError
 from attnc.frontend.columns import are_columns_apart
 from attnc.frontend.context import Context
 from attnc.frontend.layout import Axes, axes_of, identity, sort_into_grid
+from attnc.frontend.products import linear
 from attnc.frontend.reindexing import integers
 from attnc.frontend.rotary import is_rotated_apart
-from attnc.frontend.values import Array, Const, Poly, ScoreRows, Scores, Test, Unary, Value, View, merge
+from attnc.frontend.values import (
+    Array,
+    Const,
+    Poly,
+    ScoreRows,
+    Scores,
+    Test,
+    TurnedScores,
+    Unary,
+    Value,
+    View,
+    WeighedTokens,
+    merge,
+    reindex,
+)
 
 
 def concat(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:
@@ -127,6 +144,12 @@ def reduce_mean(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> 
     axes = reduced_axes(ctx, node, args, rank)
     keepdims = bool(ctx.attributes(node).get("keepdims", 1))
     total = node.op_type == "ReduceSum"
+    if isinstance(value, WeighedTokens) and axes:
+        count = int(np.prod([value.shape[axis] for axis in axes], dtype=np.int64))
+        try:
+            return [mixing.total(ctx, node, value, axes, keepdims, 1.0 if total else 1 / count)]
+        except UnsupportedError:
+            value = ctx.concrete(value)
     if axes == [rank - 1] and (isinstance(value, (Poly, Unary)) or (isinstance(value, View) and _along_channels(value))):
         found = normalization.reduce_mean(node, value, keepdims, total, None)
         if found is None and isinstance(value, Unary):
@@ -134,6 +157,8 @@ def reduce_mean(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> 
             if _along_channels(made):
                 found = normalization.reduce_mean(node, made, keepdims, total, None)
         if found is not None:
+            if isinstance(value, View):
+                found.fallback = partial(_mean_rows, ctx, node, value, axes, keepdims, total)
             return [found]
     view = ctx.concrete(value)
     if isinstance(view, Const):
@@ -166,8 +191,25 @@ def _along_channels(value: Value) -> bool:
     return not np.any(rows != rows[..., :1])
 
 
-def _mean_rows(ctx: Context, node: NodeProto, view: View, axes: list[int], keepdims: bool, total: bool) -> Value:
-    """Mean over axes that run along rows."""
+def _mean_rows(ctx: Context, node: NodeProto, view: View, axes: list[int], keepdims: bool, total: bool) -> View:
+    """Mean, or sum, over axes that run along rows or along channels."""
+    count = int(np.prod([view.shape[axis] for axis in axes], dtype=np.int64))
+    try:
+        return reduce_rows(ctx, node, "mean_rows", view, axes, keepdims, float(count) if total else 1.0)
+    except LayoutError:
+        pass
+    moved = View(view.base, np.moveaxis(view.idx, axes, range(-len(axes), 0)), view.src)
+    flat = reindex(moved, lambda x: x.reshape(*x.shape[: x.ndim - len(axes)], -1))
+    assert isinstance(flat, View)
+    found = linear(ctx, node, flat, np.full((count, 1), 1.0 if total else 1 / count))
+    shape = [1 if axis in axes else size for axis, size in enumerate(view.shape) if keepdims or axis not in axes]
+    result = reindex(found, lambda x: x.reshape(shape))
+    assert isinstance(result, View)
+    return result
+
+
+def reduce_rows(ctx: Context, node: NodeProto, op: str, view: View, axes: list[int], keepdims: bool, factor: float = 1.0) -> View:
+    """`op` over axes that run along rows, times a factor; raises `LayoutError`."""
     kept = [axis for axis in range(len(view.shape)) if axis not in axes]
     moved = view.idx.transpose([*kept, *axes])
     shape = [view.shape[axis] for axis in kept]
@@ -177,17 +219,17 @@ def _mean_rows(ctx: Context, node: NodeProto, view: View, axes: list[int], keepd
     rows, columns = items // channels, items % channels
     grid = None if np.any(columns != columns[:, :1]) else sort_into_grid(rows, columns[:, :1])
     if grid is None:
-        ctx.fail(node, "means and sums are supported over rows (tokens) or, in a layer normalisation, over channels")
+        raise LayoutError(TRANSPOSED)
     src = merge(view.src, (node.name,))
     target = items[grid.item].transpose(0, 2, 1).reshape(grid.groups * count, grid.heads)
     name = ctx.builder.matrix(view.base, target, src)
-    base = ctx.builder.node("mean_rows", [name], (grid.groups, grid.heads), node.output[0], src, {"groups": grid.groups})
+    base = ctx.builder.node(op, [name], (grid.groups, grid.heads), node.output[0], src, {"groups": grid.groups})
     idx = np.empty(items.shape[0], np.int64)
     idx[grid.item] = identity((grid.groups, grid.heads))
     out = idx.reshape([1 if axis in axes else size for axis, size in enumerate(view.shape)] if keepdims else shape)
     result = View(base, out)
-    if total and count != 1:
-        return ctx.elementwise.apply("mul", result, Const(np.array(float(count))), f"{node.output[0]}_sum", (node.name,))
+    if factor != 1:
+        return ctx.elementwise.apply("mul", result, Const(np.array(factor)), f"{node.output[0]}_sum", (node.name,))
     return result
 
 
@@ -202,6 +244,8 @@ def softmax(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list
     """Softmax of attention scores, or over channels."""
     value = args[0]
     assert value is not None
+    if isinstance(value, TurnedScores):
+        return [_softmax_of_turned(ctx, node, value)]
     if isinstance(value, ScoreRows) or (isinstance(value, Scores) and value.fallback is None):
         return [softmax_of_scores(ctx, node, value)]
     if isinstance(value, Scores):
@@ -211,7 +255,18 @@ def softmax(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list
         assert inner is not None
         probabilities.fallback = lambda: _softmax(ctx, node, inner())
         return [probabilities]
-    return [_softmax(ctx, node, ctx.view(value))]
+    view = ctx.view(value)
+    axis = int(ctx.attributes(node).get("axis", -1)) % len(view.shape)
+    return [mixing.over_tokens(ctx, node, view, axis, lambda: _softmax(ctx, node, view)) or _softmax(ctx, node, view)]
+
+
+def _softmax_of_turned(ctx: Context, node: NodeProto, value: TurnedScores) -> Value:
+    """Over the axis where the last one of the scores has gone."""
+    axis = value.order[int(ctx.attributes(node).get("axis", -1))]
+    inner = helper.make_node("Softmax", node.input, node.output, node.name, axis=axis)
+    made = softmax_of_scores(ctx, inner, value.scores)
+    assert isinstance(made, Scores)
+    return TurnedScores(made, value.order, made.src)
 
 
 def _softmax(ctx: Context, node: NodeProto, view: View) -> View:

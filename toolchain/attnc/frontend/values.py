@@ -164,6 +164,8 @@ class Poly:
     operator: str
     r: Deviation | None = None
     host: View | None = None
+    fallback: Callable[[], View] | None = None
+    """Makes it another way on the device."""
 
 
 @dataclass(eq=False)
@@ -173,7 +175,8 @@ class Scores:
     `q`, `k` are views of shape [L, T, D] and [L, Tk, D], L the flattened leading axes; `lead` holds, in the ONNX shape of the
     leading axes, which l is meant. With `cap`, scores are cap * tanh(scale * q . k^T) + bias. `bias` is a view or constant of
     shape [L or 1, T or 1, Tk or 1]. After softmax `normalized` is set; `guarded`: a query without any key gets zeros in place of NaN.
-    `host` is the same tensor on the host, where that is cheap (outer products); `fallback` makes it another way on the device.
+    `host` is the same tensor on the host, where that is cheap (outer products); `fallback` makes it another way on the device. `computed`
+    is a further bias, of the device, times `gain`.
     """
 
     q: View
@@ -189,6 +192,8 @@ class Scores:
     guarded: bool = False
     host: View | None = None
     fallback: Callable[[], View] | None = None
+    computed: View | None = None
+    gain: float = 1.0
 
     @property
     def shape(self) -> Shape:
@@ -206,6 +211,20 @@ class ScoreRows:
 
 
 @dataclass(eq=False)
+class TurnedScores:
+    """Scores with their axes in another order: those of the ONNX tensor are `order` of those of the scores."""
+
+    scores: Scores
+    order: tuple[int, ...]
+    src: Sources
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of the ONNX tensor."""
+        return tuple(self.scores.shape[axis] for axis in self.order)
+
+
+@dataclass(eq=False)
 class Test:
     """IsNaN or IsInf of attention probabilities or scores, as exporters put around a softmax, possibly negated or reduced."""
 
@@ -213,6 +232,37 @@ class Test:
     shape: Shape
     negated: bool
     src: Sources
+
+
+@dataclass(eq=False)
+class TokenWeights:
+    """A softmax over tokens: element e of the ONNX tensor is the weight `idx[e] % tokens` of item `idx[e] // tokens` of `scores`, which
+    are those of one query each. `made` puts it into the graph as a tensor of its own, item after item."""
+
+    scores: Scores
+    idx: Index
+    tokens: int
+    made: Callable[[], View]
+    src: Sources
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of the ONNX tensor."""
+        return tuple(self.idx.shape)
+
+
+@dataclass(eq=False)
+class WeighedTokens:
+    """A tensor times such weights, element by element; both have its shape."""
+
+    weights: TokenWeights
+    x: View
+    src: Sources
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of the ONNX tensor."""
+        return self.x.shape
 
 
 @dataclass(eq=False)
@@ -224,7 +274,7 @@ class Failed:
     shape: Shape | None = None
 
 
-Value = Const | View | Opaque | Unary | Poly | Scores | ScoreRows | Test | Failed
+Value = Const | View | Opaque | Unary | Poly | Scores | ScoreRows | TurnedScores | TokenWeights | WeighedTokens | Test | Failed
 Concrete = Const | View
 
 

@@ -18,14 +18,19 @@ GATHER_CHANNELS = Network(
     processes=alone(
         "gather_channels",
         ("XT", "YT", "L", "READS", "TILES_MAX", "ROWS_MAX"),
-        Loop("GATHER_READ", READ + WRITE, runs=one(lambda n: n.tiles * n.rows)),
+        Loop("GATHER_READ", READ + WRITE, runs=one(lambda n: n.vectors)),
         Loop(
             "GATHER_CHANNELS",
             READ + BRAM + READ + REQUANTIZE + WRITE,
-            late=one(lambda n: n.out_tiles * n.rows * (INDEX_BYTES + n.L // n.READS)),
+            late=one(lambda n: n.slots),
         ),
         buffers=(
             Buffer("buffer", lambda n: n.TILES_MAX * n.ROWS_MAX, lambda n: ACTIVATION_BITS * n.L, banks=lambda n: n.READS, placed=True),
         ),
     ),
+    derived={
+        "vectors": lambda n: n.tiles * n.rows,
+        "slots": lambda n: n.out_tiles * n.rows * (INDEX_BYTES + n.L // n.READS),
+    },
+    counts=("vectors", "slots"),
 )

@@ -15,23 +15,24 @@ MANTISSA_BITS = 17
 
 def _stored(n: Names) -> int:
     """Bits of a row between the passes: factor, offset and shift."""
-    return (n.TILES_MAX * n.L).bit_length() + MANTISSA_BITS + 1 + max(n.DT + MANTISSA_BITS + 2, 33) + SHIFT_BITS
+    return n.CountT + MANTISSA_BITS + max(n.DT + MANTISSA_BITS + 2, 33) + SHIFT_BITS
 
 
 LAYER_NORMALIZATION = Network(
     name="layer_normalization",
     header="layer_normalization.hpp",
     ports=(Port("x", "load"), Port("w", "words"), Port("y", "store")),
-    scalars=("rows", "tiles", "channels", "centred", "epsilon_low", "epsilon_high", "shift", "low", "high"),
+    scalars=("rows", "tiles", "channels", "centred", "together", "epsilon_low", "epsilon_high", "shift", "low", "high"),
     processes=alone(
         "layer_normalization",
-        ("XT", "SumT", "SquareT", "VT", "DT", "ZT", "AccT", "YT", "Rom", "L", "TILES_MAX", "ROWS_MAX"),
+        ("XT", "CountT", "SumT", "SquareT", "VT", "DT", "ZT", "AccT", "YT", "Rom", "L", "TILES_MAX", "ROWS_MAX"),
         Loop(
             "NORM_ACCUMULATE",
             READ + MULTIPLY + TREE + ADD + WRITE,
             runs=one(lambda n: n.padded),
             function="norm_accumulate",
         ),
+        Loop("NORM_TOTAL", LUTRAM + ADD + WRITE, late=lambda n: ((1, n.rows),) if n.together else ()),
         Loop("NORM_STATISTICS", LUTRAM + 2 * WIDE_MULTIPLY + BRAM + 3 * MULTIPLY + SHIFT + WRITE, late=one(lambda n: n.rows)),
         Loop(
             "SCALE_ROWS",

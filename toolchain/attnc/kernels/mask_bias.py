@@ -14,6 +14,8 @@ MASK_BIAS = Network(
     processes=alone(
         "mask_bias",
         ("XT", "MT", "YT", "L"),
-        Loop("MASK_BIAS", READ + REQUANTIZE + ADD + CLAMP + WRITE, runs=one(lambda n: n.rows * n.tiles)),
+        Loop("MASK_BIAS", READ + REQUANTIZE + ADD + CLAMP + WRITE, runs=one(lambda n: n.vectors)),
     ),
+    derived={"vectors": lambda n: n.rows * n.tiles},
+    counts=("vectors",),
 )

@@ -14,6 +14,8 @@ MAX_ROWS = Network(
     processes=alone(
         "max_rows",
         ("XT", "YT", "L"),
-        Loop("MAX_ROWS", READ + COMPARE + REQUANTIZE + WRITE, runs=one(lambda n: n.groups * n.rows)),
+        Loop("MAX_ROWS", READ + COMPARE + REQUANTIZE + WRITE, runs=one(lambda n: n.vectors)),
     ),
+    derived={"vectors": lambda n: n.groups * n.rows},
+    counts=("vectors",),
 )

@@ -16,7 +16,9 @@ TRANSPOSE = Network(
     processes=alone(
         "transpose",
         ("XT", "YT", "L"),
-        Loop("TRANSPOSE", _DEPTH, runs=one(lambda n: (n.blocks * n.tiles + 1) * n.L)),
+        Loop("TRANSPOSE", _DEPTH, runs=one(lambda n: (n.squares + 1) * n.L)),
         first=lambda n: n.L + _DEPTH,
     ),
+    derived={"squares": lambda n: n.blocks * n.tiles},
+    counts=("squares",),
 )

@@ -5,7 +5,7 @@ Scales   one per tensor each; the factor is s_x / s_y.
 Rounding requantize: half up, saturation to the range of y; equal scales give an exact copy.
 Error    0.5 + |y| * 2**-17 steps of y before saturation; none where the scales are equal.
 Widths   16 bits times a multiplier of 17 bits; indices of 16 bits.
-Memory   indices lie among the weights, in the order of use: 2 bytes for each element of a period. Nodes with equal ones read the same words.
+Memory   indices lie among the weights, in the order of use: 2 bytes for each element of a period. Nodes with equal ones share them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """layer_normalization: y = (x - mean) / sqrt(variance + epsilon) * gamma + beta over the channels of each row.
 
 Shapes   x, y [R, C], gamma, beta [C]. With attribute `group` every `group` consecutive channels are normalised on their own; the lanes
-         must then divide the group. C is the size of a group in what follows.
+         must then divide the group. With attribute `rows_together` as many rows that follow each other are normalised as one. C is the
+         number of elements that are normalised together in what follows.
 Scales   x one per tensor; y one per tensor or per channel (a smoothed output): gamma and beta are divided by it.
 Method   S = sum x, Q = sum x^2 exactly; V = C*Q - S^2 + max(1, rint(epsilon * C^2 / s_x^2));
          z = (C*x - S) * rsqrt(V) with 16 fraction bits: x times a factor of the row, plus an offset of the row;
@@ -12,7 +13,7 @@ Error    in steps of y of channel c, before saturation, with g = |gamma[c]| / s_
          0.5 + g * (|z| * 2**-16 + 2**-17) + |z| * 2**(15 - shift) + 2**-(shift + 1) against float arithmetic on the same integers x;
          epsilon as an integer moves z by at most |z| / (2 * (C*Q - S^2)) more, and a row that is not constant has C*Q - S^2 >= C - 1.
          With `centred` = False (rms_normalization.py) S = 0, |z| <= sqrt(C), and C*Q >= C in a row that is not zero.
-Widths   V below 2**62; all others from C, the type of x, gamma_q and beta_q.
+Widths   V below 2**62, so that more than `MOST_WIDE` elements together are bytes; all others from C, the type of x, gamma_q and beta_q.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ MAX_SHIFT = 40
 GAMMA_LIMIT = (1 << 17) - 1
 BETA_LIMIT = (1 << 39) - 1
 V_LIMIT = (1 << 62) - 1
+MOST_WIDE = 46340
+"""Elements of 16 bits whose variance V holds."""
 
 
 class LayerNormalization(Operator):
@@ -68,7 +71,13 @@ class LayerNormalization(Operator):
         size = group(node, channels)
         if size < 1 or channels % size:
             raise GraphError(f"node {node.name!r}: needs groups that divide {channels} channels, found groups of {size}")
+        if together(node) < 1 or inputs[0][0] % together(node):
+            raise GraphError(f"node {node.name!r}: needs runs of rows that divide {inputs[0][0]} rows, found runs of {together(node)}")
         return inputs[0]
+
+    def operand_bits(self, node: Node, index: int) -> int:
+        """16, or 8 where the variance of so many elements would not fit."""
+        return 16 if elements(node) <= MOST_WIDE else 8
 
     def lane_divisor(self, node: Node, inputs: Sequence[Shape]) -> int:
         """A tile belongs to one group."""
@@ -77,9 +86,9 @@ class LayerNormalization(Operator):
 
     def reference(self, node: Node, inputs: Sequence[Array]) -> Array:
         """Population variance, or mean square, over the channels of a group."""
-        x = inputs[0].reshape(*inputs[0].shape[:-1], -1, group(node, inputs[0].shape[-1]))
-        centred = x - x.mean(axis=-1, keepdims=True) if self.centred else x
-        variance = np.square(centred).mean(axis=-1, keepdims=True)
+        x = split(node, inputs[0])
+        centred = x - x.mean(axis=NORMALISED, keepdims=True) if self.centred else x
+        variance = np.square(centred).mean(axis=NORMALISED, keepdims=True)
         result = (centred / np.sqrt(variance + node.attrs["epsilon"])).reshape(inputs[0].shape) * node.params["gamma"]
         return result + node.params["beta"] if self.centred else result
 
@@ -89,9 +98,9 @@ class LayerNormalization(Operator):
         x = activation(inputs[0], where)
         activation(output, where)
         gamma = np.asarray(node.params["gamma"], np.float64)
-        channels, peak = group(node, gamma.size), x.magnitude
+        channels, peak = elements(node), x.magnitude
         spread = (channels * peak) ** 2
-        check_bits(bits_for(spread), f"{where}: {channels} channels: variance", 61)
+        check_bits(bits_for(spread), f"{where}: {channels} elements: variance", 61)
         epsilon = node.attrs["epsilon"] * (channels / scalar_scale(x, where)) ** 2
         node.attrs["epsilon_int"] = int(min(max(1, round(min(epsilon, 2.0**62))), V_LIMIT - spread))
         gamma, beta, shift = affine(gamma, np.asarray(node.params.get("beta", np.zeros(gamma.size)), np.float64), output, where)
@@ -101,6 +110,7 @@ class LayerNormalization(Operator):
         acc = z_peak * int(np.abs(gamma).max()) + int(np.abs(beta).max()) + (1 << shift)
         node.attrs["shift"] = shift
         node.attrs["widths"] = {
+            "CountT": bits_for(channels),
             "SumT": bits_for(channels * peak),
             "SquareT": bits_for(channels * peak**2),
             "VT": check_bits(bits_for(spread + node.attrs["epsilon_int"]), f"{where}: variance", 62),
@@ -112,10 +122,10 @@ class LayerNormalization(Operator):
 
     def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:
         """As the kernel: exact sums, integer rsqrt, two roundings."""
-        channels, widths, p = group(node, inputs[0].shape[-1]), node.attrs["widths"], node.params
-        x = inputs[0].astype(carrier(widths["SquareT"])).reshape(*inputs[0].shape[:-1], -1, channels)
-        squares = np.square(x).sum(axis=-1, keepdims=True).astype(np.int64)
-        total = x.sum(axis=-1, keepdims=True).astype(np.int64) if self.centred else np.zeros_like(squares)
+        channels, widths, p = elements(node), node.attrs["widths"], node.params
+        x = split(node, inputs[0].astype(carrier(widths["SquareT"])))
+        squares = np.square(x).sum(axis=NORMALISED, keepdims=True).astype(np.int64)
+        total = x.sum(axis=NORMALISED, keepdims=True).astype(np.int64) if self.centred else np.zeros_like(squares)
         mantissa, exponent = rsqrt(channels * squares - total * total + node.attrs["epsilon_int"])
         np.subtract(np.multiply(x, channels, out=x), total.astype(x.dtype), out=x)
         acc = scale_round_half_up(x, mantissa, MANTISSA_BITS - Z_BITS + exponent, carrier(widths["AccT"])).reshape(inputs[0].shape)
@@ -123,43 +133,49 @@ class LayerNormalization(Operator):
         return requantize(acc, 1, node.attrs["shift"], *output.range, output.dtype)
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
-        """A call per block of rows and group."""
+        """A call per block of rows and group; of rows that are normalised together per run of them."""
         x, y = node.inputs[0], node.output
         lanes, widths = ctx.design.lanes, node.attrs["widths"]
-        channels = group(node, ctx.graph.value(x).shape[1])
-        groups, tiles = ctx.graph.value(x).shape[1] // channels, math.ceil(channels / lanes)
+        (height, every), run = ctx.graph.value(x).shape, together(node)
+        channels = group(node, every)
+        groups, tiles = every // channels, math.ceil(channels / lanes)
         if groups > 1 and channels % lanes:
             raise GraphError(f"node {node.name!r} ({self.name}): {lanes} lanes must divide groups of {channels} channels")
+        # A run of rows passes as blocks that the buffer holds side by side, each tile by tile: they are tiles of fewer rows.
+        rows_at_once = max(size for size in range(1, min(run, ctx.design.rows) + 1) if run % size == 0)
+        pieces = run // rows_at_once
+        blocks = ctx.row_blocks(x) if run == 1 else [(row, run) for row in range(0, height, run)]
 
         def pack() -> bytes:
             p = node.params
             planes = [byte_planes(p["gamma"], GAMMA_BYTES, lanes), byte_planes(p["beta"], BETA_BYTES, lanes)]
-            return np.concatenate(planes, axis=1).tobytes()
+            return np.repeat(np.concatenate(planes, axis=1), pieces, axis=0).tobytes()
 
+        sizes = {**widths, "CountT": max(widths["CountT"], (tiles * lanes).bit_length() + 1)}
         kernel = KernelCall(
             network=LAYER_NORMALIZATION,
             template_args=(
                 ("XT", IntType(16)),
-                *((name, IntType(bits)) for name, bits in widths.items()),
+                *((name, IntType(bits)) for name, bits in sizes.items()),
                 ("YT", IntType(16)),
                 ("Rom", RSQRT_TABLE),
                 ("L", lanes),
-                ("TILES_MAX", tiles),
+                ("TILES_MAX", tiles * pieces),
                 ("ROWS_MAX", ctx.design.rows),
             ),
         )
         epsilon = node.attrs["epsilon_int"]
-        scalars = {"tiles": tiles, "channels": channels, "centred": int(self.centred), "shift": node.attrs["shift"], **ctx.bounds(y)}
-        scalars |= {"epsilon_low": epsilon & 0x7FFFFFFF, "epsilon_high": epsilon >> 31}
+        scalars = {"tiles": tiles * pieces, "channels": elements(node), "centred": int(self.centred), "together": int(run > 1)}
+        scalars |= {"epsilon_low": epsilon & 0x7FFFFFFF, "epsilon_high": epsilon >> 31, "shift": node.attrs["shift"], **ctx.bounds(y)}
         calls = []
-        for (row, rows), first in product(ctx.row_blocks(x), range(0, groups * tiles, tiles)):
-            words = ctx.packed(node.name, pack, tiles * RECORD_PLANES, first * RECORD_PLANES)
+        for (row, rows), first in product(blocks, range(0, groups * tiles, tiles)):
+            words = ctx.packed(node.name, pack, tiles * pieces * RECORD_PLANES, first * pieces * RECORD_PLANES)
             calls.append(
                 Call(
                     node=node.name,
                     kernel=kernel,
                     walks=(ctx.walk(x, row, rows, first, tiles), words, ctx.walk(y, row, rows, first, tiles)),
-                    scalars={"rows": rows, **scalars},
+                    scalars={"rows": rows // pieces, **scalars},
                 )
             )
         return calls
@@ -175,10 +191,10 @@ class LayerNormalization(Operator):
         -family xcup) as Verilog, without the multipliers, the statistics of 49 bits take 557, a shifter to 22 bits 118, the records of a
         lane 64.
         """
-        lanes, tiles = kernel.arg("L"), kernel.arg("TILES_MAX")
+        lanes = kernel.arg("L")
         sums, squares, variance, centred, z, acc = (kernel.arg(name) for name in ("SumT", "SquareT", "VT", "DT", "ZT", "AccT"))
         record = 8 * RECORD_PLANES
-        factor, offset = (tiles * lanes).bit_length() + MANTISSA_BITS + 1, max(centred + MANTISSA_BITS + 2, 33)
+        factor, offset = kernel.arg("CountT") + MANTISSA_BITS, max(centred + MANTISSA_BITS + 2, 33)
         logic = shift_clamps(acc, ACTIVATION_BITS, lanes) + Resources(
             lut=lanes * (5 * z + 8 + sums + squares + record) + 10 * variance + 900,
             ff=lanes * (2 * record + 3 * offset + 2 * acc) + 3500,
@@ -190,6 +206,27 @@ class LayerNormalization(Operator):
 def group(node: Node, channels: int) -> int:
     """Channels that are normalised together: attribute `group`, or all."""
     return int(node.attrs.get("group") or channels)
+
+
+def together(node: Node) -> int:
+    """Rows that are normalised as one: attribute `rows_together`, or 1."""
+    return int(node.attrs.get("rows_together", 1))
+
+
+def elements(node: Node) -> int:
+    """Elements that are normalised together."""
+    return together(node) * group(node, node.params["gamma"].size)
+
+
+NORMALISED = (2, 4)
+"""Axes of `split` that are normalised together."""
+
+
+def split(node: Node, x: Array) -> Array:
+    """[samples, R, C] as [samples, runs of rows, rows, groups, channels]."""
+    samples, rows, channels = x.shape
+    size = group(node, channels)
+    return x.reshape(samples, rows // together(node), together(node), channels // size, size)
 
 
 def affine(gamma: Array, beta: Array, output: TensorType, where: str) -> tuple[Array, Array, int]:

@@ -1,6 +1,6 @@
-"""mask_bias: a bias of attention that the device computes, with a mask or bias of the host or of the model added.
+"""mask_bias: a bias of attention that the device computes, with a mask or bias of the host or of the model added: y = gain * x + mask.
 
-Shapes   x [R, Tk], mask [P, Tk], P divides R: row r takes row r mod P of the mask; y [R, Tk].
+Shapes   x [R, Tk], mask [P, Tk], P divides R: row r takes row r mod P of the mask; y [R, Tk]. Attribute `gain`, 1 by default.
 Types    x one scale; mask and y biases of attention (attention_bias.py): s16 in units of 2**bias_shift scores, where -32768 excludes a key
          and -32767 takes the place of its score. Attribute `bias_shift`, by default that of attention.
 Rounding requantize of x to the unit, half up; the sum saturates to +-32766, and a mask below that passes as it is.
@@ -68,7 +68,7 @@ class MaskBias(Operator):
         """The sum."""
         x, mask = inputs
         period = x.reshape(x.shape[0], -1, *mask.shape[1:])
-        result: Array = (period + mask[:, None]).reshape(x.shape)
+        result: Array = (period * node.attrs.get("gain", 1.0) + mask[:, None]).reshape(x.shape)
         return result
 
     def quantize(self, node: Node, inputs: Sequence[TensorType], output: TensorType) -> None:
@@ -77,7 +77,8 @@ class MaskBias(Operator):
         x, y = scalar_scale(activation(inputs[0], where), where), scalar_scale(output, where)
         if inputs[1].short != "s16" or scalar_scale(inputs[1], where) != y:
             raise GraphError(f"{where}: needs a mask of the type of its output, found {inputs[1].short} of {float(inputs[1].scale):g}")
-        multiplier, shift = quantize_multiplier(x / y)
+        multiplier, shift = quantize_multiplier(abs(node.attrs.get("gain", 1.0)) * x / y)
+        multiplier = -multiplier if node.attrs.get("gain", 1.0) < 0 else multiplier
         node.params = {"multiplier": multiplier, "shift": shift}
 
     def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:

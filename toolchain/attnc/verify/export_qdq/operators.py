@@ -13,7 +13,7 @@ from attnc.ops.attention_bias import bias_type
 from attnc.ops.attention_channels import channel_table
 from attnc.ops.attention_sizes import Sizes as AttentionSizes
 from attnc.ops.functions import LARGEST_EXPONENT, find
-from attnc.ops.layer_normalization import group
+from attnc.ops.layer_normalization import group, together
 from attnc.ops.linear_weights import effective_weight
 from attnc.ops.rotary import Sizes
 from attnc.ops.scale_rows import FRACTION
@@ -81,23 +81,25 @@ def _attention(w: Writer, node: Node, x: Sequence[str]) -> str:
 
 def _normalization(w: Writer, node: Node, x: Sequence[str]) -> str:
     """gamma, beta and epsilon as the integers stand for them: z has 16 fraction bits, gamma `shift` - 16, beta `shift`. Spelled out for
-    root-mean-square normalisation, for which there is no operator before opset 23, and for groups of channels."""
+    root-mean-square normalisation, for which there is no operator before opset 23, and for groups of channels and runs of rows."""
     attr, p = node.attrs, node.params
     (rows, channels), step = w.shape(x[0]), w.graph.type(node.output).scale
-    size = group(node, channels)
+    size, run = group(node, channels), together(node)
     gamma = np.broadcast_to(p["gamma"] * 2.0 ** (16 - attr["shift"]) * step, channels)
     beta = np.broadcast_to(p["beta"] * 2.0 ** -attr["shift"] * step, channels)
-    epsilon = float(attr["epsilon_int"] * (float(w.graph.type(node.inputs[0]).scale) / size) ** 2)
+    epsilon = float(attr["epsilon_int"] * (float(w.graph.type(node.inputs[0]).scale) / (run * size)) ** 2)
     centred = node.op == "layer_normalization"
-    if centred and size == channels:
+    if centred and size == channels and run == 1:
         return w.op("LayerNormalization", x[0], w.number(gamma), w.number(beta), axis=-1, epsilon=epsilon)
-    z = w.moved("Reshape", x[0], w.ints(w.samples, rows, channels // size, size), type_=w.type(x[0])) if size < channels else x[0]
-    axis = w.ints(-1)
+    whole = size == channels and run == 1
+    runs = w.ints(w.samples, rows // run, run, channels // size, size)
+    z = x[0] if whole else w.moved("Reshape", x[0], runs, type_=w.type(x[0]))
+    axis = w.ints(-1) if whole else w.ints(2, 4)
     if centred:
         z = w.op("Sub", z, w.op("ReduceMean", z, axis))
     variance = w.op("Add", w.op("ReduceMean", w.op("Mul", z, z), axis), w.number(epsilon))
     z = w.op("Div", z, w.op("Sqrt", variance))
-    z = w.reshape(z, w.samples, rows, channels) if size < channels else z
+    z = z if whole else w.reshape(z, w.samples, rows, channels)
     return w.op("Add", w.op("Mul", z, w.number(gamma[None, None])), w.number(beta[None, None]))
 
 
