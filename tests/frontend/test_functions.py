@@ -64,6 +64,11 @@ def gelu_factored(b: Builder, x: str) -> str:
     return b("Mul", b("Mul", 0.5, x), b("Add", 1.0, b("Tanh", inner)))
 
 
+def gelu_bf16(b: Builder, x: str) -> str:
+    inner = b("Mul", b("Add", x, b("Mul", b("Pow", x, 3.0), 0.044677734375)), 0.796875)
+    return b("Mul", b("Mul", x, 0.5), b("Add", b("Tanh", inner), 1.0))
+
+
 def relu_six(b: Builder, x: str) -> str:
     return b("Min", b("Relu", b("Add", x, 3.0)), 6.0)
 
@@ -92,6 +97,9 @@ SPELLINGS: dict[str, tuple[str, Spelling]] = {
     "logsigmoid": ("softplus", lambda b, x: b("Neg", b("Softplus", b("Neg", x)))),
     "mish_op": ("mish", lambda b, x: b("Mish", x)),
     "mish": ("mish", lambda b, x: b("Mul", x, b("Tanh", b("Softplus", x)))),
+    # Constants as bfloat16 holds them.
+    "gelu_tanh_bf16": ("gelu_tanh_bf16", gelu_bf16),
+    "gelu_sigmoid_bf16": ("gelu_sigmoid_bf16", lambda b, x: b("Mul", x, b("Sigmoid", b("Mul", x, 1.703125)))),
     "mish_log": ("mish", lambda b, x: b("Mul", b("Tanh", b("Log", b("Add", 1.0, b("Exp", x)))), x)),
     "hard_swish": ("hard_swish", lambda b, x: b("HardSwish", x)),
     "hard_swish_div": ("hard_swish", lambda b, x: b("Div", b("Mul", x, b("Clip", b("Add", x, 3.0), 0.0, 6.0)), 6.0)),

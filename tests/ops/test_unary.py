@@ -74,6 +74,8 @@ def test_functions_against_their_definitions() -> None:
         "exp": [math.exp(v) for v in x],
         "gelu": [v / 2 * (1 + math.erf(v / math.sqrt(2))) for v in x],
         "gelu_sigmoid": x / (1 + np.exp(-1.702 * x)),
+        "gelu_sigmoid_bf16": x / (1 + np.exp(-1.703125 * x)),
+        "gelu_tanh_bf16": x / (1 + np.exp(-2 * 0.796875 * (x + 0.044677734375 * x**3))),
         "gelu_tanh": x / (1 + np.exp(-2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
         "hard_sigmoid": np.clip((x + 3) / 6, 0, 1),
         "hard_sigmoid_0.2": np.clip(0.2 * x + 0.5, 0, 1),

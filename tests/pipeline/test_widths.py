@@ -79,6 +79,19 @@ def test_auto_widens_what_needs_it_and_no_more(tmp_path: Path) -> None:
     assert entry["why"] == "needed" and entry["multiply_adds"] == TOKENS * WIDTH**2 and entry["noise_percent"] > 30
 
 
+def test_outputs_that_the_host_makes_share_those_of_the_device(tmp_path: Path) -> None:
+    """The device has two outputs, the model three: the third is read from the first."""
+    path = save(tmp_path, True)
+    model = onnx.load(path)
+    model.graph.node.append(helper.make_node("Transpose", ["y"], ["turned"], perm=[0, 2, 1]))
+    for name, shape in (("xc", [1, TOKENS, WIDTH]), ("turned", [1, WIDTH, TOKENS])):
+        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    onnx.save(model, path)
+    found = quantized(path)
+    assert len(found.graph.outputs) == 2 and set(found.output_sqnr) == {"y", "xc", "turned"} and wide(found) == ["down"]
+    assert found.widths["wide"][0]["noise_percent"] > 30
+
+
 def test_auto_changes_nothing_where_8_bits_do(tmp_path: Path) -> None:
     path = save(tmp_path, False)
     auto, narrow = quantized(path), quantized(path, activation_bits=8)

@@ -101,8 +101,15 @@ def _gelu(x: Float) -> Float:
     return x * 0.5 * (1 + erf(x / math.sqrt(2)))
 
 
-def _gelu_tanh(x: Float) -> Float:
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+def gelu_tanh(x: Float, factor: float, cubic: float) -> Float:
+    """x/2 * (1 + tanh(factor * (x + cubic*x^3)))."""
+    return 0.5 * x * (1 + np.tanh(factor * (x + cubic * x**3)))
+
+
+GELU_TANH = math.sqrt(2 / math.pi), 0.044715
+GELU_TANH_BF16 = 0.796875, 0.044677734375
+"""Its constants as models in bfloat16 have them."""
+GELU_SIGMOID, GELU_SIGMOID_BF16 = 1.702, 1.703125
 
 
 def _hard_sigmoid(name: str, alpha: float) -> Function:
@@ -152,8 +159,10 @@ FUNCTIONS: dict[str, Function] = {
         Function("erf", erf, right=0, delta="step", ends=(-1.0, 1.0)),
         Function("exp", lambda x: np.exp(np.minimum(x, LARGEST_EXPONENT)), left=None),
         Function("gelu", _gelu, delta="relu"),
-        Function("gelu_sigmoid", lambda x: x * sigmoid(1.702 * x), delta="relu"),
-        Function("gelu_tanh", _gelu_tanh, delta="relu"),
+        Function("gelu_sigmoid", lambda x: x * sigmoid(GELU_SIGMOID * x), delta="relu"),
+        Function("gelu_sigmoid_bf16", lambda x: x * sigmoid(GELU_SIGMOID_BF16 * x), delta="relu"),
+        Function("gelu_tanh", lambda x: gelu_tanh(x, *GELU_TANH), delta="relu"),
+        Function("gelu_tanh_bf16", lambda x: gelu_tanh(x, *GELU_TANH_BF16), delta="relu"),
         Function("hard_swish", lambda x: x * hard_sigmoid(x), delta="relu"),
         Function("identity", lambda x: x, left=1, degree=1, clamp=(-math.inf, math.inf)),
         Function("mish", lambda x: x * np.tanh(np.logaddexp(0.0, x)), limit=16),

@@ -77,7 +77,9 @@ def _ramp(alpha: float, linear: bool) -> Quadratic:
 COEFFICIENTS: dict[str, Quadratic] = {
     "gelu": _rising(2.58, 0.065557, True),
     "gelu_sigmoid": _rising(2.90, 0.044637, True),
+    "gelu_sigmoid_bf16": _rising(2.90, 0.044637, True),
     "gelu_tanh": _rising(2.58, 0.065459, True),
+    "gelu_tanh_bf16": _rising(2.58, 0.065459, True),
     "hard_sigmoid": _ramp(1 / 6, False),
     "hard_sigmoid_0.2": _ramp(0.2, False),
     "hard_swish": _ramp(1 / 6, True),
@@ -91,7 +93,9 @@ COEFFICIENTS: dict[str, Quadratic] = {
 ERROR_BOUNDS = {
     "gelu": 1.5e-2,
     "gelu_sigmoid": 2.3e-2,
+    "gelu_sigmoid_bf16": 2.4e-2,
     "gelu_tanh": 1.5e-2,
+    "gelu_tanh_bf16": 1.5e-2,
     "hard_sigmoid": 2.2e-5,
     "hard_sigmoid_0.2": 1.5e-5,
     "hard_swish": 6.5e-5,

@@ -64,12 +64,12 @@ class Candidate:
 def choose_widths(state: State, requantize: Callable[[State], None]) -> None:
     """Widen inputs where the target is missed; `requantize` makes the quantized graph anew, as `state.widened` now says. What was found
     is left in `state.widths`."""
-    before, chosen = state.output_sqnr, list[Candidate]()
+    before, noise, chosen = state.output_sqnr, _noise(state), list[Candidate]()
     if not state.synthetic and min(dependable(state), default=90.0) < state.options.sqnr_target:
         offered = candidates(state)
         if offered:
             chosen = _search(state, offered, requantize)
-    state.widths = facts(state, chosen, before)
+    state.widths = facts(state, chosen, before, noise)
 
 
 def _search(state: State, offered: list[Candidate], requantize: Callable[[State], None]) -> list[Candidate]:
@@ -187,9 +187,9 @@ def cheapest(offered: Sequence[Candidate], noise: Array, allowed: Array) -> list
     return taken
 
 
-def facts(state: State, chosen: Sequence[Candidate], before: dict[str, float]) -> dict[str, Any]:
-    """For the report: the target, what was reached, which inputs have 16 bits and why, and what binds where the target is missed."""
-    noise = np.array([power(-db) for db in before.values()])
+def facts(state: State, chosen: Sequence[Candidate], before: dict[str, float], noise: Array) -> dict[str, Any]:
+    """For the report: the target, what was reached, which inputs have 16 bits and why, and what binds where the target is missed. Without
+    the chosen the outputs of the model had the SQNR `before`, and those of the device `noise`."""
     reasons = {
         use: {
             "value": ", ".join(candidate.values),

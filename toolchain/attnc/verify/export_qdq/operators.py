@@ -12,7 +12,7 @@ from attnc.ops import operator
 from attnc.ops.attention_bias import bias_type
 from attnc.ops.attention_channels import channel_table
 from attnc.ops.attention_sizes import Sizes as AttentionSizes
-from attnc.ops.functions import LARGEST_EXPONENT, find
+from attnc.ops.functions import GELU_SIGMOID, GELU_SIGMOID_BF16, GELU_TANH_BF16, LARGEST_EXPONENT, find
 from attnc.ops.layer_normalization import group, together
 from attnc.ops.linear_weights import effective_weight
 from attnc.ops.rotary import Sizes
@@ -153,13 +153,21 @@ def _sigmoid_product(factor: float) -> Callable[[Writer, str], str]:
     return lambda w, x: w.op("Mul", x, w.op("Sigmoid", x if factor == 1 else w.op("Mul", x, w.number(factor))))
 
 
+def _gelu_tanh(w: Writer, x: str, factor: float, cubic: float) -> str:
+    cube = w.op("Mul", x, w.op("Mul", x, x))
+    inner = w.op("Mul", w.op("Add", x, w.op("Mul", cube, w.number(cubic))), w.number(factor))
+    return w.op("Mul", w.op("Mul", x, w.number(0.5)), w.op("Add", w.op("Tanh", inner), w.number(1.0)))
+
+
 FUNCTIONS: dict[str, Callable[[Writer, str], str]] = {
     "elu": lambda w, x: w.op("Elu", x, alpha=1.0),
     "erf": lambda w, x: w.op("Erf", x),
     "exp": lambda w, x: w.op("Exp", w.op("Min", x, w.number(LARGEST_EXPONENT))),
     "gelu": lambda w, x: w.op("Gelu", x),
-    "gelu_sigmoid": _sigmoid_product(1.702),
+    "gelu_sigmoid": _sigmoid_product(GELU_SIGMOID),
+    "gelu_sigmoid_bf16": _sigmoid_product(GELU_SIGMOID_BF16),
     "gelu_tanh": lambda w, x: w.op("Gelu", x, approximate="tanh"),
+    "gelu_tanh_bf16": lambda w, x: _gelu_tanh(w, x, *GELU_TANH_BF16),
     "hard_sigmoid": lambda w, x: w.op("HardSigmoid", x, alpha=1 / 6, beta=0.5),
     "hard_swish": lambda w, x: w.op("HardSwish", x),
     "identity": lambda w, x: x,
