@@ -329,8 +329,20 @@ class Growth:
             k, v = (self.repeated(part, shared, sharing, keys, size) for part, size in zip((k, v), sizes, strict=True))
         scores = self("MatMul", q, self("Transpose", k, perm=[0, 1, 3, 2]))
         scores = self("Mul", scores, np.array(sizes[0] ** -0.5 * self.choose(1.0, 1.0, 4.0)))
+        scores = self("Add", scores, self.positions(q, shared * sharing, queries, keys, sizes[0])) if self.chance(0.2) else scores
         mask = self.mask(queries, keys)
         return self("MatMul", self("Softmax", self("Add", scores, mask) if mask else scores, axis=-1), v)
+
+    def positions(self, q: str, heads: int, queries: int, keys: int, size: int) -> str:
+        """Of queries and a table, for each key what its distance or a throw of dice says; or a number of the query times a constant."""
+        if self.chance(0.3):
+            gate = self("Sigmoid", self("MatMul", q, self.rng.normal(size=(size, 1))))
+            return self("Mul", gate, self.rng.normal(size=(heads, queries, keys)))
+        count = self.choose(1, 3, 8, 17)
+        table = self("MatMul", q, self.rng.normal(size=(1, heads, size, count)) * size**-0.5)
+        distance = np.arange(keys)[None] - np.arange(queries)[:, None] + count // 2
+        which = np.clip(distance, 0, count - 1) if self.chance(0.7) else self.rng.integers(0, count, (queries, keys))
+        return self("GatherElements", table, np.broadcast_to(which, (1, heads, queries, keys)).copy(), axis=3)
 
     def repeated(self, x: str, heads: int, times: int, rows: int, size: int) -> str:
         wide = self("Expand", self("Unsqueeze", x, np.array([2])), np.array([1, heads, times, rows, size]))
@@ -357,6 +369,42 @@ class Growth:
             y, rows = self("ReduceMean", x.name, np.array([1]), keepdims=1), 1
         if rows <= MOST_ROWS:
             self.keep(y, rows, x.channels)
+
+    def grow_tokens(self) -> None:
+        """What mixes, normalises, weighs or compares over tokens."""
+        x = self.pick()
+        groups = self.choose(*(n for n in (1, 2, 3, 4, 5, 8) if x.rows % n == 0))
+        turned = self("Transpose", x.name, perm=[0, 2, 1])
+        kind = self.choose("mix", "instance", "group", "weigh", "softmax", "largest", "pool")
+        y, rows = "", x.rows
+        if kind == "mix":
+            rows = self.choose(*ROWS)
+            y = self("Transpose", self("MatMul", turned, self.weight(x.rows, rows)), perm=[0, 2, 1])
+        elif kind in ("instance", "group"):
+            parts = x.channels if kind == "instance" else self.choose(*(n for n in (1, 2, 4) if x.channels % n == 0))
+            flat = self("Reshape", turned, np.array([1, parts, x.channels // parts * x.rows]))
+            normal = self("InstanceNormalization", flat, np.ones(parts), np.zeros(parts), epsilon=1e-3)
+            y = self("Transpose", self("Reshape", normal, np.array([1, x.channels, x.rows])), perm=[0, 2, 1])
+        elif kind == "weigh":
+            y, rows = self("MatMul", self("Transpose", self("Softmax", self.linear(x, 1).name, axis=1), perm=[0, 2, 1]), x.name), 1
+        elif kind == "softmax":
+            y = self("Softmax", x.name, axis=1)
+        elif kind == "largest":
+            split, axis = self("Reshape", x.name, np.array([1, groups, x.rows // groups, x.channels])), self.choose(1, 2)
+            y, rows = self("ReduceMax", split, np.array([axis]), keepdims=0), x.rows // groups if axis == 1 else groups
+        else:
+            size, stride, pad = self.choose(2, 3), self.choose(1, 2), self.choose(0, 1)
+            rows = (x.rows + 2 * pad - size) // stride + 1
+            if rows < 1:
+                return
+            y = self("MaxPool", turned, kernel_shape=[size], strides=[stride], pads=[pad, pad])
+            y = self("Transpose", y, perm=[0, 2, 1])
+        self.keep(y, rows, x.channels)
+
+    def grow_picked(self) -> None:
+        """Channels in any order."""
+        x, count = self.pick(), self.choose(*self.style.channels)
+        self.keep(self("Gather", x.name, self.rng.integers(0, x.channels, count), axis=2), x.rows, count)
 
     def grow_columns(self) -> None:
         """Channels joined or cut out."""
@@ -413,7 +461,7 @@ class Growth:
 
 KINDS = (
     *["linear"] * 4, *["function"] * 3, *["normalization"] * 3, *["elementwise"] * 3, "constant", "constant", "gate", "block", "block",
-    *["attention"] * 4, "windows", "softmax", "rows", "rows", "columns", "convolution",
+    *["attention"] * 4, "windows", "softmax", "rows", "rows", "columns", "convolution", "tokens", "tokens", "picked",
 )  # fmt: skip
 NARROW = ("columns", "convolution")
 HEAVY = ("linear", "normalization", "block", "gate", "attention", "windows")

@@ -18,7 +18,7 @@ from attnc.frontend.layout import identity
 from attnc.frontend.values import Array, Const, Index, TokenWeights, Value, View, WeighedTokens, merge, reindex
 
 FEWEST = 4
-"""Channels that are weighed alike: fewer than a word of memory are not worth an attention."""
+"""Channels that are weighed alike: fewer than a word of memory are not worth attention of as many heads."""
 
 
 def over_tokens(ctx: Context, node: NodeProto, view: View, axis: int, made: Callable[[], View]) -> TokenWeights | None:
@@ -91,7 +91,7 @@ def _attention(ctx: Context, node: NodeProto, value: WeighedTokens, axes: Sequen
     if which.shape[1] != tokens or np.any(item != item[:, :1]) or np.any(np.sort(token, axis=1) != np.arange(tokens)):
         return None
     items, place, counts = np.unique(item[:, 0], return_inverse=True, return_counts=True)
-    if np.any(counts != counts[0]) or counts[0] < FEWEST:
+    if np.any(counts != counts[0]) or (counts[0] < FEWEST < len(items)):
         return None
     order = np.argsort(place, kind="stable")
     by_token = np.take_along_axis(what, np.argsort(token, axis=1), axis=1)[order]
