@@ -158,6 +158,7 @@ FAMILIES = (
     Family("informer", Informer, series),
     Family("siglip", lambda: hf.SiglipVisionModel(hf.SiglipVisionConfig(**{**SIZES, **IMAGE})), pixels(), ("pooler_output",)),
     Family("pooled", Pooled, pixels(), ("logits",)),
+    text("convbert", hf.ConvBertConfig, "ConvBertModel", embedding_size=WIDTH, conv_kernel_size=5),
     text("debertav2", hf.DebertaV2Config, "DebertaV2Model", **DISENTANGLED),
     Family("xlnet", _xlnet, masked_by_floats),
     Family("transformerxl", transformer_xl.TransformerXL, tokens),

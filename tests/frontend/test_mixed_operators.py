@@ -186,6 +186,19 @@ def test_weights_of_tokens_used_otherwise(tmp_path: Path) -> None:
     assert "softmax" in ops(whole(tmp_path, b, b.linear(y, C, 3)))
 
 
+def test_kernels_that_every_token_computes(tmp_path: Path) -> None:
+    """As ConvBERT has them: a softmax over the taps of every head, and windows of tokens weighed by it."""
+    b, taps, size = Builder(), 3, 8
+    x = tokens(b)
+    kernels = b("Softmax", b("Reshape", b.linear(x, C, H * taps), np.array([T * H, taps, 1])), axis=1)
+    wide = b("Pad", b.linear(x, C, H * size), np.array([0, 1, 0, 0, 1, 0]))
+    windows = b("Gather", wide, np.arange(T)[:, None] + np.arange(taps), axis=1)  # [1, T, taps, H * size]
+    windows = b("Reshape", b("Transpose", windows, perm=[0, 1, 3, 2]), np.array([T * H, size, taps]))
+    y = b("Reshape", b("MatMul", windows, kernels), np.array([1, T, H * size]))
+    found = ops(whole(tmp_path, b, b.linear(y, H * size, 3)))
+    assert found.count("softmax") == H and found.count("depthwise") == 1
+
+
 # ---- rows by position ----
 
 

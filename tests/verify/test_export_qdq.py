@@ -205,6 +205,29 @@ def test_convolutions(tmp_path: Path, stride: int) -> None:
     assert near_golden(b, y, tmp_path) >= {"patches", "depthwise", "linear"}
 
 
+def test_what_is_moved_and_pooled(tmp_path: Path) -> None:
+    """Norms over tokens and of groups, maxima, exchanged rows and channels."""
+    b = Builder(21)
+    x = b("Relu", b("Conv", b.input("x", [1, 3, 4, 6]), b.random(16, 3, 1, 1)))
+    y = b("Add", b("InstanceNormalization", x, np.ones(16), b.random(16)), b("MaxPool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1]))
+    y = b("Reshape", b("InstanceNormalization", b("Reshape", y, np.array([1, 2, 192])), np.ones(2), np.zeros(2)), np.array([1, 16, 24]))
+    y = b("MatMul", b("Gather", b("Tanh", y), b.rng.permutation(16)[:12], axis=1), b.random(24, 24))
+    found = near_golden(b, b("Conv", y, b.random(8, 12, 1)), tmp_path)
+    assert found >= {"transpose", "max_rows", "gather_rows", "layer_normalization"}
+
+
+def test_biases_that_are_computed(tmp_path: Path) -> None:
+    b, t = Builder(), 12
+    x = b.input("x", [1, t, 32])
+    q, k, v = (heads(b, x, t, 2, 16) for _ in range(3))
+    which = np.broadcast_to(np.arange(t) - np.arange(t)[:, None] + t - 1, (1, 2, t, t)).copy()
+    bias = b("GatherElements", b("MatMul", q, b.random(1, 2, 16, 2 * t - 1)), which, axis=3)
+    scores = b("Where", np.tri(t, dtype=bool), b("Add", b("MatMul", q, b("Transpose", k, perm=[0, 1, 3, 2])), bias), -1e30)
+    y = b("Transpose", b("MatMul", b("Softmax", b("Mul", scores, 0.25), axis=-1), v), perm=[0, 2, 1, 3])
+    found = near_golden(b, b.linear(b("Reshape", y, np.array([1, t, 32])), 32, 8), tmp_path, least=0.998)
+    assert found >= {"mask_bias", "gather_channels", "attention"}
+
+
 def test_functions(tmp_path: Path) -> None:
     """Every function of the device, and those with parameters, as onnxruntime computes them."""
     b = Builder(20)

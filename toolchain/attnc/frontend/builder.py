@@ -19,6 +19,8 @@ MAX_PIECES = 256
 """Most rows (tokens) that may be put side by side: each is moved or multiplied on its own."""
 FEW_PIECES, LEAST_ROWS = 16, 4
 """Pieces that are moved on their own however short they are; where there are more, rows that each has on average."""
+TAP_WIDTH = 16
+"""Channels of a tap are filled up to a multiple of this, so that a tap has tiles of its own with any number of lanes."""
 TRANSPOSED = "it needs elements of a tensor on the device in an order that is no matrix of its rows and channels"
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from onnx import NodeProto
 
 from attnc.errors import ModelError
-from attnc.frontend.builder import LayoutError, elements, scalar
+from attnc.frontend.builder import TAP_WIDTH, LayoutError, elements, scalar
 from attnc.frontend.columns import MIN_LANES
 from attnc.frontend.context import Context
 from attnc.frontend.layout import Axes, identity
@@ -18,9 +18,6 @@ from attnc.frontend.pointwise import step
 from attnc.frontend.products import MAX_DENSE, flat_linear
 from attnc.frontend.reindexing import padding, rearrange
 from attnc.frontend.values import Array, Const, Index, Shape, Value, View, merge, reindex
-
-TAP_WIDTH = 16
-"""Channels of a tap are filled up to a multiple of this, so that a tap has tiles of its own with any number of lanes."""
 
 
 @dataclass(frozen=True)

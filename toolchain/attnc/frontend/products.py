@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from onnx import NodeProto
 
 from attnc.errors import ModelError
-from attnc.frontend import mixing
+from attnc.frontend import mixing, rowwise
 from attnc.frontend.attention import make_scores
 from attnc.frontend.attention_node import attend
 from attnc.frontend.builder import LayoutError, elements
@@ -47,6 +49,8 @@ def product(ctx: Context, node: NodeProto, a: Value, b: Value) -> Value:
     scores = make_scores(ctx, node, a, b)
     if on_host(a) and on_host(b) and scores.q.shape[-1] == 1:
         scores.host = ctx.host_view(node.output[0], scores.shape, (node.name,))
+    elif scores.k.shape[1] == 1:  # a vector for each: no softmax over one key
+        scores.fallback = partial(rowwise.product, ctx, node, replace(scores))
     return scores
 
 

@@ -21,6 +21,7 @@ from attnc.frontend.rotary import is_rotated_apart
 from attnc.frontend.values import (
     Array,
     Const,
+    Index,
     Poly,
     ScoreRows,
     Scores,
@@ -276,10 +277,30 @@ def _softmax(ctx: Context, node: NodeProto, view: View) -> View:
     try:
         name = ctx.builder.matrix(view.base, moved.reshape(-1, moved.shape[-1]), src)
     except LayoutError as error:
-        ctx.fail(node, f"softmax over an axis that does not lie along channels: {error}")
+        beside = _softmaxes(ctx, node, view, moved)
+        if beside is None:
+            ctx.fail(node, f"softmax over an axis that does not lie along channels: {error}")
+        return View(beside.base, np.moveaxis(beside.idx, -1, axis), beside.src)
     rows, channels = ctx.builder.graph.value(name).shape
     base = ctx.builder.node("softmax", [name], (rows, channels), node.output[0], src)
     return View(base, np.moveaxis(identity(moved.shape), -1, axis))
+
+
+def _softmaxes(ctx: Context, node: NodeProto, view: View, moved: Index) -> View | None:
+    """Of several runs of channels of every row, side by side; `moved` [..., n] has the axis last. None where they lie otherwise."""
+    items = moved.reshape(-1, moved.shape[-1])
+    rows, columns = items // view.base.channels, items % view.base.channels
+    grid = None if np.any(rows != rows[:, :1]) or not view.base.device else sort_into_grid(rows[:, :1], columns)
+    if grid is None or grid.heads == 1:
+        return None
+    src, size, names = merge(view.src, (node.name,)), items.shape[1], []
+    for head in range(grid.heads):
+        name = ctx.builder.matrix(view.base, items[grid.item[:, head]], src)
+        names.append(ctx.builder.node("softmax", [name], (grid.groups, size), node.output[0], src).name)
+    base = ctx.builder.node("concat_columns", names, (grid.groups, grid.heads * size), node.output[0], src)
+    idx = np.empty(items.shape, np.int64)
+    idx[grid.item] = identity((grid.groups, grid.heads, size))
+    return View(base, idx.reshape(moved.shape), src)
 
 
 def batch_normalization(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> list[Value]:

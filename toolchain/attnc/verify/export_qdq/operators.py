@@ -239,11 +239,12 @@ def _gather_channels(w: Writer, node: Node, x: Sequence[str]) -> str:
 
 
 def _mask_bias(w: Writer, node: Node, x: Sequence[str]) -> str:
-    """The mask added to every period of rows."""
+    """The mask added to every period of rows, times the gain."""
     (rows, keys), (period, _) = w.shape(x[0]), w.shape(x[1])
     split = w.moved("Reshape", x[0], w.ints(w.samples, rows // period, period, keys), type_=w.type(x[0]))
     mask = w.moved("Reshape", x[1], w.ints(-1, 1, period, keys), type_=w.type(x[1]))
-    return w.reshape(w.op("Add", split, mask), w.samples, rows, keys)
+    scaled = w.op("Mul", split, w.number(node.attrs.get("gain", 1.0)))
+    return w.reshape(w.op("Add", scaled, mask), w.samples, rows, keys)
 
 
 OPERATORS: dict[str, Callable[[Writer, Node, Sequence[str]], str]] = {
