@@ -41,7 +41,9 @@ template <class XT, class AccT, class Rom> AccT unary_chord_value(XT x, const Un
   const int inside = int(x) & ((1 << call.step) - 1);
   const int along = below ? 0 : above ? 1 << call.step : inside;
   const int past = below && call.left ? int(x) + (half << call.step) : above && call.right ? int(x) - (half << call.step) : 0;
-  return AccT((AccT(base) << call.step) + AccT(delta) * AccT(along) + (AccT(past) << 11));
+  typedef UInt<width<AccT>::value> bits_t;  // C++ leaves the shift of a negative number undefined
+  const AccT start = AccT(bits_t(AccT(base)) << call.step), beyond = AccT(bits_t(AccT(past)) << 11);
+  return AccT(start + AccT(delta) * AccT(along) + beyond);
 }
 
 template <class XT, class AccT, class YT, class Rom, int L>
