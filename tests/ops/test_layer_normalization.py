@@ -156,6 +156,42 @@ def test_resources_and_cycles_follow_the_structure() -> None:
     assert found.bram36 == 4 and found.dsp == 3 * 16 + 10 and min(found.lut, found.ff) > 0
 
 
+# ---- groups with channels that do not count ----
+
+PADDED = [((9, 16), 1, 8, 5), ((6, 48), 1, 24, 17), ((12, 24), 4, 8, 3), ((5, 8), 1, 8, 6)]
+"""Shape, rows together, channels of a group, those that count."""
+
+
+def padded_graph(pad: bool) -> Graph:
+    """All cases, with the types in turn; or the same without the channels that do not count."""
+    builder, rng = Builder("padded"), np.random.default_rng(0)
+    for (shape, run, size, count), (_, x, y) in zip(PADDED, mixed([(1, 1)] * len(PADDED)), strict=True):
+        kept = np.arange(shape[1]) % size < count
+        params = {name: np.where(kept, rng.normal(1, 0.5, shape[1]), 0) for name in ("gamma", "beta")}
+        attrs = {"epsilon": 1e-5, "rows_together": run, "group": size if pad else count} | ({"counted": count} if pad else {})
+        params = params if pad else {name: array[kept] for name, array in params.items()}
+        width = shape[1] if pad else int(kept.sum())
+        builder.add("layer_normalization", [((shape[0], width), x)], tensor_type(y.bits, 2e-4 if y.bits > 8 else 0.04), attrs, params)
+    return builder.quantized()
+
+
+def test_channels_that_do_not_count() -> None:
+    """As golden without them, and as the kernel."""
+    graph, bare = padded_graph(True), padded_graph(False)
+    few = hard_feeds(bare)
+    feeds, places = {}, {}
+    for array, node, (shape, _, size, count) in zip(few.values(), graph.nodes, PADDED, strict=True):
+        kept = np.arange(shape[1]) % size < count
+        feeds[node.inputs[0]] = np.zeros((len(array), *shape), array.dtype)
+        feeds[node.inputs[0]][..., kept], places[node.output] = array, kept
+    found, expected = run_golden(graph, feeds), run_golden(bare, few)
+    for (name, kept), array in zip(places.items(), expected.values(), strict=True):
+        np.testing.assert_array_equal(found[name][..., kept], array)
+        assert not found[name][..., ~kept].any()
+    assert_exact(graph, feeds, Design.of(8, 8, 5))
+    assert_exact(graph, feeds, Design.of(4, 4, 16), types="ap")
+
+
 # ---- rows that are normalised together ----
 
 RUNS = [((12, 16), 12, 16), ((12, 33), 4, 33), ((20, 16), 10, 8), ((14, 24), 7, 24), ((6, 40), 2, 8)]

@@ -44,6 +44,14 @@ class Attention:
         self.graph.nodes.append(Node(name, "rotary", [x], name, attrs, {"cos": np.cos(angle), "sin": np.sin(angle)}))
         return name
 
+    def norm(self, name: str, x: str, group: int, op: str = "layer_normalization") -> str:
+        shape = self.graph.value(x).shape
+        self.graph.add_value(name, shape)
+        params = {"gamma": self.rng.normal(size=shape[1]), "beta": self.rng.normal(size=shape[1])}
+        params = {key: params[key] for key in ("gamma", "beta")[: 2 if op == "layer_normalization" else 1]}
+        self.graph.nodes.append(Node(name, op, [x], name, {"epsilon": 0.1, "group": group}, params))
+        return name
+
     def attend(self, q: str, k: str, v: str) -> str:
         self.graph.add_value("o", (ROWS, self.y))
         self.graph.nodes.append(Node("o", "attention", [q, k, v], "o", dict(self.attrs)))
@@ -109,6 +117,36 @@ def test_rotary_embeddings_let_zeros_pass(turned: int) -> None:
     for node in graph.nodes:
         if node.op == "rotary":
             assert operator(node).lane_divisor(node, [graph.value(node.inputs[0]).shape]) == 8
+
+
+@pytest.mark.parametrize("size", [3, 6, 9])
+def test_norms_of_heads_let_zeros_pass(size: int) -> None:
+    """Also before a rotary embedding."""
+    a = Attention(4, 2, size, size)
+    q = a.rotary("turned", a.norm("nq", a.linear("q", "x", 4 * size), size), 4, 2)
+    k = a.norm("nk", a.linear("k", "x", 2 * size), size, "rms_normalization")
+    graph = a.check([a.linear("y", a.attend(q, k, a.linear("v", "x", 2 * size)), 5)])
+    assert [node.name for node in graph.nodes] == ["q", "nq", "turned", "k", "nk", "v", "o", "y"]
+    assert [(node.attrs["group"], node.attrs["counted"]) for node in graph.nodes if "group" in node.attrs] == [(padded(size), size)] * 2
+
+
+def test_groups_of_any_size_are_normalised() -> None:
+    """Made by a linear layer and read by one; and between values that stay as they are."""
+    a = Attention(1, 1, 3, 3)
+    inner = a.norm("inner", a.linear("made", "x", 15), 5)
+    alone = a.norm("alone", "x", 3, "rms_normalization")
+    o = a.attend(a.linear("q", inner, 3), a.linear("k", alone, 3), a.linear("v", "x", 3))
+    a.graph.outputs = [alone, a.linear("y", o, 4)]
+    verify(a.graph)
+    feeds = {"x": a.rng.normal(size=(2, ROWS, WIDTH))}
+    expected = run_reference(a.graph, feeds)
+    assert pad_heads(a.graph) == 3 and pad_heads(a.graph) == 0
+    verify(a.graph)
+    for name, array in run_reference(a.graph, feeds).items():
+        np.testing.assert_allclose(array, expected[name], atol=1e-12)
+    assert [node.name for node in a.graph.nodes if node.name.startswith(("x.", "alone"))] == ["x.padded", "alone", "alone.unpadded"]
+    for node in a.graph.nodes:
+        assert operator(node).lane_divisor(node, [a.graph.value(name).shape for name in node.inputs]) % 4 == 0
 
 
 def test_weights_that_arrived_quantized_are_padded_too() -> None:

@@ -112,7 +112,7 @@ class Growth:
         """A node with one output; arrays become initializers."""
         names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
         name = f"{self.prefix}t{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, names, [name], name=f"{name}_{op}", **attributes))
+        self.nodes.append(helper.make_node(op, names, [name], name=f"{name}_{op}_", **attributes))  # onnxruntime's own end in _ReduceMax
         return name
 
     def input(self, shape: tuple[int, ...], kind: str = "real") -> str:
@@ -381,7 +381,7 @@ class Growth:
             rows = self.choose(*ROWS)
             y = self("Transpose", self("MatMul", turned, self.weight(x.rows, rows)), perm=[0, 2, 1])
         elif kind in ("instance", "group"):
-            parts = x.channels if kind == "instance" else self.choose(*(n for n in (1, 2, 4) if x.channels % n == 0))
+            parts = x.channels if kind == "instance" else self.choose(*(n for n in (1, 2, 3, 4, 5) if x.channels % n == 0))
             flat = self("Reshape", turned, np.array([1, parts, x.channels // parts * x.rows]))
             normal = self("InstanceNormalization", flat, np.ones(parts), np.zeros(parts), epsilon=1e-3)
             y = self("Transpose", self("Reshape", normal, np.array([1, x.channels, x.rows])), perm=[0, 2, 1])

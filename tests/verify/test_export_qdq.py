@@ -228,6 +228,15 @@ def test_biases_that_are_computed(tmp_path: Path) -> None:
     assert found >= {"mask_bias", "gather_channels", "attention"}
 
 
+def test_norms_of_odd_groups(tmp_path: Path) -> None:
+    """Padded on the device."""
+    b = Builder(20)
+    y = b("Reshape", b.linear(b.input("x", [1, 6, 16]), 16, 15), np.array([1, 6, 3, 5]))
+    y = b("LayerNormalization", y, b.random(5), b.random(5), axis=-1, epsilon=1e-5)
+    y = b.linear(b("Reshape", y, np.array([1, 6, 15])), 15, 8)
+    assert near_golden(b, y, tmp_path) == {"layer_normalization", "linear"}
+
+
 def test_functions(tmp_path: Path) -> None:
     """Every function of the device, and those with parameters, as onnxruntime computes them."""
     b = Builder(20)

@@ -1,7 +1,8 @@
 """layer_normalization: y = (x - mean) / sqrt(variance + epsilon) * gamma + beta over the channels of each row.
 
 Shapes   x, y [R, C], gamma, beta [C]. With attribute `group` every `group` consecutive channels are normalised on their own; the lanes
-         must then divide the group. With attribute `rows_together` as many rows that follow each other are normalised as one. C is the
+         must then divide the group. With `counted` only so many channels of a group count; behind them x and gamma are 0, and y is.
+         With attribute `rows_together` as many rows that follow each other are normalised as one. C is the
          number of elements that are normalised together in what follows.
 Scales   x one per tensor; y one per tensor or per channel (a smoothed output): gamma and beta are divided by it.
 Method   S = sum x, Q = sum x^2 exactly; V = C*Q - S^2 + max(1, rint(epsilon * C^2 / s_x^2));
@@ -86,10 +87,14 @@ class LayerNormalization(Operator):
 
     def reference(self, node: Node, inputs: Sequence[Array]) -> Array:
         """Population variance, or mean square, over the channels of a group."""
-        x = split(node, inputs[0])
+        whole = split(node, inputs[0])
+        x = whole[..., : counted(node, inputs[0].shape[2])]
         centred = x - x.mean(axis=NORMALISED, keepdims=True) if self.centred else x
         variance = np.square(centred).mean(axis=NORMALISED, keepdims=True)
-        result = (centred / np.sqrt(variance + node.attrs["epsilon"])).reshape(inputs[0].shape) * node.params["gamma"]
+        result = centred / np.sqrt(variance + node.attrs["epsilon"])
+        if x.shape != whole.shape:
+            result = np.pad(result, [*[(0, 0)] * (x.ndim - 1), (0, whole.shape[-1] - x.shape[-1])])
+        result = result.reshape(inputs[0].shape) * node.params["gamma"]
         return result + node.params["beta"] if self.centred else result
 
     def quantize(self, node: Node, inputs: Sequence[TensorType], output: TensorType) -> None:
@@ -208,6 +213,11 @@ def group(node: Node, channels: int) -> int:
     return int(node.attrs.get("group") or channels)
 
 
+def counted(node: Node, channels: int) -> int:
+    """Channels of a group that count: attribute `counted`, or all."""
+    return int(node.attrs.get("counted") or group(node, channels))
+
+
 def together(node: Node) -> int:
     """Rows that are normalised as one: attribute `rows_together`, or 1."""
     return int(node.attrs.get("rows_together", 1))
@@ -215,7 +225,7 @@ def together(node: Node) -> int:
 
 def elements(node: Node) -> int:
     """Elements that are normalised together."""
-    return together(node) * group(node, node.params["gamma"].size)
+    return together(node) * counted(node, node.params["gamma"].size)
 
 
 NORMALISED = (2, 4)

@@ -1,7 +1,8 @@
 """rms_normalization: y = x / sqrt(mean(x^2) + epsilon) * gamma over the channels of each row.
 
 Shapes   x, y [R, C], gamma [C]. With attribute `group` every `group` consecutive channels are normalised on their own (the heads of q
-         and k, for instance); the lanes must then divide the group. C is the size of a group in what follows.
+         and k, for instance); the lanes must then divide the group. With `counted` only so many channels of a group count; behind them x
+         and gamma are 0, and y is. C is how many count in what follows.
 Scales   x one per tensor; y one per tensor or per channel (a smoothed output): gamma is divided by it.
 Method   the kernel of layer_normalization with S = 0: Q = sum x^2 exactly; V = C*Q + max(1, rint(epsilon * C^2 / s_x^2));
          z = C*x * rsqrt(V) with 16 fraction bits; y = z*gamma_q / 2**shift. One engine serves both normalisations.

@@ -1,8 +1,9 @@
-"""Heads whose channels no word of memory divides are padded with channels of zeros, which add nothing to q . k and make zeros of p . v.
+"""Heads whose channels no word of memory divides are padded with channels of zeros, which add nothing to q . k and make zeros of p . v; so
+are groups of channels that are normalised together, each alone.
 
-Linear layers make the zeros, by rows of zeros, and take them in, by columns of zeros; rotary embeddings let them pass. Elsewhere a linear
-layer of zeros and ones stands in between. Requires a float graph. Ensures the same meaning of all values that stay; the scale of the scores
-is that of the true heads.
+Linear layers make the zeros, by rows of zeros, and take them in, by columns of zeros; rotary embeddings and norms of heads let them pass.
+Elsewhere a linear layer of zeros and ones stands in between. Requires a float graph. Ensures the same meaning of all values that stay; the
+scale of the scores is that of the true heads.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from attnc.arrays import Array
 from attnc.ir import Graph, Node
 from attnc.ops.attention_channels import MIN_LANES
 from attnc.ops.attention_sizes import Sizes
+from attnc.ops.layer_normalization import group
 from attnc.ops.rotary import Sizes as RotarySizes
 
 MULTIPLE = 8
+NORMS = ("layer_normalization", "rms_normalization")
 
 
 def padded(channels: int) -> int:
@@ -53,7 +56,7 @@ class Heads:
 
 
 def pad_heads(graph: Graph) -> int:
-    """Pad the heads of every attention that needs it; returns how many did."""
+    """Pad the heads of every attention, and the groups of every norm, that need it; returns how many did."""
     count, done = 0, dict[tuple[str, Heads], str]()
     for node in [node for node in graph.nodes if node.op == "attention"]:
         sizes = Sizes.of(node, [graph.value(name).shape for name in node.inputs])
@@ -64,6 +67,14 @@ def pad_heads(graph: Graph) -> int:
             node.inputs[index] = _widened(graph, node.inputs[index], node, heads, done)
         _narrow(graph, node, Heads(sizes.heads, sizes.value))
         count += 1
+    for node in [node for node in graph.nodes if node.op in NORMS and "counted" not in node.attrs]:
+        channels = graph.value(node.output).shape[1]
+        groups = Heads(channels // group(node, channels), group(node, channels))
+        if groups.count > 1 and padded(groups.size) != groups.size:
+            node.inputs = [_widened(graph, node.inputs[0], node, groups, done)]
+            _pad_norm(node, groups)
+            _narrow(graph, node, groups)
+            count += 1
     used = {name for node in graph.nodes for name in node.inputs} | set(graph.outputs)
     for name in [name for name in graph.constants if name not in used]:
         del graph.constants[name], graph.values[name]
@@ -92,6 +103,9 @@ def _made_wide(graph: Graph, name: str, reader: Node, heads: Heads, done: dict[t
     elif maker is not None and alone and maker.op == "rotary" and maker.attrs["num_heads"] == heads.count:
         maker.attrs["rotary_dims"] = RotarySizes.of(maker, graph.value(name).shape).turned
         maker.inputs = [_widened(graph, maker.inputs[0], maker, heads, done)]
+    elif maker is not None and alone and maker.op in NORMS and group(maker, graph.value(name).shape[1]) == heads.size:
+        maker.inputs = [_widened(graph, maker.inputs[0], maker, heads, done)]
+        _pad_norm(maker, heads)
     else:
         wide = _declare(graph, name, f"{name}.padded", (rows, heads.channels))
         weight = heads.spread(np.eye(heads.count * heads.size), 0)
@@ -135,6 +149,11 @@ def _pad_rows(linear: Node, heads: Heads) -> None:
         unit = heads.spread(p["weight_unit"], 0)
         p["weight_unit"] = np.where(unit > 0, unit, unit.max())
         p["weight_multiplier"] = np.maximum(heads.spread(p["weight_multiplier"], 0), 1)
+
+
+def _pad_norm(norm: Node, heads: Heads) -> None:
+    norm.attrs |= {"group": padded(heads.size), "counted": heads.size}
+    norm.params |= {key: heads.spread(array, 0) for key, array in norm.params.items()}
 
 
 def _without_bias(weight: Array) -> dict[str, Array]:

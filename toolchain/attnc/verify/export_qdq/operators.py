@@ -13,7 +13,7 @@ from attnc.ops.attention_bias import bias_type
 from attnc.ops.attention_channels import channel_table
 from attnc.ops.attention_sizes import Sizes as AttentionSizes
 from attnc.ops.functions import GELU_SIGMOID, GELU_SIGMOID_BF16, GELU_TANH_BF16, LARGEST_EXPONENT, find
-from attnc.ops.layer_normalization import group, together
+from attnc.ops.layer_normalization import counted, group, together
 from attnc.ops.linear_weights import effective_weight
 from attnc.ops.rotary import Sizes
 from attnc.ops.scale_rows import FRACTION
@@ -84,21 +84,24 @@ def _normalization(w: Writer, node: Node, x: Sequence[str]) -> str:
     root-mean-square normalisation, for which there is no operator before opset 23, and for groups of channels and runs of rows."""
     attr, p = node.attrs, node.params
     (rows, channels), step = w.shape(x[0]), w.graph.type(node.output).scale
-    size, run = group(node, channels), together(node)
+    size, count, run = group(node, channels), counted(node, channels), together(node)
     gamma = np.broadcast_to(p["gamma"] * 2.0 ** (16 - attr["shift"]) * step, channels)
     beta = np.broadcast_to(p["beta"] * 2.0 ** -attr["shift"] * step, channels)
-    epsilon = float(attr["epsilon_int"] * (float(w.graph.type(node.inputs[0]).scale) / (run * size)) ** 2)
+    epsilon = float(attr["epsilon_int"] * (float(w.graph.type(node.inputs[0]).scale) / (run * count)) ** 2)
     centred = node.op == "layer_normalization"
-    if centred and size == channels and run == 1:
+    if centred and count == channels and run == 1:
         return w.op("LayerNormalization", x[0], w.number(gamma), w.number(beta), axis=-1, epsilon=epsilon)
-    whole = size == channels and run == 1
+    whole = count == channels and run == 1
     runs = w.ints(w.samples, rows // run, run, channels // size, size)
     z = x[0] if whole else w.moved("Reshape", x[0], runs, type_=w.type(x[0]))
+    if count < size:
+        z = w.moved("Slice", z, w.ints(0), w.ints(count), w.ints(4), type_=w.type(x[0]))
     axis = w.ints(-1) if whole else w.ints(2, 4)
     if centred:
         z = w.op("Sub", z, w.op("ReduceMean", z, axis))
     variance = w.op("Add", w.op("ReduceMean", w.op("Mul", z, z), axis), w.number(epsilon))
     z = w.op("Div", z, w.op("Sqrt", variance))
+    z = w.op("Pad", z, w.ints(*[0] * 9, size - count)) if count < size else z
     z = z if whole else w.reshape(z, w.samples, rows, channels)
     return w.op("Add", w.op("Mul", z, w.number(gamma[None, None])), w.number(beta[None, None]))
 
