@@ -284,6 +284,9 @@ class Growth:
         """[groups, count, rows, size] of a projection, or of the tensor itself where it has the channels."""
         flat = x.name if x.channels == count * size and self.chance(0.5) else self.linear(x, count * size).name
         split = self("Reshape", flat, np.array([groups, x.rows // groups, count, size]))
+        if self.chance(0.15):
+            norm = self.choose("LayerNormalization", "RMSNormalization")
+            split = self(norm, split, self.rng.normal(1, 0.3, size), axis=-1, epsilon=1e-4)
         return self("Transpose", split, perm=[0, 2, 1, 3])
 
     def rotary(self, kind: str, x: str, rows: int, size: int) -> str:
