@@ -162,7 +162,7 @@ FAMILIES = (
     text("debertav2", hf.DebertaV2Config, "DebertaV2Model", **DISENTANGLED),
     Family("xlnet", _xlnet, masked_by_floats),
     Family("transformerxl", transformer_xl.TransformerXL, tokens),
-    Family("funnel", _funnel, masked, exporters=("torchscript",)),
+    Family("funnel", _funnel, masked),
     Family("vitmae", lambda: hf.ViTMAEModel(hf.ViTMAEConfig(**IMAGE, mask_ratio=0.5)), shuffled),
     replace(decoder("diffllama", hf.DiffLlamaConfig, "DiffLlamaForCausalLM", num_key_value_heads=2), exporters=DYNAMO),
     replace(decoder("apertus", hf.ApertusConfig, "ApertusForCausalLM", num_key_value_heads=2), exporters=DYNAMO),

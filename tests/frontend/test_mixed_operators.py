@@ -357,6 +357,21 @@ def test_blocks_put_together(tmp_path: Path) -> None:
         import_model(overlapping.save(tmp_path / "o.onnx", overlapping("Conv", y, overlapping.random(4, 2, 1, 1))))
 
 
+def test_a_part_that_is_written_over(tmp_path: Path) -> None:
+    """As dynamo writes `x[:, :3] *= y`, of which only that part is read again."""
+
+    def written(b: Builder, first: int) -> str:
+        turned = b("Transpose", tokens(b), perm=[1, 0, 2])
+        part = b("Mul", b("Slice", turned, np.array([0]), np.array([3]), np.array([0])), b.random(3, 1, C))
+        y = b("Transpose", b("ScatterND", turned, np.arange(3)[:, None], part), perm=[1, 0, 2])
+        return b.linear(b("Slice", y, np.array([first]), np.array([first + 2]), np.array([1])), C, 3)
+
+    b, mixed = Builder(), Builder()
+    whole(tmp_path, b, written(b, 1))
+    with pytest.raises(UnsupportedError, match="elements of several tensors"):
+        import_model(mixed.save(tmp_path / "o.onnx", written(mixed, 2)))
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_elements_of_two_tensors(tmp_path: Path, share: float) -> None:
     b = Builder()

@@ -24,6 +24,7 @@ from attnc.frontend.values import (
     Grid,
     Index,
     Opaque,
+    Patchwork,
     Poly,
     ScoreRows,
     Scores,
@@ -113,6 +114,9 @@ class Context:
             value = value.scores
         if isinstance(value, Failed):
             raise value.error
+        if isinstance(value, Patchwork):
+            reason = "elements of several tensors are read together where one was written over another"
+            raise UnsupportedError(value.src[-1], "ScatterND", reason)
         if isinstance(value, Poly):
             reason = "means and deviations over channels are supported as parts of a layer normalisation only"
             raise UnsupportedError(value.node, value.operator, reason)

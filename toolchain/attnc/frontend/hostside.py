@@ -15,6 +15,7 @@ from attnc.frontend.values import (
     Array,
     Const,
     Failed,
+    Patchwork,
     Poly,
     ScoreRows,
     Scores,
@@ -108,7 +109,7 @@ def _fetchable(interpreter: Interpreter, name: str) -> View | str | None:
         if heavy:
             interpreter.unsupported.setdefault(error.node, error)
         reason = error.reason
-    assert isinstance(value, (Unary, Poly, Scores, ScoreRows, TurnedScores, TokenWeights, WeighedTokens, Test, Failed, View))
+    assert isinstance(value, (Unary, Poly, Scores, ScoreRows, TurnedScores, TokenWeights, WeighedTokens, Patchwork, Test, Failed, View))
     return reason
 
 

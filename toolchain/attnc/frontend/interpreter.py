@@ -21,6 +21,7 @@ from attnc.frontend import (
     products,
     reindexing,
     rotary,
+    scattering,
     tokens,
 )
 from attnc.frontend.builder import LayoutError, elements
@@ -44,7 +45,8 @@ HANDLERS: dict[str, Handler] = {
     "GroupNormalization": group_normalization.group_normalization,
     "Softmax": tokens.softmax, "BatchNormalization": tokens.batch_normalization,
     **dict.fromkeys(reindexing.PLANS, reindexing.rearrange), **dict.fromkeys(pointwise.OPERATORS, pointwise.pointwise),
-    "Gather": gathering.gather, "GatherElements": gathering.gather_elements, "Pad": convolution.pad, "DFT": fourier.dft,
+    "Gather": gathering.gather, "GatherElements": gathering.gather_elements, "ScatterND": scattering.scatter_nd,
+    "Pad": convolution.pad, "DFT": fourier.dft,
 }  # fmt: skip
 HEAVY = {
     "MatMul", "Gemm", "Conv", "Einsum", "LayerNormalization", "Attention", "ConvTranspose", "GroupNormalization",

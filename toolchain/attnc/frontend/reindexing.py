@@ -16,6 +16,7 @@ from attnc.frontend.layout import check_size, identity
 from attnc.frontend.values import (
     Array,
     Const,
+    Patchwork,
     Poly,
     ScoreRows,
     Scores,
@@ -250,7 +251,7 @@ def rearrange(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> li
         ctx.fail(node, "the mask of a dropout has no meaning here")
     if isinstance(subject, Unary):
         subject = _settle(ctx, subject)
-    if not isinstance(subject, (View, Const, Unary, Poly, Scores, ScoreRows, TurnedScores, TokenWeights, WeighedTokens)):
+    if not isinstance(subject, (View, Const, Unary, Poly, Scores, ScoreRows, TurnedScores, TokenWeights, WeighedTokens, Patchwork)):
         subject = ctx.concrete(subject)
     moves = PLANS[node.op_type](ctx, node, subject.shape, args)
     return [apply(ctx, node, subject, move) for move in moves[: len(node.output)]]
@@ -284,6 +285,8 @@ def apply(ctx: Context, node: NodeProto, subject: Value, move: Move) -> Value:
         view = reindex(subject.view, move)
         assert isinstance(view, View)
         return Unary(view, subject.y, merge(subject.src, src), subject.node, subject.operator)
+    if isinstance(subject, Patchwork):
+        return subject.moved(move, src)
     if isinstance(subject, TokenWeights):
         return replace(subject, idx=move(subject.idx), src=merge(subject.src, src))
     if isinstance(subject, WeighedTokens):

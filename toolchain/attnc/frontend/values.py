@@ -266,6 +266,30 @@ class WeighedTokens:
 
 
 @dataclass(eq=False)
+class Patchwork:
+    """A tensor of elements of several bases: element e is flat element `idx[e]` of `parts[which[e]]`."""
+
+    parts: tuple[Base, ...]
+    which: Index
+    idx: Index
+    src: Sources
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of the ONNX tensor."""
+        return tuple(self.idx.shape)
+
+    def moved(self, move: Callable[[Array], Array], src: Sources) -> View | Patchwork:
+        """Rearranged."""
+        return Patchwork(self.parts, move(self.which), move(self.idx), merge(self.src, src)).simplest()
+
+    def simplest(self) -> View | Patchwork:
+        """A view, where all elements are of one base."""
+        used = {self.parts[number] for number in np.unique(self.which)}
+        return View(used.pop(), self.idx, self.src) if len(used) == 1 else self
+
+
+@dataclass(eq=False)
 class Failed:
     """A value that the device cannot compute, and why."""
 
@@ -274,7 +298,7 @@ class Failed:
     shape: Shape | None = None
 
 
-Value = Const | View | Opaque | Unary | Poly | Scores | ScoreRows | TurnedScores | TokenWeights | WeighedTokens | Test | Failed
+Value = Const | View | Opaque | Unary | Poly | Scores | ScoreRows | TurnedScores | TokenWeights | WeighedTokens | Patchwork | Test | Failed
 Concrete = Const | View
 
 
