@@ -47,7 +47,7 @@ MODELS: dict[str, tuple[Callable[[], Graph], Design]] = {
 }
 """Graph and design."""
 KERNELS = {
-    "attention": GRAPHS["attention"],
+    "attention": (GRAPHS["attention"][0], Design.of(8, 8, 16, 8)),
     "low-bit": GRAPHS["low_bit"],
     "others": (lambda: union(GRAPHS["others"][0](), mean_graph()), GRAPHS["others"][1]),
 }
