@@ -104,7 +104,10 @@ class Context:
         if isinstance(value, (Poly, Scores)) and value.host is not None:
             return value.host
         if isinstance(value, (Poly, Scores)) and value.fallback is not None:
-            return value.fallback()
+            try:
+                return value.fallback()
+            except LayoutError as error:
+                raise UnsupportedError(value.node, value.operator, str(error)) from error
         if isinstance(value, TokenWeights):
             made = value.made()
             return View(made.base, made.idx.ravel()[value.idx], value.src)

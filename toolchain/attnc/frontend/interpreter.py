@@ -152,9 +152,12 @@ class Interpreter:
         """A node whose operands cannot be had as they lie may exchange rows and channels."""
         try:
             return self._attempt(node, args)
-        except UnsupportedError:
+        except (UnsupportedError, LayoutError):
             self.ctx.builder.transposing = True
-            return self._attempt(node, args)
+            try:
+                return self._attempt(node, args)
+            except LayoutError as error:
+                self.ctx.fail(node, str(error))
         finally:
             self.ctx.builder.transposing = False
 
@@ -179,10 +182,7 @@ class Interpreter:
         handler = HANDLERS.get(node.op_type)
         if handler is None:
             self.ctx.fail(node, REASONS.get(node.op_type, UNKNOWN))
-        try:
-            return handler(self.ctx, node, args)
-        except LayoutError as error:
-            self.ctx.fail(node, str(error))
+        return handler(self.ctx, node, args)
 
     def _failed(self, node: NodeProto, args: list[Value | None], error: UnsupportedError) -> list[Value]:
         """An error for a heavy node, a note for one that may run on the host after the device."""
