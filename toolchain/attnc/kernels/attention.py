@@ -189,7 +189,8 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
                         placed=True,
                     ),
                 ),
-                first=lambda n: max(n.rows, n.keys) * n.qk_tiles + n.qk_tiles + 2 * SCORED,
+                first=lambda n: n.qk_tiles + 2 * SCORED,
+                early=lambda n: max(n.q_words, n.k_words),
             ),
             Process(
                 function="attention_maximum",
@@ -221,6 +222,7 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
                     Buffer("p_buffer", lambda n: n.KEYS_MAX, lambda n: PROBABILITY.bits * n.P, placed=True),
                 ),
                 first=lambda n: n.block + BRAM + MULTIPLY + ADD + WRITE,
+                early=lambda n: n.v_words,
                 rest=lambda n: n.block * (n.v_tiles - 1) + n.P + 2 * (BRAM + MULTIPLY + ADD + WRITE),
             ),
             normalise(placed=True),
@@ -262,6 +264,7 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
         elements=ELEMENTS,
         opening=OPENING,
         leaving=lambda n: n.outputs,
+        again=lambda n: n.kv_heads - 1,
         closing=lambda n: n.score_steps,  # the scores of a head, beside which those of the next one come
     )
 

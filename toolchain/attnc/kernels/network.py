@@ -164,9 +164,10 @@ class Process:
     """A C++ function of the kernel's header that runs beside the others. `reads` and `writes` name ports of the kernel and FIFOs, in the
     order of its parameters; the last one is the call of the kernel.
 
-    `first` are the cycles from its start to its first result where it waits for nothing, `rest` those that it still takes when its last
-    operand has come: by them a process starts behind those that feed it, and ends before those that it feeds. What feeds it may give
-    others something first: it starts `after_first` cycles behind that."""
+    It begins with `early` cycles in which it waits for no other process, since what it takes comes through ports. `first` are the cycles
+    from then to its first result where it waits for nothing, `rest` those that it still takes when its last operand has come: by them a
+    process goes on behind those that feed it, and ends before those that it feeds. What feeds it may give others something first: it goes
+    on `after_first` cycles behind that."""
 
     function: str
     template: tuple[Argument, ...]
@@ -177,6 +178,7 @@ class Process:
     first: Count | None = None
     rest: Count | None = None
     after_first: Count = lambda n: 0
+    early: Count = lambda n: 0
 
     def spelled(self, names: Names) -> str:
         """The function with its template arguments, in C++."""
@@ -201,7 +203,7 @@ class Process:
         return sum(loop.cycles(loop.runs(names)) for loop in self.loops) - after
 
     def to_first(self, names: Names) -> int:
-        """Cycles from its start to its first result."""
+        """Cycles to its first result from where it can go on."""
         return self.loops[0].depth if self.first is None else self.first(names)
 
     def behind_last(self, names: Names) -> int:
@@ -224,7 +226,8 @@ class Process:
 @dataclass(frozen=True, eq=False)
 class Timing:
     """What a call of a kernel takes: `cycles` and `held` by process, as `Call` says. It `begins` to give so many cycles behind its operand,
-    its first process has `closing` iterations left when the last operand has come, so many vectors are `leaving` behind the last operation,
+    its first process has `closing` iterations left when the last operand has come, what it opens with comes `again` so often, so many
+    vectors are `leaving` behind the last operation,
     `tail` are the cycles from the last operand to the end beyond its depth, `opening` the vectors, by port, before its first result, and
     `trailing` the cycles, by port, from the last vector to the end."""
 
@@ -232,6 +235,7 @@ class Timing:
     held: Mapping[str, int]
     begins: int
     closing: int
+    again: int
     leaving: int
     tail: int
     opening: Mapping[str, int]
@@ -265,6 +269,8 @@ class Network:
     """Vectors that leave behind the last operation, one per cycle where nothing holds them up."""
     closing: Count = lambda n: 0
     """Iterations of the first process when its last operand has come."""
+    again: Count = lambda n: 0
+    """Times that what it opens with comes again, for what follows."""
 
     @property
     def stem(self) -> str:
@@ -328,12 +334,14 @@ class Network:
         own = [process.cycles(names, late) for process in self.processes]
         before, after = self._before(names, own), self._after(names, own)
         return {
-            process.function: before[number] + own[number] + after[number] for number, process in enumerate(self.processes) if own[number]
+            process.function: before[number] - process.early(names) + own[number] + after[number]
+            for number, process in enumerate(self.processes)
+            if own[number]
         }
 
     def _before(self, names: Names, own: Sequence[int]) -> list[int]:
-        """Cycles from the start of the kernel to that of each process; `own` are those that each works."""
-        before = [0] * len(own)
+        """Cycles from the start of the kernel until each process can go on with what others give it; `own` are those that each works."""
+        before = [process.early(names) for process in self.processes]
         for source, target in self.feeds:
             if own[source] and own[target]:
                 starts = before[source] + self.processes[source].to_first(names) + self.processes[target].after_first(names)
@@ -361,8 +369,8 @@ class Network:
         """Of a call."""
         held = self.busy(names, late=True) if self.swallows else {}
         opening, trailing = ({port: count(names) for port, count in each.items()} for each in (self.opening, self.trailing))
-        closing, leaving, tail = self.closing(names), self.leaving(names), self.tail(names)
-        return Timing(self.busy(names), held, self.begins(names), closing, leaving, tail, opening, trailing)
+        closing, again, leaving, tail = self.closing(names), self.again(names), self.leaving(names), self.tail(names)
+        return Timing(self.busy(names), held, self.begins(names), closing, again, leaving, tail, opening, trailing)
 
     @cached_property
     def timings(self) -> Recall[Timing]:

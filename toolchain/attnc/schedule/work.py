@@ -71,6 +71,8 @@ class Part:
     """The same from the last vector of other streams, by pointer."""
     closing: int = 0
     """Cycles of the kernel's first process for what it takes last, and for each of the earlier ones alike."""
+    again: int = 0
+    """How often what has to pass before the kernel gives anything passes again, for what follows."""
     leaving: int = 0
     """Vectors that leave behind the last operation of its kernel."""
     lag: int = 0
@@ -106,7 +108,7 @@ class Part:
         later, where the next ones take longer than what it does with these."""
         opens = (cycles + beside.meanwhile((port, False), cycles, cycles) for port, cycles in self.opens(ports).items())
         first = max(opens, default=0)
-        waits = max(first - self.closing, 0) if self.closing else 0
+        waits = max(first - self.closing, 0) if self.closing and self.again else 0
         return max(first - max((vectors for _, _, vectors in self.opening), default=0), 0) + waits
 
     def ahead(self) -> list[tuple[str, int]]:
@@ -246,6 +248,7 @@ def _slots_parts(instruction: Instruction, slots: range) -> list[Part]:
             parts[-1].behind += call.timing.begins
             parts[-1].tail += call.timing.tail
             parts[-1].closing += call.timing.closing
+            parts[-1].again += call.timing.again
             parts[-1].holders |= set(call.cycles) if call.timing.begins else set()
             parts[-1].leaving += call.timing.leaving
         else:
