@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from attnc.kernels.latency import READ, REQUANTIZE, WRITE
-from attnc.kernels.network import Loop, Network, alone
+from attnc.kernels.network import ENTER, LEAVE, Loop, Network, alone
 from attnc.kernels.ports import Port
 
 RECORD_PLANES = 4
 """Words of the records of a tile."""
+_DEPTH = READ + REQUANTIZE + WRITE
 
 RESCALE = Network(
     name="rescale",
@@ -19,8 +20,9 @@ RESCALE = Network(
         ("XT", "YT", "L"),
         Loop(
             "RESCALE_ROWS",
-            READ + REQUANTIZE + WRITE,
+            _DEPTH,
             runs=lambda n: ((1, RECORD_PLANES), (n.tiles, max(n.rows, RECORD_PLANES))),
         ),
+        first=lambda n: RECORD_PLANES - 1 + _DEPTH + ENTER + LEAVE + _DEPTH,  # the records of the first tile come alone
     ),
 )

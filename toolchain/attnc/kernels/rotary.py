@@ -26,4 +26,5 @@ ROTARY = Network(
     ),
     derived={"words": lambda n: 2 * n.rows * n.turned_tiles, "vectors": lambda n: n.rows * n.heads * n.head_tiles},
     counts=("words", "vectors"),
+    opening={"w": lambda n: n.words},
 )
