@@ -108,7 +108,14 @@ def test_tensors(tmp_path: Path) -> None:
         t.ClearField("raw_data")
         t.float_data.extend([1.0, 2.0])
 
-    broken(typed, "needs 64 numbers, found 2")
+    broken(typed, "needs 64 numbers in its float_data, found 2")
+
+    def elsewhere(t: TensorProto) -> None:
+        t.ClearField("raw_data")
+        t.int64_data.extend([1] * 64)
+
+    broken(elsewhere, "needs 64 numbers in its float_data, found 0")
+    broken(lambda t: setattr(t, "data_type", TensorProto.STRING), "needs 64 texts, found 0")
 
 
 ONE = np.ones((1, 1), np.float32)

@@ -46,7 +46,7 @@ def estimate_build(build: Path, target: str | None, clock_mhz: float | None, uti
     same = board.name == own.name
     places = facts.places if same else {}
     ports = facts.estimate.ports if same else {}
-    cost = estimate(program, board, clock, places, ports)
+    cost = estimate(program, board, clock, places, ports, settled=True)
     result = {
         "build": str(build),
         "target": {"name": board.name, "part": board.part, "clock_mhz": clock},
@@ -180,7 +180,7 @@ def _row(graph: Graph, board: Board, clock: float, objective: Objective) -> dict
         check_memory(program, board)
     except FitError as error:
         return {**row, "error": str(error)}
-    cost = estimate(program, board, clock)
+    cost = estimate(program, board, clock, settled=True)
     facts = estimate_facts(graph, program, cost, board)
     kept = (
         "cycles",

@@ -51,7 +51,7 @@ def write_project(
     graph = model.graph
     with open(folder / "weights" / "weights.bin", "wb") as weights:
         program = replace(build_program(graph, design, weights.write), depths=given.depths)
-    cost = estimate(program, board, clock_mhz, given.places, given.ports)
+    cost = estimate(program, board, clock_mhz, given.places, given.ports, settled=True)
     write_sources(program, folder / "hls", board.part, clock_mhz, cost, given.pipelines)
     write_json(folder / LISTING, listing(program, cost))
     write_run_data(graph, program, folder / "weights")

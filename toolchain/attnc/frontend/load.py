@@ -238,6 +238,8 @@ def _check_tensor(path: Path, tensor: TensorProto) -> None:
     if tensor.data_type == TensorProto.STRING:
         if tensor.data_location == TensorProto.EXTERNAL:
             raise ModelError(f"{where} holds text in a file of its own: needed numbers")
+        if len(tensor.string_data) != count:
+            raise ModelError(f"{where} of shape {list(tensor.dims)} needs {count} texts, found {len(tensor.string_data)}")
         return
     size = -(-count * _BITS[tensor.data_type] // 8)
     if tensor.data_location == TensorProto.EXTERNAL:
@@ -250,15 +252,16 @@ def _check_tensor(path: Path, tensor: TensorProto) -> None:
 
 
 def _check_typed_data(where: str, tensor: TensorProto, count: int) -> None:
-    """The typed fields: one entry for each element, two for complex numbers, packed for 4 bits."""
-    found = sum(len(data) for data in (tensor.float_data, tensor.double_data, tensor.int32_data, tensor.int64_data, tensor.uint64_data))
+    """The field of its type: one entry for each element, two for complex numbers, packed for 4 bits."""
+    field = onnx.helper.tensor_dtype_to_field(tensor.data_type)
+    found = len(getattr(tensor, field))
     needed = count
     if tensor.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128):
         needed = 2 * count
     elif _BITS[tensor.data_type] < 8:
         needed = -(-count * _BITS[tensor.data_type] // 8)
     if found != needed:
-        raise ModelError(f"{where} of shape {list(tensor.dims)} needs {needed} numbers, found {found}")
+        raise ModelError(f"{where} of shape {list(tensor.dims)} needs {needed} numbers in its {field}, found {found}")
 
 
 def _check_external(path: Path, tensor: TensorProto, size: int) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from attnc.errors import FitError
 from attnc.kernels.resources import Memory, Resources
 from attnc.kernels.storage import fifo, memory_cost, usual_kind
-from attnc.schedule.cycles import CallCost, program_costs, wired, works
+from attnc.schedule.cycles import CallCost, program_costs, rewired, wired, works
 from attnc.schedule.devices import CLASSES, Board
 from attnc.schedule.engine import Engine, Slot
 from attnc.schedule.fifos import usual_fifos
@@ -149,12 +149,15 @@ def estimate(
     places: Mapping[str, str] | None = None,
     ports: Mapping[str, str] | None = None,
     taken: Taken | None = None,
+    settled: bool = False,
 ) -> Estimate:
     """Cost of `program` on `board` at a clock; `places` of buffers and memory `ports` of memory interfaces as given, else chosen. `taken`
-    are its `program_resources`, where they are known."""
+    are its `program_resources`, where they are known; ports of a program that is `settled` are searched for longer."""
     words_per_cycle = board.ddr_gb_s * 1e3 * DDR_EFFICIENCY / clock_mhz / program.design.lanes
     steps = works(program)
     tags = {**wired(program, board, steps), **(ports or {})}
+    if settled and not ports:
+        tags = rewired(program, board, steps, tags, words_per_cycle)
     by_pointer = {pointer: tags[bundle] for pointer, bundle in program.bundles.items()}
     calls = program_costs(program, steps, by_pointer, words_per_cycle)
     total, engines, buffers, kinds = taken or program_resources(program, board, places)

@@ -21,11 +21,13 @@ from attnc.schedule.devices import Board
 from attnc.schedule.engine import Instruction
 from attnc.schedule.program import FETCH_INTS, Program
 from attnc.schedule.wiring import Part as Row
-from attnc.schedule.wiring import Step, wire
+from attnc.schedule.wiring import Step, changes, wire
 from attnc.schedule.work import ALONE, Beside, Part, Work, direction, side_by_side, through
 
 CALL_OVERHEAD = 10
 """Entering and leaving three dataflow regions, one in the other, a cycle each, and asking for the first word."""
+WORTHWHILE = 0.005
+"""Share of the cycles: estimates are not known to be better than that."""
 Key = TypeVar("Key")
 
 
@@ -89,6 +91,29 @@ def wired(program: Program, board: Board, steps: Sequence[tuple[Work, ...]]) -> 
 
     rows = {step: row(step) for step in dict.fromkeys(steps)}
     return wire([rows[step] for step in steps], bundles, board.ports)
+
+
+def rewired(
+    program: Program, board: Board, steps: Sequence[tuple[Work, ...]], ports: dict[str, str], words_per_cycle: float
+) -> dict[str, str]:
+    """A memory port of the board for each memory interface, from `ports` on, as long as another change of them saves estimated cycles:
+    `wired` counts less of what a part waits for. Nothing changes for less than WORTHWHILE."""
+    bundles, tags = list(ports), board.ports
+
+    def cycles(places: Sequence[int]) -> int:
+        pointers = {pointer: tags[places[bundles.index(bundle)]] for pointer, bundle in program.bundles.items()}
+        return sum(call.counted for call in program_costs(program, steps, pointers, words_per_cycle))
+
+    best, before = [tags.index(ports[bundle]) for bundle in bundles], None
+    first = least = cycles(best)
+    while least != before:
+        before = least
+        for bundle in range(len(bundles)):
+            for changed in changes(best, bundle, len(tags)):
+                found = cycles(changed)
+                if found < least:
+                    least, best = found, changed
+    return {bundle: tags[place] for bundle, place in zip(bundles, best, strict=True)} if least < (1 - WORTHWHILE) * first else ports
 
 
 def _together(own: Mapping[Key, int], others: Mapping[Key, int]) -> tuple[tuple[Key, int], ...]:

@@ -61,14 +61,14 @@ def wire(steps: Sequence[Step], bundles: Sequence[str], tags: Sequence[str]) -> 
     while best != before:
         before = best
         for bundle in range(len(bundles)):
-            for changed in _changes(ports, bundle, len(tags)):
+            for changed in changes(ports, bundle, len(tags)):
                 found = program.cycles(changed, len(tags))
                 if found < best:
                     best, ports = found, changed
     return {bundle: tags[port] for bundle, port in zip(bundles, ports, strict=True)}
 
 
-def _changes(ports: list[int], bundle: int, size: int) -> list[list[int]]:
+def changes(ports: list[int], bundle: int, size: int) -> list[list[int]]:
     """The assignments with `bundle` at each other port, and with it in the place of each bundle behind it there."""
     moved = [[*ports[:bundle], port, *ports[bundle + 1 :]] for port in range(size) if port != ports[bundle]]
     swapped = []
