@@ -5,7 +5,12 @@ from __future__ import annotations
 import random
 from itertools import product
 
+from attnc.kernels.design import Design
+from attnc.schedule.cost import estimate
+from attnc.schedule.devices import BOARDS
+from attnc.schedule.program import build_program
 from attnc.schedule.wiring import Moved, Opens, Part, Step, wire
+from schedule.graphs import layer_graph
 
 
 def cycles(steps: list[Step], ports: dict[str, str]) -> int:
@@ -66,3 +71,11 @@ def test_near_the_best_of_all() -> None:
         best = min(cycles(steps, dict(zip(bundles, ports, strict=True))) for ports in product(tags, repeat=len(bundles)))
         ratios.append(cycles(steps, wire(steps, bundles, tags)) / best)
     assert max(ratios) < 1.1 and sum(ratio == 1 for ratio in ratios) > 30
+
+
+def test_settled_ports_cost_less_and_can_be_given_back() -> None:
+    """Those that whole estimates choose, on a board of few ports."""
+    program = build_program(layer_graph(rows=64, heads=4), Design.of(8, 32, 24, 4, parallel=2, copies=2), None)
+    usual, settled = (estimate(program, BOARDS["pynq-z2"], 200, settled=settled) for settled in (False, True))
+    assert settled.cycles < usual.cycles and settled.ports != usual.ports
+    assert estimate(program, BOARDS["pynq-z2"], 200, ports=settled.ports) == settled
