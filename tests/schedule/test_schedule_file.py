@@ -126,6 +126,19 @@ def test_board_and_program_are_checked(graph: Graph, tmp_path: Path, fields: dic
         check_program(schedule, path, program, estimate(program, KV260, 250), KV260)
 
 
+@pytest.mark.parametrize(
+    ("engines", "expected"), [({"linear": {}}, "dsp"), ({"lookup": {}}, "lookup"), ({}, None), ({"linear": {}, "lookup": {}}, None)]
+)
+def test_the_engine_that_is_there_serves_all(tmp_path: Path, engines: dict[str, Any], expected: str | None) -> None:
+    """As in the build that the schedule is from; nodes that have an engine keep it."""
+    graph = layer_graph()
+    linear = [node for node in graph.nodes if node.op == "linear"]
+    linear[0].attrs["engine"] = "lookup"
+    path = write(tmp_path, design={"lanes": 8, "rows": 16, "engines": engines})
+    design_of(read_schedule(path), path, graph)
+    assert [node.attrs.get("engine") for node in linear] == ["lookup", *[expected] * (len(linear) - 1)]
+
+
 def test_heads_bound_the_lanes(tmp_path: Path) -> None:
     path = write(tmp_path, design={**DESIGN, "lanes": 16})
     with pytest.raises(ConfigError, match=r"'design.lanes': needed a divisor of 8, the channels of a head, found 16"):

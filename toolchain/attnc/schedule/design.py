@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import product
 
 from attnc.config import Objective
 from attnc.errors import FitError
-from attnc.ir import Graph
+from attnc.ir import Graph, Node
 from attnc.kernels.design import COMMON, Design, LinearNumbers, Numbers, flat
 from attnc.kernels.resources import Resources
 from attnc.ops import operator
@@ -193,17 +193,28 @@ class EngineChoice:
     """By engine: cycles per sample and resources of the whole design (estimates), or `misfit`, why none fits the board."""
 
 
+def open_nodes(graph: Graph) -> list[Node]:
+    """Nodes that more than one engine could serve, and that have none of their own."""
+    return [node for node in graph.nodes if "engine" not in node.attrs and len(operator(node).engines(node)) > 1]
+
+
+def take_engine(nodes: Iterable[Node], kind: str) -> None:
+    """Serve nodes by an engine, or by their usual one where that cannot."""
+    for node in nodes:
+        served = operator(node).engines(node)
+        node.attrs["engine"] = kind if kind in served else served[0]
+
+
 def choose_engines(graph: Graph, board: Board, clock_mhz: float, objective: Objective = "latency") -> tuple[Design, EngineChoice]:
     """`choose_design`, once for each engine that layers without one of their own could share; the better of the two stays, in
     attribute `engine` of those nodes."""
-    open_nodes = [node for node in graph.nodes if "engine" not in node.attrs and len(operator(node).engines(node)) > 1]
-    kinds = sorted({engine for node in open_nodes for engine in operator(node).engines(node)})
+    nodes = open_nodes(graph)
+    kinds = sorted({engine for node in nodes for engine in operator(node).engines(node)})
     best: tuple[tuple[float, float], str, Design] | None = None
     misfit: FitError | None = None
     tried: dict[str, dict[str, int | float | str]] = {}
     for kind in kinds or [""]:
-        for node in open_nodes:
-            node.attrs["engine"] = kind if kind in operator(node).engines(node) else operator(node).engines(node)[0]
+        take_engine(nodes, kind)
         try:
             design = choose_design(graph, board, clock_mhz, objective)
         except FitError as error:
@@ -217,9 +228,8 @@ def choose_engines(graph: Graph, board: Board, clock_mhz: float, objective: Obje
     if best is None:
         assert misfit is not None
         raise misfit
-    for node in open_nodes:
-        node.attrs["engine"] = best[1] if best[1] in operator(node).engines(node) else operator(node).engines(node)[0]
-    return best[2], EngineChoice(frozenset(node.name for node in open_nodes), best[1], tried if open_nodes else {})
+    take_engine(nodes, best[1])
+    return best[2], EngineChoice(frozenset(node.name for node in nodes), best[1], tried if nodes else {})
 
 
 def _with_more(programs: Programs, board: Board, clock_mhz: float, objective: Objective, starts: Sequence[Ranked]) -> Ranked | None:
