@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import product
@@ -203,6 +203,19 @@ def take_engine(nodes: Iterable[Node], kind: str) -> None:
     for node in nodes:
         served = operator(node).engines(node)
         node.attrs["engine"] = kind if kind in served else served[0]
+
+
+def take_only_engine(graph: Graph, kernels: Collection[str]) -> None:
+    """Serve each node that more than one engine could by the only one whose kernel is among these, if it is the only one."""
+    for node in open_nodes(graph):
+        fitting = []
+        for kind in operator(node).engines(node):
+            node.attrs["engine"] = kind
+            kernel = operator(node).numbers(node)
+            fitting += [kind] if kernel is not None and kernel.kernel in kernels else []
+        del node.attrs["engine"]
+        if len(fitting) == 1:
+            node.attrs["engine"] = fitting[0]
 
 
 def choose_engines(graph: Graph, board: Board, clock_mhz: float, objective: Objective = "latency") -> tuple[Design, EngineChoice]:

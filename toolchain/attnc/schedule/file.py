@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from attnc.ir import Graph
 from attnc.kernels.design import Design
 from attnc.schedule.cost import Estimate
-from attnc.schedule.design import lane_divisors, open_nodes, take_engine
+from attnc.schedule.design import lane_divisors, take_only_engine
 from attnc.schedule.design_fields import DesignFields, check_lanes, check_numbers, served, wrong
 from attnc.schedule.devices import CLASSES, Board, Utilisation
 from attnc.schedule.engine import Slot
@@ -58,9 +58,7 @@ def read_schedule(path: Path) -> Schedule:
 def design_of(schedule: Schedule, path: Path, graph: Graph) -> Design:
     """The design that a schedule gives the quantized graph, whose heads may have been padded to suit its lanes."""
     where = f"schedule {path}"
-    multipliers, tables = ("linear" in schedule.design.engines, "lookup" in schedule.design.engines)
-    if multipliers != tables:  # the engine that it has serves all that either could
-        take_engine(open_nodes(graph), "dsp" if multipliers else "lookup")
+    take_only_engine(graph, schedule.design.engines)
     check_lanes(schedule.design.design(where), where, lane_divisors(graph))
     return served(schedule.design.design(where), graph, where)
 
