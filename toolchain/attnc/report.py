@@ -25,9 +25,9 @@ from attnc.passes.tokens import has_scale_per_token
 from attnc.passes.weights import weighted
 from attnc.quant.weight_config import LayerChoices, LayerSettings
 from attnc.schedule.cost import Estimate, engine_total
-from attnc.schedule.design import EngineChoice
 from attnc.schedule.devices import CLASSES, Board
 from attnc.schedule.energy import energy_mj, power_watts
+from attnc.schedule.engine_choice import EngineChoice
 from attnc.schedule.program import Program
 from attnc.schedule.stages import by_operator, losses, stages, summary
 

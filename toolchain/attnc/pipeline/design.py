@@ -7,7 +7,8 @@ from dataclasses import replace
 from attnc.errors import FitError
 from attnc.pipeline.state import State
 from attnc.schedule.cost import check_memory, estimate
-from attnc.schedule.design import check_fit, choose_engines
+from attnc.schedule.design import check_fit
+from attnc.schedule.engine_choice import choose_engines
 from attnc.schedule.file import check_program, design_of
 from attnc.schedule.program import build_program
 

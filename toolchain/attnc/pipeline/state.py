@@ -16,8 +16,8 @@ from attnc.original import Original
 from attnc.passes.types import Requirement
 from attnc.quant.calibration import Statistics
 from attnc.quant.weight_config import LayerChoices, LayerSettings
-from attnc.schedule.design import EngineChoice
 from attnc.schedule.devices import Board
+from attnc.schedule.engine_choice import EngineChoice
 from attnc.schedule.file import Schedule
 from attnc.weights import QuantizedWeight
 

@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from attnc.ir import Graph
 from attnc.kernels.design import Design
 from attnc.schedule.cost import Estimate
-from attnc.schedule.design import lane_divisors, take_only_engine
+from attnc.schedule.design import lane_divisors
 from attnc.schedule.design_fields import DesignFields, check_lanes, check_numbers, served, wrong
 from attnc.schedule.devices import CLASSES, Board, Utilisation
 from attnc.schedule.engine import Slot
+from attnc.schedule.engine_choice import take_only_engine
 from attnc.schedule.fifos import DEEPEST, fifos
 from attnc.schedule.given import Given, Style
 from attnc.schedule.program import Program
