@@ -10,7 +10,7 @@ pytest.importorskip("transformers")
 from models import zoo
 from models.families import FAMILIES
 
-QUICK = {("bert", "dynamo"), ("vit", "torchscript"), ("whisper", "torchscript"), ("gpt2", "dynamo")}
+QUICK = {("bert", "dynamo"), ("whisper", "torchscript"), ("gpt2", "dynamo")}
 ALL = [(name, exporter) for name, family in FAMILIES.items() for exporter in family.exporters]
 MARKED = [pytest.param(*pair, marks=() if pair in QUICK else pytest.mark.slow, id="-".join(pair)) for pair in ALL]
 LEAST_DB, OFF_DB = 20.0, 2.0

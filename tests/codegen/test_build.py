@@ -61,6 +61,7 @@ def test_held_out_images_are_exact_and_accurate(digits: Path) -> None:
     assert (found == labels).mean() >= 0.9917 - 0.005
 
 
+@pytest.mark.slow
 def test_ap_types_are_exact(digits: Path) -> None:
     assert compare_build(digits, types="ap").bit_exact
 
@@ -124,7 +125,7 @@ def test_code_and_hardware_do_not_grow_with_the_layers(tmp_path: Path) -> None:
     assert engines[0] == engines[1]
 
 
-@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+@pytest.mark.parametrize("exporter", ["dynamo", pytest.param("torchscript", marks=pytest.mark.slow)])
 def test_bert_with_padding_mask(exporter: str, tmp_path: Path) -> None:
     bert_random.export(tmp_path / "bert.onnx", exporter)
     build = compiled(tmp_path / "bert.onnx", tmp_path / "build", shapes={"input_ids": (1, 32), "attention_mask": (1, 32)})

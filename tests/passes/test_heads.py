@@ -192,7 +192,7 @@ def model(path: Path, combinations: list[tuple[int, int]], tokens: int = 6, chan
     return b.save(path, total)
 
 
-@pytest.mark.parametrize("kernel", ["two_pass", "one_pass"])
+@pytest.mark.parametrize("kernel", ["two_pass", pytest.param("one_pass", marks=pytest.mark.slow)])
 def test_cpp_equals_golden(tmp_path: Path, kernel: str) -> None:
     path, build = model(tmp_path / "m.onnx", [(3, 1), (2, 3), (1, 15)]), tmp_path / "build"
     options = CompileOptions(output=build, calib=path.with_suffix(".npz"), implementations={"attention": kernel})

@@ -11,6 +11,7 @@ from the DDR.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -98,11 +99,12 @@ def rewired(
 ) -> dict[str, str]:
     """A memory port of the board for each memory interface, from `ports` on, as long as another change of them saves estimated cycles:
     `wired` counts less of what a part waits for. Nothing changes for less than WORTHWHILE."""
-    bundles, tags = list(ports), board.ports
+    bundles, tags, often = list(ports), board.ports, Counter(steps)
 
     def cycles(places: Sequence[int]) -> int:
         pointers = {pointer: tags[places[bundles.index(bundle)]] for pointer, bundle in program.bundles.items()}
-        return sum(call.counted for call in program_costs(program, steps, pointers, words_per_cycle))
+        costs = {step: _step_costs(step, pointers, words_per_cycle, program.instruction_ints) for step in often}
+        return sum(count * sum(call.counted for call in costs[step]) for step, count in often.items())
 
     best, before = [tags.index(ports[bundle]) for bundle in bundles], None
     first = least = cycles(best)
