@@ -22,7 +22,7 @@ from attnc.schedule.devices import Board
 from attnc.schedule.engine import Instruction
 from attnc.schedule.program import FETCH_INTS, Program
 from attnc.schedule.wiring import Part as Row
-from attnc.schedule.wiring import Step, changes, wire
+from attnc.schedule.wiring import Step, changes, nearly, wire
 from attnc.schedule.work import ALONE, Beside, Part, Work, direction, side_by_side, through
 
 CALL_OVERHEAD = 10
@@ -73,7 +73,11 @@ def assign_ports(program: Program, board: Board) -> dict[str, str]:
 
 def wired(program: Program, board: Board, steps: Sequence[tuple[Work, ...]]) -> dict[str, str]:
     """The same with the work of the program's steps."""
-    bundles = tuple(dict.fromkeys(program.bundles.values()))
+    return wire(_rows(program, steps), tuple(dict.fromkeys(program.bundles.values())), board.ports)
+
+
+def _rows(program: Program, steps: Sequence[tuple[Work, ...]]) -> list[Step]:
+    """What the steps move."""
 
     def part(one: Part, beside: Beside) -> Row:
         opens, beside = one.opens(program.bundles), one.with_asked(program.bundles, beside)
@@ -91,15 +95,16 @@ def wired(program: Program, board: Board, steps: Sequence[tuple[Work, ...]]) -> 
         return tuple(parts), tuple(through(step, program.bundles).items())
 
     rows = {step: row(step) for step in dict.fromkeys(steps)}
-    return wire([rows[step] for step in steps], bundles, board.ports)
+    return [rows[step] for step in steps]
 
 
 def rewired(
     program: Program, board: Board, steps: Sequence[tuple[Work, ...]], ports: dict[str, str], words_per_cycle: float
 ) -> dict[str, str]:
-    """A memory port of the board for each memory interface, from `ports` on, as long as another change of them saves estimated cycles:
-    `wired` counts less of what a part waits for. Nothing changes for less than WORTHWHILE."""
+    """A memory port of the board for each memory interface: of what is nearly as good as `ports`, which `wired` has found, what is best by
+    whole estimates, which count more of what a part waits for. Nothing changes for less than WORTHWHILE."""
     bundles, tags, often = list(ports), board.ports, Counter(steps)
+    near = nearly(_rows(program, steps), [tags.index(ports[bundle]) for bundle in bundles], bundles, tags)
 
     def cycles(places: Sequence[int]) -> int:
         pointers = {pointer: tags[places[bundles.index(bundle)]] for pointer, bundle in program.bundles.items()}
@@ -112,7 +117,7 @@ def rewired(
         before = least
         for bundle in range(len(bundles)):
             for changed in changes(best, bundle, len(tags)):
-                found = cycles(changed)
+                found = cycles(changed) if near(changed) else least
                 if found < least:
                     least, best = found, changed
     return {bundle: tags[place] for bundle, place in zip(bundles, best, strict=True)} if least < (1 - WORTHWHILE) * first else ports
@@ -132,7 +137,11 @@ def _work_cost(work: Work, beside: Beside, ports: Mapping[str, str], words_per_c
     """Of each of its parts the slowest process, stream or port, or the DDR in all, plus start-up."""
     instruction, engine = work.instruction, work.instruction.engine
     besides = [beside, *[beside.later()] * (len(work.parts) - 1)]
-    found = [busy for busy in (part.all_busy(ports, one) for part, one in zip(work.parts, besides, strict=True)) if busy]
+    found, left = list[dict[str, int]](), dict[str, int]()
+    for part, one in zip(work.parts, besides, strict=True):
+        here = part.all_busy(ports, one, left)
+        left = part.left(ports, max(here.values(), default=0))
+        found += [here] if here else []
     busy: dict[str, int] = {}
     for name, cycles in (item for part in found for item in part.items()):
         busy[name] = busy.get(name, 0) + cycles

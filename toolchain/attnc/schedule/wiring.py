@@ -4,7 +4,7 @@ finds, where a part of an instruction takes its slowest process or the port that
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,10 @@ Part = tuple[int, Moved, Opens]
 Step = tuple[tuple[tuple[Part, ...], ...], Moved]
 """What runs at the same time: the parts of each instruction, one after the other, and what all of them move."""
 Numbers = npt.NDArray[np.int64]
+
+
+NEAR = 0.005
+"""Share of the cycles that assignments may differ by and still be as good: what the search counts is no closer than that."""
 
 
 class _Program(NamedTuple):
@@ -66,6 +70,13 @@ def wire(steps: Sequence[Step], bundles: Sequence[str], tags: Sequence[str]) -> 
                 if found < best:
                     best, ports = found, changed
     return {bundle: tags[port] for bundle, port in zip(bundles, ports, strict=True)}
+
+
+def nearly(steps: Sequence[Step], places: Sequence[int], bundles: Sequence[str], tags: Sequence[str]) -> Callable[[Sequence[int]], bool]:
+    """Whether an assignment takes hardly more cycles than that of bundle i to port `places[i]`."""
+    program = _rows(Counter(steps), bundles)
+    most = (1 + NEAR) * program.cycles(places, len(tags))[0]
+    return lambda changed: program.cycles(changed, len(tags))[0] <= most
 
 
 def changes(ports: list[int], bundle: int, size: int) -> list[list[int]]:

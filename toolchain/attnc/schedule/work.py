@@ -26,6 +26,7 @@ TURN = 16
 """Beats that a port of the board serves for one before it serves another, as the simulation has it."""
 OPERANDS = "operands"
 """Name of the loader that serves several streams."""
+NOTHING_LEFT: Mapping[str, int] = {}
 Channel = tuple[str, bool]
 """A pointer, bundle or port of the board, and whether it is written."""
 
@@ -134,8 +135,17 @@ class Part:
             found.setdefault((ports[pointer], write), []).append((name, cycles))
         return found
 
-    def all_busy(self, ports: Mapping[str, str], beside: Beside) -> dict[str, int]:
-        """With the ports of the board that several streams share, those of other engines among them."""
+    def left(self, ports: Mapping[str, str], cycles: int) -> dict[str, int]:
+        """Of what is read in it for later parts, by port what does not pass in so many cycles, which the part takes."""
+        own, asked = self.passing(ports), Counter[str]()
+        for pointer, moved in self.asked:
+            asked[ports[pointer]] += moved
+        passed = {port: sum(moved for _, moved in own.get((port, False), ())) for port in asked}
+        return {port: max(moved + passed[port] - cycles, 0) for port, moved in asked.items()}
+
+    def all_busy(self, ports: Mapping[str, str], beside: Beside, left: Mapping[str, int] = NOTHING_LEFT) -> dict[str, int]:
+        """With the ports of the board that several streams share, those of other engines among them; `left` is what comes through a port
+        that was asked for in an earlier part."""
         beside, later = self.with_asked(ports, beside), self.later(ports, beside)
         found = {
             name: cycles + later + (0 if name in self.holders else self.behind) + (0 if name.startswith("port ") else self.lag)
@@ -146,10 +156,11 @@ class Part:
         slowest = max(found.values(), default=0)
         trailing = {ports[pointer]: cycles for pointer, cycles in self.trailing.items()}
         for channel, streams in self.passing(ports).items():
-            own = sum(cycles for _, cycles in streams)
+            before = 0 if channel[1] else left.get(channel[0], 0)
+            own = sum(cycles for _, cycles in streams) + before
             others = beside.meanwhile(channel, slowest, own)
             tail = self.behind if channel[1] else max(self.tail, trailing.get(channel[0], 0))
-            if others or len(streams) > 1 or (tail and not channel[1]):
+            if others or before or len(streams) > 1 or (tail and not channel[1]):
                 names = "+".join([*(name for name, _ in streams), *(["others"] if others else [])])
                 found[f"{direction(channel)} ({names})"] = own + others + tail
         return found
