@@ -117,11 +117,11 @@ def rescaling(template: tuple[Argument, ...], channels: str, most: Count, steps:
 
     def whole(n: Names) -> int:
         """Iterations in which the sums of the first block come, or the outputs of the last one leave."""
-        return buffered(n) * (n.rows * min(per_block(n), up(n.n_tiles, tiles(n))) * tiles(n) + SETTLE)
+        return buffered(n) * (n.block_sums + SETTLE)
 
     def trips(n: Names) -> int:
         """Block after block its records and its sums, while the outputs of the one before leave."""
-        return up(n.n_tiles, tiles(n)) * records(n) + n.rows * n.n_tiles + whole(n)
+        return n.all_steps * records(n) + n.outputs + whole(n)
 
     def buffered(n: Names) -> int:
         return int(most(n) * tiles(n) > 1)
@@ -141,7 +141,7 @@ def rescaling(template: tuple[Argument, ...], channels: str, most: Count, steps:
             ),
             Buffer("bytes", lambda n: int(most(n) > 1) * most(n), lambda n: 8 * RECORD_BYTES * getattr(n, channels), static=False),
         ),
-        first=lambda n: records(n) * min(per_block(n), up(n.n_tiles, tiles(n))) + whole(n) + _RESCALE,
+        first=lambda n: records(n) * min(per_block(n), n.all_steps) + whole(n) + _RESCALE,
         rest=lambda n: _RESCALE + whole(n),
     )
 
