@@ -9,6 +9,6 @@ import os
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from attnc_host.accelerator import Accelerator, Backend, register_backend
-from attnc_host.errors import AcceleratorError
+from attnc_host.errors import AcceleratorError, InputError
 
-__all__ = ["Accelerator", "AcceleratorError", "Backend", "register_backend"]
+__all__ = ["Accelerator", "AcceleratorError", "Backend", "InputError", "register_backend"]

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnc_host import layout
-from attnc_host.errors import AcceleratorError
+from attnc_host.errors import AcceleratorError, InputError
 from attnc_host.manifest import Feed, Fetch, Manifest, NumberType
 from attnc_host.samples import Samples, stack, unstack
 
@@ -92,14 +92,14 @@ class Prepared:
 def check_inputs(manifest: Manifest, inputs: Mapping[str, Any]) -> Samples:
     """The samples in the arrays of a user, by the rule of `attnc_host.samples`."""
     if not isinstance(inputs, Mapping):
-        raise AcceleratorError(f"inputs: needed a dictionary from input name to array, found {type(inputs).__name__}")
+        raise InputError(f"inputs: needed a dictionary from input name to array, found {type(inputs).__name__}")
     needed = [port.name for port in manifest.inputs]
     names = ", ".join(map(repr, needed))
     missing = [name for name in needed if name not in inputs]
     unknown = [name for name in inputs if name not in needed]
     if missing or unknown:
         parts = [f"{what} {', '.join(map(repr, found))}" for what, found in (("missing", missing), ("unknown", unknown)) if found]
-        raise AcceleratorError(f"inputs: {'; '.join(parts)}; the model takes {names}")
+        raise InputError(f"inputs: {'; '.join(parts)}; the model takes {names}")
     return stack(inputs, manifest.inputs)
 
 
@@ -108,7 +108,7 @@ def prepare(manifest: Manifest, given: Samples, host: HostGraphs | None = None) 
     tensors = {name: given.all(name) for name in given.arrays}
     leading = (host or HostGraphs(manifest)).leading
     if leading is not None:
-        tensors.update(_run(leading, tensors, given.count, manifest.leading))
+        tensors.update(_run(leading, tensors, given.count, manifest.leading, InputError))
     values = {}
     for feed in manifest.feeds:
         if feed.tensor not in tensors:
@@ -125,11 +125,11 @@ def _check_numbers(real: Array, feed: Feed) -> None:
     fine = np.isfinite(real) | (real == -np.inf) if feed.excluded else np.isfinite(real)
     if not fine.all():
         sample = int(np.argmin(fine.reshape(fine.shape[0], -1).all(axis=1)))
-        raise AcceleratorError(f"{feed.tensor!r}, which the host computes for the device, becomes NaN or infinite in sample {sample}")
+        raise InputError(f"{feed.tensor!r}, which the host computes for the device, becomes NaN or infinite in sample {sample}")
     if feed.excluded and not feed.keyless:
         none = np.isneginf(real.max(axis=-1)).reshape(real.shape[0], -1).any(axis=1)
         if none.any():
-            raise AcceleratorError(
+            raise InputError(
                 f"{feed.tensor!r}, a mask, leaves a query of sample {int(np.argmax(none))} no key: the model itself gives NaN there"
             )
 
@@ -143,8 +143,10 @@ def _gather(stacked: Array, link: Feed | Fetch, shape: tuple[int, ...]) -> Array
     return np.asarray((flat if whole else flat[:, index]).reshape(stacked.shape[0], *shape))
 
 
-def _run(session: Any, tensors: Mapping[str, Array], samples: int, path: Path | None) -> dict[str, Array]:
-    """Every output of an ONNX graph, sample by sample."""
+def _run(
+    session: Any, tensors: Mapping[str, Array], samples: int, path: Path | None, failure: type[AcceleratorError] = AcceleratorError
+) -> dict[str, Array]:
+    """Every output of an ONNX graph, sample by sample; where a sample makes it fail, that is a `failure`."""
     names = [output.name for output in session.get_outputs()]
     feeds = [found.name for found in session.get_inputs()]
     absent = [name for name in feeds if name not in tensors]
@@ -155,7 +157,7 @@ def _run(session: Any, tensors: Mapping[str, Array], samples: int, path: Path | 
         try:
             results.append(session.run(names, {name: np.asarray(tensors[name][sample], order="C") for name in feeds}))
         except Exception as error:  # onnxruntime's errors share no base class
-            raise AcceleratorError(f"{path}: failed on sample {sample}: {error}") from error
+            raise failure(f"{path}: failed on sample {sample}: {error}") from error
     return {name: np.stack([result[i] for result in results]) for i, name in enumerate(names)}
 
 

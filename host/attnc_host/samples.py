@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from attnc_host.errors import AcceleratorError
+from attnc_host.errors import InputError
 
 Array = npt.NDArray[Any]
 CONVERTIBLE = {"f": "fiub", "i": "iub", "u": "iub", "b": "iub"}
@@ -62,7 +62,7 @@ class Samples:
 
 
 def stack(given: Mapping[str, Any], specs: Sequence[Spec]) -> Samples:
-    """The inputs that `specs` name, in the model's types; raises `AcceleratorError` where an array does not fit."""
+    """The inputs that `specs` name, in the model's types; raises `InputError` where an array does not fit."""
     arrays, framed = {}, False
     for spec in specs:
         array = cast(spec, given[spec.name])
@@ -71,7 +71,7 @@ def stack(given: Mapping[str, Any], specs: Sequence[Spec]) -> Samples:
     counts = {name: array.shape[0] for name, array in arrays.items()}
     count = max(counts.values(), default=1)
     if any(found not in (1, count) for found in counts.values()):
-        raise AcceleratorError(f"inputs: all need the same number of samples, or one that serves all, found {counts}")
+        raise InputError(f"inputs: all need the same number of samples, or one that serves all, found {counts}")
     return Samples(arrays, count, framed)
 
 
@@ -95,9 +95,9 @@ def _in_front(spec: Spec, array: Array) -> Array:
         own = list(spec.shape)
         in_front = ", ".join(["samples", *map(str, own)])
         wanted = f"[{', '.join(['samples', *map(str, own[1:])])}] or [{in_front}]" if batch else f"{own} or [{in_front}]"
-        raise AcceleratorError(f"input {spec.name!r}: needed shape {wanted}, found {list(array.shape)}")
+        raise InputError(f"input {spec.name!r}: needed shape {wanted}, found {list(array.shape)}")
     if not found.shape[0]:
-        raise AcceleratorError(f"input {spec.name!r}: needed at least one sample, found shape {list(array.shape)}")
+        raise InputError(f"input {spec.name!r}: needed at least one sample, found shape {list(array.shape)}")
     return found
 
 
@@ -107,14 +107,14 @@ def cast(spec: Spec, given: Any) -> Array:
     try:
         array = np.asarray(given)
     except (TypeError, ValueError) as error:
-        raise AcceleratorError(f"{where}: not an array: {error}") from error
+        raise InputError(f"{where}: not an array: {error}") from error
     kind, needed = array.dtype.kind, spec.dtype.kind
     if kind not in CONVERTIBLE[needed]:
-        raise AcceleratorError(f"{where}: needed {spec.dtype}, found {array.dtype}, which does not convert safely")
+        raise InputError(f"{where}: needed {spec.dtype}, found {array.dtype}, which does not convert safely")
     if needed in "iub" and kind in "iu" and array.size:
         low, high = (0, 1) if needed == "b" else (int(np.iinfo(spec.dtype).min), int(np.iinfo(spec.dtype).max))
         if int(array.min()) < low or int(array.max()) > high:
-            raise AcceleratorError(f"{where}: needed {spec.dtype}, values from {low} to {high}, found {array.min()} to {array.max()}")
+            raise InputError(f"{where}: needed {spec.dtype}, values from {low} to {high}, found {array.min()} to {array.max()}")
     if kind == "f":
         _check_finite(where, array, "NaN or infinity")
     with np.errstate(over="ignore"):
@@ -128,4 +128,4 @@ def _check_finite(where: str, array: Array, what: str) -> None:
     finite = np.isfinite(array)
     if not finite.all():
         first = [int(i) for i in np.unravel_index(int(np.argmin(finite)), array.shape)]
-        raise AcceleratorError(f"{where}: contains {what}, the first at {first} of shape {list(array.shape)}")
+        raise InputError(f"{where}: contains {what}, the first at {first} of shape {list(array.shape)}")

@@ -13,7 +13,7 @@ import pytest
 import attnc_host
 from attnc.arrays import Array
 from attnc.verify.golden_backend import GoldenBackend
-from attnc_host import Accelerator, AcceleratorError, accelerator
+from attnc_host import Accelerator, AcceleratorError, InputError, accelerator
 from attnc_host import manifest as manifests
 from small_build import expected_outputs, random_inputs, weights, write_small_build
 
@@ -154,3 +154,21 @@ def test_compiles_with_the_oldest_python(tmp_path: Path) -> None:
     code = "import sys\nfor name in sys.argv[1:]: compile(open(name).read(), name, 'exec')"
     done = subprocess.run([OLD_PYTHON, "-c", code, *files], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_whose_fault_it_is(tmp_path: Path) -> None:
+    """What inputs do wrong, on the way through the host's graphs too, is an `InputError`; what the device does is not."""
+
+    class Broken(Echo):
+        def execute(self, images: Array) -> Array:
+            raise AcceleratorError("the device does not answer")
+
+    folder = write_small_build(tmp_path / "hosted", host=True)
+    with Accelerator.open(folder, Broken(manifests.load(folder))) as device:
+        with pytest.raises(InputError, match="needed shape"):
+            device.run({"x": np.zeros((2, 3), np.float32)})
+        with pytest.raises(InputError, match="becomes NaN or infinite in sample 1"):
+            device.run({"x": np.stack([np.zeros((4, 6), np.float32), np.full((4, 6), 3e38, np.float32)])})
+        with pytest.raises(AcceleratorError, match="does not answer") as failure:
+            device.run(random_inputs(1))
+    assert not isinstance(failure.value, InputError)
