@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from attnc.cli import main
+from attnc.sim import timeline
 from attnc.sim.program import load_listing
 from attnc.sim.simulator import open_simulator
 from attnc.verify.cosim import CosimRun
@@ -77,6 +78,23 @@ def test_levels_of_a_vcd_are_those_that_were_reached(simulated: Path, run: Cosim
         code = next(c for c, name in codes.items() if name == fifo.name.rpartition(".")[2])
         # A token that comes in the cycle in which another goes takes its place within it.
         assert fifo.most - 1 <= reached[code] <= fifo.most
+
+
+def test_cosim_json_has_the_timeline_of_the_slower_style(simulated: Path) -> None:
+    found = json.loads((simulated / "cosim.json").read_text())
+    slower = max(found["styles"], key=lambda style: found["styles"][style]["cycles"])
+    time = timeline.from_facts(found["timeline"])
+    assert timeline.as_facts(time) == found["timeline"]
+    assert (time.style, time.cycles) == (slower, found["styles"][slower]["cycles"])
+    assert [band.node for band in time.bands] == ["layer"] and time.bands[0].end <= time.cycles
+    stats = {timeline.inner(p["process"]): p for p in found["styles"][slower]["processes"]}
+    for strip in (strip for strips in time.engines.values() for strip in strips):
+        working = float(strip.shares["working"].sum()) * time.bin_cycles
+        assert working == pytest.approx(stats[strip.name]["working"], abs=0.005 * time.cycles + 1)
+    damaged = json.loads(json.dumps(found["timeline"]))
+    damaged["ports"][0]["read"] = "1 2"
+    with pytest.raises(ValueError, match="percentages"):
+        timeline.from_facts(damaged)
 
 
 def test_a_picture_is_drawn(simulated: Path, tmp_path: Path) -> None:

@@ -18,13 +18,14 @@ import attnc
 from attnc.errors import BuildError
 from attnc.files import read_json
 from attnc.ir import Graph, Node
+from attnc.kernels.resources import Resources
 from attnc.model import Model
 from attnc.ops import operator
 from attnc.ops.linear_weights import weight_format, weight_shape
 from attnc.passes.tokens import has_scale_per_token
 from attnc.passes.weights import weighted
 from attnc.quant.weight_config import LayerChoices, LayerSettings
-from attnc.schedule.cost import Estimate, engine_total
+from attnc.schedule.cost import Estimate, buffer_costs, by_class, engine_total
 from attnc.schedule.devices import CLASSES, Board
 from attnc.schedule.energy import energy_mj, power_watts
 from attnc.schedule.engine_choice import EngineChoice
@@ -152,6 +153,7 @@ def _weights_report(graph: Graph, node: Node, settings: LayerSettings, choice: E
 def estimate_facts(graph: Graph, program: Program, cost: Estimate, board: Board, misfit: str | None = None) -> dict[str, Any]:
     """What a program is estimated to cost; the fields are described in docs/report.md."""
     lanes, found, used = program.design.lanes, stages(graph, program, cost), cost.used()
+    held = buffer_costs(program.engines, cost)
     return {
         "note": ESTIMATE_NOTE,
         "clock_mhz": cost.clock_mhz,
@@ -181,6 +183,9 @@ def estimate_facts(graph: Graph, program: Program, cost: Estimate, board: Board,
                 "depth": buffer.memory.depth,
                 "bits": buffer.memory.width,
                 "place": cost.places[buffer.key],
+                "engines": {
+                    engine: {name: round(n, 1) for name, n in by_class(taken).items() if n} for engine, taken in held[buffer.key].items()
+                },
             }
             for buffer in cost.buffers
         ],
@@ -199,8 +204,13 @@ def _engine_report(program: Program, index: int, cost: Estimate) -> dict[str, An
         "numbers": engine.choice or None,
         "kernels": [slot.kernel.function for slot in engine.slots],
         "calls": sum(instruction.engine is engine for instruction in program.instructions),
-        "resources": {name: math.ceil(n) for name, n in zip(CLASSES, engine_total(engine, cost).astuple(), strict=True)},
+        "resources": _whole(engine_total(engine, cost)),
     }
+
+
+def _whole(resources: Resources) -> dict[str, int]:
+    """By class, rounded up."""
+    return {name: math.ceil(n) for name, n in by_class(resources).items()}
 
 
 def load_report(build: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Cycles are those of cycles.py; resources are what kernels, loaders, FIFOs and me
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from attnc.errors import FitError
@@ -108,6 +108,16 @@ def engine_total(engine: Engine, cost: Estimate) -> Resources:
     own = cost.engines[engine.name]
     kinds = ((memory, cost.places[f"{stem}.{memory.name}"]) for stem, memory in _memories(engine))
     return sum((memory_cost(memory, kind) for memory, kind in kinds), without_buffers(own))
+
+
+def buffer_costs(engines: Sequence[Engine], cost: Estimate) -> dict[str, dict[str, Resources]]:
+    """By buffer, what each engine that has it takes for it where the plan puts it."""
+    found: dict[str, dict[str, Resources]] = {buffer.key: {} for buffer in cost.buffers}
+    for engine in engines:
+        for stem, memory in _memories(engine):
+            own, key = found[f"{stem}.{memory.name}"], f"{stem}.{memory.name}"
+            own[engine.name] = own.get(engine.name, Resources()) + memory_cost(memory, cost.places[key])
+    return found
 
 
 def _memories(engine: Engine) -> list[tuple[str, Memory]]:

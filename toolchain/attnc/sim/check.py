@@ -47,7 +47,7 @@ def check_build(folder: Path, wanted: bool, depths_given: bool = False) -> Check
     manifest, listing = manifests.load(folder, edited=True), load_listing(folder)
     try:
         with open_simulator(folder, listing.timing(), listing) as simulator:
-            runs = in_styles(simulator.run)
+            runs = in_styles(simulator.binned)
             _refuse_deadlocks(simulator, runs, depths_given)
             result = _compare(simulator, manifest)
     except BuildError as error:

@@ -14,9 +14,10 @@ from attnc.kernels.latency import READ_LATENCY, WRITE_RESPONSE
 from attnc.kernels.loops import LOOPS
 from attnc.sim.calibration import Calibration
 from attnc.sim.deadlock import Edge, edges, freeing
-from attnc.sim.facts import facts, fifo_depths, write_facts
+from attnc.sim.facts import facts, fifo_depths, told, write_facts
 from attnc.sim.program import Listing, load_listing
 from attnc.sim.simulator import Simulator, in_styles, open_simulator
+from attnc.sim.timeline import bin_cycles, timeline
 from attnc.sim.trace import read_trace, tracing, write_perfetto, write_vcd
 from attnc.verify.cosim import STYLES, CosimRun, Timing
 from attnc_host.progress import Progress
@@ -62,11 +63,11 @@ def simulate(build: Path, request: Request, progress: Progress, note: Note) -> d
     with open_simulator(build, timing, listing) as simulator:
         simulator.depths.update(request.depths)
         progress.stage("simulating")
-        runs = in_styles(simulator.run, request.styles)
+        runs = in_styles(simulator.binned, request.styles)
         _check_names(request.depths, runs[0])
         stuck = {run.style: explained(simulator, run) for run in runs if run.deadlock is not None}
         found = facts(listing, timing, runs, stuck, request.calibrated(runs))
-        _write(simulator, _told(runs), request, progress)
+        _write(simulator, told(runs), request, progress)
         if stuck:
             progress.stage("searching for depths that free it")
             least = freeing(lambda depths: in_styles(lambda style: simulator.run(style, depths), request.styles), runs)
@@ -80,11 +81,6 @@ def simulate(build: Path, request: Request, progress: Progress, note: Note) -> d
     else:
         write_facts(build, found)
     return found
-
-
-def _told(runs: Sequence[CosimRun]) -> CosimRun:
-    """The run that pictures and traces are of."""
-    return max(runs, key=lambda run: (run.deadlock is not None, run.cycles))
 
 
 def _write(simulator: Simulator, run: CosimRun, request: Request, progress: Progress) -> None:
@@ -104,8 +100,9 @@ def _write(simulator: Simulator, run: CosimRun, request: Request, progress: Prog
         progress.stage("drawing")
         from attnc.sim import plot
 
-        width = plot.bin_cycles(run)
-        plot.draw(outputs.plot, simulator.run(run.style, bin_cycles=width), width, listing, request.title)
+        width = bin_cycles(run.cycles, plot.BINS)
+        again = timeline(simulator.run(run.style, bin_cycles=width), width, listing)
+        plot.draw(outputs.plot, again, listing.clock_mhz, listing.estimate, request.title)
 
 
 def _check_names(depths: Mapping[str, int], run: CosimRun) -> None:

@@ -13,6 +13,7 @@ from attnc.report import load_report
 from attnc.report_tables import as_text, render
 from attnc.sim.deadlock import Edge, circle
 from attnc.sim.program import Listing, engine_of
+from attnc.sim.timeline import as_facts, bin_cycles, timeline
 from attnc.verify.cosim import CAUSES, CosimRun, Timing
 
 SCHEMA = 1
@@ -27,7 +28,8 @@ def facts(
     calibration: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """All that is known of the runs, by style; `deadlocks` are the waits of those that stand still, `calibration` says which II and depths
-    of loops come from a synthesis report."""
+    of loops come from a synthesis report. Runs in bins (`Simulator.binned`) give a timeline, of the one that is told of."""
+    shown, width = told(runs), bin_cycles(listing.estimate)
     return {
         "schema": SCHEMA,
         "note": NOTE,
@@ -36,7 +38,13 @@ def facts(
         **({} if calibration is None else {"calibration": calibration}),
         "estimate_cycles": listing.estimate,
         "styles": {run.style: _run(listing, run, deadlocks.get(run.style)) for run in runs},
+        **({"timeline": as_facts(timeline(shown, width, listing))} if shown.bins else {}),
     }
+
+
+def told(runs: Sequence[CosimRun]) -> CosimRun:
+    """The run that pictures and traces are of: one that stands still, or the slowest."""
+    return max(runs, key=lambda run: (run.deadlock is not None, run.cycles))
 
 
 def assumptions(timing: Timing, calibration: Mapping[str, Any] | None) -> dict[str, Any]:

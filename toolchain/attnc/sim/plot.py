@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,7 @@ import numpy as np
 from attnc.arrays import Array
 from attnc.messages import clean
 from attnc.pictures import new_figure, save_figure
-from attnc.sim.program import Listing, engine_of, short
-from attnc.sim.trace import is_region
-from attnc.verify.cosim import CosimRun
+from attnc.sim.timeline import MOVED, SPENT, Strip, Timeline
 
 BINS = 1200
 """Parts of the run, about two pixels each."""
@@ -24,14 +22,7 @@ COLOURS = {
     "full": "#f4a582",
     "memory": "#b2182b",
 }
-"""Of a process: iterations begin; a pipeline fills, drains or starts; it waits for a FIFO that is empty, or full; for memory."""
-LEGEND = {
-    "working": "an iteration begins",
-    "filling": "filling, draining, starting",
-    "empty": "waits: FIFO empty",
-    "full": "waits: FIFO full",
-    "memory": "waits: memory",
-}
+"""By how a process spends its cycles."""
 PORT_COLOURS = {"read": "#4d9221", "write": "#762a83"}
 LEVELS, GAP = 24, 4
 """Pixels of a strip, and between two of them."""
@@ -42,71 +33,21 @@ CHARACTERS = 230
 """Of a name that the whole width holds."""
 
 
-def bin_cycles(run: CosimRun) -> int:
-    """Cycles per bin of a run of this length."""
-    return max(1, -(-run.cycles // BINS))
-
-
-def draw(path: Path, run: CosimRun, width: int, listing: Listing, title: str) -> None:
-    """Write a PNG of a run with bins of `width` cycles."""
-    engines = _rows(run)
-    heights = [1.7, *(0.42 * len(rows) + 0.25 for rows in engines.values()), 0.3 * len(run.ports) + 0.3]
+def draw(path: Path, found: Timeline, clock_mhz: float, estimate: int, title: str) -> None:
+    """Write a PNG of a run; `estimate` are its estimated cycles."""
+    heights = [1.7, *(0.42 * len(strips) + 0.25 for strips in found.engines.values()), 0.3 * len(found.ports) + 0.3]
     figure = new_figure(17, sum(heights) + 1.4)
     axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
-    scale = 1 / listing.clock_mhz / 1000
-    axes[0].set_xlim(0, run.cycles * scale)
-    _bands(axes, run, listing, scale, _busiest(run, width))
-    for axis, (engine, rows) in zip(axes[1:], engines.items(), strict=False):
-        _processes(axis, run, rows, width, scale)
-        ops = " > ".join(listing.engines.get(engine, ()))
-        axis.set_title(f"{engine}: {ops}", loc="left", fontsize=10, fontweight="bold", pad=3)
-    _ports(axes[-1], run, width, scale)
-    axes[-1].set_xlabel(f"ms at {listing.clock_mhz:g} MHz")
-    _titles(figure, axes[0], run, listing, title)
+    scale = 1 / clock_mhz / 1000
+    axes[0].set_xlim(0, found.cycles * scale)
+    _bands(axes, found, scale)
+    for axis, (engine, strips) in zip(axes[1:], found.engines.items(), strict=False):
+        _processes(axis, found, strips, scale)
+        axis.set_title(f"{engine}: {' > '.join(found.operators[engine])}", loc="left", fontsize=10, fontweight="bold", pad=3)
+    _ports(axes[-1], found, scale)
+    axes[-1].set_xlabel(f"ms at {clock_mhz:g} MHz")
+    _titles(figure, axes[0], found, clock_mhz, estimate, title)
     save_figure(figure, path, 110)
-
-
-def _rows(run: CosimRun) -> dict[str, list[str]]:
-    """By engine its processes that do anything themselves, in the order in which their tokens pass."""
-    found: dict[str, list[str]] = {}
-    active = {process.path for process in run.processes if process.working or any(process.waited[c] for c in ("empty", "full", "memory"))}
-    for path in _in_order(run):
-        if path in active and engine_of(path) != "program" and not is_region(run, path):
-            found.setdefault(engine_of(path), []).append(path)
-    return dict(sorted(found.items(), key=lambda item: int(item[0].rpartition("_")[2])))
-
-
-def _in_order(run: CosimRun) -> list[str]:
-    """Processes, each behind those that feed it."""
-    feeds: dict[str, set[str]] = {process.path: set() for process in run.processes}
-    for fifo in run.fifos:
-        if fifo.writer and fifo.reader and fifo.writer != fifo.reader:
-            feeds[fifo.reader].add(fifo.writer)
-    found: list[str] = []
-
-    def visit(path: str, above: frozenset[str]) -> None:
-        for before in sorted(feeds[path] - above):
-            visit(before, above | {path})
-        if path not in found:
-            found.append(path)
-
-    for process in sorted(feeds, key=lambda path: (engine_of(path), path)):
-        visit(process, frozenset())
-    return found
-
-
-def _shares(run: CosimRun, process: str, width: int, count: int) -> dict[str, Array]:
-    """Of every bin, by what the process does in it."""
-    cycles = {name: _padded(run.bins.get((process, name), ()), count) for name in ("working", "empty", "full", "memory", "active")}
-    filling = cycles["active"] - sum(cycles[name] for name in ("working", "empty", "full", "memory"))
-    cycles["filling"] = np.maximum(filling, 0)
-    return {name: np.minimum(cycles[name] / width, 1) for name in COLOURS}
-
-
-def _padded(bins: Sequence[int], count: int) -> Array:
-    found = np.zeros(count)
-    found[: len(bins)] = bins[:count]
-    return found
 
 
 def _strip(parts: Sequence[tuple[Array, str]], levels: int) -> Array:
@@ -121,45 +62,45 @@ def _strip(parts: Sequence[tuple[Array, str]], levels: int) -> Array:
     return pixels[::-1]
 
 
-def _picture(axis: Any, strips: Sequence[Array], run: CosimRun, width: int, scale: float) -> None:
+def _picture(axis: Any, pictures: Sequence[Array], found: Timeline, scale: float) -> None:
     """Strips below each other, each one unit high with a gap above; an image, since so many areas would take minutes to draw."""
-    gap = np.ones((GAP, strips[0].shape[1], 3))
-    pixels = np.concatenate([part for strip in strips for part in (gap, strip)])
-    end = strips[0].shape[1] * width * scale
-    axis.imshow(pixels, aspect="auto", interpolation="nearest", extent=(0, end, 0, len(strips)))
-    axis.set_xlim(0, run.cycles * scale)
-    axis.set_ylim(-0.08, len(strips))
+    gap = np.ones((GAP, found.bins, 3))
+    pixels = np.concatenate([part for picture in pictures for part in (gap, picture)])
+    end = found.bins * found.bin_cycles * scale
+    axis.imshow(pixels, aspect="auto", interpolation="nearest", extent=(0, end, 0, len(pictures)))
+    axis.set_xlim(0, found.cycles * scale)
+    axis.set_ylim(-0.08, len(pictures))
 
 
-def _processes(axis: Any, run: CosimRun, rows: Sequence[str], width: int, scale: float) -> None:
+def _processes(axis: Any, found: Timeline, strips: Sequence[Strip], scale: float) -> None:
     """A strip per process, stacked by what it does."""
-    count, stats = run.cycles // width + 1, {process.path: process for process in run.processes}
-    shares = [_shares(run, path, width, count) for path in rows]
-    _picture(axis, [_strip([(share, COLOURS[name]) for name, share in one.items()], LEVELS) for one in shares], run, width, scale)
-    for number, path in enumerate(rows):
-        worked = f"{100 * stats[path].working / max(run.cycles, 1):.0f} %"
-        axis.text(1.004, len(rows) - 0.57 - number, worked, transform=axis.get_yaxis_transform(), fontsize=8, va="center")
+    _picture(axis, [_strip([(share, COLOURS[name]) for name, share in one.shares.items()], LEVELS) for one in strips], found, scale)
+    _beside(axis, [one.name for one in strips], [f"{100 * one.totals['working']:.0f} %" for one in strips])
     axis.text(1.004, 1.0, "works", transform=axis.transAxes, fontsize=8, va="bottom", style="italic")
-    axis.set_yticks([len(rows) - 0.57 - number for number in range(len(rows))], [clean(_inner(path)) for path in rows], fontsize=8)
     _bare(axis)
 
 
-def _ports(axis: Any, run: CosimRun, width: int, scale: float) -> None:
+def _ports(axis: Any, found: Timeline, scale: float) -> None:
     """Beats that the ports of the board read and write, as shares of the cycles."""
-    count, strips = run.cycles // width + 1, []
-    moved = sorted((tag, read, written) for tag, read, written in run.ports if read or written)
-    for number, (tag, read, written) in enumerate(moved):
-        shares = {kind: np.minimum(_padded(run.bins.get((tag, kind), ()), count) / width, 1) for kind in PORT_COLOURS}
-        halves = [_strip([(share, PORT_COLOURS[kind])], LEVELS // 2) for kind, share in shares.items()]
-        strips.append(np.concatenate(halves))
-        text = f"{100 * read / run.cycles:.0f} | {100 * written / run.cycles:.0f} %"
-        axis.text(1.004, len(moved) - 0.57 - number, text, transform=axis.get_yaxis_transform(), fontsize=8, va="center")
-    if strips:
-        _picture(axis, strips, run, width, scale)
-    axis.set_yticks([len(moved) - 0.57 - number for number in range(len(moved))], [tag for tag, _, _ in moved], fontsize=8)
+    pictures = [np.concatenate([_strip([(port.shares[kind], PORT_COLOURS[kind])], LEVELS // 2) for kind in MOVED]) for port in found.ports]
+    if pictures:
+        _picture(axis, pictures, found, scale)
+    _beside(
+        axis,
+        [port.name for port in found.ports],
+        [" | ".join(f"{100 * port.totals[kind]:.0f}" for kind in MOVED) + " %" for port in found.ports],
+    )
     title = "ports of the board: share of cycles in which they read (green, above) and write (purple, below)"
     axis.set_title(title, loc="left", fontsize=10, fontweight="bold", pad=3)
     _bare(axis)
+
+
+def _beside(axis: Any, names: Sequence[str], totals: Sequence[str]) -> None:
+    """What stands left and right of strips."""
+    heights = [len(names) - 0.57 - number for number in range(len(names))]
+    for height, text in zip(heights, totals, strict=True):
+        axis.text(1.004, height, text, transform=axis.get_yaxis_transform(), fontsize=8, va="center")
+    axis.set_yticks(heights, [clean(name) for name in names], fontsize=8)
 
 
 def _bare(axis: Any) -> None:
@@ -168,46 +109,15 @@ def _bare(axis: Any) -> None:
         axis.spines[side].set_visible(False)
 
 
-def _busiest(run: CosimRun, width: int) -> dict[int, tuple[str, float]]:
-    """By step the process that begins most iterations in it, and the share of its cycles in which it does."""
-    count = run.cycles // width + 1
-    bins = {
-        p.path: _padded(run.bins.get((p.path, "working"), ()), count) for p in run.processes if p.working and engine_of(p.path) != "program"
-    }
-    working = {path: np.cumsum(np.append(0.0, cycles)) for path, cycles in bins.items()}
-    at = np.arange(count + 1) * width
-    found = {}
-    for step, begin, end in run.stages:
-        if end > begin and working:
-            shares = {
-                path: float(np.interp(end, at, total) - np.interp(begin, at, total)) / (end - begin) for path, total in working.items()
-            }
-            path = max(shares, key=lambda name: shares[name])
-            found[step] = path, min(shares[path], 1.0)
-    return found
-
-
-def _bands(axes: Sequence[Any], run: CosimRun, listing: Listing, scale: float, busiest: Mapping[int, tuple[str, float]]) -> None:
+def _bands(axes: Sequence[Any], found: Timeline, scale: float) -> None:
     """Stages on top, those alike in one colour, named where there is room with what is busiest in them; their limits through all strips."""
-    merged: list[tuple[int, int, int, list[int]]] = []
-    for step, begin, end in run.stages:
-        stage = listing.main(step).stage
-        if merged and merged[-1][0] == stage:
-            merged[-1] = stage, merged[-1][1], end, [*merged[-1][3], step]
-        else:
-            merged.append((stage, begin, end, [step]))
-    kinds: dict[tuple[Any, ...], int] = {}
     top = axes[0]
-    for stage, begin, end, steps in merged:
-        chain = listing.stages[stage]
-        kind = chain.engine, len(chain.nodes), chain.blocks, sum(listing.main(step).cycles for step in steps)
-        colour = BANDS[kinds.setdefault(kind, len(kinds)) % len(BANDS)]
-        top.axvspan(begin * scale, end * scale, color=colour, linewidth=0)
+    for band in found.bands:
+        top.axvspan(band.begin * scale, band.end * scale, color=BANDS[band.kind % len(BANDS)], linewidth=0)
         for axis in axes[1:]:
-            axis.axvline(begin * scale, color="#00000018", linewidth=0.6, zorder=0)
-        most = max((step for step in steps if step in busiest), key=lambda step: busiest[step][1], default=None)
-        work = "" if most is None else f"{_inner(busiest[most][0])} {100 * busiest[most][1]:.0f} %"
-        _name(top, chain.node + (f" x{len(steps)}" if len(steps) > 1 else ""), work, begin, end, run.cycles, scale)
+            axis.axvline(band.begin * scale, color="#00000018", linewidth=0.6, zorder=0)
+        work = "" if band.busiest is None else f"{band.busiest[0]} {100 * band.busiest[1]:.0f} %"
+        _name(top, band.node + (f" x{band.steps}" if band.steps > 1 else ""), work, band.begin, band.end, found.cycles, scale)
     top.set_ylim(0, 1)
     top.set_yticks([0.5], ["instructions,\nand what is\nbusiest in them"], fontsize=8)
     _bare(top)
@@ -224,24 +134,17 @@ def _name(top: Any, title: str, work: str, begin: int, end: int, cycles: int, sc
         top.text(middle, 0.5, text, rotation=90 if upright else 0, ha="center", va="center", fontsize=7.5, parse_math=False)
 
 
-def _inner(path: str) -> str:
-    """A process by its slot and its own name."""
-    parts = short(path).split("/")
-    return parts[0] if len(parts) == 1 else f"{parts[0].partition('_')[0]}: {parts[-1]}"
-
-
 def _fitted(text: str, room: int) -> str:
     """The end of a text, which says more than its beginning."""
     return text if len(text) <= room else "\N{HORIZONTAL ELLIPSIS}" + text[-max(room - 1, 1) :]
 
 
-def _titles(figure: Any, top: Any, run: CosimRun, listing: Listing, title: str) -> None:
+def _titles(figure: Any, top: Any, found: Timeline, clock_mhz: float, estimate: int, title: str) -> None:
     from matplotlib.patches import Patch
 
-    style = {"stp": "stalling pipelines (stp)", "flp": "flushing pipelines (flp)"}[run.style]
-    deadlock = "  DEADLOCK" if run.deadlock is not None else ""
-    ms = run.cycles / listing.clock_mhz / 1000
-    text = f"{clean(title)}: {run.cycles:,} cycles, {ms:.4g} ms simulated, {listing.estimate:,} estimated, {style}{deadlock}"
+    style = {"stp": "stalling pipelines (stp)", "flp": "flushing pipelines (flp)"}[found.style]
+    deadlock, ms = "  DEADLOCK" if found.deadlock else "", found.cycles / clock_mhz / 1000
+    text = f"{clean(title)}: {found.cycles:,} cycles, {ms:.4g} ms simulated, {estimate:,} estimated, {style}{deadlock}"
     figure.suptitle(text, fontsize=13, x=0.01, ha="left", parse_math=False)
-    handles = [Patch(color=COLOURS[name], label=LEGEND[name]) for name in COLOURS]
+    handles = [Patch(color=COLOURS[name], label=text) for name, text in SPENT.items()]
     top.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1.0), ncols=len(handles), fontsize=8, frameon=False)

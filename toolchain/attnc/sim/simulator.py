@@ -13,6 +13,7 @@ import numpy as np
 
 from attnc.errors import BuildError
 from attnc.sim.program import Listing, load_listing
+from attnc.sim.timeline import bin_cycles
 from attnc.verify.cosim import STYLES, CosimRun, Timing, Tracing, run_cosim
 from attnc_host import AcceleratorError
 from attnc_host.boundary import Image
@@ -43,6 +44,10 @@ class Simulator:
         self.runs += 1
         given = {**self.depths, **(depths or {})}
         return run_cosim(self.program, self.data, style, self.timing, given, unbounded, trace, bin_cycles, stalls)
+
+    def binned(self, style: str) -> CosimRun:
+        """One run that counts over time too, in the bins that cosim.json tells."""
+        return self.run(style, bin_cycles=bin_cycles(self.listing.estimate))
 
     def outputs(self, image: Image, style: str = "flp") -> Image:
         """What the device writes for the memory image of a sample's inputs."""
