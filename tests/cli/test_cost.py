@@ -41,7 +41,7 @@ def test_schedule_is_written_and_obeyed(capsys: Capture, compiled: Path, tmp_pat
     assert again["design"]["engines"]["linear"]["pe"] == 512 and again["estimate"]["ports"]["load_0"] == "HP0"
     assert not again["estimate"]["fits"] and "dsp needs" in again["estimate"]["misfit"]
     assert "DOES NOT FIT" in (tmp_path / "b" / "report.txt").read_text()
-    assert "sp=attnc_top_1.m_axi_load_0:HP0" in (tmp_path / "b" / "hls" / "connectivity.cfg").read_text()
+    assert "sp=attnc_top_1.m_axi_load_0:HP0" in (tmp_path / "b" / "vitis" / "link.cfg").read_text()
     assert "#define ATTNC_LINEAR_X_BUFFER uram" in (tmp_path / "b" / "hls" / "attnc_top.cpp").read_text()
     message = error_of(capsys, "compile", MODEL, "--schedule", edited, "-o", tmp_path / "c", "--fit", "-q")
     assert "dsp needs" in message and "design linear.pe 512 -> " in message and not (tmp_path / "c").exists()

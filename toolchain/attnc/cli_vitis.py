@@ -54,10 +54,10 @@ EXPORT: dict[str, Any] = {
     "epilog": "\b\nExamples:\n"
     "  attnc export build/ --format ip\n"
     "  attnc export build/ --format xo\n"
-    "  v++ -l -t hw --platform PLATFORM build.vitis/export_xo/attnc_top.xo --config build/hls/connectivity.cfg -o attnc.xclbin\n\n"
+    "  v++ -l -t hw --platform PLATFORM build.vitis/export_xo/attnc_top.xo --config build/vitis/link.cfg -o attnc.xclbin\n\n"
     "\b\nKinds of export:\n"
-    "  ip   a zip for the IP catalog of Vivado; you place it in a block design\n"
-    "  xo   a kernel for `v++ -l`, which connects it as connectivity.cfg says\n\n"
+    "  ip   a zip for the IP catalog of Vivado; build/vivado/build.tcl places it in a block design\n"
+    "  xo   a kernel for `v++ -l`, which connects it as vitis/link.cfg says\n\n"
     + RUNS
     + "\b\nExit code: 0 when it is made, 2 after an error, which shows the end of the log.",
 }

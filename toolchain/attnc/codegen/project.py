@@ -18,7 +18,8 @@ from attnc.codegen.folder import MANIFEST
 from attnc.codegen.graph_file import save_graph, type_to_json
 from attnc.codegen.listing import LISTING, listing
 from attnc.codegen.nest import affine_nest
-from attnc.codegen.render import TOP, write_sources
+from attnc.codegen.platform_files import Buffers, Wiring, platform_facts, write_platform
+from attnc.codegen.render import TOP, environment, write_sources
 from attnc.files import write_whole
 from attnc.ir import Graph
 from attnc.kernels.design import Design
@@ -53,6 +54,8 @@ def write_project(
         program = replace(build_program(graph, design, weights.write), depths=given.depths)
     cost = estimate(program, board, clock_mhz, given.places, given.ports, settled=True)
     write_sources(program, folder / "hls", board.part, clock_mhz, cost, given.pipelines)
+    wiring = Wiring(TOP, cost.ports, clock_mhz, _buffers(program))
+    write_platform(environment(), folder, board, wiring)
     write_json(folder / LISTING, listing(program, cost))
     write_run_data(graph, program, folder / "weights")
     (folder / "weights" / "run.txt").rename(folder / "hls" / "data" / "run.txt")
@@ -65,9 +68,14 @@ def write_project(
     for name, proto in (("leading", model.leading), ("trailing", model.trailing)):
         if proto is not None:
             (folder / "host" / f"{name}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
-    manifest = _manifest(folder, model, program, board, clock_mhz, source)
+    manifest = _manifest(folder, model, program, board, wiring, source)
     write_json(folder / MANIFEST, {**manifest, OWN: manifest_checksum(manifest)})
     return program, cost
+
+
+def _buffers(program: Program) -> Buffers:
+    lanes = program.design.lanes
+    return Buffers(program.memory.words * lanes, (program.weight_words + 1) * lanes, 4 * len(program.steps) * program.instruction_ints)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -124,7 +132,7 @@ def _kind(graph: Graph, name: str) -> str:
     return "activation"
 
 
-def _manifest(folder: Path, model: Model, program: Program, board: Board, clock_mhz: float, source: dict[str, str]) -> dict[str, Any]:
+def _manifest(folder: Path, model: Model, program: Program, board: Board, wiring: Wiring, source: dict[str, str]) -> dict[str, Any]:
     graph, memory = model.graph, program.memory
     host = {name: f"host/{name}.onnx" if getattr(model, name) is not None else None for name in ("leading", "trailing")}
     feeds = [_edge(folder, graph, program, feed, f"feed_{i}") for i, feed in enumerate(model.feeds)]
@@ -149,7 +157,8 @@ def _manifest(folder: Path, model: Model, program: Program, board: Board, clock_
         "attnc": attnc.__version__,
         "name": graph.name,
         "model": source,
-        "target": {"name": board.name, "part": board.part, "clock_mhz": clock_mhz},
+        "target": {"name": board.name, "part": board.part, "clock_mhz": wiring.clock_mhz},
+        "platform": platform_facts(board, wiring),
         "design": program.design_facts,
         "top": TOP,
         "inputs": [_spec(spec) for spec in model.inputs],

@@ -41,7 +41,7 @@ class Export:
 
 EXPORTS = {
     "ip": Export("vivado", "ip_catalog", f"{TOP}_ip.zip", "an IP for a block design of Vivado"),
-    "xo": Export("vitis", "xo", f"{TOP}.xo", "a kernel for v++ -l --config connectivity.cfg"),
+    "xo": Export("vitis", "xo", f"{TOP}.xo", "a kernel for v++ -l --config link.cfg"),
 }
 
 
@@ -226,7 +226,6 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
         "calls": sorted({(*_call(kernel), kernel.network.fields) for kernel in kernels}),
         "headers": sorted({f"attnc/{kernel.network.header}" for kernel in kernels}),
         "chained": any(engine.chained for engine in program.engines),
-        "ports": cost.ports if cost else dict.fromkeys(program.bundles.values(), "HP0"),
         "placement": [(buffer.macro, cost.places[buffer.key]) for buffer in cost.buffers] if cost else [],
         "interfaces": [_interface(name, beat, program.bundles[name]) for name, beat in program.pointers.items()],
         "beat": program.design.beat,
@@ -255,7 +254,6 @@ FILES = {
     "csynth.tcl.j2": "csynth.tcl",
     "cosim.tcl.j2": "cosim.tcl",
     "project.tcl.j2": "project.tcl",
-    "connectivity.cfg.j2": "connectivity.cfg",
 }
 EXPORT_FILES = {"export.tcl.j2": "export_{}.tcl", "hls_config.cfg.j2": "hls_config_{}.cfg"}
 """One for each kind of export."""

@@ -49,6 +49,12 @@ class Board(BaseModel):
         default=("HP0", "HP1", "HP3"), min_length=1, max_length=MAX_PORTS, description="memory ports that do not share a controller port"
     )
     clock_mhz: float = Field(default=200, ge=1, le=1000)
+    board_part: str = Field(
+        default="",
+        pattern=r"^([A-Za-z0-9_.-]{1,64}:[A-Za-z0-9_.-]{1,64})?$",
+        description="vendor and name of its board files for Vivado; without them nothing of the processing system is preset",
+    )
+    platform: str = Field(default="", pattern=r"^[A-Za-z0-9_.-]{0,100}$", description="platform for v++")
     utilisation: Utilisation = Utilisation()
     note: str = Field(default="", max_length=1000)
 
@@ -71,6 +77,7 @@ BOARDS: dict[str, Board] = {
             ddr_gb_s=2.1,
             ddr_mib=512,
             axi_bits=64,
+            board_part="tul.com.tw:pynq-z2",
             clock_mhz=100,
             ports=("HP0", "HP1", "HP2", "HP3"),
         ),
@@ -83,8 +90,22 @@ BOARDS: dict[str, Board] = {
             bram36=216,
             ddr_gb_s=8.5,
             ddr_mib=2048,
+            board_part="avnet.com:ultra96v2",
             clock_mhz=200,
             note="DDR rate unverified",
+        ),
+        Board(
+            name="aup-zu3",
+            part="xczu3eg-sfvc784-2-e",
+            lut=70_560,
+            ff=141_120,
+            dsp=360,
+            bram36=216,
+            ddr_gb_s=9.6,
+            ddr_mib=4096,
+            board_part="realdigital.org:aup-zu3-8gb",
+            clock_mhz=200,
+            note="32 bits of DDR4-2400; the board of 4 GB has board files of its own (aup-zu3-4gb)",
         ),
         Board(
             name="kv260",
@@ -96,6 +117,7 @@ BOARDS: dict[str, Board] = {
             uram=64,
             ddr_gb_s=17.1,
             ddr_mib=4096,
+            board_part="xilinx.com:kv260_som",
             clock_mhz=250,
         ),
         Board(
@@ -108,6 +130,7 @@ BOARDS: dict[str, Board] = {
             uram=96,
             ddr_gb_s=17.1,
             ddr_mib=2048,
+            board_part="xilinx.com:zcu104",
             clock_mhz=250,
         ),
         Board(
@@ -119,6 +142,7 @@ BOARDS: dict[str, Board] = {
             bram36=912,
             ddr_gb_s=19.2,
             ddr_mib=4096,
+            board_part="xilinx.com:zcu102",
             clock_mhz=250,
         ),
         Board(
@@ -133,6 +157,7 @@ BOARDS: dict[str, Board] = {
             ddr_mib=8192,
             axi_bits=512,
             ports=tuple(f"HBM[{i}]" for i in range(32)),
+            platform="xilinx_u50_gen3x16_xdma_5_202210_1",
             clock_mhz=300,
             note="user region; FF taken as twice the LUT; HBM rate unverified",
         ),
@@ -148,6 +173,7 @@ BOARDS: dict[str, Board] = {
             ddr_mib=65536,
             axi_bits=512,
             ports=tuple(f"DDR[{i}]" for i in range(4)),
+            platform="xilinx_u250_gen3x16_xdma_4_1_202210_1",
             clock_mhz=300,
             note="user region; DDR rate as measured",
         ),
@@ -163,13 +189,14 @@ BOARDS: dict[str, Board] = {
             ddr_mib=8192,
             axi_bits=512,
             ports=tuple(f"HBM[{i}]" for i in range(32)),
+            platform="xilinx_u280_gen3x16_xdma_1_202211_1",
             clock_mhz=300,
         ),
     )
 }
 
 
-ALIASES = {"ultra96-v2": "ultra96", "ultra96v2": "ultra96", "pynqz2": "pynq-z2"}
+ALIASES = {"ultra96-v2": "ultra96", "ultra96v2": "ultra96", "pynqz2": "pynq-z2", "aupzu3": "aup-zu3"}
 
 
 def find_board(target: str) -> Board:
