@@ -5,36 +5,7 @@ lassign $argv script record
 set state(script) $script
 array set state {project "" top "" files {} bench {} solution "" part "" clock "" done {}}
 
-proc note {call} {
-  if {$::record eq ""} return
-  set file [open $::record a]
-  puts $file $call
-  close $file
-}
-
-# Options with a value in `valued`, without one in `plain`, then `count` others: a dictionary of options and a list of the others.
-proc parse {name given valued plain count} {
-  set options {}
-  set others {}
-  for {set i 0} {$i < [llength $given]} {incr i} {
-    set word [lindex $given $i]
-    if {$word in $valued} {
-      incr i
-      dict set options $word [lindex $given $i]
-    } elseif {$word in $plain} {
-      dict set options $word 1
-    } elseif {[string index $word 0] eq "-"} {
-      error "$name: unknown option '$word'"
-    } else {
-      lappend others $word
-    }
-  }
-  if {[llength $others] != $count} {
-    error "$name: needed $count argument(s), found [llength $others]: $others"
-  }
-  note [list $name $options $others]
-  return [list $options $others]
-}
+source [file join [file dirname [info script]] common.tcl]
 
 proc need {name args} {
   foreach key $args {
@@ -48,12 +19,6 @@ proc place {args} {
   set path [file join $::state(project) $::state(solution) {*}$args]
   file mkdir [file dirname $path]
   return $path
-}
-
-proc write {path text} {
-  set file [open $path w]
-  puts $file $text
-  close $file
 }
 
 proc open_project {args} {
