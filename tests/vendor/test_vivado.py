@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from attnc.codegen.platform_files import Buffers, Wiring, platform_facts, write_platform
+from attnc.codegen.platform_files import Wiring, platform_facts, write_platform
 from attnc.codegen.processing_system import ULTRASCALE, system_of
 from attnc.codegen.render import environment
 from attnc.schedule.devices import BOARDS, Board
@@ -23,13 +23,13 @@ from vendor.scripts import ODD, needs_tcl
 STAND_IN = Path(__file__).with_name("vivado.tcl")
 ZYNQ_BOARDS = ("kv260", "zcu102", "zcu104", "ultra96", "pynq-z2", "aup-zu3")
 BUNDLES = ("program", "load_0", "load_1", "weights_0", "wideweights_0")
-BUFFERS = Buffers(memory=70_000, weights=(5 << 32) + 1, program=4096)
+SHARED = (5 << 32) + (3 << 12)
 needs_dtc = pytest.mark.skipif(shutil.which("dtc") is None, reason="no dtc (Debian package device-tree-compiler)")
 
 
 def wiring(board: Board, bundles: Sequence[str] = BUNDLES) -> Wiring:
     ports = {bundle: board.ports[i % len(board.ports)] for i, bundle in enumerate(bundles)}
-    return Wiring("attnc_top", ports, board.clock_mhz, BUFFERS)
+    return Wiring("attnc_top", ports, board.clock_mhz, SHARED)
 
 
 def written(folder: Path, board: Board, bundles: Sequence[str] = BUNDLES) -> Path:
@@ -106,6 +106,8 @@ def test_interfaces_of_the_emitted_design(shared_build: Path, tmp_path: Path) ->
     assert vivado(shared_build, tmp_path / "work", bundles).returncode == 0
     other = vivado(shared_build, tmp_path / "other" / "work", [*bundles, "load_7"])
     assert other.returncode == 1 and "the IP is not of this build" in other.stderr and "m_axi_load_7" in other.stderr
+    pool = manifest["platform"]["pool"]["bytes"]  # weights, program and two samples, all small
+    assert pool == 4 * 4096
     assert all(f"{folder}/" in " ".join(manifest["files"]) for folder in ("vivado", "vitis", "firmware/attnc"))
 
 
@@ -262,11 +264,8 @@ def test_firmware_folder(name: str, tmp_path: Path) -> None:
     assert bitstream and f'firmware-name = "{bitstream[1]}.bin"' in tree
     assert f"{facts['uio']}@{facts['registers']['address']:x} {{" in tree and f"interrupts = <0 {facts['interrupt']} 4>;" in tree
     assert f"assigned-clock-rates = <{board.clock_mhz * 1e6:.0f}>" in tree
-    sizes = dict(re.findall(r'device-name = "(\S+)";\s+size = <([^>]*)>', tree))
-    assert {name: int("".join(f"{int(cell, 16):08x}" for cell in cells.split()), 16) for name, cells in sizes.items()} == {
-        entry["device"]: entry["bytes"] for entry in facts["buffers"].values()
-    }
-    assert all(entry["bytes"] % 4096 == 0 and entry["bytes"] >= BUFFERS._asdict()[key] for key, entry in facts["buffers"].items())
+    (pool,) = re.findall(r'device-name = "(\S+)";\s+size = <0x5 0x3000>', tree)
+    assert facts["pool"] == {"device": pool, "bytes": SHARED}
 
 
 BASE = """/dts-v1/;
@@ -304,7 +303,7 @@ def test_overlay_compiles_and_applies(name: str, tmp_path: Path) -> None:
     assert (overlay.returncode, overlay.stderr) == (0, "")
     assert run("fdtoverlay", "-i", "base.dtb", "-o", "all.dtb", "attnc.dtbo").returncode == 0
     all_of_it = run("dtc", "-I", "dtb", "-O", "dts", "all.dtb").stdout
-    assert f"attnc@{platform_facts(board, wiring(board))['registers']['address']:x} {{" in all_of_it and "attnc-weights {" in all_of_it
+    assert f"attnc_top@{platform_facts(board, wiring(board))['registers']['address']:x} {{" in all_of_it and "attnc-memory {" in all_of_it
     text = (folder / "attnc.dtso").read_text()
     for right, wrong in (("&fpga_full", "&fpga_ful"), ("interrupts = <0", "interrupts = <zero"), ('"generic-uio";', '"generic-uio"')):
         assert right in text

@@ -15,29 +15,23 @@ from attnc.schedule.devices import Board
 INSTANCE = "attnc_0"
 """The accelerator in the block design, and so in the .hwh that PYNQ reads."""
 APP = "attnc"
-"""The node of the device tree, hence the name of its UIO device; the firmware folder and the files in it."""
+"""The firmware folder and the files in it."""
+POOL = f"{APP}-memory"
+"""The u-dma-buf that the accelerator and software share."""
 REGISTER_BYTES = 1 << 16
 """Address range of the registers: the least that all tools take."""
-PAGE = 1 << 12
 MOST_MASTERS = 16
 """Interfaces that one SmartConnect gathers (PG247)."""
 
 
-class Buffers(NamedTuple):
-    """Bytes of what the pointers of the accelerator address: activations with inputs and outputs, weights, the program."""
-
-    memory: int
-    weights: int
-    program: int
-
-
 class Wiring(NamedTuple):
-    """What a board must know of a design: its top function, the memory port of each AXI interface (by bundle), its clock, its buffers."""
+    """What a board must know of a design: its top function, the memory port of each AXI interface (by bundle), its clock, and the bytes
+    of memory that it shares with software, whole pages."""
 
     top: str
     ports: Mapping[str, str]
     clock_mhz: float
-    buffers: Buffers
+    shared_bytes: int
 
 
 def write_platform(env: jinja2.Environment, folder: Path, board: Board, wiring: Wiring) -> None:
@@ -69,16 +63,12 @@ def platform_facts(board: Board, wiring: Wiring) -> dict[str, Any]:
     return {
         "instance": INSTANCE,
         "compute_unit": f"{wiring.top}_1",
-        "uio": APP,
+        "uio": wiring.top,
         "registers": registers,
         "interrupt": None if system is None else system.tree.interrupt,
         "ports": {f"m_axi_{bundle}": tag for bundle, tag in wiring.ports.items()},
-        "buffers": {name: {"device": f"{APP}-{name}", "bytes": size} for name, size in _pages(wiring.buffers).items()},
+        "pool": {"device": POOL, "bytes": wiring.shared_bytes},
     }
-
-
-def _pages(buffers: Buffers) -> dict[str, int]:
-    return {name: max(-(-size // PAGE), 1) * PAGE for name, size in buffers._asdict().items()}
 
 
 def _context(board: Board, wiring: Wiring) -> dict[str, Any]:
@@ -106,7 +96,8 @@ def _system_context(system: System, board: Board, wiring: Wiring) -> dict[str, A
         "memory_ports": [{"tag": tag, "port": system.ports[tag], "bundles": gathered[tag]} for tag in used],
         "most": MOST_MASTERS,
         "registers": {"offset": f"0x{system.registers:08X}", "range": f"0x{REGISTER_BYTES:08X}"},
-        "buffers": {f"{APP}-{name}": cells(size, 1 + (size >> 32 > 0)) for name, size in _pages(wiring.buffers).items()},
+        "pool": POOL,
+        "pool_size": cells(wiring.shared_bytes, 1 + (wiring.shared_bytes >> 32 > 0)),
         "place": f"{cells(system.registers, system.tree.cells)} {cells(REGISTER_BYTES, system.tree.cells)}",
         "unit": f"{system.registers:x}",
     }

@@ -18,7 +18,7 @@ from attnc.codegen.folder import MANIFEST
 from attnc.codegen.graph_file import save_graph, type_to_json
 from attnc.codegen.listing import LISTING, listing
 from attnc.codegen.nest import affine_nest
-from attnc.codegen.platform_files import Buffers, Wiring, platform_facts, write_platform
+from attnc.codegen.platform_files import Wiring, platform_facts, write_platform
 from attnc.codegen.render import TOP, environment, write_sources
 from attnc.files import write_whole
 from attnc.ir import Graph
@@ -54,7 +54,7 @@ def write_project(
         program = replace(build_program(graph, design, weights.write), depths=given.depths)
     cost = estimate(program, board, clock_mhz, given.places, given.ports, settled=True)
     write_sources(program, folder / "hls", board.part, clock_mhz, cost, given.pipelines)
-    wiring = Wiring(TOP, cost.ports, clock_mhz, _buffers(program))
+    wiring = Wiring(TOP, cost.ports, clock_mhz, _shared_bytes(program))
     write_platform(environment(), folder, board, wiring)
     write_json(folder / LISTING, listing(program, cost))
     write_run_data(graph, program, folder / "weights")
@@ -73,9 +73,12 @@ def write_project(
     return program, cost
 
 
-def _buffers(program: Program) -> Buffers:
-    lanes = program.design.lanes
-    return Buffers(program.memory.words * lanes, (program.weight_words + 1) * lanes, 4 * len(program.steps) * program.instruction_ints)
+def _shared_bytes(program: Program) -> int:
+    """Bytes that software lays out beside each other: weights, program, and the memory of two samples, one that is computed and one that
+    comes. Each begins on a page and ends two words later, since a port may touch what lies behind the last."""
+    lanes, page = program.design.lanes, 4096
+    sizes = (program.weight_words, program.memory.words, program.memory.words, 4 * len(program.steps) * program.instruction_ints // lanes)
+    return sum(-(-(words + 2) * lanes // page) * page for words in sizes)
 
 
 def _link(source: Path, target: Path) -> None:
