@@ -264,8 +264,25 @@ def test_firmware_folder(name: str, tmp_path: Path) -> None:
     assert bitstream and f'firmware-name = "{bitstream[1]}.bin"' in tree
     assert f"{facts['uio']}@{facts['registers']['address']:x} {{" in tree and f"interrupts = <0 {facts['interrupt']} 4>;" in tree
     assert f"assigned-clock-rates = <{board.clock_mhz * 1e6:.0f}>" in tree
+    system = system_of(board)
+    assert system is not None
+    if system is ULTRASCALE:  # read and write channel of SAXIGP2, 3 and 5 to 128 bits; 128 for the masters
+        assert "config-afi = <4 0>, <5 0>, <6 0>, <7 0>, <10 0>, <11 0>, <14 0xa00>;" in tree
+    else:
+        assert re.findall(r"reg = <(\S+) 0x1000>;\s+xlnx,afi-width = <0>", tree) == [f"0xf800{digit}000" for digit in "89ab"]
     (pool,) = re.findall(r'device-name = "(\S+)";\s+size = <0x5 0x3000>', tree)
     assert facts["pool"] == {"device": pool, "bytes": SHARED}
+
+
+def test_the_table_of_boards_in_the_guide() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "board.md").read_text()
+    rows = []
+    for name in ZYNQ_BOARDS:
+        board = BOARDS[name]
+        facts = platform_facts(board, wiring(board))
+        ports, place = f"{' '.join(board.ports)}, {board.axi_bits}", f"0x{facts['registers']['address']:08X}"
+        rows.append(f"| `{name}` | {board.part} | {board.board_part} | {ports} | {place} | {facts['interrupt'] + 32} |")
+    assert sorted(re.findall(r"^\| `\S+` \| xc\S+ \|.*\|$", text, re.M)) == sorted(rows)
 
 
 BASE = """/dts-v1/;

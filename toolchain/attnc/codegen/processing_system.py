@@ -17,7 +17,8 @@ Properties = dict[str, str]
 @dataclass(frozen=True)
 class MemoryPort:
     """A port into the system's memory: its interface, the clock of that, where its address segments are found, those of them that are
-    memory (the others, as flash, are no place for an accelerator), and what opens it."""
+    memory (the others, as flash, are no place for an accelerator), what opens it, and where its width is set while the system runs: the
+    number of the port among all, or the address of its registers."""
 
     interface: str
     clock: str
@@ -25,6 +26,7 @@ class MemoryPort:
     memory: str
     opened: Properties
     closed: Properties
+    place: int
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,6 @@ class System:
 
 
 def _ultrascale_port(tag: str, number: int) -> MemoryPort:
-    # 128 bits is also what the port wakes up with, so that a system which was booted for another design needs no setting of its own.
     return MemoryPort(
         interface=f"S_AXI_{tag}_FPD",
         clock=f"saxi{tag.lower()}_fpd_aclk",
@@ -78,10 +79,11 @@ def _ultrascale_port(tag: str, number: int) -> MemoryPort:
         memory="*_DDR_*",
         opened={f"PSU__USE__S_AXI_GP{number}": "1", f"PSU__SAXIGP{number}__DATA_WIDTH": "128"},
         closed={f"PSU__USE__S_AXI_GP{number}": "0"},
+        place=number,
     )
 
 
-def _zynq_port(tag: str) -> MemoryPort:
+def _zynq_port(tag: str, number: int) -> MemoryPort:
     return MemoryPort(
         interface=f"S_AXI_{tag}",
         clock=f"S_AXI_{tag}_ACLK",
@@ -89,6 +91,7 @@ def _zynq_port(tag: str) -> MemoryPort:
         memory="*_DDR_*",
         opened={f"PCW_USE_S_AXI_{tag}": "1", f"PCW_S_AXI_{tag}_DATA_WIDTH": "64"},
         closed={f"PCW_USE_S_AXI_{tag}": "0"},
+        place=0xF800_8000 + (number << 12),
     )
 
 
@@ -141,7 +144,7 @@ ZYNQ = System(
         "PCW_USE_S_AXI_GP1": "0",
         "PCW_USE_S_AXI_ACP": "0",
     },
-    ports={tag: _zynq_port(tag) for tag in ("HP0", "HP1", "HP2", "HP3")},
+    ports={tag: _zynq_port(tag, number) for number, tag in enumerate(("HP0", "HP1", "HP2", "HP3"))},
     tree=DeviceTree(cells=1, interrupts="intc", interrupt=29, clock="clkc 15", resets="", arch="zynq"),
 )
 SYSTEMS = (ULTRASCALE, ZYNQ)
