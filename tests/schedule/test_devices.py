@@ -30,6 +30,8 @@ def test_files(tmp_path: Path) -> None:
         (FIELDS + "luts: 3\n", "'luts'"),
         (FIELDS.replace("part: xc7z020clg400-1", 'part: "a; exec rm"'), "'part'"),
         (FIELDS.replace("ddr_gb_s: 1.5", "ddr_gb_s: .nan"), "'ddr_gb_s'"),
+        (FIELDS + 'board_part: "a:b [exec rm]"\n', "'board_part'"),
+        (FIELDS + 'platform: "a\\n[connectivity]"\n', "'platform'"),
         ("- 1\n- 2\n", "table"),
         ("a: [", "YAML"),
         ("", "table"),

@@ -53,6 +53,7 @@ EXPORT: dict[str, Any] = {
     "no_args_is_help": True,
     "epilog": "\b\nExamples:\n"
     "  attnc export build/ --format ip\n"
+    "  vivado -mode batch -source build/vivado/build.tcl -tclargs build.vitis/export_ip/attnc_top_ip.zip     (docs/board.md)\n"
     "  attnc export build/ --format xo\n"
     "  v++ -l -t hw --platform PLATFORM build.vitis/export_xo/attnc_top.xo --config build/vitis/link.cfg -o attnc.xclbin\n\n"
     "\b\nKinds of export:\n"
