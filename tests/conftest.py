@@ -1,5 +1,6 @@
 """Makes the helpers in tests/ importable from every test folder, and shares a small build folder."""
 
+import fcntl
 import shutil
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+DIGITS = Path(__file__).resolve().parents[1] / "models" / "vit_digits"
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +23,20 @@ def shared_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(shared_build: Path, tmp_path: Path) -> Path:
     """A copy of it for one test."""
     return Path(shutil.copytree(shared_build, tmp_path / "build"))
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build of the shipped model as `attnc compile` leaves it, one for all processes of a run, that no test may change."""
+    from attnc.cli import main
+
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if shared.name.startswith("popen-") else shared  # of pytest-xdist
+    build = shared / "digits" / "build"
+    build.parent.mkdir(exist_ok=True)
+    with open(build.parent / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not build.exists():
+            calib = str(DIGITS / "calib.npz")
+            assert main(["compile", str(DIGITS / "vit_digits.onnx"), "--target", "kv260", "--calib", calib, "-o", str(build), "-q"]) == 0
+    return build

@@ -33,11 +33,11 @@ LAYERS = (
     {"verify"},
     {"approx", "console", "outputs", "process", "cost_tables", "original", "report", "report_tables", "tables"},
     {"sim"},
-    {"vendor"},
+    {"page", "vendor"},
     {"pipeline"},
     {"compiler", "estimation", "evaluation"},
     {"search"},
-    {"cli_approx", "cli_bambu", "cli_compile", "cli_cosim", "cli_export", "cli_run", "cli_vitis", "cost_commands"},
+    {"cli_approx", "cli_bambu", "cli_compile", "cli_cosim", "cli_export", "cli_report", "cli_run", "cli_vitis", "cost_commands"},
     {"cli"},
     {"__main__"},
 )

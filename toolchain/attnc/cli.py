@@ -26,6 +26,7 @@ from attnc.cli_compile import (
 )
 from attnc.cli_cosim import COSIM, cosim
 from attnc.cli_export import EXPORT_QDQ, export_qdq
+from attnc.cli_report import REPORT, report
 from attnc.cli_run import CSIM, EVAL, RUN, csim, eval_command, run
 from attnc.cli_vitis import CSYNTH, EXPORT, csynth, export
 from attnc.config import SQNR_TARGET, Activations, Calibration, CompileOptions
@@ -57,6 +58,7 @@ app = typer.Typer(
     "  attnc inspect model.onnx\n"
     "  attnc compile model.onnx --target kv260 --calib calib.npz -o build/\n"
     "  attnc csim build/\n"
+    "  attnc report build/ -o report.html\n"
     "  attnc run build/ --inputs x.npz --output y.npz --backend csim",
     no_args_is_help=True,
     add_completion=False,
@@ -177,15 +179,15 @@ def compile_command(
     from attnc.report import load_report
     from attnc.report_tables import render
 
-    report = load_report(folder)
-    for warning in () if quiet else report["calibration"]["warnings"]:
+    facts = load_report(folder)
+    for warning in () if quiet else facts["calibration"]["warnings"]:
         note(warning)
-    if "unchecked" in report["check"] and (check or not quiet):
-        note(f"the C++ was not compared with golden: {report['check']['unchecked']}")
+    if "unchecked" in facts["check"] and (check or not quiet):
+        note(f"the C++ was not compared with golden: {facts['check']['unchecked']}")
     if as_json:
-        print_json({"build": str(folder), **report})
+        print_json({"build": str(folder), **facts})
     elif not quiet:
-        show(render(report))
+        show(render(facts))
         print(f"build folder: {clean(str(folder))}")
 
 
@@ -195,6 +197,7 @@ app.command(**CSYNTH)(csynth)
 app.command(**EXPORT)(export)
 app.command(**RUN)(run)
 app.command(**EVAL)(eval_command)
+app.command(**REPORT)(report)
 
 
 @app.command(

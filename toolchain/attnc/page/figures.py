@@ -1,0 +1,157 @@
+"""What stands on top of the page: the figures of a build, each with where it comes from, and what takes the board's resources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from attnc.page.layers import weight_bits
+from attnc.page.markup import compact, count, number, percent, tag
+from attnc.report_tables import checked
+
+ESTIMATE, SIMULATED, MEASURED, COMPARED = "estimate", "simulated", "measured", "compared"
+STYLES = {"flp": "pipelines that flush", "stp": "pipelines that stall"}
+Facts = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure, what it is, how it came about, and a line below."""
+
+    title: str
+    value: str
+    source: str
+    more: str
+
+
+def latencies(facts: Facts, measured: Facts | None) -> list[tuple[str, str, float, float]]:
+    """What is known of the time of a sample: name, source, cycles, milliseconds."""
+    cost, found = facts["estimate"], []
+    for style, run in ((style, facts.get("simulation", {}).get(style)) for style in STYLES):
+        if run is not None:
+            wrong = "" if run["bit_exact"] else ", stands still" if run["deadlock"] else ", differs from golden"
+            found.append((STYLES[style] + wrong, SIMULATED, float(run["cycles"]), float(run["latency_ms"])))
+    if measured is not None:
+        ms = float(measured["latency_ms"]["p50"])
+        found.append(("device, median", MEASURED, ms * cost["clock_mhz"] * 1000, ms))
+    return [("cost model", ESTIMATE, float(cost["cycles"]), float(cost["latency_ms"])), *found]
+
+
+def tiles(facts: Facts, measured: Facts | None) -> list[Tile]:
+    """The first look."""
+    cost, widths = facts["estimate"], facts["activation_bits"]
+    known = latencies(facts, measured)
+    _, source, cycles, ms = next((one for one in reversed(known) if one[1] == MEASURED), known[min(1, len(known) - 1)])
+    found = [
+        Tile(
+            "a sample takes",
+            f"{ms:.3g} ms",
+            source,
+            f"{count(cycles)} cycles at {cost['clock_mhz']:g} MHz, {1000 / ms if ms else 0:,.0f} per second",
+        )
+    ]
+    if widths["sqnr_db"]:
+        name = min(widths["sqnr_db"], key=lambda output: widths["sqnr_db"][output] - widths["margin_db"][output])
+        where = "samples held out" if facts["calibration"]["held_out"] else "what calibrated"
+        found.append(
+            Tile(
+                "SQNR of the worst output",
+                f"{widths['sqnr_db'][name]:.1f} dB",
+                MEASURED,
+                f"{name}, against {facts['float_check']['against']}, on {where}",
+            )
+        )
+    for kind, share in facts.get("evaluation", {}).get("accuracy_percent", {}).items():
+        if kind != "golden":
+            found.append(Tile(f"accuracy of {kind}", f"{share:.2f} %", MEASURED, f"{count(facts['evaluation']['samples'])} samples"))
+    weights = [(weight_bits(layer) or 0.0, layer["weights"]["count"]) for layer in facts["layers"] if layer["weights"]]
+    if weights:
+        bits = sum(bits * number_ for bits, number_ in weights) / max(sum(number_ for _, number_ in weights), 1)
+        found.append(
+            Tile(
+                "bits of a weight",
+                f"{bits:.3g}",
+                "as compiled",
+                f"{compact(sum(n for _, n in weights))} weights, {count(cost['weight_bytes'])} bytes with scales",
+            )
+        )
+    found.append(
+        Tile(
+            "multipliers work",
+            f"{cost['multipliers_busy_percent']:.0f} %",
+            ESTIMATE,
+            f"{count(cost['multipliers'])} of them, {count(cost['multiply_adds'])} multiply-adds",
+        )
+    )
+    found.append(
+        Tile("energy of a sample", f"{cost['energy_mj']:.3g} mJ", "rough estimate", f"{cost['power_watts']:.1f} W, assumed coefficients")
+    )
+    return found
+
+
+def comparison(facts: Facts, measured: Facts | None) -> Markup:
+    """Bars of the known latencies."""
+    known = latencies(facts, measured)
+    most = max((ms for *_, ms in known), default=0) or 1
+    rows = [
+        tag(
+            "div",
+            tag("span", name, tag("em", source, class_=f"chip {source}"), class_="name"),
+            tag("div", tag("i", style=f"width:{number(100 * ms / most)}%", class_=source), class_="track"),
+            tag("span", f"{count(cycles)} cycles, {ms:.4g} ms", class_="total"),
+            class_="bar",
+        )
+        for name, source, cycles, ms in known
+    ]
+    return tag("div", *rows, class_="rows")
+
+
+def resources(facts: Facts) -> Markup:
+    """A bar for each class of the board: engines, the rest, the limit."""
+    cost, rows = facts["estimate"], []
+    for name, row in cost["resources"].items():
+        if not row["available"]:
+            continue
+        parts = [(engine["name"], engine["resources"][name], at) for at, engine in enumerate(facts["engines"], 1)]
+        rest = row["used"] - sum(taken for _, taken, _ in parts)
+        segments = [
+            tag("i", title=f"{what}: {count(taken)}", class_=f"c{at}", style=f"width:{number(100 * taken / row['available'])}%")
+            for what, taken, at in [*parts, ("memory ports and control", rest, 0)]
+            if taken > 0
+        ]
+        limit = tag("b", title=f"limit {count(row['limit'])}", style=f"left:{number(100 * row['limit'] / row['available'])}%")
+        used = f"{count(row['used'])} of {count(row['available'])}, {percent(row['used'], row['available'])}"
+        over = " over" if row["used"] > row["limit"] else ""
+        label = tag("span", {"bram36": "BRAM36"}.get(name, str(name).upper()), class_="name")
+        rows.append(tag("div", label, tag("div", *segments, limit, class_="track"), tag("span", used, class_="total" + over), class_="bar"))
+    return tag("div", *rows, class_="rows")
+
+
+def engine_keys(facts: Facts) -> Markup:
+    """The colours of engines."""
+    names = [(at, f"{engine['name']}: {' > '.join(engine['kernels'])}") for at, engine in enumerate(facts["engines"], 1)]
+    return tag(
+        "ul", *(tag("li", tag("i", class_=f"c{at}"), name) for at, name in [*names, (0, "memory ports and control")]), class_="keys flat"
+    )
+
+
+def standing(facts: Facts) -> list[tuple[str, str]]:
+    """What the figures stand on: pairs of a name and a sentence."""
+    calibration, target = facts["calibration"], facts["target"]
+    others = f"; figures on {calibration['held_out']} others" if calibration["held_out"] else "; figures on the same"
+    found = [
+        ("model", f"{facts['model']['file']}, SHA-256 {facts['model']['sha256']}"),
+        ("board", f"{target['name']} ({target['part']}) at {target['clock_mhz']:g} MHz"),
+        ("calibration", f"{calibration['samples']} samples of {calibration['source']}, {calibration['method']}{others}"),
+        ("C++ against golden", checked(facts["check"]) if "check" in facts else "not compared"),
+        ("estimates", f"{facts['estimate']['note']}; not calibrated against synthesis"),
+    ]
+    if "simulation" in facts:
+        assumed = facts["simulation"]["assumed"]
+        moved = f"{assumed['ddr_bytes_per_cycle']} bytes per cycle of the DDR, depths of loops {assumed['loops']}"
+        text = f"{facts['simulation']['note']}; assumed: {assumed['read_latency']} cycles until memory answers, {moved}"
+        found.append(("simulation", text))
+    return [*found, ("made by", f"attnc {facts['attnc']}")]
