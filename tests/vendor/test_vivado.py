@@ -267,6 +267,13 @@ def test_planted_faults_in_the_link_configuration(right: str, wrong: str, tmp_pa
         settings(text.replace(right, wrong))
 
 
+def test_devices_without_a_processing_system() -> None:
+    board = BOARDS["kv260"]
+    others = ({"part": "xcku115-flvb2104-2-e"}, {"part": "xc7k325tffg900-2"}, {"part": "xcvu9p-flga2104-2L-e"}, {"ports": ("DDR[0]",)})
+    assert [system_of(board.model_copy(update=change)) for change in others] == [None] * len(others)
+    assert system_of(board.model_copy(update={"part": "XCZU5EV-sfvc784-1-e", "ports": ("HPC0",)})) is ULTRASCALE
+
+
 def test_the_same_board_gives_the_same_bytes(tmp_path: Path) -> None:
     first, second = (written(tmp_path / name, BOARDS["kv260"]) for name in "ab")
     paths = [path.relative_to(first) for path in sorted(first.rglob("*")) if path.is_file()]

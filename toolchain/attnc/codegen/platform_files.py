@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from attnc.codegen.processing_system import System, system_of
+from attnc.codegen.processing_system import MEMORY, System, system_of
 from attnc.schedule.devices import Board
 
 INSTANCE = "attnc_0"
@@ -44,8 +44,9 @@ def write_platform(env: jinja2.Environment, folder: Path, board: Board, wiring: 
             "vivado_build.tcl.j2": "vivado/build.tcl",
             "vivado_design.tcl.j2": "vivado/design.tcl",
             "attnc.xdc.j2": f"vivado/{APP}.xdc",
+            "overlay.dtso.j2": f"firmware/{APP}/{APP}.dtso",
+            "bootgen.bif.j2": f"firmware/{APP}/{APP}.bif",
         }
-        targets |= {"overlay.dtso.j2": f"firmware/{APP}/{APP}.dtso", "bootgen.bif.j2": f"firmware/{APP}/{APP}.bif"}
     for template, target in targets.items():
         (folder / target).parent.mkdir(parents=True, exist_ok=True)
         (folder / target).write_text(env.get_template(template).render(names))
@@ -94,6 +95,7 @@ def _system_context(system: System, board: Board, wiring: Wiring) -> dict[str, A
         "properties": system.properties(wiring.clock_mhz, used),
         "preset": preset,
         "memory_ports": [{"tag": tag, "port": system.ports[tag], "bundles": gathered[tag]} for tag in used],
+        "memory": MEMORY,
         "most": MOST_MASTERS,
         "registers": {"offset": f"0x{system.registers:08X}", "range": f"0x{REGISTER_BYTES:08X}"},
         "pool": POOL,

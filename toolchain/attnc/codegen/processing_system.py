@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 from attnc.schedule.devices import Board
 
 Properties = dict[str, str]
+MEMORY = "*_DDR_*"
+"""Segments that are memory. The others behind the same port, as flash, are no place for an accelerator."""
 
 
 @dataclass(frozen=True)
 class MemoryPort:
-    """A port into the system's memory: its interface, the clock of that, where its address segments are found, those of them that are
-    memory (the others, as flash, are no place for an accelerator), what opens it, and where its width is set while the system runs: the
-    number of the port among all, or the address of its registers."""
+    """A port into the system's memory: its interface, the clock of that, where its address segments are found (see `MEMORY`), what opens
+    it, and where its width is set while the system runs: the number of the port among all, or the address of its registers."""
 
     interface: str
     clock: str
     segments: str
-    memory: str
     opened: Properties
     closed: Properties
     place: int
@@ -76,7 +76,6 @@ def _ultrascale_port(tag: str, number: int) -> MemoryPort:
         interface=f"S_AXI_{tag}_FPD",
         clock=f"saxi{tag.lower()}_fpd_aclk",
         segments=f"SAXIGP{number}/*",
-        memory="*_DDR_*",
         opened={f"PSU__USE__S_AXI_GP{number}": "1", f"PSU__SAXIGP{number}__DATA_WIDTH": "128"},
         closed={f"PSU__USE__S_AXI_GP{number}": "0"},
         place=number,
@@ -88,7 +87,6 @@ def _zynq_port(tag: str, number: int) -> MemoryPort:
         interface=f"S_AXI_{tag}",
         clock=f"S_AXI_{tag}_ACLK",
         segments=f"S_AXI_{tag}/*",
-        memory="*_DDR_*",
         opened={f"PCW_USE_S_AXI_{tag}": "1", f"PCW_S_AXI_{tag}_DATA_WIDTH": "64"},
         closed={f"PCW_USE_S_AXI_{tag}": "0"},
         place=0xF800_8000 + (number << 12),
@@ -97,7 +95,7 @@ def _zynq_port(tag: str, number: int) -> MemoryPort:
 
 ULTRASCALE = System(
     ip="zynq_ultra_ps_e",
-    parts=("xczu", "xck"),
+    parts=("xczu", "xck2"),
     clock="pl_clk0",
     frequency="PSU__CRL_APB__PL0_REF_CTRL__FREQMHZ",
     reset="pl_resetn0",
