@@ -15,12 +15,13 @@ SOURCES := toolchain host models bench tests
 # The oldest that there is, beside the one that the tests import: emitted C++ compiles with both.
 LIBCLANG9 := libclang==9.0.1
 
-.PHONY: help demo test test-slow fuzz zoo files sweep conformance lint format train bench bench-published boards clean tools
+.PHONY: help demo test test-slow test-service fuzz zoo files sweep conformance lint format train bench bench-published boards clean tools
 
 help:
 	@echo "make demo    compile the shipped vision transformer, simulate it on every held-out image, print the results"
 	@echo "make test    lint, then all tests but the slow ones"
 	@echo "make test-slow  the tests that take longer: every family, every published design, the sentence encoder where it is installed"
+	@echo "make test-service  the service under load: 64 clients, 10,000 requests, answers and memory compared"
 	@echo "make fuzz    3,000 broken and hostile inputs, each of which must end in success or one clear error (FUZZ_ARGS: --seed, --only N, --json)"
 	@echo "make zoo     compile and simulate every transformer family, print the table (ZOO_ARGS: families, --exporter, --json)"
 	@echo "make files   compile and simulate files of every kind that users have, print the table (FILES_ARGS: --model, --kind, --quick, --json)"
@@ -54,6 +55,9 @@ conformance: $(VENV)/.test
 
 test-slow: tools $(VENV)/.test
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow $(PYTEST_ARGS)
+
+test-service: $(VENV)/.test
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest tests/serve $(PYTEST_ARGS)
 
 fuzz: $(VENV)/.test
 	PYTHONPATH=tests OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m fuzz --workers $(WORKERS) $(FUZZ_ARGS)
@@ -101,7 +105,7 @@ $(VENV)/.demo: $(VENV)/.python pyproject.toml
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.python pyproject.toml
-	$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[test,ap]'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[test,ap,serve]'
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --upgrade --target $(VENV)/libclang9 $(LIBCLANG9) || \
 		echo "note: no $(LIBCLANG9) for this machine: emitted C++ is compiled with the newer one alone"
 	@touch $@

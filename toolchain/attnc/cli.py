@@ -28,6 +28,7 @@ from attnc.cli_cosim import COSIM, cosim
 from attnc.cli_export import EXPORT_QDQ, export_qdq
 from attnc.cli_report import REPORT, report
 from attnc.cli_run import CSIM, EVAL, RUN, csim, eval_command, run
+from attnc.cli_serve import SERVE, serve
 from attnc.cli_vitis import CSYNTH, EXPORT, csynth, export
 from attnc.config import SQNR_TARGET, Activations, Calibration, CompileOptions
 from attnc.console import (
@@ -198,6 +199,7 @@ app.command(**EXPORT)(export)
 app.command(**RUN)(run)
 app.command(**EVAL)(eval_command)
 app.command(**REPORT)(report)
+app.command(**SERVE)(serve)
 
 
 @app.command(
