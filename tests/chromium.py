@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-FLAGS = (
+QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync", "--hide-scrollbars", "--allow-file-access-from-files"),
-    *("--enable-logging=stderr", "--virtual-time-budget=3000", "--dump-dom"),
+    *("--disable-component-update", "--disable-sync", "--hide-scrollbars"),
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
 )
+"""No window, and nothing on the browser's own account; no name is resolved but localhost's."""
+FLAGS = ("--allow-file-access-from-files", "--enable-logging=stderr", "--virtual-time-budget=3000", "--dump-dom")
 OWN = re.compile(r"https?://([a-z0-9-]+\.)*(google|googleapis|gstatic)\.com[/:]")
 """What the browser asks for on its own account."""
 
@@ -39,10 +41,9 @@ def program() -> str:
 
 
 def visit(page: str, folder: Path, *flags: str) -> Visit:
-    """Open a page, a file or an address, with a profile in `folder`. No name is resolved but localhost's."""
+    """Open a page, a file or an address, with a profile in `folder`."""
     log = folder / "net.json"
-    resolve = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1"
-    command = [program(), *FLAGS, resolve, f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}", *flags, page]
+    command = [program(), *QUIET, *FLAGS, f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}", *flags, page]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120, env={**os.environ, "HOME": str(folder)})
     assert done.returncode == 0, done.stderr[-2000:]
     console = [line for line in done.stderr.splitlines() if ":CONSOLE:" in line or ":CONSOLE(" in line]

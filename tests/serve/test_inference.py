@@ -32,6 +32,7 @@ def test_client_reads_what_is_served(running: Running) -> None:
     assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("small", "1")
     assert not client.is_model_ready("other")
     assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    assert client.get_model_repository_index() == [{"name": "small", "version": "1", "state": "READY", "reason": ""}]
     found = client.get_model_metadata("small")
     client.close()
     assert found["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 4, 6]}]

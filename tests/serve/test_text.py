@@ -148,6 +148,8 @@ def test_a_decoder_that_fails(client: openai.OpenAI, speaker: Speaker, monkeypat
 
 
 def test_a_build_that_is_no_decoder(running: Running) -> None:
+    assert running.json("GET", "/v1/models") == (200, {"object": "list", "data": []})
+    assert running.ask("GET", "/v1/models/small")[0] == 404
     for path in (CHAT, "/v1/completions"):
         status, content, _ = running.ask("POST", path, {"model": "small", "messages": [], "prompt": "x"})
         error = json.loads(content)["error"]

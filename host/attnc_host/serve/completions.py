@@ -164,10 +164,11 @@ def routes(service: Service) -> APIRouter:
 
     @router.get("/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [described]}
+        return {"object": "list", "data": [described] if isinstance(service.accelerator, Generator) else []}
 
     @router.get("/models/{name}")
     async def model(name: str) -> dict[str, Any]:
+        _check_decoder(service)
         _check_model(service, name)
         return described
 
@@ -187,6 +188,11 @@ def routes(service: Service) -> APIRouter:
         return await _answer(service, request, TextRequest, prompt, TEXT)
 
     return router
+
+
+def _check_decoder(service: Service) -> None:
+    if not isinstance(service.accelerator, Generator):
+        raise Refusal(404, f"{service.name!r} is no decoder, so it generates no text: use /v2/models/{service.name}/infer")
 
 
 def _check_model(service: Service, name: str) -> None:
@@ -221,8 +227,7 @@ CHAT = Form(
 async def _answer(service: Service, request: Request, kind: type[A], prompt: Callable[[A], Any], form: Form) -> Response:
     """Read a request, wait for the first of the text, then answer with a stream or with the whole."""
     begin = time.monotonic()
-    if not isinstance(service.accelerator, Generator):
-        raise Refusal(404, f"{service.name!r} is no decoder, so it generates no text: use /v2/models/{service.name}/infer")
+    _check_decoder(service)
     with ExitStack() as place:
         place.enter_context(service.place(request))
         try:

@@ -41,6 +41,11 @@ def routes(service: Service, server: str) -> APIRouter:
         answer = {"ready": service.worker.ready, **({} if service.worker.ready else {"error": service.worker.failure})}
         return JSONResponse(answer, 200 if service.worker.ready else 503)
 
+    @router.post("/repository/index")
+    async def index() -> list[dict[str, str]]:
+        ready = service.worker.ready
+        return [{"name": service.name, "version": VERSION, "state": "READY" if ready else "UNAVAILABLE", "reason": service.worker.failure}]
+
     @router.get("/models/{name}")
     @router.get("/models/{name}/versions/{version}")
     async def model(name: str, version: str | None = None) -> dict[str, Any]:
