@@ -95,7 +95,10 @@ async def read_body(request: Request, limits: Limits) -> bytes:
 
 async def result_of(request: Request, future: Future[T], until: float) -> T:
     """What a job gives; the job is called off when the client leaves or the time (of `time.monotonic`) is over."""
-    return await while_connected(request, asyncio.wrap_future(future), until)
+    try:
+        return await while_connected(request, asyncio.wrap_future(future), until)
+    finally:
+        future.cancel()  # at once, not when the loop comes to it: nothing to a job that has begun
 
 
 async def while_connected(request: Request, waiting: asyncio.Future[T], until: float) -> T:
