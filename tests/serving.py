@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,6 +92,23 @@ def serving(opener: Callable[[], Any], limits: Limits | None = None) -> Iterator
             thread.join(PATIENCE)
             ended = worker.close(PATIENCE)
     assert not thread.is_alive() and ended
+
+
+@contextmanager
+def started(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """`attnc serve` on a free port, and the port that it says."""
+    line = [sys.executable, "-m", "attnc", "serve", *map(str, arguments), "--port", "0"]
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        said = process.stderr.readline()
+        found = re.search(r"at http://127\.0\.0\.1:(\d+)/$", said.strip())
+        assert found, said + process.stderr.read()
+        yield process, int(found[1])
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
 
 
 def infer_body(x: Any, **fields: Any) -> dict[str, Any]:

@@ -17,8 +17,7 @@ import pytest
 from attnc.arrays import Array
 from attnc_host import Accelerator
 from conftest import DIGITS
-from serve.test_process import started
-from serving import PATIENCE
+from serving import PATIENCE, started
 
 CLIENTS, REQUESTS, WARM = 64, 10_000, 2_000
 GROWTH = 8 << 20

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
-import re
 import signal
 import socket
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,24 +15,7 @@ import pytest
 from attnc.cli import main
 from attnc_host import AcceleratorError
 from attnc_host.serve import command
-from serving import PATIENCE, infer_body
-
-
-@contextmanager
-def started(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """`attnc serve` on a free port, and the port that it says."""
-    line = [sys.executable, "-m", "attnc", "serve", *map(str, arguments), "--port", "0"]
-    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    try:
-        said = process.stderr.readline()
-        found = re.search(r"at http://127\.0\.0\.1:(\d+)/$", said.strip())
-        assert found, said + process.stderr.read()
-        yield process, int(found[1])
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
+from serving import PATIENCE, infer_body, started
 
 
 def test_from_start_to_end(shared_build: Path) -> None:
