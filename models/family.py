@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from models.small import HEAD, HEADS, INNER, LAYERS, TOKENS, VOCABULARY, WIDTH, signals
 from torch import Tensor, nn
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched: configurations only
 import transformers as hf
 
-WIDTH, LAYERS, HEADS, HEAD, INNER, TOKENS, VOCABULARY = 64, 2, 4, 16, 128, 16, 96
 SIZES: dict[str, Any] = {
     "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "intermediate_size": INNER,
     "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
@@ -78,15 +78,6 @@ def randomize(model: nn.Module, seed: int = 0) -> None:
             parameter.copy_(noise)
 
 
-def signals(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Noise; pictures have areas of colour as well, since pure noise looks alike to a network that takes means."""
-    made = rng.standard_normal(shape)
-    if len(shape) == 4 and shape[1] == 3:
-        areas = rng.standard_normal((*shape[:2], 4, 4)) + rng.standard_normal((*shape[:2], 1, 1))
-        made = 0.5 * made + np.kron(areas, np.ones((shape[2] // 4, shape[3] // 4)))
-    return made.astype(np.float32)
-
-
 def settle(model: nn.Module, inputs: dict[str, Tensor]) -> None:
     """Give batch normalisations the statistics of random inputs: with those they start with, signals die out on the way."""
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
@@ -136,7 +127,7 @@ def mel() -> dict[str, Tensor]:
     return {"input_features": torch.randn(1, 16, 2 * TOKENS, generator=torch.Generator().manual_seed(0))}
 
 
-def samples(family: Family, names: list[str], count: int = 16, seed: int = 1) -> dict[str, np.ndarray]:
+def samples(family: Family, names: list[str], count: int, seed: int = 1) -> dict[str, np.ndarray]:
     """Inputs to calibrate and compare with: random tokens or pixels, masks with padding at the end of all samples but the first; along an
     axis of 1 that an input has in front, or on one of their own. A mask without a batch axis is given once."""
     rng = np.random.default_rng(seed)

@@ -39,13 +39,22 @@ class Source:
 
     def write_samples(self, path: Path, **more: np.ndarray) -> None:
         """Inputs to calibrate and to measure with, the same for all kinds of files, beside one (`.npz`, `.unseen.npz`); and `more`."""
-        from models.families import FAMILIES
-        from models.family import samples
+        for suffix, count, seed in ((".npz", zoo.SEEN, 1), (".unseen.npz", zoo.UNSEEN, 2)):
+            np.savez(path.with_suffix(suffix), **self._samples(self.folder / f"{self.model}{suffix}", count, seed), **more)  # type: ignore[arg-type]
 
-        family = FAMILIES[self.model]
-        names = dict.fromkeys([*family.inputs(), *(family.traced_inputs() if family.traced_inputs else ())])
-        np.savez(path.with_suffix(".npz"), **samples(family, list(names)), **more)  # type: ignore[arg-type]
-        np.savez(path.with_suffix(".unseen.npz"), **samples(family, list(names), zoo.UNSEEN, seed=2), **more)  # type: ignore[arg-type]
+    def _samples(self, path: Path, count: int, seed: int) -> dict[str, np.ndarray]:
+        """Those of this model, made once."""
+        if not path.exists():
+            from models.families import FAMILIES
+            from models.family import samples
+
+            family = FAMILIES[self.model]
+            names = dict.fromkeys([*family.inputs(), *(family.traced_inputs() if family.traced_inputs else ())])
+            with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
+                np.savez(made := Path(scratch) / path.name, **samples(family, list(names), count, seed))  # type: ignore[arg-type]
+                os.replace(made, path)
+        with np.load(path) as saved:
+            return dict(saved)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from models.families import FAMILIES
-from models.family import HEAD, HEADS, LAYERS, TOKENS
 from models.file_kinds import Kind, Source
+from models.small import HEAD, HEADS, LAYERS, TOKENS
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 GROUPS = 2
@@ -41,6 +40,7 @@ class _Writer:
 def builder(source: Source, path: Path) -> None:
     """The whole model."""
     import torch
+    from models.families import FAMILIES
     from models.family import randomize
 
     torch.manual_seed(0)

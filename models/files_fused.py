@@ -6,8 +6,8 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from models.family import HEADS, WIDTH
 from models.file_kinds import Kind, Source
+from models.small import HEADS, WIDTH
 
 LEVELS = {"basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
 OPTIMIZERS = {"bert": "bert", "distilbert": "bert", "vit": "vit", "gpt2": "gpt2", "llama": "gpt2", "whisper": "bart"}

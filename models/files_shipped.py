@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 from models import files_fused, files_quantized
-from models.family import signals
 from models.file_kinds import Kind, Skipped, Source
+from models.small import signals
 
 TOKENS = 32
 
