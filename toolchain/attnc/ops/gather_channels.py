@@ -16,7 +16,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from attnc.arrays import Array, Shape
-from attnc.fixedpoint import quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call
 from attnc.kernels.gather_channels import GATHER_CHANNELS, INDEX_BYTES
@@ -25,8 +24,8 @@ from attnc.kernels.lowering import Lowering
 from attnc.kernels.numbers import ACTIVATION_BITS
 from attnc.kernels.ports import IntType
 from attnc.kernels.resources import Resources
-from attnc.ops.base import Operator, scalar_scale
-from attnc.ops.requantize import activation, factor_scalars
+from attnc.ops.base import Operator
+from attnc.ops.requantize import factor_scalars, one_factor, rescaled
 
 NOTHING = 65535
 READS = 4
@@ -56,15 +55,12 @@ class GatherChannels(Operator):
 
     def quantize(self, node: Node, inputs: Sequence[TensorType], output: TensorType) -> None:
         """One multiplier."""
-        where = f"node {node.name!r} (gather_channels)"
-        x, y = (scalar_scale(activation(type_, where), where) for type_ in (inputs[0], output))
-        multiplier, shift = quantize_multiplier(x / y)
-        node.params = {"index": np.asarray(node.params["index"], np.int64), "multiplier": multiplier, "shift": shift}
+        node.params = {"index": np.asarray(node.params["index"], np.int64), **one_factor(node, inputs[0], output)}
 
     def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:
         """requantize of the channels."""
         picked = self.reference(node, inputs)
-        return requantize(picked, node.params["multiplier"], node.params["shift"], *output.range).astype(output.dtype)
+        return rescaled(node, picked, output)
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """A call per block of rows."""

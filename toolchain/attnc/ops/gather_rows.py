@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attnc.arrays import Array, Shape
-from attnc.fixedpoint import requantize
 from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.resources import Resources
 from attnc.ops.base import Operator
-from attnc.ops.requantize import rescale_call, rescale_factors, rescale_resources
+from attnc.ops.requantize import rescale_call, rescale_factors, rescale_resources, rescaled
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class GatherRows(Operator):
     def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:
         """requantize of the rows."""
         rows = self.reference(node, inputs)
-        return requantize(rows, node.params["multiplier"], node.params["shift"], *output.range).astype(output.dtype)
+        return rescaled(node, rows, output)
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """A call per pattern."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from attnc.arrays import Array, Shape
-from attnc.fixedpoint import quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
@@ -20,8 +19,8 @@ from attnc.kernels.lowering import Lowering
 from attnc.kernels.max_rows import MAX_ROWS
 from attnc.kernels.ports import IntType
 from attnc.kernels.resources import Resources
-from attnc.ops.base import Operator, scalar_scale
-from attnc.ops.requantize import activation, factor_scalars
+from attnc.ops.base import Operator
+from attnc.ops.requantize import factor_scalars, one_factor, rescaled
 
 
 class MaxRows(Operator):
@@ -45,15 +44,12 @@ class MaxRows(Operator):
 
     def quantize(self, node: Node, inputs: Sequence[TensorType], output: TensorType) -> None:
         """One multiplier."""
-        where = f"node {node.name!r} (max_rows)"
-        x, y = (scalar_scale(activation(type_, where), where) for type_ in (inputs[0], output))
-        multiplier, shift = quantize_multiplier(x / y)
-        node.params = {"multiplier": multiplier, "shift": shift}
+        node.params = one_factor(node, inputs[0], output)
 
     def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:
         """requantize of the largest."""
         largest = self.reference(node, inputs)
-        return requantize(largest, node.params["multiplier"], node.params["shift"], *output.range).astype(output.dtype)
+        return rescaled(node, largest, output)
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """One call: tiles follow each other in memory, so they are groups as well."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from attnc.arrays import Array, Shape
-from attnc.fixedpoint import bits_for, check_bits, quantize_multiplier, requantize
+from attnc.fixedpoint import bits_for, check_bits, quantize_multiplier
 from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
@@ -21,7 +21,7 @@ from attnc.kernels.mean_rows import MEAN_ROWS
 from attnc.kernels.ports import IntType
 from attnc.kernels.resources import Resources
 from attnc.ops.base import Operator, product_bits, scalar_scale
-from attnc.ops.requantize import activation, factor_scalars, wide_products
+from attnc.ops.requantize import activation, factor_scalars, rescaled, wide_products
 
 
 class MeanRows(Operator):
@@ -60,7 +60,7 @@ class MeanRows(Operator):
         samples, rows, channels = inputs[0].shape
         groups = node.attrs["groups"]
         acc = inputs[0].astype("int64").reshape(samples, groups, rows // groups, channels).sum(axis=2)
-        return requantize(acc, node.params["multiplier"], node.params["shift"], *output.range).astype(output.dtype)
+        return rescaled(node, acc, output)
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """One call: tiles follow each other in memory, so they are groups as well."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from attnc.arrays import Array, Shape
-from attnc.fixedpoint import MULTIPLIER_BITS, quantize_multiplier, requantize
+from attnc.fixedpoint import MULTIPLIER_BITS, quantize_multiplier
 from attnc.ir import Node, TensorType
 from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
@@ -24,7 +24,7 @@ from attnc.kernels.numbers import ACTIVATION_BITS
 from attnc.kernels.resources import Resources
 from attnc.ops.add import broadcast_shape, elementwise_calls
 from attnc.ops.base import Operator, product_bits, scalar_scale
-from attnc.ops.requantize import activation, factor_scalars, shift_clamps, wide_products
+from attnc.ops.requantize import activation, factor_scalars, rescaled, shift_clamps, wide_products
 
 
 class Mul(Operator):
@@ -52,7 +52,7 @@ class Mul(Operator):
     def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:
         """Exact product, then requantize."""
         product = inputs[0].astype(np.int64) * inputs[1].astype(np.int64)
-        return requantize(product, node.params["multiplier"], node.params["shift"], *output.range).astype(output.dtype)
+        return rescaled(node, product, output)
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """A call per block of rows."""

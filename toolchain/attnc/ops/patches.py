@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attnc.arrays import Array, Shape
-from attnc.fixedpoint import quantize_multiplier, requantize
+from attnc.fixedpoint import requantize
 from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import NO_WALK, Call
 from attnc.kernels.kernel import KernelCall
@@ -26,8 +26,8 @@ from attnc.kernels.lowering import Lowering
 from attnc.kernels.patches import PATCHES
 from attnc.kernels.ports import IntType
 from attnc.kernels.resources import Resources
-from attnc.ops.base import Operator, scalar_scale
-from attnc.ops.requantize import activation, factor_scalars
+from attnc.ops.base import Operator
+from attnc.ops.requantize import factor_scalars, one_factor
 
 Pair = tuple[int, int]
 
@@ -87,10 +87,7 @@ class Patches(Operator):
 
     def quantize(self, node: Node, inputs: Sequence[TensorType], output: TensorType) -> None:
         """One multiplier."""
-        where = f"node {node.name!r} (patches)"
-        x, y = (scalar_scale(activation(type_, where), where) for type_ in (inputs[0], output))
-        multiplier, shift = quantize_multiplier(x / y)
-        node.params = {"multiplier": multiplier, "shift": shift}
+        node.params = one_factor(node, inputs[0], output)
 
     def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:
         """requantize of the pixels."""

@@ -26,7 +26,7 @@ from attnc.kernels.ports import IntType
 from attnc.kernels.rescale import RECORD_PLANES, RESCALE
 from attnc.kernels.resources import Resources
 from attnc.ops.approximation import times
-from attnc.ops.base import Operator
+from attnc.ops.base import Operator, scalar_scale
 
 DSP_PORT = 27
 """Bits of the wider port of a DSP48E2."""
@@ -61,6 +61,19 @@ def rescale_factors(x: TensorType, y: TensorType, where: str) -> tuple[Array, Ar
     """Multiplier and shift, scalars or per channel, that bring `x` to the scale of `y`."""
     activation(x, where), activation(y, where)
     return quantize_multiplier(np.asarray(x.scale / y.scale))
+
+
+def one_factor(node: Node, x: TensorType, y: TensorType) -> dict[str, Array]:
+    """`rescale_factors` as parameters of `node`, whose kernel has one for the whole tensor: one scale each."""
+    where = f"node {node.name!r} ({node.op})"
+    scalar_scale(x, where), scalar_scale(y, where)
+    multiplier, shift = rescale_factors(x, y, where)
+    return {"multiplier": multiplier, "shift": shift}
+
+
+def rescaled(node: Node, x: Array, output: TensorType) -> Array:
+    """Integers of `node` before its factor, requantized to its output."""
+    return requantize(x, node.params["multiplier"], node.params["shift"], *output.range, output.dtype)
 
 
 def shift_clamp_lane(bits: int, result: int) -> Resources:
@@ -166,7 +179,7 @@ class Requantize(Operator):
 
     def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:
         """requantize per channel."""
-        return requantize(inputs[0], node.params["multiplier"], node.params["shift"], *output.range, output.dtype)
+        return rescaled(node, inputs[0], output)
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """A call per block of rows."""

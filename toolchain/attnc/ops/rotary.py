@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attnc.arrays import Array, Shape
-from attnc.fixedpoint import quantize_half_even, quantize_multiplier, requantize
+from attnc.fixedpoint import quantize_half_even, quantize_multiplier
 from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import NO_WALK, Call
 from attnc.kernels.kernel import KernelCall
@@ -27,7 +27,7 @@ from attnc.kernels.ports import IntType
 from attnc.kernels.resources import Resources
 from attnc.kernels.rotary import ROTARY
 from attnc.ops.base import Operator, product_bits, scalar_scale
-from attnc.ops.requantize import activation, factor_scalars, wide_products
+from attnc.ops.requantize import activation, factor_scalars, rescaled, wide_products
 
 FRACTION_BITS = 14
 ACC_BITS = 33
@@ -121,7 +121,7 @@ class Rotary(Operator):
         parts = x.reshape(acc.shape)
         a, b = parts[..., first], parts[..., second]
         acc[..., first], acc[..., second] = a * cos - b * sin, b * cos + a * sin
-        return requantize(acc.reshape(x.shape), node.params["multiplier"], node.params["shift"], *output.range).astype(output.dtype)
+        return rescaled(node, acc.reshape(x.shape), output)
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """A call per group and block of rows; the table is read once in each and serves all heads."""

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from attnc.arrays import Array, Shape
-from attnc.fixedpoint import quantize_multiplier, requantize
 from attnc.ir import Node, TensorType
 from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
@@ -24,8 +23,8 @@ from attnc.kernels.numbers import ACTIVATION_BITS
 from attnc.kernels.ports import IntType
 from attnc.kernels.resources import Resources
 from attnc.kernels.transpose import TRANSPOSE
-from attnc.ops.base import Operator, scalar_scale
-from attnc.ops.requantize import activation, factor_scalars
+from attnc.ops.base import Operator
+from attnc.ops.requantize import factor_scalars, one_factor, rescaled
 
 
 class Transpose(Operator):
@@ -44,15 +43,12 @@ class Transpose(Operator):
 
     def quantize(self, node: Node, inputs: Sequence[TensorType], output: TensorType) -> None:
         """One multiplier."""
-        where = f"node {node.name!r} (transpose)"
-        x, y = (scalar_scale(activation(type_, where), where) for type_ in (inputs[0], output))
-        multiplier, shift = quantize_multiplier(x / y)
-        node.params = {"multiplier": multiplier, "shift": shift}
+        node.params = one_factor(node, inputs[0], output)
 
     def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:
         """requantize of the transpose."""
         moved = self.reference(node, inputs)
-        return requantize(moved, node.params["multiplier"], node.params["shift"], *output.range).astype(output.dtype)
+        return rescaled(node, moved, output)
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """A tile of rows becomes a tile of channels."""
