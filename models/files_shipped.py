@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from models import files_fused, files_quantized
 from models.file_kinds import Kind, Skipped, Source
-from models.small import signals
+from models.small import signals, speech
 
 TOKENS = 32
 
@@ -70,7 +70,7 @@ def _fetch(entry: Shipped, folder: Path) -> None:
 
 
 def _samples(entry: Shipped, path: Path, seed: int, count: int) -> dict[str, np.ndarray]:
-    """Numbers of tokens, masks with padding at the end of all samples but the first, signals."""
+    """Numbers of tokens, masks with padding at the end of all samples but the first, spectra, pictures and other signals."""
     import onnx
 
     rng = np.random.default_rng(seed)
@@ -85,7 +85,7 @@ def _samples(entry: Shipped, path: Path, seed: int, count: int) -> dict[str, np.
             lengths = np.where(np.arange(count) == 0, own[1], rng.integers(own[1] // 2, own[1] + 1, count))
             made[name] = (np.arange(own[1]) < lengths[:, None]).astype(types[name])
         else:
-            made[name] = signals(rng, shape)
+            made[name] = (speech if name == "input_features" else signals)(rng, shape)
     return made
 
 

@@ -23,7 +23,7 @@ from attnc.ops import operator
 from attnc.ops.functions import find
 
 LOST_STEP = 16.0
-"""Scores of attention in steps of this and more keep nothing of what tells one key from another: a softmax sees nothing below e**-16."""
+"""Of scores of attention in steps of this and more, those that round to different numbers differ by more than a softmax sees (e**-16)."""
 
 
 # ---- in the interpreter ----
@@ -48,8 +48,11 @@ def quantize(ctx: Context, node: NodeProto, value: Value) -> Value | None:
     if isinstance(value, Unary) and value.made is None:
         return _later(ctx, node, value, grid)
     view = value.made if isinstance(value, Unary) else value
-    if isinstance(view, Scores) and not view.normalized and grid.scale >= LOST_STEP:
-        return _lost(ctx, node, view, grid)
+    if isinstance(view, Scores) and not view.normalized:
+        if grid.scale >= max(LOST_STEP, 2 * _reach(view) * abs(view.scale)):
+            return _lost(ctx, node, view, grid)
+        if value is view and view.bias is None and view.computed is None and view.cap is None:
+            value = replace(view, reach=min(view.reach, _most(grid) / abs(view.scale)))
     if not isinstance(view, View):
         what = "attention scores or probabilities" if isinstance(value, (Scores, ScoreRows)) else "a step of a normalisation"
         found.passed[node.name] = f"{what}: the device keeps them in its own type"
@@ -73,8 +76,18 @@ def _later(ctx: Context, node: NodeProto, value: Unary, grid: Grid) -> Value:
     return replace(value, src=merge(value.src, (node.name,)), pair=(grid, node.name))
 
 
+def _reach(scores: Scores) -> float:
+    """No product of a query and a key is beyond, by their types and by a pair behind them."""
+    q, k = scores.q.base.imposed, scores.k.base.imposed
+    return scores.reach if q is None or k is None else min(scores.reach, scores.q.shape[2] * _most(q) * _most(k))
+
+
+def _most(grid: Grid) -> float:
+    return max(map(abs, grid.range))
+
+
 def _lost(ctx: Context, node: NodeProto, value: Scores, grid: Grid) -> Scores:
-    """Scores whose steps are so large, since a mask was calibrated with them, that nothing but the mask is left."""
+    """Scores whose steps are so large, since a mask was calibrated with them, that nothing but the mask is left: all products round to 0."""
     assert ctx.quantized is not None
     ctx.quantized.lost.append(f"{node.name} (a step is {grid.scale:.2g})")
     ctx.quantized.rounded.add(node.name)

@@ -6,6 +6,7 @@ device's graph has taken over yet.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -176,7 +177,7 @@ class Scores:
     leading axes, which l is meant. With `cap`, scores are cap * tanh(scale * q . k^T) + bias. `bias` is a view or constant of
     shape [L or 1, T or 1, Tk or 1]. After softmax `normalized` is set; `guarded`: a query without any key gets zeros in place of NaN.
     `host` is the same tensor on the host, where that is cheap (outer products); `fallback` makes it another way on the device. `computed`
-    is a further bias, of the device, times `gain`.
+    is a further bias, of the device, times `gain`. A pair in a file says that no product q . k^T is beyond `reach`.
     """
 
     q: View
@@ -194,6 +195,7 @@ class Scores:
     fallback: Callable[[], View] | None = None
     computed: View | None = None
     gain: float = 1.0
+    reach: float = math.inf
 
     @property
     def shape(self) -> Shape:
