@@ -87,7 +87,7 @@ def _most(grid: Grid) -> float:
 
 
 def _lost(ctx: Context, node: NodeProto, value: Scores, grid: Grid) -> Scores:
-    """Scores whose steps are so large, since a mask was calibrated with them, that nothing but the mask is left: all products round to 0."""
+    """Scores whose steps are so large, since a mask was calibrated with them, that products round to 0: nothing is left but the mask."""
     assert ctx.quantized is not None
     ctx.quantized.lost.append(f"{node.name} (a step is {grid.scale:.2g})")
     ctx.quantized.rounded.add(node.name)
