@@ -114,13 +114,16 @@ def test_inspect(capsys: Capture) -> None:
 
 
 def test_inspect_unsupported(capsys: Capture, tmp_path: Path) -> None:
-    """A cumulative sum between two matrix products can be neither on the device nor on the host."""
+    """A cumulative sum between two matrix products can be neither on the device nor on the host. Both commands name all of them, those
+    with one reason together, and say what to do."""
     weight = helper.make_tensor("w", TensorProto.FLOAT, [8, 8], np.eye(8, dtype=np.float32).ravel())
     axis = helper.make_tensor("axis", TensorProto.INT64, [], [1])
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["a"], name="first"),
         helper.make_node("CumSum", ["a", "axis"], ["b"], name="odd [red]one[/red]"),
-        helper.make_node("MatMul", ["b", "w"], ["y"], name="second"),
+        helper.make_node("MatMul", ["b", "w"], ["c"], name="second"),
+        helper.make_node("CumSum", ["c", "axis"], ["d"], name="odd two"),
+        helper.make_node("MatMul", ["d", "w"], ["y"], name="third"),
     ]
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4, 8]) for name in "xy")
     graph = helper.make_graph(nodes, "g", [x], [y], [weight, axis])
@@ -128,10 +131,12 @@ def test_inspect_unsupported(capsys: Capture, tmp_path: Path) -> None:
     assert main(["inspect", str(tmp_path / "m.onnx"), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     bad = [node for node in found["nodes"] if node["where"] == "unsupported"]
-    assert [node["operator"] for node in bad] == ["CumSum"] and bad[0]["reason"] and not found["compilable"]
-    assert main(["inspect", str(tmp_path / "m.onnx")]) == 1
-    assert "odd [red]one[/red]" in capsys.readouterr().out
-    assert "CumSum" in error_of(capsys, "compile", tmp_path / "m.onnx", "-o", tmp_path / "out")
+    assert [node["operator"] for node in bad] == ["CumSum"] * 2 and bad[0]["reason"] == bad[1]["reason"] and not found["compilable"]
+    np.savez(tmp_path / "x.npz", x=np.zeros((4, 4, 8), np.float32))
+    assert main(["inspect", str(tmp_path / "m.onnx"), "--calib", str(tmp_path / "x.npz")]) == 1
+    assert "odd [red]one[/red], odd two" in capsys.readouterr().out
+    said = error_of(capsys, "compile", tmp_path / "m.onnx", "-o", tmp_path / "out")
+    assert f"nodes 'odd [red]one[/red]', 'odd two' (CumSum): {bad[0]['reason']}" in said and "onnx.utils.extract_model" in said
 
 
 class Terminal(io.StringIO):

@@ -207,17 +207,19 @@ app.command(**SERVE)(serve)
     no_args_is_help=True,
     epilog="\b\nExamples:\n"
     "  attnc inspect model.onnx\n"
-    "  attnc inspect bert.onnx --shape input_ids=1,128 --json\n\n"
+    "  attnc inspect bert.onnx --shape input_ids=1,128 --json\n"
+    "  attnc inspect bert.onnx --calib calib.npz\n\n"
     "\b\nExit code: 0 when the model can be compiled, 1 when something is unsupported, 2 after an error.",
 )
-def inspect(model: ModelFile, shape: Shapes = None, as_json: Json = False, verbose: Verbose = False) -> None:
-    """Say what would run on the device, what on the host, and what is unsupported and why."""
+def inspect(model: ModelFile, shape: Shapes = None, calib: CalibOption = None, as_json: Json = False, verbose: Verbose = False) -> None:
+    """Say what would run on the device, what on the host, and what is unsupported and why. Samples say how long dynamic axes are."""
     shapes = parse_shapes(shape)
     with Progress() as progress:
         progress.stage("reading the model")
         from attnc.frontend import inspect_model
+        from attnc.npz import npz_shapes
 
-        placements = list(inspect_model(model, shapes))
+        placements = list(inspect_model(model, shapes, {} if calib is None else npz_shapes(calib)))
     counts = {where: sum(p.where == where for p in placements) for where in ("device", "host", "folded", "unsupported")}
     if as_json:
         nodes = [{"node": p.node, "operator": p.operator, "where": p.where, "reason": p.reason} for p in placements]

@@ -21,7 +21,7 @@ class UnsupportedError(AttncError):
     """The model is valid, but something in it cannot be compiled: a node, and `others` that cannot either."""
 
     def __init__(self, node: str, operator: str, reason: str, others: Sequence[UnsupportedError] = ()) -> None:
-        self.node, self.operator, self.reason = node, operator, reason
+        self.node, self.operator, self.reason, self.others = node, operator, reason, tuple(others)
         nodes: dict[tuple[str, str], list[str]] = {(operator, reason): [node]}
         for other in others:
             nodes.setdefault((other.operator, other.reason), []).append(other.node)

@@ -32,17 +32,17 @@ def comparison(result: CsimResult, verbose: bool = False) -> RenderableType:
 
 
 def placements(nodes: Sequence[Placement], verbose: bool = False) -> RenderableType:
-    """Nodes on the host and unsupported ones one by one; others counted by operator, unless all are asked for."""
+    """Nodes on the host and unsupported ones by their names, those with the same reason together; others counted by operator, unless all
+    are asked for."""
     table = Table()
     for title in ("where", "operator", "node", "reason"):
         table.add_column(title, overflow="fold")
     grouped: dict[tuple[str, str, str], list[str]] = {}
     for p in nodes:
-        alone = verbose or p.where in ("host", "unsupported")
-        grouped.setdefault((p.where, p.operator, p.reason if not alone else f"{p.reason}\0{p.node}"), []).append(p.node)
+        grouped.setdefault((p.where, p.operator, f"{p.reason}\0{p.node}" if verbose else p.reason), []).append(p.node)
     order = {"unsupported": 0, "host": 1, "device": 2, "folded": 3}
     for (where, operator, reason), names in sorted(grouped.items(), key=lambda item: order.get(item[0][0], 4)):
-        name = names[0] if len(names) == 1 else f"{len(names)} nodes"
+        name = ", ".join(names) if len(names) == 1 or where in ("host", "unsupported") else f"{len(names)} nodes"
         table.add_row(where, *(escape(clean(text)) for text in (operator, name, reason.split("\0")[0])))
     return table
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import onnx
 
 from attnc.errors import AttncError, ModelError, UnsupportedError
 from attnc.frontend import imposed
+from attnc.frontend.advice import advised
 from attnc.frontend.cleanup import drop_unused, fold_constants, unique_names
 from attnc.frontend.columns import ColumnSelections
 from attnc.frontend.fused import spell_out
@@ -45,12 +47,13 @@ def import_model(path: Path, shapes: Pins | None = None, strict: bool = False, s
 
 
 def _with_others(first: UnsupportedError, path: Path, shapes: Pins | None, samples: Pins | None) -> UnsupportedError:
+    """The error with all other nodes that cannot be compiled, and what to do about each."""
     try:
         found = [place for place in inspect_model(path, shapes, samples) if place.where == "unsupported" and place.node != first.node]
     except AttncError:
-        return first
-    others = [UnsupportedError(place.node, place.operator, place.reason) for place in found]
-    return UnsupportedError(first.node, first.operator, first.reason, others) if others else first
+        found = []
+    others = [*first.others, *(UnsupportedError(place.node, place.operator, place.reason) for place in found)]
+    return UnsupportedError(first.node, first.operator, advised(first.reason), others)
 
 
 def _import_model(path: Path, shapes: Pins | None, strict: bool, samples: Pins | None) -> Model:
@@ -119,7 +122,8 @@ def inspect_model(path: Path, shapes: Pins | None = None, samples: Pins | None =
         _, _, before = host_models(interpreter, ending, [feed.tensor for feed in feeds])
     except (AttncError, KeyError):
         before = {}
-    return place(interpreter, before, ending)
+    found = place(interpreter, before, ending)
+    return [replace(one, reason=advised(one.reason)) if one.where == "unsupported" else one for one in found]
 
 
 def _prepare(path: Path, pins: Pins, samples: Pins | None = None) -> tuple[Simplified, list[TensorSpec], dict[str, bool], Quantized | None]:

@@ -55,8 +55,7 @@ HEAVY = {
 }  # fmt: skip
 """Operators that are worth a device: they never run on the host."""
 ELEMENTWISE = {*pointwise.OPERATORS, "Cast", "QuantizeLinear", "DequantizeLinear"}
-APART = "split the model there (onnx.utils.extract_model), and run that part elsewhere"
-UNKNOWN = f"this operator is not supported on the device; {APART}"
+UNKNOWN = "this operator is not supported on the device"
 CONTROL_FLOW = (
     "control flow that depends on data is not supported; export the model with fixed sizes (torch.onnx.export, dynamo=True), or let "
     "onnxsim fold it"
@@ -69,11 +68,9 @@ REASONS = {
         "the shape of its result depends on data; export the model without it, or with fixed sizes",
     ),
     **dict.fromkeys(("LpPool", "GlobalLpPool"), "of pooling, means and maxima are supported only"),
-    "ConvTranspose": f"transposed convolutions are not supported; {APART}",
-    **dict.fromkeys(("LSTM", "GRU", "RNN", "Scan", "CumSum", "CumProd"), f"each of its steps waits for the one before; {APART}"),
-    **dict.fromkeys(
-        ("TopK", "ArgMax", "ArgMin", "ReduceMin"), f"of comparisons, maxima over tokens or windows are supported only; {APART}"
-    ),
+    "ConvTranspose": "transposed convolutions are not supported",
+    **dict.fromkeys(("LSTM", "GRU", "RNN", "Scan", "CumSum", "CumProd"), "each of its steps waits for the one before"),
+    **dict.fromkeys(("TopK", "ArgMax", "ArgMin", "ReduceMin"), "of comparisons, maxima over tokens or windows are supported only"),
 }
 
 
