@@ -67,8 +67,8 @@ class Kind:
     beside: str = "plain"
     """The kind whose SQNR this one's is compared with."""
     fixed: bool = False
-    """Whether the file says how every tensor is rounded: then golden is to be as near to the plain export in float as onnxruntime is that
-    runs the file."""
+    """Whether the file says how every tensor is rounded: then golden is to be as near to the float model that the file was made of as
+    onnxruntime is that runs the file."""
     options: dict[str, Any] = field(default_factory=dict)
     """Of `CompileOptions`."""
 

@@ -6,7 +6,8 @@
 
 A row is a file: whether it compiles with C++ equal to golden, and its SQNR against onnxruntime running that very file, on samples that
 calibration never saw, beside what another kind of the same model reaches (`Kind.beside`, the plain export unless a kind says otherwise).
-Where the file says how every tensor is rounded, golden must be as near to the plain export in float as onnxruntime running the file.
+Where the file says how every tensor is rounded, golden must be as near to the float model that it was made of as onnxruntime running the
+file.
 Each runs in a process of its own with a time limit. Exit code 1 if a file does not compile, or falls more than `SLACK_DB` behind.
 """
 
@@ -49,7 +50,8 @@ def measure(model: str, kind: Kind, folder: Path, quick: bool) -> dict[str, Any]
     sqnr, varying = zoo.accuracy(path, build)
     row = {"sqnr_db": sqnr, "varying": varying, "elements": report["check"]["elements"] if not quick else 0}
     if kind.fixed:
-        row |= {"float_db": zoo.accuracy(path, build, source.export())[0], "file_db": zoo.accuracy(path, build, source.export(), False)[0]}
+        float_model = source.export("torchscript")
+        row |= {"float_db": zoo.accuracy(path, build, float_model)[0], "file_db": zoo.accuracy(path, build, float_model, False)[0]}
     return row
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from models.file_kinds import Kind, Source, plain
+from models.file_kinds import Kind, Source
 from onnx import version_converter
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
@@ -163,6 +164,11 @@ TYPED = ("qoperator", "qdq")
 BYTES: dict[str, Any] = {"activation_bits": 8}
 
 
+def traced(source: Source, path: Path) -> None:
+    """The export that all these files are made of."""
+    shutil.copy(source.export("torchscript"), path)
+
+
 def _make(writer: Writer, source: Source, path: Path) -> None:
     with np.load(path.with_suffix(".npz")) as given:
         samples = dict(given)
@@ -173,7 +179,9 @@ def _make(writer: Writer, source: Source, path: Path) -> None:
 def _kind(name: str, writer: Writer) -> Kind:
     """Where the file leaves the widths of activations open, it is compared with the plain export at the same: 8 bits."""
     make = functools.partial(_make, writer)
-    return Kind(name, make, fixed=name.startswith(FIXED)) if name.startswith(TYPED) else Kind(name, make, beside="plain-8", options=BYTES)
+    if name.startswith(TYPED):
+        return Kind(name, make, beside="torchscript", fixed=name.startswith(FIXED))
+    return Kind(name, make, beside="plain-8", options=BYTES)
 
 
-KINDS = [Kind("plain-8", plain, options=BYTES, beside="plain-8"), *(_kind(name, writer) for name, writer in WRITERS.items())]
+KINDS = [Kind("plain-8", traced, options=BYTES, beside="plain-8"), *(_kind(name, writer) for name, writer in WRITERS.items())]
