@@ -430,6 +430,7 @@ def test_every_unsupported_node_is_named(tmp_path: Path) -> None:
     path = b.save(tmp_path / "m.onnx", b.linear(y, C, C))
     bad = {place.node: place.reason for place in inspect_model(path) if place.where == "unsupported"}
     assert list(bad) == ["first", "second", "third"] and "transposed convolutions" in bad["third"]
+    assert all("; split the model there" in reason for reason in bad.values())  # what to do, whatever the reason
 
 
 def test_an_output_whose_shape_depends_on_data(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def _with_others(first: UnsupportedError, path: Path, shapes: Pins | None, sampl
     except AttncError:
         found = []
     others = [*first.others, *(UnsupportedError(place.node, place.operator, place.reason) for place in found)]
-    return UnsupportedError(first.node, first.operator, advised(first.reason), others)
+    return UnsupportedError(first.node, first.operator, advised(first.operator, first.reason), others)
 
 
 def _import_model(path: Path, shapes: Pins | None, strict: bool, samples: Pins | None) -> Model:
@@ -123,7 +123,7 @@ def inspect_model(path: Path, shapes: Pins | None = None, samples: Pins | None =
     except (AttncError, KeyError):
         before = {}
     found = place(interpreter, before, ending)
-    return [replace(one, reason=advised(one.reason)) if one.where == "unsupported" else one for one in found]
+    return [replace(one, reason=advised(one.operator, one.reason)) if one.where == "unsupported" else one for one in found]
 
 
 def _prepare(path: Path, pins: Pins, samples: Pins | None = None) -> tuple[Simplified, list[TensorSpec], dict[str, bool], Quantized | None]:

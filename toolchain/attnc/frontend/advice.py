@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from attnc.frontend.load import MICROSOFT
+
 APART = "split the model there (onnx.utils.extract_model), and run that part elsewhere"
 TOLD = ("export", "give ", "split ", "fix ", "quantize it", "onnxsim", "--", "are read in", "reshape it")
 """A reason with one of these tells what to do."""
@@ -17,8 +19,10 @@ ADVICE = (
 """The first that a reason has in it says what to do."""
 
 
-def advised(reason: str) -> str:
+def advised(operator: str, reason: str) -> str:
     """The reason, and what to do."""
     if any(word in reason for word in TOLD):
         return reason
+    if operator.startswith(f"{MICROSOFT}."):
+        return f"{reason}; give the model as it was before operators were fused"
     return f"{reason}; {next((advice for what, advice in ADVICE if what in reason), APART)}"
