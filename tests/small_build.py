@@ -79,3 +79,41 @@ def expected_outputs(x: Array) -> Array:
     """What the float layer gives for clipped inputs."""
     weight, bias = weights()
     return np.asarray(np.clip(x, -128 * 0.03, 127 * 0.03).astype(np.float64) @ weight.T + bias)
+
+
+def deep_graph() -> Graph:
+    """Two layers whose values meet in memory, in blocks of rows: a program of several steps."""
+    rng = np.random.default_rng(3)
+    graph = Graph("deep", inputs=["x"], outputs=["y"])
+    types = {"x": tensor_type(8, 0.03), "h": tensor_type(8, 0.05), "y": tensor_type(8, 0.1)}
+    shapes = {"x": (DEEP_ROWS, 16), "h": (DEEP_ROWS, 24), "y": (DEEP_ROWS, 16)}
+    for name, shape in shapes.items():
+        graph.add_value(name, shape)
+    for name, (source, target) in {"first": ("x", "h"), "second": ("h", "y")}.items():
+        weight = rng.normal(size=(shapes[target][1], shapes[source][1]))
+        params = {"weight": weight, "bias": rng.normal(size=shapes[target][1])}
+        graph.nodes.append(Node(name, "linear", [source], target, params=params))
+    return quantized(graph, types)
+
+
+DEEP_ROWS = 16
+
+
+def write_deep_build(folder: Path, samples: int = 3) -> Path:
+    """A build of `deep_graph`."""
+    shape, f32, graph = (1, DEEP_ROWS, 16), np.dtype(np.float32), deep_graph()
+    order = np.arange(DEEP_ROWS * 16, dtype=np.int64).reshape(DEEP_ROWS, 16)
+    model = Model(
+        graph=graph,
+        inputs=[TensorSpec("x", f32, shape, True)],
+        outputs=[TensorSpec("y", f32, shape, True)],
+        feeds=[Feed("x", "x", order)],
+        fetches=[Fetch("y", "y", shape, np.arange(DEEP_ROWS * 16, dtype=np.int64))],
+        leading=None,
+        trailing=None,
+    )
+    vectors = {"x": np.random.default_rng(0).integers(-128, 128, (samples, DEEP_ROWS, 16)).astype(np.int8)}
+    folder.mkdir(parents=True, exist_ok=True)
+    source = {"file": "deep.onnx", "sha256": "0" * 64}
+    write_project(folder, model, Design.of(8, 8, 4), BOARDS["kv260"], 200.0, source, vectors, run_golden(graph, vectors))
+    return folder

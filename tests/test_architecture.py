@@ -43,6 +43,7 @@ LAYERS = (
         "cli_compile",
         "cli_cosim",
         "cli_export",
+        "cli_package",
         "cli_report",
         "cli_run",
         "cli_serve",

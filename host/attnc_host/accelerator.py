@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
-from difflib import get_close_matches
-from typing import Any, Protocol
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
-from attnc_host import boundary
-from attnc_host import manifest as manifests
-from attnc_host.boundary import Array, HostGraphs, Image
-from attnc_host.csim import CsimBackend
-from attnc_host.errors import AcceleratorError
+from attnc_host import archive, backends, boundary
+from attnc_host.backends import Backend
+from attnc_host.boundary import Array, HostGraphs
+from attnc_host.errors import InputError
 from attnc_host.manifest import Manifest
 from attnc_host.samples import Samples
 
@@ -21,30 +22,8 @@ CHUNK_BYTES = 1 << 28
 """Memory that the arrays of one call to the backend may take, roughly."""
 
 
-class Backend(Protocol):
-    """Whatever runs the program on samples: a simulator, golden, a board."""
-
-    def execute(self, images: Image) -> Image:
-        """Input regions [samples, input_bytes] to output regions [samples, output_bytes]."""
-
-    def close(self) -> None:
-        """Give back what it holds."""
-
-
-Factory = Callable[..., Backend]
-BACKENDS: dict[str, Factory] = {}
-
-
-def register_backend(name: str, factory: Factory) -> None:
-    """Make `Accelerator.open(..., backend=name)` call `factory(manifest, types=...)`."""
-    BACKENDS[name] = factory
-
-
-register_backend("csim", CsimBackend)
-
-
 class Accelerator:
-    """A build folder on a backend. Use it as a context manager, or call `close`.
+    """A build on a backend. Use it as a context manager, or call `close`. Several threads may call it; the board takes them in turn.
 
     >>> with Accelerator.open("build/", backend="csim") as accelerator:
     ...     outputs = accelerator.run({"image": images})
@@ -53,43 +32,64 @@ class Accelerator:
     def __init__(self, manifest: Manifest, backend: Backend) -> None:
         self.manifest, self.backend = manifest, backend
         self._host: HostGraphs | None = None
+        self._held = contextlib.ExitStack()
+        self._held.callback(backend.close)
+        self._turn = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
 
     @classmethod
     def open(
-        cls,
-        folder: str | os.PathLike[str] | Manifest,
-        backend: str | Backend = "csim",
-        types: str = "native",
-        verify: bool = True,
-        **options: Any,
+        cls, build: str | os.PathLike[str] | Manifest, backend: str | Backend = "auto", verify: bool = True, **options: Any
     ) -> Accelerator:
-        """Read a build folder and start a backend. `types` ("native" or "ap") selects the C++ types of csim. All files are checked against
-        their checksums first, unless `verify` is False; `options` go to the backend. A backend may also be given as an object that is
-        ready to use."""
-        if not isinstance(backend, str):
-            return cls(manifests.load(folder, verify), backend)
-        if backend not in BACKENDS:
-            near = get_close_matches(backend, BACKENDS, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise AcceleratorError(f"backend: needed one of {', '.join(sorted(BACKENDS))}, found {backend!r}{hint}")
-        manifest = manifests.load(folder, verify)
-        return cls(manifest, BACKENDS[backend](manifest, types=types, **options))
+        """Open a build folder, or an archive that `attnc package` made, and start a backend: a name, or an object that is ready to use.
+        "auto" takes the board that is there, else csim or golden. All files are checked against their checksums first, unless `verify` is
+        False; `options` go to the backend (csim: `types`)."""
+        with contextlib.ExitStack() as held:
+            manifest = held.enter_context(archive.opened(build, verify))
+            name = backends.choose(manifest) if backend == "auto" else backend
+            found = cls(manifest, backends.make(name, manifest, options) if isinstance(name, str) else name)
+            found._held.push(held.pop_all())
+            return found
 
-    def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
-        """Outputs of the model by name, for its inputs by name. `attnc_host.samples` says how arrays hold several samples."""
+    def run(self, inputs: Mapping[str, Any], integers: bool = False, scalars: Mapping[str, int] | None = None) -> dict[str, Array]:
+        """Outputs of the model by name, for its inputs by name; `attnc_host.samples` says how arrays hold several samples. With `integers`
+        both are what the device computes with: q of real = scale * (q - zero_point), the types of the manifest's feeds and fetches.
+        `scalars` are numbers of this run by the name of their register."""
+        given_scalars = self._scalars(scalars)
         if self._host is None:
             self._host = HostGraphs(self.manifest)
-        given = boundary.check_inputs(self.manifest, inputs)
+        given = boundary.check_inputs(self.manifest, inputs, boundary.integer_ports(self.manifest) if integers else None)
         size = self._chunk(given)
-        parts = [self._run(given.part(start, size), self._host) for start in range(0, given.count, size)]
+        with self._turn:
+            parts = [self._run(given.part(start, size), self._host, integers, given_scalars) for start in range(0, given.count, size)]
         stacked = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return boundary.join(self.manifest, stacked, given.framed)
 
-    def _run(self, given: Samples, host: HostGraphs) -> dict[str, Array]:
+    def run_async(
+        self, inputs: Mapping[str, Any], integers: bool = False, scalars: Mapping[str, int] | None = None
+    ) -> Future[dict[str, Array]]:
+        """As `run`, at once with a future; calls are answered in their order."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="attnc")
+        return self._pool.submit(self.run, inputs, integers, scalars)
+
+    def _run(self, given: Samples, host: HostGraphs, integers: bool, scalars: Mapping[str, int]) -> dict[str, Array]:
         """Outputs of some samples, [samples, *shape]."""
-        prepared = boundary.prepare(self.manifest, given, host)
-        image = self.backend.execute(boundary.to_image(self.manifest, prepared.values))
-        return boundary.finish(self.manifest, boundary.from_image(self.manifest, image), prepared, host)
+        prepared = boundary.prepare_integers(self.manifest, given) if integers else boundary.prepare(self.manifest, given, host)
+        image = boundary.to_image(self.manifest, prepared.values)
+        found = self.backend.execute(image, scalars) if scalars else self.backend.execute(image)  # type: ignore[call-arg]
+        values = boundary.from_image(self.manifest, found)
+        return boundary.finish_integers(self.manifest, values) if integers else boundary.finish(self.manifest, values, prepared, host)
+
+    def _scalars(self, given: Mapping[str, int] | None) -> Mapping[str, int]:
+        """Scalars of a run, which the accelerator must have registers for."""
+        known = self.manifest.registers.scalars
+        for name, number in (given or {}).items():
+            if name not in known:
+                raise InputError(f"scalars: this accelerator takes {', '.join(known) or 'none'}, found {name!r}")
+            if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or not -(1 << 31) <= int(number) < 1 << 31:
+                raise InputError(f"scalars: {name!r}: needed a whole number of 32 bits, found {number!r}")
+        return {name: int(number) for name, number in (given or {}).items()}
 
     def _chunk(self, given: Samples) -> int:
         """So many samples at a time that memory stays bounded."""
@@ -97,8 +97,11 @@ class Accelerator:
         return max(1, CHUNK_BYTES // (32 * elements))
 
     def close(self) -> None:
-        """Give back what the backend holds."""
-        self.backend.close()
+        """Wait for what runs, and give back what the backend holds."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+        self._held.close()
 
     def __enter__(self) -> Accelerator:
         return self

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from attnc_host import layout
 from attnc_host.errors import AcceleratorError, InputError
-from attnc_host.manifest import Feed, Fetch, Manifest, NumberType
+from attnc_host.manifest import Feed, Fetch, Manifest, NumberType, Port
 from attnc_host.samples import Samples, stack, unstack
 
 Array = npt.NDArray[Any]
@@ -89,8 +89,8 @@ class Prepared:
     framed: bool
 
 
-def check_inputs(manifest: Manifest, inputs: Mapping[str, Any]) -> Samples:
-    """The samples in the arrays of a user, by the rule of `attnc_host.samples`."""
+def check_inputs(manifest: Manifest, inputs: Mapping[str, Any], ports: Sequence[Port] | None = None) -> Samples:
+    """The samples in the arrays of a user, by the rule of `attnc_host.samples`; `ports` in place of its inputs."""
     if not isinstance(inputs, Mapping):
         raise InputError(f"inputs: needed a dictionary from input name to array, found {type(inputs).__name__}")
     needed = [port.name for port in manifest.inputs]
@@ -100,7 +100,35 @@ def check_inputs(manifest: Manifest, inputs: Mapping[str, Any]) -> Samples:
     if missing or unknown:
         parts = [f"{what} {', '.join(map(repr, found))}" for what, found in (("missing", missing), ("unknown", unknown)) if found]
         raise InputError(f"inputs: {'; '.join(parts)}; the model takes {names}")
-    return stack(inputs, manifest.inputs)
+    return stack(inputs, manifest.inputs if ports is None else ports)
+
+
+def integer_ports(manifest: Manifest) -> tuple[Port, ...]:
+    """The inputs as they are given in integers: of the types that the device takes."""
+    if manifest.leading is not None or manifest.trailing is not None:
+        raise InputError("integers: parts of this model run on the host, in float, before or after the accelerator")
+    types: dict[str, NumberType] = {}
+    for feed in manifest.feeds:
+        first = types.setdefault(feed.tensor, feed.type)
+        if (first.bits, first.signed) != (feed.type.bits, feed.type.signed) or not np.array_equal(first.scale, feed.type.scale):
+            raise InputError(f"integers: the device takes {feed.tensor!r} in several types; give it as float")
+    return tuple(replace(port, dtype=types[port.name].dtype) if port.name in types else port for port in manifest.inputs)
+
+
+def prepare_integers(manifest: Manifest, given: Samples) -> Prepared:
+    """Gather integers that are of the device's types already."""
+    tensors, values = {name: given.all(name) for name in given.arrays}, {}
+    for feed in manifest.feeds:
+        q, (low, high) = _gather(tensors[feed.tensor], feed, (feed.rows, feed.channels)), feed.type.range
+        if q.size and (int(q.min()) < low or int(q.max()) > high):
+            raise InputError(f"input {feed.tensor!r}: needed integers from {low} to {high}, found {q.min()} to {q.max()}")
+        values[feed.value] = q
+    return Prepared(values, {}, given.count, given.framed)
+
+
+def finish_integers(manifest: Manifest, values: Mapping[str, Array]) -> dict[str, Array]:
+    """What the device made, as it made it: the outputs of the model, [samples, *shape]."""
+    return {fetch.tensor: _gather(values[fetch.value], fetch, fetch.shape) for fetch in manifest.fetches}
 
 
 def prepare(manifest: Manifest, given: Samples, host: HostGraphs | None = None) -> Prepared:

@@ -16,8 +16,9 @@ from attnc_host.errors import AcceleratorError
 from attnc_host.fields import MAX_ELEMENTS, Fields
 from attnc_host.integrity import check_files
 from attnc_host.json_file import read_json
+from attnc_host.registers import RegisterMap, read_registers
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +129,29 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Program:
+    """What the accelerator runs: the number of steps, the node behind each run of steps, cycles of a sample (estimate) at a clock."""
+
+    steps: int
+    nodes: tuple[tuple[str, int], ...]
+    cycles: int
+    clock_mhz: float
+
+    @property
+    def seconds(self) -> float:
+        """Of one sample, estimated."""
+        return self.cycles / self.clock_mhz / 1e6
+
+    def node(self, step: int) -> str:
+        """What a step works on."""
+        for name, count in self.nodes:
+            if step < count:
+                return name
+            step -= count
+        return "nothing"
+
+
+@dataclass(frozen=True)
 class Manifest:
     """A build folder as its manifest describes it; `data` is the whole file."""
 
@@ -141,7 +165,14 @@ class Manifest:
     feeds: tuple[Feed, ...]
     fetches: tuple[Fetch, ...]
     memory: Memory
+    registers: RegisterMap
+    program: Program
     data: dict[str, Any]
+
+    @property
+    def top(self) -> str:
+        """Name of the accelerator in hardware."""
+        return str(self.data.get("top", ""))
 
     @property
     def input_bytes(self) -> int:
@@ -192,12 +223,27 @@ def _manifest(fields: Fields, root: Path) -> Manifest:
         feeds=tuple(_feed(entry, lanes, memory) for entry in fields.children("feeds")),
         fetches=tuple(_fetch(entry, lanes, memory) for entry in fields.children("fetches")),
         memory=memory,
+        registers=read_registers(fields.child("registers")),
+        program=_program(fields),
         data=fields.data,
     )
     for what, ports in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
         if len({port.name for port in ports}) != len(ports):
             fields.fail(what, "different names", [port.name for port in ports])
     return manifest
+
+
+def _program(fields: Fields) -> Program:
+    program, clock = fields.child("program"), fields.child("target").get("clock_mhz")
+    steps, nodes = program.integer("instructions", 1, (1 << 31) - 1), program.get("nodes")
+    if isinstance(clock, bool) or not isinstance(clock, (int, float)) or not 0 < clock < 1e6:
+        fields.fail("target.clock_mhz", "a clock in MHz", clock)
+    if not isinstance(nodes, list):
+        program.fail("nodes", "a list", nodes)
+    pairs = [p for p in nodes if isinstance(p, list) and len(p) == 2 and isinstance(p[0], str) and type(p[1]) is int]  # no bool
+    if len(pairs) < len(nodes) or sum(count for _, count in pairs) != steps:
+        program.fail("nodes", f"names with numbers of steps, {steps} in all", nodes)
+    return Program(steps, tuple((name, count) for name, count in nodes), fields.child("estimate").integer("cycles", 1), float(clock))
 
 
 def _memory(fields: Fields) -> Memory:

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-import attnc.verify.golden_backend  # noqa: F401  (registers the backend)
 from attnc.compiler import compile_model
 from attnc.errors import AttncError
 from attnc.verify.csim import compare_build

@@ -13,7 +13,7 @@ import pytest
 import attnc_host
 from attnc.arrays import Array
 from attnc.verify.golden_backend import GoldenBackend
-from attnc_host import Accelerator, AcceleratorError, InputError, accelerator
+from attnc_host import Accelerator, AcceleratorError, InputError, accelerator, backends
 from attnc_host import manifest as manifests
 from small_build import expected_outputs, random_inputs, weights, write_small_build
 
@@ -118,16 +118,16 @@ def test_chunks_change_nothing(shared_build: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_backends_by_name_and_as_objects(shared_build: Path) -> None:
-    accelerator.register_backend("echo", Echo)
+    backends.register_backend("echo", Echo)
     try:
         with Accelerator.open(shared_build, "echo", byte=2) as device:
             np.testing.assert_allclose(device.run(random_inputs(2))["y"], 2 * 0.08)
         assert isinstance(device.backend, Echo) and device.backend.closed
     finally:
-        del accelerator.BACKENDS["echo"]
+        del backends.BACKENDS["echo"]
     given = Echo(manifests.load(shared_build))
     assert Accelerator.open(shared_build, backend=given).backend is given
-    with pytest.raises(AcceleratorError, match=r"needed one of csim.*found 'cism' \(did you mean 'csim'\?\)"):
+    with pytest.raises(AcceleratorError, match=r"needed one of cosim, csim.*found 'cism' \(did you mean 'csim'\?\)"):
         Accelerator.open(shared_build, "cism")
 
 

@@ -43,7 +43,9 @@ def test_every_field_is_needed(build: Path) -> None:
         "memory.words",
         "memory.output_words",
     ]
-    paths += ["design", "design.lanes", "files", "checksum"]
+    paths += ["design", "design.lanes", "files", "checksum", "registers", "estimate.cycles", "target.clock_mhz"]
+    paths += ["program.instructions", "program.nodes"]
+    paths += [f"registers.{key}" for key in ("protocol", "identity", "bytes", "arguments", "arguments.0.name", "arguments.1.memory")]
     paths += [f"inputs.0.{key}" for key in ("name", "dtype", "shape", "batched")]
     paths += [
         f"feeds.0.{key}"
@@ -63,7 +65,7 @@ def test_every_field_is_needed(build: Path) -> None:
 
 
 EDITS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
-    (lambda d: d.update(schema=2), "reads version 1, found 2"),
+    (lambda d: d.update(schema=1), "reads version 2, found 1"),
     (lambda d: d.update(schema="1"), "needed a whole number, found '1'"),
     (lambda d: d.update(schema=True), "needed a whole number, found True"),
     (lambda d: d["design"].update(lanes=3), "a power of two"),

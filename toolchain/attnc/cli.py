@@ -26,6 +26,7 @@ from attnc.cli_compile import (
 )
 from attnc.cli_cosim import COSIM, cosim
 from attnc.cli_export import EXPORT_QDQ, export_qdq
+from attnc.cli_package import PACKAGE, package
 from attnc.cli_report import REPORT, report
 from attnc.cli_run import CSIM, EVAL, RUN, csim, eval_command, run
 from attnc.cli_serve import SERVE, serve
@@ -197,6 +198,7 @@ app.command(**COSIM)(cosim)
 app.command(**CSYNTH)(csynth)
 app.command(**EXPORT)(export)
 app.command(**RUN)(run)
+app.command(**PACKAGE)(package)
 app.command(**EVAL)(eval_command)
 app.command(**REPORT)(report)
 app.command(**SERVE)(serve)

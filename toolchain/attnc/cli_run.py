@@ -9,12 +9,13 @@ import typer
 
 from attnc import tables
 from attnc.cli_vitis import VitisOption, WorkOption, check_nothing_else, csim_in_vitis
-from attnc.console import EXIT_DIFFERENT, Build, Json, State, Types, Verbose, Verify, note, print_json, show
+from attnc.console import EXIT_DIFFERENT, Backend, Build, BuildOrArchive, Json, State, Types, Verbose, Verify, note, print_json, show
 from attnc.files import check_replaceable
 from attnc.messages import clean
 from attnc.verify.data import find_model, load_inputs, load_labelled
-from attnc_host import Accelerator
+from attnc_host import Accelerator, archive
 from attnc_host import manifest as manifests
+from attnc_host.backends import choose
 from attnc_host.progress import Progress
 
 CSIM: dict[str, Any] = {
@@ -28,7 +29,7 @@ CSIM: dict[str, Any] = {
     "\b\nExit code: 0 when every element is equal, 1 when not, 2 after an error.",
 }
 RUN: dict[str, Any] = {
-    "short_help": "Run a build on inputs.",
+    "short_help": "Run a build or an archive on inputs.",
     "no_args_is_help": True,
     "epilog": "\b\nExamples:\n"
     "  attnc run build/ --inputs x.npz --output y.npz\n"
@@ -79,10 +80,10 @@ def csim(
 
 
 def run(
-    build: Build,
+    build: BuildOrArchive,
     inputs: Annotated[Path, typer.Option("--inputs", help="Inputs, .npz by the model's input names.")],
     output: Annotated[Path, typer.Option("--output", help="Receives the outputs, .npz by the model's output names.")],
-    backend: Annotated[Literal["csim", "golden"], typer.Option("--backend", help="What runs the program.")] = "csim",
+    backend: Annotated[Backend, typer.Option("--backend", help="What runs the program; auto: a board, else csim.")] = "auto",
     types: Types = "native",
     verify: Verify = True,
     as_json: Json = False,
@@ -90,14 +91,14 @@ def run(
 ) -> None:
     """Run a build on inputs, float in and float out, through the same runtime as a board."""
     from attnc.npz import made_by_attnc, save_npz
-    from attnc.verify import golden_backend  # registers "golden"
 
-    assert golden_backend
     check_replaceable(output, made_by_attnc, [inputs, build])
-    manifest = manifests.load(build, verify)
-    arrays = load_inputs(manifest, inputs, note)
-    with Progress() as progress, Accelerator.open(manifest, backend, types, progress=progress) as accelerator:
-        outputs = accelerator.run(arrays)
+    with archive.opened(build, verify) as manifest, Progress() as progress:
+        arrays = load_inputs(manifest, inputs, note)
+        backend = choose(manifest) if backend == "auto" else backend
+        options: dict[str, Any] = {"types": types} if backend == "csim" else {}
+        with Accelerator.open(manifest, backend, progress=progress, **options) as accelerator:
+            outputs = accelerator.run(arrays)
     save_npz(output, outputs)
     if as_json:
         shapes = {name: {"shape": list(array.shape), "dtype": array.dtype.name} for name, array in outputs.items()}

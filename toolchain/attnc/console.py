@@ -45,6 +45,11 @@ Verify = Annotated[
     bool, typer.Option("--verify/--no-verify", help="Check first that the files of the build are those that were compiled (checksums).")
 ]
 Build = Annotated[Path, typer.Argument(metavar="BUILD", help="A build folder, made by `attnc compile`.")]
+BuildOrArchive = Annotated[
+    Path, typer.Argument(metavar="BUILD", help="A build folder, made by `attnc compile`, or an archive, made by `attnc package`.")
+]
+Backend = Literal["auto", "csim", "cosim", "golden", "pynq", "uio", "virtual", "xrt"]
+"""What runs the program of a build."""
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX model.")]
 Shapes = Annotated[
     list[str] | None, typer.Option("--shape", metavar="NAME=1,128", help="Fix the shape of an input with dynamic axes; may be repeated.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from attnc.arrays import Array
 from attnc.codegen.data import pack_region, write_run_data
 from attnc.codegen.folder import MANIFEST
 from attnc.codegen.graph_file import save_graph, type_to_json
+from attnc.codegen.interface import arguments, registers
 from attnc.codegen.listing import LISTING, listing
 from attnc.codegen.nest import affine_nest
 from attnc.codegen.platform_files import Wiring, platform_facts, write_platform
@@ -31,7 +33,7 @@ from attnc.schedule.given import NOTHING, Given
 from attnc.schedule.program import Program, build_program
 from attnc_host.integrity import OWN, manifest_checksum, sha256
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def write_project(
@@ -53,7 +55,7 @@ def write_project(
     with open(folder / "weights" / "weights.bin", "wb") as weights:
         program = replace(build_program(graph, design, weights.write), depths=given.depths)
     cost = estimate(program, board, clock_mhz, given.places, given.ports, settled=True)
-    write_sources(program, folder / "hls", board.part, clock_mhz, cost, given.pipelines)
+    number = write_sources(program, folder / "hls", board.part, clock_mhz, cost, given.pipelines)
     wiring = Wiring(TOP, cost.ports, clock_mhz, _shared_bytes(program))
     write_platform(environment(), folder, board, wiring)
     write_json(folder / LISTING, listing(program, cost))
@@ -69,6 +71,9 @@ def write_project(
         if proto is not None:
             (folder / "host" / f"{name}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
     manifest = _manifest(folder, model, program, board, wiring, source)
+    manifest["registers"] = registers(arguments(program), number, cost.ports)
+    manifest["estimate"] = {"cycles": cost.cycles}
+    manifest["files"] = checksums(folder)
     write_json(folder / MANIFEST, {**manifest, OWN: manifest_checksum(manifest)})
     return program, cost
 
@@ -135,6 +140,12 @@ def _kind(graph: Graph, name: str) -> str:
     return "activation"
 
 
+def _nodes(program: Program) -> list[list[Any]]:
+    """The main nodes of the steps in their order, each with the number of steps that follow each other."""
+    names = (" + ".join(dict.fromkeys(one.chain.main.node.name for one in step)) for step in program.steps)
+    return [[name, len(list(same))] for name, same in itertools.groupby(names)]
+
+
 def _manifest(folder: Path, model: Model, program: Program, board: Board, wiring: Wiring, source: dict[str, str]) -> dict[str, Any]:
     graph, memory = model.graph, program.memory
     host = {name: f"host/{name}.onnx" if getattr(model, name) is not None else None for name in ("leading", "trailing")}
@@ -170,10 +181,9 @@ def _manifest(folder: Path, model: Model, program: Program, board: Board, wiring
         "feeds": feeds,
         "fetches": fetches,
         "memory": regions,
-        "program": {"instructions": len(program.steps), "instruction_ints": program.instruction_ints},
+        "program": {"instructions": len(program.steps), "instruction_ints": program.instruction_ints, "nodes": _nodes(program)},
         "engines": [{"name": e.name, "op": e.op, "kernels": [s.kernel.function for s in e.slots]} for e in program.engines],
         "values": values,
-        "files": checksums(folder),
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 
+from attnc.codegen.interface import IDENTITY, arguments, identity, word_of
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.latency import READ_LATENCY
 from attnc.kernels.network import Fifo, Process
@@ -69,24 +70,6 @@ def _stream(stream: Stream) -> dict[str, Any]:
         "word": word_of(stream.beat),
         "memory": stream.pointers[0],
         "second": stream.pointers[1] if len(stream.pointers) > 1 else None,
-    }
-
-
-def word_of(words: int) -> str:
-    """Elements of a memory interface, or of a stream of words."""
-    return {1: "word_t", 2: "beat_t", 4: "attnc::Word<4 * LANES>"}[words]
-
-
-def _interface(name: str, beat: int, bundle: str) -> dict[str, Any]:
-    kind = name.partition("_")[0]
-    memory = "weights" if kind in ("weights", "wideweights", "parameters") else "memory"
-    return {
-        "name": name,
-        "bundle": bundle,
-        "stores": kind in ("result", "wide"),
-        "memory": memory,
-        "word": word_of(beat),
-        "depth": f"{memory}_beats" if beat > 1 else memory,
     }
 
 
@@ -210,6 +193,7 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
     """Names that the templates may use; all are integers or identifiers of attnc's own. Without `cost` the tools place the buffers."""
     kernels = [slot.kernel for engine in program.engines for slot in engine.slots]
     engines = [_engine(engine, first) for engine, first in zip(program.engines, program.places, strict=False)]
+    found = arguments(program)
     return {
         "top": TOP,
         "part": part,
@@ -227,7 +211,9 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
         "headers": sorted({f"attnc/{kernel.network.header}" for kernel in kernels}),
         "chained": any(engine.chained for engine in program.engines),
         "placement": [(buffer.macro, cost.places[buffer.key]) for buffer in cost.buffers] if cost else [],
-        "interfaces": [_interface(name, beat, program.bundles[name]) for name, beat in program.pointers.items()],
+        "signature": found,
+        "interfaces": [one for one in found[1:] if one.kind == "pointer"],
+        "identity": IDENTITY,
         "beat": program.design.beat,
         "fifos": {name: queue.depth for name, queue in fifos(program).items()},
         "tables": tables_of(kernels),
@@ -259,17 +245,25 @@ EXPORT_FILES = {"export.tcl.j2": "export_{}.tcl", "hls_config.cfg.j2": "hls_conf
 """One for each kind of export."""
 
 
+HARDWARE = ("attnc_top.cpp", "attnc_top.hpp", "tables.hpp")
+"""Files that, with the headers of the kernels, say what the hardware is."""
+
+
 def write_sources(
     program: Program, folder: Path, part: str, clock_mhz: float, cost: Estimate | None = None, pipelines: Style = "flp"
-) -> None:
-    """Render every template into `folder` and copy the kernel headers beside them."""
+) -> int:
+    """Render every template into `folder` and copy the kernel headers beside them; the identity of the hardware."""
     env, names = environment(), context(program, part, clock_mhz, cost, pipelines)
     folder.mkdir(parents=True, exist_ok=True)
-    for template, target in FILES.items():
-        (folder / target).write_text(env.get_template(template).render(names))
+    texts = {target: env.get_template(template).render(names) for template, target in FILES.items()}
+    kernels = data_path("hls_kernels")
+    headers = [path.read_text() for path in sorted((kernels / "include").rglob("*.hpp"))]
+    number = identity([texts[name] for name in HARDWARE] + headers + [pipelines])
+    for target, text in texts.items():
+        (folder / target).write_text(text.replace(IDENTITY, f"0x{number:08x}"))
     for kind, export in EXPORTS.items():
         for template, target in EXPORT_FILES.items():
             (folder / target.format(kind)).write_text(env.get_template(template).render(names, kind=kind, **asdict(export)))
-    kernels = data_path("hls_kernels")
     for sub in ("include", "sim"):
         shutil.copytree(kernels / sub, folder / sub, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    return number

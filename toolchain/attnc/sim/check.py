@@ -69,7 +69,7 @@ def _compare(simulator: Simulator, manifest: Manifest) -> CsimResult:
     images, expected = stored_vectors(manifest)
     assert expected is not None
     count = 1 if simulator.listing.estimate > LARGE else len(images)
-    found = [simulator.outputs(image) for image in images[:count]]
+    found = [simulator.outputs(image)[0] for image in images[:count]]
     return compare_images(manifest, [expected[:count]], np.stack(found))
 
 

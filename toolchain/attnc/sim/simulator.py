@@ -49,13 +49,13 @@ class Simulator:
         """One run that counts over time too, in the bins that cosim.json tells."""
         return self.run(style, bin_cycles=bin_cycles(self.listing.estimate))
 
-    def outputs(self, image: Image, style: str = "flp") -> Image:
-        """What the device writes for the memory image of a sample's inputs."""
+    def outputs(self, image: Image, style: str = "flp") -> tuple[Image, CosimRun]:
+        """What the device writes for the memory image of a sample's inputs, and how it came to it."""
         with tempfile.TemporaryDirectory(prefix="attnc-cosim-") as temporary:
             given, found = Path(temporary) / "inputs.bin", Path(temporary) / "outputs.bin"
             image.tofile(given)
-            run_cosim(self.program, self.data, style, self.timing, self.depths, files=(given, found))
-            return np.fromfile(found, np.uint8)
+            run = run_cosim(self.program, self.data, style, self.timing, self.depths, files=(given, found))
+            return np.fromfile(found, np.uint8) if found.is_file() else np.zeros(0, np.uint8), run
 
 
 def in_styles(run: Callable[[str], CosimRun], styles: Sequence[str] = STYLES) -> list[CosimRun]:

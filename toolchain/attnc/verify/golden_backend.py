@@ -9,7 +9,7 @@ import numpy as np
 from attnc.codegen.graph_file import load_graph
 from attnc.errors import BuildError
 from attnc.golden import run_golden
-from attnc_host import boundary, register_backend
+from attnc_host import boundary
 from attnc_host import manifest as manifests
 from attnc_host.boundary import Image
 from attnc_host.manifest import Manifest
@@ -53,6 +53,3 @@ class GoldenBackend:
 
     def close(self) -> None:
         """Nothing to give back."""
-
-
-register_backend("golden", GoldenBackend)
