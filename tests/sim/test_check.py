@@ -39,12 +39,13 @@ def patched(monkeypatch: pytest.MonkeyPatch, right: str, wrong: str) -> None:
     """Every build from now on has this in its linear.hpp."""
     real = project.write_sources
 
-    def write_sources(program: Program, folder: Path, *more: Any) -> None:
-        real(program, folder, *more)
+    def write_sources(program: Program, folder: Path, *more: Any) -> int:
+        number = real(program, folder, *more)
         header = folder / "include" / "attnc" / "linear.hpp"
         text = header.read_text()
         assert right in text
         header.write_text(text.replace(right, wrong))
+        return number
 
     monkeypatch.setattr(project, "write_sources", write_sources)
 
@@ -53,11 +54,12 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every build from now on has two processes that wait for each other."""
     real = project.write_sources
 
-    def write_sources(program: Program, folder: Path, *more: Any) -> None:
-        real(program, folder, *more)
+    def write_sources(program: Program, folder: Path, *more: Any) -> int:
+        number = real(program, folder, *more)
         before, region, behind = (folder / "attnc_top.cpp").read_text().rpartition("  ATTNC_REGION\n")
         assert region
         (folder / "attnc_top.cpp").write_text(before + PLANTED + behind)
+        return number
 
     monkeypatch.setattr(project, "write_sources", write_sources)
 
