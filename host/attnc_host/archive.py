@@ -25,6 +25,7 @@ from attnc_host.integrity import BLOCK, OWN, manifest_checksum, sha256
 from attnc_host.manifest import Manifest
 from attnc_host.registers import check_synthesized
 from attnc_host.version import __version__
+from attnc_host.wheel import KINDS
 
 APP = "app"
 """The folder of the archive that holds the build."""
@@ -46,6 +47,7 @@ name = "attnc-host"
 version = "{version}"
 requires-python = ">=3.10"
 dependencies = ["numpy>=1.21"]
+optional-dependencies.serve = ["fastapi>=0.115", "prometheus-client>=0.20", "uvicorn>=0.30"]
 """
 
 
@@ -66,7 +68,7 @@ def write_archive(manifest: Manifest, output: Path, files: Sequence[Path] = (), 
     data = {**{key: value for key, value in manifest.data.items() if key != OWN}, "files": entries}
     text = json.dumps({**data, OWN: manifest_checksum(data)}, indent=1) + "\n"
     own = Path(__file__).parent
-    sources = {f"attnc_host/{path.relative_to(own).as_posix()}": path for path in sorted(own.rglob("*.py"))}
+    sources = {f"attnc_host/{path.relative_to(own).as_posix()}": path for kind in KINDS for path in sorted(own.rglob(kind))}
     with tempfile.NamedTemporaryFile(dir=output.parent, prefix=f".{output.name}.", delete=False) as stage:
         try:
             with zipfile.ZipFile(stage, "w") as archive:

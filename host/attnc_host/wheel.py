@@ -11,7 +11,18 @@ import zipfile
 from pathlib import Path
 
 NAME = "attnc_host"
-METADATA = "Metadata-Version: 2.1\nName: attnc-host\nVersion: {version}\nRequires-Python: >=3.10\nRequires-Dist: numpy>=1.21\n"
+KINDS = ("*.py", "*.html")
+"""Files of the package."""
+METADATA = """Metadata-Version: 2.1
+Name: attnc-host
+Version: {version}
+Requires-Python: >=3.10
+Requires-Dist: numpy>=1.21
+Provides-Extra: serve
+Requires-Dist: fastapi>=0.115; extra == "serve"
+Requires-Dist: prometheus-client>=0.20; extra == "serve"
+Requires-Dist: uvicorn>=0.30; extra == "serve"
+"""
 WHEEL = "Wheel-Version: 1.0\nGenerator: attnc\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
 
@@ -20,7 +31,8 @@ def build_wheel(wheel_directory: str, config_settings: object = None, metadata_d
     package = Path(__file__).resolve().parent / NAME
     version = (package / "version.py").read_text().split('"')[-2]
     info = f"{NAME}-{version}.dist-info"
-    files = {f"{NAME}/{path.relative_to(package).as_posix()}": path.read_bytes() for path in sorted(package.rglob("*.py"))}
+    paths = [path for kind in KINDS for path in sorted(package.rglob(kind))]
+    files = {f"{NAME}/{path.relative_to(package).as_posix()}": path.read_bytes() for path in paths}
     files[f"{info}/METADATA"] = METADATA.format(version=version).encode()
     files[f"{info}/WHEEL"] = WHEEL.encode()
     record = "".join(f"{name},sha256={_digest(content)},{len(content)}\n" for name, content in files.items())

@@ -25,7 +25,10 @@ def app(shared_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_holds_what_the_board_needs_and_nothing_else(app: Path, shared_build: Path, tmp_path: Path) -> None:
     names = zipfile.ZipFile(app).namelist()
-    own = {name for name in names if name.startswith("attnc_host/") and name.endswith(".py")} | {"pyproject.toml", "attnc_wheel.py"}
+    own = {name for name in names if name.startswith("attnc_host/") and name.endswith((".py", ".html"))} | {
+        "pyproject.toml",
+        "attnc_wheel.py",
+    }
     assert {name for name in names if name not in own} == {f"app/{name}" for name in ("manifest.json", *archive.ENTRIES, *archive.GOLDEN)}
     archive.write_archive(manifests.load(shared_build), tmp_path / "small.zip", golden=False)
     assert not [name for name in zipfile.ZipFile(tmp_path / "small.zip").namelist() if "graph" in name or "params" in name]

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from attnc.console import Build, Verbose
+from attnc.console import Backend, BuildOrArchive, Verbose
 
 SERVE: dict[str, Any] = {
     "short_help": "Serve a build over HTTP.",
     "no_args_is_help": True,
     "epilog": "\b\nExamples:\n"
-    "  attnc serve build/ --backend golden\n"
+    "  attnc serve app.zip --backend golden\n"
     "  attnc serve build/ --backend golden --port 9000 --queue 16 --samples 8 --deadline 2\n\n"
     "On a board, without the compiler: python -m attnc_host.serve. What it answers: docs/service.md.",
 }
 
 
 def serve(
-    build: Build,
-    backend: Annotated[Literal["csim", "golden"], typer.Option("--backend", help="What runs the program.")] = "csim",
+    build: BuildOrArchive,
+    backend: Annotated[Backend, typer.Option("--backend", help="What runs the program; auto: a board, else csim.")] = "auto",
     host: Annotated[str, typer.Option("--host", help="Address to listen at; by default this machine alone can ask.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="0: any that is free.")] = 8000,
     queue: Annotated[int | None, typer.Option("--queue", help="Requests that are taken at a time (64); a further one gets 429.")] = None,
@@ -36,9 +36,7 @@ def serve(
 ) -> None:
     """Serve a build over HTTP: Open Inference Protocol, streamed text of decoders, metrics, and a page to try it. One accelerator, a
     bounded queue; ends at SIGTERM or Ctrl-C, after what it took is answered."""
-    from attnc.verify import golden_backend  # registers "golden"
     from attnc_host.serve import command
 
-    assert golden_backend
     limits = {"queue": queue, "samples": samples, "body": body, "deadline": deadline, "stream": stream, "tokens": tokens, "grace": grace}
     command.serve(build, backend, host, port, **limits)
