@@ -14,8 +14,10 @@ FILES_ARGS ?=
 SOURCES := toolchain host models bench tests
 # The oldest that there is, beside the one that the tests import: emitted C++ compiles with both.
 LIBCLANG9 := libclang==9.0.1
+# Of use where it may install; gives up soon where there is no network.
+APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends -o Acquire::Retries=0 -o Acquire::http::Timeout=20
 
-.PHONY: help demo test test-slow test-service fuzz zoo files sweep conformance lint format train bench bench-published boards clean tools
+.PHONY: help demo test test-slow test-service fuzz zoo files sweep conformance lint format train bench bench-published boards clean tools debian
 
 help:
 	@echo "make demo    compile the shipped vision transformer, simulate it on every held-out image, print the results"
@@ -38,7 +40,7 @@ help:
 demo: tools $(VENV)/.demo
 	$(BIN)/python models/vit_digits/demo.py
 
-test: tools lint
+test: tools debian lint
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(PYTEST_ARGS)
 
 zoo: tools $(VENV)/.test
@@ -53,7 +55,7 @@ sweep: tools $(VENV)/.test
 conformance: $(VENV)/.test
 	$(BIN)/python models/conformance.py
 
-test-slow: tools $(VENV)/.test
+test-slow: tools debian $(VENV)/.test
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow $(PYTEST_ARGS)
 
 test-service: $(VENV)/.test
@@ -93,6 +95,14 @@ clean:
 # The emitted C++ is compiled and run on this machine.
 tools:
 	@command -v $(firstword $(CXX)) >/dev/null || { echo "error: needed the C++ compiler '$(firstword $(CXX))', not found on PATH; install g++ (Debian, Ubuntu: apt-get install g++) or set CXX" >&2; exit 2; }
+
+# Some tests run programs of Debian. Where they are missing, and this machine lets us, they are installed; else these tests are skipped.
+debian: $(VENV)/.test
+	@packages=$$($(BIN)/python tests/debian.py); test -z "$$packages" || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing $$packages with apt-get: some tests run it" && \
+		{ $(APT) install $$packages || { $(APT) update && $(APT) install $$packages; }; } >/dev/null 2>&1 && \
+		{ $(APT) install libclang-rt-dev >/dev/null 2>&1 || :; }; } || \
+		echo "note: no $$packages here: tests that run them are skipped (Debian, Ubuntu: apt-get install $$packages)"
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' || { echo "error: needed Python 3.10 or newer with venv (Debian, Ubuntu: apt-get install python3-venv), found $$($(PYTHON) --version 2>&1); set PYTHON" >&2; exit 2; }

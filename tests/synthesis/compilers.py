@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 
 from attnc_host.csim import ap_include
+from debian import find
 from synthesis.diagnose import messages
 from synthesis.program import compiler, system_folders
 
@@ -16,7 +17,7 @@ WARNINGS = ["-std=c++14", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unus
 """Pragmas and labels are for the synthesis tool."""
 OLD = Path(sys.prefix) / "libclang9" / "clang" / "native" / "libclang.so"
 """Where the Makefile puts it."""
-CLANG = next(filter(None, map(shutil.which, ("clang++", *(f"clang++-{release}" for release in range(22, 12, -1))))), None)
+CLANG = find("clang")
 TINFO = " ".join(f'extern "C" int {name}() {{ return -1; }}' for name in ("setupterm", "set_curterm", "del_curterm", "tigetnum"))
 
 
@@ -41,6 +42,15 @@ def warnings_of_clang(source: Path, arguments: list[str]) -> str:
     """What the clang of this machine has to say."""
     assert CLANG is not None
     return subprocess.run([CLANG, "-fsyntax-only", *arguments, str(source)], capture_output=True, text=True).stderr
+
+
+@cache
+def has_memory_sanitizer() -> bool:
+    """Whether that clang has the library of its sanitizer of memory, which packages may leave out."""
+    if CLANG is None:
+        return False
+    command = [CLANG, "-fsanitize=memory,undefined", "-x", "c++", "-", "-o", os.devnull]
+    return subprocess.run(command, input="int main() {}", text=True, capture_output=True).returncode == 0
 
 
 @cache

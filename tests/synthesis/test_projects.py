@@ -11,7 +11,7 @@ from attnc.config import CompileOptions
 from attnc.kernels.loops import LOOPS
 from synthesis.compilers import CLANG, OLD, flags, warnings_of, warnings_of_clang
 from synthesis.lint import lint_project, project
-from synthesis.projects import KERNELS, MODELS, PROJECTS, emit
+from synthesis.projects import PROJECTS, emit
 
 FAMILIES = ("t5", "modernbert", "dinov3", "beit", "swinv2", "segformer", "svtr", "whisper", "gptneox", "bloom", "gemma2", "phi", "bitnet")
 """Those that bring kernels, or arguments of them, that the others do not have."""
@@ -29,38 +29,37 @@ def assert_no_finding(folder: Path) -> None:
     assert not (found := lint_project(folder)), "\n".join(map(str, found))
 
 
-def assert_no_warning(folder: Path, types: str, tools: Path, libraries: list[str], sources: tuple[str, ...] = ("attnc_top.cpp",)) -> None:
-    for source in sources:
-        for library in libraries:
-            assert not warnings_of(library, folder / source, flags(folder, types), tools)
-        if CLANG is not None:
-            assert not warnings_of_clang(folder / source, flags(folder, types))
+def assert_no_warning(folder: Path, types: str, tools: Path, libraries: list[str], source: str = "attnc_top.cpp") -> None:
+    for library in libraries:
+        assert not warnings_of(library, folder / source, flags(folder, types), tools)
+    if CLANG is not None:
+        assert not warnings_of_clang(folder / source, flags(folder, types))
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_model_has_no_finding(name: str, tmp_path: Path, tools: Path) -> None:
+@pytest.mark.parametrize("name", PROJECTS)
+def test_a_project_has_no_finding(name: str, tmp_path: Path, tools: Path) -> None:
     assert_no_finding(emit(name, tmp_path))
-    assert_no_warning(tmp_path, "native", tools, LIBRARIES[-1:])
+    assert_no_warning(tmp_path, "native", tools, LIBRARIES)
 
 
-@pytest.mark.parametrize("name", KERNELS)
-def test_kernels_have_no_finding(name: str, tmp_path: Path) -> None:
-    assert_no_finding(emit(name, tmp_path))
-
-
-def test_integers_of_any_width(tmp_path: Path, tools: Path) -> None:
-    """One model and one compiler: it takes seconds."""
-    source = emit("decoder", tmp_path) / "attnc_top.cpp"
+@pytest.mark.parametrize("name", PROJECTS)
+def test_integers_of_any_width(name: str, tmp_path: Path, tools: Path) -> None:
+    """One compiler: it takes seconds."""
+    source = emit(name, tmp_path) / "attnc_top.cpp"
     assert not warnings_of(LIBRARIES[-1], source, flags(tmp_path, "ap"), tools)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROJECTS)
-def test_all_compilers_and_types(name: str, tmp_path: Path, tools: Path) -> None:
-    emit(name, tmp_path)
-    sources = ("attnc_top.cpp", *(["testbench.cpp"] if name in ("digits", "decoder") else []))  # with beats of a word and of two
-    for types in ("native", "ap"):
-        assert_no_warning(tmp_path, types, tools, LIBRARIES, sources)
+def test_all_compilers_take_integers_of_any_width(name: str, tmp_path: Path, tools: Path) -> None:
+    assert_no_warning(emit(name, tmp_path), "ap", tools, LIBRARIES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits", "decoder"])  # with beats of a word and of two
+@pytest.mark.parametrize("types", ["native", "ap"])
+def test_all_compilers_take_the_test_bench(name: str, types: str, tmp_path: Path, tools: Path) -> None:
+    assert_no_warning(emit(name, tmp_path), types, tools, LIBRARIES, "testbench.cpp")
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
+from debian import needs
 
 STAND_IN = Path(__file__).with_name("vitis.tcl")
 ODD = 'it\'s a "folder" of $HOME [exit 3] {; puts \\n'
 """A name that no shell and no Tcl may ever evaluate."""
 
-needs_tcl = pytest.mark.skipif(shutil.which("tclsh") is None, reason="no tclsh (Debian package tcl)")
+needs_tcl = needs("tcl")
 
 Call = tuple[str, dict[str, str], list[str]]
 """A command, its options, its other arguments."""
