@@ -9,7 +9,7 @@ import numpy as np
 import typer
 
 from attnc.cli_vitis import teller
-from attnc.console import EXIT_DIFFERENT, print_json, show
+from attnc.console import tell
 from attnc_host import manifest as manifests
 from attnc_host.progress import Progress
 
@@ -51,9 +51,4 @@ def cosim_in_bambu(build: Path, kernel: str | None, work: Path | None, verify: b
     facts: dict[str, Any] = {"build": str(build), "tool": "bambu", "program": str(program)}
     facts["kernels"] = [*(outcome.facts() for outcome in outcomes), *passed]
     facts["bit_exact"] = all(outcome.mismatches == 0 for outcome in taken)
-    if as_json:
-        print_json(facts)
-    else:
-        show(tables.kernels(facts))
-    if not facts["bit_exact"]:
-        raise typer.Exit(EXIT_DIFFERENT)
+    tell(facts, tables.kernels(facts), as_json, not facts["bit_exact"])

@@ -10,7 +10,7 @@ import typer
 from attnc import pictures
 from attnc.cli_bambu import KernelOption, cosim_in_bambu
 from attnc.cli_vitis import VitisOption, WorkOption, check_nothing_else, cosim_in_vitis
-from attnc.console import EXIT_DIFFERENT, Build, Json, Verbose, Verify, note, print_json, show
+from attnc.console import Build, Json, Verbose, Verify, note, tell
 from attnc.errors import ConfigError
 from attnc.files import check_replaceable
 from attnc.kernels.latency import READ_LATENCY, WRITE_RESPONSE
@@ -143,12 +143,7 @@ def cosim(
             found, table = stalling.stall(build, request, range(seed or 0, (seed or 0) + stalls), progress), tables.stalls
         else:
             found, table = command.simulate(build, request, progress, note), tables.simulation
-    if as_json:
-        print_json({"build": str(build), **found})
-    else:
-        show(table(found))
-    if not all(run["bit_exact"] for run in found["styles"].values()):
-        raise typer.Exit(EXIT_DIFFERENT)
+    tell({"build": str(build), **found}, table(found), as_json, not all(run["bit_exact"] for run in found["styles"].values()))
 
 
 def _depths(given: list[str] | None) -> dict[str, int]:

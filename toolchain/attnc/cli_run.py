@@ -9,7 +9,7 @@ import typer
 
 from attnc import tables
 from attnc.cli_vitis import VitisOption, WorkOption, check_nothing_else, csim_in_vitis
-from attnc.console import EXIT_DIFFERENT, Backend, Build, BuildOrArchive, Json, State, Types, Verbose, Verify, note, print_json, show
+from attnc.console import EXIT_DIFFERENT, Backend, Build, BuildOrArchive, Json, State, Types, Verbose, Verify, note, print_json, show, tell
 from attnc.files import check_replaceable
 from attnc.messages import clean
 from attnc.verify.data import find_model, load_inputs, load_labelled
@@ -71,12 +71,7 @@ def csim(
         from attnc.verify import csim as comparison
 
         result = comparison.compare_build(manifest, arrays, types, progress)
-    if as_json:
-        print_json(result.to_json())
-    else:
-        show(tables.comparison(result, State.verbose))
-    if not result.bit_exact:
-        raise typer.Exit(EXIT_DIFFERENT)
+    tell(result.to_json(), tables.comparison(result, State.verbose), as_json, not result.bit_exact)
 
 
 def run(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from attnc import cost_tables
-from attnc.console import EXIT_DIFFERENT, Build, Json, State, Verbose, Verify, print_json, show
+from attnc.console import Build, Json, State, Verbose, Verify, print_json, tell
 from attnc.errors import BuildError, ConfigError
 from attnc.messages import clean
 from attnc_host import manifest as manifests
@@ -79,10 +79,8 @@ def csynth(
     run = _run(build, "csynth", vitis, work, verify)
     report = run.report("syn/report/csynth.xml")
     facts = {**estimation.calibrate(build, report), **_facts(run), "report_file": str(report)}
-    if as_json:
-        print_json(facts)
-    else:
-        show(cost_tables.calibration(facts))
+    tell(facts, cost_tables.calibration(facts), as_json)
+    if not as_json:
         print(f"II and depth of its loops, for `attnc cosim --calibrate`: {clean(str(run.reports))}")
 
 
@@ -116,12 +114,7 @@ def csim_in_vitis(build: Path, vitis: Path | None, work: Path | None, verify: bo
     if run.compared is None:
         raise BuildError(f"{run.vitis.name} ended well, but the test bench said nothing of a comparison; its log: {run.log}")
     facts = {"build": str(build), **_facts(run), "bytes": run.compared[0], "mismatches": run.compared[1], "bit_exact": not run.differs}
-    if as_json:
-        print_json(facts)
-    else:
-        show(tables.csim(facts))
-    if run.differs:
-        raise typer.Exit(EXIT_DIFFERENT)
+    tell(facts, tables.csim(facts), as_json, run.differs)
 
 
 def cosim_in_vitis(build: Path, vitis: Path | None, work: Path | None, verify: bool, as_json: bool) -> None:
@@ -149,12 +142,7 @@ def cosim_in_vitis(build: Path, vitis: Path | None, work: Path | None, verify: b
         },
         "latency": dict(zip(("least", "mean", "largest"), found.latency, strict=True)) if found else None,
     }
-    if as_json:
-        print_json(facts)
-    else:
-        show(tables.cosim(facts))
-    if not facts["bit_exact"]:
-        raise typer.Exit(EXIT_DIFFERENT)
+    tell(facts, tables.cosim(facts), as_json, run.differs)
 
 
 def check_nothing_else(given: dict[str, bool], tool: str) -> None:

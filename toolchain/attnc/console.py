@@ -107,6 +107,16 @@ def print_json(data: Any) -> None:
     print(json.dumps(data, indent=2))
 
 
+def tell(facts: Any, table: RenderableType, as_json: bool, differs: bool = False) -> None:
+    """Facts in the form that was asked for. Where something differs from golden, the command ends here, with exit code 1."""
+    if as_json:
+        print_json(facts)
+    else:
+        show(table)
+    if differs:
+        raise typer.Exit(EXIT_DIFFERENT)
+
+
 class _Remarks(logging.Handler):
     """What libraries log and warn of speaks of their insides: it is for whoever asks for it, with -v."""
 

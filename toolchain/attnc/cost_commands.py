@@ -9,7 +9,7 @@ import typer
 
 from attnc import cost_tables
 from attnc.config import CompileOptions, Objective
-from attnc.console import Build, Json, ModelFile, Shapes, UtilisationOption, Verbose, note, parse_shapes, print_json, show
+from attnc.console import Build, Json, ModelFile, Shapes, UtilisationOption, Verbose, note, parse_shapes, tell
 from attnc.errors import ConfigError
 from attnc_host.progress import Progress
 
@@ -32,10 +32,10 @@ def estimate(
         if target or clock or utilisation:
             raise ConfigError("--calibrate: compares with the build as it is; leave out --target, --clock and --utilisation")
         facts = estimation.calibrate(build, calibrate)
-        show_or_json(facts, cost_tables.calibration(facts), as_json)
+        tell(facts, cost_tables.calibration(facts), as_json)
         return
     facts = estimation.estimate_build(build, target, clock, utilisation)
-    show_or_json(facts, cost_tables.estimate(facts), as_json)
+    tell(facts, cost_tables.estimate(facts), as_json)
 
 
 def sweep(
@@ -62,15 +62,7 @@ def sweep(
 
     with Progress(delay=0) as progress:
         facts = tabulate(model, options, _list("--targets", targets), numbers, wanted, progress.stage)  # type: ignore[arg-type]
-    show_or_json(facts, cost_tables.sweep(facts), as_json)
-
-
-def show_or_json(facts: dict[str, object], table: object, as_json: bool) -> None:
-    """Facts in the form that was asked for."""
-    if as_json:
-        print_json(facts)
-    else:
-        show(table)  # type: ignore[arg-type]
+    tell(facts, cost_tables.sweep(facts), as_json)
 
 
 def _list(option: str, text: str) -> list[str]:
