@@ -12,17 +12,23 @@ from synthesis.program import Code, Finding, Program
 from synthesis.regions import is_stream
 from synthesis.tree import Node, Type, Variable
 
+STATED = {"LOOP_TRIPCOUNT": "min", "PIPELINE": "II", "STREAM": "depth"}
+"""What the tool would choose where it is left out."""
+
 
 def check(program: Program) -> Iterator[Finding]:
     """All pragmas of the sources, those of functions that the accelerator has with their surroundings."""
     for pragma in program.all_pragmas:
         for mistake in mistakes(pragma):
             yield _finding(pragma, mistake, "see UG1399")
+        option = STATED.get(pragma.name)
+        if option and option not in pragma.options and "off" not in pragma.words:
+            yield _finding(pragma, f"{pragma.name} leaves {option} to the tool", "state it")
         yield from _numbers(program, pragma)
     for code in program.codes.values():
         for pragma in code.pragmas:
             if pragma.name in DIRECTIVES:
-                yield from _place(code, pragma)
+                yield from _place(program, code, pragma)
                 yield from _variable(code, pragma)
 
 
@@ -30,7 +36,7 @@ def _finding(pragma: Pragma, found: str, advice: str) -> Finding:
     return Finding(pragma.file, pragma.line, "pragma", f"{found} ({pragma.text})", advice)
 
 
-def _place(code: Code, pragma: Pragma) -> Iterator[Finding]:
+def _place(program: Program, code: Code, pragma: Pragma) -> Iterator[Finding]:
     place = DIRECTIVES[pragma.name].place
     in_loop = any(pragma in loop.pragmas for loop in code.loops)
     if place == "loop" and not in_loop:
@@ -39,6 +45,8 @@ def _place(code: Code, pragma: Pragma) -> Iterator[Finding]:
         yield _finding(pragma, f"{pragma.name} does not stand at the top of a function", "put it before the first statement")
     elif place == "either" and not in_loop and pragma not in code.own:
         yield _finding(pragma, f"{pragma.name} stands at the top of no loop and no function", "put it before the first statement")
+    elif pragma.name == "INTERFACE" and code.function is not program.top:
+        yield _finding(pragma, f"{code.function.name} is not what is synthesized", "describe its ports there")
 
 
 def _variable(code: Code, pragma: Pragma) -> Iterator[Finding]:

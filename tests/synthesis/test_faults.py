@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from synthesis.lint import lint
+from synthesis.pragmas import mistakes, parse
 from synthesis.program import Program
 
 SOUND = """\
@@ -157,7 +158,14 @@ FAULTS: dict[str, Fault] = {
     "no such option": ("PIPELINE II = 1", "PIPELINE II = 1 depth = 3", "pragma", "depth = 3"),
     "no such value": ("port = memory bundle = memory offset = slave", "port = memory bundle = memory offset = master", "pragma", "master"),
     "no such word": ("peaks inter false", "peaks inter never", "pragma", "never"),
-    "an option is missing": ("words depth = 2", "words", "pragma", "STREAM variable = words"),
+    "an option is missing": ("variable = name type = ram_s2p", "variable = name", "pragma", "BIND(held"),
+    "an option of another mode": ("s_axilite port = return", "s_axilite port = return latency = 2", "pragma", "latency = 2"),
+    "an option that is said twice": ("banks complete dim = 0", "banks complete type = block factor = 2 dim = 0", "pragma", "factor = 2"),
+    "options that do not go together": ("peaks inter false", "peaks inter false distance = 2", "pragma", "distance = 2"),
+    "ports of what is not synthesized": (
+        "#pragma HLS DATAFLOW\n", "#pragma HLS DATAFLOW\n#pragma HLS INTERFACE ap_none port = rows\n", "pragma", "ap_none"),
+    "a depth is missing": ("words depth = 2", "words", "pragma", "STREAM variable = words"),
+    "an interval is missing": ("PIPELINE II = 1", "PIPELINE", "pragma", "HLS PIPELINE"),
     "a memory that is not made": ("rom type = rom_np", "rom type = rom_np impl = uram", "pragma", "uram"),
     "a macro that names nothing": ("BIND(held, PLACE)", "BIND(help, PLACE)", "pragma", "BIND(help"),
     "a macro with a place that is none": ("#define PLACE bram", "#define PLACE flash", "pragma", "BIND(held"),
@@ -204,6 +212,25 @@ FOLLOWS: dict[str, set[str]] = {
     "not for the tool": {"partition"}, "a variable that is not there": {"partition"}, "a dimension that is not there": {"partition"},
 }  # fmt: skip
 """What else is wrong then."""
+WRONG = (
+    "ALLOCATION instances = mul", "ARRAY_PARTITION variable = a cyclic", "ARRAY_PARTITION variable = a factor = 2",
+    "BIND_OP variable = a op = mul impl = qadder", "BIND_STORAGE variable = a type = ram_2p impl = bram_ecc",
+    "BIND_STORAGE variable = a type = rom_np impl = uram", "DEPENDENCE variable = a array inter false",
+    "DEPENDENCE variable = a intra RAW false", "DEPENDENCE variable = a inter RAW distance = 4", "INTERFACE port = a",
+    "INTERFACE axis port = a bundle = b", "INTERFACE m_axi port = a register", "INTERFACE m_axi port = a s_axilite",
+    "INTERFACE m_axi port = a offset = 16", "INTERFACE ap_ctrl_none", "LATENCY", "PIPELINE II = 1 off style = flp",
+    "PIPELINE II = 1 rewind style = flp", "UNROLL skip_exit_check", "STABLE", "LOOP_TRIPCOUNT min = 1",
+)  # fmt: skip
+RIGHT = (
+    "AGGREGATE variable = a compact = bit", "ALLOCATION operation instances = mul limit = 1",
+    "ARRAY_PARTITION variable = a type = cyclic factor = 2", "ARRAY_RESHAPE variable = a block factor = 4 dim = 2",
+    "BIND_OP variable = a op = mul impl = fabric latency = 2", "BIND_STORAGE variable = a type = ram_s2p impl = uram_ecc",
+    "DEPENDENCE variable = a inter RAW distance = N + 1 true", "DEPENDENCE array intra false",
+    "DEPENDENCE variable = a type = inter direction = WAR dependent = false", "INLINE off",
+    "INTERFACE mode = s_axilite port = a offset = 16", "INTERFACE axis port = a register_mode = both",
+    "INTERFACE ap_ctrl_none port = return", "LATENCY max = 4", "LOOP_TRIPCOUNT max = 8", "PERFORMANCE target_ti = 100", "PIPELINE off",
+    "PIPELINE II = 2 style = frp", "STREAM variable = a type = pipo", "UNROLL factor = 2 skip_exit_check",
+)  # fmt: skip
 
 
 def findings(folder: Path, text: str) -> list[tuple[str, str]]:
@@ -224,3 +251,13 @@ def test_is_found(name: str, tmp_path: Path) -> None:
     found = findings(tmp_path, SOUND.replace(old, new, 1))
     assert [(one, line) for one, line in found if one == rule and where in line], found
     assert {one for one, line in found if one != rule or where not in line} <= FOLLOWS.get(name, set()), found
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_a_pragma_that_the_tool_refuses(text: str) -> None:
+    assert mistakes(parse(Path(), 1, text))
+
+
+@pytest.mark.parametrize("text", RIGHT)
+def test_a_pragma_that_the_tool_takes(text: str) -> None:
+    assert not mistakes(parse(Path(), 1, text))
