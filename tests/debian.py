@@ -9,7 +9,11 @@ import shutil
 
 import pytest
 
-PROGRAMS = {"clang": ("clang++", *(f"clang++-{release}" for release in range(22, 12, -1))), "tcl": ("tclsh",)}
+PROGRAMS = {
+    "clang": ("clang++", *(f"clang++-{release}" for release in range(22, 12, -1))),
+    "device-tree-compiler": ("dtc",),
+    "tcl": ("tclsh",),
+}
 """By package, the first that is there counts."""
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ from attnc.schedule.devices import BOARDS
 from attnc.schedule.program import build_program
 from harness import assert_exact, random_feeds, simulate
 from low_bit import Spec, low_bit_graph
+from synthesis.compilers import warnings_of_builds
 
 FORMATS = ("int8", "int6", "int5", "int4", "int3", "int2", "ternary")
 DESIGNS = [
@@ -170,13 +169,7 @@ def test_a_port_of_two_words_takes_half_the_cycles() -> None:
     assert cost[1].busy["linear_accumulate"] > 1.2 * cost[2].busy["linear_accumulate"]
 
 
-@pytest.mark.parametrize("compiler", ["g++", "clang++"])
-def test_code_compiles_without_warnings(compiler: str, tmp_path: Path) -> None:
-    if shutil.which(compiler) is None:
-        pytest.skip(f"no {compiler} here")
+def test_code_compiles_without_warnings(tmp_path: Path) -> None:
     program = build_program(low_bit_graph(every_format()), DESIGNS[1], None)
     write_sources(program, tmp_path, part="part", clock_mhz=200)
-    flags = "-std=c++14 -O1 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-label -DATTNC_NATIVE_TYPES -I. -Isim -Iinclude -c"
-    for source in ("attnc_top.cpp", "testbench.cpp"):
-        done = subprocess.run([compiler, *flags.split(), source], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    assert not warnings_of_builds(tmp_path, "attnc_top.cpp", "testbench.cpp")

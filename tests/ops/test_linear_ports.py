@@ -3,8 +3,6 @@ graphs that have no use for a second port."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +27,7 @@ from harness import assert_exact, random_feeds, simulate
 from low_bit import Spec, low_bit_graph
 from schedule.graphs import layer_graph, transformer_graph
 from schedule.test_prefetch import check, products
+from synthesis.compilers import warnings_of_builds
 
 KV260 = BOARDS["kv260"]
 DESIGNS = [
@@ -257,18 +256,12 @@ def test_a_smaller_design_may_have_one_port() -> None:
     assert "linear.weight_ports 2 -> 1" in texts and not any("weight_ports" in text for text, _ in smaller_designs(Design.of(beat=2)))
 
 
-@pytest.mark.parametrize("compiler", ["g++", "clang++"])
 @pytest.mark.parametrize("parallel", [1, 2])
-def test_code_compiles_without_warnings(compiler: str, parallel: int, tmp_path: Path) -> None:
-    if shutil.which(compiler) is None:
-        pytest.skip(f"no {compiler} here")
+def test_code_compiles_without_warnings(parallel: int, tmp_path: Path) -> None:
     program = build_program(layer_graph(), Design.of(8, 16, 16, 2, rows_at_once=5, beat=2, parallel=parallel, weight_ports=2), None)
     assert width(program) == 4
     write_sources(program, tmp_path, part="part", clock_mhz=200)
     top = (tmp_path / "attnc_top.cpp").read_text()
     names = [name for name in program.pointers if name.startswith("wideweights")]
     assert len(names) == 2 and all(f"m_axi port = {name} bundle = {name} " in top for name in names)
-    flags = "-std=c++14 -O1 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-label -DATTNC_NATIVE_TYPES -I. -Isim -Iinclude -c"
-    for source in ("attnc_top.cpp", "testbench.cpp"):
-        done = subprocess.run([compiler, *flags.split(), source], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    assert not warnings_of_builds(tmp_path, "attnc_top.cpp", "testbench.cpp")

@@ -39,9 +39,20 @@ def warnings_of(library: str, source: Path, arguments: list[str], folder: Path) 
 
 
 def warnings_of_clang(source: Path, arguments: list[str]) -> str:
-    """What the clang of this machine has to say."""
-    assert CLANG is not None
+    """What the clang of this machine has to say, where it has one."""
+    if CLANG is None:
+        return ""
     return subprocess.run([CLANG, "-fsyntax-only", *arguments, str(source)], capture_output=True, text=True).stderr
+
+
+def warnings_of_builds(folder: Path, *sources: str, optimized: bool = True) -> str:
+    """What g++, which sees more where it optimizes, and the clang of this machine have to say of sources on native integers."""
+    given, said = flags(folder, "native"), []
+    command = [*compiler(), *(("-O1", "-c", "-o", os.devnull) if optimized else ("-fsyntax-only",)), *given]
+    for source in sources:
+        said.append(subprocess.run([*command, folder / source], capture_output=True, text=True).stderr)
+        said.append(warnings_of_clang(folder / source, given))
+    return "".join(said)
 
 
 @cache

@@ -9,7 +9,7 @@ import pytest
 from attnc.compiler import compile_model
 from attnc.config import CompileOptions
 from attnc.kernels.loops import LOOPS
-from synthesis.compilers import CLANG, OLD, flags, warnings_of, warnings_of_clang
+from synthesis.compilers import OLD, flags, warnings_of, warnings_of_clang
 from synthesis.lint import lint_project, project
 from synthesis.projects import PROJECTS, emit
 
@@ -32,8 +32,7 @@ def assert_no_finding(folder: Path) -> None:
 def assert_no_warning(folder: Path, types: str, tools: Path, libraries: list[str], source: str = "attnc_top.cpp") -> None:
     for library in libraries:
         assert not warnings_of(library, folder / source, flags(folder, types), tools)
-    if CLANG is not None:
-        assert not warnings_of_clang(folder / source, flags(folder, types))
+    assert not warnings_of_clang(folder / source, flags(folder, types))
 
 
 @pytest.mark.parametrize("name", PROJECTS)

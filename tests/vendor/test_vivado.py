@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +16,14 @@ from attnc.codegen.platform_files import Wiring, platform_facts, write_platform
 from attnc.codegen.processing_system import ULTRASCALE, system_of
 from attnc.codegen.render import environment
 from attnc.schedule.devices import BOARDS, Board
+from debian import needs
 from vendor.scripts import ODD, needs_tcl
 
 STAND_IN = Path(__file__).with_name("vivado.tcl")
 ZYNQ_BOARDS = ("kv260", "zcu102", "zcu104", "ultra96", "pynq-z2", "aup-zu3")
 BUNDLES = ("program", "load_0", "load_1", "weights_0", "wideweights_0")
 SHARED = (5 << 32) + (3 << 12)
-needs_dtc = pytest.mark.skipif(shutil.which("dtc") is None, reason="no dtc (Debian package device-tree-compiler)")
+needs_dtc = needs("device-tree-compiler")
 
 
 def wiring(board: Board, bundles: Sequence[str] = BUNDLES) -> Wiring:
