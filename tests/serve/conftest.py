@@ -14,7 +14,7 @@ from serving import Running, serving
 
 @pytest.fixture(scope="session")
 def running(shared_build: Path) -> Iterator[Running]:
-    with serving(lambda: Accelerator.open(shared_build, "golden"), Limits(body=1 << 16, reading=1.0)) as found:
+    with serving(lambda: Accelerator.open(shared_build, "golden"), Limits(body=1 << 16)) as found:
         yield found
 
 

@@ -78,7 +78,7 @@ def test_a_full_queue_refuses_and_recovers(held: Held, pool: ThreadPoolExecutor)
 
 def test_bodies_are_counted_before_they_are_read(held: Held) -> None:
     """One that only announces itself, and sends nothing, holds its bytes until its time is over; then there is room again."""
-    with serving(lambda: held, Limits(body=2000, bodies=3000, reading=0.5)) as at, socket.create_connection(("127.0.0.1", at.port)) as slow:
+    with serving(lambda: held, Limits(body=2000, bodies=3000, reading=2.0)) as at, socket.create_connection(("127.0.0.1", at.port)) as slow:
         held.go.set()
         slow.sendall(f"POST {at.infer} HTTP/1.1\r\nHost: x\r\nContent-Length: 2000\r\n\r\n".encode())
         at.wait(lambda: at.metric("attnc_requests_inside") == 1)
@@ -101,7 +101,7 @@ def test_chunks_are_counted_as_they_come(held: Held) -> None:
 
 def test_deadlines(held: Held, pool: ThreadPoolExecutor) -> None:
     """Of the client and of the service; what nobody waits for any more never runs."""
-    with serving(lambda: held, Limits(deadline=0.6)) as at:
+    with serving(lambda: held, Limits(deadline=1.5)) as at:
         first = begin(pool, at, held, parameters={"timeout": 50_000})
         waiting = pool.submit(at.json, "POST", at.infer, infer_body(X[:1]))
         assert first.result()[0] == waiting.result()[0] == 504

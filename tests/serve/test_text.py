@@ -147,6 +147,23 @@ def test_a_decoder_that_fails(client: openai.OpenAI, speaker: Speaker, monkeypat
     assert seen == ["", "A"]
 
 
+def test_texts_have_a_deadline(shared_build: Path) -> None:
+    """For the first token and for the last; whoever waits behind is served then."""
+    speaker = Speaker(manifests.load(shared_build), ANSWER)
+    speaker.go = threading.Semaphore(2)
+    with serving(lambda: speaker, Limits(deadline=1.0, stream=2.0)) as at:
+        with openai.OpenAI(base_url=f"{at.url}/v1", api_key="none", max_retries=0, timeout=30) as client:
+            stream = iter(client.chat.completions.create(model="small", messages=ask(), stream=True))
+            assert [next(stream).choices[0].delta.content for _ in range(3)] == ["", "G", "r"]
+            with pytest.raises(openai.InternalServerError, match="deadline"):
+                client.chat.completions.create(model="small", messages=ask())
+            with pytest.raises(openai.APIError, match="deadline"):
+                next(stream)
+            speaker.go.release(3)
+            assert client.completions.create(model="small", prompt="x", max_tokens=1).choices[0].text == "G"
+        assert at.service.gate.requests == 0
+
+
 def test_a_build_that_is_no_decoder(running: Running) -> None:
     assert running.json("GET", "/v1/models") == (200, {"object": "list", "data": []})
     assert running.ask("GET", "/v1/models/small")[0] == 404

@@ -22,6 +22,8 @@ from attnc_host.serve.limits import Refusal
 from attnc_host.serve.tensors import Strict, explain
 
 MOST_STOPS = 4
+SENDING = 10.0
+"""Seconds for the end of a stream, after its time is over, to reach a client that reads slowly."""
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -142,7 +144,8 @@ class Texts:
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events of a generation, which is called off when the client leaves or the time is over. `place` is given back then."""
+    """Server-sent events of a generation. When the client leaves, or does not read until the time is over, the generation is called off and
+    its `place` given back."""
 
     def __init__(self, events: AsyncIterator[str], texts: Texts, place: ExitStack, until: float) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
@@ -241,8 +244,8 @@ async def _answer(service: Service, request: Request, kind: type[A], prompt: Cal
             written = _Written(service.name, form)
             if asked.stream:
                 usage = asked.stream_options is not None and asked.stream_options.include_usage
-                events = _events(texts, first, written, usage)
-                return EventStream(events, texts, place.pop_all(), begin + service.limits.stream)
+                until = begin + service.limits.stream
+                return EventStream(_events(texts, first, written, usage, until), texts, place.pop_all(), until + SENDING)
             text = await _connected(request, _collected(texts, first), begin + service.limits.stream)
             return JSONResponse(written.all(text, texts.finished.result()))
         except BaseException:
@@ -298,13 +301,13 @@ def failure(message: str, status: int) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "param": None, "code": None}}
 
 
-async def _events(texts: Texts, piece: str | None, written: _Written, usage: bool) -> AsyncIterator[str]:
+async def _events(texts: Texts, piece: str | None, written: _Written, usage: bool, until: float) -> AsyncIterator[str]:
     if written.form.first is not None:
         yield written.event(written.form.first)
     try:
         while piece is not None:
             yield written.event(written.form.part(piece))
-            piece = await texts.next()
+            piece = await asyncio.wait_for(texts.next(), max(0.0, until - time.monotonic()))
     except Exception as error:  # the status is gone; clients look for this in a stream
         found = refusal(error)
         yield _event(failure(found.message, found.status))

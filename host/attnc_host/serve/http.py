@@ -20,6 +20,7 @@ from attnc_host.serve.worker import Unavailable, Worker
 
 CLIENT_LEFT = 499
 """Status of a request whose client left, in metrics alone: nobody reads an answer."""
+LATE = "the deadline of the request passed before the answer was there"
 T = TypeVar("T")
 Message = MutableMapping[str, Any]
 
@@ -116,7 +117,7 @@ async def while_connected(request: Request, waiting: asyncio.Future[T], until: f
         return waiting.result()
     if gone in done:
         raise Refusal(CLIENT_LEFT, "the client left")
-    raise Refusal(504, "the deadline of the request passed before there was an answer")
+    raise Refusal(504, LATE)
 
 
 async def _gone(request: Request) -> None:
@@ -128,6 +129,8 @@ def refusal(error: BaseException) -> Refusal:
     """What an error means to a client: whose fault it is, and what it says."""
     if isinstance(error, Refusal):
         return error
+    if isinstance(error, asyncio.TimeoutError):
+        return Refusal(504, LATE)
     if isinstance(error, InputError):
         return Refusal(400, str(error))
     if isinstance(error, Unavailable):
