@@ -16,6 +16,11 @@ from attnc.codegen.platform_files import Wiring, platform_facts, write_platform
 from attnc.codegen.processing_system import ULTRASCALE, system_of
 from attnc.codegen.render import environment
 from attnc.schedule.devices import BOARDS, Board
+from attnc_host import AcceleratorError
+from attnc_host import manifest as manifests
+from attnc_host.boards.uio import UioDevice
+from attnc_host.store import Store
+from attnc_host.virtual.system import VirtualSystem
 from debian import needs
 from vendor.scripts import ODD, needs_tcl
 
@@ -265,6 +270,36 @@ def test_planted_faults_in_the_link_configuration(right: str, wrong: str, tmp_pa
     assert right in text
     with pytest.raises(AssertionError):
         settings(text.replace(right, wrong))
+
+
+class Memory:
+    """A bus of memory alone."""
+
+    def __init__(self, size: int) -> None:
+        self.data = bytearray(size)
+
+    def to_memory(self, at: int, data: bytes) -> None:
+        self.data[at : at + len(data)] = data
+
+    def from_memory(self, at: int, size: int) -> bytes:
+        return bytes(self.data[at : at + size])
+
+
+def test_the_overlay_brings_what_the_runtime_looks_for(shared_build: Path, tmp_path: Path) -> None:
+    """The UIO device by its name, and memory for the weights, the program and two samples, no page more."""
+    manifest = manifests.load(shared_build)
+    facts = manifest.data["platform"]
+    size = facts["pool"]["bytes"]
+    tree = (shared_build / "firmware" / "attnc" / "attnc.dtso").read_text()
+    assert f"size = <{size:#x}>" in tree and f"\t{facts['uio']}@" in tree
+    system = VirtualSystem(Memory(size), tmp_path, facts["uio"], pool=size)  # type: ignore[arg-type]
+    device = UioDevice(manifest, system=system)
+    store = Store(manifest, device, coherent=False)
+    store.load()
+    assert len(store.slots) == 2 and facts["registers"]["bytes"] >= manifest.registers.bytes
+    with pytest.raises(AcceleratorError, match="exhausted"):
+        device.allocate(4096, "memory")
+    device.close()
 
 
 def test_devices_without_a_processing_system() -> None:
