@@ -1,6 +1,6 @@
 # What Vivado knows, of that which a block design of attnc needs: IP with versions, properties and their values, pins, interfaces and address
-# segments (PG201 zynq_ultra_ps_e, PG082 processing_system7, PG247 smartconnect, PG164 proc_sys_reset, UG1399 for an IP of Vitis HLS),
-# properties of other objects (UG912), parts and board files.
+# segments (described in PG201 zynq_ultra_ps_e, PG082 processing_system7, PG247 smartconnect, PG164 proc_sys_reset, UG1399 for an IP of Vitis
+# HLS), properties of other objects (UG912), parts and board files. Spellings and addresses as in designs that others have published and run.
 
 # Values by kind, as regular expressions.
 set BOOL {[01]}
