@@ -123,6 +123,10 @@ def test_who_leaves_is_called_off(held: Held, pool: ThreadPoolExecutor) -> None:
         at.wait(lambda: at.metric("attnc_requests_total", path="/v2/models/{name}/infer", status="499") == 1)
         held.go.set()
         assert first.result()[0] == 200
+        with socket.create_connection(("127.0.0.1", at.port)) as leaving:
+            leaving.sendall(f"POST {at.infer} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body[:-1])
+            at.wait(lambda: at.metric("attnc_requests_inside") == 1)
+        at.wait(lambda: at.metric("attnc_requests_total", path="/v2/models/{name}/infer", status="499") == 2)
         at.wait(lambda: at.service.gate.requests == at.service.gate.bytes == 0)
     assert held.counts == [1]
 

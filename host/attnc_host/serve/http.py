@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from attnc_host.errors import AcceleratorError, InputError
 from attnc_host.manifest import Manifest
@@ -91,6 +92,8 @@ async def read_body(request: Request, limits: Limits) -> bytes:
         await asyncio.wait_for(read(), limits.reading)
     except asyncio.TimeoutError:
         raise Refusal(408, f"body: needed all of it within {limits.reading:g} s") from None
+    except ClientDisconnect:
+        raise Refusal(CLIENT_LEFT, "the client left") from None
     return b"".join(parts)
 
 
