@@ -195,6 +195,21 @@ def test_the_page_asks_for_nothing(facts: Facts, simulation: Facts) -> None:
     assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
 
 
+def test_what_is_wrong_stands_on_top(facts: Facts) -> None:
+    assert 'class="warning"' not in page.render(facts)
+    bad = copy.deepcopy(facts)
+    bad["estimate"]["misfit"] = "DSP 2,000 of 998"
+    bad["check"] = {"unchecked": "--no-check"}
+    bad["activation_bits"] |= {"missed": True, "binding": [{"node": "x", "percent": 80.0, "op": "linear", "why": "weights"}]}
+    shown = re.findall(r'class="warning">([^<]*)<', page.render(bad))
+    assert [text.split(":")[0] for text in shown] == [
+        "Does not fit",
+        "The SQNR misses its target of 30 dB",
+        "The C++ was not compared with golden",
+    ]
+    assert "weights 80 %" in shown[1]
+
+
 def test_a_build_that_was_not_simulated(facts: Facts) -> None:
     without = {key: value for key, value in facts.items() if key != "simulation"}
     text = Reader(page.render(without)).text

@@ -78,6 +78,7 @@ def render(facts: Mapping[str, Any], simulation: Mapping[str, Any] | None = None
     return environment.get_template("report.html.j2").render(
         generator=Markup(GENERATOR),
         facts=facts,
+        warnings=figures.warnings(facts),
         tiles=figures.tiles(facts, measured),
         comparison=figures.comparison(facts, measured),
         reasons=reasons(facts),

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from attnc.page.layers import weight_bits
 from attnc.page.markup import compact, count, number, percent, tag
-from attnc.report_tables import checked
+from attnc.report_tables import causes, checked
 
 ESTIMATE, SIMULATED, MEASURED, COMPARED = "estimate", "simulated", "measured", "compared"
 STYLES = {"flp": "pipelines that flush", "stp": "pipelines that stall"}
@@ -89,6 +89,18 @@ def tiles(facts: Facts, measured: Facts | None) -> list[Tile]:
     found.append(
         Tile("energy of a sample", f"{cost['energy_mj']:.3g} mJ", "rough estimate", f"{cost['power_watts']:.1f} W, assumed coefficients")
     )
+    return found
+
+
+def warnings(facts: Facts) -> list[str]:
+    """What a reader has to know before any figure."""
+    cost, widths, found = facts["estimate"], facts["activation_bits"], list(facts["calibration"]["warnings"])
+    if cost["misfit"]:
+        found.append(f"Does not fit: {cost['misfit']}")
+    if widths["missed"]:
+        found.append(f"The SQNR misses its target of {widths['target_db']:g} dB: {causes(widths)}.")
+    if "unchecked" in facts.get("check", {}):
+        found.append(f"The C++ was not compared with golden: {facts['check']['unchecked']}.")
     return found
 
 

@@ -13,6 +13,9 @@ from attnc.page.markup import count, percent
 MOST = 3
 NEAR = 0.9
 """Share of a limit, or of the rate of the DDR, from which on it binds."""
+NEXT = "next operand"
+"""What binds a stage in which the next block's operand takes longer to bring than this one takes to multiply."""
+BRINGING = "While the multipliers work on one block of rows, the next one is loaded and prepared, and that takes longer."
 Facts = Mapping[str, Any]
 Kind = tuple[str, str]
 """What sort of reason, and of which process."""
@@ -127,6 +130,8 @@ def _process(facts: Facts, bound: str) -> tuple[str, str, str]:
         f"It is the slowest process of {len(stages)} stages and works in {percent(min(busy, cycles), cycles)} of their cycles. "
         "The multipliers wait for it, or not all of their places have work in it."
     )
+    if bound == NEXT:
+        return "Bringing the next operand", BRINGING, f"More multipliers do not help. {_together(facts)}"
     op = bound.partition("_")[0]
     numbers = facts["design"]["engines"].get(op)
     if numbers:
