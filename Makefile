@@ -17,7 +17,7 @@ LIBCLANG9 := libclang==9.0.1
 # Of use where it may install; gives up soon where there is no network.
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends -o Acquire::Retries=0 -o Acquire::http::Timeout=20
 
-.PHONY: help demo test test-slow test-service fuzz zoo files sweep conformance lint format train bench bench-published boards clean tools debian
+.PHONY: docs help demo test test-slow test-service fuzz zoo files sweep conformance lint format train bench bench-published boards clean tools debian
 
 help:
 	@echo "make demo    compile the shipped vision transformer, simulate it on every held-out image, print the results"
@@ -35,6 +35,7 @@ help:
 	@echo "make bench   speed of the tool, packing, quantizers on a real layer, hls4ml beside attnc: tables, stored in bench/results"
 	@echo "make bench-published   estimates beside published accelerators"
 	@echo "make boards  DeiT-tiny and BERT-base compiled for boards, beside published designs: rewrites docs/boards.md, about five minutes"
+	@echo "make docs    the commands in docs/reference.md, from the command line itself"
 	@echo "make clean   remove the virtual environment, caches and build folders"
 
 demo: tools $(VENV)/.demo
@@ -87,6 +88,9 @@ bench-published: $(VENV)/.demo
 
 boards: tools $(VENV)/.test
 	$(BIN)/python bench/boards.py
+
+docs: $(VENV)/.test
+	$(BIN)/python bench/reference.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

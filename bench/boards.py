@@ -1,6 +1,6 @@
 """Models of published sizes on boards: cycles, latency and resources, beside published accelerators.
 
-    python bench/boards.py                          # rewrites docs/boards.md, the README's table, bench/results/boards.json
+    python bench/boards.py                          # rewrites docs/boards.md, bench/results/boards.json
     python bench/boards.py --models deit_tiny --json
 
 Exports each model (`models/shapes.py`: random weights, int8), compiles it for its boards, and runs the emitted C++ on one sample against
@@ -33,8 +33,7 @@ from attnc.verify.cosim import STYLES
 from attnc.verify.csim import compare_build
 from attnc_host.progress import Progress
 
-PAGE, README = ROOT / "docs" / "boards.md", ROOT / "README.md"
-BEGIN, END = "<!-- boards: written by make boards -->", "<!-- boards: end -->"
+PAGE = ROOT / "docs" / "boards.md"
 TARGETS = {"deit_tiny": ("zcu102", "kv260"), "bert_base": ("zcu104",)}
 COPIED = ("cycles", "latency_ms", "multiply_adds", "dsp_roof_percent", "power_watts", "ddr_bytes", "weight_bytes")
 KINDS = ("lut", "ff", "dsp", "bram36", "uram")
@@ -131,12 +130,6 @@ def comparison(rows: list[dict[str, Any]]) -> str:
     return table(header, ours + theirs)
 
 
-def with_table(readme: str, rows: list[dict[str, Any]]) -> str:
-    """The README with the table between its two marks."""
-    before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}\n{comparison(rows)}\n{END}{rest.split(END)[1]}"
-
-
 def page(rows: list[dict[str, Any]]) -> str:
     """docs/boards.md."""
     detail = [
@@ -191,7 +184,6 @@ def main() -> int:
     if args.models == list(TARGETS):
         store("boards", facts, {"rows": rows})
         PAGE.write_text(page(rows))
-        README.write_text(with_table(README.read_text(), rows))
     if args.json:
         print(json.dumps({"machine": facts, "rows": rows, "published": [asdict(p) for p in PUBLISHED]}, indent=1))
         return 0
