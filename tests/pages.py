@@ -44,7 +44,8 @@ def calls(page: Path) -> Iterator[tuple[int, list[str]]]:
     """(line, words) of every call of attnc, in blocks and between backticks. A synopsis, with brackets, is none."""
     fenced = {block.line + at for block in blocks(page) for at in range(block.text.count("\n"))}
     for number, line in enumerate(page.read_text().splitlines(), 1):
-        found = re.findall(r"`(attnc [^`]*)`", line) + re.findall(r"^(?:    )(attnc .*)$" if number not in fenced else r"^ *(attnc .*)$", line)
+        code = r"^ *(attnc .*)$" if number in fenced else r"^    (attnc .*)$"
+        found = re.findall(r"`(attnc [^`]*)`", line) + re.findall(code, line)
         for call in found:
             if not re.search(r"[\[\]<>…]|\.\.\.", re.sub(r'"[^"]*"', "x", call)):
                 yield number, shlex.split(re.sub(r"\s{2,}\(.*", "", call), comments=True)  # a remark may stand behind it
