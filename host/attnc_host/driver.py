@@ -139,8 +139,7 @@ class Driver:
     def _halt(self) -> None:
         """No run is under way: it ends by itself, or with the bitstream being loaded anew. Before that its memory must not be freed."""
         try:
-            if self.device.has_registers:
-                self._wait_idle()
+            self._wait_idle()
         except (DeviceError, OSError):
             if not self.device.program():
                 raise
@@ -202,8 +201,7 @@ class Driver:
         return self._store.read(slot)
 
     def _begin(self, slot: Slot, scalars: Mapping[str, int]) -> None:
-        if self.device.has_registers:
-            self._wait_idle()
+        self._wait_idle()
         places = {"memory": slot.buffer.address, "weights": self._store.weights.address, "program": self._store.program.address}
         values = {one.name: places[one.memory] for one in self.map.of("pointer")}
         self._start({**values, **scalars, "instructions": self.manifest.program.steps})
