@@ -17,7 +17,7 @@ LIBCLANG9 := libclang==9.0.1
 # Of use where it may install; gives up soon where there is no network.
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends -o Acquire::Retries=0 -o Acquire::http::Timeout=20
 
-.PHONY: docs help demo test test-slow test-service fuzz zoo files sweep conformance lint format train bench bench-published boards clean tools debian
+.PHONY: docs help demo test test-slow test-board test-service fuzz zoo files sweep conformance lint format train bench bench-published boards clean tools debian
 
 help:
 	@echo "make demo    compile the shipped vision transformer, simulate it on every held-out image, print the results"
@@ -25,6 +25,7 @@ help:
 	@echo "make test-slow  the tests that take longer: every family, every published design, the sentence encoder where it is installed"
 	@echo "make test-service  the service under load: 64 clients, 10,000 requests, answers and memory compared"
 	@echo "make fuzz    3,000 broken and hostile inputs, each of which must end in success or one clear error (FUZZ_ARGS: --seed, --only N, --json)"
+	@echo "make test-board  every fault of the virtual board: what the driver makes of it, what a driver without care would"
 	@echo "make zoo     compile and simulate every transformer family, print the table (ZOO_ARGS: families, --exporter, --json)"
 	@echo "make files   compile and simulate files of every kind that users have, print the table (FILES_ARGS: --model, --kind, --quick, --json)"
 	@echo "make sweep   random graphs, C++ against golden, until GRAPHS of SEED are compared (SWEEP_ARGS: --only BUILD[:GRAPH] replays, --log)"
@@ -41,8 +42,13 @@ help:
 demo: tools $(VENV)/.demo
 	$(BIN)/python models/vit_digits/demo.py
 
-test: tools debian lint
+test: tools debian lint $(VENV)/.boards
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(PYTEST_ARGS)
+
+# Every fault of the virtual board, and what becomes of it: a table. Then the same with the Python and numpy of boards.
+test-board: tools $(VENV)/.test $(VENV)/.boards
+	cd tests && PYTHONPATH=../toolchain:../host OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 ../$(BIN)/python -m board
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/board $(PYTEST_ARGS)
 
 zoo: tools $(VENV)/.test
 	$(BIN)/python models/zoo.py --workers $(WORKERS) $(ZOO_ARGS)
@@ -122,6 +128,11 @@ $(VENV)/.test: $(VENV)/.python pyproject.toml
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[test,ap,serve]'
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --upgrade --target $(VENV)/libclang9 $(LIBCLANG9) || \
 		echo "note: no $(LIBCLANG9) for this machine: emitted C++ is compiled with the newer one alone"
+	@touch $@
+
+# Environments as boards have them, for tests of the runtime; those that cannot be made are left out, with a word.
+$(VENV)/.boards: tests/board/environments.py $(VENV)/.python
+	@$(BIN)/python tests/board/environments.py $(VENV)/boards
 	@touch $@
 
 $(VENV)/.train: $(VENV)/.python pyproject.toml

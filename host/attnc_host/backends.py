@@ -43,9 +43,14 @@ def register_backend(name: str, factory: Factory) -> None:
     BACKENDS[name] = factory
 
 
+def names() -> list[str]:
+    """All that are known."""
+    return sorted({*BACKENDS, *MODULES})
+
+
 def make(name: str, manifest: Manifest, options: Mapping[str, Any]) -> Backend:
     """A backend by its name."""
-    known = sorted({*BACKENDS, *MODULES})
+    known = names()
     if name not in known:
         near = get_close_matches(name, known, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""

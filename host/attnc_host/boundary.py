@@ -239,6 +239,13 @@ def write_outputs(manifest: Manifest, values: Mapping[str, Array]) -> Image:
     return _pack(manifest.fetches, manifest.memory.output_offset, manifest.output_bytes, manifest.lanes, values)
 
 
+def different(manifest: Manifest, found: Image, expected: Image) -> int:
+    """Bytes of values in output regions [..., output_bytes] that are not equal; what lies between values is nobody's."""
+    lanes, start = manifest.lanes, manifest.memory.output_offset
+    places = [slice((one.offset - start) * lanes, (one.offset - start + one.words) * lanes) for one in manifest.fetches]
+    return sum(int(np.count_nonzero(found[..., place] != expected[..., place])) for place in places)
+
+
 def _pack(links: Sequence[Feed | Fetch], start: int, size: int, lanes: int, values: Mapping[str, Array]) -> Image:
     samples = values[links[0].value].shape[0]
     image = np.zeros((samples, size), np.uint8)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from attnc_host import boundary
 from attnc_host import registers as regs
 from attnc_host.boundary import Image
 from attnc_host.device import Device
@@ -124,7 +125,7 @@ class Driver:
         """The first of the build's vectors."""
         inputs, expected = self._store.vector()
         found = self._run_one(self._store.slots[0], inputs, {})
-        different = self._store.different(found, expected)
+        different = boundary.different(self.manifest, found, expected)
         if different:
             hint = "timing of the bitstream, its memory ports, or the DDR; `attnc csim` of the same build shows whether the build is right"
             raise self._error(f"the golden vector comes out differently in {different} of {expected.size} bytes", hint)
@@ -176,7 +177,7 @@ class Driver:
         if self.checks == "all":
             for number in range(first, count):
                 once, twice = (self._run_one(slot, images[number], scalars) for slot in (slots[0], slots[-1]))
-                if self._store.different(once, twice):
+                if boundary.different(self.manifest, once, twice):
                     raise self._error(
                         f"sample {number} comes out differently when it runs again", "bits flip in memory or on the way to it"
                     )

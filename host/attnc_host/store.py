@@ -112,7 +112,7 @@ class Store:
                 digest.update(self._get(buffer, start + at, min(BLOCK, size - at)).tobytes())
             if digest.hexdigest() != self._checksum(name):
                 hint = "caches that are not maintained (a port that is not coherent), memory that others use too, or bits that flip"
-                raise self._error(f"memory does not hold the {name} that were written to it", hint)
+                raise self._error(f"memory does not hold the {name} as written", hint)
 
     def _error(self, what: str, hint: str) -> DeviceError:
         return DeviceError(f"{self.manifest.top} on {self.device.name}: {what}; hint: {hint}")
@@ -127,7 +127,7 @@ class Store:
         found = self._get(slot.buffer, at, size)
         if not np.array_equal(found, image):
             hint = "caches that are not maintained, or memory that others use too"
-            raise self._error("memory does not hold the inputs that were written to it", hint)
+            raise self._error("memory does not hold the inputs as written", hint)
         slot.marks = self._random.integers(0, 256, self._outputs[1], np.uint8)
         self._put(slot.buffer, self._outputs[0], slot.marks)
 
@@ -145,12 +145,6 @@ class Store:
                     what = f"bytes {where} to {min(where + part, end) - 1} of the outputs ({fetch.value!r}) are what they were before"
                     raise self._error(f"it is done, but {what}", "a write that never arrived, or a cache line that is stale")
         return found
-
-    def different(self, found: Image, expected: Image) -> int:
-        """Bytes of values in two output regions that are not equal; what lies between values is nobody's."""
-        lanes, start = self.manifest.lanes, self.manifest.memory.output_offset
-        places = [slice((one.offset - start) * lanes, (one.offset - start + one.words) * lanes) for one in self.manifest.fetches]
-        return sum(int(np.count_nonzero(found[place] != expected[place])) for place in places)
 
     def vector(self) -> tuple[Image, Image]:
         """The first of the build's golden vectors: input region and output region."""

@@ -76,10 +76,10 @@ CASES = [
     case("reordered store", "comes out differently when it runs again", where="outputs", **ALL),
     case("reordered store", "equal", where="activations", **ALL, **AGAIN),
     case("reordered store", "the golden vector comes out differently", where="activations", skip=0, times=ALWAYS),
-    case("short load", "memory does not hold the weights that were written", value=16, skip=0),
+    case("short load", "memory does not hold the weights as written", value=16, skip=0),
     case("short load", "memory does not hold the program", value=1024),
-    case("stale write", "memory does not hold the weights that were written", skip=0),
-    case("stale write", "memory does not hold the inputs that were written", skip=10, times=1),
+    case("stale write", "memory does not hold the weights as written", skip=0),
+    case("stale write", "memory does not hold the inputs as written", skip=10, times=1),
     case("stale read", "bytes 0 to 7 of the outputs .* are what they were before", skip=-1),
     case("power", "nothing answers at the registers.*the board has no power", value=0.01),
     case("power", "equal", value=0.01, **AGAIN),
@@ -103,11 +103,14 @@ class Bench:
     name: str
 
     @classmethod
-    def of(cls, build: Path) -> Bench:
+    def of(cls, build: Path, expected: npt.NDArray[Any] | None = None) -> Bench:
+        """Answers are `expected` where the golden model is not at hand."""
         manifest = manifests.load(build)
         (port,) = manifest.inputs
         inputs = {port.name: np.random.default_rng(5).normal(size=(SAMPLES, *port.shape[1:])).astype(np.float32)}
         (output,) = manifest.outputs
+        if expected is not None:
+            return cls(manifest, inputs, expected, output.name)
         with Accelerator.open(build, "golden") as golden:
             return cls(manifest, inputs, golden.run(inputs)[output.name], output.name)
 

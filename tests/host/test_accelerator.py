@@ -150,7 +150,7 @@ OLD_PYTHON = Path("/root/.pyenv/versions/3.10.13/bin/python")
 
 @pytest.mark.skipif(not OLD_PYTHON.is_file(), reason="Python 3.10 is not installed")
 def test_compiles_with_the_oldest_python(tmp_path: Path) -> None:
-    files = sorted(Path(attnc_host.__file__).parent.glob("*.py"))
+    files = sorted(Path(attnc_host.__file__).parent.rglob("*.py"))
     code = "import sys\nfor name in sys.argv[1:]: compile(open(name).read(), name, 'exec')"
     done = subprocess.run([OLD_PYTHON, "-c", code, *files], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -20,10 +20,10 @@ from attnc_host.signals import uninterrupted
 MANIFEST, REPORT = "manifest.json", "report.json"
 CONFIG, SCHEDULE = "attnc.yaml", "schedule.yaml"
 """Settings of the layers, where a file or a search gave them, and the schedule: files of a build that are there to be edited."""
-SIMULATION = "cosim.json"
-"""What `attnc cosim` found."""
+SIMULATION, MEASURED = "cosim.json", "measured.json"
+"""What `attnc cosim` found, and what a self-test on a board did."""
 SIMULATORS = tuple(f"hls/{name}{stamp}" for name in ("csim_native", "csim_ap", "cosim_native") for stamp in ("", ".sha256"))
-OWN = (MANIFEST, REPORT, "report.txt", SIMULATION, CONFIG, SCHEDULE, *SIMULATORS)
+OWN = (MANIFEST, REPORT, "report.txt", SIMULATION, MEASURED, CONFIG, SCHEDULE, *SIMULATORS)
 """Files of a build that its manifest does not list."""
 Note = Callable[[str], None]
 """Takes a remark for the user."""

@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from attnc.codegen.folder import REPORT, SIMULATION
+from attnc.codegen.folder import MANIFEST, MEASURED, REPORT, SIMULATION
 from attnc.errors import BuildError
 from attnc.files import read_json
 from attnc.page import figures, layers, memories, roofline, timeline
@@ -23,8 +23,8 @@ from attnc.page.reasons import reasons
 from attnc.report import load_report
 from attnc.resources import data_path
 from attnc.sim.timeline import from_facts
+from attnc_host.integrity import OWN
 
-MEASURED = "measured.json"
 FILES = (REPORT, SIMULATION, MEASURED)
 """Of a build, that a page is made of."""
 GENERATOR = '<meta name="generator" content="attnc">'
@@ -53,12 +53,20 @@ def build_page(build: Path, measured: Path | None = None) -> Page:
     facts = load_report(build)
     simulation = read_json(build / SIMULATION) if (build / SIMULATION).is_file() else None
     given = measured or build / MEASURED
-    found = read_json(given) if measured or given.is_file() else None
+    found = _measured(build, given) if measured or given.is_file() else None
     try:
         return Page(render(facts, simulation, found), [asdict(reason) for reason in reasons(facts)])
     except DAMAGE as error:
         files = f"report.json, {SIMULATION} or {given.name}"
         raise BuildError(f"{build}: {files} is damaged ({type(error).__name__}: {error}); compile the model again") from error
+
+
+def _measured(build: Path, path: Path) -> Any:
+    """What a self-test measured; nothing where it ran on no device. It must be of this very build."""
+    found, whole = read_json(path), read_json(build / MANIFEST)
+    if isinstance(found, dict) and "build" in found and isinstance(whole, dict) and found["build"] != whole.get(OWN):
+        raise BuildError(f"{path}: was measured with another build than {build}")
+    return None if isinstance(found, dict) and found.get("hardware") is False else found
 
 
 def render(facts: Mapping[str, Any], simulation: Mapping[str, Any] | None = None, measured: Mapping[str, Any] | None = None) -> str:
