@@ -98,9 +98,14 @@ RUNTIME_IR_VERSION = 10
 """A file may claim a newer IR than onnxruntime knows, though it uses nothing of it: onnx.helper always claims the newest."""
 
 
+IN_FLOAT32 = "session.qdq_matmulnbits_accuracy_level", "1"
+"""Products with weights in blocks are computed as the file has them; by itself onnxruntime rounds their inputs to 8 bits."""
+
+
 def session(proto: onnx.ModelProto, what: str) -> onnxruntime.InferenceSession:
     """An onnxruntime session on the CPU; without optimizations where these fail, as on some models that it has optimized before."""
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry(*IN_FLOAT32)
     options.log_severity_level = 4  # what fails is raised as well
     claimed = proto.ir_version
     proto.ir_version = min(claimed, RUNTIME_IR_VERSION)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 
 from attnc.kernels.call import Walk
 
 
+@lru_cache(maxsize=1 << 12)
 def runs(walk: Walk) -> tuple[npt.NDArray[np.int64], int]:
     """First words of the stretches that a walk passes, ascending, and the words of each."""
     starts = np.zeros(1, np.int64)
@@ -16,6 +19,7 @@ def runs(walk: Walk) -> tuple[npt.NDArray[np.int64], int]:
     return walk.offset + walk.bytes * np.unique(starts), walk.bytes * walk.counts[3]
 
 
+@lru_cache(maxsize=1 << 16)
 def overlap(a: Walk, b: Walk) -> bool:
     """Whether any word belongs to both."""
     if not a.vectors or not b.vectors or a.span[0] >= b.span[1] or b.span[0] >= a.span[1]:

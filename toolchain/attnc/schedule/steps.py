@@ -10,11 +10,13 @@ steps so that the sum of the slowest is least. Both orders and steps depend on n
 from __future__ import annotations
 
 import heapq
+import math
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from operator import getitem, le
 from typing import Any
 
 from attnc.kernels.call import Walk
@@ -57,8 +59,14 @@ def tracks(kernels: Sequence[Sequence[KernelCall]]) -> list[int]:
 def form_steps(tasks: Sequence[Task], starts: Sequence[int]) -> list[tuple[int, ...]]:
     """Indices of the tasks of each step, in order. `starts` are the first words of the values, ascending, each in a region of its own."""
     needs = dependences(tasks, starts)
-    free = range(1 + max((task.track for task in tasks), default=0))
-    return min((_cut(tasks, needs, _orders(tasks, needs, track)) for track in free), key=lambda found: found[0])[1]
+    best: tuple[float, list[tuple[int, ...]]] = math.inf, []
+    tried: list[list[list[int]]] = []
+    for free in range(1 + max((task.track for task in tasks), default=0)):
+        orders = _orders(tasks, needs, free)
+        found = None if orders in tried else _cut(tasks, needs, orders, best[0])
+        tried.append(orders)
+        best = found or best
+    return best[1]
 
 
 def dependences(tasks: Sequence[Task], starts: Sequence[int]) -> list[set[int]]:
@@ -73,7 +81,7 @@ def dependences(tasks: Sequence[Task], starts: Sequence[int]) -> list[set[int]]:
                 value = bisect_right(starts, walk.offset) - 1
                 shape = shapes.setdefault((walk.offset - starts[value], walk.counts, walk.strides, walk.bytes), len(shapes))
                 if shape == len(known):
-                    known.append(replace(walk, offset=walk.offset - starts[value]))
+                    known.append(Walk(walk.offset - starts[value], walk.counts, walk.strides, walk.bytes))
                 found[value].append((number, shape))
     meet: dict[tuple[int, int], bool] = {}  # layers are alike: few pairs of shapes, many pairs of walks
     needs: list[set[int]] = [set() for _ in tasks]
@@ -158,9 +166,12 @@ def _orders(tasks: Sequence[Task], needs: Sequence[set[int]], free: int) -> list
                     freed.append(user)
 
 
-def _cut(tasks: Sequence[Task], needs: Sequence[set[int]], orders: Sequence[Sequence[int]]) -> tuple[int, list[tuple[int, ...]]]:
-    """Cycles and tasks of the steps into which the orders are best cut. Beside a task, a step takes whatever is ready and no slower: to
-    have done more never costs later. Of the states with equally many tasks done, those stay that promise most."""
+def _cut(
+    tasks: Sequence[Task], needs: Sequence[set[int]], orders: Sequence[Sequence[int]], least: float
+) -> tuple[int, list[tuple[int, ...]]] | None:
+    """Cycles and tasks of the steps into which the orders are best cut; None where these are not fewer cycles than `least`. Beside a
+    task, a step takes whatever is ready and no slower: to have done more never costs later. Of the states with equally many tasks done,
+    those stay that promise most."""
     place = {number: at for order in orders for at, number in enumerate(order)}
     before = {}
     for number in place:
@@ -172,14 +183,14 @@ def _cut(tasks: Sequence[Task], needs: Sequence[set[int]], orders: Sequence[Sequ
     levels: list[dict[State, tuple[int, State, tuple[int, ...]]]] = [{} for _ in range(len(tasks) + 1)]
     levels[0][(0,) * len(orders)] = 0, (), ()
 
-    def promise(state: State, cost: int) -> int:
-        return cost + max(rest[done] for rest, done in zip(left, state, strict=True))
-
     for level, reached in enumerate(levels):
-        for state in sorted(reached, key=lambda state: (promise(state, reached[state][0]), state))[:WIDTH]:
+        promises = [(entry[0] + max(map(getitem, left, state)), state) for state, entry in reached.items()]
+        for promise, state in sorted(promises)[:WIDTH]:
+            if promise >= least:
+                break
             cost = reached[state][0]
             heads = [order[done] for order, done in zip(orders, state, strict=True) if done < len(order)]
-            ready = [head for head in heads if all(most <= done for most, done in zip(before[head], state, strict=True))]
+            ready = [head for head in heads if all(map(le, before[head], state))]
             ready.sort(key=lambda number: (tasks[number].cycles, tasks[number].track))
             for count, slowest in enumerate(ready, 1):
                 taken = {tasks[number].track: number for number in ready[:count]}
@@ -187,7 +198,7 @@ def _cut(tasks: Sequence[Task], needs: Sequence[set[int]], orders: Sequence[Sequ
                 total = cost + tasks[slowest].cycles + STEP_CYCLES
                 if then not in levels[level + count] or total < levels[level + count][then][0]:
                     levels[level + count][then] = total, state, tuple(number for _, number in sorted(taken.items()))
-    return _way_back(levels)
+    return _way_back(levels) if levels[-1] and min(entry[0] for entry in levels[-1].values()) < least else None
 
 
 def _way_back(levels: Sequence[dict[State, tuple[int, State, tuple[int, ...]]]]) -> tuple[int, list[tuple[int, ...]]]:
