@@ -14,7 +14,7 @@ import math
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from operator import getitem, le
 from typing import Any
@@ -81,7 +81,7 @@ def dependences(tasks: Sequence[Task], starts: Sequence[int]) -> list[set[int]]:
                 value = bisect_right(starts, walk.offset) - 1
                 shape = shapes.setdefault((walk.offset - starts[value], walk.counts, walk.strides, walk.bytes), len(shapes))
                 if shape == len(known):
-                    known.append(Walk(walk.offset - starts[value], walk.counts, walk.strides, walk.bytes))
+                    known.append(replace(walk, offset=walk.offset - starts[value], zero_point=0, value=""))
                 found[value].append((number, shape))
     meet: dict[tuple[int, int], bool] = {}  # layers are alike: few pairs of shapes, many pairs of walks
     needs: list[set[int]] = [set() for _ in tasks]
