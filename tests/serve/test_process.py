@@ -18,8 +18,11 @@ from attnc_host.serve import command
 from serving import PATIENCE, infer_body, started
 
 
-def test_from_start_to_end(shared_build: Path) -> None:
-    with started(shared_build, "--backend", "golden", "--queue", "3", "--samples", "2") as (process, port):
+def test_from_start_to_end(shared_build: Path, tmp_path: Path) -> None:
+    """Of an archive, as it goes to a board."""
+    archive = tmp_path / "small.zip"
+    assert main(["package", str(shared_build), "-o", str(archive)]) == 0
+    with started(archive, "--backend", "golden", "--queue", "3", "--samples", "2") as (process, port):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
         for count, status in ((2, 200), (3, 400)):
             connection.request("POST", "/v2/models/small/infer", json.dumps(infer_body(np.zeros((count, 4, 6)))))

@@ -14,14 +14,13 @@ from attnc_host.serve.http import Measured, Service, refusal
 from attnc_host.serve.limits import Refusal
 from attnc_host.serve.page import PAGE, POLICY
 from attnc_host.serve.worker import Unavailable
-
-SERVER = "0.1.0"
+from attnc_host.version import __version__
 
 
 def create_app(service: Service) -> FastAPI:
     """The application in front of a service whose worker has been started."""
-    app = FastAPI(title="attnc", version=SERVER, docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(inference.routes(service, SERVER))
+    app = FastAPI(title="attnc", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(inference.routes(service, __version__))
     app.include_router(completions.routes(service))
 
     @app.get("/")

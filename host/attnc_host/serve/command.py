@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from attnc_host import backends
 from attnc_host.accelerator import Accelerator
 from attnc_host.errors import AcceleratorError
 
@@ -22,8 +23,8 @@ KEEP_ALIVE = 30
 
 
 def serve(path: Path, backend: str, host: str, port: int, **limits: Any) -> None:
-    """Serve a build until SIGTERM or Ctrl-C; what was taken until then is answered. `limits` are fields of `Limits`; those that are None
-    have their defaults."""
+    """Serve a build folder or an archive until SIGTERM or Ctrl-C; what was taken until then is answered. `limits` are fields of `Limits`;
+    those that are None have their defaults."""
     try:
         from attnc_host.serve.http import Service
         from attnc_host.serve.limits import Limits, body_limit
@@ -41,7 +42,8 @@ def serve(path: Path, backend: str, host: str, port: int, **limits: Any) -> None
             if "body" not in given:
                 body = body_limit(accelerator.manifest, chosen.samples)
                 chosen = replace(chosen, body=body, bodies=given.get("bodies", max(chosen.bodies, body)))
-            service = Service(worker, accelerator, chosen, metrics, backend)
+            name = backends.choose(accelerator.manifest) if backend == "auto" else backend
+            service = Service(worker, accelerator, chosen, metrics, name)
             run(service, listener, lambda: _say(service, listener))
         finally:
             if not worker.close(chosen.grace):
@@ -124,8 +126,8 @@ LIMITS: dict[str, tuple[Callable[[str], Any], str]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; its exit code."""
     parser = argparse.ArgumentParser("python -m attnc_host.serve", description="Serve an accelerator over HTTP.")
-    parser.add_argument("build", type=Path, help="a build of attnc")
-    parser.add_argument("--backend", default="csim", help="what runs it (default %(default)s)")
+    parser.add_argument("build", type=Path, help="an archive of `attnc package`, or a build folder")
+    parser.add_argument("--backend", default="auto", help="what runs it (default %(default)s: the board that is there)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default %(default)s: this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="0: any that is free (default %(default)s)")
     for name, (kind, text) in LIMITS.items():
