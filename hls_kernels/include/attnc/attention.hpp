@@ -8,7 +8,7 @@
 //                row) order; one row serves all queries when bias_rows is 1; or words with a bias as `channels` of queries and keys
 //                for every head, attention_channels.hpp
 //          `position`, `before` and `after` limit nothing where MASKED = 0.
-//          `scored` is the number of keys of a head's blocks of P queries, summed: what key_range gives (attention_common.hpp); `paced`
+//          `scored` is the number of keys of a head's blocks of P queries, summed: what keys_within gives (attention_common.hpp); `paced`
 //          the same with at least P for each block
 //          y     per head: v_tiles * rows vectors, (tile, row) order
 // Types    XT (queries and keys) and VT (values) signed, of 8 or 16 bits; ScoreT holds q . k, SumT a sum of

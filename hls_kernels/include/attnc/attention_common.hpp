@@ -29,31 +29,61 @@ struct KeyRange {
   int first, stop;
 };
 
-// Keys of the P queries of a block. At least one, so that every block has a maximum and a sum; it is then excluded query by query. An
-// engine whose calls leave no key out (MASKED = 0) has no hardware for it.
-template <int P, int MASKED = 1, class Call> KeyRange key_range(int block, const Call& call) {
+// What a block of queries reaches by position, whether such keys exist or not.
+struct KeyReach {
+  int block, first, stop;
+};
+
+template <int P, class Call> KeyReach key_reach(int block, const Call& call) {
 #pragma HLS INLINE
   const int end = (block + 1) * P < call.rows ? (block + 1) * P : call.rows;
-  const int first = call.position + block * P - call.before, stop = call.position + end + call.after;
+  KeyReach reach;
+  reach.block = block;
+  reach.first = call.position + block * P - call.before;
+  reach.stop = call.position + end + call.after;
+  return reach;
+}
+
+// That of the block behind it, or of the first one: an addition and a choice for each number; the rest is the same all through a call.
+template <int P, class Call> KeyReach reach_next(const KeyReach& reach, const Call& call) {
+#pragma HLS INLINE
+  const KeyReach start = key_reach<P>(0, call);
+  const bool ends = reach.block * P >= call.rows - P;
+  const int limit = call.position + call.rows + call.after;
+  KeyReach next;
+  next.block = ends ? start.block : reach.block + 1;
+  next.first = ends ? start.first : reach.first + P;
+  next.stop = ends ? start.stop : reach.stop + P < limit ? reach.stop + P : limit;
+  return next;
+}
+
+// The keys of it that there are. At least one, so that every block has a maximum and a sum; it is then excluded query by query. An engine
+// whose calls leave no key out (MASKED = 0) has no hardware for it.
+template <int MASKED, class Call> KeyRange keys_within(const KeyReach& reach, const Call& call) {
+#pragma HLS INLINE
   KeyRange range;
-  range.first = MASKED == 0 || first < 0 ? 0 : first < call.keys ? first : call.keys - 1;
-  range.stop = MASKED == 0 || stop > call.keys ? call.keys : stop > range.first ? stop : range.first + 1;
+  range.first = MASKED == 0 || reach.first < 0 ? 0 : reach.first < call.keys ? reach.first : call.keys - 1;
+  range.stop = MASKED == 0 || reach.stop > call.keys ? call.keys : reach.stop > range.first ? reach.stop : range.first + 1;
   return range;
 }
 
 // Goes through the keys of one block of queries after the other and starts again after the last. The range that comes next is known one
-// block ahead, so that a step of a pipelined loop is a comparison and a choice.
+// block ahead, and what the block behind it reaches two, so that a step of a pipelined loop has few operations one behind the other.
 struct KeyCursor {
-  int key, block;
+  int key, block, next_block;
   KeyRange range, next;
+  KeyReach ahead;
 };
 
 template <int P, int MASKED, class Call> KeyCursor key_start(const Call& call) {
 #pragma HLS INLINE
+  const KeyReach first = key_reach<P>(0, call), second = reach_next<P>(first, call);
   KeyCursor cursor;
-  cursor.block = 0;
-  cursor.range = key_range<P, MASKED>(0, call);
-  cursor.next = key_range<P, MASKED>(call.rows > P ? 1 : 0, call);
+  cursor.block = first.block;
+  cursor.range = keys_within<MASKED>(first, call);
+  cursor.next_block = second.block;
+  cursor.next = keys_within<MASKED>(second, call);
+  cursor.ahead = reach_next<P>(second, call);
   cursor.key = cursor.range.first;
   return cursor;
 }
@@ -63,11 +93,12 @@ template <int P, int MASKED, class Call> KeyCursor key_next(KeyCursor cursor, co
   if (cursor.key + 1 < cursor.range.stop) {
     ++cursor.key;
   } else {
-    cursor.range = cursor.next;
     cursor.key = cursor.next.first;
-    cursor.block = (cursor.block + 1) * P < call.rows ? cursor.block + 1 : 0;
-    const int ahead = (cursor.block + 1) * P < call.rows ? cursor.block + 1 : 0;
-    cursor.next = key_range<P, MASKED>(ahead, call);
+    cursor.block = cursor.next_block;
+    cursor.range = cursor.next;
+    cursor.next_block = cursor.ahead.block;
+    cursor.next = keys_within<MASKED>(cursor.ahead, call);
+    cursor.ahead = reach_next<P>(cursor.ahead, call);
   }
   return cursor;
 }

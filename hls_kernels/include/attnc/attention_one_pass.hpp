@@ -61,7 +61,7 @@ struct KeySteps {
 template <int P, int S>
 KeySteps key_steps(int block, int key_block, const AttentionOnePassCall& call) {
 #pragma HLS INLINE
-  const KeyRange range = key_range<P>(block, call);
+  const KeyRange range = keys_within<1>(key_reach<P>(block, call), call);
   const int start = key_block * call.key_step;
   const int end = key_block + 1 == call.key_blocks ? call.keys : start + call.key_step;
   const int first = range.first > start ? range.first : start;

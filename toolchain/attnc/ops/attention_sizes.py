@@ -67,7 +67,7 @@ class Mask:
         return first, min(max(position + rows + self.after, first + 1), keys)
 
     def blocks(self, row: int, rows: int, keys: int, count: int) -> list[tuple[int, int, int]]:
-        """(queries, first key, stop) of the blocks of `count` queries of a call, exactly as `key_range` of the kernels."""
+        """(queries, first key, stop) of the blocks of `count` queries of a call, exactly as `keys_within` of the kernels."""
         starts = range(row, row + rows, count)
         return [(min(count, row + rows - at), *self.keys(at, min(count, row + rows - at), keys)) for at in starts]
 

@@ -28,8 +28,9 @@ from attnc.ops.softmax import DIVISION_LATENCY, normaliser_luts
 
 SERIAL_DIVIDER = Resources(lut=90, ff=120)
 """A subtracter and two shift registers."""
-RANGES = Resources(lut=5 * 8 * 32, ff=5 * 4 * 32)
-"""Five processes that each find the range of keys of the next block: eight adders and comparisons of 32 bits, two ranges held."""
+RANGES = Resources(lut=5 * 9 * 32, ff=5 * 6 * 32)
+"""Five processes that each find the range of keys of the next block: nine adders and comparisons of 32 bits; two ranges and what the block
+behind them reaches are held."""
 
 
 def two_pass(t: Array, v: Array, v_bits: int, exp2: Table) -> tuple[Array, Array]:
@@ -215,8 +216,8 @@ def shared_logic(kernel: KernelCall, columns: int, softmax: int) -> Resources:
     adders = 8 if kernel.arg("XT") <= 8 else math.ceil(score / 4)
     rescale = wide_products(score, softmax) + Resources(dsp=3 * softmax if cap else 0) + wide_products(acc, lanes)
     logic = Resources(
-        lut=adders * columns * lanes + softmax * (120 + (160 if cap else 0)) + 80 * (softmax + lanes) + normaliser + 3300 - RANGES.lut,
-        ff=10 * columns * lanes + softmax * 228 + 80 * lanes + 2 * normaliser + 4400 - RANGES.ff,
+        lut=adders * columns * lanes + softmax * (120 + (160 if cap else 0)) + 80 * (softmax + lanes) + normaliser + 3460 - RANGES.lut,
+        ff=10 * columns * lanes + softmax * 228 + 80 * lanes + 2 * normaliser + 4720 - RANGES.ff,
         dsp=columns * lanes // (2 if paired else 1) + columns * lanes,
     )
     logic = logic + rescale
