@@ -218,6 +218,21 @@ def test_the_end_loses_nothing(held: Held, pool: ThreadPoolExecutor) -> None:
     assert held.counts == [1, 2] and held.closed == 1
 
 
+def test_the_end_comes(held: Held, pool: ThreadPoolExecutor) -> None:
+    """After the grace, whatever the accelerator still does: clients hear of it, and nothing that waits is begun."""
+    with serving(lambda: held, Limits(grace=1)) as at:
+        taken = [begin(pool, at, held)]
+        taken.append(pool.submit(at.json, "POST", at.infer, infer_body(X[:2])))
+        inside(at, 1)
+        at.stop.set()
+        at.thread.join(PATIENCE)
+        assert not at.thread.is_alive()
+        for future in taken:
+            assert future.result() == (503, {"error": "the service ended before there was an answer"})
+        held.go.set()
+    assert held.counts == [1]
+
+
 def test_limits(shared_build: Path) -> None:
     with pytest.raises(AcceleratorError, match="queue: needed a number above 0, found 0"):
         Limits(queue=0)

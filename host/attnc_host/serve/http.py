@@ -112,6 +112,8 @@ async def while_connected(request: Request, waiting: asyncio.Future[T], until: f
     try:
         either: set[asyncio.Future[Any]] = {waiting, gone}
         done, _ = await asyncio.wait(either, timeout=max(0.0, until - begin), return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        raise Unavailable("the service ended before there was an answer") from None
     finally:
         gone.cancel()
         if not waiting.done():
