@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import html
 import json
+import random
 import re
 import shutil
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -223,6 +225,7 @@ def test_a_build_that_was_not_simulated(facts: Facts) -> None:
         ("report.json", ("estimate", "cycles"), "many"),
         ("report.json", ("estimate", "stages"), 3),
         ("report.json", ("layers",), [{"node": "x"}]),
+        ("report.json", ("layers", 0, "shape"), None),
         ("report.json", ("board", "ddr_gb_s"), 0),
         ("cosim.json", ("timeline", "bin_cycles"), 0),
         ("cosim.json", ("timeline", "bands"), [{}]),
@@ -230,7 +233,7 @@ def test_a_build_that_was_not_simulated(facts: Facts) -> None:
     ],
 )
 def test_damaged_files_are_one_clear_error(
-    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, field: tuple[str, ...], value: object
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, field: tuple[Any, ...], value: object
 ) -> None:
     build = tmp_path / "build"
     build.mkdir()
@@ -247,6 +250,37 @@ def test_damaged_files_are_one_clear_error(
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("attnc: error: ") and "is damaged" in err and "Traceback" not in err
     assert not (tmp_path / "r.html").exists()
+
+
+ODD = (None, "x", "<script>", -1, 0, 1e308, float("nan"), float("inf"), [], {}, [1, 2], {"a": 1}, True, 10**40, "9" * 400)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where anything stands in a file."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield (*path, key)
+        yield from places(inner, (*path, key))
+
+
+def test_whatever_stands_in_a_file_ends_in_a_page_or_in_an_error(facts: Facts, simulation: Facts) -> None:
+    small = {"report": copy.deepcopy(facts), "simulation": copy.deepcopy(simulation), "measured": MEASURED}
+    small["report"]["estimate"]["stages"], small["report"]["layers"] = facts["estimate"]["stages"][:3], facts["layers"][:4]
+    small["simulation"]["styles"] = {}
+    time = small["simulation"]["timeline"]
+    time["engines"], time["bands"] = {name: strips[:1] for name, strips in time["engines"].items()}, time["bands"][:3]
+    found, rng = [path for path in places(small) if len(path) > 1], random.Random(0)
+    known: list[tuple[tuple[Any, ...], Any]] = [(("report", "estimate", "resources", "uram", "used"), 10**40)]
+    for path, odd in known + [(rng.choice(found), rng.choice(ODD)) for _ in range(40)]:
+        mutant = copy.deepcopy(small)
+        inner: Any = mutant
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = odd
+        try:
+            text = page.render(*mutant.values())
+        except page.DAMAGE:
+            continue
+        assert "<script" not in text and len(text) < 300_000, path
 
 
 def test_the_command(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

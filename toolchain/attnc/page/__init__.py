@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ FILES = (REPORT, SIMULATION, MEASURED)
 GENERATOR = '<meta name="generator" content="attnc">'
 COLOURS = 6
 """Of engines and operators; 0 is of neither."""
-DAMAGE = (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError)
+DAMAGE = (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError, jinja2.UndefinedError)
 """What a file of the wrong shape raises."""
 
 
@@ -75,15 +76,7 @@ def render(facts: Mapping[str, Any], simulation: Mapping[str, Any] | None = None
     order = sorted({layer["op"] for layer in facts["layers"]}, key=lambda op: -_cycles(facts, op))
     active = {stage["op"] for stage in facts["estimate"]["stages"] if stage["multiply_adds"]}
     colours = {op: at + 1 if at < COLOURS else 0 for at, op in enumerate(order)}
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(data_path("templates")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"named": text, "marked": _marked}
-    return environment.get_template("report.html.j2").render(
+    return _template().render(
         generator=Markup(GENERATOR),
         facts=facts,
         warnings=figures.warnings(facts),
@@ -106,6 +99,19 @@ def render(facts: Mapping[str, Any], simulation: Mapping[str, Any] | None = None
         standing=figures.standing(facts),
         measured=measured,
     )
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(data_path("templates")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"named": text, "marked": _marked}
+    return environment.get_template("report.html.j2")
 
 
 def _cycles(facts: Mapping[str, Any], op: str) -> int:

@@ -45,7 +45,7 @@ def floor_plan(facts: Mapping[str, Any], kind: str) -> Markup:
     row, taken = facts["estimate"]["resources"][kind], parts(facts, kind)
     share = f"{percent(row['used'], row['available'])}, limit {count(row['limit'])}"
     title = f"{NAMES[kind]}: {count(row['used'])} of {count(row['available'])} ({share})"
-    size = max(1, math.ceil(row["available"] / CELLS))
+    size = max(1, math.ceil(max(row["available"], sum(part.blocks for part in taken)) / CELLS))
     cells = [
         tag("i", title=f"{part.name}: {part.blocks:g}", class_=f"c{part.colour}")
         for part in taken
