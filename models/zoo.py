@@ -28,7 +28,7 @@ from attnc.codegen.folder import SIMULATION
 from attnc.verify.cosim import STYLES
 
 ROOT = Path(__file__).resolve().parents[1]
-TIMEOUT = 600
+TIMEOUT = 1800
 LEAST_VARYING = 0.01
 SEEN, UNSEEN = 16, 8
 """Samples to calibrate with, and those that the accuracy in the table is measured on."""
