@@ -26,6 +26,12 @@ from models import files_decoder, files_fused, files_quantized, files_shipped, z
 from models.file_kinds import MODELS, PLAIN, Kind, Skipped, Source
 
 SLACK_DB = 1.0
+GROUPS = {
+    "exports": ("plain", "torchscript", "dynamo-"), "optimized by onnxruntime": ("ort-", "fused"), "decoder with a past": ("genai",),
+    "weights in blocks": ("nbits", "blocked"), "dynamic int8": ("dynamic-",), "QOperator": ("qoperator",), "QDQ": ("qdq",),
+    "files of packages": ("shipped", "minilm"),
+}  # fmt: skip
+"""What kinds are counted together, by how their names begin."""
 KINDS = {kind.name: kind for kind in (PLAIN, *files_fused.KINDS, *files_decoder.KINDS, *files_quantized.KINDS, *files_shipped.KINDS)}
 
 
@@ -80,8 +86,27 @@ def judge(rows: list[dict[str, Any]]) -> None:
         row["ok"] = not zoo.failed(row) and not behind
 
 
+def counts(rows: list[dict[str, Any]]) -> Any:
+    """For each group its files, how many compile and are exact, how many are successes, and the least that one has above what it is
+    compared with."""
+    from rich.table import Table
+
+    table = Table()
+    for title in ("files", "number", "compile, exact", "reach what they should", "least above, dB"):
+        table.add_column(title, justify="left" if title == "files" else "right")
+    for name, beginnings in GROUPS.items():
+        judged = [row for row in rows if row["kind"].startswith(beginnings) and "ok" in row]
+        above = [
+            row.get("float_db", row["sqnr_db"]) - row["beside_db"] for row in judged if "sqnr_db" in row and row["beside_db"] is not None
+        ]
+        if judged:
+            done = (sum("error" not in row for row in judged), sum(row["ok"] for row in judged))
+            table.add_row(name, str(len(judged)), *map(str, done), f"{min(above):+.1f}" if above else "")
+    return table
+
+
 def show(rows: list[dict[str, Any]]) -> None:
-    """The table, and how many of each kind are successes."""
+    """The tables: every file, and how many of each group are successes."""
     from rich.console import Console
     from rich.table import Table
 
@@ -99,6 +124,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         beside = "" if row["beside_db"] is None else f"{row['beside_db']:.1f} ({row['beside']})"
         table.add_row(row["model"], row["kind"], str(row["elements"]), f"{row['sqnr_db']:.1f}", beside, row.get("remark", ""), style=style)
     Console(width=None if sys.stdout.isatty() else 190).print(table)
+    Console(width=None if sys.stdout.isatty() else 110).print(counts(rows))
     judged = [row["ok"] for row in rows if "ok" in row]
     print(f"{sum(judged)} of {len(judged)} files compile, agree bit for bit and reach what they are compared with less {SLACK_DB:g} dB")
 

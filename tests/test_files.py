@@ -21,11 +21,17 @@ def test_a_file_is_judged_by_what_the_plain_export_reaches(capsys: pytest.Captur
     assert [row.get("ok") for row in rows] == [True, True, False, False, None]
     files.show(rows)
     text = " ".join(capsys.readouterr().out.split())
+    assert "exports │ 1 │ 1 │ 1 │ +0.0" in text and "optimized by onnxruntime │ 3 │ 2 │ 1 │ -1.1" in text
     assert "34.0 (plain)" in text and "failed: no" in text and "2 of 4 files compile" in text and "skipped: gone" in text
 
 
 def test_what_a_kind_is_compared_with_is_a_kind() -> None:
     assert all(set(kind.models) <= set(files.KINDS[kind.beside].models) for kind in files.KINDS.values())
+
+
+def test_every_kind_is_counted_once() -> None:
+    groups = [name for kind in files.KINDS for name, beginnings in files.GROUPS.items() if kind.startswith(beginnings)]
+    assert len(groups) == len(files.KINDS) and set(groups) == set(files.GROUPS)
 
 
 def test_unknown_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
