@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from attnc.arrays import Array
-from attnc.codegen.project import write_project
+from attnc.codegen.project import Vectors, write_project
 from attnc.golden import run_golden
 from attnc.ir import Graph, Node
 from attnc.kernels.design import Design
@@ -66,7 +66,7 @@ def write_small_build(folder: Path, host: bool = False, batched: bool = True, tr
     vectors = {"x": rng.integers(-128, 128, (samples, ROWS, K)).astype(np.int8)}
     folder.mkdir(parents=True, exist_ok=True)
     source, expected = {"file": "small.onnx", "sha256": "0" * 64}, run_golden(model.graph, vectors)
-    write_project(folder, model, Design.of(4, 4, 4), BOARDS["kv260"], 200.0, source, vectors, expected)
+    write_project(folder, model, Design.of(4, 4, 4), BOARDS["kv260"], 200.0, source, Vectors(vectors, expected))
     return folder
 
 

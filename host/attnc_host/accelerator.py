@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -13,7 +13,8 @@ import numpy as np
 
 from attnc_host import archive, backends, boundary
 from attnc_host.backends import Backend
-from attnc_host.boundary import Array, HostGraphs
+from attnc_host.boundary import Array, HostGraphs, Image
+from attnc_host.decoder import Session
 from attnc_host.errors import InputError
 from attnc_host.manifest import Manifest
 from attnc_host.samples import Samples
@@ -51,10 +52,25 @@ class Accelerator:
             found._held.push(held.pop_all())
             return found
 
+    def session(self, number: int = 0) -> Session:
+        """A sequence of tokens on a build that generates them, in the caches of that number; it begins anew."""
+        return Session(self.manifest, self._in_turn, number)
+
+    def generate(self, ids: Sequence[int], max_new_tokens: int, **options: Any) -> Iterator[int]:
+        """Tokens that follow `ids`, as they come; options as those of `Session.generate`."""
+        return self.session().generate(ids, max_new_tokens, **options)
+
+    def _in_turn(self, image: Image, scalars: Mapping[str, int]) -> Image:
+        """A run of a decoder."""
+        with self._turn:
+            return self.backend.execute(image[np.newaxis], scalars)[0]  # type: ignore[call-arg]
+
     def run(self, inputs: Mapping[str, Any], integers: bool = False, scalars: Mapping[str, int] | None = None) -> dict[str, Array]:
         """Outputs of the model by name, for its inputs by name; `attnc_host.samples` says how arrays hold several samples. With `integers`
         both are what the device computes with: q of real = scale * (q - zero_point), the types of the manifest's feeds and fetches.
         `scalars` are numbers of this run by the name of their register."""
+        if self.manifest.decoder is not None:
+            raise InputError(f"{self.manifest.folder}: is a decoder, which generates tokens: use generate")
         given_scalars = self._scalars(scalars)
         if self._host is None:
             self._host = HostGraphs(self.manifest)

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -150,6 +150,7 @@ class CsimBackend:
         self.depths: dict[str, int] = {}
         self.seconds = 0.0
         self.data = manifest.folder / "hls" / "data"
+        self._served: _Served | None = None
         self._made = contextlib.ExitStack()
         for name in ("run.txt", "program.bin", "weights.bin", "constants.bin"):
             if not (self.data / name).is_file():
@@ -163,8 +164,10 @@ class CsimBackend:
         finally:
             self.progress.finish()
 
-    def execute(self, images: Image) -> Image:
-        """Input regions [samples, input_bytes] to output regions [samples, output_bytes]."""
+    def execute(self, images: Image, scalars: Mapping[str, int] | None = None) -> Image:
+        """Input regions [samples, input_bytes] to output regions [samples, output_bytes]; with `scalars`, runs of a decoder."""
+        if scalars:
+            return np.stack([self._entry(image, scalars) for image in images])
         samples = images.shape[0]
         parts = np.array_split(np.ascontiguousarray(images), min(self.processes, samples))
         self.progress.stage(f"simulating {samples} sample{'s' if samples > 1 else ''}")
@@ -187,12 +190,65 @@ class CsimBackend:
                 self.depths[name] = max(self.depths.get(name, 0), depth)
         return np.concatenate(results)
 
+    def _entry(self, image: Image, scalars: Mapping[str, int]) -> Image:
+        """A run of a decoder, in a process that keeps its memory."""
+        if self._served is None:
+            with uninterrupted():
+                self._served = _Served(self.program, self.data)
+        setting = np.array([scalars[name] for name in ("first", "instructions", "position", "session")], "<i4")
+        return self._served.run(setting.tobytes() + np.ascontiguousarray(image).tobytes(), self.manifest.output_bytes)
+
     def _told(self, runs: list[_Run], samples: int) -> None:
         self.progress.update(sum(run.done for run in runs), samples)
 
     def close(self) -> None:
-        """Remove the copy of the sources, if one was made."""
+        """End the process of a decoder, and remove the copy of the sources, if one was made."""
+        if self._served is not None:
+            self._served.close()
+            self._served = None
         self._made.close()
+
+
+def failure(program: Path, code: int, said: str) -> str:
+    """Why a simulator ended, from its exit code and what it said."""
+    if code == STREAM_FAILURE:
+        return f"the simulation stopped at a stream, as the hardware would hang or mix up samples: {said}"
+    if code < 0:
+        name = signal.Signals(-code).name if -code in {s.value for s in signal.Signals} else f"signal {-code}"
+        hint = f"; it was compiled on another machine: remove {program} and try again" if name == "SIGILL" else ""
+        return f"the simulator {program} was ended by {name}{hint}" + (f": {said}" if said else "")
+    return f"the simulator {program} failed with exit code {code}: {said or 'no message'}"
+
+
+class _Served:
+    """A process of the simulator that runs what it is sent, one after the other."""
+
+    def __init__(self, program: Path, data: Path) -> None:
+        command = [str(program.resolve()), str(data), "-", "-"]
+        self.program = program
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors)
+
+    def run(self, sent: bytes, size: int) -> Image:
+        """The `size` bytes that come back."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            self.process.stdin.write(sent)
+            self.process.stdin.flush()
+            found = self.process.stdout.read(size)
+        except (BrokenPipeError, OSError):
+            found = b""
+        if len(found) != size:
+            code = self.process.wait()
+            self.errors.seek(0)
+            raise AcceleratorError(failure(self.program, code, self.errors.read().decode(errors="replace").strip()))
+        return np.frombuffer(found, np.uint8)
+
+    def close(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.communicate()
+        self.errors.close()
 
 
 class _Run:
@@ -233,7 +289,7 @@ class _Run:
         for thread in self.threads:
             thread.join()
         if code != 0:
-            raise AcceleratorError(self._failure(code))
+            raise AcceleratorError(failure(self.program, code, "\n".join(self.stderr[-20:]).strip()))
         for line in self.stdout:
             name, _, number = line.rpartition(" ")
             if name == "seconds":
@@ -244,16 +300,6 @@ class _Run:
         if found.size != self.samples * output_bytes:
             raise AcceleratorError(f"{self.program}: needed {self.samples * output_bytes} bytes of outputs, found {found.size}")
         return found.reshape(self.samples, output_bytes)
-
-    def _failure(self, code: int) -> str:
-        said = "\n".join(self.stderr[-20:]).strip()
-        if code == STREAM_FAILURE:
-            return f"the simulation stopped at a stream, as the hardware would hang or mix up samples: {said}"
-        if code < 0:
-            name = signal.Signals(-code).name if -code in {s.value for s in signal.Signals} else f"signal {-code}"
-            hint = f"; it was compiled on another machine: remove {self.program} and try again" if name == "SIGILL" else ""
-            return f"the simulator {self.program} was ended by {name}{hint}" + (f": {said}" if said else "")
-        return f"the simulator {self.program} failed with exit code {code}: {said or 'no message'}"
 
     def kill(self) -> None:
         """End the process if it still runs, and close its pipes."""

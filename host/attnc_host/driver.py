@@ -205,11 +205,11 @@ class Driver:
         self._wait_idle()
         places = {"memory": slot.buffer.address, "weights": self._store.weights.address, "program": self._store.program.address}
         values = {one.name: places[one.memory] for one in self.map.of("pointer")}
-        self._start({**values, **scalars, "instructions": self.manifest.program.steps})
+        self._start({"instructions": self.manifest.program.steps, **values, **scalars})
         self._since = self.device.now()
 
     def _end(self) -> None:
-        self._wait(self.manifest.program.steps)
+        self._wait(self._values["instructions"])
         self.seconds.append(self.device.now() - self._since)
 
     # --- registers

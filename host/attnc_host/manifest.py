@@ -128,6 +128,46 @@ class Memory:
     output_words: int
 
 
+ENTRIES = PREFILL, DECODE = "prefill", "decode"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A part of the program of a decoder: its instructions, and the input of the device that it takes."""
+
+    first: int
+    instructions: int
+    input: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of numbers in a file."""
+
+    file: Path
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Of a build that generates tokens. `tokens` has a row for each of `vocabulary` tokens: integers of the device, or float32 where a
+    row of `positions` is added. The entry `PREFILL` takes `block` tokens, `DECODE` one; sequences have at most `length`. Caches are
+    `cache_words` for each of `sessions`, from word `cache_offset` on."""
+
+    length: int
+    block: int
+    sessions: int
+    vocabulary: int
+    input: str
+    output: str
+    entries: dict[str, Entry]
+    tokenizer: Path | None
+    tokens: Table
+    positions: Table | None
+    cache_offset: int
+    cache_words: int
+
+
 @dataclass(frozen=True)
 class Program:
     """What the accelerator runs: the number of steps, the node behind each run of steps, cycles of a sample (estimate) at a clock."""
@@ -168,6 +208,7 @@ class Manifest:
     registers: RegisterMap
     program: Program
     data: dict[str, Any]
+    decoder: Decoder | None = None
 
     @property
     def top(self) -> str:
@@ -226,7 +267,13 @@ def _manifest(fields: Fields, root: Path) -> Manifest:
         registers=read_registers(fields.child("registers")),
         program=_program(fields),
         data=fields.data,
+        decoder=_decoder(fields.child("decoder"), memory) if "decoder" in fields.data else None,
     )
+    if manifest.decoder is not None:
+        names = {feed.value for feed in manifest.feeds}
+        for entry in manifest.decoder.entries.values():
+            if entry.input not in names:
+                fields.fail("decoder.entries", f"an input out of {sorted(names)}", entry.input)
     for what, ports in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
         if len({port.name for port in ports}) != len(ports):
             fields.fail(what, "different names", [port.name for port in ports])
@@ -244,6 +291,36 @@ def _program(fields: Fields) -> Program:
     if len(pairs) < len(nodes) or sum(count for _, count in pairs) != steps:
         program.fail("nodes", f"names with numbers of steps, {steps} in all", nodes)
     return Program(steps, tuple((name, count) for name, count in nodes), fields.child("estimate").integer("cycles", 1), float(clock))
+
+
+def _decoder(fields: Fields, memory: Memory) -> Decoder:
+    caches, entries = fields.child("caches"), fields.child("entries")
+
+    def entry(name: str) -> Entry:
+        own = entries.child(name)
+        return Entry(own.integer("first", 0), own.integer("instructions", 1), own.text("input"))
+
+    def table(name: str) -> Table:
+        own = fields.child(name)
+        return Table(own.path("file"), own.dtype("dtype"))
+
+    found = Decoder(
+        length=fields.integer("length", 2),
+        block=fields.integer("block", 1),
+        sessions=fields.integer("sessions", 1),
+        vocabulary=fields.integer("vocabulary", 1),
+        input=fields.text("input"),
+        output=fields.text("output"),
+        entries={name: entry(name) for name in ENTRIES},
+        tokenizer=fields.path("tokenizer", optional=True),
+        tokens=table("tokens"),
+        positions=table("positions") if fields.get("positions") is not None else None,
+        cache_offset=caches.integer("offset", 0),
+        cache_words=caches.integer("words", 1),
+    )
+    if found.cache_offset + found.sessions * found.cache_words > memory.words:
+        fields.fail("caches", f"caches that end at word {memory.words} or before", found.cache_offset)
+    return found
 
 
 def _memory(fields: Fields) -> Memory:

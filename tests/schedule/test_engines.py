@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from attnc.codegen.project import write_project
+from attnc.codegen.project import Vectors, write_project
 from attnc.errors import ConfigError
 from attnc.golden import run_golden
 from attnc.ir import Graph, Node
@@ -105,7 +105,7 @@ def built(graph: Graph, design: Design, folder: Path) -> tuple[Program, dict[str
     )
     feeds = random_feeds(graph, 2)
     source = {"file": "x.onnx", "sha256": "0" * 64}
-    program, cost = write_project(folder, model, design, KV260, 250.0, source, feeds, run_golden(graph, feeds))
+    program, cost = write_project(folder, model, design, KV260, 250.0, source, Vectors(feeds, run_golden(graph, feeds)))
     check = check_build(folder, True)
     assert check.report["elements"] and check.simulation is not None
     return program, {"estimate": cost.cycles, **{style: run["cycles"] for style, run in check.simulation["styles"].items()}}

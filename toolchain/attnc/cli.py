@@ -14,18 +14,22 @@ from attnc import cost_commands, process, tables
 from attnc.cli_approx import APPROX, approx, implementations
 from attnc.cli_compile import (
     EPILOG,
+    BlockOption,
     BudgetOption,
     CalibOption,
     CheckOption,
     HeldoutOption,
     HoldOutOption,
     LabelsOption,
+    MaxLengthOption,
     PoolOption,
     QuantizerOption,
+    SessionsOption,
     TargetOption,
 )
 from attnc.cli_cosim import COSIM, cosim
 from attnc.cli_export import EXPORT_QDQ, export_qdq
+from attnc.cli_generate import GENERATE, generate
 from attnc.cli_package import PACKAGE, package
 from attnc.cli_report import REPORT, report
 from attnc.cli_run import CSIM, EVAL, RUN, csim, eval_command, run
@@ -133,6 +137,9 @@ def compile_command(
     error_target: Annotated[
         float | None, typer.Option("--error-target", help="Error that a function may have; half a step of its output by default.")
     ] = None,
+    max_length: MaxLengthOption = None,
+    block: BlockOption = None,
+    sessions: SessionsOption = 1,
     check: CheckOption = True,
     dump: Annotated[Path | None, typer.Option("--dump", metavar="DIR", help="Write the graph as text after every step into DIR.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Move an output folder that attnc did not make aside, to OUTPUT.old-1.")] = False,
@@ -173,6 +180,9 @@ def compile_command(
         dump=dump,
         force=force,
         seed=seed,
+        max_length=max_length,
+        block=block,
+        sessions=sessions,
     )
     with Progress(delay=0, quiet=quiet) as progress:
         from attnc.search.compile import compile_model
@@ -202,6 +212,7 @@ app.command(**PACKAGE)(package)
 app.command(**EVAL)(eval_command)
 app.command(**REPORT)(report)
 app.command(**SERVE)(serve)
+app.command(**GENERATE)(generate)
 
 
 @app.command(

@@ -43,6 +43,14 @@ QuantizerOption = Annotated[
         show_default="quantease; without --calib mse for int8 and int6",
     ),
 ]
+MaxLengthOption = Annotated[
+    int | None,
+    typer.Option("--max-length", metavar="TOKENS", help="Compile a decoder that generates tokens, with a cache for sequences of so many."),
+]
+BlockOption = Annotated[
+    int | None, typer.Option("--block", metavar="TOKENS", help="Tokens of a prompt that are worked on at a time.", show_default="32")
+]
+SessionsOption = Annotated[int, typer.Option("--sessions", metavar="N", help="Sequences that have caches of their own.")]
 CheckOption = Annotated[
     bool,
     typer.Option(
@@ -57,7 +65,8 @@ EPILOG = (
     "  attnc compile vit.onnx --target my_board.yaml --clock 150 --json > report.json\n"
     '  attnc compile vit.onnx --calib images.npz --weights auto --budget "accuracy_drop<=1"\n'
     '  attnc compile bert.onnx --calib text.npz --weights auto --budget "cosine>=0.99" --pool mean:attention_mask\n'
-    "  attnc compile vit.onnx --calib images.npz --config build/attnc.yaml\n\n"
+    "  attnc compile vit.onnx --calib images.npz --config build/attnc.yaml\n"
+    '  attnc compile tiny_lm.onnx --calib text.npz --max-length 512      then: attnc generate build --prompt "def "\n\n'
     "\b\nBudgets, golden (integers) against float, of the worst output:\n"
     "  cosine         between the two output vectors of a sample, the mean over the samples\n"
     "  sqnr           10 log10(sum float^2 / sum (golden - float)^2) over all samples, in dB\n"

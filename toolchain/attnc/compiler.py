@@ -12,8 +12,10 @@ import onnx
 from attnc import report
 from attnc.arrays import Array
 from attnc.codegen.folder import CONFIG, SCHEDULE, SIMULATION, Note, staged
-from attnc.codegen.project import write_json, write_project
+from attnc.codegen.project import Vectors, write_json, write_project
 from attnc.config import DEFAULT_TARGET, CompileOptions
+from attnc.decoder_report import decoder_report
+from attnc.decoding.plan import Decoder, check_runs, images
 from attnc.errors import ConfigError
 from attnc.frontend import import_model
 from attnc.frontend.imposed import report as import_report
@@ -29,6 +31,7 @@ from attnc.quant.samples import (
     Edge,
     count_samples,
     load_samples,
+    load_sequences,
     one_sample,
     select_samples,
     synthetic_samples,
@@ -70,7 +73,7 @@ def begin(path: Path, options: CompileOptions, progress: Progress) -> State:
     clock_mhz = options.clock_mhz or (schedule and schedule.clock_mhz) or board.clock_mhz
     progress("reading the model")
     shown = {} if options.calib is None else npz_shapes(options.calib)
-    model = import_model(path, options.shapes, options.strict, shown)
+    model = import_model(path, options.shapes, options.strict, shown, options.max_length)
     if schedule and options.schedule:
         check_board(schedule, options.schedule, board)
     return State(path, options, board, clock_mhz, model, *_samples(path, model, options), options.calib is None, schedule=schedule)
@@ -82,6 +85,8 @@ def _samples(path: Path, model: Model, options: CompileOptions) -> tuple[dict[st
         raise ConfigError(f"--heldout {options.heldout}: is the file of --calib; leave it out, and some of the samples are held out")
     if options.calib is None:
         given = synthetic_samples(onnx.load(path, load_external_data=False), model.inputs, options.seed)
+    elif options.max_length is not None:
+        given = {model.inputs[0].name: load_sequences(options.calib, model.inputs[0])}
     else:
         given = load_samples(options.calib, model.inputs)
     unseen = None if options.heldout is None else load_samples(options.heldout, model.inputs)
@@ -98,30 +103,43 @@ def _samples(path: Path, model: Model, options: CompileOptions) -> tuple[dict[st
     return select_samples(given, split.calibrating), unseen, found
 
 
+def _write_vectors(state: State, folder: Path) -> Vectors:
+    """The first samples through golden, for the test bench; their inputs and outputs as a user gives and gets them into `folder`."""
+    model, edge = state.model, Edge(state.model)
+    first = [feed for feed, _ in zip(edge.feeds(state.samples), range(VECTORS), strict=False)]
+    feeds = {name: np.concatenate([feed[name] for feed in first]) for name in model.graph.inputs}
+    vectors = device_integers(model.graph, feeds, model)
+    kept = select_samples(state.samples, np.arange(len(first)))
+    save_npz(folder / "golden" / "inputs.npz", {spec.name: unstack(spec, kept[spec.name], framed=False) for spec in model.inputs})
+    outputs = run_golden(model.graph, vectors)
+    finished = []
+    for i in range(len(first)):
+        real = {name: model.graph.type(name).dequantize(array[i : i + 1]) for name, array in outputs.items()}
+        finished.append(edge.finish(one_sample(state.samples, i), real))
+    made = {spec.name: unstack(spec, np.stack([f[spec.name] for f in finished]), framed=False) for spec in model.outputs}
+    save_npz(folder / "golden" / "outputs.npz", made)
+    return Vectors(vectors, outputs)
+
+
+def _runs(state: State, decoder: Decoder) -> Vectors:
+    """A block of the first sample and the token behind it."""
+    (spec,) = decoder.sequence.inputs
+    runs = check_runs(decoder, one_sample(state.samples, 0)[spec.name].reshape(-1))
+    return Vectors(*images(runs, decoder), decoder, tuple(runs))
+
+
 def write(state: State, progress: Progress, moved: Note) -> Path:
     """The build folder, in one rename; a folder that has to be moved aside for it is told to `moved`. What differs from golden never takes
     that place, unless the options leave the check out."""
     assert state.design is not None
     progress("writing the project")
     model, path = state.model, state.path
-    edge = Edge(model)
-    first = [feed for feed, _ in zip(edge.feeds(state.samples), range(VECTORS), strict=False)]
-    feeds = {name: np.concatenate([feed[name] for feed in first]) for name in model.graph.inputs}
-    vectors = device_integers(model.graph, feeds, model)
     source = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     with staged(state.options.output, state.options.force, files_read(path, state.options), moved) as folder:
         (folder / "golden").mkdir()
-        kept = select_samples(state.samples, np.arange(len(first)))
-        save_npz(folder / "golden" / "inputs.npz", {spec.name: unstack(spec, kept[spec.name], framed=False) for spec in model.inputs})
-        outputs = run_golden(model.graph, vectors)
-        finished = []
-        for i in range(len(first)):
-            real = {name: model.graph.type(name).dequantize(array[i : i + 1]) for name, array in outputs.items()}
-            finished.append(edge.finish(one_sample(state.samples, i), real))
-        made = {spec.name: unstack(spec, np.stack([f[spec.name] for f in finished]), framed=False) for spec in model.outputs}
-        save_npz(folder / "golden" / "outputs.npz", made)
         given = state.schedule.given if state.schedule else NOTHING
-        program, cost = write_project(folder, model, state.design, state.board, state.clock_mhz, source, vectors, outputs, given)
+        vectors = _write_vectors(state, folder) if state.decoder is None else _runs(state, state.decoder)
+        program, cost = write_project(folder, model, state.design, state.board, state.clock_mhz, source, vectors, given)
         progress("running the C++ in time")
         check = check_build(folder, state.options.check, bool(given.depths))
         assert state.layers is not None
@@ -142,6 +160,8 @@ def write(state: State, progress: Progress, moved: Note) -> Path:
                 "warnings": state.doubts,
             },
         )  # fmt: skip
+        if state.decoder is not None:
+            facts["decoder"] = decoder_report(state.decoder, vectors.runs, program, cost, state.board)
         if check.simulation is not None:
             write_json(folder / SIMULATION, check.simulation)
             facts["simulation"] = summary(check.simulation)

@@ -78,6 +78,12 @@ class CompileOptions(BaseModel):
     """Target clock; by default the board's."""
     dump: Path | None = None
     """Folder that receives the graph as text after every pass."""
+    max_length: int | None = Field(default=None, ge=2, le=1 << 16)
+    """Compile a decoder that generates tokens, for sequences of at most so many."""
+    block: int | None = Field(default=None, ge=2)
+    """Tokens of a prompt that are worked on at a time; by default `decoding.DEFAULT_BLOCK`, or less for short sequences."""
+    sessions: int = Field(default=1, ge=1, le=1024)
+    """Sequences that have caches of their own."""
     check: bool = True
     """Simulate the emitted C++ on the build's own vectors, and leave no build behind that differs from golden."""
     force: bool = False

@@ -72,22 +72,33 @@ class TensorType:
         return (stored.astype(np.int64) - self.zero_point).astype(self.dtype)
 
 
+@dataclass(frozen=True)
+class Held:
+    """A matrix of `rows` rows in memory, of which a value is those from the position on that a run is for: the keys of a cache, or a table
+    of positions. Values of one `name` lie in the same one."""
+
+    name: str
+    rows: int
+
+
 @dataclass
 class Value:
     """A tensor that a node makes, an input of the graph, or a constant. `imposed` is the type that a model which arrived quantized
-    dictates; `type` is then that one and no other."""
+    dictates; `type` is then that one and no other. `held`: it is a part of what lies in memory from run to run."""
 
     name: str
     shape: tuple[int, int]
     type: TensorType | None = None
     imposed: TensorType | None = None
+    held: Held | None = None
 
 
 @dataclass
 class Node:
     """One operator. `params` are its constant arrays: float before quantization, integers after.
 
-    `source` names the nodes of the ONNX model that it stands for.
+    `source` names the nodes of the ONNX model that it stands for. Nodes of one `entry`, which follow each other, run together; those of
+    others run when they are asked to. `like` names the node whose constant arrays it has as well, where they are packed once for both.
     """
 
     name: str
@@ -97,6 +108,13 @@ class Node:
     attrs: dict[str, Any] = field(default_factory=dict)
     params: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     source: tuple[str, ...] = ()
+    entry: str = ""
+    like: str = ""
+
+    @property
+    def packed(self) -> str:
+        """The name under which its constant arrays are packed."""
+        return self.like or self.name
 
 
 @dataclass
@@ -109,6 +127,8 @@ class Graph:
     nodes: list[Node] = field(default_factory=list)
     values: dict[str, Value] = field(default_factory=dict)
     constants: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    sessions: int = 1
+    """For so many there are caches of their own, where values are `held`."""
 
     def value(self, name: str) -> Value:
         """The value called `name`."""
@@ -172,8 +192,9 @@ class Graph:
                 raise GraphError(f"value {name!r}: its type {value.type.short} is not the imposed {value.imposed.short}")
         for name, array in self.constants.items():
             value = self.values[name]
-            if array.shape != value.shape:
-                raise GraphError(f"constant {name!r} has shape {array.shape}, declared {value.shape}")
+            declared = value.shape if value.held is None else (value.held.rows, value.shape[1])
+            if array.shape != declared:
+                raise GraphError(f"constant {name!r} has shape {array.shape}, declared {declared}")
             if value.type is None or array.dtype.kind not in "iu":
                 continue  # not in integers yet
             if array.min() < value.type.range[0] or array.max() > value.type.range[1]:
@@ -183,7 +204,7 @@ class Graph:
         """A graph whose nodes, values and constants can be changed and replaced without a trace in this one; arrays are shared."""
         nodes = [replace(node, inputs=[*node.inputs], attrs={**node.attrs}, params={**node.params}) for node in self.nodes]
         values = {name: replace(value) for name, value in self.values.items()}
-        return Graph(self.name, [*self.inputs], [*self.outputs], nodes, values, {**self.constants})
+        return Graph(self.name, [*self.inputs], [*self.outputs], nodes, values, {**self.constants}, self.sessions)
 
     def dump(self) -> str:
         """The graph as text, a line per node."""

@@ -19,10 +19,11 @@ KEPT_BYTES = 1 << 28
 
 
 class Original:
-    """The model by onnxruntime, in float32; of a model that arrived quantized, with its rounding. Answers are kept, up to `KEPT_BYTES`."""
+    """The model by onnxruntime, in float32; of a model that arrived quantized, with its rounding; with `length`, a decoder as a function of
+    so many tokens. Answers are kept, up to `KEPT_BYTES`."""
 
-    def __init__(self, path: Path) -> None:
-        self._model = FloatModel(runnable(load_float32(path)))
+    def __init__(self, path: Path, length: int | None = None) -> None:
+        self._model = FloatModel(runnable(load_float32(path, length)))
         self.name = self._model.name
         self._kept: dict[bytes, dict[str, Array]] = {}
         self._bytes = 0

@@ -78,7 +78,10 @@ def compile_report(
     chosen (None: a schedule was given)."""
     graph, cycles = model.graph, cost.by_node()
     main = {node: stage.node for stage in stages(graph, program, cost) for node in stage.nodes}
-    weights = {node.name: _weights_report(graph, node, settings.choose(node), choice) for node in weighted(graph)}
+    nodes = [node for node in graph.nodes if node.packed == node.name]  # each layer once, however many entries it is in
+    weights = {
+        node.name: _weights_report(graph, node, settings.choose(node), choice) for node in weighted(graph) if node.packed == node.name
+    }
     return {
         "schema": SCHEMA,
         "attnc": attnc.__version__,
@@ -91,7 +94,7 @@ def compile_report(
         "check": check,
         "placement": dict(sorted(Counter(p.where for p in model.placements).items())),
         "host_operators": [{"node": p.node, "operator": p.operator, "reason": p.reason} for p in model.placements if p.where == "host"],
-        "operators": dict(sorted(Counter(node.op for node in graph.nodes).items())),
+        "operators": dict(sorted(Counter(node.op for node in nodes).items())),
         "design": program.design_facts,
         "fifos": dict(program.depths),
         "engine_choice": None if choice is None or not choice.tried else {"chosen": choice.kind, "tried": choice.tried},
@@ -110,7 +113,7 @@ def compile_report(
                 "cycles": cycles.get(node.name, 0),
                 "with": main[node.name] if main[node.name] != node.name else None,
             }
-            for node in graph.nodes
+            for node in nodes
         ],
         "estimate": estimate_facts(graph, program, cost, board, misfit),
         "files": {

@@ -93,11 +93,29 @@ def _summary(facts: dict[str, Any], title: str) -> Table:
         table.add_row("mismatches", f"{evaluation['mismatches']}")
         for name, value in evaluation.get("output_sqnr_db", {}).items():
             table.add_row(f"SQNR of {escape(name)}", f"{value:.1f} dB against {evaluation['float_model']}")
+    if "decoder" in facts:
+        for name, text in _decoder(facts["decoder"], facts.get("simulation")):
+            table.add_row(name, text)
     if "simulation" in facts:
         table.add_row("simulated", _simulated(facts["simulation"], facts["estimate"]["clock_mhz"]))
     _cost_rows(table, facts["estimate"])
     table.add_row("files", ", ".join(facts["files"].values()))
     return table
+
+
+def _decoder(found: dict[str, Any], simulation: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What generating tokens takes."""
+    sessions = f" for each of {found['sessions']} sessions" if found["sessions"] > 1 else ""
+    rows = [("decoder", f"sequences of {found['length']:,} tokens, caches of {found['cache_bytes']:,} bytes{sessions}")]
+    for entry, tokens in (("prefill", found["block"]), ("decode", 1)):
+        for row in (row for row in found["estimates"] if row["entry"] == entry):
+            speed = f"{tokens / row['ms'] * 1000:,.1f} tokens/s" if row["ms"] else ""
+            title = f"{entry}, position {row['position']:,}"
+            rows.append((title, f"{row['cycles']:,} cycles, {row['ms']:.4g} ms for {tokens}: {speed} (estimate)"))
+    for style, run in ((style, simulation[style]) for style in ("stp", "flp") if simulation and style in simulation):
+        both = (f"{entry} {one['cycles']:,} at position {found['simulated_at'][entry]:,}" for entry, one in run["entries"].items())
+        rows.append((f"cycles, {style}", f"{', '.join(both)} (simulated)"))
+    return rows
 
 
 def checked(check: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from attnc.errors import BuildError, DataError
 from attnc.files import read_json
-from attnc.ir import Graph, Node, TensorType, Value
+from attnc.ir import Graph, Held, Node, TensorType, Value
 from attnc.npz import load_npz
 
 
@@ -25,13 +25,15 @@ def type_from_json(data: dict[str, Any]) -> TensorType:
 
 
 def save_graph(graph: Graph, folder: Path) -> None:
-    """Write graph.json and params.npz. Equal graphs give equal bytes."""
+    """Write graph.json and params.npz. Equal graphs give equal bytes; an array that nodes share is there once."""
     arrays: dict[str, np.ndarray] = {}
+    kept: dict[int, tuple[str, Any]] = {}
 
-    def keep(array: np.ndarray) -> str:
-        key = f"a{len(arrays)}"
-        arrays[key] = array
-        return key
+    def keep(array: Any) -> str:
+        if id(array) not in kept:
+            kept[id(array)] = f"a{len(arrays)}", array
+            arrays[kept[id(array)][0]] = np.asarray(array)
+        return kept[id(array)][0]
 
     data = {
         "name": graph.name,
@@ -39,8 +41,10 @@ def save_graph(graph: Graph, folder: Path) -> None:
         "outputs": graph.outputs,
         "values": [
             {"name": v.name, "shape": list(v.shape), "type": None if v.type is None else type_to_json(v.type)}
+            | ({} if v.held is None else {"held": [v.held.name, v.held.rows]})
             for v in graph.values.values()
         ],
+        "sessions": graph.sessions,
         "constants": {name: keep(array) for name, array in graph.constants.items()},
         "nodes": [
             {
@@ -49,8 +53,10 @@ def save_graph(graph: Graph, folder: Path) -> None:
                 "inputs": node.inputs,
                 "output": node.output,
                 "attrs": node.attrs,
-                "params": {name: keep(np.asarray(array)) for name, array in node.params.items()},
+                "params": {name: keep(array) for name, array in node.params.items()},
                 "source": list(node.source),
+                "entry": node.entry,
+                "like": node.like,
             }
             for node in graph.nodes
         ],
@@ -65,7 +71,12 @@ def load_graph(folder: Path) -> Graph:
     try:
         arrays = load_npz(folder / "params.npz")
         values = {
-            v["name"]: Value(v["name"], (v["shape"][0], v["shape"][1]), None if v["type"] is None else type_from_json(v["type"]))
+            v["name"]: Value(
+                v["name"],
+                (v["shape"][0], v["shape"][1]),
+                None if v["type"] is None else type_from_json(v["type"]),
+                held=Held(str(v["held"][0]), int(v["held"][1])) if "held" in v else None,
+            )
             for v in data["values"]
         }
         nodes = [
@@ -77,10 +88,13 @@ def load_graph(folder: Path) -> Graph:
                 attrs={key: tuple(value) if isinstance(value, list) else value for key, value in n["attrs"].items()},
                 params={name: arrays[key] for name, key in n["params"].items()},
                 source=tuple(n["source"]),
+                entry=str(n["entry"]),
+                like=str(n["like"]),
             )
             for n in data["nodes"]
         ]
         constants = {name: arrays[key] for name, key in data["constants"].items()}
+        sessions = int(data["sessions"])
     except (DataError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise BuildError(f"{folder}: the quantized graph (graph.json, params.npz) is missing or damaged: {error}") from error
-    return Graph(data["name"], data["inputs"], data["outputs"], nodes, values, constants)
+    return Graph(data["name"], data["inputs"], data["outputs"], nodes, values, constants, sessions)

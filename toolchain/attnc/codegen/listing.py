@@ -38,4 +38,5 @@ def listing(program: Program, cost: Estimate) -> dict[str, Any]:
         "fifos": {name: [queue.depth, queue.bits] for name, queue in fifos(program).items()},
         "stages": stages,
         "steps": steps,
+        "entries": {entry: [steps.start, steps.stop] for entry, steps in program.entries.items() if entry},
     }

@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import attnc
 from attnc.arrays import Array
 from attnc.codegen.data import pack_region, write_run_data
+from attnc.codegen.decoder import decoder_facts, write_decoder
 from attnc.codegen.folder import MANIFEST
 from attnc.codegen.graph_file import save_graph, type_to_json
 from attnc.codegen.interface import arguments, registers
@@ -22,6 +23,7 @@ from attnc.codegen.listing import LISTING, listing
 from attnc.codegen.nest import affine_nest
 from attnc.codegen.platform_files import Wiring, platform_facts, write_platform
 from attnc.codegen.render import TOP, environment, write_sources
+from attnc.decoding.plan import Decoder, Run
 from attnc.files import write_whole
 from attnc.ir import Graph
 from attnc.kernels.design import Design
@@ -36,6 +38,17 @@ from attnc_host.integrity import OWN, manifest_checksum, sha256
 SCHEMA = 2
 
 
+@dataclass(frozen=True)
+class Vectors:
+    """For the test bench: inputs of the device, integers [samples, rows, channels], and golden's answer to them; of a decoder samples are
+    `runs`, one after the other."""
+
+    inputs: dict[str, Array]
+    outputs: dict[str, Array]
+    decoder: Decoder | None = None
+    runs: tuple[Run, ...] = ()
+
+
 def write_project(
     folder: Path,
     model: Model,
@@ -43,17 +56,17 @@ def write_project(
     board: Board,
     clock_mhz: float,
     source: dict[str, str],
-    vectors: dict[str, Array],
-    expected: dict[str, Array],
+    vectors: Vectors,
     given: Given = NOTHING,
 ) -> tuple[Program, Estimate]:
-    """Everything but the report; `given` is what a schedule settles. `vectors` are inputs of the device, integers
-    [samples, rows, channels], for the test bench; `expected` is golden's answer to them."""
+    """Everything but the report; `given` is what a schedule settles."""
     for sub in ("hls/data", "weights", "golden", "host"):
         (folder / sub).mkdir(parents=True, exist_ok=True)
     graph = model.graph
     with open(folder / "weights" / "weights.bin", "wb") as weights:
         program = replace(build_program(graph, design, weights.write), depths=given.depths)
+    if vectors.decoder is not None:  # what is estimated is what the test bench runs
+        program = program.at({run.entry: run.position for run in vectors.runs})
     cost = estimate(program, board, clock_mhz, given.places, given.ports, settled=True)
     number = write_sources(program, folder / "hls", board.part, clock_mhz, cost, given.pipelines)
     wiring = Wiring(TOP, cost.ports, clock_mhz, _shared_bytes(program))
@@ -63,14 +76,20 @@ def write_project(
     (folder / "weights" / "run.txt").rename(folder / "hls" / "data" / "run.txt")
     save_graph(graph, folder / "golden")
     regions = program.memory
-    pack_region(graph, program, regions.inputs, graph.inputs, vectors).tofile(folder / "golden" / "inputs.bin")
-    pack_region(graph, program, regions.outputs, graph.outputs, expected).tofile(folder / "golden" / "expected.bin")
-    for path in ("weights/weights.bin", "weights/program.bin", "weights/constants.bin", "golden/inputs.bin", "golden/expected.bin"):
+    pack_region(graph, program, regions.inputs, graph.inputs, vectors.inputs).tofile(folder / "golden" / "inputs.bin")
+    expected = pack_region(graph, program, regions.outputs, graph.outputs, vectors.outputs)
+    files = ["weights/weights.bin", "weights/program.bin", "weights/constants.bin", "golden/inputs.bin", "golden/expected.bin"]
+    if vectors.decoder is not None:
+        files.append(write_decoder(folder, vectors.decoder, vectors.runs, program, expected))
+    expected.tofile(folder / "golden" / "expected.bin")
+    for path in files:
         _link(folder / path, folder / "hls" / "data" / Path(path).name)
     for name, proto in (("leading", model.leading), ("trailing", model.trailing)):
         if proto is not None:
             (folder / "host" / f"{name}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
     manifest = _manifest(folder, model, program, board, wiring, source)
+    if vectors.decoder is not None:
+        manifest["decoder"] = decoder_facts(vectors.decoder, program)
     manifest["registers"] = registers(arguments(program), number, cost.ports)
     manifest["estimate"] = {"cycles": cost.cycles}
     manifest["files"] = checksums(folder)

@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 
 from attnc.codegen.interface import IDENTITY, arguments, identity, word_of
+from attnc.kernels.call import REGISTERS
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.latency import READ_LATENCY
 from attnc.kernels.network import Fifo, Process
@@ -22,7 +23,7 @@ from attnc.schedule.cost import Estimate
 from attnc.schedule.engine import Engine
 from attnc.schedule.fifos import fifos
 from attnc.schedule.given import Style
-from attnc.schedule.program import FETCH_INTS, Program
+from attnc.schedule.program import FETCH_INTS, PATCH_SHIFT, Program
 from attnc.schedule.streams import Stream
 
 TOP = "attnc_top"
@@ -219,6 +220,10 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
         "tables": tables_of(kernels),
         "instruction_ints": program.instruction_ints,
         "fetch_ints": FETCH_INTS,
+        "registers": REGISTERS if program.positions else (),
+        "patch_count": program.most_patches,
+        "first_patch": program.places[-1],
+        "patch_shift": PATCH_SHIFT,
         # As hexadecimal of fixed width: the sources are as long for 24 layers as for 2.
         "depths": {
             "program": f"0x{len(program.steps) * program.instruction_ints // FETCH_INTS:08x}",

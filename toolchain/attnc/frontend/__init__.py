@@ -22,6 +22,7 @@ from attnc.frontend.precision import to_float32
 from attnc.frontend.quantized import lower_quantization
 from attnc.frontend.quantized_model import Quantized
 from attnc.frontend.rotary import find_rotations
+from attnc.frontend.sequence import bind_sequence
 from attnc.frontend.shapes import Pins, pin_shapes
 from attnc.frontend.simplify import Simplified, inline_functions, name_nodes, simplify
 from attnc.frontend.softmax import find_softmax
@@ -33,31 +34,35 @@ from attnc.ops import OPERATORS, operator
 __all__ = ["import_model", "inspect_model", "load_float32"]
 
 
-def import_model(path: Path, shapes: Pins | None = None, strict: bool = False, samples: Pins | None = None) -> Model:
+def import_model(
+    path: Path, shapes: Pins | None = None, strict: bool = False, samples: Pins | None = None, length: int | None = None
+) -> Model:
     """Read an ONNX model and split it between host and device.
 
     `shapes` fixes dynamic dimensions by input name; of those that are left, the arrays of samples
-    with shapes `samples` say what they are. With `strict`, a model of which anything would run on the host is refused.
+    with shapes `samples` say what they are. With `strict`, a model of which anything would run on the host is refused. With `length`, a
+    decoder becomes a function of so many tokens.
     Raises `ModelError`, `ConfigError` or `UnsupportedError`, which names all nodes that cannot be compiled, as `inspect_model` does.
     """
     try:
-        return _import_model(Path(path), shapes, strict, samples)
+        return _import_model(Path(path), shapes, strict, samples, length)
     except UnsupportedError as first:
-        raise _with_others(first, Path(path), shapes, samples) from first
+        raise _with_others(first, Path(path), shapes, samples, length) from first
 
 
-def _with_others(first: UnsupportedError, path: Path, shapes: Pins | None, samples: Pins | None) -> UnsupportedError:
+def _with_others(first: UnsupportedError, path: Path, shapes: Pins | None, samples: Pins | None, length: int | None) -> UnsupportedError:
     """The error with all other nodes that cannot be compiled, and what to do about each."""
     try:
-        found = [place for place in inspect_model(path, shapes, samples) if place.where == "unsupported" and place.node != first.node]
+        places = inspect_model(path, shapes, samples, length)
+        found = [place for place in places if place.where == "unsupported" and place.node != first.node]
     except AttncError:
         found = []
     others = [*first.others, *(UnsupportedError(place.node, place.operator, place.reason) for place in found)]
     return UnsupportedError(first.node, first.operator, advised(first.operator, first.reason), others)
 
 
-def _import_model(path: Path, shapes: Pins | None, strict: bool, samples: Pins | None) -> Model:
-    simplified, specs, declared, quantized = _prepare(path, shapes or {}, samples)
+def _import_model(path: Path, shapes: Pins | None, strict: bool, samples: Pins | None, length: int | None) -> Model:
+    simplified, specs, declared, quantized = _prepare(path, shapes or {}, samples, length)
     interpreter = Interpreter(simplified, path.stem)
     interpreter.ctx.quantized = quantized
     interpreter.run()
@@ -94,19 +99,22 @@ def _check_numbers(graph: Graph) -> None:
                 raise ModelError(f"{where}: its {name} holds NaN or infinity, the first at {bad[0].tolist()}")
 
 
-def load_float32(path: Path) -> onnx.ModelProto:
-    """The model as its file has it, but for half and double precision, which become float32: what everything is measured against."""
+def load_float32(path: Path, length: int | None = None) -> onnx.ModelProto:
+    """The model as its file has it, but for half and double precision, which become float32: what everything is measured against. With
+    `length`, a decoder as a function of so many tokens."""
     model = load_model(path)
+    if length:
+        bind_sequence(model, length, str(path))
     to_float32(model)
     return model
 
 
-def inspect_model(path: Path, shapes: Pins | None = None, samples: Pins | None = None) -> list[Placement]:
+def inspect_model(path: Path, shapes: Pins | None = None, samples: Pins | None = None, length: int | None = None) -> list[Placement]:
     """Where each node would run; what cannot be compiled has `where` "unsupported" and the reason.
 
     Raises for models that are broken or whose shapes are not known, and not for unsupported nodes.
     """
-    simplified, specs, declared, quantized = _prepare(Path(path), shapes or {}, samples)
+    simplified, specs, declared, quantized = _prepare(Path(path), shapes or {}, samples, length)
     interpreter = Interpreter(simplified, Path(path).stem, collect=True)
     interpreter.ctx.quantized = quantized
     interpreter.run()
@@ -126,9 +134,13 @@ def inspect_model(path: Path, shapes: Pins | None = None, samples: Pins | None =
     return [replace(one, reason=advised(one.operator, one.reason)) if one.where == "unsupported" else one for one in found]
 
 
-def _prepare(path: Path, pins: Pins, samples: Pins | None = None) -> tuple[Simplified, list[TensorSpec], dict[str, bool], Quantized | None]:
+def _prepare(
+    path: Path, pins: Pins, samples: Pins | None = None, length: int | None = None
+) -> tuple[Simplified, list[TensorSpec], dict[str, bool], Quantized | None]:
     """Load, make static, simplify; also whether each output declares a fixed first dimension, and what a quantized model says."""
     model = inline_functions(load_model(path), str(path))
+    if length:
+        bind_sequence(model, length, str(path))
     refuse_passed_inputs(model)
     name_nodes(model)
     declared = {output.name: _fixed_first(output) for output in model.graph.output}

@@ -24,7 +24,8 @@ def attention_operator(ctx: Context, node: NodeProto, args: Sequence[Value | Non
     attributes = ctx.attributes(node)
     given = [*args, *[None] * 7][:7]
     for index, what in CACHES:
-        if given[index] is not None:
+        value = given[index]
+        if value is not None and not (isinstance(value, Const) and value.array.size == 0):  # a past of no tokens is none
             ctx.fail(node, f"it has {what}; caches are not supported")
     q, k, v = (_heads(ctx, node, value, attributes, index) for index, value in enumerate(given[:3]))
     if q.shape[1] % k.shape[1]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from attnc.ir import Graph, Node
-from attnc.kernels.call import Walk
+from attnc.kernels.call import POSITION, Walk
 from attnc.kernels.design import AnyNumbers, Design, EngineDesign
 
 Make = Callable[[], bytes | Iterable[bytes]]
@@ -36,9 +36,18 @@ class Lowering:
         """Bytes per element of a value in memory."""
         return 1 if self.graph.type(name).bits <= 8 else 2
 
+    def height(self, name: str) -> int:
+        """Rows of the matrix in memory that a value is, or is a part of."""
+        value = self.graph.value(name)
+        return value.shape[0] if value.held is None else value.held.rows
+
+    def last(self, name: str) -> int:
+        """The last position that a value which is part of a larger matrix can begin at: the one that calls are stated for."""
+        return self.height(name) - self.graph.value(name).shape[0]
+
     def words(self, name: str) -> int:
-        """Words that a value takes."""
-        return self.graph.value(name).shape[0] * self.tiles(name) * self.bytes(name)
+        """Words that the matrix of a value takes."""
+        return self.height(name) * self.tiles(name) * self.bytes(name)
 
     def zero_point(self, name: str) -> int:
         """Zero point of a value in memory."""
@@ -52,8 +61,8 @@ class Lowering:
     def walk(self, name: str, row: int = 0, rows: int | None = None, tile: int = 0, tiles: int | None = None, raw: bool = False) -> Walk:
         """Rows [row, row+rows) of tiles [tile, tile+tiles) of a value, in (tile, row) order; the whole by default. With `raw`,
         bytes as memory holds them, zero point included, low before high ones: for kernels that read bytes."""
-        height = self.graph.value(name).shape[0]
-        rows = height - row if rows is None else rows
+        height = self.height(name)
+        rows = self.graph.value(name).shape[0] - row if rows is None else rows
         tiles = self.tiles(name) - tile if tiles is None else tiles
         size, first = self.bytes(name), tile * height + row
         if raw:
@@ -63,13 +72,26 @@ class Lowering:
         return self.through(name, first, (1, 1, tiles, rows), (0, 0, height), raw)
 
     def through(self, name: str, first: int, counts: tuple[int, int, int, int], strides: tuple[int, int, int], raw: bool = False) -> Walk:
-        """A walk through a value that starts at its vector `first`; with `raw` vectors are words, as `walk` says."""
+        """A walk through a value that starts at its vector `first`, counted from the row at the position where the value is a part of a
+        larger matrix; with `raw` vectors are words, as `walk` says."""
         size, zero = (1, 0) if raw else (self.bytes(name), self.zero_point(name))
-        return Walk(self.offsets[name] + first * size, counts, strides, size, zero, name)
+        walk = Walk(self.offsets[name] + first * size, counts, strides, size, zero, name)
+        return walk if self.graph.value(name).held is None else self._placed(walk, self.last(name), self.bytes(name))
 
-    def packed(self, key: str, make: Make, words: int, first: int = 0) -> Walk:
-        """`words` words from word `first` on of the packed array `key` in the weight memory; `make` as for `payload`."""
-        return Walk(self.payload(key, make) + first, (1, 1, 1, words), (0, 0, 0))
+    def whole(self, name: str, first: int, counts: tuple[int, int, int, int], strides: tuple[int, int, int]) -> Walk:
+        """A walk through the whole matrix that a value is a part of, from its row 0 to the last row of the value."""
+        size = self.bytes(name)
+        walk = Walk(self.offsets[name] + first * size, counts, strides, size, self.zero_point(name), name)
+        return walk if self.graph.value(name).held is None else replace(walk, grows=1)
+
+    def packed(self, key: str, make: Make, words: int, first: int = 0, place: tuple[int, int] | None = None) -> Walk:
+        """`words` words from word `first` on of the packed array `key` in the weight memory; `make` as for `payload`. `place`: the last
+        position and the words of a position, where the array has words for each and these are those of the run's."""
+        walk = Walk(self.payload(key, make) + first, (1, 1, 1, words), (0, 0, 0))
+        return walk if place is None else self._placed(walk, *place)
+
+    def _placed(self, walk: Walk, position: int, words: int) -> Walk:
+        return replace(walk, offset=walk.offset + position * words, moves=((POSITION, words),))
 
     def engine(self, node: Node, kind: type[AnyNumbers]) -> EngineDesign[AnyNumbers]:
         """What the design says of the engine of a kernel that serves `node`."""

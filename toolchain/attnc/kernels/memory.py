@@ -5,7 +5,7 @@ Their numbers are those of a walk (`Walk.numbers`), W, the words of a beat of th
 
 from __future__ import annotations
 
-from attnc.kernels.latency import ADD, COMPARE, MEMORY, READ, WRITE
+from attnc.kernels.latency import ADD, COMPARE, MEMORY, MULTIPLY, READ, WRITE
 from attnc.kernels.network import Loop, Names, Process, one, up
 
 REQUESTS = 16
@@ -53,7 +53,11 @@ STORE = _mover(
 )
 FORWARD = _mover("forward", Loop("FORWARD", READ + WRITE, runs=one(lambda n: n.vectors)))
 TEE = _mover("tee", Loop("TEE", READ + WRITE, runs=one(lambda n: n.vectors)))
-FETCH = _mover("fetch", Loop("FETCH", MEMORY + WRITE, runs=one(lambda n: n.count)))
-"""Brings the integers of the next instruction; it stands beside the function of the accelerator."""
+FETCH = _mover(
+    "fetch",
+    Loop("FETCH", MEMORY + WRITE, runs=one(lambda n: n.count)),
+    Loop("PATCH", READ + MULTIPLY + ADD + WRITE, runs=one(lambda n: n.more)),
+)
+"""Brings the integers of the next instruction, and changes those that registers do; it stands beside the function of the accelerator."""
 
 MOVERS = (LOAD, TAKE_RUN, TAKE_RUN_WORDS, LOAD_WORDS, LOAD_WORDS_PAIR, STORE, FORWARD, TEE, FETCH)

@@ -77,6 +77,10 @@ class Add(Operator):
         """The taller operand's."""
         return broadcast_shape(node, inputs)
 
+    def by_rows(self, node: Node) -> bool:
+        """Rows do not meet."""
+        return True
+
     def reference(self, node: Node, inputs: Sequence[Array]) -> Array:
         """a + b."""
         result: Array = inputs[0] + inputs[1]

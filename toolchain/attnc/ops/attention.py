@@ -38,6 +38,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -68,6 +69,7 @@ from attnc.ops.attention_one_pass import ONE_PASS, SPARE, lower_one_pass, one_pa
 from attnc.ops.attention_sizes import (
     ACC_BITS,
     SCORE_EXCLUDED,
+    Mask,
     Sizes,
     check_attributes,
     heads_of,
@@ -236,6 +238,27 @@ class Attention(Approximated):
     def numbers(self, node: Node) -> type[Numbers]:
         """Of either kernel."""
         return AttentionNumbers
+
+    def mixes(self, node: Node, length: int) -> str | None:
+        """Tokens look at those before them alone, and at all of these."""
+        mask = Mask.of(node, length, length)
+        if mask.after or mask.offset:
+            return "a token attends to later ones"
+        if mask.before < length - 1:
+            return "attention is limited to a window"
+        return "attention has a bias" if len(node.inputs) > 3 or "bias_queries" in node.params else None
+
+    def cached(self, node: Node) -> tuple[int, ...]:
+        """Keys and values."""
+        return 1, 2
+
+    def over_cache(self, node: Node, length: int) -> dict[str, Any]:
+        """Queries stand where the run does; one pass over keys would round them by where its blocks begin."""
+        return {**{key: value for key, value in node.attrs.items() if key != "offset"}, "cached": length, "passes": 2}
+
+    def placed(self, node: Node, position: int, rows: int) -> Node:
+        """Its operands are all keys and values up to the last query."""
+        return replace(node, attrs={key: value for key, value in node.attrs.items() if key != "cached"})
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """Calls of the kernel of one or of two passes."""

@@ -75,7 +75,8 @@ class Mask:
 @dataclass(frozen=True)
 class Sizes:
     """Groups, queries and keys per group, heads, channels per head, heads and rows of the table of biases (0 and 0 without one), the mask,
-    and how many channels make the bias where there is no table."""
+    how many channels make the bias where there is no table, and whether the keys are those of a cache (then `keys` are all that it has
+    place for, and the queries stand at its end)."""
 
     groups: int
     queries: int
@@ -88,6 +89,7 @@ class Sizes:
     bias_rows: int
     mask: Mask = Mask()
     channels: int = 0
+    cached: bool = False
 
     @classmethod
     def of(cls, node: Node, shapes: Sequence[Shape]) -> Sizes:
@@ -96,10 +98,11 @@ class Sizes:
         groups, heads, kv_heads = attr.get("groups", 1), attr["num_heads"], attr["num_kv_heads"]
         (q_rows, q_channels), (k_rows, _), (_, v_channels) = shapes[:3]
         bias_heads, bias_rows = (attr.get("bias_heads", 1), attr.get("bias_rows", 1)) if len(shapes) > 3 else (0, 0)
-        queries, keys = q_rows // groups, k_rows // groups
+        queries, keys = q_rows // groups, attr.get("cached", k_rows // groups)
         channels = (q_channels // heads, v_channels // kv_heads)
         factors = node.params["bias_queries"].shape[-1] if "bias_queries" in node.params else 0
-        return cls(groups, queries, keys, heads, kv_heads, *channels, bias_heads, bias_rows, Mask.of(node, queries, keys), factors)
+        mask, cached = Mask.of(node, queries, keys), "cached" in attr
+        return cls(groups, queries, keys, heads, kv_heads, *channels, bias_heads, bias_rows, mask, factors, cached)
 
     @property
     def sharing(self) -> int:
@@ -108,7 +111,7 @@ class Sizes:
 
     def expected(self) -> list[Shape]:
         """Shapes of the operands that fit these sizes."""
-        k_rows = self.groups * self.keys
+        k_rows = self.groups * (self.queries if self.cached else self.keys)
         q = (self.groups * self.queries, self.heads * self.head)
         shapes = [q, (k_rows, self.kv_heads * self.head), (k_rows, self.kv_heads * self.value)]
         return shapes + ([(self.bias_heads * self.bias_rows, self.keys)] if self.bias_heads else [])

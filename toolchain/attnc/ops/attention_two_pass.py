@@ -64,14 +64,20 @@ def lower_two_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
         pairs = mask.blocks(row, rows, sizes.keys, engine.numbers.queries)
         scored = sum(stop - start for _, start, stop in pairs)
         paced = sum(max(stop - start, engine.numbers.queries) for _, start, stop in pairs)
+        slopes = {"keys": 1, "scored": len(pairs), "paced": len(pairs), "position": 1} if sizes.cached else {}
+        if slopes:  # at least so many at every position
+            paced = scored + len(pairs) * (engine.numbers.queries - 1)
         counts = {"keys": keys, "scored": scored, "paced": paced, "position": mask.offset + row - first}
+        macs = heads * (sizes.head + sizes.value)
         calls.append(
             Call(
                 node=node.name,
                 kernel=kernel,
                 walks=walks_of(node, sizes, ctx, (row, rows), (first, keys), span),
                 scalars=fixed | counts | shared_scalars(node, sizes, ctx, rows),
-                macs=heads * (sizes.head + sizes.value) * sum(count * (stop - start) for count, start, stop in pairs),
+                macs=macs * sum(count * (stop - start) for count, start, stop in pairs),
+                slopes=slopes,
+                more_macs=macs * rows if slopes else 0,
             )
         )
     return calls
@@ -180,9 +186,9 @@ def walks_of(
     after head), row."""
 
     def grouped(name: str, per_group: int, first: int, count: int) -> Walk:
-        height = ctx.graph.value(name).shape[0]
+        height, held = ctx.height(name), sizes.cached and name in (k, v)
         counts = (1, span[1], ctx.tiles(name), count)
-        return ctx.through(name, span[0] * per_group + first, counts, (0, per_group, height))
+        return (ctx.whole if held else ctx.through)(name, span[0] * per_group + first, counts, (0, per_group, height))
 
     q, k, v = node.inputs[:3]
     bias = NO_WALK

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from attnc.arrays import Array, Shape
 from attnc.fixedpoint import check_bits
@@ -110,6 +110,26 @@ class Operator(ABC):
     @abstractmethod
     def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:
         """The operator in integers, bit for bit as the kernel computes it. `types` belong to `inputs`."""
+
+    def by_rows(self, node: Node) -> bool:
+        """Whether every row of the output follows from the same rows of the operands (or from their only one) alone, in the same way."""
+        return False
+
+    def mixes(self, node: Node, length: int) -> str | None:
+        """Why the rows of `length` tokens cannot be worked on one after the other, over a cache of `cached` operands; None if they can."""
+        return None if self.by_rows(node) else "it mixes tokens"
+
+    def cached(self, node: Node) -> tuple[int, ...]:
+        """Operands of which a row needs those of all tokens before."""
+        return ()
+
+    def over_cache(self, node: Node, length: int) -> dict[str, Any]:
+        """Attributes of a node whose rows are some of a sequence of `length` tokens, where `cached` operands are parts of a cache."""
+        return node.attrs
+
+    def placed(self, node: Node, position: int, rows: int) -> Node:
+        """What it is for `rows` rows at a position, where it depends on that."""
+        return node
 
     @abstractmethod
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:

@@ -30,6 +30,10 @@ class ConcatChannels(Concat):
             raise GraphError(f"node {node.name!r} (concat_channels): needs one number of rows, found {[rows for rows, _ in inputs]}")
         return inputs[0][0], sum(channels for _, channels in inputs)
 
+    def by_rows(self, node: Node) -> bool:
+        """Rows do not meet."""
+        return True
+
     def lane_divisor(self, node: Node, inputs: Sequence[Shape]) -> int:
         """A tile belongs to one operand."""
         return math.gcd(*(channels for _, channels in inputs[:-1]))

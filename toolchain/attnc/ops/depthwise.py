@@ -103,7 +103,7 @@ class Depthwise(Operator):
         x, y, lanes = node.inputs[0], node.output, ctx.design.lanes
         tiles, taps, height = ctx.tiles(y), node.params["weight"].shape[1], ctx.graph.value(x).shape[0]
         words = tiles * (RECORD_PLANES + taps)
-        weights = ctx.packed(node.name, lambda: pack(node, lanes), words)
+        weights = ctx.packed(node.packed, lambda: pack(node, lanes), words)
         kernel = KernelCall(
             network=DEPTHWISE,
             template_args=(

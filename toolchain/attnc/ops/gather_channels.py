@@ -46,6 +46,10 @@ class GatherChannels(Operator):
             raise GraphError(f"node {node.name!r} (gather_channels): needs channels in [0, {channels}), found up to {index.max()}")
         return rows, int(index.shape[1])
 
+    def by_rows(self, node: Node) -> bool:
+        """Rows do not meet."""
+        return len(node.params["index"]) == 1
+
     def reference(self, node: Node, inputs: Sequence[Array]) -> Array:
         """The channels of each row."""
         x, index = inputs[0], np.asarray(node.params["index"], np.int64)

@@ -85,6 +85,10 @@ class LayerNormalization(Operator):
         size = group(node, inputs[0][1])
         return size if size < inputs[0][1] else 0
 
+    def by_rows(self, node: Node) -> bool:
+        """Rows do not meet."""
+        return True
+
     def reference(self, node: Node, inputs: Sequence[Array]) -> Array:
         """Population variance, or mean square, over the channels of a group."""
         whole = split(node, inputs[0])
@@ -174,7 +178,7 @@ class LayerNormalization(Operator):
         scalars |= {"epsilon_low": epsilon & 0x7FFFFFFF, "epsilon_high": epsilon >> 31, "shift": node.attrs["shift"], **ctx.bounds(y)}
         calls = []
         for (row, rows), first in product(blocks, range(0, groups * tiles, tiles)):
-            words = ctx.packed(node.name, pack, tiles * pieces * RECORD_PLANES, first * pieces * RECORD_PLANES)
+            words = ctx.packed(node.packed, pack, tiles * pieces * RECORD_PLANES, first * pieces * RECORD_PLANES)
             calls.append(
                 Call(
                     node=node.name,

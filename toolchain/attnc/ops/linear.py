@@ -62,6 +62,10 @@ class Linear(Operator):
             raise GraphError(f"node {node.name!r}: weight {n}x{k} and bias {node.params['bias'].shape} on input {inputs[0]}")
         return inputs[0][0], n
 
+    def by_rows(self, node: Node) -> bool:
+        """Rows do not meet."""
+        return True
+
     def reference(self, node: Node, inputs: Sequence[Array]) -> Array:
         """x @ weight.T + bias."""
         weight, bias = (node.params[name].astype(inputs[0].dtype, copy=False) for name in ("weight", "bias"))
@@ -213,7 +217,7 @@ def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
     k_tiles, n_tiles = ctx.tiles(x), ctx.tiles(y)
     words = weight_words(engine, ctx)
     groups = math.ceil(n_tiles * lanes / pe)
-    weights = ctx.packed(f"{node.name}.dsp", lambda: payload(node, layout), groups * layout.words(k_tiles))
+    weights = ctx.packed(f"{node.packed}.dsp", lambda: payload(node, layout), groups * layout.words(k_tiles))
     first_words = pe * k_tiles if layout.coding == "bytes" and not layout.scales else 0
     x_bytes = ctx.bytes(x)
     kernel = KernelCall(

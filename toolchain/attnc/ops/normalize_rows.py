@@ -51,6 +51,10 @@ class NormalizeRows(Operator):
             raise GraphError(f"node {node.name!r} (normalize_rows): needs a peak per row of {inputs[0]}, found {inputs[1]}")
         return inputs[0]
 
+    def by_rows(self, node: Node) -> bool:
+        """Rows do not meet."""
+        return True
+
     def reference(self, node: Node, inputs: Sequence[Array]) -> Array:
         """x / peak, 0 where the peak is 0."""
         x, peak = inputs

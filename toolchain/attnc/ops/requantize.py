@@ -137,7 +137,7 @@ def rescale_call(
         record = node.params["multiplier" + suffix] + (node.params["shift" + suffix] << 24) + CHANNEL
         return byte_planes(np.broadcast_to(record, channels), RECORD_PLANES, lanes).tobytes()
 
-    words = ctx.packed(node.name + suffix, pack, tiles * RECORD_PLANES)
+    words = ctx.packed(node.packed + suffix, pack, tiles * RECORD_PLANES)
     low, high = bounds or ctx.graph.type(node.output).range
     return Call(
         node=node.name,
@@ -167,6 +167,10 @@ class Requantize(Operator):
     def shape(self, node: Node, inputs: Sequence[Shape]) -> Shape:
         """That of the input."""
         return inputs[0]
+
+    def by_rows(self, node: Node) -> bool:
+        """Rows do not meet."""
+        return True
 
     def reference(self, node: Node, inputs: Sequence[Array]) -> Array:
         """The input."""

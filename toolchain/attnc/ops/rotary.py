@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -72,9 +73,14 @@ class Rotary(Operator):
         if sizes.turned % 2 or not 2 <= sizes.turned <= sizes.head:
             raise GraphError(f"{where}: needs an even rotary_dims of 2 to {sizes.head}, found {sizes.turned}")
         tables = [node.params[name].shape for name in ("cos", "sin")] if "cos" in node.params else []
-        if any(shape != (sizes.rows, sizes.turned // 2) for shape in tables):
-            raise GraphError(f"{where}: needs cos and sin of {(sizes.rows, sizes.turned // 2)}, found {tables[0]} and {tables[1]}")
+        needed = (node.attrs.get("positions", sizes.rows), sizes.turned // 2)
+        if any(shape != needed for shape in tables):
+            raise GraphError(f"{where}: needs cos and sin of {needed}, found {tables[0]} and {tables[1]}")
         return inputs[0]
+
+    def by_rows(self, node: Node) -> bool:
+        """Rows do not meet."""
+        return True
 
     def reference(self, node: Node, inputs: Sequence[Array]) -> Array:
         """In float."""
@@ -123,6 +129,16 @@ class Rotary(Operator):
         acc[..., first], acc[..., second] = a * cos - b * sin, b * cos + a * sin
         return rescaled(node, acc.reshape(x.shape), output)
 
+    def over_cache(self, node: Node, length: int) -> dict[str, Any]:
+        """The table has a row for every position."""
+        return {**node.attrs, "positions": length}
+
+    def placed(self, node: Node, position: int, rows: int) -> Node:
+        """With the table of these rows."""
+        table = {name: node.params[name][position : position + rows] for name in ("cos", "sin")}
+        attrs = {key: value for key, value in node.attrs.items() if key != "positions"}
+        return replace(node, attrs=attrs, params={**node.params, **table})
+
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """A call per group and block of rows; the table is read once in each and serves all heads."""
         x, y, lanes = node.inputs[0], node.output, ctx.design.lanes
@@ -131,7 +147,8 @@ class Rotary(Operator):
         if lanes < 2 or sizes.head % lanes or half % lanes:
             raise GraphError(f"node {node.name!r} (rotary): {lanes} lanes must divide heads of {sizes.head} channels and halves of {half}")
         head_tiles, turned_tiles = sizes.head // lanes, math.ceil(sizes.turned / lanes)
-        height = ctx.graph.value(x).shape[0]
+        height, table_rows = ctx.height(x), node.params["cos"].shape[0]
+        place = (table_rows - sizes.rows, 2 * turned_tiles) if "positions" in node.attrs else None
         scalars = {"heads": sizes.heads, "head_tiles": head_tiles, "turned_tiles": turned_tiles, "half_tiles": half // lanes}
         scalars |= {"rotary_dims": sizes.turned, "one": 1 << node.attrs["fraction_bits"], **factor_scalars(node), **ctx.bounds(y)}
         step, calls = min(ctx.design.rows, sizes.rows), []
@@ -152,7 +169,7 @@ class Rotary(Operator):
                         walks=(
                             ctx.walk(x, row, rows),
                             other,
-                            ctx.packed(node.name, lambda: pack(node, sizes, lanes), words, 2 * turned_tiles * first),
+                            ctx.packed(node.packed, lambda: pack(node, sizes, lanes), words, 2 * turned_tiles * first, place),
                             ctx.walk(y, row, rows),
                         ),
                         scalars={"rows": rows, **scalars},
@@ -186,9 +203,9 @@ def kernel_of(lanes: int, turned_tiles: int, rows: int) -> KernelCall:
 
 def pack(node: Node, sizes: Sizes, lanes: int) -> bytes:
     """The table in the order of the hardware: per row and turned tile the low, then the high bytes of its channels; 0 beyond them."""
-    tiles = math.ceil(sizes.turned / lanes)
-    table = np.zeros((sizes.rows, tiles * lanes), np.int64)
+    tiles, rows = math.ceil(sizes.turned / lanes), node.params["cos"].shape[0]
+    table = np.zeros((rows, tiles * lanes), np.int64)
     first, second = sizes.pairs()
     table[:, first], table[:, second] = node.params["cos"], node.params["sin"]
-    planes = (table.reshape(sizes.rows, tiles, 1, lanes) >> np.array([0, 8])[:, None]) & 0xFF
+    planes = (table.reshape(rows, tiles, 1, lanes) >> np.array([0, 8])[:, None]) & 0xFF
     return planes.astype(np.uint8).tobytes()

@@ -38,6 +38,10 @@ class RowAbsmax(Operator):
         """[R, 1]."""
         return inputs[0][0], 1
 
+    def by_rows(self, node: Node) -> bool:
+        """Rows do not meet."""
+        return True
+
     def reference(self, node: Node, inputs: Sequence[Array]) -> Array:
         """max |x|."""
         result: Array = np.abs(inputs[0]).max(axis=-1, keepdims=True)

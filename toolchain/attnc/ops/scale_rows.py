@@ -47,6 +47,10 @@ class ScaleRows(Operator):
             raise GraphError(f"node {node.name!r} (scale_rows): peak {peak} and bias {node.params['bias'].shape} on input {inputs[0]}")
         return rows, channels
 
+    def by_rows(self, node: Node) -> bool:
+        """Rows do not meet."""
+        return True
+
     def reference(self, node: Node, inputs: Sequence[Array]) -> Array:
         """x * peak + bias."""
         result: Array = inputs[0] * inputs[1] + node.params["bias"].astype(inputs[0].dtype)
@@ -77,7 +81,7 @@ class ScaleRows(Operator):
         def pack() -> bytes:
             return byte_planes(p["bias"] + (1 << (FRACTION - 1)), RECORD_PLANES, lanes).tobytes()
 
-        words = ctx.packed(node.name, pack, tiles * RECORD_PLANES)
+        words = ctx.packed(node.packed, pack, tiles * RECORD_PLANES)
         kernel = KernelCall(
             network=SCALE_ROWS,
             template_args=(

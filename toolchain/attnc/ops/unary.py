@@ -79,6 +79,10 @@ class Unary(Approximated):
         self.function(node)
         return inputs[0]
 
+    def by_rows(self, node: Node) -> bool:
+        """Rows do not meet."""
+        return True
+
     def reference(self, node: Node, inputs: Sequence[Array]) -> Array:
         """f(x)."""
         return self.function(node)(inputs[0])

@@ -79,7 +79,7 @@ class TableOf256(Method):
             network=self.network,
             template_args=(("XT", IntType(ACTIVATION_BITS)), ("YT", IntType(ACTIVATION_BITS)), ("L", lanes)),
         )
-        words = ctx.packed(node.name, pack, 2 * ENTRIES // lanes)
+        words = ctx.packed(node.packed, pack, 2 * ENTRIES // lanes)
         calls = []
         for row, rows in ctx.row_blocks(x):
             walks = (ctx.walk(x, row, rows), words, ctx.walk(y, row, rows))

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import onnx
+
+from attnc.decoding.plan import plan_decoder
 from attnc.errors import FitError
 from attnc.pipeline.state import State
+from attnc.quant.samples import table_rows
 from attnc.schedule.cost import check_memory, estimate
 from attnc.schedule.design import check_fit
 from attnc.schedule.engine_choice import choose_engines
 from attnc.schedule.file import check_program, design_of
 from attnc.schedule.program import build_program
+
+
+def add_caches(state: State) -> None:
+    """A model over sequences becomes a decoder, where one is asked for; all that was measured is of the former."""
+    options = state.options
+    if options.max_length is None:
+        return
+    (spec,), (output,) = state.model.inputs, state.model.graph.outputs
+    proto = onnx.load(state.path, load_external_data=False)
+    vocabulary = table_rows(proto, spec.name) or state.graph.value(output).shape[1]
+    state.decoder = plan_decoder(state.model, options.max_length, options.block, options.sessions, vocabulary, state.path.parent)
+    state.model = state.decoder.model
 
 
 def settle_design(state: State) -> None:

@@ -11,7 +11,7 @@ from attnc.ops import verify
 from attnc.passes.approximations import share_implementations
 from attnc.passes.types import assign_types
 from attnc.pipeline.compare import check_against_float, compare_layers
-from attnc.pipeline.design import settle_design
+from attnc.pipeline.design import add_caches, settle_design
 from attnc.pipeline.quantize import (
     calibrate,
     choose_attention_biases,
@@ -77,6 +77,7 @@ PASSES = (
     Pass(Phase.QUANTIZE, "quantizing", quantize),
     Pass(Phase.QUANTIZE, "comparing golden with float", compare_layers),
     Pass(Phase.WIDEN, "choosing widths of inputs", lambda s: choose_widths(s, requantize)),
+    Pass(Phase.DESIGN, "adding caches", add_caches),
     Pass(Phase.DESIGN, "choosing the design", settle_design),
 )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from attnc.arrays import Array
 from attnc.config import CompileOptions
+from attnc.decoding.plan import Decoder
 from attnc.ir import Graph, Node
 from attnc.kernels.design import Design
 from attnc.model import Model
@@ -68,11 +69,13 @@ class State:
     engines: EngineChoice | None = None
     """How the engine of layers that may have either was chosen; None where a schedule was given."""
     misfit: str | None = None
+    decoder: Decoder | None = None
+    """Where one was asked for: what `model` became, and was before."""
 
     @cached_property
     def original(self) -> Original:
         """The model as its file has it."""
-        return Original(self.path)
+        return Original(self.path, self.options.max_length)
 
     def settings(self, node: Node) -> LayerSettings:
         """What was chosen for the weights of a layer."""

@@ -37,6 +37,19 @@ def load_samples(path: Path, specs: list[TensorSpec]) -> dict[str, Array]:
     return check_samples(found, specs, str(path))
 
 
+def load_sequences(path: Path, spec: TensorSpec) -> Array:
+    """Token ids of an `.npz`, under the name of the model's input, in whatever shape: cut into sequences as long as the model's, one behind
+    the other, [samples, 1, length]; where there are fewer tokens than that, they are repeated."""
+    found, length = load_npz(path), spec.shape[-1]
+    if spec.name not in found:
+        raise DataError(f"{path}: input {spec.name!r} is missing; the file has {', '.join(map(repr, found)) or 'nothing'}")
+    ids = np.asarray(found[spec.name]).reshape(-1)
+    if ids.dtype.kind not in "iu" or not ids.size:
+        raise DataError(f"{path}: {spec.name!r}: needed token ids, found {ids.size} numbers of type {ids.dtype}")
+    count = max(1, len(ids) // length)
+    return np.resize(ids[: count * length], (count, *spec.shape)).astype(spec.dtype)
+
+
 def check_samples(arrays: Mapping[str, Array], specs: list[TensorSpec], where: str) -> dict[str, Array]:
     """The inputs as [samples, *shape of the model], by the one rule of `attnc_host.samples`; [1, *shape] where one serves all samples."""
     try:
@@ -71,7 +84,7 @@ def synthetic_samples(proto: onnx.ModelProto, specs: list[TensorSpec], seed: int
         if spec.dtype.kind == "f":
             made[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
             continue
-        table = _table_rows(proto, spec.name)
+        table = table_rows(proto, spec.name)
         if table and spec.dtype.kind in "iu":
             made[spec.name] = rng.integers(0, table, shape).astype(spec.dtype)
         else:
@@ -82,7 +95,7 @@ def synthetic_samples(proto: onnx.ModelProto, specs: list[TensorSpec], seed: int
     return made
 
 
-def _table_rows(proto: onnx.ModelProto, name: str) -> int:
+def table_rows(proto: onnx.ModelProto, name: str) -> int:
     """Rows of the smallest constant table that `name` indexes; 0 if it indexes none."""
     sizes = {init.name: init.dims[0] for init in proto.graph.initializer if init.dims}
     reached, rows = {name}, []

@@ -22,8 +22,9 @@ from itertools import pairwise
 from typing import Any
 
 from attnc.ir import Graph, Node
-from attnc.kernels.call import Call, Walk
+from attnc.kernels.call import SESSION, Call, Walk
 from attnc.kernels.kernel import KernelCall
+from attnc.schedule.memory import MemoryMap
 
 Key = tuple[Any, ...]
 OPERANDS = 2
@@ -229,11 +230,14 @@ def _keep_operands(graph: Graph, chains: list[Chain]) -> None:
         if chain.heavy is None:
             continue
         first, before = chain.links[0], last.get(chain.heavy)
+        if before is not None and before.node.entry != first.node.entry:  # what ran before is not known
+            before = None
         if first.heavy and before is not None and _holds(before, first):
             name = first.calls[0].walks[first_load(first.calls[0].kernel)].value
             chain.links[0] = replace(first, calls=tuple(call.waiting for call in first.calls), kept=name)
         last[chain.heavy] = chain.main
-    needed = {*graph.outputs, *(name for chain in chains for name in chain.reads)}
+    kept = {name for name, value in graph.values.items() if value.held is not None}
+    needed = {*graph.outputs, *kept, *(name for chain in chains for name in chain.reads)}
     for chain in chains:
         for number, (before, link) in enumerate(pairwise(chain.links), 1):
             chain.links[number] = replace(link, tapped=link.tapped and before.node.output in needed)
@@ -314,12 +318,18 @@ def _light_engines(chains: Sequence[Chain], left: list[int]) -> list[tuple[Order
     return result
 
 
-def settle(chains: Sequence[Chain], apart_at: Mapping[str, int], final: Mapping[str, int]) -> list[Chain]:
-    """Move the walks from regions of their own, from which they were lowered, to where the values lie in the end."""
+def settle(chains: Sequence[Chain], apart_at: Mapping[str, int], memory: MemoryMap) -> list[Chain]:
+    """Move the walks from regions of their own, from which they were lowered, to where the values lie in the end; those through caches are
+    as far away for each session as these are long."""
+    caches = memory.caches
 
     def moved(walk: Walk) -> Walk:
         """A value that stays in a FIFO lies nowhere."""
-        return replace(walk, offset=walk.offset - apart_at[walk.value] + final[walk.value]) if walk.value in final else walk
+        if walk.value not in memory.values:
+            return walk
+        place = memory.values[walk.value].offset
+        session = ((SESSION, caches.words),) if caches.words and caches.offset <= place < caches.end else ()
+        return replace(walk, offset=walk.offset - apart_at[walk.value] + place, moves=(*walk.moves, *session))
 
     def call(old: Call) -> Call:
         return replace(old, walks=tuple(map(moved, old.walks)))

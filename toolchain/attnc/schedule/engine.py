@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
@@ -205,6 +205,11 @@ class Instruction:
     weights_ready: bool = False
     weights_next: Call | None = None
 
+    @property
+    def entry(self) -> str:
+        """Of the graph, that its nodes belong to."""
+        return self.chain.main.node.entry
+
     @cached_property
     def own(self) -> list[tuple[int, Call]]:
         """The slots that work for its own block, with their calls."""
@@ -219,6 +224,12 @@ class Instruction:
     def active(self) -> list[tuple[int, Call]]:
         """All slots that work, with their calls."""
         return self.early + self.own
+
+    def at(self, more: Mapping[str, int]) -> Instruction:
+        """The same with so much more in the registers."""
+        calls = tuple(None if call is None else call.at(more) for call in self.calls)
+        brings, following = self.brings and self.brings.at(more), self.weights_next and self.weights_next.at(more)
+        return replace(self, calls=calls, brings=brings, weights_next=following)
 
     def waiting(self) -> Instruction:
         """The same where its operand is there already: what brings that does nothing."""

@@ -29,18 +29,22 @@ class Region:
 @dataclass(frozen=True)
 class MemoryMap:
     """Regions of the memory, in words, and the place of each value. Inputs, constants and outputs are contiguous, so that the
-    host writes and reads each in one transfer; activations reuse what is free."""
+    host writes and reads each in one transfer; activations reuse what is free. `caches` come last: what lies there stays from run to run;
+    it is that of the first session, those of others follow."""
 
     inputs: Region
     constants: Region
     outputs: Region
     activations: Region
     values: dict[str, Region]
+    caches: Region
+    sessions: int = 1
 
     @property
     def words(self) -> int:
         """Size of the whole."""
-        return max(self.inputs.end, self.constants.end, self.outputs.end, self.activations.end)
+        ends = (self.inputs.end, self.constants.end, self.outputs.end, self.activations.end)
+        return max(*ends, self.caches.offset + self.sessions * self.caches.words)
 
 
 def apart(words: Mapping[str, int]) -> dict[str, int]:
@@ -48,19 +52,27 @@ def apart(words: Mapping[str, int]) -> dict[str, int]:
     return dict(zip(words, itertools.accumulate((max(aligned(size), ALIGNMENT) for size in words.values()), initial=0), strict=False))
 
 
-def plan_memory(graph: Graph, words: Mapping[str, int], steps: Sequence[tuple[Iterable[str], Iterable[str]]]) -> MemoryMap:
+def plan_memory(
+    graph: Graph, words: Mapping[str, int], steps: Sequence[tuple[Iterable[str], Iterable[str]]], sessions: int = 1
+) -> MemoryMap:
     """First fit in order of the steps, each with the values that it reads and stores, or parts of. A value is live from the first step that
     stores to the last that touches it; what a step reads or stores is live while it runs, so it writes over none of it. Values that no
     step stores take no memory; a step that reads one of them, or one that is stored no earlier than by itself, is an error."""
     values: dict[str, Region] = {}
+    places: dict[str, Region] = {}
+    """Of matrices in memory: several values may be parts of one."""
     cursor = 0
 
     def contiguous(names: list[str]) -> Region:
         nonlocal cursor
         start = cursor
         for name in names:
-            values[name] = Region(cursor, words[name])
-            cursor = aligned(cursor + words[name])
+            held = graph.value(name).held
+            key = name if held is None else held.name
+            if key not in places:
+                places[key] = Region(cursor, words[name])
+                cursor = aligned(cursor + words[name])
+            values[name] = places[key]
         return Region(start, cursor - start)
 
     inputs = contiguous(graph.inputs)
@@ -69,6 +81,7 @@ def plan_memory(graph: Graph, words: Mapping[str, int], steps: Sequence[tuple[It
     base = cursor
     last_use = {name: step for step, touched in enumerate(steps) for name in itertools.chain(*touched)}
     held = {*graph.inputs, *graph.constants}
+    cached = [name for name, value in graph.values.items() if value.held is not None and name not in values]
     live: dict[str, Region] = {}
     high = base
     for step, (reads, stores) in enumerate(steps):
@@ -76,13 +89,14 @@ def plan_memory(graph: Graph, words: Mapping[str, int], steps: Sequence[tuple[It
             raise GraphError(f"step {step} reads {lacking[0]!r} from memory, which does not hold it")
         held.update(stores)
         for name in stores:
-            if name not in values:
+            if name not in values and name not in cached:
                 place = _first_fit(list(live.values()), base, words[name])
                 values[name] = live[name] = place
                 high = max(high, place.end)
         for name in [name for name in live if last_use[name] <= step]:
             del live[name]
-    return MemoryMap(inputs, constants, outputs, Region(base, high - base), values)
+    cursor = aligned(high)
+    return MemoryMap(inputs, constants, outputs, Region(base, high - base), values, contiguous(cached), sessions)
 
 
 def aligned(words: int) -> int:

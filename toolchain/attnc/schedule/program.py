@@ -7,13 +7,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from attnc.ir import Graph
-from attnc.kernels.call import Call
+from attnc.ir import Graph, GraphError
+from attnc.kernels.call import POSITION, REGISTERS, SESSION, Call
 from attnc.kernels.design import Design
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.ports import SIDES
@@ -26,8 +26,18 @@ from attnc.schedule.sharing import Operand, share
 from attnc.schedule.steps import Task, form_steps, tracks
 from attnc.schedule.traffic import check_traffic
 
+PATCH_SHIFT = 16
+"""Bits of the place of an integer in a patch."""
 FETCH_INTS = 4
 """Integers of the program that a read brings: as many bits as a memory port of the board has."""
+
+
+class Patch(NamedTuple):
+    """An integer of a step that a register changes: its place, the register (of `REGISTERS`), and by how much for each more in it."""
+
+    place: int
+    register: int
+    slope: int
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,8 @@ class Program:
     weight_words: int
     depths: Mapping[str, int] = field(default_factory=dict)
     """Of FIFOs by name, where they are not the usual ones (fifos.py)."""
+    positions: Mapping[str, int] = field(default_factory=dict)
+    """Of the entries of a graph with caches: the position that their instructions are stated for."""
 
     @cached_property
     def instructions(self) -> tuple[Instruction, ...]:
@@ -105,20 +117,79 @@ class Program:
         sizes = [engine.instruction_ints for engine in self.engines]
         return [*itertools.accumulate(sizes, initial=0)] if self.design.parallel > 1 else [0] * len(sizes) + [max(sizes, default=1)]
 
+    @cached_property
+    def entries(self) -> dict[str, range]:
+        """Its steps by entry of the graph."""
+        found: dict[str, range] = {}
+        for number, step in enumerate(self.steps):
+            found[step[0].entry] = range(found.get(step[0].entry, range(number, number)).start, number + 1)
+        return found
+
+    def at(self, positions: Mapping[str, int]) -> Program:
+        """The same with instructions stated for other positions, by entry."""
+        more = {entry: {POSITION: position - self.positions[entry]} for entry, position in positions.items()}
+        steps = tuple(tuple(one.at(more[one.entry]) if one.entry in more else one for one in step) for step in self.steps)
+        return replace(self, steps=steps, positions={**self.positions, **positions})
+
     @property
     def instruction_ints(self) -> int:
         """Integers per step, the same for all, rounded up to 16."""
-        return 16 * math.ceil(self.places[-1] / 16)
+        return 16 * math.ceil((self.places[-1] + 2 * self.most_patches) / 16)
+
+    @cached_property
+    def most_patches(self) -> int:
+        """Integers of a step that registers change, at most."""
+        return max((len(found) for found in self.patches), default=0)
+
+    @cached_property
+    def patches(self) -> list[list[Patch]]:
+        """Of every step the integers that registers change."""
+        return patches(self) if self.positions else []
 
     def encode(self) -> npt.NDArray[np.int32]:
         """Steps as integers [steps, instruction_ints], filled up with zeros. The first integer of an instruction names its engine; where
-        each engine has a place of its own, it says whether the engine works."""
+        each engine has a place of its own, it says whether the engine works. Where there are registers, instructions are those for zeros
+        in them, and end with their patches: which integer (and in the upper half which register), and how much for each more in it."""
         code = np.zeros((len(self.steps), self.instruction_ints), np.int32)
+        first = self.at(dict.fromkeys(self.positions, 0)) if self.positions else self
+        code[:, : self.places[-1]] = first.plain()
+        for row, found in zip(code, self.patches, strict=False):
+            for number, (place, register, slope) in enumerate(found):
+                at = self.places[-1] + 2 * number
+                row[at : at + 2] = place | register << PATCH_SHIFT, slope
+        return code
+
+    def plain(self, session: int = 0) -> npt.NDArray[np.int32]:
+        """The integers of every step as it is stated, without patches."""
+        code = np.zeros((len(self.steps), self.places[-1]), np.int32)
+        more = {SESSION: session}
         for row, step in zip(code, self.steps, strict=True):
             for instruction in step:
-                ints, at = instruction.encode(), self.places[instruction.engine.index]
+                ints, at = (instruction.at(more) if session else instruction).encode(), self.places[instruction.engine.index]
                 row[at : at + len(ints)] = [1, *ints[1:]] if self.design.parallel > 1 else ints
         return code
+
+
+def patches(program: Program) -> list[list[Patch]]:
+    """What registers change in a program's instructions: every integer is affine in them, which is checked at the first, second, middle and
+    last position of each entry, and for a session more."""
+    first = program.at(dict.fromkeys(program.positions, 0))
+    plain = first.plain().astype(np.int64)
+    slopes = {
+        POSITION: program.at(dict.fromkeys(program.positions, 1)).plain() - plain,
+        SESSION: first.plain(session=1) - plain,
+    }
+    for part in (1, 2):
+        positions = {entry: last * part // 2 for entry, last in program.positions.items()}
+        by_step = np.array([positions[step[0].entry] for step in program.steps])[:, None]
+        found = program.at(positions).plain(session=part)
+        if (found != plain + by_step * slopes[POSITION] + part * slopes[SESSION]).any():
+            raise GraphError("an integer of the program does not follow from the position by a factor")
+    changes = [slopes[name] for name in REGISTERS]
+    return [
+        [Patch(int(at), number, int(change[row, at])) for number, change in enumerate(changes) for at in change[row].nonzero()[0]]
+        for row in range(len(program.steps))
+    ]
 
 
 def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes], object] | None) -> Program:
@@ -162,22 +233,35 @@ def _program(
     if design.beat > 1:
         engines = _widened(engines, instructions)
     engines = _shared(engines, instructions)
-    order = _order(design, engines, instructions, list(offsets.values()))
+    groups = [[*group] for _, group in itertools.groupby(range(len(instructions)), key=lambda index: instructions[index].entry)]
+    orders = [_order(design, engines, instructions, group, list(offsets.values())) for group in groups]
     # From here on it is known what each engine runs after what.
-    memory = plan_memory(graph, words, _touched([[instructions[i] for i in step] for step in order]))
+    memory = plan_memory(graph, words, _touched([[instructions[i] for i in step] for order in orders for step in order]), graph.sessions)
     if placed:
-        chains = settle(chains, offsets, {name: region.offset for name, region in memory.values.items()})
+        chains = settle(chains, offsets, memory)
     instructions = _all_instructions(chains, [engines[engine.index] for engine in engine_of])
-    engines, steps = _two_sided(engines, weights_ahead(prefetch([[instructions[i] for i in step] for step in order])))
+    # What ran before an entry is not known: nothing is brought for it.
+    parts = [weights_ahead(prefetch([[instructions[i] for i in step] for step in order])) for order in orders]
+    engines, steps = _two_sided(engines, [step for part in parts for step in part])
     arrays = dict(pair for chain in chains for link in chain.links for call in link.calls for pair in weight_walks(call))
-    return Program(design, engines, steps, memory, sum(map(aligned, arrays.values())))
+    return Program(design, engines, steps, memory, sum(map(aligned, arrays.values())), positions=_positions(graph))
 
 
-def _order(design: Design, engines: Sequence[Engine], instructions: Sequence[Instruction], starts: Sequence[int]) -> list[tuple[int, ...]]:
-    """Indices of the instructions of each step: those that run at the same time where the design says so, else one after the other."""
+def _positions(graph: Graph) -> dict[str, int]:
+    """The last position of each entry of a graph with caches: the one that its calls are stated for."""
+    made = ((node.entry, graph.value(node.output)) for node in graph.nodes)
+    return {entry: value.held.rows - value.shape[0] for entry, value in made if value.held is not None}
+
+
+def _order(
+    design: Design, engines: Sequence[Engine], instructions: Sequence[Instruction], group: Sequence[int], starts: Sequence[int]
+) -> list[tuple[int, ...]]:
+    """Indices of the instructions of each step, of those of an entry: those that run at the same time where the design says so, else one
+    after the other."""
     if design.parallel > 1:
-        return form_steps(_tasks(engines, instructions), starts)
-    return [(index,) for index in range(len(instructions))]
+        tasks = _tasks(engines, [instructions[index] for index in group])
+        return [tuple(group[place] for place in step) for step in form_steps(tasks, starts)]
+    return [(index,) for index in group]
 
 
 def _tracks(engines: Sequence[Engine]) -> list[int]:

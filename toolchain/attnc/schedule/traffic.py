@@ -29,7 +29,11 @@ def check_traffic(graph: Graph, places: MemoryMap, steps: Sequence[Sequence[Inst
     memory = _Memory(graph, places)
     for call in {id(call): call for step in steps for one in step for _, call in one.active}.values():
         check_types(graph, call)
+    entry = None
     for number, step in enumerate(steps):
+        if step[0].entry != entry:
+            entry = step[0].entry
+            memory.begin([walk for later in steps if later[0].entry == entry for one in later for walk in one.moves("store")])
         memory.load(number, [walk for one in step for walk in one.moves("load") if walk.vectors])
         memory.store(number, [walk for one in step for walk in one.moves("store") if walk.vectors])
     for name in graph.outputs:
@@ -92,12 +96,20 @@ class _Memory:
     """The value that every word holds, by number, and the last step that loaded or stored it."""
 
     def __init__(self, graph: Graph, places: MemoryMap) -> None:
-        self.numbers = {name: number for number, name in enumerate(graph.values, 1)}
+        matrices = {name: name if value.held is None else value.held.name for name, value in graph.values.items()}
+        order = {name: number for number, name in enumerate(dict.fromkeys(matrices.values()), 1)}
+        self.numbers = {name: order[matrix] for name, matrix in matrices.items()}
         self.holds = np.zeros(places.words, np.int32)
         self.touched = np.full(places.words, -1, np.int32)
-        for name in (*graph.inputs, *graph.constants):
+        cached = [name for name, value in graph.values.items() if value.held is not None and name in places.values]
+        for name in (*graph.inputs, *graph.constants, *cached):
             region = places.values[name]
             self.holds[region.offset : region.end] = self.numbers[name]
+
+    def begin(self, stores: Iterable[Walk]) -> None:
+        """A run of an entry: of the caches it has what runs before left, but nothing of its own tokens."""
+        for words in (_words(walk) for walk in stores if walk.vectors and walk.moves):
+            self.holds[words] = 0
 
     def load(self, step: int, walks: Iterable[Walk]) -> None:
         """What the instructions of a step load, before any of them stores."""

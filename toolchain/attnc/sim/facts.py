@@ -70,6 +70,9 @@ def _run(listing: Listing, run: CosimRun, edges: Sequence[Edge] | None) -> dict[
         "latency_ms": round(run.cycles / listing.clock_mhz / 1000, 6),
         "bit_exact": run.bit_exact,
         "deadlock": None if edges is None else describe(listing, run, edges),
+        "entries": {
+            entry: {"cycles": cycles, "estimate_cycles": estimate} for entry, (cycles, estimate) in listing.entry_cycles(run).items()
+        },
         "stages": [
             {
                 "node": listing.stages[stage].node,
@@ -133,12 +136,16 @@ def fifo_depths(least: Mapping[str, int] | None, runs: Sequence[CosimRun]) -> di
 
 def summary(found: Mapping[str, Any]) -> dict[str, Any]:
     """What a report says of simulations: cycles and milliseconds by style."""
-    keys = ("cycles", "latency_ms", "bit_exact")
     return {
         "note": found["note"],
         "assumed": found["assumed"],
-        **{style: {**{key: run[key] for key in keys}, "deadlock": run["deadlock"] is not None} for style, run in found["styles"].items()},
+        **{style: _style(run) for style, run in found["styles"].items()},
     }
+
+
+def _style(run: Mapping[str, Any]) -> dict[str, Any]:
+    found = {**{key: run[key] for key in ("cycles", "latency_ms", "bit_exact")}, "deadlock": run["deadlock"] is not None}
+    return found | ({"entries": run["entries"]} if run["entries"] else {})
 
 
 def write_facts(build: Path, found: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ class Listing:
     fifos: Mapping[str, Queue]
     stages: tuple[Stage, ...]
     steps: tuple[tuple[Instruction, ...], ...]
+    entries: Mapping[str, range] = field(default_factory=dict)
+    """Steps of the entries of a decoder."""
 
     @property
     def estimate(self) -> int:
@@ -69,6 +71,14 @@ class Listing:
     def timing(self, read_latency: int = READ_LATENCY, write_response: int = WRITE_RESPONSE, loops: Mapping[str, Loop] = LOOPS) -> Timing:
         """On the board that the build is for."""
         return Timing(read_latency, write_response, self.bytes_per_cycle, self.interfaces, loops)
+
+    def entry_cycles(self, run: CosimRun) -> dict[str, tuple[int, int]]:
+        """Simulated cycles of each entry of a decoder, and their estimate."""
+        found = {}
+        for entry, steps in self.entries.items():
+            simulated = sum(end - begin for number, begin, end in run.stages if number in steps)
+            found[entry] = simulated, sum(one.cycles for number in steps for one in self.steps[number])
+        return found
 
     def stage_cycles(self, run: CosimRun) -> dict[int, tuple[int, int, int]]:
         """By stage: steps that it accounts for, their simulated cycles, and the estimate of these."""
@@ -104,7 +114,8 @@ def _listing(data: dict[str, Any]) -> Listing:
     engines = {str(name): tuple(map(str, ops)) for name, ops in data["engines"].items()}
     queues = {_word(name): Queue(int(depth), int(bits)) for name, (depth, bits) in data["fifos"].items()}
     wiring = {_word(pointer): _word(port) for pointer, port in data["interfaces"].items()}
-    return Listing(float(data["clock_mhz"]), float(data["bytes_per_cycle"]), wiring, engines, queues, stages, steps)
+    entries = {str(entry): range(int(start), int(stop)) for entry, (start, stop) in data["entries"].items()}
+    return Listing(float(data["clock_mhz"]), float(data["bytes_per_cycle"]), wiring, engines, queues, stages, steps, entries)
 
 
 def _word(text: Any) -> str:

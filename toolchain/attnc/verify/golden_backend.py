@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from attnc.codegen.graph_file import load_graph
+from attnc.decoding.golden import GoldenDecoder
 from attnc.errors import BuildError
 from attnc.golden import run_golden
 from attnc_host import boundary
 from attnc_host import manifest as manifests
 from attnc_host.boundary import Image
+from attnc_host.decoder import decoder_of
 from attnc_host.manifest import Manifest
 from attnc_host.progress import Progress
 
@@ -33,10 +36,13 @@ class GoldenBackend:
         if absent:
             raise BuildError(f"{manifest.folder}: graph.json and manifest.json disagree about {', '.join(map(repr, sorted(absent)))}")
         largest = max(shape[0] * shape[1] for shape in (value.shape for value in self.graph.values.values()))
+        self._sessions: dict[int, GoldenDecoder] = {}
         self.chunk = min(MAX_CHUNK, max(1, CHUNK_ELEMENTS // largest))
 
-    def execute(self, images: Image) -> Image:
-        """Input regions [samples, input_bytes] to output regions [samples, output_bytes]."""
+    def execute(self, images: Image, scalars: Mapping[str, int] | None = None) -> Image:
+        """Input regions [samples, input_bytes] to output regions [samples, output_bytes]; with `scalars`, runs of a decoder."""
+        if scalars:
+            return np.stack([self._entry(image, scalars) for image in images])
         samples, parts = images.shape[0], []
         self.progress.stage(f"golden: {samples} sample{'s' if samples > 1 else ''}")
         try:
@@ -50,6 +56,15 @@ class GoldenBackend:
         finally:
             self.progress.finish()
         return np.concatenate(parts)
+
+    def _entry(self, image: Image, scalars: Mapping[str, int]) -> Image:
+        """A run of a decoder, over the caches of a session."""
+        session = self._sessions.setdefault(scalars["session"], GoldenDecoder(self.graph))
+        name, entry = next(pair for pair in decoder_of(self.manifest).entries.items() if pair[1].first == scalars["first"])
+        rows = boundary.read_inputs(self.manifest, image[np.newaxis])[entry.input][0]
+        found = session.run(name, scalars["position"], {entry.input: self.graph.type(entry.input).from_memory(rows)})
+        values = {key: self.graph.type(key).to_memory(array[np.newaxis]) for key, array in found.items()}
+        return boundary.write_outputs(self.manifest, values)[0] if values else np.zeros(self.manifest.output_bytes, np.uint8)
 
     def close(self) -> None:
         """Nothing to give back."""

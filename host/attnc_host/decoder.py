@@ -1,0 +1,198 @@
+"""Sequences of tokens on an accelerator that generates them: prompts in blocks, then token by token, over the caches of a session.
+
+A session is its tokens: what the caches hold follows from them. So one that is saved is its tokens and the build that they are for, and
+loading it works on them again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attnc_host import boundary
+from attnc_host.boundary import Array, Image
+from attnc_host.errors import AcceleratorError, InputError
+from attnc_host.manifest import DECODE, PREFILL, Decoder, Entry, Feed, Manifest
+
+SAVED = 1
+"""Version of a saved session."""
+
+
+Execute = Callable[[Image, Mapping[str, int]], Image]
+"""What runs an entry: from an input region [input_bytes] and the scalars of the run to the output region; memory stays from run to run."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen from logits. A temperature of 0 takes the likeliest. `top_k` (0: all) and `top_p` keep the likeliest;
+    logits of tokens that were there before are divided by `repetition_penalty` where they are positive, else multiplied."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, fine, needed in (
+            ("temperature", self.temperature >= 0, "0 or more"),
+            ("top_k", self.top_k >= 0, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
+        ):
+            if not fine:
+                raise InputError(f"{name}: needed a number {needed}, found {getattr(self, name)}")
+
+    def choose(self, logits: Array, before: Sequence[int], rng: np.random.Generator) -> int:
+        """A token; of equal logits the first is the likeliest."""
+        scores = np.array(logits, np.float64)
+        if self.repetition_penalty != 1 and before:
+            seen = np.unique(np.asarray(before))
+            scores[seen] = np.where(scores[seen] > 0, scores[seen] / self.repetition_penalty, scores[seen] * self.repetition_penalty)
+        if self.temperature == 0:
+            return int(np.argmax(scores))
+        order = np.argsort(-scores, kind="stable")
+        order = order[: self.top_k] if self.top_k else order
+        weights = np.exp((scores[order] - scores[order[0]]) / self.temperature)
+        weights /= weights.sum()
+        if self.top_p < 1:
+            kept = int(np.searchsorted(np.cumsum(weights), self.top_p)) + 1
+            order, weights = order[:kept], weights[:kept] / weights[:kept].sum()
+        return int(rng.choice(order, p=weights))
+
+
+class Session:
+    """One sequence. `number` says whose caches it uses; `ids` are its tokens so far."""
+
+    def __init__(self, manifest: Manifest, execute: Execute, number: int = 0) -> None:
+        self.decoder = decoder_of(manifest)
+        if not 0 <= number < self.decoder.sessions:
+            count = self.decoder.sessions
+            raise InputError(f"session: this build has caches for {count} (0 to {count - 1}), found {number}")
+        self.manifest, self.execute, self.number = manifest, execute, number
+        self.ids: list[int] = []
+        self._feeds = {feed.value: feed for feed in manifest.feeds}
+        self._tokens = _table(self.decoder, "tokens")
+        self._positions = _table(self.decoder, "positions")
+
+    @property
+    def left(self) -> int:
+        """Tokens that there is place for."""
+        return self.decoder.length - len(self.ids)
+
+    def extend(self, ids: Sequence[int]) -> Array:
+        """Work on more tokens; the logits [vocabulary] of what may follow the last."""
+        given = self._checked(ids)
+        while len(given) > 1 and len(self.ids) + self.decoder.block <= self.decoder.length:
+            part = given[: min(self.decoder.block, len(given) - 1)]
+            self._run(self.decoder.entries[PREFILL], part)
+            given = given[len(part) :]
+        for token in given[:-1]:
+            self._run(self.decoder.entries[DECODE], [token])
+        return self._logits(self._run(self.decoder.entries[DECODE], given[-1:]))
+
+    def generate(
+        self, ids: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, stop: Sequence[int] = (), seed: int = 0
+    ) -> Iterator[int]:
+        """Tokens that follow `ids`, as they come: until there are `max_new_tokens`, one of `stop` has come (it is the last that is given),
+        or the sequence is full. What was given belongs to the session, but for the last one, which the next call is to begin with."""
+        if max_new_tokens < 1:
+            raise InputError(f"max_new_tokens: needed 1 or more, found {max_new_tokens}")
+        sampling, rng = sampling or Sampling(), np.random.default_rng(seed)
+        logits = self.extend(ids)
+        for count in range(max_new_tokens):
+            token = sampling.choose(logits, self.ids, rng)
+            yield token
+            if token in stop or not self.left or count + 1 == max_new_tokens:
+                return
+            logits = self.extend([token])
+
+    def save(self, path: Path) -> None:
+        """Its tokens, and the build that they are for."""
+        data = {"version": SAVED, "build": _build(self.manifest), "ids": self.ids}
+        path.write_text(json.dumps(data), encoding="utf-8")
+
+    def load(self, path: Path) -> None:
+        """Go on where `save` was: the tokens are worked on again."""
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            version, build, ids = data["version"], data["build"], data["ids"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: is no saved session ({type(error).__name__})") from error
+        if version != SAVED or build != _build(self.manifest):
+            raise InputError(f"{path}: was saved for another build than {self.manifest.folder}, whose caches would differ")
+        self.ids = []
+        if ids:
+            self.extend(ids)
+
+    def _checked(self, ids: Sequence[int]) -> list[int]:
+        found = np.asarray(ids)
+        if found.size == 0:
+            raise InputError("ids: needed at least one token, found none")
+        if found.ndim != 1 or found.dtype.kind not in "iu":
+            raise InputError(f"ids: needed a list of whole numbers, found {found.dtype} of shape {list(found.shape)}")
+        if found.min() < 0 or found.max() >= self.decoder.vocabulary:
+            bad = int(found[(found < 0) | (found >= self.decoder.vocabulary)][0])
+            raise InputError(f"ids: needed tokens from 0 to {self.decoder.vocabulary - 1}, found {bad}")
+        if found.size > self.left:
+            raise InputError(
+                f"ids: {found.size} tokens behind {len(self.ids)} do not fit the {self.decoder.length} that this build was compiled for "
+                "(--max-length)"
+            )
+        return [int(token) for token in found]
+
+    def _run(self, entry: Entry, ids: Sequence[int]) -> Image:
+        feed = self._feeds[entry.input]
+        rows = np.zeros((feed.rows, feed.channels), feed.type.dtype)
+        rows[: len(ids)] = self._rows(np.asarray(ids), feed)
+        values = {name: rows[None] if name == entry.input else _nothing(other) for name, other in self._feeds.items()}
+        image = boundary.to_image(self.manifest, values)[0]
+        place = {"first": entry.first, "instructions": entry.instructions, "position": len(self.ids), "session": self.number}
+        found = self.execute(image, place)
+        self.ids += list(ids)
+        return found
+
+    def _rows(self, ids: Array, feed: Feed) -> Array:
+        """What the device gets for tokens that come next."""
+        assert self._tokens is not None
+        if self._positions is None:
+            return self._tokens[ids]
+        at = len(self.ids)
+        return boundary.quantize(self._tokens[ids].astype(np.float64) + self._positions[at : at + len(ids)], feed.type)
+
+    def _logits(self, image: Image) -> Array:
+        (fetch,) = self.manifest.fetches
+        return boundary.dequantize(boundary.from_image(self.manifest, image[None])[fetch.value], fetch.type)[0, 0]
+
+
+def decoder_of(manifest: Manifest) -> Decoder:
+    """What a build says of how it generates tokens; an error where it does not."""
+    if manifest.decoder is None:
+        raise InputError(f"{manifest.folder}: generates no tokens: it was not compiled with --max-length")
+    return manifest.decoder
+
+
+def _nothing(feed: Feed) -> Array:
+    return np.full((1, feed.rows, feed.channels), feed.type.zero_point, feed.type.dtype)
+
+
+def _table(decoder: Decoder, name: str) -> Array | None:
+    """Rows of a table, which stay in the file until they are used."""
+    table, rows = getattr(decoder, name), decoder.vocabulary if name == "tokens" else decoder.length
+    if table is None:
+        return None
+    size = table.file.stat().st_size
+    channels = size // (rows * table.dtype.itemsize)
+    if channels < 1 or size != rows * channels * table.dtype.itemsize:
+        raise AcceleratorError(f"{table.file}: needed whole rows for each of {rows}, found {size} bytes; the build folder is damaged")
+    found: Array = np.memmap(table.file, table.dtype, "r", shape=(rows, channels))
+    return found
+
+
+def _build(manifest: Manifest) -> Any:
+    """What tells a build from others."""
+    return [manifest.data.get("files", {}).get("weights/program.bin"), manifest.data.get("model")]

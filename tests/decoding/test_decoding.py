@@ -1,0 +1,250 @@
+"""Decoders: a sequence in any blocks gives what the model over whole sequences gives, in golden, in C++ and in simulated time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attnc.compiler import compile_model, quantize_model
+from attnc.config import CompileOptions
+from attnc.decoding.golden import GoldenDecoder
+from attnc.decoding.plan import Decoder, plan_decoder
+from attnc.errors import AttncError, ConfigError, ModelError, UnsupportedError
+from attnc.golden import run_golden
+from attnc.ir import GraphError
+from attnc.kernels.design import Design
+from attnc.ops import verify
+from attnc.passes.decoding import DECODE, PREFILL
+from attnc.schedule.program import Patch, Program, build_program
+from attnc.verify import golden_backend
+from attnc_host import Accelerator, AcceleratorError, InputError
+from attnc_host.decoder import Sampling
+from decoding.decoders import VOCABULARY, write_decoder
+
+assert golden_backend  # registers "golden"
+LENGTH, BLOCK, SESSIONS = 12, 4, 2
+
+
+def planned(path: Path, block: int | None = BLOCK) -> Decoder:
+    state = quantize_model(path, CompileOptions(max_length=LENGTH))
+    return plan_decoder(state.model, LENGTH, block, SESSIONS, VOCABULARY, path.parent)
+
+
+@pytest.fixture(scope="session")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
+    return planned(write_decoder(tmp_path_factory.mktemp("decoder") / "decoder.onnx"))
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With positions, a past and a mask in the file, and caches for two sessions."""
+    folder = tmp_path_factory.mktemp("decoder")
+    path = write_decoder(folder / "decoder.onnx", past=True, mask=True, positions=True)
+    return compile_model(path, CompileOptions(max_length=LENGTH, block=BLOCK, sessions=SESSIONS, output=folder / "build"))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_blocks_of_any_sizes_give_the_whole(decoder: Decoder, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, VOCABULARY, LENGTH)
+    rows = decoder.rows(ids, 0)
+    graph = decoder.sequence.graph
+    whole = run_golden(graph, {graph.inputs[0]: rows[np.newaxis]})[graph.outputs[0]][0]
+    golden, position = GoldenDecoder(decoder.model.graph), 0
+    while position < LENGTH:
+        count = int(rng.integers(0, BLOCK + 1))
+        if count and position + BLOCK <= LENGTH:
+            block = rng.integers(-100, 100, (BLOCK, rows.shape[1])).astype(rows.dtype)  # what follows the tokens is nobody's
+            block[:count] = rows[position : position + count]
+            golden.run(PREFILL, position, {decoder.inputs[PREFILL]: block})
+            position += count
+        else:
+            found = golden.run(DECODE, position, {decoder.inputs[DECODE]: rows[position : position + 1]})
+            np.testing.assert_array_equal(found[graph.outputs[0]][0], whole[position])
+            position += 1
+
+
+def test_arrays_are_shared_and_caches_held(decoder: Decoder) -> None:
+    graph = decoder.model.graph
+    verify(graph)
+    twins = {node.packed: node for node in graph.nodes if node.entry == PREFILL}
+    both = [(twins[node.name], node) for node in graph.nodes if node.entry == DECODE and node.name in twins]
+    assert both and all(a.params is b.params for a, b in both)
+    held = {value.held.name for value in graph.values.values() if value.held is not None}
+    assert len(held) == 4  # keys and values of two layers
+    assert len([n for n in graph.nodes if n.entry == PREFILL]) < len([n for n in graph.nodes if n.entry == DECODE])
+
+
+@pytest.fixture(scope="session")
+def program(decoder: Decoder) -> Program:
+    return build_program(decoder.model.graph, Design.of(8, 16, 16), lambda data: None)
+
+
+def test_weights_are_packed_once(decoder: Decoder, program: Program) -> None:
+    alone = build_program(decoder.sequence.graph, Design.of(8, 16, 16), lambda data: None)
+    assert program.weight_words == alone.weight_words
+
+
+def test_patches_make_the_program_of_any_position(program: Program) -> None:
+    code = program.encode().astype(np.int64)
+    plain = code[:, : program.places[-1]].copy()
+    for position, session in ((0, 0), (3, 1), (LENGTH - BLOCK, 1)):
+        expected = program.at(dict.fromkeys(program.positions, position)).plain(session)
+        patched = plain.copy()
+        for row, found in zip(patched, program.patches, strict=True):
+            for patch in found:
+                row[patch.place] += patch.slope * (position, session)[patch.register]
+        np.testing.assert_array_equal(patched, expected)
+    assert {patch.register for found in program.patches for patch in found} == {0, 1}
+
+
+def test_an_integer_that_does_not_follow_is_seen(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    from attnc.schedule import program as module
+
+    real = Program.plain
+
+    def squared(self: Program, session: int = 0) -> np.ndarray:
+        code = real(self, session)
+        code[0, 0] += self.positions[DECODE] ** 2
+        return code
+
+    monkeypatch.setattr(Program, "plain", squared)
+    with pytest.raises(GraphError, match="does not follow from the position"):
+        module.patches(program)
+
+
+def test_cpp_generates_what_golden_does(build: Path) -> None:
+    made = {}
+    for backend in ("golden", "csim"):
+        with Accelerator.open(build, backend) as accelerator:
+            first, second = accelerator.session(0), accelerator.session(1)
+            one = first.generate([1, 2, 3, 4, 5, 6, 7], 5)
+            two = second.generate([9], 11, Sampling(0.8, 20, 0.9, 1.2), seed=3)
+            made[backend] = [(next(one), next(two)) for _ in range(5)], list(two)
+    assert made["golden"] == made["csim"]
+    assert len({token for pair in made["csim"][0] for token in pair}) > 3
+
+
+def test_the_build_says_what_it_was_simulated_at(build: Path) -> None:
+    report = json.loads((build / "report.json").read_text())
+    assert report["check"] == {"samples": 2, "elements": 2 * VOCABULARY}
+    for style in ("stp", "flp"):
+        run = report["simulation"][style]
+        assert run["bit_exact"] and not run["deadlock"]
+        assert sum(one["cycles"] for one in run["entries"].values()) <= run["cycles"]
+        for one in run["entries"].values():
+            assert abs(one["cycles"] / one["estimate_cycles"] - 1) < 0.15
+    estimates = report["decoder"]["estimates"]
+    assert {row["entry"] for row in estimates} == {PREFILL, DECODE}
+    decode = [row["cycles"] for row in estimates if row["entry"] == DECODE]
+    assert decode == sorted(decode) and len(decode) >= 3
+
+
+def test_a_wrong_slope_is_caught(build: Path, tmp_path: Path) -> None:
+    """Patches that are not applied give other tokens: what the comparison with golden is for."""
+    import shutil
+
+    copy = tmp_path / "build"
+    shutil.copytree(build, copy)
+    source = copy / "hls" / "attnc_top.cpp"
+    text = source.read_text()
+    assert "if (j == place) next[j] += more;" in text
+    source.write_text(text.replace("if (j == place) next[j] += more;", "if (j == place + 1) next[j] += more;"))
+    with pytest.raises(AcceleratorError), Accelerator.open(copy, "csim") as accelerator:  # the checksums of a build
+        list(accelerator.generate([1, 2, 3], 4))
+    with Accelerator.open(build, "golden") as accelerator:
+        right = list(accelerator.generate([1, 2, 3, 4, 5, 6], 6))
+    try:
+        with Accelerator.open(copy, "csim", verify=False) as accelerator:
+            wrong = list(accelerator.generate([1, 2, 3, 4, 5, 6], 6))
+    except AcceleratorError:
+        return
+    assert wrong != right
+
+
+def test_sessions_are_saved_and_refused(build: Path, tmp_path: Path) -> None:
+    with Accelerator.open(build, "golden") as accelerator:
+        session = accelerator.session()
+        tokens = list(session.generate([1, 2, 3], 4))
+        session.save(tmp_path / "talk.json")
+        again = accelerator.session(1)
+        again.load(tmp_path / "talk.json")
+        assert again.ids == session.ids == [1, 2, 3, *tokens[:-1]]
+        assert list(again.generate(tokens[-1:], 2)) == list(session.generate(tokens[-1:], 2))
+        (tmp_path / "other.json").write_text(json.dumps({"version": 1, "build": "another", "ids": [1]}))
+        with pytest.raises(InputError, match="another build"):
+            again.load(tmp_path / "other.json")
+        (tmp_path / "broken.json").write_text("{")
+        with pytest.raises(InputError, match="no saved session"):
+            again.load(tmp_path / "broken.json")
+
+
+def test_generation_ends_where_it_should(build: Path) -> None:
+    with Accelerator.open(build, "golden") as accelerator:
+        full = list(accelerator.generate([1, 2, 3], 100))
+        assert len(full) == LENGTH - 3 + 1  # the last one needs no place
+        stopped = list(accelerator.generate([1, 2, 3], 100, stop=[full[2]]))
+        assert stopped == full[: full.index(full[2]) + 1]
+
+
+@pytest.mark.parametrize(
+    ("ids", "error"),
+    [
+        ([], "at least one token"),
+        ([1, VOCABULARY], f"from 0 to {VOCABULARY - 1}, found {VOCABULARY}"),
+        ([-1], "found -1"),
+        ([0.5], "whole numbers"),
+        ([[1, 2]], "whole numbers"),
+        ([1] * (LENGTH + 1), f"do not fit the {LENGTH}"),
+    ],
+)
+def test_prompts_that_cannot_be(build: Path, ids: list[int], error: str) -> None:
+    with Accelerator.open(build, "golden") as accelerator, pytest.raises(InputError, match=error):
+        list(accelerator.generate(ids, 1))
+
+
+def test_what_decoders_are_not(build: Path) -> None:
+    with Accelerator.open(build, "golden") as accelerator:
+        with pytest.raises(InputError, match="use generate"):
+            accelerator.run({"input_ids": np.zeros((1, LENGTH), np.int64)})
+        with pytest.raises(InputError, match="caches for 2"):
+            accelerator.session(2)
+        with pytest.raises(InputError, match="max_new_tokens"):
+            list(accelerator.generate([1], 0))
+        with pytest.raises(InputError, match="top_p"):
+            list(accelerator.generate([1], 1, sampling=Sampling(top_p=0.0)))
+
+
+@pytest.mark.parametrize("given", ["two inputs", "window", "not causal"])
+def test_models_that_cannot_be_decoded(given: str, tmp_path: Path) -> None:
+    if given == "two inputs":
+        import onnx
+
+        from attnc.frontend.sequence import bind_sequence
+
+        model = onnx.load(write_decoder(tmp_path / "decoder.onnx"))
+        model.graph.input[0].name = "past_ids"
+        with pytest.raises(ModelError, match="one input of token ids"):
+            bind_sequence(model, LENGTH, "decoder.onnx")
+        return
+    path = write_decoder(tmp_path / "decoder.onnx", **({"is_causal": 0} if given == "not causal" else {}))
+    if given == "not causal":
+        with pytest.raises(UnsupportedError, match="attends to later ones"):
+            planned(path)
+        return
+    with pytest.raises(ConfigError, match="--block 12"):
+        planned(path, 12)
+
+
+def test_sampling_takes_what_it_says() -> None:
+    logits, rng = np.array([0.0, 3.0, 2.0, 3.0]), np.random.default_rng(0)
+    assert Sampling().choose(logits, [], rng) == 1
+    assert Sampling(repetition_penalty=2.0).choose(logits, [1], rng) == 3
+    assert {Sampling(1.0, top_k=2).choose(logits, [], rng) for _ in range(200)} == {1, 3}
+    assert {Sampling(1.0, top_p=0.5).choose(logits, [], rng) for _ in range(200)} == {1, 3}
+    counts = np.bincount([Sampling(1.0).choose(logits, [], rng) for _ in range(4000)], minlength=4) / 4000
+    np.testing.assert_allclose(counts, np.exp(logits) / np.exp(logits).sum(), atol=0.03)
+    assert isinstance(Patch(0, 0, 1), tuple) and issubclass(UnsupportedError, AttncError)

@@ -1,0 +1,114 @@
+"""`attnc generate`: text from a build that was compiled with --max-length."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from attnc.console import Build, Json, Types, Verbose, Verify, note, print_json
+from attnc.errors import ConfigError
+from attnc.messages import clean
+from attnc_host import Accelerator
+from attnc_host import manifest as manifests
+from attnc_host.decoder import Sampling, decoder_of
+from attnc_host.progress import Progress
+from attnc_host.text import BYTES, open_tokenizer, pieces
+
+GENERATE: dict[str, Any] = {
+    "short_help": "Generate text with a decoder.",
+    "no_args_is_help": True,
+    "epilog": "\b\nExamples:\n"
+    '  attnc generate build/ --prompt "def " --tokens 200\n'
+    '  attnc generate build/ --prompt "The" --temperature 0.8 --top-p 0.9 --seed 7\n'
+    "  attnc generate build/ --ids 1,2,3 --tokens 20 --backend golden --json\n"
+    '  attnc generate build/ --prompt "and then" --session talk.json      (goes on where talk.json ended)\n\n'
+    "\b\nText goes to stdout as it comes, speed to stderr.",
+}
+
+
+def generate(
+    build: Build,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="The text to go on from.")] = None,
+    ids: Annotated[str | None, typer.Option("--ids", metavar="1,2,3", help="The same as token ids.")] = None,
+    tokens: Annotated[int, typer.Option("--tokens", help="Tokens to generate, at most.")] = 100,
+    temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token, above 1 surprises.")] = 0.0,
+    top_k: Annotated[int, typer.Option("--top-k", help="Choose among so many likeliest; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option("--top-p", help="Choose among the likeliest that have this probability together.")] = 1.0,
+    repetition_penalty: Annotated[float, typer.Option("--repetition-penalty", help="Above 1: tokens come again less often.")] = 1.0,
+    stop: Annotated[list[str] | None, typer.Option("--stop", help="End behind this token (its text, or id); may be repeated.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the choices.")] = 0,
+    backend: Annotated[Literal["csim", "golden"], typer.Option("--backend", help="What runs the program.")] = "csim",
+    session: Annotated[Path | None, typer.Option("--session", metavar="FILE", help="Go on from this session, and save it there.")] = None,
+    types: Types = "native",
+    verify: Verify = True,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Generate text with a build that was compiled with --max-length, through the same runtime as a board."""
+    from attnc.verify import golden_backend  # registers "golden"
+
+    assert golden_backend
+    if (prompt is None) == (ids is None):
+        raise ConfigError("needed either --prompt or --ids")
+    sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
+    manifest = manifests.load(build, verify)
+    decoder = decoder_of(manifest)
+    speaks = prompt is not None or decoder.tokenizer is not None or decoder.vocabulary >= BYTES
+    tokenizer = open_tokenizer(decoder.tokenizer, decoder.vocabulary) if speaks else None
+    given = _ids(ids) if ids is not None else tokenizer.encode(prompt or "") if tokenizer is not None else []
+    ends = [_stop(text, tokenizer) for text in stop or []]
+    with Progress() as progress, Accelerator.open(manifest, backend, types=types, progress=progress) as accelerator:
+        sequence = accelerator.session()
+        if session is not None and session.exists():
+            sequence.load(session)
+        made: list[int] = []
+        started = time.perf_counter()
+        first = 0.0
+
+        def told() -> Iterator[int]:
+            nonlocal first
+            for token in sequence.generate(given, tokens, sampling, ends, seed):
+                first = first or time.perf_counter() - started
+                made.append(token)
+                yield token
+
+        if as_json or tokenizer is None:
+            for _ in told():
+                pass
+        else:
+            for text in pieces(tokenizer, told()):
+                sys.stdout.write("\t".join(map(clean, text.split("\t"))))
+                sys.stdout.flush()
+            print()
+        seconds = time.perf_counter() - started
+        if session is not None:
+            sequence.save(session)
+    text = tokenizer.decode(made) if tokenizer is not None else None
+    if as_json:
+        speed = {"seconds": round(seconds, 3), "first_token_seconds": round(first, 3), "backend": backend}
+        print_json({"prompt_ids": given, "ids": made, "text": text, **speed})
+    else:
+        if tokenizer is None:
+            print(" ".join(map(str, made)))
+        note(f"{len(made)} tokens in {seconds:.1f} s on this machine ({backend}); on the board see attnc report: decoder")
+
+
+def _ids(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--ids {text}: needed whole numbers with commas between them") from error
+
+
+def _stop(text: str, tokenizer: Any) -> int:
+    found = tokenizer.encode(text) if tokenizer is not None else []
+    if len(found) == 1:
+        return int(found[0])
+    if text.isdigit():
+        return int(text)
+    raise ConfigError(f"--stop {text!r}: needed a text of one token, or the id of one; it has {len(found)}")

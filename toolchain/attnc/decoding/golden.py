@@ -1,0 +1,54 @@
+"""A graph with caches, run by run, in integers: bit for bit what the hardware computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from attnc.arrays import Array
+from attnc.blas import one_thread
+from attnc.ir import Graph, Node
+from attnc.ops import operator
+
+
+class GoldenDecoder:
+    """One sequence. `caches` are the keys and values [length, channels] by the names of the matrices that they lie in, zero where no run
+    has written yet."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.caches: dict[str, Array] = {}
+        for name, value in graph.values.items():
+            if value.held is not None and name not in graph.constants:
+                self.caches[value.held.name] = np.zeros((value.held.rows, value.shape[1]), graph.type(name).dtype)
+
+    def run(self, entry: str, position: int, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run an entry on tokens from `position` on: inputs of the device by name, integers [rows, channels]; the outputs of the graph that
+        it makes, likewise."""
+        live: dict[str, Array] = dict(feeds)
+        with one_thread():
+            for node in self.graph.nodes:
+                if node.entry == entry:
+                    live[node.output] = self._step(node, position, live)
+        return {name: live[name] for name in self.graph.outputs if name in live}
+
+    def _step(self, node: Node, position: int, live: Mapping[str, Array]) -> Array:
+        output, rows = self.graph.value(node.output), self.graph.value(node.output).shape[0]
+        cached = operator(node).cached(node)
+        inputs = [self._operand(name, index in cached, position, live)[np.newaxis] for index, name in enumerate(node.inputs)]
+        types = [self.graph.type(name) for name in node.inputs]
+        placed = operator(node).placed(node, position, rows)
+        result: Array = operator(node).golden(placed, inputs, types, self.graph.type(node.output))[0]
+        if output.held is not None:
+            self.caches[output.held.name][position : position + rows] = result
+        return result
+
+    def _operand(self, name: str, cached: bool, position: int, live: Mapping[str, Array]) -> Array:
+        value = self.graph.value(name)
+        if name in self.graph.constants:
+            array = self.graph.constants[name]
+            return array if value.held is None else array[position : position + value.shape[0]]
+        if value.held is not None and cached:
+            return self.caches[value.held.name][: position + value.shape[0]]
+        return live[name]

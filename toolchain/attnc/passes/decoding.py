@@ -1,0 +1,98 @@
+"""A decoder over whole sequences becomes one with a cache: two entries that share weights, `PREFILL` for a block of tokens that follow each
+other, `DECODE` for one token.
+
+Requires a quantized graph over sequences of `length` tokens in which tokens meet in causal attention alone. Ensures: the keys and values of
+every attention lie in memory from run to run (`Value.held`), tables of positions are read from the position of the run on, and whatever
+blocks a sequence is cut into, each token gets the integers that it got in the whole sequence. A token that comes later changes nothing, so
+a block may hold anything behind its last token: what is written for that is written over before it is read. `PREFILL` ends with the last
+keys and values; nobody asks what follows a token of a prompt but the last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from attnc.errors import UnsupportedError
+from attnc.ir import Graph, Held, Node, Value
+from attnc.ops import operator
+
+PREFILL, DECODE = "prefill", "decode"
+
+
+def with_cache(graph: Graph, length: int, block: int) -> Graph:
+    """The graph of both entries; arrays are shared with `graph`. Names of `DECODE` are those of the graph."""
+    for node in graph.nodes:
+        _check(graph, node, length)
+    held = {node.inputs[index] for node in graph.nodes for index in operator(node).cached(node)}
+    result = Graph(graph.name)
+    _add(result, graph, PREFILL, block, length, held, _makers(graph, held))
+    _add(result, graph, DECODE, 1, length, held, graph.nodes)
+    result.outputs = [*graph.outputs]
+    return result
+
+
+def renamed(entry: str, name: str) -> str:
+    """What a value or node of the graph is called in an entry."""
+    return name if entry == DECODE else f"{entry}.{name}"
+
+
+def _makers(graph: Graph, wanted: set[str]) -> list[Node]:
+    """The nodes that `wanted` values follow from, in order."""
+    needed, found = {*wanted}, []
+    for node in reversed(graph.nodes):
+        if node.output in needed:
+            needed.update(node.inputs)
+            found.append(node)
+    return found[::-1]
+
+
+def _add(result: Graph, graph: Graph, entry: str, rows: int, length: int, held: set[str], nodes: list[Node]) -> None:
+    made = {node.output for node in nodes}
+    read = [name for name in dict.fromkeys(name for node in nodes for name in node.inputs) if name not in made]
+    names: dict[str, str] = {}
+    for name in (*read, *(node.output for node in nodes)):
+        value = graph.value(name)
+        alike = value.shape[0] == 1 and name in graph.constants  # serves every token, of either entry
+        names[name] = name if alike else renamed(entry, name)
+        if names[name] in result.values:
+            continue
+        table = not alike and name in graph.constants
+        shape = value.shape if alike else (rows, value.shape[1])
+        result.values[names[name]] = replace(
+            value, name=names[name], shape=shape, held=Held(name, length) if table or name in held else None
+        )
+        if name in graph.constants:
+            result.constants[names[name]] = graph.constants[name]
+        elif name in graph.inputs:
+            result.inputs.append(names[name])
+    for node in nodes:
+        result.nodes.append(
+            replace(
+                node,
+                name=renamed(entry, node.name),
+                inputs=[names[name] for name in node.inputs],
+                output=names[node.output],
+                attrs=operator(node).over_cache(node, length),
+                entry=entry,
+                like=node.packed,
+            )
+        )
+
+
+def _check(graph: Graph, node: Node, length: int) -> None:
+    """Refuse what would need more of other tokens than their keys and values."""
+
+    def refuse(why: str) -> UnsupportedError:
+        source = node.source[-1] if node.source else node.name
+        return UnsupportedError(source, node.op, f"{why}, which decoding token by token cannot do")
+
+    values: list[Value] = [graph.value(name) for name in (*node.inputs, node.output)]
+    for value in values:
+        if value.shape[0] != length and not (value.shape[0] == 1 and value.name in graph.constants):
+            raise refuse(f"{value.name!r} has {value.shape[0]} rows, and not one for each of {length} tokens")
+    if node.attrs.get("groups", 1) != 1:
+        raise refuse("tokens form groups")
+    if (why := operator(node).mixes(node, length)) is not None:
+        raise refuse(why)
+    if any(node.inputs[index] in (*graph.constants, *graph.inputs) for index in operator(node).cached(node)):
+        raise refuse("keys or values are not computed from the token")
