@@ -115,5 +115,5 @@ def write_deep_build(folder: Path, samples: int = 3) -> Path:
     vectors = {"x": np.random.default_rng(0).integers(-128, 128, (samples, DEEP_ROWS, 16)).astype(np.int8)}
     folder.mkdir(parents=True, exist_ok=True)
     source = {"file": "deep.onnx", "sha256": "0" * 64}
-    write_project(folder, model, Design.of(8, 8, 4), BOARDS["kv260"], 200.0, source, vectors, run_golden(graph, vectors))
+    write_project(folder, model, Design.of(8, 8, 4), BOARDS["kv260"], 200.0, source, Vectors(vectors, run_golden(graph, vectors)))
     return folder

@@ -22,7 +22,7 @@ from attnc_host import manifest as manifests
 from attnc_host.errors import AcceleratorError
 from attnc_host.fields import Fields
 from attnc_host.integrity import BLOCK, OWN, manifest_checksum, sha256
-from attnc_host.manifest import Manifest
+from attnc_host.manifest import RUNS, Manifest
 from attnc_host.registers import check_synthesized
 from attnc_host.version import __version__
 from attnc_host.wheel import KINDS
@@ -101,7 +101,11 @@ def _needed(manifest: Manifest, golden: bool) -> Iterator[str]:
     yield from ENTRIES
     yield from GOLDEN if golden else ()
     links = [link.source.file for link in manifest.feeds] + [link.source.file for link in manifest.fetches]
-    for path in (manifest.leading, manifest.trailing, *links):
+    tables: list[Path | None] = []
+    if (decoder := manifest.decoder) is not None:
+        tables = [decoder.tokenizer, *(table.file for table in (decoder.tokens, decoder.positions) if table is not None)]
+        yield f"golden/{RUNS}"
+    for path in (manifest.leading, manifest.trailing, *links, *tables):
         if path is not None:
             yield path.relative_to(manifest.folder).as_posix()
 

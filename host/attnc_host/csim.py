@@ -22,7 +22,7 @@ import numpy as np
 from attnc_host.boundary import Image
 from attnc_host.errors import AcceleratorError
 from attnc_host.integrity import sha256
-from attnc_host.manifest import Manifest
+from attnc_host.manifest import SCALARS, Manifest
 from attnc_host.progress import Progress
 from attnc_host.signals import uninterrupted
 
@@ -195,7 +195,7 @@ class CsimBackend:
         if self._served is None:
             with uninterrupted():
                 self._served = _Served(self.program, self.data)
-        setting = np.array([scalars[name] for name in ("first", "instructions", "position", "session")], "<i4")
+        setting = np.array([scalars[name] for name in SCALARS], "<i4")
         return self._served.run(setting.tobytes() + np.ascontiguousarray(image).tobytes(), self.manifest.output_bytes)
 
     def _told(self, runs: list[_Run], samples: int) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from attnc_host import boundary
 from attnc_host.boundary import Array, Image
 from attnc_host.errors import AcceleratorError, InputError
-from attnc_host.manifest import DECODE, PREFILL, Decoder, Entry, Feed, Manifest
+from attnc_host.manifest import DECODE, PREFILL, SCALARS, Decoder, Entry, Feed, Manifest
 
 SAVED = 1
 """Version of a saved session."""
@@ -151,8 +151,8 @@ class Session:
         rows[: len(ids)] = self._rows(np.asarray(ids), feed)
         values = {name: rows[None] if name == entry.input else _nothing(other) for name, other in self._feeds.items()}
         image = boundary.to_image(self.manifest, values)[0]
-        place = {"first": entry.first, "instructions": entry.instructions, "position": len(self.ids), "session": self.number}
-        found = self.execute(image, place)
+        setting = (entry.first, entry.instructions, len(self.ids), self.number)
+        found = self.execute(image, dict(zip(SCALARS, setting, strict=True)))
         self.ids += list(ids)
         return found
 

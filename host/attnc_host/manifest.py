@@ -128,6 +128,9 @@ class Memory:
     output_words: int
 
 
+SCALARS = ("first", "instructions", "position", "session")
+"""Registers of a run of a decoder, in the order in which `RUNS` has them for each run of the test bench."""
+RUNS = "runs.bin"
 ENTRIES = PREFILL, DECODE = "prefill", "decode"
 
 

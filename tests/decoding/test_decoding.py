@@ -21,7 +21,9 @@ from attnc.passes.decoding import DECODE, PREFILL
 from attnc.schedule.program import Patch, Program, build_program
 from attnc.verify import golden_backend
 from attnc_host import Accelerator, AcceleratorError, InputError
+from attnc_host.archive import write_archive
 from attnc_host.decoder import Sampling
+from attnc_host.manifest import load
 from decoding.decoders import VOCABULARY, write_decoder
 
 assert golden_backend  # registers "golden"
@@ -126,6 +128,17 @@ def test_cpp_generates_what_golden_does(build: Path) -> None:
             made[backend] = [(next(one), next(two)) for _ in range(5)], list(two)
     assert made["golden"] == made["csim"]
     assert len({token for pair in made["csim"][0] for token in pair}) > 3
+
+
+def test_a_board_generates_what_golden_does(build: Path, tmp_path: Path) -> None:
+    """The driver behind the virtual board, from an archive: sessions, and golden runs when it is opened."""
+    write_archive(load(build), tmp_path / "app.zip")
+    with Accelerator.open(build, "golden") as accelerator:
+        expected = list(accelerator.generate([1, 2, 3, 4, 5, 6], 5))
+    with Accelerator.open(build, "virtual") as accelerator:
+        assert list(accelerator.session(1).generate([1, 2, 3, 4, 5, 6], 5)) == expected
+    with Accelerator.open(tmp_path / "app.zip", "golden") as accelerator:
+        assert list(accelerator.generate([1, 2, 3, 4, 5, 6], 5)) == expected
 
 
 def test_the_build_says_what_it_was_simulated_at(build: Path) -> None:

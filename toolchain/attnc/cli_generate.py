@@ -6,15 +6,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from attnc.console import Build, Json, Types, Verbose, Verify, note, print_json
+from attnc.console import Json, Types, Verbose, Verify, note, print_json
 from attnc.errors import ConfigError
 from attnc.messages import clean
 from attnc_host import Accelerator
-from attnc_host import manifest as manifests
 from attnc_host.decoder import Sampling, decoder_of
 from attnc_host.progress import Progress
 from attnc_host.text import BYTES, open_tokenizer, pieces
@@ -32,7 +31,7 @@ GENERATE: dict[str, Any] = {
 
 
 def generate(
-    build: Build,
+    build: Annotated[Path, typer.Argument(metavar="BUILD", help="A build folder, or an archive that `attnc package` made.")],
     prompt: Annotated[str | None, typer.Option("--prompt", help="The text to go on from.")] = None,
     ids: Annotated[str | None, typer.Option("--ids", metavar="1,2,3", help="The same as token ids.")] = None,
     tokens: Annotated[int, typer.Option("--tokens", help="Tokens to generate, at most.")] = 100,
@@ -42,7 +41,10 @@ def generate(
     repetition_penalty: Annotated[float, typer.Option("--repetition-penalty", help="Above 1: tokens come again less often.")] = 1.0,
     stop: Annotated[list[str] | None, typer.Option("--stop", help="End behind this token (its text, or id); may be repeated.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the choices.")] = 0,
-    backend: Annotated[Literal["csim", "golden"], typer.Option("--backend", help="What runs the program.")] = "csim",
+    backend: Annotated[
+        str,
+        typer.Option("--backend", help="What runs the program: csim, golden, virtual, pynq, uio, xrt; auto: the board that is here."),
+    ] = "csim",
     session: Annotated[Path | None, typer.Option("--session", metavar="FILE", help="Go on from this session, and save it there.")] = None,
     types: Types = "native",
     verify: Verify = True,
@@ -50,19 +52,17 @@ def generate(
     verbose: Verbose = False,
 ) -> None:
     """Generate text with a build that was compiled with --max-length, through the same runtime as a board."""
-    from attnc.verify import golden_backend  # registers "golden"
-
-    assert golden_backend
     if (prompt is None) == (ids is None):
         raise ConfigError("needed either --prompt or --ids")
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
-    manifest = manifests.load(build, verify)
-    decoder = decoder_of(manifest)
-    speaks = prompt is not None or decoder.tokenizer is not None or decoder.vocabulary >= BYTES
-    tokenizer = open_tokenizer(decoder.tokenizer, decoder.vocabulary) if speaks else None
-    given = _ids(ids) if ids is not None else tokenizer.encode(prompt or "") if tokenizer is not None else []
-    ends = [_stop(text, tokenizer) for text in stop or []]
-    with Progress() as progress, Accelerator.open(manifest, backend, types=types, progress=progress) as accelerator:
+    options: dict[str, Any] = {"types": types} if backend == "csim" else {}
+    with Progress() as progress, Accelerator.open(build, backend, verify, **options) as accelerator:
+        decoder = decoder_of(accelerator.manifest)
+        speaks = prompt is not None or decoder.tokenizer is not None or decoder.vocabulary >= BYTES
+        tokenizer = open_tokenizer(decoder.tokenizer, decoder.vocabulary) if speaks else None
+        given = _ids(ids) if ids is not None else tokenizer.encode(prompt or "") if tokenizer is not None else []
+        ends = [_stop(text, tokenizer) for text in stop or []]
+        progress.finish()
         sequence = accelerator.session()
         if session is not None and session.exists():
             sequence.load(session)
