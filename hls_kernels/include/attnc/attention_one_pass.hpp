@@ -52,6 +52,28 @@ struct OnlineUpdate {
   shift_t shift;
 };
 
+// A block of keys and its first key. The last one is followed by the first; where lanes are merged behind it, that is block `key_blocks`.
+struct KeyBlock {
+  int number, first;
+};
+
+inline KeyBlock block_next(const KeyBlock& keys, bool last, const AttentionOnePassCall& call) {
+#pragma HLS INLINE
+  KeyBlock next;
+  next.number = last ? 0 : keys.number + 1;
+  next.first = last ? 0 : keys.first + call.key_step;
+  return next;
+}
+
+// Turns of a loop: a product of small numbers, which needs no DSP.
+template <int STEPS_MAX, int EACH_MAX> int turns(int steps, int each) {
+#pragma HLS INLINE
+  static constexpr int STEPS = clog2(STEPS_MAX + 1), EACH = clog2(EACH_MAX + 1);
+  const UInt<STEPS + EACH> product = UInt<STEPS>(steps) * UInt<EACH>(each);
+#pragma HLS BIND_OP variable = product op = mul impl = fabric
+  return int(product);
+}
+
 // Where a block of P queries and a block of keys meet: steps [first, stop) of S keys each, counted from the start of the block.
 struct KeySteps {
   int first, stop;
@@ -59,11 +81,10 @@ struct KeySteps {
 };
 
 template <int P, int S>
-KeySteps key_steps(int block, int key_block, const AttentionOnePassCall& call) {
+KeySteps key_steps(int block, const KeyBlock& keys, const AttentionOnePassCall& call) {
 #pragma HLS INLINE
   const KeyRange range = keys_within<1>(key_reach<P>(block, call), call);
-  const int start = key_block * call.key_step;
-  const int end = key_block + 1 == call.key_blocks ? call.keys : start + call.key_step;
+  const int start = keys.first, end = keys.number + 1 == call.key_blocks ? call.keys : start + call.key_step;
   const int first = range.first > start ? range.first : start;
   const int stop = range.stop < end ? range.stop : end;
   KeySteps steps;
@@ -84,7 +105,7 @@ void one_pass_bias(hls::stream<Vec<BiasT, L>>& bias, hls::stream<Vec<BiasT, P * 
   const int blocks = (call.rows + P - 1) / P;
   const int loads = call.bias_words;
   const int sweeps = call.bias_heads > 0 ? call.sweeps : 0;
-  int key_block = 0;
+  KeyBlock key_block = {0, 0};
 
 BIAS_KEY_BLOCKS:
   for (int sweep = 0; sweep < sweeps; ++sweep) {
@@ -122,7 +143,7 @@ BIAS_KEY_BLOCKS:
         biases.write(out);
       }
     }
-    key_block = key_block + 1 == call.key_blocks ? 0 : key_block + 1;
+    key_block = block_next(key_block, key_block.number + 1 == call.key_blocks, call);
   }
 }
 
@@ -142,14 +163,14 @@ void one_pass_bias(hls::stream<Word<L>>& factors, hls::stream<Vec<BiasT, P * S>>
   const int words = (call.bias_channels + Channels::PER_WORD - 1) / Channels::PER_WORD;
   const int channel_steps = (call.bias_channels + PER_STEP - 1) / PER_STEP;
   const int sweeps = call.bias_heads > 0 ? call.sweeps : 0;
-  int key_block = 0;
+  KeyBlock key_block = {0, 0};
   BiasScale scale = {0, 0};
 
 BIAS_KEY_BLOCKS:
   for (int sweep = 0; sweep < sweeps; ++sweep) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 64
-    const int q_words = key_block == 0 ? call.bias_words : 0;
-    if (key_block == 0) scale = bias_scale<L>(factors.read());
+    const int q_words = key_block.number == 0 ? call.bias_words : 0;
+    if (key_block.number == 0) scale = bias_scale<L>(factors.read());
     int word = 0, row = 0;
     ATTNC_LOOP(LOAD_Q_FACTORS)
   LOAD_Q_FACTORS:
@@ -177,12 +198,13 @@ BIAS_KEY_BLOCKS:
     for (int block = 0; block < blocks; ++block) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCKS_MAX
       const KeySteps steps = key_steps<P, S>(block, key_block, call);
+      const int emits = turns<(BLOCK_MAX + S - 1) / S, (CHANNELS_MAX + PER_STEP - 1) / PER_STEP>(steps.stop - steps.first, channel_steps);
       int key_step_at = steps.first, step = 0;
       bias_sum_t<CHANNELS_MAX> acc[P * S];
 #pragma HLS ARRAY_PARTITION variable = acc complete
       ATTNC_LOOP(EMIT_BIAS)
     EMIT_BIAS:
-      for (int i = 0; i < (steps.stop - steps.first) * channel_steps; ++i) {
+      for (int i = 0; i < emits; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = STEPS_MAX
         ATTNC_TICK(EMIT_BIAS)
@@ -207,7 +229,7 @@ BIAS_KEY_BLOCKS:
         step = step + 1 == channel_steps ? 0 : step + 1;
       }
     }
-    key_block = key_block + 1 == call.key_blocks ? 0 : key_block + 1;
+    key_block = block_next(key_block, key_block.number + 1 == call.key_blocks, call);
   }
 }
 
@@ -229,13 +251,14 @@ void one_pass_scores(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hls
 #pragma HLS ARRAY_PARTITION variable = q_buffer dim = 1 complete
   const int blocks = (call.rows + P - 1) / P;
   const int sweeps = call.sweeps;
-  int key_block = 0, loaded = 0, k_tile = 0, k_row = 0;
+  KeyBlock key_block = {0, 0};
+  int loaded = 0, k_tile = 0, k_row = 0;
 
   // Sweep -1 computes nothing: it loads the first block of keys.
 SCORE_KEY_BLOCKS:
   for (int sweep = -1; sweep < sweeps; ++sweep) {
 #pragma HLS LOOP_TRIPCOUNT min = 2 max = 64
-    const int q_loads = sweep >= 0 && key_block == 0 ? call.q_words : 0;
+    const int q_loads = sweep >= 0 && key_block.number == 0 ? call.q_words : 0;
     int q_tile = 0, q_row = 0;
     ATTNC_LOOP(LOAD_Q)
   LOAD_Q:
@@ -257,7 +280,7 @@ SCORE_KEY_BLOCKS:
     for (int block = 0; block < blocks; ++block) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCKS_MAX
       const KeySteps steps = key_steps<P, S>(block, key_block, call);
-      const int trips = sweep >= 0 ? (steps.stop - steps.first) * call.qk_tiles : 0;
+      const int trips = sweep >= 0 ? turns<(BLOCK_MAX + S - 1) / S, HEAD_TILES_MAX>(steps.stop - steps.first, call.qk_tiles) : 0;
       int tile = 0, step = steps.first;
       ScoreT acc[P][S];
 #pragma HLS ARRAY_PARTITION variable = acc dim = 0 complete
@@ -304,7 +327,7 @@ SCORE_KEY_BLOCKS:
             const int at = call.position + block * P + p;
             for (int s = 0; s < S; ++s) {
 #pragma HLS UNROLL
-              const int key = key_block * call.key_step + step * S + s;
+              const int key = key_block.first + step * S + s;
               const bool allowed = at - call.before <= key && key <= at + call.after && key < call.keys;
               out.v[p * S + s] = attention_score<ScoreT, BiasT, Cap>(acc[p][s], bias.v[p * S + s], allowed, call);
             }
@@ -328,7 +351,7 @@ SCORE_KEY_BLOCKS:
       k_tile = k_row + 1 == call.block_keys ? k_tile + 1 : k_tile;
       k_row = k_row + 1 == call.block_keys ? 0 : k_row + 1;
     }
-    key_block = sweep < 0 || key_block + 1 == call.key_blocks ? 0 : key_block + 1;
+    key_block = block_next(key_block, sweep < 0 || key_block.number + 1 == call.key_blocks, call);
   }
 }
 
@@ -342,11 +365,11 @@ void one_pass_maximum(hls::stream<Vec<attention_score_t, P * S>>& scores, hls::s
   static Vec<whole_score_t, P * S> maxima[BLOCKS_MAX];
 #pragma HLS AGGREGATE variable = maxima
   const int blocks = (call.rows + P - 1) / P, sweeps = call.sweeps + call.heads;
-  int key_block = 0;
+  KeyBlock key_block = {0, 0};
 MAXIMUM_KEY_BLOCKS:
   for (int sweep = 0; sweep < sweeps; ++sweep) {
 #pragma HLS LOOP_TRIPCOUNT min = 2 max = 64
-    const bool merging = key_block == call.key_blocks;
+    const bool merging = key_block.number == call.key_blocks;
   MAXIMUM_BLOCKS:
     for (int block = 0; block < blocks; ++block) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCKS_MAX
@@ -399,7 +422,7 @@ MAXIMUM_KEY_BLOCKS:
         value_updates.write(update);
       }
     }
-    key_block = merging ? 0 : key_block + 1;
+    key_block = block_next(key_block, merging, call);
   }
 }
 
@@ -413,11 +436,11 @@ void one_pass_exponential(hls::stream<Vec<attention_score_t, P * S>>& row, hls::
   static Vec<SumT, P * S> sums[BLOCKS_MAX];
 #pragma HLS AGGREGATE variable = sums
   const int blocks = (call.rows + P - 1) / P, sweeps = call.sweeps + call.heads;
-  int key_block = 0;
+  KeyBlock key_block = {0, 0};
 EXPONENTIAL_KEY_BLOCKS:
   for (int sweep = 0; sweep < sweeps; ++sweep) {
 #pragma HLS LOOP_TRIPCOUNT min = 2 max = 64
-    const bool merging = key_block == call.key_blocks;
+    const bool merging = key_block.number == call.key_blocks;
   EXPONENTIAL_BLOCKS:
     for (int block = 0; block < blocks; ++block) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = BLOCKS_MAX
@@ -465,7 +488,7 @@ EXPONENTIAL_KEY_BLOCKS:
         }
       }
     }
-    key_block = merging ? 0 : key_block + 1;
+    key_block = block_next(key_block, merging, call);
   }
 }
 
@@ -487,14 +510,15 @@ void one_pass_weighted(hls::stream<Vec<VT, L>>& v, hls::stream<Vec<probability_t
 #pragma HLS AGGREGATE variable = state
   const int blocks = (call.rows + P - 1) / P;
   const int loads = call.sweeps, sweeps = call.sweeps + call.heads;
-  int key_block = call.key_blocks, fetched = 0;
+  KeyBlock key_block = {call.key_blocks, 0};
+  int fetched = 0;
   bool now = true;
 
   // Sweep -1 computes nothing: it loads the first block of values. The sweep that merges the lanes of a head loads none.
 WEIGHTED_KEY_BLOCKS:
   for (int sweep = -1; sweep < sweeps; ++sweep) {
 #pragma HLS LOOP_TRIPCOUNT min = 2 max = 64
-    const bool merging = key_block == call.key_blocks;
+    const bool merging = key_block.number == call.key_blocks;
     // The block after this one: of this head, or the first of the next, which the merging sweep in between leaves alone.
     const bool fetching = (sweep < 0 || !merging) && fetched < loads;
     const int wanted = fetching ? call.v_words : 0;
@@ -602,7 +626,7 @@ WEIGHTED_KEY_BLOCKS:
     }
     fetched = fetching ? fetched + 1 : fetched;
     now = fetching ? !now : now;
-    key_block = merging ? 0 : key_block + 1;
+    key_block = block_next(key_block, merging, call);
   }
 }
 
