@@ -113,7 +113,8 @@ class Pool:
 
     def __init__(self, system: System, folder: str) -> None:
         self.system, self.folder = system, folder
-        self.address, self.size = int(system.read(f"{folder}/phys_addr"), 0), int(system.read(f"{folder}/size"), 0)
+        self.address = int(system.read(f"{folder}/phys_addr"), 0)
+        self.size = min(int(system.read(f"{folder}/size"), 0), 1 << 32)  # offsets of what is synchronised have 32 bits
         self.handle = system.open(f"/dev/{folder.rpartition('/')[2]}")
         self.array = system.map(self.handle, self.size, "u1")
         self.held: dict[int, int] = {}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import select
 import subprocess
 import tempfile
 import threading
@@ -33,6 +34,8 @@ BASE = 0x8_7000_0000
 """Where the memory begins: above 4 GiB, as on boards with more than 2 GB."""
 SIZE = 1 << 30
 PAGE, LINE = 4096, 64
+PATIENCE = 120.0
+"""Seconds of this computer that the C++ may take for a run: a damaged program may count to anything."""
 
 
 @dataclass
@@ -331,7 +334,7 @@ class VirtualBoard:
         try:
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
-            answer = self._process.stdout.readline()
+            answer = self._process.stdout.readline() if select.select([self._process.stdout], [], [], PATIENCE)[0] else ""
         except BrokenPipeError:
             answer = ""
         if answer != "done\n":  # an address where no memory is, or a kernel that stands still: the hardware would hang
@@ -349,6 +352,7 @@ class VirtualBoard:
 
     def _end_process(self) -> None:
         if self._process is not None:
+            self._process.kill()
             with contextlib.suppress(BrokenPipeError):
                 self._process.communicate()
             self._process = None
