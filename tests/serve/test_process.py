@@ -14,6 +14,7 @@ import pytest
 
 from attnc.cli import main
 from attnc_host import AcceleratorError
+from attnc_host.__main__ import main as on_a_board
 from attnc_host.serve import command
 from serving import PATIENCE, infer_body, started
 
@@ -45,9 +46,10 @@ def test_why_it_does_not_start(shared_build: Path, tmp_path: Path, capsys: pytes
     assert "no such build folder" in capsys.readouterr().err
     assert main(["serve", str(shared_build), "--port", "0", "--queue", "0"]) == 2
     assert "queue: needed a number above 0, found 0" in capsys.readouterr().err
-    assert command.main([str(shared_build), "--backend", "nothing", "--port", "0"]) == 2
-    assert "backend: needed one of" in capsys.readouterr().err
-    assert command.main([str(shared_build), "--backend", "golden", "--port", "70000"]) == 2
+    assert on_a_board(["serve", str(shared_build), "--backend", "golden", "--port", "70000"]) == 2
+    assert "127.0.0.1:70000: cannot listen there" in capsys.readouterr().err
+    assert on_a_board(["serve", str(shared_build), "--backend", "pynq", "--port", "0"]) == 2
+    assert "pynq" in capsys.readouterr().err
 
 
 def test_a_missing_package_is_named(shared_build: Path, monkeypatch: pytest.MonkeyPatch) -> None:

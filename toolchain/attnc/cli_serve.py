@@ -14,7 +14,7 @@ SERVE: dict[str, Any] = {
     "epilog": "\b\nExamples:\n"
     "  attnc serve app.zip --backend golden\n"
     "  attnc serve build/ --backend golden --port 9000 --queue 16 --samples 8 --deadline 2\n\n"
-    "On a board, without the compiler: python -m attnc_host.serve. What it answers: docs/service.md.",
+    "On a board, without the compiler: python -m attnc_host serve. What it answers: docs/service.md.",
 }
 
 

@@ -1,4 +1,4 @@
-"""`python -m attnc_host.serve`, and what `attnc serve` calls: an address, a server, an end without losses."""
+"""What `python -m attnc_host serve` and `attnc serve` call: an address, a server, an end without losses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,21 +123,16 @@ LIMITS: dict[str, tuple[Callable[[str], Any], str]] = {
 """Limits that the command line sets, with their types and what they are."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; its exit code."""
-    parser = argparse.ArgumentParser("python -m attnc_host.serve", description="Serve an accelerator over HTTP.")
-    parser.add_argument("build", type=Path, help="an archive of `attnc package`, or a build folder")
-    parser.add_argument("--backend", default="auto", help="what runs it (default %(default)s: the board that is there)")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command line of a service takes."""
+    parser.add_argument("build", type=Path, help="an archive (attnc package), or a build folder")
+    parser.add_argument("--backend", default="auto", choices=["auto", *backends.names()], help="by default the board that is here")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default %(default)s: this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="0: any that is free (default %(default)s)")
     for name, (kind, text) in LIMITS.items():
         parser.add_argument(f"--{name}", type=kind, help=text)
-    options = vars(parser.parse_args(argv))
-    try:
-        serve(options.pop("build"), options.pop("backend"), options.pop("host"), options.pop("port"), **options)
-    except AcceleratorError as error:
-        print(f"attnc: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+
+def serve_arguments(given: argparse.Namespace) -> None:
+    """Serve what a command line with `add_arguments` says."""
+    serve(given.build, given.backend, given.host, given.port, **{name: getattr(given, name) for name in LIMITS})
