@@ -48,7 +48,7 @@ def calls(page: Path) -> Iterator[tuple[int, list[str]]]:
         found = re.findall(r"`(attnc [^`]*)`", line) + re.findall(code, line)
         for call in found:
             if not re.search(r"[\[\]<>…]|\.\.\.", re.sub(r'"[^"]*"', "x", call)):
-                yield number, shlex.split(re.sub(r"\s{2,}\(.*", "", call), comments=True)  # a remark may stand behind it
+                yield number, shlex.split(re.sub(r"\s{2,}\S.*", "", call), comments=True)  # a remark may stand behind it
 
 
 def prose(page: Path) -> str:

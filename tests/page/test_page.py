@@ -22,7 +22,11 @@ from attnc.page.reasons import reasons
 from chromium import visit
 
 Facts = dict[str, Any]
-MEASURED = {"backend": "pynq", "latency_ms": {"p50": 0.0815, "p99": 0.09}, "samples_per_second": 12000, "bit_exact": True}
+MEASURED = {
+    **{"backend": "pynq", "device": "attnc_0", "mismatches": 0, "throughput_per_second": 12_000.5},
+    "latency_ms": {"p50": 0.0815, "p99": 0.09},
+    "power_watts": {"idle": {"ina260": 3.5}, "busy": {"ina260": 4.25}},
+}
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +72,9 @@ def test_every_figure_stands_beside_its_source(facts: Facts, simulation: Facts) 
     assert re.search(r"device, median ?measured ?20,375 cycles, 0.0815 ms", text) and "No device was measured" not in text
     assert f"{facts['activation_bits']['sqnr_db']['logits']:.1f} dB" in text
     assert all(f"{row['used']:,} of {row['available']:,}" in text for row in cost["resources"].values())
+    assert re.search(r"0.0815 ms ?measured ?20,375 cycles at 250 MHz, 12,000 per second", text) and "ina260 4.25 W (idle 3.50)" in text
     assert "No device was measured" in page.render(facts, simulation)
+    assert "differs from golden in 7 bytes" in page.render(facts, simulation, {**MEASURED, "mismatches": 7})
 
 
 def test_every_stage_layer_and_process_is_there(facts: Facts, simulation: Facts) -> None:
@@ -237,7 +243,7 @@ def test_damaged_files_are_one_clear_error(
 ) -> None:
     build = tmp_path / "build"
     build.mkdir()
-    for name in ("report.json", "cosim.json"):
+    for name in ("report.json", "cosim.json", "manifest.json"):
         shutil.copy(digits / name, build)
     (build / "measured.json").write_text(json.dumps(MEASURED))
     data = json.loads((build / file).read_text())

@@ -79,7 +79,7 @@ def render(facts: Mapping[str, Any], simulation: Mapping[str, Any] | None = None
     return _template().render(
         generator=Markup(GENERATOR),
         facts=facts,
-        warnings=figures.warnings(facts),
+        warnings=figures.warnings(facts, measured),
         tiles=figures.tiles(facts, measured),
         comparison=figures.comparison(facts, measured),
         reasons=reasons(facts),

@@ -42,59 +42,64 @@ def latencies(facts: Facts, measured: Facts | None) -> list[tuple[str, str, floa
 
 def tiles(facts: Facts, measured: Facts | None) -> list[Tile]:
     """The first look."""
-    cost, widths = facts["estimate"], facts["activation_bits"]
-    known = latencies(facts, measured)
-    _, source, cycles, ms = next((one for one in reversed(known) if one[1] == MEASURED), known[min(1, len(known) - 1)])
-    found = [
-        Tile(
-            "a sample takes",
-            f"{ms:.3g} ms",
-            source,
-            f"{count(cycles)} cycles at {cost['clock_mhz']:g} MHz, {1000 / ms if ms else 0:,.0f} per second",
-        )
+    cost = facts["estimate"]
+    work = f"{count(cost['multipliers'])} of them, {count(cost['multiply_adds'])} multiply-adds"
+    return [
+        _time(facts, measured),
+        *_exactness(facts),
+        *_weights(facts),
+        Tile("multipliers work", f"{cost['multipliers_busy_percent']:.0f} %", ESTIMATE, work),
+        _energy(facts, measured),
     ]
+
+
+def _time(facts: Facts, measured: Facts | None) -> Tile:
+    """Measured where it is, else simulated, else estimated."""
+    known, clock = latencies(facts, measured), facts["estimate"]["clock_mhz"]
+    _, source, cycles, ms = next((one for one in known if one[1] == MEASURED), known[min(1, len(known) - 1)])
+    speed = (measured or {}).get("throughput_per_second") or (1000 / ms if ms else 0)
+    return Tile("a sample takes", f"{ms:.3g} ms", source, f"{count(cycles)} cycles at {clock:g} MHz, {count(speed)} per second")
+
+
+def _exactness(facts: Facts) -> list[Tile]:
+    """The SQNR of the output that is farthest from float, and what `attnc eval` found."""
+    widths, found = facts["activation_bits"], []
     if widths["sqnr_db"]:
         name = min(widths["sqnr_db"], key=lambda output: widths["sqnr_db"][output] - widths["margin_db"][output])
         where = "samples held out" if facts["calibration"]["held_out"] else "what calibrated"
-        found.append(
-            Tile(
-                "SQNR of the worst output",
-                f"{widths['sqnr_db'][name]:.1f} dB",
-                MEASURED,
-                f"{name}, against {facts['float_check']['against']}, on {where}",
-            )
-        )
+        more = f"{name}, against {facts['float_check']['against']}, on {where}"
+        found.append(Tile("SQNR of the worst output", f"{widths['sqnr_db'][name]:.1f} dB", MEASURED, more))
     for kind, share in facts.get("evaluation", {}).get("accuracy_percent", {}).items():
         if kind != "golden":
             found.append(Tile(f"accuracy of {kind}", f"{share:.2f} %", MEASURED, f"{count(facts['evaluation']['samples'])} samples"))
-    weights = [(weight_bits(layer) or 0.0, layer["weights"]["count"]) for layer in facts["layers"] if layer["weights"]]
-    if weights:
-        bits = sum(bits * number_ for bits, number_ in weights) / max(sum(number_ for _, number_ in weights), 1)
-        found.append(
-            Tile(
-                "bits of a weight",
-                f"{bits:.3g}",
-                "as compiled",
-                f"{compact(sum(n for _, n in weights))} weights, {count(cost['weight_bytes'])} bytes with scales",
-            )
-        )
-    found.append(
-        Tile(
-            "multipliers work",
-            f"{cost['multipliers_busy_percent']:.0f} %",
-            ESTIMATE,
-            f"{count(cost['multipliers'])} of them, {count(cost['multiply_adds'])} multiply-adds",
-        )
-    )
-    found.append(
-        Tile("energy of a sample", f"{cost['energy_mj']:.3g} mJ", "rough estimate", f"{cost['power_watts']:.1f} W, assumed coefficients")
-    )
     return found
 
 
-def warnings(facts: Facts) -> list[str]:
+def _weights(facts: Facts) -> list[Tile]:
+    weights = [(weight_bits(layer) or 0.0, layer["weights"]["count"]) for layer in facts["layers"] if layer["weights"]]
+    total = sum(taken for _, taken in weights)
+    if not total:
+        return []
+    more = f"{compact(total)} weights, {count(facts['estimate']['weight_bytes'])} bytes with scales"
+    return [Tile("bits of a weight", f"{sum(bits * taken for bits, taken in weights) / total:.3g}", "as compiled", more)]
+
+
+def _energy(facts: Facts, measured: Facts | None) -> Tile:
+    """Sensors of the device, of which a board may have several; else the estimate."""
+    power, cost = (measured or {}).get("power_watts"), facts["estimate"]
+    if power and power["busy"]:
+        name, watts = max(power["busy"].items(), key=lambda item: item[1])
+        shown = ", ".join(f"{other} {found:.2f} W (idle {power['idle'].get(other, 0):.2f})" for other, found in power["busy"].items())
+        return Tile(f"power, {name}", f"{watts:.3g} W", MEASURED, shown)
+    more = f"{cost['power_watts']:.1f} W, assumed coefficients"
+    return Tile("energy of a sample", f"{cost['energy_mj']:.3g} mJ", "rough estimate", more)
+
+
+def warnings(facts: Facts, measured: Facts | None) -> list[str]:
     """What a reader has to know before any figure."""
     cost, widths, found = facts["estimate"], facts["activation_bits"], list(facts["calibration"]["warnings"])
+    if measured and measured.get("mismatches"):
+        found.append(f"The device differs from golden in {count(measured['mismatches'])} bytes.")
     if cost["misfit"]:
         found.append(f"Does not fit: {cost['misfit']}")
     if widths["missed"]:
