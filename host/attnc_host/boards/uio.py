@@ -191,7 +191,7 @@ class UioDevice:
             if buffer is not None:
                 return buffer
         left = ", ".join(f"{pool.folder.rpartition('/')[2]} of {pool.size:,} bytes" for pool in self.pools) or "no u-dma-buf"
-        raise DeviceError(f"memory is exhausted: {left}; in use: {sum(sum(pool.held.values()) for pool in self.pools):,} bytes")
+        raise MemoryError(f"{left}; in use: {sum(sum(pool.held.values()) for pool in self.pools):,} bytes")
 
     def wait(self, seconds: float) -> bool:
         """For an interrupt."""

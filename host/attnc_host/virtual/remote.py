@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,16 @@ from attnc_host.virtual.board import VirtualBoard
 CALLS = ("read", "write", "wait", "now", "program", "to_memory", "from_memory")
 
 
-def serve(board: VirtualBoard, path: Path, key: bytes) -> None:
-    """Answer whoever connects to the socket at `path` and has the key, for ever."""
+@contextlib.contextmanager
+def served(board: VirtualBoard, path: Path, key: bytes) -> Iterator[None]:
+    """Until the end of the block whoever connects to the socket at `path` and has the key is answered."""
     with Listener(str(path), "AF_UNIX", authkey=key) as listener:
+        threading.Thread(target=_accept, args=(board, listener), daemon=True).start()
+        yield
+
+
+def _accept(board: VirtualBoard, listener: Listener) -> None:
+    with contextlib.suppress(OSError):  # it was closed
         while True:
             threading.Thread(target=_answer, args=(board, listener.accept()), daemon=True).start()
 
