@@ -77,6 +77,21 @@ def test_every_figure_stands_beside_its_source(facts: Facts, simulation: Facts) 
     assert "differs from golden in 7 bytes" in page.render(facts, simulation, {**MEASURED, "mismatches": 7})
 
 
+def test_a_decoder_has_times_of_its_tokens(facts: Facts) -> None:
+    one = copy.deepcopy(facts)
+    rows = [("decode", 0, 8000), ("decode", 8, 8100), ("prefill", 0, 5000)]
+    estimates = [{"entry": entry, "position": at, "cycles": cycles, "ms": cycles / 250_000} for entry, at, cycles in rows]
+    one["decoder"] = {"length": 24, "block": 8, "simulated_at": {"prefill": 0, "decode": 8}, "estimates": estimates}
+    for run in (one["simulation"]["stp"], one["simulation"]["flp"]):
+        run["entries"] = {"prefill": {"cycles": 5125}, "decode": {"cycles": 8250}}
+    text = " ".join(Reader(page.render(one)).text.split())
+    assert re.search(r"a token, at position 8 takes ?0.033 ms ?simulated ?8,250 cycles at 250 MHz, 30,303 per second", text)
+    assert re.search(r"A block of 8 tokens of a prompt, at position 0 ?cost model ?estimate ?5,000 cycles, 0.02 ms", text)
+    assert "Sequences of up to 24 tokens" in text and "Of all cycles of a block of a prompt and a token" in text
+    del one["simulation"]
+    assert "8,100 cycles at 250 MHz" in Reader(page.render(one)).text
+
+
 def test_every_stage_layer_and_process_is_there(facts: Facts, simulation: Facts) -> None:
     read = Reader(page.render(facts, simulation))
     assert all(stage["node"] in read.text for stage in facts["estimate"]["stages"])

@@ -81,6 +81,7 @@ def render(facts: Mapping[str, Any], simulation: Mapping[str, Any] | None = None
         facts=facts,
         warnings=figures.warnings(facts, measured),
         tiles=figures.tiles(facts, measured),
+        lasts=figures.lasts(facts),
         comparison=figures.comparison(facts, measured),
         reasons=reasons(facts),
         timeline=None if time is None else timeline.picture(time, facts["estimate"]["clock_mhz"]),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
 from attnc.page.layers import weight_bits
-from attnc.page.markup import compact, count, number, percent, tag
+from attnc.page.markup import compact, count, join, number, percent, tag
 from attnc.report_tables import causes, checked
 
 ESTIMATE, SIMULATED, MEASURED, COMPARED = "estimate", "simulated", "measured", "compared"
@@ -27,17 +27,45 @@ class Tile:
     more: str
 
 
-def latencies(facts: Facts, measured: Facts | None) -> list[tuple[str, str, float, float]]:
-    """What is known of the time of a sample: name, source, cycles, milliseconds."""
-    cost, found = facts["estimate"], []
-    for style, run in ((style, facts.get("simulation", {}).get(style)) for style in STYLES):
-        if run is not None:
-            wrong = "" if run["bit_exact"] else ", stands still" if run["deadlock"] else ", differs from golden"
-            found.append((STYLES[style] + wrong, SIMULATED, float(run["cycles"]), float(run["latency_ms"])))
+@dataclass(frozen=True)
+class Latency:
+    """What is known of the time of something: how, from where, in cycles and milliseconds."""
+
+    name: str
+    source: str
+    cycles: float
+    ms: float
+
+
+def latencies(facts: Facts, measured: Facts | None) -> dict[str, list[Latency]]:
+    """By what takes them: a sample, or a token and a block of the prompt of a decoder. The estimate comes first."""
+    cost, runs = facts["estimate"], [(style, run) for style in STYLES if (run := facts.get("simulation", {}).get(style)) is not None]
+    if "decoder" in facts:
+        return _of_decoder(facts, dict(runs))
+    found = [Latency("cost model", ESTIMATE, float(cost["cycles"]), float(cost["latency_ms"]))]
+    found += [Latency(_style(style, run), SIMULATED, float(run["cycles"]), float(run["latency_ms"])) for style, run in runs]
     if measured is not None:
         ms = float(measured["latency_ms"]["p50"])
-        found.append(("device, median", MEASURED, ms * cost["clock_mhz"] * 1000, ms))
-    return [("cost model", ESTIMATE, float(cost["cycles"]), float(cost["latency_ms"])), *found]
+        found.append(Latency("device, median", MEASURED, ms * cost["clock_mhz"] * 1000, ms))
+    return {"a sample": found}
+
+
+def _style(style: str, run: Facts) -> str:
+    return STYLES[style] + ("" if run["bit_exact"] else ", stands still" if run["deadlock"] else ", differs from golden")
+
+
+def _of_decoder(facts: Facts, runs: Mapping[str, Facts]) -> dict[str, list[Latency]]:
+    """At the positions that were simulated."""
+    decoder, clock, found = facts["decoder"], facts["estimate"]["clock_mhz"], {}
+    for entry, what in (("decode", "a token"), ("prefill", f"a block of {decoder['block']} tokens of a prompt")):
+        at = decoder["simulated_at"][entry]
+        estimate = next(row for row in decoder["estimates"] if (row["entry"], row["position"]) == (entry, at))
+        rows = [Latency("cost model", ESTIMATE, float(estimate["cycles"]), float(estimate["ms"]))]
+        for style, run in runs.items():
+            cycles = float(run["entries"][entry]["cycles"])
+            rows.append(Latency(_style(style, run), SIMULATED, cycles, cycles / clock / 1000))
+        found[f"{what}, at position {at}"] = rows
+    return found
 
 
 def tiles(facts: Facts, measured: Facts | None) -> list[Tile]:
@@ -55,10 +83,11 @@ def tiles(facts: Facts, measured: Facts | None) -> list[Tile]:
 
 def _time(facts: Facts, measured: Facts | None) -> Tile:
     """Measured where it is, else simulated, else estimated."""
-    known, clock = latencies(facts, measured), facts["estimate"]["clock_mhz"]
-    _, source, cycles, ms = next((one for one in known if one[1] == MEASURED), known[min(1, len(known) - 1)])
-    speed = (measured or {}).get("throughput_per_second") or (1000 / ms if ms else 0)
-    return Tile("a sample takes", f"{ms:.3g} ms", source, f"{count(cycles)} cycles at {clock:g} MHz, {count(speed)} per second")
+    what, known = next(iter(latencies(facts, measured).items()))
+    one, clock = next((one for one in known if one.source == MEASURED), known[min(1, len(known) - 1)]), facts["estimate"]["clock_mhz"]
+    speed = (measured or {}).get("throughput_per_second") if one.source == MEASURED else None
+    per_second = count(speed or (1000 / one.ms if one.ms else 0))
+    return Tile(f"{what} takes", f"{one.ms:.3g} ms", one.source, f"{count(one.cycles)} cycles at {clock:g} MHz, {per_second} per second")
 
 
 def _exactness(facts: Facts) -> list[Tile]:
@@ -92,7 +121,7 @@ def _energy(facts: Facts, measured: Facts | None) -> Tile:
         shown = ", ".join(f"{other} {found:.2f} W (idle {power['idle'].get(other, 0):.2f})" for other, found in power["busy"].items())
         return Tile(f"power, {name}", f"{watts:.3g} W", MEASURED, shown)
     more = f"{cost['power_watts']:.1f} W, assumed coefficients"
-    return Tile("energy of a sample", f"{cost['energy_mj']:.3g} mJ", "rough estimate", more)
+    return Tile(f"energy of {lasts(facts)}", f"{cost['energy_mj']:.3g} mJ", "rough estimate", more)
 
 
 def warnings(facts: Facts, measured: Facts | None) -> list[str]:
@@ -111,19 +140,29 @@ def warnings(facts: Facts, measured: Facts | None) -> list[str]:
 
 def comparison(facts: Facts, measured: Facts | None) -> Markup:
     """Bars of the known latencies."""
-    known = latencies(facts, measured)
-    most = max((ms for *_, ms in known), default=0) or 1
+    groups = latencies(facts, measured)
+    titles = [tag("h3", what[0].upper() + what[1:]) if len(groups) > 1 else "" for what in groups]
+    return join(part for title, rows in zip(titles, groups.values(), strict=True) for part in (title, _bars(rows)))
+
+
+def _bars(known: Sequence[Latency]) -> Markup:
+    most = max((one.ms for one in known), default=0) or 1
     rows = [
         tag(
             "div",
-            tag("span", name, tag("em", source, class_=f"chip {source}"), class_="name"),
-            tag("div", tag("i", style=f"width:{number(100 * ms / most)}%", class_=source), class_="track"),
-            tag("span", f"{count(cycles)} cycles, {ms:.4g} ms", class_="total"),
+            tag("span", one.name, tag("em", one.source, class_=f"chip {one.source}"), class_="name"),
+            tag("div", tag("i", style=f"width:{number(100 * one.ms / most)}%", class_=one.source), class_="track"),
+            tag("span", f"{count(one.cycles)} cycles, {one.ms:.4g} ms", class_="total"),
             class_="bar",
         )
-        for name, source, cycles, ms in known
+        for one in known
     ]
     return tag("div", *rows, class_="rows")
+
+
+def lasts(facts: Facts) -> str:
+    """What the cycles of a report are of."""
+    return "a block of a prompt and a token" if "decoder" in facts else "a sample"
 
 
 def resources(facts: Facts) -> Markup:

@@ -8,11 +8,13 @@ from markupsafe import Markup
 
 from attnc.arrays import Array
 from attnc.page.markup import count, join, number, percent, svg, tag
-from attnc.sim.timeline import MOVED, SPENT, Band, Strip, Timeline
+from attnc.sim.timeline import MOVED, SPENT, Band, Strip, Timeline, fitted
 
 LEVELS = 20
 NARROW = 0.012
 """Share of the width that a band needs to bear its name."""
+ROOM = 15
+"""Characters of a name in a band."""
 KINDS = 6
 """Colours of bands."""
 
@@ -82,5 +84,5 @@ def _band(band: Band, width: int) -> Markup:
     steps = f" x{band.steps}" if band.steps > 1 else ""
     title = f"{band.node}{steps}: {count(band.end - band.begin)} cycles{busiest}"
     style = f"left:{number(100 * band.begin / width)}%;width:{number(100 * share)}%"
-    shown = tag("span", f"{band.node}{steps}") if share >= NARROW else join(())
+    shown = tag("span", fitted(f"{band.node}{steps}", ROOM)) if share >= NARROW else join(())
     return tag("div", shown, class_=f"band k{band.kind % KINDS}", style=style, title=title)

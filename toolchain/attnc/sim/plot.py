@@ -11,7 +11,7 @@ import numpy as np
 from attnc.arrays import Array
 from attnc.messages import clean
 from attnc.pictures import new_figure, save_figure
-from attnc.sim.timeline import MOVED, SPENT, Strip, Timeline
+from attnc.sim.timeline import MOVED, SPENT, Strip, Timeline, fitted
 
 BINS = 1200
 """Parts of the run, about two pixels each."""
@@ -130,13 +130,8 @@ def _name(top: Any, title: str, work: str, begin: int, end: int, cycles: int, sc
     upright = share < NARROW
     room = 30 if upright else int(CHARACTERS * share)
     if share > NARROWEST:
-        text = clean(_fitted(title, room)) + ("\n" + _fitted(work, room) if share > 2 * NARROWEST else "")
+        text = clean(fitted(title, room)) + ("\n" + fitted(work, room) if share > 2 * NARROWEST else "")
         top.text(middle, 0.5, text, rotation=90 if upright else 0, ha="center", va="center", fontsize=7.5, parse_math=False)
-
-
-def _fitted(text: str, room: int) -> str:
-    """The end of a text, which says more than its beginning."""
-    return text if len(text) <= room else "\N{HORIZONTAL ELLIPSIS}" + text[-max(room - 1, 1) :]
 
 
 def _titles(figure: Any, top: Any, found: Timeline, clock_mhz: float, estimate: int, title: str) -> None:

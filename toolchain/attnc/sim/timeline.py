@@ -103,6 +103,11 @@ def inner(path: str) -> str:
     return parts[0] if len(parts) == 1 else f"{parts[0].partition('_')[0]}: {parts[-1]}"
 
 
+def fitted(text: str, room: int) -> str:
+    """The end of a text, which says more than its beginning."""
+    return text if len(text) <= room else "\N{HORIZONTAL ELLIPSIS}" + text[-max(room - 1, 1) :]
+
+
 def _rows(run: CosimRun) -> dict[str, list[str]]:
     """By engine its processes that do anything themselves, in the order in which their tokens pass."""
     found: dict[str, list[str]] = {}
