@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from attnc.cli import main
 from attnc.errors import BuildError
 from attnc_host import Accelerator, AcceleratorError, archive
 from attnc_host import manifest as manifests
@@ -129,3 +130,22 @@ def test_integers_need_the_whole_model_on_the_device(tmp_path: Path) -> None:
     hosted = write_small_build(tmp_path / "hosted", host=True)
     with Accelerator.open(hosted, "golden") as device, pytest.raises(AcceleratorError, match="run on the host"):
         device.run(random_inputs(1), integers=True)
+
+
+def test_on_the_command_line(shared_build: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    app, other, bit = tmp_path / "app.zip", tmp_path / "other.zip", tmp_path / "design.bit"
+    bit.write_bytes(b"bits")
+    assert main(["package", str(shared_build), "-o", str(app), "--bitstream", str(bit), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["bytes"] == app.stat().st_size and "app/bitstream/attnc_top.bit" in told["entries"]
+    assert main(["package", str(shared_build), "-o", str(app), "--no-golden"]) == 0 and app.stat().st_size < told["bytes"]
+    other.write_bytes(b"mine")
+    for given, message in ((other, "other.zip"), (tmp_path / "app.tar", "ends in .zip")):
+        assert main(["package", str(shared_build), "-o", str(given)]) == 2 and message in capsys.readouterr().err
+    assert other.read_bytes() == b"mine"
+    archive.write_archive(manifests.load(shared_build), app)
+    np.savez(tmp_path / "x.npz", **random_inputs(2))  # type: ignore[arg-type]
+    assert main(["run", str(app), "--inputs", str(tmp_path / "x.npz"), "--output", str(tmp_path / "y.npz"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["backend"] == "golden"
+    with Accelerator.open(shared_build, "golden") as golden:
+        np.testing.assert_array_equal(np.load(tmp_path / "y.npz")["y"], golden.run(random_inputs(2))["y"])

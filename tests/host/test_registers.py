@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from attnc.vendor.vitis import Run, Vitis, check_registers
 from attnc_host import AcceleratorError
 from attnc_host import manifest as manifests
 from attnc_host.registers import check_synthesized
@@ -70,6 +71,17 @@ def test_what_was_synthesized_must_agree(suffix: str, shared_build: Path, tmp_pa
     path.write_text("<x/>" if suffix == ".hwh" else "")
     with pytest.raises(AcceleratorError, match="has no registers of attnc_top"):
         check_synthesized(registers, path, "attnc_top")
+
+
+def test_what_vitis_leaves_is_compared(shared_build: Path, tmp_path: Path) -> None:
+    manifest, folder = manifests.load(shared_build), tmp_path / "attnc_top_project" / "solution" / "impl" / "ip" / "drivers" / "src"
+    folder.mkdir(parents=True)
+    run = Run(Vitis(Path("vitis_hls")), tmp_path, tmp_path / "log", None)
+    (folder / "xattnc_top_hw.h").write_text(HEADER)
+    check_registers(run, manifest)
+    (folder / "xattnc_top_hw.h").write_text(HEADER.replace("0x48", "0x44"))
+    with pytest.raises(AcceleratorError, match="'status' is at 0x44, in the manifest at 0x48"):
+        check_registers(run, manifest)
 
 
 @pytest.mark.parametrize("text, message", [("<x", "not valid XML"), ('<!DOCTYPE x [<!ENTITY a "b">]><x/>', "without a DOCTYPE")])

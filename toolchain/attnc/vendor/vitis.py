@@ -15,6 +15,7 @@ from attnc.errors import BuildError
 from attnc.vendor.cosim_report import CosimReport, read_cosim_report
 from attnc.vendor.tool import Log, Told, copy_sources, failed, find_program, run_logged, workplace
 from attnc_host.manifest import Manifest
+from attnc_host.registers import check_synthesized
 
 PROGRAMS = ("vitis_hls", "vitis-run", "v++")
 WHAT = "Vitis HLS 2022.2 or later; its settings64.sh puts it on PATH"
@@ -104,7 +105,15 @@ def run_step(vitis: Vitis, manifest: Manifest, step: str, work: Path | None, tol
             raise _failed(vitis, step, code, log)
         if code != 0:
             break
+    check_registers(run, manifest)
     return run
+
+
+def check_registers(run: Run, manifest: Manifest) -> None:
+    """Where the tool wrote headers for drivers, the registers in them are those of the manifest."""
+    for place in PROJECTS:
+        for path in sorted((run.folder / place).rglob(f"x{TOP}_hw.h")):
+            check_synthesized(manifest.registers, path, TOP)
 
 
 class Said:
