@@ -211,7 +211,7 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>
   int load_from = first_trips > 0 ? 0 : spare_trips < late_trips ? spare_trips : late_trips;
   int left = call.rows, block = 0, step = 0, k = 0, byte = 0, in_group = 0, k_group = 0;
   int load_rows = 0, load_k = 0, scale = 0, scale_part = 0;
-  int unit = 0, octet = 0, slot = 0, held_tiles = 0, held_octet = 0, held_k = 0;
+  int unit = 0, unit_k = 0, octet = 0, slot = 0, held_tiles = 0, held_octet = 0, held_k = 0;
   Vec<UInt<8>, L> codes[8], held[8];
 #pragma HLS ARRAY_PARTITION variable = codes complete
 #pragma HLS ARRAY_PARTITION variable = held complete
@@ -277,10 +277,11 @@ PHASES:
               }
               held_tiles = last_unit ? last_tiles : call.unit_tiles;
               held_octet = octet;
-              held_k = unit * call.unit_tiles;
+              held_k = unit_k;
               slot = 0;
               octet = octet + 1 == OCTETS ? 0 : octet + 1;
               unit = octet == 0 ? unit + 1 : unit;
+              unit_k = octet == 0 ? unit_k + call.unit_tiles : unit_k;
             }
           }
           if (held_tiles > 0) {
@@ -405,7 +406,7 @@ PHASES:
         left = call.rows;
         block = step = k = byte = in_group = k_group = 0;
         load_rows = load_k = scale = scale_part = 0;
-        unit = octet = slot = held_tiles = 0;
+        unit = unit_k = octet = slot = held_tiles = 0;
       }
     }
   }
