@@ -13,7 +13,7 @@ from attnc.sim.timeline import MOVED, SPENT, Band, Strip, Timeline, fitted
 LEVELS = 20
 NARROW = 0.012
 """Share of the width that a band needs to bear its name."""
-ROOM = 15
+ROOM = 12
 """Characters of a name in a band."""
 KINDS = 6
 """Colours of bands."""
