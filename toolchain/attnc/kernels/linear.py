@@ -101,9 +101,18 @@ ACCUMULATE = Process(
 )
 
 
-def rescaling(template: tuple[Argument, ...], channels: str, most: Count, steps: str | int, bytes_: Count, placed: bool = False) -> Process:
+def rescaling(
+    template: tuple[Argument, ...],
+    channels: str,
+    most: Count,
+    steps: str | int,
+    bytes_: Count,
+    placed: bool = False,
+    arriving: Count = lambda n: 0,
+) -> Process:
     """`linear_rescale` for blocks of up to `most` steps of as many channels as `channels` names; of the records `bytes_` bytes come at a
-    time. Its buffer is `placed` where the emitted code says where it lies."""
+    time. Its buffer is `placed` where the emitted code says where it lies. The sums of the first block take as many cycles as `arriving`
+    to come, where they are not made one per cycle."""
 
     def tiles(n: Names) -> int:
         return int(getattr(n, channels)) // n.L
@@ -141,7 +150,7 @@ def rescaling(template: tuple[Argument, ...], channels: str, most: Count, steps:
             ),
             Buffer("bytes", lambda n: int(most(n) > 1) * most(n), lambda n: 8 * RECORD_BYTES * getattr(n, channels), static=False),
         ),
-        first=lambda n: records(n) * min(per_block(n), n.all_steps) + whole(n) + _RESCALE,
+        first=lambda n: max(records(n) * min(per_block(n), n.all_steps) + whole(n), arriving(n)) + _RESCALE,
         rest=lambda n: _RESCALE + whole(n),
     )
 

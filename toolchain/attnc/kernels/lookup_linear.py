@@ -42,9 +42,13 @@ def _look_up(n: Names) -> Runs:
     blocks = _blocks(n)
     found = [(1, _words(n, blocks[0]) if blocks else 0)]
     for steps, following in zip(blocks, [*blocks[1:], 0], strict=True):
-        busy = (n.row_visits + 1) * max(steps * n.planes, n.T // n.L * n.G + ENTRIES[n.G])
-        found.append((1, max(_words(n, following), busy)))
+        found.append((1, max(_words(n, following), _visits(n, steps))))
     return tuple(found)
+
+
+def _visits(n: Names, steps: int) -> int:
+    """Cycles in which so many steps are looked up for every row, while tables are made for the next one."""
+    return (n.row_visits + 1) * max(steps * n.planes, n.T // n.L * n.G + ENTRIES[n.G])
 
 
 def _network(name: str, table: Argument) -> Network:
@@ -65,7 +69,7 @@ def _network(name: str, table: Argument) -> Network:
             Buffer("parts", lambda n: n.COLUMNS_MAX, lambda n: n.Q * n.PartT),
             Buffer("accs", lambda n: n.STEPS_MAX, lambda n: n.Q * n.AccT),
         ),
-        first=lambda n: n.visits * max(n.steps * n.planes, n.T // n.L * n.G + ENTRIES[n.G]),
+        first=lambda n: _words(n, min(n.steps, n.all_steps)) + n.visits * max(n.steps * n.planes, n.T // n.L * n.G + ENTRIES[n.G]),
     )
     return Network(
         name=name,
@@ -74,7 +78,14 @@ def _network(name: str, table: Argument) -> Network:
         scalars=("rows", "k_tiles", "n_tiles", "low", "high", "steps", "planes", "both_signs", "group_tiles", "scales", "visits"),
         processes=(
             accumulate,
-            rescaling(("AccT", "YT", "L", "Q", "Q", "ROWS_MAX", "STEPS_MAX", "L"), "Q", lambda n: n.STEPS_MAX, "steps", lambda n: n.L),
+            rescaling(
+                template=("AccT", "YT", "L", "Q", "Q", "ROWS_MAX", "STEPS_MAX", "L"),
+                channels="Q",
+                most=lambda n: n.STEPS_MAX,
+                steps="steps",
+                bytes_=lambda n: n.L,
+                arriving=lambda n: _visits(n, min(n.steps, n.all_steps)) if n.STEPS_MAX * n.Q > n.L else 0,
+            ),
         ),
         fifos=(
             Fifo("records", lambda n: word(n.L), lambda n: 2 * n.STEPS_MAX * n.Q * RECORD_BYTES // n.L),
