@@ -295,19 +295,48 @@ def test_a_function_between_pairs_is_one_function(tmp_path: Path, kind: QuantTyp
     assert bool(model.quantized.centred) == (kind == QuantType.QUInt16)
 
 
-def test_scores_whose_steps_are_those_of_a_mask_are_lost(tmp_path: Path) -> None:
-    """A file that was calibrated with its mask inside computes a mean over the keys that are left: so does the device, and says so."""
-    source = onnx.load(models.attention_block(tmp_path / "f.onnx"))
-    least = np.where(np.arange(models.T) < 4, 0, np.finfo(np.float32).min).astype(np.float32)
+def masked_block(folder: Path, least: float) -> onnx.ModelProto:
+    """An attention block whose last keys get `least` added to their scores."""
+    source = onnx.load(models.attention_block(folder / "f.onnx"))
+    least = np.where(np.arange(models.T) < 4, 0, least).astype(np.float32)
     source.graph.initializer.append(numpy_helper.from_array(least, "mask"))
     index = next(i for i, node in enumerate(source.graph.node) if node.op_type == "Softmax")
     source.graph.node[index].input[0] = "masked"
     source.graph.node.insert(index, helper.make_node("Add", ["s", "mask"], ["masked"], name="mask_scores"))
-    onnx.save(source, tmp_path / "f.onnx")
+    return source
+
+
+def test_scores_whose_steps_are_those_of_a_mask_are_lost(tmp_path: Path) -> None:
+    """A file that was calibrated with its mask inside computes a mean over the keys that are left: so does the device, and says so."""
+    onnx.save(masked_block(tmp_path, np.finfo(np.float32).min), tmp_path / "f.onnx")
     path = models.quantize(tmp_path / "f.onnx", tmp_path / "q.onnx", (1, models.T, models.D), QuantType.QInt8, True)
     state, db = sqnr(path, tmp_path)
     assert db > 25 and len(state.model.quantized.lost) == 1
     assert any("scores" in doubt and "masked_QuantizeLinear" in doubt for doubt in state.doubts)
+
+
+@pytest.mark.parametrize(("times", "lost"), [(1, 1), (60, 0)])
+def test_scores_are_lost_where_all_of_them_round_to_nothing(tmp_path: Path, times: float, lost: int) -> None:
+    """Large ones are still told from each other in steps of 40: the device computes them without these steps."""
+    source = masked_block(tmp_path, -1e4)
+    query = next(tensor for tensor in source.graph.initializer if tensor.name == "wq")
+    query.CopyFrom(numpy_helper.from_array(times * numpy_helper.to_array(query), "wq"))
+    onnx.save(source, tmp_path / "f.onnx")
+    path = models.quantize(tmp_path / "f.onnx", tmp_path / "q.onnx", (1, models.T, models.D), QuantType.QInt8, True)
+    state, _ = sqnr(path, tmp_path)
+    assert len(state.model.quantized.lost) == lost and bool(lost) == ("masked_QuantizeLinear" not in state.model.quantized.passed)
+
+
+def test_an_input_is_rounded_before_it_is_subtracted(tmp_path: Path) -> None:
+    """Of an input beyond the range of its type the file subtracts the end of that range."""
+    grid = {"s": np.float32(STEP), "z": np.int8(0), "w": numbers(8, 8)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"]), helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
+        helper.make_node("MatMul", ["xd", "w"], ["p"]), helper.make_node("Sub", ["p", "xd"], ["y"]),
+    ]  # fmt: skip
+    onnx.save(write(nodes, [1, 4, 8], grid, [1, 4, 8]), tmp_path / "m.onnx")
+    np.savez(tmp_path / "calib.npz", x=8 * numbers(8, 4, 8))  # the type ends at 6.35
+    quantize_model(tmp_path / "m.onnx", CompileOptions(output=tmp_path / "build", calib=tmp_path / "calib.npz"))
 
 
 def test_an_imported_weight_is_permuted_with_its_integers() -> None:

@@ -355,7 +355,7 @@ def _binary_pair(ctx: Context, node: NodeProto, op: str, left: Value, right: Val
 def _negated(ctx: Context, node: NodeProto, value: View | Const) -> View | Const:
     if isinstance(value, Const):
         return Const(-value.array.astype(np.float64), value.src)
-    if on_host(value):
+    if on_host(value) and value.base.imposed is None:  # what is rounded to a type is so before it changes its sign
         return ctx.host_node("Neg", [value], value.shape, (node.name,))
     return ctx.elementwise.apply("mul", value, Const(np.array(-1.0)), f"{node.output[0]}_negated", (node.name,))
 
