@@ -66,9 +66,9 @@ class Kind:
     models: tuple[str, ...] = MODELS
     beside: str = "plain"
     """The kind whose SQNR this one's is compared with."""
-    fixed: bool = False
-    """Whether the file says how every tensor is rounded: then golden is to be as near to the float model that the file was made of as
-    onnxruntime is that runs the file."""
+    floating: Callable[[Source], Path] | None = None
+    """Where the file says how every tensor is rounded, the float model that it was made of: golden is to be as near to that as onnxruntime is
+    that runs the file."""
     options: dict[str, Any] = field(default_factory=dict)
     """Of `CompileOptions`."""
 

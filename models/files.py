@@ -55,8 +55,8 @@ def measure(model: str, kind: Kind, folder: Path, quick: bool) -> dict[str, Any]
     report = load_report(build)
     sqnr, varying = zoo.accuracy(path, build)
     row = {"sqnr_db": sqnr, "varying": varying, "elements": report["check"]["elements"] if not quick else 0}
-    if kind.fixed:
-        float_model = source.export("torchscript")
+    if kind.floating:
+        float_model = kind.floating(source)
         row |= {"float_db": zoo.accuracy(path, build, float_model)[0], "file_db": zoo.accuracy(path, build, float_model, False)[0]}
     return row
 

@@ -164,9 +164,14 @@ TYPED = ("qoperator", "qdq")
 BYTES: dict[str, Any] = {"activation_bits": 8}
 
 
-def traced(source: Source, path: Path) -> None:
+def _traced(source: Source) -> Path:
     """The export that all these files are made of."""
-    shutil.copy(source.export("torchscript"), path)
+    return source.export("torchscript")
+
+
+def traced(source: Source, path: Path) -> None:
+    """That export."""
+    shutil.copy(_traced(source), path)
 
 
 def _make(writer: Writer, source: Source, path: Path) -> None:
@@ -180,7 +185,7 @@ def _kind(name: str, writer: Writer) -> Kind:
     """Where the file leaves the widths of activations open, it is compared with the plain export at the same: 8 bits."""
     make = functools.partial(_make, writer)
     if name.startswith(TYPED):
-        return Kind(name, make, beside="torchscript", fixed=name.startswith(FIXED))
+        return Kind(name, make, beside="torchscript", floating=_traced if name.startswith(FIXED) else None)
     return Kind(name, make, beside="plain-8", options=BYTES)
 
 

@@ -91,6 +91,10 @@ def _samples(entry: Shipped, path: Path, seed: int, count: int) -> dict[str, np.
     return made
 
 
+def _exported(source: Source) -> Path:
+    return source.folder / "minilm.onnx"
+
+
 def minilm(source: Source, path: Path, optimized: bool = False, quantized: str = "") -> None:
     """all-MiniLM-L6-v2 out of the package of the extra `zoo`, plain, after onnxruntime's optimizer, or `quantized` as a kind of
     `files_quantized.py` is (one that needs no samples), on random tokens."""
@@ -98,7 +102,7 @@ def minilm(source: Source, path: Path, optimized: bool = False, quantized: str =
         from models.minilm.export import export
     except ImportError as error:
         raise Skipped(f"the extra `zoo` is not installed ({error.name})") from error
-    plain = source.folder / "minilm.onnx"
+    plain = _exported(source)
     if not plain.exists():
         export(plain)
     if optimized:
@@ -121,6 +125,6 @@ KINDS = [
     Kind("minilm", minilm, ("minilm",), "minilm"),
     Kind("minilm-fused", functools.partial(minilm, optimized=True), ("minilm",), "minilm"),
     Kind("minilm-8", minilm, ("minilm",), "minilm-8", options=BYTES),
-    Kind("minilm-dynamic", functools.partial(minilm, quantized="dynamic-s8"), ("minilm",), "minilm-8", options=BYTES),
+    Kind("minilm-dynamic", functools.partial(minilm, quantized="dynamic-s8"), ("minilm",), "minilm-8", _exported, BYTES),
     Kind("minilm-nbits4", functools.partial(minilm, quantized="nbits4-zero-32"), ("minilm",), "minilm-8", options=BYTES),
 ]
