@@ -67,8 +67,8 @@ class Kind:
     beside: str = "plain"
     """The kind whose SQNR this one's is compared with."""
     floating: Callable[[Source], Path] | None = None
-    """Where the file says how every tensor is rounded, the float model that it was made of: golden is to be as near to that as onnxruntime is
-    that runs the file."""
+    """Where the file says how every tensor is rounded, the float model that it was made of: golden is to be as near to that as onnxruntime
+    running the file."""
     options: dict[str, Any] = field(default_factory=dict)
     """Of `CompileOptions`."""
 
