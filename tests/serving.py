@@ -161,8 +161,11 @@ class Speaker:
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(ids).decode(errors="replace")
 
-    def generate(self, ids: Sequence[int], *, max_new_tokens: int) -> Iterator[int]:
+    ends: frozenset[int] = frozenset([0])
+
+    def generate(self, ids: Sequence[int], max_new_tokens: int, **options: Any) -> Iterator[int]:
         self.prompts.append(self.decode(ids))
+        self.options = options
         try:
             for token in self.answer[:max_new_tokens]:
                 assert self.go is None or self.go.acquire(timeout=PATIENCE)

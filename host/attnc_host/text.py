@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,8 @@ BYTES = 256
 """Tokens of a vocabulary of bytes."""
 REPLACEMENT = "\ufffd"
 """What stands for bytes that are no character, or not yet."""
+ENDS = ("</s>", "<eos>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "[EOS]")
+"""Usual names of tokens that end a text, or an answer."""
 HELD = 8
 """Tokens that are decoded again with what follows: what one means may depend on those before it."""
 
@@ -26,6 +28,10 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of tokens."""
 
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens with which models end a text."""
+
 
 class Bytes:
     """UTF-8."""
@@ -37,6 +43,11 @@ class Bytes:
     def decode(self, ids: Sequence[int]) -> str:
         """What is no character becomes a replacement character; so does a token that is no byte."""
         return bytes(token if token < BYTES else 0xFF for token in ids).decode(errors="replace")
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """None: bytes have no end of their own."""
+        return frozenset()
 
 
 class Trained:
@@ -60,6 +71,12 @@ class Trained:
         """Without special tokens."""
         return str(self._tokenizer.decode(list(ids)))
 
+    @property
+    def ends(self) -> frozenset[int]:
+        """Those that have a usual name; a `tokenizer.json` does not say which they are."""
+        found = (self._tokenizer.token_to_id(name) for name in ENDS)
+        return frozenset(token for token in found if token is not None)
+
 
 def open_tokenizer(path: Path | None, vocabulary: int) -> Tokenizer:
     """That of a build."""
@@ -70,7 +87,7 @@ def open_tokenizer(path: Path | None, vocabulary: int) -> Tokenizer:
     return Bytes()
 
 
-def pieces(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
+def pieces(tokenizer: Tokenizer, ids: Iterable[int]) -> Generator[str, None, None]:
     """Text of tokens as they come, given out as soon as it cannot change: characters of several tokens wait for the last of them."""
     kept: list[int] = []
     shown = ""

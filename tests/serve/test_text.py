@@ -11,9 +11,15 @@ from typing import Any
 import openai
 import pytest
 
+from attnc.compiler import compile_model
+from attnc.config import CompileOptions
+from attnc_host import Accelerator
 from attnc_host import manifest as manifests
-from attnc_host.serve.generation import Pieces, Stops
+from attnc_host.decoder import Sampling
+from attnc_host.serve.generation import Decoder, Stops
 from attnc_host.serve.limits import Limits
+from attnc_host.text import Bytes, open_tokenizer, pieces
+from decoding import decoders
 from serving import Running, Speaker, serving
 
 ANSWER = "Grüße, 世界! 🙂 The end."
@@ -81,6 +87,20 @@ def test_stop_words(client: openai.OpenAI, speaker: Speaker) -> None:
     assert speaker.made - made == len("Grüße, 世界!".encode())
 
 
+def test_the_end_of_a_text_is_no_part_of_it(client: openai.OpenAI, speaker: Speaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speaker, "answer", b"Yes\0and more")
+    for most in (3, 9):
+        found = client.completions.create(model="small", prompt="x", max_tokens=most).choices[0]
+        assert found.text == "Yes" and found.finish_reason == ("length" if most == 3 else "stop")
+
+
+def test_how_tokens_are_chosen(client: openai.OpenAI, speaker: Speaker) -> None:
+    client.completions.create(model="small", prompt="x", temperature=0.5, top_p=0.25, seed=7)
+    assert speaker.options == {"sampling": Sampling(0.5, top_p=0.25), "seed": 7, "stop": [0]}
+    client.completions.create(model="small", prompt="x")
+    assert speaker.options["sampling"] == Sampling()
+
+
 def test_models(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["small"] and client.models.retrieve("small").owned_by == "attnc"
     with pytest.raises(openai.NotFoundError, match="needed 'small', found 'large'"):
@@ -92,7 +112,9 @@ def test_models(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"temperature": 0.7}, "'temperature': Input should be less than or equal to 0"),
+        ({"temperature": 2.5}, "'temperature': Input should be less than or equal to 2"),
+        ({"top_p": 0}, "'top_p'"),
+        ({"presence_penalty": 0.5}, "'presence_penalty'"),
         ({"n": 2}, "'n'"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "'tools'"),
         ({"max_tokens": 65}, "max_tokens: needed at most 64, found 65"),
@@ -131,7 +153,7 @@ def test_who_stops_reading_stops_the_decoder(
 def test_a_decoder_that_fails(client: openai.OpenAI, speaker: Speaker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the first token there is a status; after it, an error in the stream."""
 
-    def generate(ids: Any, *, max_new_tokens: int) -> Iterator[int]:
+    def generate(ids: Any, max_new_tokens: int, **options: Any) -> Iterator[int]:
         yield from good
         raise RuntimeError("broken")
 
@@ -164,6 +186,34 @@ def test_texts_have_a_deadline(shared_build: Path) -> None:
         assert at.service.gate.requests == 0
 
 
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decoder of random weights whose tokens are bytes."""
+    folder = tmp_path_factory.mktemp("decoder")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoders, "VOCABULARY", 256)
+        model = decoders.write_decoder(folder / "bytes.onnx")
+    return compile_model(model, CompileOptions(max_length=32, block=4, check=False, output=folder / "build"))
+
+
+def test_a_decoder_answers_as_generate_does(decoder: Path) -> None:
+    """A build of attnc: over the socket comes what `Accelerator.generate` gives, likeliest or drawn; what is too long is refused."""
+    with Accelerator.open(decoder, "golden") as golden, serving(lambda: Decoder(golden)) as at:
+        with openai.OpenAI(base_url=f"{at.url}/v1", api_key="none", max_retries=0, timeout=30) as client:
+            name = at.service.name
+            for fields, sampling in (({}, Sampling()), ({"temperature": 1.5, "top_p": 0.9, "seed": 3}, Sampling(1.5, top_p=0.9))):
+                made = list(golden.generate(list(b"Hello"), 12, sampling=sampling, seed=3))
+                expected = "".join(pieces(Bytes(), made))
+                chunks = client.completions.create(model=name, prompt="Hello", max_tokens=12, stream=True, **fields)
+                assert "".join(chunk.choices[0].text for chunk in chunks) == expected
+                whole = client.completions.create(model=name, prompt=list(b"Hello"), max_tokens=12, **fields)
+                assert whole.choices[0].text == expected and whole.choices[0].finish_reason == "length"
+            assert whole.usage is not None and (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (5, 12)
+            with pytest.raises(openai.BadRequestError, match="at most 32 tokens with the answer, found 5 tokens and an answer of 28"):
+                client.completions.create(model=name, prompt="Hello", max_tokens=28)
+        assert at.metric("attnc_tokens_total") == 48 and at.metric("attnc_failures_total") == 0
+
+
 def test_a_build_that_is_no_decoder(running: Running) -> None:
     assert running.json("GET", "/v1/models") == (200, {"object": "list", "data": []})
     assert running.ask("GET", "/v1/models/small")[0] == 404
@@ -173,15 +223,11 @@ def test_a_build_that_is_no_decoder(running: Running) -> None:
         assert status == 404 and "'small' is no decoder" in error["message"] and error["type"] == "not_found_error"
 
 
-def test_pieces_of_tokens_that_depend_on_each_other() -> None:
-    """Tokenizers drop the space before the first token of what they decode: tokens decoded alone would lose it."""
-
-    class Words:
-        def decode(self, ids: Any) -> str:
-            return "".join([" one", " two", " three"][i] for i in ids).lstrip(" ")
-
-    pieces = Pieces(Words())  # type: ignore[arg-type]
-    assert [pieces.add(i) for i in (0, 1, 2, 0)] == ["one", " two", " three", " one"] and pieces.rest() == ""
+def test_tokens_that_end_a_text_are_found_by_their_names(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    words = tokenizers.models.WordLevel({"a": 0, "</s>": 1, "b": 2, "<|im_end|>": 3}, unk_token="a")
+    tokenizers.Tokenizer(words).save(str(tmp_path / "tokenizer.json"))
+    assert open_tokenizer(tmp_path / "tokenizer.json", 4).ends == {1, 3} and Bytes().ends == set()
 
 
 def test_stop_words_in_every_division() -> None:

@@ -26,6 +26,7 @@ def serve(path: Path, backend: str, host: str, port: int, **limits: Any) -> None
     """Serve a build folder or an archive until SIGTERM or Ctrl-C; what was taken until then is answered. `limits` are fields of `Limits`;
     those that are None have their defaults."""
     try:
+        from attnc_host.serve.generation import Decoder
         from attnc_host.serve.http import Service
         from attnc_host.serve.limits import Limits, body_limit
         from attnc_host.serve.metrics import Metrics
@@ -36,7 +37,12 @@ def serve(path: Path, backend: str, host: str, port: int, **limits: Any) -> None
     given = {name: value for name, value in limits.items() if value is not None}
     with _listening(host, port) as listener:
         chosen, metrics = Limits(**{**given, "body": given.get("body", 1)}), Metrics()
-        worker = Worker(lambda: Accelerator.open(path, backend), chosen.samples, metrics)
+
+        def opened() -> Any:
+            accelerator = Accelerator.open(path, backend)
+            return accelerator if accelerator.manifest.decoder is None else Decoder(accelerator)
+
+        worker = Worker(opened, chosen.samples, metrics)
         try:
             accelerator = worker.start()
             if "body" not in given:

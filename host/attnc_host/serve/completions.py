@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -15,8 +16,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import Field, ValidationError
 
+from attnc_host.decoder import Sampling
 from attnc_host.errors import InputError
-from attnc_host.serve.generation import Finish, Generation, Generator
+from attnc_host.serve.generation import Finish, Generation, Generator, Wanted
 from attnc_host.serve.http import Message, Service, read_body, refusal, while_connected
 from attnc_host.serve.limits import Refusal
 from attnc_host.serve.tensors import Strict, explain
@@ -54,7 +56,7 @@ class StreamOptions(Strict):
 
 class Asked(Strict):
     """What both kinds of requests share. Fields that would change the answer and that attnc does not have take no value but the one that
-    leaves the answer alone; of the others (`seed`, `top_p`, `user` ...) a decoder that takes the most likely token needs none."""
+    leaves the answer alone. Without a temperature the likeliest token follows."""
 
     model: str
     max_tokens: int | None = Field(None, ge=1)
@@ -62,7 +64,9 @@ class Asked(Strict):
     stream_options: StreamOptions | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
     n: Literal[1] | None = None
-    temperature: Annotated[float, Field(ge=0, le=0)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] | None = None
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
@@ -116,7 +120,9 @@ class Texts:
             raise InputError(f"max_tokens: needed at most {most}, found {tokens}")
         stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
         self._loop, self._pieces = asyncio.get_running_loop(), asyncio.Queue[str]()
-        self.job = Generation(prompt, tokens, most, stops, self._emit, service.metrics.tokens.inc)
+        sampling = Sampling(asked.temperature or 0.0, top_p=asked.top_p or 1.0)
+        seed = secrets.randbits(32) if asked.seed is None else asked.seed
+        self.job = Generation(Wanted(prompt, tokens, most, stops, sampling, seed), self._emit, service.metrics.tokens.inc)
         service.worker.submit(self.job)
         self.finished = asyncio.wrap_future(self.job.future)
 

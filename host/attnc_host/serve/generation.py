@@ -5,16 +5,17 @@ The service needs no more of a decoder than `Generator` says; everything here ru
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from attnc_host.accelerator import Accelerator
+from attnc_host.decoder import Sampling, decoder_of
 from attnc_host.errors import InputError
 from attnc_host.serve.worker import Job
-
-INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
-"""How a tokenizer shows bytes that are not yet a whole character."""
+from attnc_host.text import open_tokenizer, pieces
 
 
 @runtime_checkable
@@ -28,8 +29,23 @@ class Generator(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of tokens."""
 
-    def generate(self, ids: Sequence[int], *, max_new_tokens: int) -> Iterator[int]:
-        """The tokens that follow, one after the other, until the model ends or there are so many. The most likely one each time."""
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens with which the model ends a text."""
+
+    def generate(self, ids: Sequence[int], max_new_tokens: int, *, sampling: Sampling, seed: int, stop: Sequence[int]) -> Iterator[int]:
+        """The tokens that follow, one after the other, until one of `stop` has come, or so many."""
+
+
+class Decoder:
+    """An accelerator that generates tokens, with the tokenizer of its build, as a `Generator`."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        decoder = decoder_of(accelerator.manifest)
+        self.accelerator, self.manifest = accelerator, accelerator.manifest
+        self.tokenizer, self.context = open_tokenizer(decoder.tokenizer, decoder.vocabulary), decoder.length
+        self.encode, self.decode, self.ends = self.tokenizer.encode, self.tokenizer.decode, self.tokenizer.ends
+        self.generate, self.run, self.close = accelerator.generate, accelerator.run, accelerator.close
 
 
 def chat_prompt(generator: Generator, messages: Sequence[Mapping[str, str]]) -> str:
@@ -38,33 +54,6 @@ def chat_prompt(generator: Generator, messages: Sequence[Mapping[str, str]]) -> 
     if own is not None:
         return own(messages)
     return "".join(f"{message['role']}: {message['content']}\n" for message in messages) + "assistant:"
-
-
-class Pieces:
-    """Text of tokens that come one by one, given out as soon as it cannot change. What one token means may depend on the one before, so
-    a few are decoded together; characters of several tokens wait for the last of them."""
-
-    def __init__(self, generator: Generator) -> None:
-        self._generator = generator
-        self._ids: list[int] = []
-        self._start = self._shown = 0
-
-    def add(self, token: int) -> str:
-        """The text that this token completes, perhaps none."""
-        self._ids.append(token)
-        text = self._new()
-        if not text or text.endswith(INCOMPLETE):
-            return ""
-        self._start, self._shown = self._shown, len(self._ids)
-        return text
-
-    def rest(self) -> str:
-        """What is left at the end, complete or not."""
-        return self._new()
-
-    def _new(self) -> str:
-        before = self._generator.decode(self._ids[self._start : self._shown]) if self._shown > self._start else ""
-        return self._generator.decode(self._ids[self._start :])[len(before) :]
 
 
 class Stops:
@@ -105,22 +94,26 @@ class Finish:
     completion_tokens: int
 
 
-class Generation(Job):
-    """A text to be generated. `prompt` is text, tokens, or messages of a conversation; `emit` is called with every piece of text, in the
-    worker's thread; the result is a `Finish`. `tokens` is None for as many as fit, up to `most`."""
+@dataclass(frozen=True)
+class Wanted:
+    """What a client asks for. `prompt` is text, tokens, or messages of a conversation; `tokens` is None for as many as fit, up to `most`;
+    `stops` are words."""
 
-    def __init__(
-        self,
-        prompt: str | Sequence[int] | Sequence[Mapping[str, str]],
-        tokens: int | None,
-        most: int,
-        stops: Sequence[str],
-        emit: Callable[[str], None],
-        count: Callable[[], None],
-    ) -> None:
+    prompt: str | Sequence[int] | Sequence[Mapping[str, str]]
+    tokens: int | None
+    most: int
+    stops: Sequence[str] = ()
+    sampling: Sampling = field(default_factory=Sampling)
+    seed: int = 0
+
+
+class Generation(Job):
+    """A text to be generated: `emit` is called with every piece of it, `count` for every token, in the worker's thread; the result is a
+    `Finish`."""
+
+    def __init__(self, wanted: Wanted, emit: Callable[[str], None], count: Callable[[], None]) -> None:
         super().__init__()
-        self.prompt, self.tokens, self.most, self.stops = prompt, tokens, most, stops
-        self.emit, self.count = emit, count
+        self.wanted, self.emit, self.count = wanted, emit, count
         self._left = threading.Event()
 
     def call_off(self) -> None:
@@ -130,34 +123,36 @@ class Generation(Job):
 
     def execute(self, accelerator: Any) -> Finish:
         """Generate; raises `InputError` for a prompt that does not fit."""
-        prompt = self._encoded(accelerator)
-        limit = self._limit(accelerator, len(prompt))
-        pieces, stops, made = Pieces(accelerator), Stops(self.stops), 0
-        tokens = accelerator.generate(prompt, max_new_tokens=limit)
-        try:
-            while not stops.found and made < limit and not self._left.is_set():
-                token = next(tokens, None)
-                if token is None:
+        wanted, prompt = self.wanted, self._encoded(accelerator)
+        limit, stops, made, ended = self._limit(accelerator, len(prompt)), Stops(self.wanted.stops), 0, False
+
+        def tokens() -> Iterator[int]:
+            nonlocal made, ended
+            found = accelerator.generate(prompt, limit, sampling=wanted.sampling, seed=wanted.seed, stop=sorted(accelerator.ends))
+            with contextlib.closing(found):
+                for token in found:
+                    ended = token in accelerator.ends
+                    if ended or self._left.is_set():
+                        return
+                    made += 1
+                    self.count()
+                    yield int(token)
+
+        with contextlib.closing(pieces(accelerator, tokens())) as texts:
+            for text in texts:
+                self._show(stops.add(text))
+                if stops.found:
                     break
-                made += 1
-                self.count()
-                self._show(stops.add(pieces.add(int(token))))
-        finally:
-            close = getattr(tokens, "close", None)
-            if close is not None:
-                close()
-        if not stops.found:
-            self._show(stops.add(pieces.rest()))
         if not stops.found:
             self._show(stops.rest())
-        return Finish("length" if made == limit and not stops.found else "stop", len(prompt), made)
+        return Finish("length" if made == limit and not (stops.found or ended) else "stop", len(prompt), made)
 
     def _show(self, text: str) -> None:
         if text:
             self.emit(text)
 
     def _encoded(self, generator: Generator) -> list[int]:
-        prompt = self.prompt
+        prompt = self.wanted.prompt
         if not isinstance(prompt, str) and prompt and isinstance(prompt[0], Mapping):
             prompt = chat_prompt(generator, [message for message in prompt if isinstance(message, Mapping)])
         ids = list(generator.encode(prompt)) if isinstance(prompt, str) else [token for token in prompt if isinstance(token, int)]
@@ -168,10 +163,11 @@ class Generation(Job):
     def _limit(self, generator: Generator, prompt: int) -> int:
         """How many tokens may follow a prompt of so many."""
         context: int | None = getattr(generator, "context", None)
+        asked, most = self.wanted.tokens, self.wanted.most
         if context is None:
-            return self.tokens or self.most
+            return asked or most
         room = context - prompt
-        if room < (self.tokens or 1):
-            asked = "" if self.tokens is None else f" and an answer of {self.tokens}"
-            raise InputError(f"prompt: needed at most {context} tokens with the answer, found {prompt} tokens{asked}")
-        return self.tokens or min(room, self.most)
+        if room < (asked or 1):
+            answer = "" if asked is None else f" and an answer of {asked}"
+            raise InputError(f"prompt: needed at most {context} tokens with the answer, found {prompt} tokens{answer}")
+        return asked or min(room, most)
