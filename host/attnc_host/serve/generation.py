@@ -34,7 +34,7 @@ class Generator(Protocol):
         """Tokens with which the model ends a text."""
 
     def generate(self, ids: Sequence[int], max_new_tokens: int, *, sampling: Sampling, seed: int, stop: Sequence[int]) -> Iterator[int]:
-        """The tokens that follow, one after the other, until one of `stop` has come, or so many."""
+        """The tokens that follow, one after the other, until one of `stop` has come, or so many; `close` of the iterator ends it early."""
 
 
 class Decoder:
