@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from attnc.sim.program import load_listing
-from attnc.verify.cosim import settings
 from attnc_host import Accelerator, AcceleratorError, DeviceError
 from attnc_host import manifest as manifests
 from attnc_host.boards.pynq import PynqDevice
@@ -189,10 +188,10 @@ def test_time_is_that_of_the_simulation(bench: Bench) -> None:
     listing = load_listing(bench.manifest.folder)
     with open_simulator(bench.manifest.folder, listing.timing(), listing) as simulator:
         cycles = simulator.run("flp").cycles
-    with contextlib.closing(VirtualBoard(bench.manifest, settings=settings("flp", listing.timing(), {}))) as board:
-        driver = assert_answers(bench, uio(bench, board))
+    with Accelerator.open(bench.manifest, "virtual", time="cosim") as accelerator:
+        np.testing.assert_array_equal(accelerator.run(bench.inputs)[bench.name], bench.expected)
         expected = cycles / bench.manifest.program.clock_mhz / 1e6
-        assert driver.seconds == pytest.approx([expected] * len(bench.expected), abs=1.5e-6)
+        assert accelerator.backend.seconds == pytest.approx([expected] * len(bench.expected), abs=1.5e-6)  # type: ignore[attr-defined]
 
 
 def test_the_backend_virtual(bench: Bench) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from attnc.cli import main
 from attnc.errors import BuildError
-from attnc_host import Accelerator, AcceleratorError, archive
+from attnc_host import Accelerator, AcceleratorError, archive, wheel
 from attnc_host import manifest as manifests
 from small_build import random_inputs, write_small_build
 
@@ -35,6 +35,19 @@ def test_holds_what_the_board_needs_and_nothing_else(app: Path, shared_build: Pa
     assert not [name for name in zipfile.ZipFile(tmp_path / "small.zip").namelist() if "graph" in name or "params" in name]
     with pytest.raises(BuildError, match=r"graph\.json: is missing"):
         Accelerator.open(tmp_path / "small.zip", "golden")
+
+
+def test_what_pip_is_told_is_what_the_package_says(app: Path) -> None:
+    """In an archive and in the wheel that is made of it, as in the sources."""
+    tomllib = pytest.importorskip("tomllib")
+    own = tomllib.loads((Path(archive.__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    packed = tomllib.loads(zipfile.ZipFile(app).read("pyproject.toml").decode())["project"]
+    keys = ("name", "version", "requires-python", "dependencies", "optional-dependencies")
+    assert {key: own[key] for key in keys} == {key: packed[key] for key in keys}
+    wanted = [f"Requires-Dist: {name}" for name in own["dependencies"]]
+    wanted += [f'Requires-Dist: {name}; extra == "serve"' for name in own["optional-dependencies"]["serve"]]
+    lines = wheel.METADATA.format(version=own["version"]).splitlines()
+    assert [line for line in lines if line.startswith("Requires-Dist")] == wanted and f"Version: {own['version']}" in lines
 
 
 def test_the_same_build_gives_the_same_bytes(app: Path, shared_build: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import importlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from attnc_host.boards.pynq import PynqDevice
 from attnc_host.boards.uio import UioDevice
 from attnc_host.boards.xrt import XrtDevice
 from attnc_host.driver import Driver
+from attnc_host.errors import AcceleratorError
 from attnc_host.manifest import Manifest
 from attnc_host.virtual.board import VirtualBoard
 from attnc_host.virtual.system import VirtualSystem
@@ -32,10 +34,16 @@ def uio(manifest: Manifest, uio: str | None = None, bitstream: str | None = None
 
 
 class VirtualDriver(Driver):
-    """The driver for UIO on a virtual board of its own."""
+    """The driver for UIO on a virtual board of its own. A run takes what the build estimates, or, with `time` "cosim", what the
+    simulation in time says, which takes the compiler."""
 
-    def __init__(self, manifest: Manifest, settings: str | None = None, **options: Any) -> None:
-        self.board = VirtualBoard(manifest, settings=settings)
+    def __init__(self, manifest: Manifest, time: str = "estimate", **options: Any) -> None:
+        if time not in ("estimate", "cosim"):
+            raise AcceleratorError(f"time: needed estimate or cosim, found {time!r}")
+        if time == "cosim" and importlib.util.find_spec("attnc") is None:
+            raise AcceleratorError("time 'cosim' needs the compiler, which is not installed: pip install attnc")
+        simulated = None if time == "estimate" else importlib.import_module("attnc.sim.backend").board_settings(manifest)
+        self.board = VirtualBoard(manifest, settings=simulated)
         try:
             super().__init__(manifest, UioDevice(manifest, system=VirtualSystem(self.board, self.board.folder, manifest.top)), **options)
         except BaseException:

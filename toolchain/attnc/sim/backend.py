@@ -8,10 +8,16 @@ import numpy as np
 
 from attnc.sim.program import load_listing
 from attnc.sim.simulator import open_simulator
+from attnc.verify.cosim import settings
 from attnc_host.boundary import Image
 from attnc_host.errors import AcceleratorError
 from attnc_host.manifest import Manifest
 from attnc_host.progress import Progress
+
+
+def board_settings(manifest: Manifest, style: str = "flp") -> str:
+    """Settings of the simulator in time, as the virtual board gives them to it."""
+    return settings(style, load_listing(manifest.folder).timing(), {})
 
 
 class CosimBackend:
