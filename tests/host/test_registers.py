@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from attnc.vendor.vitis import Run, Vitis, check_registers
-from attnc_host import AcceleratorError
+from attnc_host import Accelerator, AcceleratorError
 from attnc_host import manifest as manifests
 from attnc_host.registers import check_synthesized
+from small_build import random_inputs
 
 HEADER = """// control
 #define XATTNC_TOP_CONTROL_ADDR_AP_CTRL           0x00
@@ -53,6 +54,15 @@ def test_offsets_are_those_of_the_guide(shared_build: Path) -> None:
     assert [one.memory for one in registers.of("pointer")] == ["program", "memory", "weights", "memory"]
     header = (shared_build / "hls" / "attnc_top.hpp").read_text()
     assert f"IDENTITY = {registers.identity:#010x};" in header and registers.scalars == ()
+
+
+def test_the_test_bench_holds_the_status(build: Path) -> None:
+    top = build / "hls" / "attnc_top.cpp"
+    line = "  *status = attnc_design::status_of(instructions);\n"
+    assert line in top.read_text()
+    top.write_text(top.read_text().replace(line, ""))
+    with Accelerator.open(build, "csim", verify=False) as device, pytest.raises(AcceleratorError, match="status does not say that all"):
+        device.run(random_inputs(1))
 
 
 @pytest.mark.parametrize("suffix", ["_hw.h", ".hwh"])
