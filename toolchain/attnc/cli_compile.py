@@ -66,7 +66,7 @@ EPILOG = (
     '  attnc compile vit.onnx --calib images.npz --weights auto --budget "accuracy_drop<=1"\n'
     '  attnc compile bert.onnx --calib text.npz --weights auto --budget "cosine>=0.99" --pool mean:attention_mask\n'
     "  attnc compile vit.onnx --calib images.npz --config build/attnc.yaml\n"
-    '  attnc compile tiny_lm.onnx --calib text.npz --max-length 512      then: attnc generate build --prompt "def "\n\n'
+    '  attnc compile lm.onnx --calib text.npz --max-length 512           then: attnc generate build --prompt "def "\n\n'
     "\b\nBudgets, golden (integers) against float, of the worst output:\n"
     "  cosine         between the two output vectors of a sample, the mean over the samples\n"
     "  sqnr           10 log10(sum float^2 / sum (golden - float)^2) over all samples, in dB\n"
