@@ -25,6 +25,7 @@ from attnc_host.errors import AcceleratorError, DeviceError
 from attnc_host.explain import explain, state
 from attnc_host.manifest import DECODE, Manifest
 from attnc_host.store import Slot, Store
+from attnc_host.vectors import replay, stored
 
 CHECKS = ("none", "open", "all")
 FACTOR = 20
@@ -123,9 +124,9 @@ class Driver:
 
     def _golden(self) -> None:
         """The first of the build's vectors; of a decoder all its runs, the last of which gives logits."""
-        vectors = self._store.runs() if self.manifest.decoder is not None else [(*self._store.vector(), {})]
-        outputs = [self._run_one(self._store.slots[0], inputs, scalars) for inputs, _, scalars in vectors]
-        found, expected = outputs[-1], vectors[-1][1]
+        vectors = stored(self.manifest)
+        used = vectors if self.manifest.decoder is not None else vectors[:1]
+        found, expected = replay(lambda image, scalars: self._run_one(self._store.slots[0], image[0], scalars)[np.newaxis], used)
         different = boundary.different(self.manifest, found, expected)
         if different:
             hint = "timing of the bitstream, its memory ports, or the DDR; `attnc csim` of the same build shows whether the build is right"

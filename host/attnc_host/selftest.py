@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from attnc_host.boundary import Image
 from attnc_host.errors import AcceleratorError
 from attnc_host.integrity import OWN
 from attnc_host.manifest import Manifest
+from attnc_host.vectors import Vector, replay, stored
 
 SCHEMA = 1
 HARDWARE = ("pynq", "uio", "xrt")
@@ -39,27 +41,20 @@ def selftest(
         raise AcceleratorError(f"runs: needed 1 or more, found {runs}")
     with archive.opened(build) as manifest:
         name = backends.choose(manifest) if backend == "auto" else backend
-        inputs, expected = vectors(manifest)
+        vectors = stored(manifest)
         device = backends.make(name, manifest, options or {})
+        run = partial(_execute, device)
         try:
-            mismatches = boundary.different(manifest, device.execute(inputs), expected)
-            return {**_facts(manifest, name, device), **_compared(manifest, inputs, mismatches), **_speed(device, inputs, runs, sensors)}
+            found, expected = replay(run, vectors)
+            mismatches = boundary.different(manifest, found, expected)
+            timed = [vector for vector in vectors if vector.expected is not None]
+            return {**_facts(manifest, name, device), **_compared(manifest, found, mismatches), **_speed(device, timed, runs, sensors)}
         finally:
             device.close()
 
 
-def vectors(manifest: Manifest) -> tuple[Image, Image]:
-    """Input regions and golden's output regions, [samples, bytes]."""
-    found = []
-    for name, size in (("inputs", manifest.input_bytes), ("expected", manifest.output_bytes)):
-        path = manifest.folder / "golden" / f"{name}.bin"
-        data = np.fromfile(path, np.uint8)
-        if not data.size or data.size % size:
-            raise AcceleratorError(f"{path}: needed whole samples of {size} bytes, found {data.size} bytes")
-        found.append(data.reshape(-1, size))
-    if found[0].shape[0] != found[1].shape[0]:
-        raise AcceleratorError(f"{manifest.folder}: golden has {len(found[0])} samples in inputs.bin and {len(found[1])} in expected.bin")
-    return found[0], found[1]
+def _execute(device: Backend, images: Image, scalars: Mapping[str, int]) -> Image:
+    return device.execute(images, scalars) if scalars else device.execute(images)  # type: ignore[call-arg]
 
 
 def _facts(manifest: Manifest, name: str, device: Backend) -> dict[str, Any]:
@@ -75,13 +70,13 @@ def _facts(manifest: Manifest, name: str, device: Backend) -> dict[str, Any]:
     }
 
 
-def _compared(manifest: Manifest, inputs: Image, mismatches: int) -> dict[str, Any]:
+def _compared(manifest: Manifest, found: Image, mismatches: int) -> dict[str, Any]:
     size = sum(fetch.words for fetch in manifest.fetches) * manifest.lanes
-    return {"vectors": len(inputs), "bytes": size * len(inputs), "mismatches": mismatches}
+    return {"vectors": len(found), "bytes": size * len(found), "mismatches": mismatches}
 
 
-def _speed(device: Backend, inputs: Image, runs: int, sensors: str) -> dict[str, Any]:
-    """Latency from start to done and of the whole call, throughput of a batch, power meanwhile."""
+def _speed(device: Backend, vectors: list[Vector], runs: int, sensors: str) -> dict[str, Any]:
+    """Latency from start to done and of the whole call, throughput of a batch, power meanwhile; of a decoder, of a token."""
     clock = getattr(getattr(device, "device", None), "now", time.monotonic)
     idle = Power(sensors).read()
     on_device: list[float] = []
@@ -89,11 +84,12 @@ def _speed(device: Backend, inputs: Image, runs: int, sensors: str) -> dict[str,
     with Power(sensors) as power:
         for number in range(runs):
             begin = clock()
-            device.execute(inputs[number % len(inputs)][np.newaxis])
+            vector = vectors[number % len(vectors)]
+            _execute(device, vector.inputs[np.newaxis], vector.scalars)
             calls.append(clock() - begin)
             on_device += getattr(device, "seconds", [])[-1:] if isinstance(getattr(device, "seconds", None), list) else []
         begin = clock()
-        device.execute(np.resize(inputs, (runs, inputs.shape[1])))
+        _execute(device, np.stack([vectors[number % len(vectors)].inputs for number in range(runs)]), vectors[-1].scalars)
         seconds = clock() - begin
     return {
         "runs": runs,

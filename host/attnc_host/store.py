@@ -12,7 +12,7 @@ import numpy.typing as npt
 from attnc_host.boundary import Image
 from attnc_host.device import Buffer, Device, blank
 from attnc_host.errors import AcceleratorError, DeviceError
-from attnc_host.manifest import RUNS, SCALARS, Manifest
+from attnc_host.manifest import Manifest
 
 BLOCK = 1 << 24
 """Bytes that are moved at a time."""
@@ -144,31 +144,6 @@ class Store:
                     where = start + begin * part
                     what = f"bytes {where} to {min(where + part, end) - 1} of the outputs ({fetch.value!r}) are what they were before"
                     raise self._error(f"it is done, but {what}", "a write that never arrived, or a cache line that is stale")
-        return found
-
-    def vector(self) -> tuple[Image, Image]:
-        """The first of the build's golden vectors: input region and output region."""
-        inputs, expected = self._vectors(1)
-        return inputs[0], expected[0]
-
-    def runs(self) -> list[tuple[Image, Image, dict[str, int]]]:
-        """The golden runs of a decoder, one after the other: input region, output region (where it gives logits), scalars."""
-        path = self.manifest.folder / "golden" / RUNS
-        settings = np.fromfile(path, "<i4")
-        if not settings.size or settings.size % len(SCALARS):
-            raise AcceleratorError(f"{path}: needed {len(SCALARS)} integers for each run, found {settings.size}")
-        rows = settings.reshape(-1, len(SCALARS)).tolist()
-        return [(*pair, dict(zip(SCALARS, row, strict=True))) for *pair, row in zip(*self._vectors(len(rows)), rows, strict=True)]
-
-    def _vectors(self, count: int) -> list[Image]:
-        """The first vectors: input regions and output regions."""
-        found = []
-        for name, size in (("inputs", self._inputs[1]), ("expected", self._outputs[1])):
-            path = self.manifest.folder / "golden" / f"{name}.bin"
-            data = np.fromfile(path, np.uint8, count * size)
-            if data.size != count * size:
-                raise AcceleratorError(f"{path}: needed at least {count * size} bytes, found {data.size}")
-            found.append(data.reshape(count, size))
         return found
 
     def free(self) -> None:

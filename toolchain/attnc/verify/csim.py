@@ -17,8 +17,11 @@ from attnc_host import boundary
 from attnc_host import manifest as manifests
 from attnc_host.boundary import Image
 from attnc_host.csim import CsimBackend
+from attnc_host.errors import InputError
 from attnc_host.manifest import Manifest
 from attnc_host.progress import Progress
+from attnc_host.vectors import replay
+from attnc_host.vectors import stored as runs_of
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ def compare_build(
     were stored with the build must agree with the C++.
     """
     manifest = manifests.load(build, edited=True)
+    if manifest.decoder is not None:
+        return _compare_runs(manifest, inputs, types, progress)
     images, stored = stored_vectors(manifest) if inputs is None else (_image(manifest, inputs), None)
     golden = GoldenBackend(manifest, progress=progress).execute(images)
     backend = CsimBackend(manifest, types, progress=progress)
@@ -68,6 +73,20 @@ def compare_build(
         backend.close()
     seconds = time.perf_counter() - started
     return compare_images(manifest, [golden] if stored is None else [golden, stored], found, seconds, types, backend.depths)
+
+
+def _compare_runs(manifest: Manifest, inputs: Mapping[str, Any] | None, types: str, progress: Progress | None) -> CsimResult:
+    """The runs of a decoder, which follow each other."""
+    if inputs is not None:
+        raise InputError(f"{manifest.folder}: is a decoder, which generates tokens: use `attnc generate`")
+    vectors, backend = runs_of(manifest), CsimBackend(manifest, types, progress=progress)
+    golden, _ = replay(GoldenBackend(manifest, progress=progress).execute, vectors)
+    started = time.perf_counter()
+    try:
+        found, stored = replay(backend.execute, vectors)
+    finally:
+        backend.close()
+    return compare_images(manifest, [golden, stored], found, time.perf_counter() - started, types)
 
 
 def compare_images(

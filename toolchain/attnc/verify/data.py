@@ -9,6 +9,7 @@ from typing import Any
 from attnc.arrays import Array
 from attnc.errors import DataError
 from attnc.npz import load_npz
+from attnc_host.errors import InputError
 from attnc_host.integrity import sha256
 from attnc_host.manifest import Manifest
 
@@ -34,6 +35,8 @@ def load_labelled(manifest: Manifest, path: Path, name: str | None, note: Note) 
 
 def _only_inputs(manifest: Manifest, path: Path, arrays: Mapping[str, Array], note: Note, silent: Sequence[str] = ()) -> dict[str, Any]:
     """Leave out what is no input, such as labels, and say so; an input that is missing is an error."""
+    if manifest.decoder is not None:
+        raise InputError(f"{manifest.folder}: is a decoder, which generates tokens: use `attnc generate`")
     names = [port.name for port in manifest.inputs]
     missing = [name for name in names if name not in arrays]
     if missing:

@@ -38,6 +38,8 @@ def export_qdq(build: Path | Manifest) -> ModelProto:
     Any number of samples where nothing runs on the host and the model takes them; else one sample.
     """
     manifest = manifests.load(build, edited=True)
+    if manifest.decoder is not None:
+        raise BuildError(f"{manifest.folder}: is a decoder with caches, which QDQ cannot say; compile the model without --max-length")
     graph = load_graph(manifest.folder / "golden")
     ports = [*manifest.inputs, *manifest.outputs]
     many = manifest.leading is None and manifest.trailing is None and all(port.batched and port.shape[:1] == (1,) for port in ports)
