@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from models import files_fused, files_quantized
 from models.file_kinds import Kind, Skipped, Source
-from models.files_quantized import BYTES
 from models.small import signals, speech
 
 TOKENS = 32
@@ -124,7 +123,6 @@ KINDS = [
     Kind("shipped", shipped, tuple(FILES), "shipped"),
     Kind("minilm", minilm, ("minilm",), "minilm"),
     Kind("minilm-fused", functools.partial(minilm, optimized=True), ("minilm",), "minilm"),
-    Kind("minilm-8", minilm, ("minilm",), "minilm-8", options=BYTES),
-    Kind("minilm-dynamic", functools.partial(minilm, quantized="dynamic-s8"), ("minilm",), "minilm-8", _exported, BYTES),
-    Kind("minilm-nbits4", functools.partial(minilm, quantized="nbits4-zero-32"), ("minilm",), "minilm-8", options=BYTES),
+    Kind("minilm-dynamic", functools.partial(minilm, quantized="dynamic-s8"), ("minilm",), "minilm", _exported),
+    Kind("minilm-nbits4", functools.partial(minilm, quantized="nbits4-zero-32"), ("minilm",), "minilm"),
 ]
