@@ -101,6 +101,22 @@ def test_auto_changes_nothing_where_8_bits_do(tmp_path: Path) -> None:
         assert all(np.array_equal(a.params[key], b.params[key]) for key in a.params)
 
 
+def test_nothing_is_widened_that_takes_the_model_further_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a file that says how its tensors are rounded: the search sees the device's noise, the target is held at the model's outputs."""
+
+    def search(state: State, offered: list[Candidate], requantize: Any) -> list[Candidate]:
+        state.widened = frozenset(use for candidate in offered for use in candidate.uses)
+        requantize(state)
+        state.output_sqnr = {"y": 5.0}
+        return offered
+
+    path = save(tmp_path, True)
+    narrow = quantized(path, activation_bits=8)
+    monkeypatch.setattr(widths, "_search", search)
+    found = quantized(path)
+    assert wide(found) == [] and found.widths["wide"] == [] and found.output_sqnr == narrow.output_sqnr
+
+
 def test_made_up_inputs_widen_nothing(tmp_path: Path) -> None:
     found = quantize_model(save(tmp_path, True), CompileOptions())
     assert found.output_sqnr["y"] < 30 and wide(found) == [] and found.widths["missed"] is None and found.widths["binding"] == []

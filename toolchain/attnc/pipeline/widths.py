@@ -15,6 +15,9 @@ What few samples show is off by chance, so that the target is aimed at with a ma
 choice looks better on the samples that it was made with, so that it has to exceed that by `CHOSEN_DB`.
 Made-up calibration inputs prove nothing: on those, nothing is searched.
 
+A file that says how its tensors are rounded may lie further from what is computed with 16 bits than from what is computed with 8: where the
+SQNR at the outputs of the model falls, nothing is widened.
+
 Where not even all inputs together reach the target, a choice is made that is estimated to come within `SLACK_DB` of what all reach and
 measured to come within `WORTHWHILE_DB`; where all together gain less than that, none is taken.
 """
@@ -69,6 +72,9 @@ def choose_widths(state: State, requantize: Callable[[State], None]) -> None:
         offered = candidates(state)
         if offered:
             chosen = _search(state, offered, requantize)
+            if chosen and min(state.output_sqnr.values()) < min(before.values()):
+                state.widened, chosen = frozenset(), []
+                requantize(state)
     state.widths = facts(state, chosen, before, noise)
 
 
