@@ -16,7 +16,7 @@ choice looks better on the samples that it was made with, so that it has to exce
 Made-up calibration inputs prove nothing: on those, nothing is searched.
 
 A file that says how its tensors are rounded may lie further from what is computed with 16 bits than from what is computed with 8: where the
-SQNR at the outputs of the model falls, nothing is widened.
+SQNR at the outputs of the model falls by more than chance explains, nothing is widened.
 
 Where not even all inputs together reach the target, a choice is made that is estimated to come within `SLACK_DB` of what all reach and
 measured to come within `WORTHWHILE_DB`; where all together gain less than that, none is taken.
@@ -68,11 +68,12 @@ def choose_widths(state: State, requantize: Callable[[State], None]) -> None:
     """Widen inputs where the target is missed; `requantize` makes the quantized graph anew, as `state.widened` now says. What was found
     is left in `state.widths`."""
     before, noise, chosen = state.output_sqnr, _noise(state), list[Candidate]()
-    if not state.synthetic and min(dependable(state), default=90.0) < state.options.sqnr_target:
+    sure = min(dependable(state), default=90.0)
+    if not state.synthetic and sure < state.options.sqnr_target:
         offered = candidates(state)
         if offered:
             chosen = _search(state, offered, requantize)
-            if chosen and min(state.output_sqnr.values()) < min(before.values()):
+            if chosen and min(db + state.margins[name] for name, db in state.output_sqnr.items()) < sure:
                 state.widened, chosen = frozenset(), []
                 requantize(state)
     state.widths = facts(state, chosen, before, noise)
