@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from debian import find
 
 QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
@@ -34,7 +35,7 @@ class Visit:
 
 def program() -> str:
     """The browser; the test is skipped where there is none."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    found = find("chromium")
     if found is None:
         pytest.skip("chromium is not installed (Debian, Ubuntu: apt-get install chromium)")
     return found

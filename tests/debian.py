@@ -9,7 +9,8 @@ import shutil
 
 import pytest
 
-PROGRAMS = {
+PROGRAMS: dict[str, tuple[str, ...]] = {
+    "chromium": ("chromium", "chromium-browser"),
     "clang": ("clang++", *(f"clang++-{release}" for release in range(22, 12, -1))),
     "device-tree-compiler": ("dtc",),
     "tcl": ("tclsh",),
