@@ -152,8 +152,9 @@ def test_the_build_says_what_it_was_simulated_at(build: Path) -> None:
             assert abs(one["cycles"] / one["estimate_cycles"] - 1) < 0.15
     estimates = report["decoder"]["estimates"]
     assert {row["entry"] for row in estimates} == {PREFILL, DECODE}
-    decode = [row["cycles"] for row in estimates if row["entry"] == DECODE]
-    assert decode == sorted(decode) and len(decode) >= 3
+    decode = {row["position"]: row["cycles"] for row in estimates if row["entry"] == DECODE}
+    assert list(decode) == [0, 3, BLOCK, LENGTH // 2, LENGTH - 1]
+    assert list(decode.values()) == sorted(decode.values()) and decode[0] < decode[LENGTH - 1]
 
 
 def test_a_wrong_slope_is_caught(build: Path, tmp_path: Path) -> None:

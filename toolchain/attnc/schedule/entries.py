@@ -21,9 +21,9 @@ def entry_cycles(program: Program, cost: Estimate) -> dict[str, int]:
 
 def by_position(program: Program, cost: Estimate, board: Board, positions: Sequence[int]) -> list[dict[str, Any]]:
     """Estimates of every entry at positions, on the memories and ports of `cost`."""
-    last, rows = dict(program.positions), []
+    rows = []
     for position in positions:
-        at = {entry: min(position, most) for entry, most in last.items()}
+        at = {entry: min(position, most) for entry, most in program.last.items()}
         placed = program.at(at)
         for entry, cycles in entry_cycles(placed, estimate(placed, board, cost.clock_mhz, cost.places, cost.ports)).items():
             rows.append({"entry": entry, "position": at[entry], "cycles": cycles, "ms": round(cycles / cost.clock_mhz / 1000, 6)})

@@ -53,6 +53,8 @@ class Program:
     """Of FIFOs by name, where they are not the usual ones (fifos.py)."""
     positions: Mapping[str, int] = field(default_factory=dict)
     """Of the entries of a graph with caches: the position that their instructions are stated for."""
+    last: Mapping[str, int] = field(default_factory=dict)
+    """The last one of each."""
 
     @cached_property
     def instructions(self) -> tuple[Instruction, ...]:
@@ -180,7 +182,7 @@ def patches(program: Program) -> list[list[Patch]]:
         SESSION: first.plain(session=1) - plain,
     }
     for part in (1, 2):
-        positions = {entry: last * part // 2 for entry, last in program.positions.items()}
+        positions = {entry: last * part // 2 for entry, last in program.last.items()}
         by_step = np.array([positions[step[0].entry] for step in program.steps])[:, None]
         found = program.at(positions).plain(session=part)
         if (found != plain + by_step * slopes[POSITION] + part * slopes[SESSION]).any():
@@ -244,10 +246,11 @@ def _program(
     parts = [weights_ahead(prefetch([[instructions[i] for i in step] for step in order])) for order in orders]
     engines, steps = _two_sided(engines, [step for part in parts for step in part])
     arrays = dict(pair for chain in chains for link in chain.links for call in link.calls for pair in weight_walks(call))
-    return Program(design, engines, steps, memory, sum(map(aligned, arrays.values())), positions=_positions(graph))
+    last = _last_positions(graph)
+    return Program(design, engines, steps, memory, sum(map(aligned, arrays.values())), positions=last, last=last)
 
 
-def _positions(graph: Graph) -> dict[str, int]:
+def _last_positions(graph: Graph) -> dict[str, int]:
     """The last position of each entry of a graph with caches: the one that its calls are stated for."""
     made = ((node.entry, graph.value(node.output)) for node in graph.nodes)
     return {entry: value.held.rows - value.shape[0] for entry, value in made if value.held is not None}
