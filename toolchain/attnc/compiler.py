@@ -161,7 +161,7 @@ def write(state: State, progress: Progress, moved: Note) -> Path:
             },
         )  # fmt: skip
         if state.decoder is not None:
-            facts["decoder"] = decoder_report(state.decoder, vectors.runs, program, cost, state.board)
+            facts["decoder"] = decoder_report(state.decoder, vectors.runs, program, cost, state.board) | {"simulated": check.later}
         if check.simulation is not None:
             write_json(folder / SIMULATION, check.simulation)
             facts["simulation"] = summary(check.simulation)

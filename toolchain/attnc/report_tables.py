@@ -111,11 +111,18 @@ def _decoder(found: dict[str, Any], simulation: dict[str, Any] | None) -> list[t
         for row in (row for row in found["estimates"] if row["entry"] == entry):
             speed = f"{tokens / row['ms'] * 1000:,.1f} tokens/s" if row["ms"] else ""
             title = f"{entry}, position {row['position']:,}"
-            rows.append((title, f"{row['cycles']:,} cycles, {row['ms']:.4g} ms for {tokens}: {speed} (estimate)"))
+            later = (f"{style} {one['cycles']:,}" for style, runs in found["simulated"].items() for one in runs if _same(one, row))
+            simulated = ", ".join(later)
+            shown = f"; {simulated} (simulated)" if simulated else ""
+            rows.append((title, f"{row['cycles']:,} cycles, {row['ms']:.4g} ms for {tokens}: {speed} (estimate){shown}"))
     for style, run in ((style, simulation[style]) for style in ("stp", "flp") if simulation and style in simulation):
         both = (f"{entry} {one['cycles']:,} at position {found['simulated_at'][entry]:,}" for entry, one in run["entries"].items())
         rows.append((f"cycles, {style}", f"{', '.join(both)} (simulated)"))
     return rows
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return (one["entry"], one["position"]) == (other["entry"], other["position"])
 
 
 def checked(check: dict[str, Any]) -> str:

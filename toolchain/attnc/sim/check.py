@@ -4,7 +4,8 @@ both styles of pipelines."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from attnc.sim.facts import describe, facts, fifo_depths
 from attnc.sim.program import load_listing
 from attnc.sim.simulator import Simulator, in_styles, open_simulator
 from attnc.sim.tables import STYLE_NAMES, waiting
-from attnc.verify.cosim import CosimRun
+from attnc.verify.cosim import STYLES, CosimRun
 from attnc.verify.csim import CsimResult, compare_images, stored_vectors
 from attnc_host import manifest as manifests
 from attnc_host.csim import missing_tool
-from attnc_host.manifest import Manifest
+from attnc_host.manifest import DECODE, PREFILL, Manifest
 
 NOT_ASKED = "--no-check"
 LARGE = 500_000
@@ -35,6 +36,8 @@ class Check:
 
     report: dict[str, Any]
     simulation: dict[str, Any] | None = None
+    later: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Of a decoder: cycles of its entries further on in a sequence, by style of pipelines."""
 
 
 def check_build(folder: Path, wanted: bool, depths_given: bool = False) -> Check:
@@ -50,6 +53,7 @@ def check_build(folder: Path, wanted: bool, depths_given: bool = False) -> Check
             runs = in_styles(simulator.binned)
             _refuse_deadlocks(simulator, runs, depths_given)
             result = _compare(simulator, manifest)
+            later = _later(simulator, manifest, depths_given)
     except BuildError as error:
         raise BuildError(f"{_refusal('cannot be simulated')}: {error}") from error
     finally:
@@ -61,7 +65,25 @@ def check_build(folder: Path, wanted: bool, depths_given: bool = False) -> Check
     for run in runs:
         if not run.bit_exact:
             raise DifferenceError(f"{_refusal(f'differs from golden with {STYLE_NAMES[run.style]} pipelines')}")
-    return Check({"samples": result.samples, "elements": result.elements}, facts(listing, simulator.timing, runs, {}))
+    return Check({"samples": result.samples, "elements": result.elements}, facts(listing, simulator.timing, runs, {}), later)
+
+
+def _later(simulator: Simulator, manifest: Manifest, depths_given: bool) -> dict[str, list[dict[str, Any]]]:
+    """Of a decoder: cycles of its entries in the middle and at the end of a sequence, by style."""
+    decoder = manifest.decoder
+    if decoder is None:
+        return {}
+    image = np.zeros(manifest.input_bytes, np.uint8)
+    found: dict[str, list[dict[str, Any]]] = {style: [] for style in STYLES}
+    for name, tokens in ((PREFILL, decoder.block), (DECODE, 1)):
+        entry = decoder.entries[name]
+        for position in {min(place, decoder.length - tokens) for place in (decoder.length // 2, decoder.length - 1)}:
+            setting = (entry.first, entry.instructions, position, 0)
+            runs = in_styles(partial(simulator.entry, image=image, setting=setting))
+            _refuse_deadlocks(simulator, runs, depths_given)
+            for run in runs:
+                found[run.style].append({"entry": name, "position": position, "cycles": run.cycles})
+    return found
 
 
 def _compare(simulator: Simulator, manifest: Manifest) -> CsimResult:

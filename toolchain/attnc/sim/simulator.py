@@ -49,6 +49,15 @@ class Simulator:
         """One run that counts over time too, in the bins that cosim.json tells."""
         return self.run(style, bin_cycles=bin_cycles(self.listing.estimate))
 
+    def entry(self, style: str, image: Image, setting: Sequence[int]) -> CosimRun:
+        """One run of a decoder, from its integers (first instruction, how many, position, session): what it gives is not looked at, since
+        caches hold nothing."""
+        with tempfile.TemporaryDirectory(prefix="attnc-cosim-") as temporary:
+            given, found, runs = (Path(temporary) / name for name in ("inputs.bin", "outputs.bin", "runs.bin"))
+            image.tofile(given)
+            np.array(setting, "<i4").tofile(runs)
+            return run_cosim(self.program, self.data, style, self.timing, self.depths, files=(given, found, runs))
+
     def outputs(self, image: Image, style: str = "flp") -> tuple[Image, CosimRun]:
         """What the device writes for the memory image of a sample's inputs, and how it came to it."""
         with tempfile.TemporaryDirectory(prefix="attnc-cosim-") as temporary:
