@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-DIGITS = Path(__file__).resolve().parents[1] / "models" / "vit_digits"
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +28,7 @@ def build(shared_build: Path, tmp_path: Path) -> Path:
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A build of the shipped model as `attnc compile` leaves it, one for all processes of a run, that no test may change."""
     from attnc.cli import main
+    from small_build import DIGITS
 
     shared = tmp_path_factory.getbasetemp()
     shared = shared.parent if shared.name.startswith("popen-") else shared  # of pytest-xdist

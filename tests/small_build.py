@@ -17,6 +17,8 @@ from attnc.model import Feed, Fetch, Model, TensorSpec
 from attnc.schedule.devices import BOARDS
 from harness import quantized, tensor_type
 
+DIGITS = Path(__file__).resolve().parents[1] / "models" / "vit_digits"
+"""The shipped model."""
 ROWS, K, N = 4, 6, 5
 
 

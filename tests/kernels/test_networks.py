@@ -72,7 +72,7 @@ def test_headers_have_the_loops_of_the_networks() -> None:
     fetch = {f"{FETCH.function}.{loop.label}" for loop in FETCH.loops}
     assert loops_of_headers() == {name: loop.ii for name, loop in LOOPS.items() if name not in fetch}
     top = (data_path("templates") / "top.cpp.j2").read_text()
-    assert [LOOPS[f"{FETCH.function}.{label}"].ii for label, _ in LOOP.findall(top)] == [int(ii) for _, ii in LOOP.findall(top)] == [1]
+    assert [LOOPS[f"{FETCH.function}.{label}"].ii for label, _ in LOOP.findall(top)] == [int(ii) for _, ii in LOOP.findall(top)] == [1, 1]
 
 
 def test_scalars_are_the_fields_of_the_structs_of_the_headers() -> None:
@@ -93,8 +93,8 @@ def test_loops_of_one_name_are_one_loop() -> None:
 
 def runs(program: Program) -> Iterator[tuple[Process, Names]]:
     """Every run of a process in a run of the program, with its numbers."""
-    fetched = {"count": program.instruction_ints // FETCH_INTS}
-    yield FETCH, Names({"count": 0}, {}, {})  # beside the last instruction
+    fetched = {"count": program.instruction_ints // FETCH_INTS, "more": program.most_patches}
+    yield FETCH, Names({"count": 0, "more": 0}, {}, {})  # beside the last instruction
     for step in program.steps:
         yield FETCH, Names(fetched, {}, {})
         for one in step:

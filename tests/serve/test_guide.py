@@ -20,8 +20,8 @@ from attnc_host import Accelerator
 from attnc_host import manifest as manifests
 from attnc_host.serve.command import LIMITS
 from attnc_host.serve.limits import Limits
-from conftest import DIGITS
 from serving import Speaker, serving
+from small_build import DIGITS
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "docs" / "service.md").read_text()

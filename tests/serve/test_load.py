@@ -16,8 +16,8 @@ import pytest
 
 from attnc.arrays import Array
 from attnc_host import Accelerator
-from conftest import DIGITS
 from serving import PATIENCE, started
+from small_build import DIGITS
 
 CLIENTS, REQUESTS, WARM = 64, 10_000, 5_000
 GROWTH = 4 << 20

@@ -11,8 +11,8 @@ import pytest
 from attnc_host import Accelerator
 from attnc_host import manifest as manifests
 from browser import Browser
-from conftest import DIGITS
 from serving import Running, Speaker, serving
+from small_build import DIGITS
 
 SEEN = "[...document.querySelector('canvas.seen').getContext('2d').getImageData(0, 0, 8, 8).data].filter((_, i) => i % 4 == 0)"
 

@@ -56,7 +56,7 @@ TEE = _mover("tee", Loop("TEE", READ + WRITE, runs=one(lambda n: n.vectors)))
 FETCH = _mover(
     "fetch",
     Loop("FETCH", MEMORY + WRITE, runs=one(lambda n: n.count)),
-    Loop("PATCH", READ + MULTIPLY + ADD + WRITE, runs=one(lambda n: n.more)),
+    Loop("PATCH", READ + MULTIPLY + ADD + WRITE, runs=lambda n: ((1, n.more),) if n.more else ()),
 )
 """Brings the integers of the next instruction, and changes those that registers do; it stands beside the function of the accelerator."""
 
