@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from attnc.arrays import Array
 from attnc.codegen.project import Vectors, write_project
@@ -20,6 +20,8 @@ from harness import quantized, tensor_type
 DIGITS = Path(__file__).resolve().parents[1] / "models" / "vit_digits"
 """The shipped model."""
 ROWS, K, N = 4, 6, 5
+WIDTH = 16
+"""Of the model that `write_model` writes."""
 
 
 def weights() -> tuple[Array, Array]:
@@ -119,3 +121,19 @@ def write_deep_build(folder: Path, samples: int = 3) -> Path:
     source = {"file": "deep.onnx", "sha256": "0" * 64}
     write_project(folder, model, Design.of(8, 8, 4), BOARDS["kv260"], 200.0, source, Vectors(vectors, run_golden(graph, vectors)))
     return folder
+
+
+def write_model(path: Path, external: str | None = None) -> Path:
+    """One linear layer; its weight in the file `external` beside the model where that is named."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weight = numpy_helper.from_array(np.random.default_rng(0).normal(size=(WIDTH, WIDTH)).astype(np.float32), "w")
+    if external is not None:
+        (path.parent / external).parent.mkdir(exist_ok=True)
+        (path.parent / external).write_bytes(weight.raw_data)
+        weight.ClearField("raw_data")
+        weight.data_location = TensorProto.EXTERNAL
+        weight.external_data.add(key="location", value=external)
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, WIDTH]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", values[:1], values[1:], [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path

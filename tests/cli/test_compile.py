@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 
 from attnc.cli import main
 from attnc_host.progress import Progress
+from small_build import write_model
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "vit_digits" / "vit_digits.onnx"
 CALIB, HELDOUT = MODEL.parent / "calib.npz", MODEL.parent / "heldout.npz"
@@ -39,7 +40,8 @@ def error_of(capsys: Capture, *args: object) -> str:
 
 def test_json_alone_on_stdout(capsys: Capture, tmp_path: Path) -> None:
     output, dump = tmp_path / "b", tmp_path / "dump"
-    assert main(["compile", str(MODEL), "-o", str(output), "--json", "--no-check", "--dump", str(dump), "--clock", "150"]) == 0
+    model = write_model(tmp_path / "small.onnx")
+    assert main(["compile", str(model), "-o", str(output), "--json", "--no-check", "--dump", str(dump), "--clock", "150"]) == 0
     out, err = capsys.readouterr()
     report = json.loads(out)
     assert report["build"] == str(output) and report["schema"] == 1 and report["target"]["clock_mhz"] == 150
@@ -49,7 +51,8 @@ def test_json_alone_on_stdout(capsys: Capture, tmp_path: Path) -> None:
 
 
 def test_quiet_is_quiet(capsys: Capture, tmp_path: Path) -> None:
-    assert main(["compile", str(MODEL), "-o", str(tmp_path / "b"), "--no-check", "--quiet"]) == 0
+    model = write_model(tmp_path / "small.onnx")
+    assert main(["compile", str(model), "-o", str(tmp_path / "b"), "--no-check", "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
 
 
@@ -102,7 +105,7 @@ def test_only_builds_are_replaced(capsys: Capture, tmp_path: Path, vit: Path) ->
     (mine / "thesis.txt").write_text("years of work")
     assert "attnc did not make it" in error_of(capsys, "compile", MODEL, "-o", mine)
     assert (mine / "thesis.txt").exists()
-    assert main(["compile", str(MODEL), "-o", str(vit), "--no-check", "--quiet"]) == 0
+    assert main(["compile", str(write_model(tmp_path / "small.onnx")), "-o", str(vit), "--no-check", "--quiet"]) == 0
 
 
 def test_inspect(capsys: Capture) -> None:

@@ -83,6 +83,7 @@ def test_estimate_beside_synthesis(capsys: Capture, compiled: Path, tmp_path: Pa
     assert "manifest.json" in error_of(capsys, "estimate", tmp_path)
 
 
+@pytest.mark.slow  # it searches for designs of three boards
 def test_sweep(capsys: Capture, tmp_path: Path) -> None:
     board = tmp_path / "tiny.toml"
     board.write_text('name = "tiny"\npart = "x"\nlut = 9000\nff = 18000\ndsp = 40\nbram36 = 20\nddr_gb_s = 1.0\n')

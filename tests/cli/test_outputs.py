@@ -13,9 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 import attnc
 import attnc_host
@@ -23,26 +21,10 @@ from attnc.cli import main
 from attnc.codegen.folder import foreign, staged
 from attnc.errors import BuildError
 from attnc.search.state import Store
-from small_build import random_inputs
+from small_build import WIDTH as K
+from small_build import random_inputs, write_model
 
-K = 16
 Capture = pytest.CaptureFixture[str]
-
-
-def write_model(path: Path, external: str | None = None) -> Path:
-    """One linear layer; its weight in the file `external` beside the model where that is named."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    weight = numpy_helper.from_array(np.random.default_rng(0).normal(size=(K, K)).astype(np.float32), "w")
-    if external is not None:
-        (path.parent / external).parent.mkdir(exist_ok=True)
-        (path.parent / external).write_bytes(weight.raw_data)
-        weight.ClearField("raw_data")
-        weight.data_location = TensorProto.EXTERNAL
-        weight.external_data.add(key="location", value=external)
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, K]) for name in "xy"]
-    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", values[:1], values[1:], [weight])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    return path
 
 
 def write_samples(path: Path) -> Path:

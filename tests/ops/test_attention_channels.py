@@ -80,6 +80,7 @@ def widest() -> Case:
     return replace(one, params={**one.params, **ends, "bias_multiplier": np.array([(1 << 17) - 1]), "bias_product_shift": np.array([39])})
 
 
+@pytest.mark.slow
 def test_ap_types_equal_golden() -> None:
     graph = build(
         [widest(), case(5, 9, 2, 1, 3, head=8, value=8, attrs=PASSES[2]), case(4, 19, 2, 2, 5, attrs={**PASSES[1], "kv_lanes": 2})]

@@ -72,6 +72,7 @@ def test_keys_split_over_lanes() -> None:
     assert_exact(graph, feeds_of(graph, 4), design)
 
 
+@pytest.mark.slow
 def test_ap_types_equal_golden() -> None:
     cases = [
         Case(5, 13, 2, 1, 8, 16, attrs=sliced(4, 2, causal=True)),

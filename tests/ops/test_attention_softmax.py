@@ -37,6 +37,7 @@ def test_cpp_equals_golden(passes: int) -> None:
     assert all((found["y0"] != found[f"y{i}"]).any() for i in range(1, len(OTHERS)))
 
 
+@pytest.mark.slow
 def test_ap_types_equal_golden() -> None:
     graph = build([*cases(["polynomial"], 1), *cases(["log2", "table"], 2)])
     assert_exact(graph, feeds_of(graph, 3), Design.of(8, 8, 4, 2), types="ap")
