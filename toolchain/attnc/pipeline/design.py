@@ -18,10 +18,9 @@ from attnc.schedule.program import build_program
 
 
 def add_caches(state: State) -> None:
-    """A model over sequences becomes a decoder, where one is asked for; all that was measured is of the former."""
+    """A model over sequences becomes a decoder; all that was measured is of the former."""
     options = state.options
-    if options.max_length is None:
-        return
+    assert options.max_length is not None
     (spec,), (output,) = state.model.inputs, state.model.graph.outputs
     proto = onnx.load(state.path, load_external_data=False)
     vocabulary = table_rows(proto, spec.name) or state.graph.value(output).shape[1]

@@ -52,11 +52,12 @@ class Phase(IntEnum):
 
 @dataclass(frozen=True)
 class Pass:
-    """A change of the state; `title` is what a person reads while it runs."""
+    """A change of the state; `title` is what a person reads while it runs. Some are for decoders alone."""
 
     phase: Phase
     title: str
     run: Callable[[State], None]
+    of_decoders: bool = False
 
 
 PASSES = (
@@ -77,7 +78,7 @@ PASSES = (
     Pass(Phase.QUANTIZE, "quantizing", quantize),
     Pass(Phase.QUANTIZE, "comparing golden with float", compare_layers),
     Pass(Phase.WIDEN, "choosing widths of inputs", lambda s: choose_widths(s, requantize)),
-    Pass(Phase.DESIGN, "adding caches", add_caches),
+    Pass(Phase.DESIGN, "adding caches", add_caches, of_decoders=True),
     Pass(Phase.DESIGN, "choosing the design", settle_design),
 )
 
@@ -86,7 +87,7 @@ def run(state: State, progress: Progress, last: Phase = Phase.DESIGN) -> None:
     """The passes up to those of phase `last`, the graph verified after each."""
     dump(state, 0, "imported")
     for number, each in enumerate(PASSES, 1):
-        if each.phase <= last:
+        if each.phase <= last and (state.options.max_length is not None or not each.of_decoders):
             progress(each.title)
             each.run(state)
             verify(state.graph)
