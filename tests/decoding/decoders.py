@@ -12,10 +12,12 @@ VOCABULARY, WIDTH, HEADS, KV_HEADS, LAYERS = 48, 32, 4, 2, 2
 HEAD = WIDTH // HEADS
 
 
-def write_decoder(path: Path, past: bool = False, mask: bool = False, positions: bool = False, seed: int = 0, **attention: float) -> Path:
+def write_decoder(
+    path: Path, past: bool = False, mask: bool = False, positions: bool = False, vocabulary: int = VOCABULARY, **attention: float
+) -> Path:
     """A decoder with grouped queries. With `past`, keys and values come in and go out; with `mask` there is an input for it, which the
     model does not need; with `positions` every position adds a row of its own. `attention` are attributes of its operator."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     nodes: list[onnx.NodeProto] = []
     weights: dict[str, np.ndarray] = {}
 
@@ -30,7 +32,7 @@ def write_decoder(path: Path, past: bool = False, mask: bool = False, positions:
     def product(x: str, name: str, rows: int, columns: int) -> str:
         return node("MatMul", [x, weight(f"{name}.weight", rows, columns)], name)
 
-    x = node("Gather", [weight("tokens", VOCABULARY, WIDTH, scale=1.0), "input_ids"], "embedded")
+    x = node("Gather", [weight("tokens", vocabulary, WIDTH, scale=1.0), "input_ids"], "embedded")
     if positions:
         weights["table"] = rng.standard_normal((64, WIDTH)).astype(np.float32)
         x = node("Add", [x, node("Gather", ["table", "position_ids"], "places")], "placed")
@@ -52,7 +54,7 @@ def write_decoder(path: Path, past: bool = False, mask: bool = False, positions:
         x = node("Add", [x, product(mixed, f"{at}.out", WIDTH, WIDTH)], f"{at}.sum")
         hidden = node("Relu", [product(x, f"{at}.up", WIDTH, 2 * WIDTH)], f"{at}.relu")
         x = node("Add", [x, product(hidden, f"{at}.down", 2 * WIDTH, WIDTH)], f"{at}.y")
-    product(x, "logits", WIDTH, VOCABULARY)
+    product(x, "logits", WIDTH, vocabulary)
     cache = ["batch", KV_HEADS, "past", HEAD]
     inputs = [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"])]
     if mask:
@@ -60,7 +62,7 @@ def write_decoder(path: Path, past: bool = False, mask: bool = False, positions:
     if positions:
         inputs.append(helper.make_tensor_value_info("position_ids", TensorProto.INT64, ["batch", "sequence"]))
     inputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, cache) for name in starts]
-    outputs_ = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "sequence", VOCABULARY])]
+    outputs_ = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "sequence", vocabulary])]
     outputs_ += [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", KV_HEADS, "total", HEAD]) for name in ends]
     graph = helper.make_graph(nodes, "decoder", inputs, outputs_, [numpy_helper.from_array(a, n) for n, a in weights.items()])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10), path)
