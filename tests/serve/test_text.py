@@ -19,7 +19,7 @@ from attnc_host.decoder import Sampling
 from attnc_host.serve.generation import Decoder, Stops
 from attnc_host.serve.limits import Limits
 from attnc_host.text import Bytes, open_tokenizer, pieces
-from decoding import decoders
+from decoding.decoders import write_decoder
 from serving import Running, Speaker, serving
 
 ANSWER = "Grüße, 世界! 🙂 The end."
@@ -190,9 +190,7 @@ def test_texts_have_a_deadline(shared_build: Path) -> None:
 def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A decoder of random weights whose tokens are bytes."""
     folder = tmp_path_factory.mktemp("decoder")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoders, "VOCABULARY", 256)
-        model = decoders.write_decoder(folder / "bytes.onnx")
+    model = write_decoder(folder / "bytes.onnx", vocabulary=256)
     return compile_model(model, CompileOptions(max_length=32, block=4, check=False, output=folder / "build"))
 
 
