@@ -63,7 +63,7 @@ class Accelerator:
     def _in_turn(self, image: Image, scalars: Mapping[str, int]) -> Image:
         """A run of a decoder."""
         with self._turn:
-            return self.backend.execute(image[np.newaxis], scalars)[0]  # type: ignore[call-arg]
+            return backends.execute(self.backend, image[np.newaxis], scalars)[0]
 
     def run(self, inputs: Mapping[str, Any], integers: bool = False, scalars: Mapping[str, int] | None = None) -> dict[str, Array]:
         """Outputs of the model by name, for its inputs by name; `attnc_host.samples` says how arrays hold several samples. With `integers`
@@ -93,7 +93,7 @@ class Accelerator:
         """Outputs of some samples, [samples, *shape]."""
         prepared = boundary.prepare_integers(self.manifest, given) if integers else boundary.prepare(self.manifest, given, host)
         image = boundary.to_image(self.manifest, prepared.values)
-        found = self.backend.execute(image, scalars) if scalars else self.backend.execute(image)  # type: ignore[call-arg]
+        found = backends.execute(self.backend, image, scalars)
         values = boundary.from_image(self.manifest, found)
         return boundary.finish_integers(self.manifest, values) if integers else boundary.finish(self.manifest, values, prepared, host)
 

@@ -24,6 +24,11 @@ class Backend(Protocol):
         """Give back what it holds."""
 
 
+def execute(backend: Backend, images: Image, scalars: Mapping[str, int]) -> Image:
+    """Run samples; scalars of the run are given where there are some."""
+    return backend.execute(images, scalars) if scalars else backend.execute(images)  # type: ignore[call-arg]
+
+
 Factory = Callable[..., Backend]
 BACKENDS: dict[str, Factory] = {}
 MODULES = {

@@ -43,7 +43,7 @@ def selftest(
         name = backends.choose(manifest) if backend == "auto" else backend
         vectors = stored(manifest)
         device = backends.make(name, manifest, options or {})
-        run = partial(_execute, device)
+        run = partial(backends.execute, device)
         try:
             found, expected = replay(run, vectors)
             mismatches = boundary.different(manifest, found, expected)
@@ -51,10 +51,6 @@ def selftest(
             return {**_facts(manifest, name, device), **_compared(manifest, found, mismatches), **_speed(device, timed, runs, sensors)}
         finally:
             device.close()
-
-
-def _execute(device: Backend, images: Image, scalars: Mapping[str, int]) -> Image:
-    return device.execute(images, scalars) if scalars else device.execute(images)  # type: ignore[call-arg]
 
 
 def _facts(manifest: Manifest, name: str, device: Backend) -> dict[str, Any]:
@@ -85,11 +81,11 @@ def _speed(device: Backend, vectors: list[Vector], runs: int, sensors: str) -> d
         for number in range(runs):
             begin = clock()
             vector = vectors[number % len(vectors)]
-            _execute(device, vector.inputs[np.newaxis], vector.scalars)
+            backends.execute(device, vector.inputs[np.newaxis], vector.scalars)
             calls.append(clock() - begin)
             on_device += getattr(device, "seconds", [])[-1:] if isinstance(getattr(device, "seconds", None), list) else []
         begin = clock()
-        _execute(device, np.stack([vectors[number % len(vectors)].inputs for number in range(runs)]), vectors[-1].scalars)
+        backends.execute(device, np.stack([vectors[number % len(vectors)].inputs for number in range(runs)]), vectors[-1].scalars)
         seconds = clock() - begin
     return {
         "runs": runs,

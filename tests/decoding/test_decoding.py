@@ -17,13 +17,12 @@ from attnc.golden import run_golden
 from attnc.ir import GraphError
 from attnc.kernels.design import Design
 from attnc.ops import verify
-from attnc.passes.decoding import DECODE, PREFILL
 from attnc.schedule.program import Patch, Program, build_program
 from attnc.verify import golden_backend
 from attnc_host import Accelerator, AcceleratorError, InputError
 from attnc_host.archive import write_archive
 from attnc_host.decoder import Sampling
-from attnc_host.manifest import load
+from attnc_host.manifest import DECODE, PREFILL, load
 from decoding.decoders import VOCABULARY, write_decoder
 
 assert golden_backend  # registers "golden"

@@ -12,10 +12,10 @@ from attnc.arrays import Array
 from attnc.decoding.plan import UNWRITTEN, Decoder, Run, settings
 from attnc.kernels.call import REGISTERS
 from attnc.schedule.program import Program
+from attnc_host.manifest import RUNS
 
 TOKENS, POSITIONS = "host/tokens.bin", "host/positions.bin"
 TOKENIZER = "host/tokenizer.json"
-RUNS = "golden/runs.bin"
 
 
 def write_decoder(folder: Path, decoder: Decoder, runs: Sequence[Run], program: Program, expected: Array) -> str:
@@ -26,10 +26,11 @@ def write_decoder(folder: Path, decoder: Decoder, runs: Sequence[Run], program: 
         decoder.tokens.positions.tofile(folder / POSITIONS)
     if decoder.tokenizer is not None:
         (folder / TOKENIZER).write_bytes(decoder.tokenizer.read_bytes())
-    settings(list(runs), program.entries).tofile(folder / RUNS)
+    path = f"golden/{RUNS}"
+    settings(list(runs), program.entries).tofile(folder / path)
     first = next((number for number, run in enumerate(runs) if run.logits is not None), len(runs))
     expected[:first] = UNWRITTEN
-    return RUNS
+    return path
 
 
 def decoder_facts(decoder: Decoder, program: Program) -> dict[str, Any]:

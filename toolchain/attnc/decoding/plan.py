@@ -15,7 +15,8 @@ from attnc.errors import AttncError, ConfigError, UnsupportedError
 from attnc.golden import run_golden
 from attnc.ir import Graph
 from attnc.model import Feed, Fetch, Model
-from attnc.passes.decoding import DECODE, PREFILL, renamed, with_cache
+from attnc.passes.decoding import renamed, with_cache
+from attnc_host.manifest import DECODE, PREFILL
 
 DEFAULT_BLOCK = 32
 UNWRITTEN = 0xA5
