@@ -99,6 +99,7 @@ class Node:
 
     `source` names the nodes of the ONNX model that it stands for. Nodes of one `entry`, which follow each other, run together; those of
     others run when they are asked to. `like` names the node whose constant arrays it has as well, where they are packed once for both.
+    `each` names the queue (expert_queue) for each of whose entries it runs, on the rows of that entry; such nodes follow each other.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Node:
     source: tuple[str, ...] = ()
     entry: str = ""
     like: str = ""
+    each: str = ""
 
     @property
     def packed(self) -> str:

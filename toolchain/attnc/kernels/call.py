@@ -15,6 +15,10 @@ from attnc.kernels.ports import FILL, OPERAND
 POSITION, SESSION = "position", "session"
 """Registers: the place of the first token of a run in its sequence, and whose caches it works with."""
 REGISTERS = (POSITION, SESSION)
+"""Those that the host sets."""
+EXPERT, START, ROWS = "expert", "start", "rows"
+"""Registers that the accelerator sets for each entry of a queue of experts: the expert, its first row, and how many rows it has."""
+ENTRY = (EXPERT, START, ROWS)
 Moves = tuple[tuple[str, int], ...]
 WALK = ("offset", "count_0", "count_1", "count_2", "count_3", "stride_0", "stride_1", "stride_2", "type", "runs", "vectors")
 """The integers of a walk."""
@@ -26,8 +30,7 @@ class Walk:
     contiguous. `offset` is in words, `bytes` per element (1 or 2); for packed words, `counts[3]` words from `offset`. A loader takes
     `zero_point` off every element, a storer puts it on. `value` names the tensor; packed words have none. Operators get walks from
     `Lowering`, which knows where a value lies and what its bytes mean, and make none themselves. Numbers are those of one setting of the
-    registers: for each more of a register the walk starts `moves` words further, and for each more of `POSITION` its innermost loop is
-    `grows` longer."""
+    registers: for each more of a register the walk starts `moves` words further, and its innermost loop is `grows` longer."""
 
     offset: int
     counts: tuple[int, int, int, int]
@@ -36,14 +39,14 @@ class Walk:
     zero_point: int = 0
     value: str = ""
     moves: Moves = ()
-    grows: int = 0
+    grows: Moves = ()
 
     def at(self, more: Mapping[str, int]) -> Walk:
         """The same with so much more in the registers."""
         if not (self.moves or self.grows):
             return self
         offset = self.offset + sum(words * more.get(register, 0) for register, words in self.moves)
-        counts = (*self.counts[:3], self.counts[3] + self.grows * more.get(POSITION, 0))
+        counts = (*self.counts[:3], self.counts[3] + sum(count * more.get(register, 0) for register, count in self.grows))
         return replace(self, offset=offset, counts=counts)
 
     @cached_property
@@ -104,7 +107,7 @@ class WeightGroups:
 class Call:
     """One run of a kernel: its walks (a per port, in order) and scalars (by name). A kernel with scalars `FILL` can be brought its
     operand beforehand, or find there what a run before had; `weights` are those that a run before may load for a kernel with scalars
-    `AHEAD`. For each more of `POSITION` scalars grow by `slopes`, and multiply-adds by `more_macs`."""
+    `AHEAD`. For each more of the register `grown` scalars grow by `slopes`, and multiply-adds by `more_macs`."""
 
     node: str
     kernel: KernelCall
@@ -114,17 +117,18 @@ class Call:
     weights: WeightGroups | None = None
     slopes: Mapping[str, int] = field(default_factory=dict)
     more_macs: int = 0
+    grown: str = POSITION
 
     def __post_init__(self) -> None:
         assert self.scalars.keys() == set(self.kernel.scalars), (self.kernel.function, self.scalars)
 
     def at(self, more: Mapping[str, int]) -> Call:
         """The same with so much more in the registers."""
-        walks, position = tuple(walk.at(more) for walk in self.walks), more.get(POSITION, 0)
+        walks, grown = tuple(walk.at(more) for walk in self.walks), more.get(self.grown, 0)
         if all(new is old for new, old in zip(walks, self.walks, strict=True)) and not self.slopes:
             return self
-        scalars = {name: number + position * self.slopes.get(name, 0) for name, number in self.scalars.items()}
-        return replace(self, walks=walks, scalars=scalars, macs=self.macs + position * self.more_macs)
+        scalars = {name: number + grown * self.slopes.get(name, 0) for name, number in self.scalars.items()}
+        return replace(self, walks=walks, scalars=scalars, macs=self.macs + grown * self.more_macs)
 
     @cached_property
     def timing(self) -> Timing:

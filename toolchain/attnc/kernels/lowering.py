@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from attnc.ir import Graph, Node
-from attnc.kernels.call import POSITION, Walk
+from attnc.kernels.call import EXPERT, POSITION, ROWS, START, Walk
 from attnc.kernels.design import AnyNumbers, Design, EngineDesign
 
 Make = Callable[[], bytes | Iterable[bytes]]
@@ -27,6 +27,8 @@ class Lowering:
     payload: Callable[[str, Make], int]
     memo: dict[str, int] = field(default_factory=dict)
     """What operators find out once for the whole graph."""
+    block: int = 0
+    """Where the node runs for each entry of a queue: the most rows of an entry."""
 
     def tiles(self, name: str) -> int:
         """Tiles of `lanes` channels of a value."""
@@ -65,6 +67,10 @@ class Lowering:
         rows = self.graph.value(name).shape[0] - row if rows is None else rows
         tiles = self.tiles(name) - tile if tiles is None else tiles
         size, first = self.bytes(name), tile * height + row
+        if self.block and name not in self.graph.constants:
+            unit = size if raw else 1
+            walk = self.through(name, first * unit, (1, 1, tiles, rows * unit), (0, 0, height * unit), raw)
+            return replace(walk, moves=((START, size),), grows=((ROWS, unit),))
         if raw:
             first, rows, height = first * size, rows * size, height * size
         if rows == height:  # one long burst
@@ -82,13 +88,17 @@ class Lowering:
         """A walk through the whole matrix that a value is a part of, from its row 0 to the last row of the value."""
         size = self.bytes(name)
         walk = Walk(self.offsets[name] + first * size, counts, strides, size, self.zero_point(name), name)
-        return walk if self.graph.value(name).held is None else replace(walk, grows=1)
+        return walk if self.graph.value(name).held is None else replace(walk, grows=((POSITION, 1),))
 
     def packed(self, key: str, make: Make, words: int, first: int = 0, place: tuple[int, int] | None = None) -> Walk:
         """`words` words from word `first` on of the packed array `key` in the weight memory; `make` as for `payload`. `place`: the last
         position and the words of a position, where the array has words for each and these are those of the run's."""
         walk = Walk(self.payload(key, make) + first, (1, 1, 1, words), (0, 0, 0))
         return walk if place is None else self._placed(walk, *place)
+
+    def expert_words(self, key: str, make: Make, words: int, apart: int) -> Walk:
+        """As `packed`, of the expert that an entry of a queue is for: arrays of experts begin `apart` words behind each other."""
+        return replace(self.packed(key, make, words), moves=((EXPERT, apart),))
 
     def _placed(self, walk: Walk, position: int, words: int) -> Walk:
         return replace(walk, offset=walk.offset + position * words, moves=((POSITION, words),))
@@ -98,6 +108,9 @@ class Lowering:
         return self.design.engine(kind, node.name)
 
     def row_blocks(self, name: str, rows: int | None = None) -> list[tuple[int, int]]:
-        """(first row, rows) of the blocks of at most `rows` rows, by default those of the design, that a value is cut into."""
+        """(first row, rows) of the blocks of at most `rows` rows, by default those of the design, that a value is cut into; of a queue's
+        entry the first one, as large as it may be."""
+        if self.block:
+            return [(0, self.block)]
         height, step = self.graph.value(name).shape[0], rows or self.design.rows
         return [(row, min(step, height - row)) for row in range(0, height, step)]

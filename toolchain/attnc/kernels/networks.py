@@ -5,7 +5,11 @@ from __future__ import annotations
 from attnc.kernels.add import ADDITION
 from attnc.kernels.attention import ATTENTION, ATTENTION_CHANNELS
 from attnc.kernels.attention_one_pass import ATTENTION_ONE_PASS, ATTENTION_ONE_PASS_CHANNELS
+from attnc.kernels.combine import COMBINE
 from attnc.kernels.depthwise import DEPTHWISE
+from attnc.kernels.dispatch import DISPATCH
+from attnc.kernels.expert_order import EXPERT_ORDER
+from attnc.kernels.expert_scores import EXPERT_SCORES
 from attnc.kernels.gather_channels import GATHER_CHANNELS
 from attnc.kernels.layer_normalization import LAYER_NORMALIZATION
 from attnc.kernels.linear import LINEAR
@@ -22,6 +26,7 @@ from attnc.kernels.rotary import ROTARY
 from attnc.kernels.row_absmax import ROW_ABSMAX
 from attnc.kernels.scale_rows import SCALE_ROWS
 from attnc.kernels.softmax import SOFTMAX
+from attnc.kernels.top_experts import TOP_EXPERTS
 from attnc.kernels.transpose import TRANSPOSE
 from attnc.kernels.unary_chord import UNARY_CHORD
 from attnc.kernels.unary_delta import UNARY_DELTA
@@ -34,7 +39,11 @@ NETWORKS: tuple[Network, ...] = (
     ATTENTION_CHANNELS,
     ATTENTION_ONE_PASS,
     ATTENTION_ONE_PASS_CHANNELS,
+    COMBINE,
     DEPTHWISE,
+    DISPATCH,
+    EXPERT_ORDER,
+    EXPERT_SCORES,
     GATHER_CHANNELS,
     LAYER_NORMALIZATION,
     LINEAR,
@@ -51,6 +60,7 @@ NETWORKS: tuple[Network, ...] = (
     SCALE_ROWS,
     SOFTMAX,
     TERNARY_LOOKUP,
+    TOP_EXPERTS,
     TRANSPOSE,
     UNARY_CHORD,
     UNARY_DELTA,

@@ -6,9 +6,14 @@ from attnc.ir import Graph, Node
 from attnc.ops.add import Add
 from attnc.ops.attention import Attention
 from attnc.ops.base import Operator
+from attnc.ops.combine import Combine
 from attnc.ops.concat_channels import ConcatChannels
 from attnc.ops.concat_rows import ConcatRows
 from attnc.ops.depthwise import Depthwise
+from attnc.ops.dispatch import Dispatch
+from attnc.ops.expert_order import ExpertOrder, ExpertQueue
+from attnc.ops.expert_scores import ExpertScores
+from attnc.ops.experts import Experts
 from attnc.ops.gather_channels import GatherChannels
 from attnc.ops.gather_rows import GatherRows
 from attnc.ops.layer_normalization import LayerNormalization
@@ -25,6 +30,7 @@ from attnc.ops.rotary import Rotary
 from attnc.ops.row_absmax import RowAbsmax
 from attnc.ops.scale_rows import ScaleRows
 from attnc.ops.softmax import Softmax
+from attnc.ops.top_experts import TopExperts
 from attnc.ops.transpose import Transpose
 from attnc.ops.unary import Unary
 
@@ -33,9 +39,15 @@ OPERATORS: dict[str, Operator] = {
     for op in (
         Add(),
         Attention(),
+        Combine(),
         ConcatChannels(),
         ConcatRows(),
         Depthwise(),
+        Dispatch(),
+        ExpertOrder(),
+        ExpertQueue(),
+        ExpertScores(),
+        Experts(),
         GatherChannels(),
         GatherRows(),
         LayerNormalization(),
@@ -52,6 +64,7 @@ OPERATORS: dict[str, Operator] = {
         RowAbsmax(),
         ScaleRows(),
         Softmax(),
+        TopExperts(),
         Transpose(),
         Unary(),
     )

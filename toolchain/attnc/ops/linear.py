@@ -26,7 +26,7 @@ from attnc.arrays import Array, Shape
 from attnc.errors import ConfigError
 from attnc.fixedpoint import bits_for, check_bits, matmul, quantize_multiplier, requantize
 from attnc.ir import GraphError, Node, TensorType
-from attnc.kernels.call import Call, WeightGroups
+from attnc.kernels.call import Call, Walk, WeightGroups
 from attnc.kernels.design import EngineDesign, LinearNumbers, LookupNumbers, Numbers
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.linear import LINEAR
@@ -144,7 +144,10 @@ class Linear(Operator):
         group_size = weight_format(node).group_size
         if group_size % ctx.design.lanes:
             raise GraphError(f"node {node.name!r}: {ctx.design.lanes} lanes do not divide groups of {group_size} weights")
-        return _dsp_calls(node, ctx) if self.engine(node) == "dsp" else lookup.calls(node, ctx)
+        if self.engine(node) != "dsp":
+            return lookup.calls(node, ctx)
+        layout = dsp_layout(node, ctx)
+        return dsp_calls(node, ctx, ctx.packed(f"{node.packed}.dsp", lambda: payload(node, layout), dsp_words(node, ctx, layout)))
 
     def macs_per_cycle(self, kernel: KernelCall) -> int:
         """R * PE * L of the multipliers; tables have none."""
@@ -210,14 +213,19 @@ def weight_words(engine: EngineDesign[LinearNumbers], ctx: Lowering) -> int:
     return ctx.memo[key]
 
 
-def _dsp_calls(node: Node, ctx: Lowering) -> list[Call]:
+def dsp_words(node: Node, ctx: Lowering, layout: Layout) -> int:
+    """Words of the packed weights of a layer."""
+    return math.ceil(ctx.tiles(node.output) * layout.lanes / layout.channels) * layout.words(ctx.tiles(node.inputs[0]))
+
+
+def dsp_calls(node: Node, ctx: Lowering, weights: Walk) -> list[Call]:
+    """A call of linear.hpp per block of rows, with weights that lie packed as `dsp_layout` says."""
     x, y = node.inputs[0], node.output
     engine, layout, format_ = ctx.engine(node, LinearNumbers), dsp_layout(node, ctx), weight_format(node)
     lanes, pe = engine.lanes, engine.numbers.pe
     k_tiles, n_tiles = ctx.tiles(x), ctx.tiles(y)
     words = weight_words(engine, ctx)
     groups = math.ceil(n_tiles * lanes / pe)
-    weights = ctx.packed(f"{node.packed}.dsp", lambda: payload(node, layout), groups * layout.words(k_tiles))
     first_words = pe * k_tiles if layout.coding == "bytes" and not layout.scales else 0
     x_bytes = ctx.bytes(x)
     kernel = KernelCall(

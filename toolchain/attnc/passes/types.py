@@ -86,7 +86,8 @@ def _settle(graph: Graph, name: str, producer: Node | None, plan: dict[str, Requ
         if name in graph.constants:
             graph.constants[copy] = graph.constants[name].copy()
         else:
-            graph.nodes.insert(position, Node(copy, "requantize", [name], copy, source=producer.source if producer else ()))
+            source, each = (producer.source, producer.each) if producer else ((), "")
+            graph.nodes.insert(position, Node(copy, "requantize", [name], copy, source=source, each=each))
         plan[copy] = need
         for node, index in readers:
             node.inputs[index] = copy

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from attnc.ir import Graph, Node
+from attnc.kernels.call import ROWS
 from attnc.kernels.design import Design
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.recall import Recall
@@ -14,6 +15,8 @@ from attnc.ops import operator
 from attnc.schedule.chains import Key, Link
 from attnc.schedule.memory import WeightMemory, apart
 
+ROW_COUNTS = ("rows", "fill_rows")
+"""Scalars that are numbers of rows."""
 NUMBERS = frozenset(field.name for field in fields(Design))
 
 
@@ -64,8 +67,19 @@ class Calls:
 
 
 def lower(node: Node, ctx: Lowering) -> Link:
-    """The calls of a node."""
-    return Link(node, tuple(operator(node).lower(node, ctx)))
+    """The calls of a node. One that runs for each entry of a queue has one, with as many rows as an entry may have."""
+    if not node.each:
+        return Link(node, tuple(operator(node).lower(node, ctx)))
+    block = min(entry_rows(ctx.design), ctx.graph.value(node.output).shape[0])
+    (call,) = operator(node).lower(node, replace(ctx, block=block))
+    slopes = {name: 1 for name in ROW_COUNTS if name in call.scalars}
+    assert slopes and {call.scalars[name] for name in slopes} == {block}, (node.name, call.scalars)
+    return Link(node, (replace(call, slopes=slopes, more_macs=call.macs // block, grown=ROWS),))
+
+
+def entry_rows(design: Design) -> int:
+    """Rows of an entry of a queue that run at a time, at most: as many as any engine takes."""
+    return min(design.rows, *(numbers.rows or design.rows for numbers in design.engines.values()))
 
 
 def regions(graph: Graph, design: Design) -> tuple[dict[str, int], dict[str, int]]:
