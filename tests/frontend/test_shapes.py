@@ -86,3 +86,11 @@ def test_samples_of_ints(tmp_path: Path) -> None:
     words = b("Gather", b.random(20, C), b.input("ids", ["n", "t"], TensorProto.INT64))
     found = import_model(b.save(tmp_path / "m.onnx", b.linear(words, C, C)), samples={"ids": (8, T), "label": (8,)})
     assert found.outputs[0].shape == (1, T, C) and found.inputs[0].dtype == np.int64
+
+
+def test_several_flattens_of_one_tensor(tmp_path: Path) -> None:
+    """The optimizer makes a shape for each of them."""
+    b = Builder()
+    x = b("Reshape", b.linear(b.input("x", [1, T, C]), C, C), np.array([T, 1, C]))
+    y = b.linear(b("Add", b("Flatten", x, axis=2), b("Relu", b("Flatten", x, axis=2))), C, 3)
+    check(b.save(tmp_path / "m.onnx", y), strict=True)

@@ -16,6 +16,7 @@ from onnx import ModelProto, NodeProto, TensorProto, inliner, numpy_helper, shap
 
 from attnc.errors import ModelError
 from attnc.frontend.load import MAX_ELEMENTS, operator_name
+from attnc.frontend.mixture import Mixture
 from attnc.messages import one_line
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,11 @@ class Simplified:
     opset: int
     outputs: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
-    """Nodes of other domains that ONNX's operators cannot stand for, with the reason."""
+    """Nodes that nothing can stand for, with the reason: of other domains, or routers of mixtures that are not read."""
+    mixtures: dict[str, Mixture] = field(default_factory=dict)
+    """Mixtures of experts by the nodes that stand for them."""
+    mixed: dict[str, list[str]] = field(default_factory=dict)
+    """The nodes that each stands for."""
 
 
 def name_nodes(model: ModelProto) -> None:
@@ -126,6 +131,7 @@ def fold(model: ModelProto, info: dict[str, TensorInfo]) -> ModelProto:
             onnxscript.optimizer.optimize_ir(
                 intermediate, num_iterations=4, input_size_limit=MAX_ELEMENTS, output_size_limit=MAX_ELEMENTS, should_fold=should_fold
             )
+            _declare(intermediate.graph)
             optimized: ModelProto = ir.to_proto(intermediate)
     except Exception as error:  # a third-party optimizer must not decide what can be compiled
         log.debug("the optimizer failed (%s); going on with the model as it is", error)
@@ -134,6 +140,17 @@ def fold(model: ModelProto, info: dict[str, TensorInfo]) -> ModelProto:
         log.debug("the optimizer renamed outputs; going on with the model as it is")
         return model
     return optimized
+
+
+def _declare(graph: ir.Graph) -> None:
+    """Declare the constants that the optimizer made and forgot: those of several Flatten of one tensor take each other's place."""
+    for value in (value for node in graph for value in node.inputs if value is not None):
+        if value.producer() is None and value.const_value is not None and graph.initializers.get(value.name or "") is not value:
+            stem, number = value.name or "constant", 0
+            while value.name is None or value.name in graph.initializers:
+                number += 1
+                value.name = f"{stem}::{number}"
+            graph.register_initializer(value)
 
 
 def infer(model: ModelProto, path: str) -> dict[str, TensorInfo]:
