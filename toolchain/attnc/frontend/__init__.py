@@ -18,6 +18,7 @@ from attnc.frontend.fused.integers import split_integers
 from attnc.frontend.hostside import Ending, host_models, place, refuse_passed_inputs, trace_outputs
 from attnc.frontend.interpreter import Interpreter
 from attnc.frontend.load import load_model
+from attnc.frontend.mixtures import find_mixtures
 from attnc.frontend.precision import to_float32
 from attnc.frontend.quantized import lower_quantization
 from attnc.frontend.quantized_model import Quantized
@@ -152,6 +153,7 @@ def _prepare(
     simplified = simplify(model, str(path))
     simplified.refused = refused
     find_softmax(simplified)
+    find_mixtures(simplified)
     return simplified, specs, declared, quantized
 
 

@@ -15,6 +15,7 @@ from attnc.frontend import (
     gathering,
     group_normalization,
     imposed,
+    mixtures,
     normalization,
     pointwise,
     pooling,
@@ -29,6 +30,7 @@ from attnc.frontend.context import Context
 from attnc.frontend.folding import evaluate
 from attnc.frontend.layout import SizeError, check_size, identity
 from attnc.frontend.load import ONNX_DOMAINS, QUANTIZED, live_nodes, operator_name
+from attnc.frontend.mixtures import lower
 from attnc.frontend.simplify import Simplified, TensorInfo, infer_node
 from attnc.frontend.values import Const, Failed, Opaque, Poly, ScoreRows, Scores, Test, Unary, Value, View, merge, on_host
 
@@ -46,12 +48,12 @@ HANDLERS: dict[str, Handler] = {
     "Softmax": tokens.softmax, "BatchNormalization": tokens.batch_normalization,
     **dict.fromkeys(reindexing.PLANS, reindexing.rearrange), **dict.fromkeys(pointwise.OPERATORS, pointwise.pointwise),
     "Gather": gathering.gather, "GatherElements": gathering.gather_elements, "ScatterND": scattering.scatter_nd,
-    "Pad": convolution.pad, "DFT": fourier.dft,
+    "Pad": convolution.pad, "DFT": fourier.dft, mixtures.OPERATOR: lower.mixture_of_experts,
 }  # fmt: skip
 HEAVY = {
     "MatMul", "Gemm", "Conv", "Einsum", "LayerNormalization", "Attention", "ConvTranspose", "GroupNormalization",
     "InstanceNormalization", "RMSNormalization", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "DeformConv",
-    "DFT",
+    "DFT", mixtures.OPERATOR,
 }  # fmt: skip
 """Operators that are worth a device: they never run on the host."""
 ELEMENTWISE = {*pointwise.OPERATORS, "Cast", "QuantizeLinear", "DequantizeLinear"}
@@ -130,7 +132,7 @@ class Interpreter:
 
     def heavy(self, node: NodeProto) -> bool:
         """Whether the node must be on the device."""
-        if subgraphs(node) or self.foreign(node):
+        if subgraphs(node) or self.foreign(node) or node.name in self.simplified.refused:
             return True
         info = self.ctx.info.get(node.output[0])
         return node.op_type in HEAVY and (info is None or info.is_float or node.op_type in REASONS)
@@ -178,7 +180,7 @@ class Interpreter:
             return self._on_host(node, args)
         handler = HANDLERS.get(node.op_type)
         if handler is None:
-            self.ctx.fail(node, REASONS.get(node.op_type, UNKNOWN))
+            self.ctx.fail(node, self.simplified.refused.get(node.name) or REASONS.get(node.op_type, UNKNOWN))
         return handler(self.ctx, node, args)
 
     def _failed(self, node: NodeProto, args: list[Value | None], error: UnsupportedError) -> list[Value]:
