@@ -87,12 +87,11 @@ class Session:
     def extend(self, ids: Sequence[int]) -> Array:
         """Work on more tokens; the logits [vocabulary] of what may follow the last."""
         given = self._checked(ids)
-        while len(given) > 1 and len(self.ids) + self.decoder.block <= self.decoder.length:
-            part = given[: min(self.decoder.block, len(given) - 1)]
-            self._run(self.decoder.entries[PREFILL], part)
+        while len(given) > 1:
+            blocks = self.decoder.takes_block(len(self.ids))
+            part = given[: min(self.decoder.block, len(given) - 1) if blocks else 1]
+            self._run(self.decoder.entries[PREFILL if blocks else DECODE], part)
             given = given[len(part) :]
-        for token in given[:-1]:
-            self._run(self.decoder.entries[DECODE], [token])
         return self._logits(self._run(self.decoder.entries[DECODE], given[-1:]))
 
     def generate(

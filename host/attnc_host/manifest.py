@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,8 @@ class Table:
 class Decoder:
     """Of a build that generates tokens. `tokens` has a row for each of `vocabulary` tokens: integers of the device, or float32 where a
     row of `positions` is added. The entry `PREFILL` takes `block` tokens, `DECODE` one; sequences have at most `length`. Caches are
-    `cache_words` for each of `sessions`, from word `cache_offset` on."""
+    `cache_words` for each of `sessions`, from word `cache_offset` on; of windows of attention they are `rings` of so many rows, whose end
+    lies between two blocks."""
 
     length: int
     block: int
@@ -169,6 +171,25 @@ class Decoder:
     positions: Table | None
     cache_offset: int
     cache_words: int
+    rings: tuple[int, ...] = ()
+
+    def takes_block(self, position: int) -> bool:
+        """Whether a block of tokens may begin at a position."""
+        return block_fits(position, self.block, self.length, self.rings)
+
+    def begins(self, entry: str, position: int) -> int:
+        """The last position up to one that an entry may begin at."""
+        return position if entry == DECODE else block_before(position, self.block, self.length, self.rings)
+
+
+def block_fits(position: int, block: int, length: int, rings: Collection[int]) -> bool:
+    """Whether a block of tokens from a position on fits a sequence of `length`, and no ring ends in it."""
+    return position + block <= length and all(position % ring + block <= ring for ring in rings)
+
+
+def block_before(position: int, block: int, length: int, rings: Collection[int]) -> int:
+    """The last position up to one that a block may begin at."""
+    return next(place for place in range(position, -1, -1) if block_fits(place, block, length, rings))
 
 
 @dataclass(frozen=True)
@@ -320,10 +341,18 @@ def _decoder(fields: Fields, memory: Memory) -> Decoder:
         positions=table("positions") if fields.get("positions") is not None else None,
         cache_offset=caches.integer("offset", 0),
         cache_words=caches.integer("words", 1),
+        rings=_rings(caches),
     )
     if found.cache_offset + found.sessions * found.cache_words > memory.words:
         fields.fail("caches", f"caches that end at word {memory.words} or before", found.cache_offset)
     return found
+
+
+def _rings(caches: Fields) -> tuple[int, ...]:
+    found = caches.get("rings")
+    if not isinstance(found, list) or not all(type(rows) is int and rows > 0 for rows in found):
+        caches.fail("rings", "a list of numbers of rows", found)
+    return tuple(found)
 
 
 def _memory(fields: Fields) -> Memory:

@@ -21,17 +21,17 @@ from attnc.schedule.program import Patch, Program, build_program
 from attnc.verify import golden_backend
 from attnc_host import Accelerator, AcceleratorError, InputError
 from attnc_host.archive import write_archive
-from attnc_host.decoder import Sampling
-from attnc_host.manifest import DECODE, PREFILL, load
+from attnc_host.decoder import Sampling, decoder_of
+from attnc_host.manifest import DECODE, PREFILL, block_fits, load
 from decoding.decoders import VOCABULARY, write_decoder
 
 assert golden_backend  # registers "golden"
 LENGTH, BLOCK, SESSIONS = 12, 4, 2
 
 
-def planned(path: Path, block: int | None = BLOCK) -> Decoder:
-    state = quantize_model(path, CompileOptions(max_length=LENGTH))
-    return plan_decoder(state.model, LENGTH, block, SESSIONS, VOCABULARY, path.parent)
+def planned(path: Path, block: int | None = BLOCK, length: int = LENGTH) -> Decoder:
+    state = quantize_model(path, CompileOptions(max_length=length))
+    return plan_decoder(state.model, length, block, SESSIONS, VOCABULARY, path.parent)
 
 
 @pytest.fixture(scope="session")
@@ -41,23 +41,30 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With positions, a past and a mask in the file, and caches for two sessions."""
+    """With positions, a past, a mask and a window in the file, and caches for two sessions, one layer's a ring."""
     folder = tmp_path_factory.mktemp("decoder")
-    path = write_decoder(folder / "decoder.onnx", past=True, mask=True, positions=True)
+    path = write_decoder(folder / "decoder.onnx", past=True, mask=True, positions=True, windows=(3,))
     return compile_model(path, CompileOptions(max_length=LENGTH, block=BLOCK, sessions=SESSIONS, output=folder / "build"))
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_blocks_of_any_sizes_give_the_whole(decoder: Decoder, seed: int) -> None:
+    run_in_blocks(decoder, seed)
+
+
+def run_in_blocks(decoder: Decoder, seed: int) -> None:
+    """A sequence in blocks of any sizes, over caches that hold anything, gives the logits of the model over the whole sequence."""
     rng = np.random.default_rng(seed)
-    ids = rng.integers(0, VOCABULARY, LENGTH)
+    ids = rng.integers(0, VOCABULARY, decoder.length)
     rows = decoder.rows(ids, 0)
     graph = decoder.sequence.graph
     whole = run_golden(graph, {graph.inputs[0]: rows[np.newaxis]})[graph.outputs[0]][0]
     golden, position = GoldenDecoder(decoder.model.graph), 0
-    while position < LENGTH:
+    for cache in golden.caches.values():
+        cache[...] = rng.integers(-100, 100, cache.shape)
+    while position < decoder.length:
         count = int(rng.integers(0, BLOCK + 1))
-        if count and position + BLOCK <= LENGTH:
+        if count and block_fits(position, BLOCK, decoder.length, decoder.rings):
             block = rng.integers(-100, 100, (BLOCK, rows.shape[1])).astype(rows.dtype)  # what follows the tokens is nobody's
             block[:count] = rows[position : position + count]
             golden.run(PREFILL, position, {decoder.inputs[PREFILL]: block})
@@ -66,6 +73,33 @@ def test_blocks_of_any_sizes_give_the_whole(decoder: Decoder, seed: int) -> None
             found = golden.run(DECODE, position, {decoder.inputs[DECODE]: rows[position : position + 1]})
             np.testing.assert_array_equal(found[graph.outputs[0]][0], whole[position])
             position += 1
+
+
+@pytest.mark.parametrize(("windows", "length", "rings"), [((5,), 24, [8]), ((5, 10), 40, [8, 16]), ((9,), 12, [])])
+def test_windows_have_rings(windows: tuple[int, ...], length: int, rings: list[int], tmp_path: Path) -> None:
+    """Beside layers that look at everything, those of a window; a ring where that is less than the sequence."""
+    found = planned(write_decoder(tmp_path / "decoder.onnx", windows=windows), length=length)
+    assert found.rings == rings
+    held = {value.held.name: value.held.rows for value in found.model.graph.values.values() if value.held is not None}
+    assert sorted(held.values()) == sorted([*rings, *rings, *[length] * (4 - 2 * len(rings))])
+    for seed in range(3):
+        run_in_blocks(found, seed)
+    program = build_program(found.model.graph, Design.of(8, 16, 16), lambda data: None)
+    plain = program.encode().astype(np.int64)
+    for position in (0, 7, length - BLOCK):
+        registers = program.at(dict.fromkeys(program.stated, position), 1)
+        patched = plain[:, : program.places[-1]].copy()
+        for step, row, changes in zip(program.steps, patched, program.patches, strict=True):
+            for patch in changes:
+                row[patch.place] += patch.slope * registers.stated[step[0].entry][program.registers[patch.register]]
+        np.testing.assert_array_equal(patched, registers.plain())
+
+
+def test_a_block_over_the_end_of_a_ring_is_refused(tmp_path: Path) -> None:
+    found = planned(write_decoder(tmp_path / "decoder.onnx", windows=(5,)), length=24)
+    rows = np.zeros((BLOCK, 32), np.int8)
+    with pytest.raises(GraphError, match="over the end of"):
+        GoldenDecoder(found.model.graph).run(PREFILL, 6, {found.inputs[PREFILL]: rows})
 
 
 def test_arrays_are_shared_and_caches_held(decoder: Decoder) -> None:
@@ -93,7 +127,7 @@ def test_patches_make_the_program_of_any_position(program: Program) -> None:
     code = program.encode().astype(np.int64)
     plain = code[:, : program.places[-1]].copy()
     for position, session in ((0, 0), (3, 1), (LENGTH - BLOCK, 1)):
-        expected = program.at(dict.fromkeys(program.positions, position)).plain(session)
+        expected = program.at(dict.fromkeys(program.stated, position), session).plain()
         patched = plain.copy()
         for row, found in zip(patched, program.patches, strict=True):
             for patch in found:
@@ -107,9 +141,9 @@ def test_an_integer_that_does_not_follow_is_seen(program: Program, monkeypatch: 
 
     real = Program.plain
 
-    def squared(self: Program, session: int = 0) -> np.ndarray:
-        code = real(self, session)
-        code[0, 0] += self.positions[DECODE] ** 2
+    def squared(self: Program) -> np.ndarray:
+        code = real(self)
+        code[0, 0] += self.stated[DECODE]["position"] ** 2
         return code
 
     monkeypatch.setattr(Program, "plain", squared)
@@ -118,13 +152,18 @@ def test_an_integer_that_does_not_follow_is_seen(program: Program, monkeypatch: 
 
 
 def test_cpp_generates_what_golden_does(build: Path) -> None:
+    """The ring comes round, also where no block fits before its end."""
     made = {}
+    assert decoder_of(load(build)).rings == (8,)
     for backend in ("golden", "csim"):
         with Accelerator.open(build, backend) as accelerator:
             first, second = accelerator.session(0), accelerator.session(1)
             one = first.generate([1, 2, 3, 4, 5, 6, 7], 5)
             two = second.generate([9], 11, Sampling(0.8, 20, 0.9, 1.2), seed=3)
             made[backend] = [(next(one), next(two)) for _ in range(5)], list(two)
+            again = accelerator.session(0)
+            again.extend([1, 2, 3, 4, 5, 6])
+            made[backend] += tuple(map(float, again.extend([7, 8, 9, 10, 11])))
     assert made["golden"] == made["csim"]
     assert len({token for pair in made["csim"][0] for token in pair}) > 3
 

@@ -10,12 +10,14 @@ from attnc.schedule.cost import Estimate
 from attnc.schedule.devices import Board
 from attnc.schedule.entries import by_position
 from attnc.schedule.program import Program
+from attnc_host.manifest import DECODE, PREFILL, block_before
 
 
 def decoder_report(decoder: Decoder, runs: Sequence[Run], program: Program, cost: Estimate, board: Board) -> dict[str, Any]:
     """As plain values; `estimates` are by entry and position, the test bench has the entries at the positions of `runs`."""
     length, block = decoder.length, decoder.block
-    positions = sorted({0, block, length // 4, length // 2, length - 1})
+    places = sorted({0, block, length // 4, length // 2, length - 1})
+    positions = [{DECODE: place, PREFILL: block_before(place, block, length, decoder.rings)} for place in places]
     return {
         "length": length,
         "block": block,

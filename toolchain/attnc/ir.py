@@ -75,10 +75,12 @@ class TensorType:
 @dataclass(frozen=True)
 class Held:
     """A matrix of `rows` rows in memory, of which a value is those from the position on that a run is for: the keys of a cache, or a table
-    of positions. Values of one `name` lie in the same one."""
+    of positions. A `ring` has fewer rows than a sequence has tokens: what comes later lies where the earliest did, at the position modulo
+    its rows. Values of one `name` lie in the same one."""
 
     name: str
     rows: int
+    ring: bool = False
 
 
 @dataclass
@@ -131,6 +133,8 @@ class Graph:
     constants: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     sessions: int = 1
     """For so many there are caches of their own, where values are `held`."""
+    length: int = 0
+    """Tokens that these are for; 0 where there are no caches."""
 
     def value(self, name: str) -> Value:
         """The value called `name`."""
@@ -206,7 +210,7 @@ class Graph:
         """A graph whose nodes, values and constants can be changed and replaced without a trace in this one; arrays are shared."""
         nodes = [replace(node, inputs=[*node.inputs], attrs={**node.attrs}, params={**node.params}) for node in self.nodes]
         values = {name: replace(value) for name, value in self.values.items()}
-        return Graph(self.name, [*self.inputs], [*self.outputs], nodes, values, {**self.constants}, self.sessions)
+        return Graph(self.name, [*self.inputs], [*self.outputs], nodes, values, {**self.constants}, self.sessions, self.length)
 
     def dump(self) -> str:
         """The graph as text, a line per node."""

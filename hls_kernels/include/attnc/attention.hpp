@@ -7,7 +7,9 @@
 //          bias  (vectors) for no head, the first or every one (bias_heads is 0, 1 or more): ceil(keys / L) * bias_rows vectors, (key tile,
 //                row) order; one row serves all queries when bias_rows is 1; or words with a bias as `channels` of queries and keys
 //                for every head, attention_channels.hpp
-//          `position`, `before` and `after` limit nothing where MASKED = 0.
+//          `position`, `before` and `after` limit nothing where MASKED = 0; with MASKED = 2 a query looks at the `window` keys before
+//          it and no further back, whatever the range of its block. Keys may lie in a `ring` of so many rows (0: they do not): those that
+//          were last written behind the place of a query are from the turn before.
 //          `scored` is the number of keys of a head's blocks of P queries, summed: what keys_within gives (attention_common.hpp); `paced`
 //          the same with at least P for each block
 //          y     per head: v_tiles * rows vectors, (tile, row) order
@@ -38,6 +40,7 @@ namespace attnc {
 
 struct AttentionCall {
   int heads, kv_heads, heads_per_kv, rows, keys, scored, paced, qk_tiles, v_tiles, position, before, after;
+  int window, ring;
   int score_multiplier, score_shift, cap_multiplier, cap_shift, bias_heads, bias_rows, bias_shift, bias_channels;
   int output_multiplier, output_shift, low, high;
   // Counts that follow. Of a head: vectors of biases or factors of queries, factors of keys, biases; vectors of queries and of keys, scores
@@ -256,7 +259,10 @@ SCORE_HEADS:
         for (int j = 0; j < Q; ++j) {
 #pragma HLS UNROLL
           const int place = call.position + done_block * P + group * Q + j;
-          const bool allowed = MASKED == 0 || (place - call.before <= done_key && done_key <= place + call.after);
+          const bool reached = MASKED == 0 || (place - call.before <= done_key && done_key <= place + call.after);
+          // In a ring what lies behind the place of a query is older by the whole of it.
+          const int back = place - done_key, age = back < 0 ? back + call.ring : back;
+          const bool allowed = reached && (MASKED < 2 || age <= call.window);
           out.v[j] = attention_score<ScoreT, BiasT, Cap>(done[group][j], bias.v[j % B], allowed, call);
         }
         scores.write(out);

@@ -52,5 +52,5 @@ def decoder_facts(decoder: Decoder, program: Program) -> dict[str, Any]:
         "tokenizer": None if decoder.tokenizer is None else TOKENIZER,
         "tokens": {"file": TOKENS, "dtype": np.dtype(tokens.dtype).name},
         "positions": None if positions is None else {"file": POSITIONS, "dtype": positions.dtype.name},
-        "caches": {"offset": program.memory.caches.offset, "words": program.memory.caches.words},
+        "caches": {"offset": program.memory.caches.offset, "words": program.memory.caches.words, "rings": decoder.rings},
     }

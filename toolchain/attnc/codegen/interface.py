@@ -55,7 +55,7 @@ def arguments(program: Program) -> list[Argument]:
         memory = "weights" if kind in ("weights", "wideweights", "parameters") else "memory"
         depth = f"{memory}_beats" if beat > 1 else memory
         found.append(Argument(name, "pointer", memory, word_of(beat), program.bundles[name], kind in ("result", "wide"), depth))
-    before, behind = (["first"], REGISTERS) if program.positions else ([], ())
+    before, behind = (["first"], REGISTERS) if program.stated else ([], ())
     scalars = [Argument(name, "scalar") for name in (*before, "instructions", *behind)]
     return [*found, *scalars, Argument("status", "status")]
 

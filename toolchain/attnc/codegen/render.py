@@ -11,7 +11,6 @@ from typing import Any
 import jinja2
 
 from attnc.codegen.interface import IDENTITY, arguments, identity, word_of
-from attnc.kernels.call import REGISTERS
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.latency import READ_LATENCY
 from attnc.kernels.network import Fifo, Process
@@ -220,7 +219,8 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
         "tables": tables_of(kernels),
         "instruction_ints": program.instruction_ints,
         "fetch_ints": FETCH_INTS,
-        "registers": REGISTERS if program.positions else (),
+        "registers": program.registers,
+        "derived": program.derived,
         "patch_count": program.most_patches,
         "first_patch": program.places[-1],
         "patch_shift": PATCH_SHIFT,

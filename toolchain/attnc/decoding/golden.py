@@ -8,7 +8,7 @@ import numpy as np
 
 from attnc.arrays import Array
 from attnc.blas import one_thread
-from attnc.ir import Graph, Node
+from attnc.ir import Graph, GraphError, Held, Node
 from attnc.ops import operator
 
 
@@ -41,7 +41,7 @@ class GoldenDecoder:
         placed = operator(node).placed(node, position, rows)
         result: Array = operator(node).golden(placed, inputs, types, self.graph.type(node.output))[0]
         if output.held is not None:
-            self.caches[output.held.name][position : position + rows] = result
+            self.caches[output.held.name][_rows(output.held, position, rows)] = result
         return result
 
     def _operand(self, name: str, cached: bool, position: int, live: Mapping[str, Array]) -> Array:
@@ -50,5 +50,15 @@ class GoldenDecoder:
             array = self.graph.constants[name]
             return array if value.held is None else array[position : position + value.shape[0]]
         if value.held is not None and cached:
-            return self.caches[value.held.name][: position + value.shape[0]]
+            stop = position + value.shape[0]
+            rows = np.arange(max(stop - value.held.rows, 0), stop)
+            return self.caches[value.held.name][rows % value.held.rows]
         return live[name]
+
+
+def _rows(held: Held, position: int, rows: int) -> slice:
+    """Where a block of tokens lies. Hardware writes it in one go."""
+    first = position % held.rows
+    if first + rows > held.rows:
+        raise GraphError(f"{rows} tokens from {position} on go over the end of {held.name!r}, a ring of {held.rows} rows")
+    return slice(first, first + rows)

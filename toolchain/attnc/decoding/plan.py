@@ -16,7 +16,7 @@ from attnc.golden import run_golden
 from attnc.ir import Graph
 from attnc.model import Feed, Fetch, Model
 from attnc.passes.decoding import renamed, with_cache
-from attnc_host.manifest import DECODE, PREFILL
+from attnc_host.manifest import DECODE, PREFILL, block_fits
 
 DEFAULT_BLOCK = 32
 UNWRITTEN = 0xA5
@@ -40,6 +40,12 @@ class Decoder:
         """The device's input by entry."""
         name = self.sequence.graph.inputs[0]
         return {entry: renamed(entry, name) for entry in (PREFILL, DECODE)}
+
+    @property
+    def rings(self) -> list[int]:
+        """Rows of the caches that are rings."""
+        held = (value.held for value in self.model.graph.values.values())
+        return sorted({each.rows for each in held if each is not None and each.ring})
 
     def rows(self, ids: Array, position: int) -> Array:
         """What the device gets for tokens, [tokens, channels]."""
@@ -93,10 +99,10 @@ def check_runs(decoder: Decoder, ids: Array) -> list[Run]:
     rows = decoder.rows(ids, 0)
     name = decoder.sequence.graph.inputs[0]
     whole = next(iter(run_golden(decoder.sequence.graph, {name: rows[np.newaxis]}).values()))[0]
-    golden, position, runs = GoldenDecoder(graph), 0, list[Run]()
+    golden, position, runs, rings = GoldenDecoder(graph), 0, list[Run](), decoder.rings
     taken = block
     while position < length:
-        if taken > 0 and position + block <= length:
+        if taken > 0 and block_fits(position, block, length, rings):
             given = np.zeros((block, rows.shape[1]), rows.dtype)
             given[:taken] = rows[position : position + taken]
             golden.run(PREFILL, position, {decoder.inputs[PREFILL]: given})

@@ -20,8 +20,37 @@ EXPERT, START, ROWS = "expert", "start", "rows"
 """Registers that the accelerator sets for each entry of a queue of experts: the expert, its first row, and how many rows it has."""
 ENTRY = (EXPERT, START, ROWS)
 Moves = tuple[tuple[str, int], ...]
+"""By how much for each more in a register."""
 WALK = ("offset", "count_0", "count_1", "count_2", "count_3", "stride_0", "stride_1", "stride_2", "type", "runs", "vectors")
 """The integers of a walk."""
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A register that follows from the position p of a run, where a cache is a ring of fewer rows than a sequence has tokens: p modulo
+    `modulus`, or p up to `limit`; 0 is neither."""
+
+    name: str
+    modulus: int = 0
+    limit: int = 0
+
+    def at(self, position: int) -> int:
+        """What it holds."""
+        return position % self.modulus if self.modulus else min(position, self.limit)
+
+
+def place_in(rows: int) -> Derived:
+    """The row of a ring of so many that a token lies in."""
+    return Derived(f"place_in_{rows}", modulus=rows)
+
+
+def filled_to(limit: int) -> Derived:
+    """The tokens before a run, as far as there are rows for them."""
+    return Derived(f"filled_to_{limit}", limit=limit)
+
+
+def _grown(by: Moves, more: Mapping[str, int]) -> int:
+    return sum(each * more.get(register, 0) for register, each in by)
 
 
 @dataclass(frozen=True)
@@ -45,9 +74,8 @@ class Walk:
         """The same with so much more in the registers."""
         if not (self.moves or self.grows):
             return self
-        offset = self.offset + sum(words * more.get(register, 0) for register, words in self.moves)
-        counts = (*self.counts[:3], self.counts[3] + sum(count * more.get(register, 0) for register, count in self.grows))
-        return replace(self, offset=offset, counts=counts)
+        counts = (*self.counts[:3], self.counts[3] + _grown(self.grows, more))
+        return replace(self, offset=self.offset + _grown(self.moves, more), counts=counts)
 
     @cached_property
     def vectors(self) -> int:
@@ -107,7 +135,7 @@ class WeightGroups:
 class Call:
     """One run of a kernel: its walks (a per port, in order) and scalars (by name). A kernel with scalars `FILL` can be brought its
     operand beforehand, or find there what a run before had; `weights` are those that a run before may load for a kernel with scalars
-    `AHEAD`. For each more of the register `grown` scalars grow by `slopes`, and multiply-adds by `more_macs`."""
+    `AHEAD`. For each more of a register scalars grow by `slopes`, and multiply-adds by `more_macs`."""
 
     node: str
     kernel: KernelCall
@@ -115,20 +143,19 @@ class Call:
     scalars: Mapping[str, int]
     macs: int = 0
     weights: WeightGroups | None = None
-    slopes: Mapping[str, int] = field(default_factory=dict)
-    more_macs: int = 0
-    grown: str = POSITION
+    slopes: Mapping[str, Moves] = field(default_factory=dict)
+    more_macs: Moves = ()
 
     def __post_init__(self) -> None:
         assert self.scalars.keys() == set(self.kernel.scalars), (self.kernel.function, self.scalars)
 
     def at(self, more: Mapping[str, int]) -> Call:
         """The same with so much more in the registers."""
-        walks, grown = tuple(walk.at(more) for walk in self.walks), more.get(self.grown, 0)
+        walks = tuple(walk.at(more) for walk in self.walks)
         if all(new is old for new, old in zip(walks, self.walks, strict=True)) and not self.slopes:
             return self
-        scalars = {name: number + grown * self.slopes.get(name, 0) for name, number in self.scalars.items()}
-        return replace(self, walks=walks, scalars=scalars, macs=self.macs + grown * self.more_macs)
+        scalars = {name: number + _grown(self.slopes.get(name, ()), more) for name, number in self.scalars.items()}
+        return replace(self, walks=walks, scalars=scalars, macs=self.macs + _grown(self.more_macs, more))
 
     @cached_property
     def timing(self) -> Timing:

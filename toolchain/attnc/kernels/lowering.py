@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from attnc.ir import Graph, Node
-from attnc.kernels.call import EXPERT, POSITION, ROWS, START, Walk
+from attnc.kernels.call import EXPERT, POSITION, ROWS, START, Moves, Walk, place_in
 from attnc.kernels.design import AnyNumbers, Design, EngineDesign
 
 Make = Callable[[], bytes | Iterable[bytes]]
@@ -44,7 +44,7 @@ class Lowering:
         return value.shape[0] if value.held is None else value.held.rows
 
     def last(self, name: str) -> int:
-        """The last position that a value which is part of a larger matrix can begin at: the one that calls are stated for."""
+        """The last row that a value which is part of a larger matrix can begin at: the one that calls are stated for."""
         return self.height(name) - self.graph.value(name).shape[0]
 
     def words(self, name: str) -> int:
@@ -82,13 +82,17 @@ class Lowering:
         larger matrix; with `raw` vectors are words, as `walk` says."""
         size, zero = (1, 0) if raw else (self.bytes(name), self.zero_point(name))
         walk = Walk(self.offsets[name] + first * size, counts, strides, size, zero, name)
-        return walk if self.graph.value(name).held is None else self._placed(walk, self.last(name), self.bytes(name))
+        held = self.graph.value(name).held
+        if held is None:
+            return walk
+        register = place_in(held.rows).name if held.ring else POSITION
+        return self._placed(walk, self.last(name), self.bytes(name), register)
 
-    def whole(self, name: str, first: int, counts: tuple[int, int, int, int], strides: tuple[int, int, int]) -> Walk:
-        """A walk through the whole matrix that a value is a part of, from its row 0 to the last row of the value."""
+    def whole(self, name: str, first: int, counts: tuple[int, int, int, int], strides: tuple[int, int, int], grows: Moves) -> Walk:
+        """A walk through the whole matrix that a value is a part of, from its row 0 on, that `grows` with registers."""
         size = self.bytes(name)
         walk = Walk(self.offsets[name] + first * size, counts, strides, size, self.zero_point(name), name)
-        return walk if self.graph.value(name).held is None else replace(walk, grows=((POSITION, 1),))
+        return replace(walk, grows=grows)
 
     def packed(self, key: str, make: Make, words: int, first: int = 0, place: tuple[int, int] | None = None) -> Walk:
         """`words` words from word `first` on of the packed array `key` in the weight memory; `make` as for `payload`. `place`: the last
@@ -100,8 +104,8 @@ class Lowering:
         """As `packed`, of the expert that an entry of a queue is for: arrays of experts begin `apart` words behind each other."""
         return replace(self.packed(key, make, words), moves=((EXPERT, apart),))
 
-    def _placed(self, walk: Walk, position: int, words: int) -> Walk:
-        return replace(walk, offset=walk.offset + position * words, moves=((POSITION, words),))
+    def _placed(self, walk: Walk, row: int, words: int, register: str = POSITION) -> Walk:
+        return replace(walk, offset=walk.offset + row * words, moves=((register, words),))
 
     def engine(self, node: Node, kind: type[AnyNumbers]) -> EngineDesign[AnyNumbers]:
         """What the design says of the engine of a kernel that serves `node`."""

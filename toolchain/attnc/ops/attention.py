@@ -240,25 +240,30 @@ class Attention(Approximated):
         return AttentionNumbers
 
     def mixes(self, node: Node, length: int) -> str | None:
-        """Tokens look at those before them alone, and at all of these."""
+        """Tokens look at those before them alone."""
         mask = Mask.of(node, length, length)
         if mask.after or mask.offset:
             return "a token attends to later ones"
-        if mask.before < length - 1:
-            return "attention is limited to a window"
         return "attention has a bias" if len(node.inputs) > 3 or "bias_queries" in node.params else None
 
     def cached(self, node: Node) -> tuple[int, ...]:
         """Keys and values."""
         return 1, 2
 
-    def over_cache(self, node: Node, length: int) -> dict[str, Any]:
+    def cache_rows(self, node: Node, length: int, block: int) -> int:
+        """All tokens; or those that the queries of a block look at, in whole blocks."""
+        before = Mask.of(node, length, length).before
+        return min(length, block * math.ceil((before + block) / block))
+
+    def over_cache(self, node: Node, length: int, rows: int, block: int) -> dict[str, Any]:
         """Queries stand where the run does; one pass over keys would round them by where its blocks begin."""
-        return {**{key: value for key, value in node.attrs.items() if key != "offset"}, "cached": length, "passes": 2}
+        unlimited = Mask.of(node, length, length).before >= length - 1
+        kept = {key: value for key, value in node.attrs.items() if key != "offset" and not (key == "window" and unlimited)}
+        return {**kept, "cached": rows, "ring": block if rows < length else 0, "passes": 2}
 
     def placed(self, node: Node, position: int, rows: int) -> Node:
-        """Its operands are all keys and values up to the last query."""
-        return replace(node, attrs={key: value for key, value in node.attrs.items() if key != "cached"})
+        """Its operands are all keys and values up to the last query, or as many as the cache holds."""
+        return replace(node, attrs={key: value for key, value in node.attrs.items() if key not in ("cached", "ring")})
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """Calls of the kernel of one or of two passes."""

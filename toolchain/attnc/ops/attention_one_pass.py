@@ -81,7 +81,8 @@ def lower_one_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
         first, last = min(first_key // step, count - 1), min((stop_key - 1) // step, count - 1)
         keys = (sizes.keys if last + 1 == count else (last + 1) * step) - first * step
         scalars = {"heads": sizes.sharing, "keys": keys, "block_keys": block_keys, "key_step": step, "key_blocks": last + 1 - first}
-        scalars |= {"position": sizes.mask.offset + row - first * step, **shared_scalars(node, sizes, ctx, rows)}
+        scalars |= {"position": sizes.mask.offset + row - first * step, "before": sizes.mask.before, "after": sizes.mask.after}
+        scalars |= shared_scalars(node, sizes, ctx, rows)
         pairs = sizes.mask.blocks(row, rows, sizes.keys, engine.numbers.queries)
         macs = sizes.sharing * (sizes.head + sizes.value) * sum(n * (stop - start) for n, start, stop in pairs)
         for group in range(sizes.groups):

@@ -76,7 +76,7 @@ class Mask:
 class Sizes:
     """Groups, queries and keys per group, heads, channels per head, heads and rows of the table of biases (0 and 0 without one), the mask,
     how many channels make the bias where there is no table, and whether the keys are those of a cache (then `keys` are all that it has
-    place for, and the queries stand at its end)."""
+    place for, and the queries stand at its end). Where that is a ring, `ring` are the queries of the largest block."""
 
     groups: int
     queries: int
@@ -90,6 +90,7 @@ class Sizes:
     mask: Mask = Mask()
     channels: int = 0
     cached: bool = False
+    ring: int = 0
 
     @classmethod
     def of(cls, node: Node, shapes: Sequence[Shape]) -> Sizes:
@@ -101,8 +102,8 @@ class Sizes:
         queries, keys = q_rows // groups, attr.get("cached", k_rows // groups)
         channels = (q_channels // heads, v_channels // kv_heads)
         factors = node.params["bias_queries"].shape[-1] if "bias_queries" in node.params else 0
-        mask, cached = Mask.of(node, queries, keys), "cached" in attr
-        return cls(groups, queries, keys, heads, kv_heads, *channels, bias_heads, bias_rows, mask, factors, cached)
+        mask, cached, ring = Mask.of(node, queries, keys), "cached" in attr, attr.get("ring", 0)
+        return cls(groups, queries, keys, heads, kv_heads, *channels, bias_heads, bias_rows, mask, factors, cached, ring)
 
     @property
     def sharing(self) -> int:

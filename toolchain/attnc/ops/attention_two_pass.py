@@ -9,7 +9,7 @@ from attnc.arrays import Array
 from attnc.fixedpoint import matmul
 from attnc.ir import Node
 from attnc.kernels.attention import ATTENTION, ATTENTION_CHANNELS
-from attnc.kernels.call import NO_WALK, Call, Walk
+from attnc.kernels.call import NO_WALK, POSITION, Call, Moves, Walk, filled_to, place_in
 from attnc.kernels.design import AttentionNumbers, EngineDesign
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
@@ -19,7 +19,7 @@ from attnc.kernels.resources import Resources
 from attnc.kernels.storage import storage
 from attnc.ops.approximation import times
 from attnc.ops.attention_channels import channel_logic, channel_steps, factor_walk, per_step
-from attnc.ops.attention_sizes import SCORE_EXCLUDED, Sizes, query_blocks, weighted_bound, widths, widths_of
+from attnc.ops.attention_sizes import SCORE_EXCLUDED, UNLIMITED, Sizes, query_blocks, weighted_bound, widths, widths_of
 from attnc.ops.exponential import EXP2, exp2_negative, exp2_of
 from attnc.ops.reciprocal import DIVISIONS
 from attnc.ops.requantize import wide_products
@@ -50,6 +50,8 @@ def keys_of(sizes: Sizes, lanes: int, row: int, rows: int) -> tuple[int, int]:
 
 def lower_two_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
     """A call per block of queries; each serves all heads and groups."""
+    if sizes.cached:
+        return _over_cache(node, sizes, ctx)
     engine = ctx.engine(node, AttentionNumbers)
     lanes, blocks = engine.lanes, query_blocks(sizes.queries, engine)
     held = max(keys_of(sizes, lanes, *block)[1] for block in blocks)
@@ -64,20 +66,51 @@ def lower_two_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
         pairs = mask.blocks(row, rows, sizes.keys, engine.numbers.queries)
         scored = sum(stop - start for _, start, stop in pairs)
         paced = sum(max(stop - start, engine.numbers.queries) for _, start, stop in pairs)
-        slopes = {"keys": 1, "scored": len(pairs), "paced": len(pairs), "position": 1} if sizes.cached else {}
-        if slopes:  # at least so many at every position
-            paced = scored + len(pairs) * (engine.numbers.queries - 1)
         counts = {"keys": keys, "scored": scored, "paced": paced, "position": mask.offset + row - first}
+        looks = {"before": mask.before, "after": mask.after, "window": UNLIMITED, "ring": 0}
         macs = heads * (sizes.head + sizes.value)
         calls.append(
             Call(
                 node=node.name,
                 kernel=kernel,
                 walks=walks_of(node, sizes, ctx, (row, rows), (first, keys), span),
-                scalars=fixed | counts | shared_scalars(node, sizes, ctx, rows),
+                scalars=fixed | counts | looks | shared_scalars(node, sizes, ctx, rows),
                 macs=macs * sum(count * (stop - start) for count, start, stop in pairs),
-                slopes=slopes,
-                more_macs=macs * rows if slopes else 0,
+            )
+        )
+    return calls
+
+
+def _over_cache(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
+    """The same where keys lie in a cache: those up to the last query of a call. Of a ring it goes through all rows that were ever written,
+    in whatever order they lie there: neither maxima nor sums depend on it. A window leaves keys out by how far back they are, so that
+    every count follows from registers by a factor."""
+    engine, macs = ctx.engine(node, AttentionNumbers), sizes.heads * (sizes.head + sizes.value)
+    blocks, queries = query_blocks(sizes.queries, engine), engine.numbers.queries
+    kernel = kernel_of(node, sizes, engine, max(rows for _, rows in blocks), sizes.keys)
+    ring, calls = sizes.keys if sizes.ring else 0, []
+    place, length = (place_in(ring).name, filled_to(ring - sizes.ring).name) if ring else (POSITION, POSITION)
+    for row, rows in blocks:
+        keys, parts = ring or sizes.keys - sizes.queries + row + rows, math.ceil(rows / queries)
+        # What a block of a call's queries looks at ends with its last one, but in a ring.
+        ends = [min(queries, rows - at) + at - rows for at in range(0, rows, queries)]
+        scored = parts * keys + (0 if ring else sum(ends))
+        counts = {"keys": keys, "scored": scored, "position": sizes.keys - sizes.queries + row}
+        counts["paced"] = scored + parts * (queries - 1)  # at least so many at every position
+        calls.append(
+            Call(
+                node=node.name,
+                kernel=kernel,
+                walks=walks_of(node, sizes, ctx, (row, rows), (0, keys), (0, 1), ((length, 1),)),
+                scalars={
+                    **{"heads": sizes.heads, "kv_heads": sizes.kv_heads, "heads_per_kv": sizes.sharing},
+                    **{"before": UNLIMITED, "after": UNLIMITED if ring else 0, "window": sizes.mask.before, "ring": ring},
+                    **counts,
+                    **shared_scalars(node, sizes, ctx, rows),
+                },
+                macs=macs * rows * keys,
+                slopes={"position": ((place, 1),), "keys": ((length, 1),), **dict.fromkeys(("scored", "paced"), ((length, parts),))},
+                more_macs=((length, macs * rows),),
             )
         )
     return calls
@@ -108,15 +141,12 @@ def fast_division(sizes: Sizes, engine: EngineDesign[AttentionNumbers], groups: 
 
 
 def shared_scalars(node: Node, sizes: Sizes, ctx: Lowering, rows: int) -> dict[str, int]:
-    """Of a call of either kernel for so many queries: sizes, how far queries look, the factors of the accumulator, the cap, the bias and
-    the output."""
+    """Of a call of either kernel for so many queries: sizes, the factors of the accumulator, the cap, the bias and the output."""
     attr = node.attrs
     return {
         "rows": rows,
         "qk_tiles": sizes.head // ctx.design.lanes,
         "v_tiles": sizes.value // ctx.design.lanes,
-        "before": sizes.mask.before,
-        "after": sizes.mask.after,
         "score_multiplier": attr["score_multiplier"],
         "score_shift": attr["score_shift"],
         "cap_multiplier": attr.get("cap_multiplier", 0),
@@ -169,7 +199,7 @@ def kernel_of(node: Node, sizes: Sizes, engine: EngineDesign[AttentionNumbers], 
             ("ROWS_MAX", rows),
             *bias_sizes(sizes, engine.lanes, rows, groups),
             ("BIAS_BUFFERS", 2 if sizes.bias_heads > 1 else 1),
-            ("MASKED", int(sizes.mask.limited)),
+            ("MASKED", 2 if sizes.cached and sizes.mask.before < UNLIMITED else int(sizes.mask.limited)),
             ("FAST_DIVIDE", int(fast_division(sizes, engine, groups))),
             ("L", engine.lanes),
             ("P", engine.numbers.queries),
@@ -180,15 +210,22 @@ def kernel_of(node: Node, sizes: Sizes, engine: EngineDesign[AttentionNumbers], 
 
 
 def walks_of(
-    node: Node, sizes: Sizes, ctx: Lowering, queries: tuple[int, int], keys: tuple[int, int], span: tuple[int, int]
+    node: Node,
+    sizes: Sizes,
+    ctx: Lowering,
+    queries: tuple[int, int],
+    keys: tuple[int, int],
+    span: tuple[int, int],
+    grows: Moves = (),
 ) -> tuple[Walk, ...]:
     """q, k, v, bias, y for the (first, count) queries and keys of the (first, count) groups of `span`: group, tile of channels (so head
-    after head), row."""
+    after head), row. Keys of a cache grow with registers."""
 
     def grouped(name: str, per_group: int, first: int, count: int) -> Walk:
-        height, held = ctx.height(name), sizes.cached and name in (k, v)
-        counts = (1, span[1], ctx.tiles(name), count)
-        return (ctx.whole if held else ctx.through)(name, span[0] * per_group + first, counts, (0, per_group, height))
+        counts, strides = (1, span[1], ctx.tiles(name), count), (0, per_group, ctx.height(name))
+        if sizes.cached and name in (k, v):
+            return ctx.whole(name, first, counts, strides, grows)
+        return ctx.through(name, span[0] * per_group + first, counts, strides)
 
     q, k, v = node.inputs[:3]
     bias = NO_WALK

@@ -123,8 +123,13 @@ class Operator(ABC):
         """Operands of which a row needs those of all tokens before."""
         return ()
 
-    def over_cache(self, node: Node, length: int) -> dict[str, Any]:
-        """Attributes of a node whose rows are some of a sequence of `length` tokens, where `cached` operands are parts of a cache."""
+    def cache_rows(self, node: Node, length: int, block: int) -> int:
+        """Rows of the caches of `cached` operands that blocks of at most `block` of `length` tokens need."""
+        return length
+
+    def over_cache(self, node: Node, length: int, rows: int, block: int) -> dict[str, Any]:
+        """Attributes of a node whose rows are at most `block` of a sequence of `length` tokens, where `cached` operands are parts of a
+        cache of `rows`."""
         return node.attrs
 
     def placed(self, node: Node, position: int, rows: int) -> Node:

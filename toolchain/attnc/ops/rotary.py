@@ -129,7 +129,7 @@ class Rotary(Operator):
         acc[..., first], acc[..., second] = a * cos - b * sin, b * cos + a * sin
         return rescaled(node, acc.reshape(x.shape), output)
 
-    def over_cache(self, node: Node, length: int) -> dict[str, Any]:
+    def over_cache(self, node: Node, length: int, rows: int, block: int) -> dict[str, Any]:
         """The table has a row for every position."""
         return {**node.attrs, "positions": length}
 

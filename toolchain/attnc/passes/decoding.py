@@ -22,10 +22,13 @@ def with_cache(graph: Graph, length: int, block: int) -> Graph:
     """The graph of both entries; arrays are shared with `graph`. Names of `DECODE` are those of the graph."""
     for node in graph.nodes:
         _check(graph, node, length)
-    held = {node.inputs[index] for node in graph.nodes for index in operator(node).cached(node)}
-    result = Graph(graph.name)
-    _add(result, graph, PREFILL, block, length, held, _makers(graph, held))
-    _add(result, graph, DECODE, 1, length, held, graph.nodes)
+    held: dict[str, int] = {}
+    for node in graph.nodes:
+        for name in (node.inputs[index] for index in operator(node).cached(node)):
+            held[name] = max(held.get(name, 0), operator(node).cache_rows(node, length, block))
+    result = Graph(graph.name, length=length)
+    _add(result, graph, PREFILL, block, block, held, _makers(graph, {*held}))
+    _add(result, graph, DECODE, 1, block, held, graph.nodes)
     result.outputs = [*graph.outputs]
     return result
 
@@ -45,8 +48,9 @@ def _makers(graph: Graph, wanted: set[str]) -> list[Node]:
     return found[::-1]
 
 
-def _add(result: Graph, graph: Graph, entry: str, rows: int, length: int, held: set[str], nodes: list[Node]) -> None:
-    made = {node.output for node in nodes}
+def _add(result: Graph, graph: Graph, entry: str, rows: int, block: int, held: dict[str, int], nodes: list[Node]) -> None:
+    """The nodes of an entry; `held` are the rows of the caches."""
+    made, length = {node.output for node in nodes}, result.length
     read = [name for name in dict.fromkeys(name for node in nodes for name in node.inputs) if name not in made]
     names: dict[str, str] = {}
     for name in (*read, *(node.output for node in nodes)):
@@ -57,21 +61,24 @@ def _add(result: Graph, graph: Graph, entry: str, rows: int, length: int, held: 
             continue
         table = not alike and name in graph.constants
         shape = value.shape if alike else (rows, value.shape[1])
+        kept = held.get(name, length)
         result.values[names[name]] = replace(
-            value, name=names[name], shape=shape, held=Held(name, length) if table or name in held else None
+            value, name=names[name], shape=shape, held=Held(name, kept, kept < length) if table or name in held else None
         )
         if name in graph.constants:
             result.constants[names[name]] = graph.constants[name]
         elif name in graph.inputs:
             result.inputs.append(names[name])
     for node in nodes:
+        own = operator(node)
+        kept = max((held[node.inputs[index]] for index in own.cached(node)), default=length)
         result.nodes.append(
             replace(
                 node,
                 name=renamed(entry, node.name),
                 inputs=[names[name] for name in node.inputs],
                 output=names[node.output],
-                attrs=operator(node).over_cache(node, length),
+                attrs=own.over_cache(node, length, kept, block),
                 entry=entry,
                 like=node.packed,
             )

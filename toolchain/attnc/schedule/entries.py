@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attnc.schedule.cost import Estimate, estimate
@@ -19,11 +19,10 @@ def entry_cycles(program: Program, cost: Estimate) -> dict[str, int]:
     return found
 
 
-def by_position(program: Program, cost: Estimate, board: Board, positions: Sequence[int]) -> list[dict[str, Any]]:
-    """Estimates of every entry at positions, on the memories and ports of `cost`."""
+def by_position(program: Program, cost: Estimate, board: Board, positions: Sequence[Mapping[str, int]]) -> list[dict[str, Any]]:
+    """Estimates of the entries at positions, on the memories and ports of `cost`."""
     rows = []
-    for position in positions:
-        at = {entry: min(position, most) for entry, most in program.last.items()}
+    for at in positions:
         placed = program.at(at)
         for entry, cycles in entry_cycles(placed, estimate(placed, board, cost.clock_mhz, cost.places, cost.ports)).items():
             rows.append({"entry": entry, "position": at[entry], "cycles": cycles, "ms": round(cycles / cost.clock_mhz / 1000, 6)})

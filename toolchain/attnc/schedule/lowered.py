@@ -72,9 +72,9 @@ def lower(node: Node, ctx: Lowering) -> Link:
         return Link(node, tuple(operator(node).lower(node, ctx)))
     block = min(entry_rows(ctx.design), ctx.graph.value(node.output).shape[0])
     (call,) = operator(node).lower(node, replace(ctx, block=block))
-    slopes = {name: 1 for name in ROW_COUNTS if name in call.scalars}
+    slopes = {name: ((ROWS, 1),) for name in ROW_COUNTS if name in call.scalars}
     assert slopes and {call.scalars[name] for name in slopes} == {block}, (node.name, call.scalars)
-    return Link(node, (replace(call, slopes=slopes, more_macs=call.macs // block, grown=ROWS),))
+    return Link(node, (replace(call, slopes=slopes, more_macs=((ROWS, call.macs // block),)),))
 
 
 def entry_rows(design: Design) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnc.ir import Graph, GraphError
-from attnc.kernels.call import POSITION, REGISTERS, SESSION, Call
+from attnc.kernels.call import POSITION, REGISTERS, SESSION, Call, Derived, filled_to, place_in
 from attnc.kernels.design import Design
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.ports import SIDES
@@ -33,7 +33,8 @@ FETCH_INTS = 4
 
 
 class Patch(NamedTuple):
-    """An integer of a step that a register changes: its place, the register (of `REGISTERS`), and by how much for each more in it."""
+    """An integer of a step that a register changes: its place, the register (of `Program.registers`), and by how much for each more in
+    it."""
 
     place: int
     register: int
@@ -51,10 +52,12 @@ class Program:
     weight_words: int
     depths: Mapping[str, int] = field(default_factory=dict)
     """Of FIFOs by name, where they are not the usual ones (fifos.py)."""
-    positions: Mapping[str, int] = field(default_factory=dict)
-    """Of the entries of a graph with caches: the position that their instructions are stated for."""
+    stated: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Of the entries of a graph with caches: the registers that their instructions are stated for."""
     last: Mapping[str, int] = field(default_factory=dict)
-    """The last one of each."""
+    """The last position of each."""
+    derived: tuple[Derived, ...] = ()
+    """Registers that follow from the position."""
 
     @cached_property
     def instructions(self) -> tuple[Instruction, ...]:
@@ -127,11 +130,25 @@ class Program:
             found[step[0].entry] = range(found.get(step[0].entry, range(number, number)).start, number + 1)
         return found
 
-    def at(self, positions: Mapping[str, int]) -> Program:
-        """The same with instructions stated for other positions, by entry."""
-        more = {entry: {POSITION: position - self.positions[entry]} for entry, position in positions.items()}
+    @property
+    def registers(self) -> tuple[str, ...]:
+        """By name: those that come with a run, and those that follow from them."""
+        return (*REGISTERS, *(each.name for each in self.derived)) if self.stated else ()
+
+    def at(self, positions: Mapping[str, int], session: int = 0) -> Program:
+        """The same with instructions stated for other positions, by entry, and a session."""
+
+        def holds(position: int) -> dict[str, int]:
+            given = {**dict.fromkeys(REGISTERS, 0), POSITION: position, SESSION: session}
+            return given | {each.name: each.at(position) for each in self.derived}
+
+        return self.holding({entry: holds(position) for entry, position in positions.items()})
+
+    def holding(self, registers: Mapping[str, Mapping[str, int]]) -> Program:
+        """The same with instructions stated for other registers, by entry."""
+        more = {entry: {name: number - self.stated[entry][name] for name, number in own.items()} for entry, own in registers.items()}
         steps = tuple(tuple(one.at(more[one.entry]) if one.entry in more else one for one in step) for step in self.steps)
-        return replace(self, steps=steps, positions={**self.positions, **positions})
+        return replace(self, steps=steps, stated={**self.stated, **registers})
 
     @property
     def instruction_ints(self) -> int:
@@ -146,14 +163,14 @@ class Program:
     @cached_property
     def patches(self) -> list[list[Patch]]:
         """Of every step the integers that registers change."""
-        return patches(self) if self.positions else []
+        return patches(self) if self.stated else []
 
     def encode(self) -> npt.NDArray[np.int32]:
         """Steps as integers [steps, instruction_ints], filled up with zeros. The first integer of an instruction names its engine; where
         each engine has a place of its own, it says whether the engine works. Where there are registers, instructions are those for zeros
         in them, and end with their patches: which integer (and in the upper half which register), and how much for each more in it."""
         code = np.zeros((len(self.steps), self.instruction_ints), np.int32)
-        first = self.at(dict.fromkeys(self.positions, 0)) if self.positions else self
+        first = self.at(dict.fromkeys(self.stated, 0)) if self.stated else self
         code[:, : self.places[-1]] = first.plain()
         for row, found in zip(code, self.patches, strict=False):
             for number, (place, register, slope) in enumerate(found):
@@ -161,33 +178,31 @@ class Program:
                 row[at : at + 2] = place | register << PATCH_SHIFT, slope
         return code
 
-    def plain(self, session: int = 0) -> npt.NDArray[np.int32]:
+    def plain(self) -> npt.NDArray[np.int32]:
         """The integers of every step as it is stated, without patches."""
         code = np.zeros((len(self.steps), self.places[-1]), np.int32)
-        more = {SESSION: session}
         for row, step in zip(code, self.steps, strict=True):
             for instruction in step:
-                ints, at = (instruction.at(more) if session else instruction).encode(), self.places[instruction.engine.index]
+                ints, at = instruction.encode(), self.places[instruction.engine.index]
                 row[at : at + len(ints)] = [1, *ints[1:]] if self.design.parallel > 1 else ints
         return code
 
 
 def patches(program: Program) -> list[list[Patch]]:
-    """What registers change in a program's instructions: every integer is affine in them, which is checked at the first, second, middle and
-    last position of each entry, and for a session more."""
-    first = program.at(dict.fromkeys(program.positions, 0))
-    plain = first.plain().astype(np.int64)
-    slopes = {
-        POSITION: program.at(dict.fromkeys(program.positions, 1)).plain() - plain,
-        SESSION: first.plain(session=1) - plain,
-    }
+    """What registers change in a program's instructions: every integer is affine in them, which is checked in the middle and at the last
+    position of each entry, and for other sessions."""
+    zeros = dict.fromkeys(program.registers, 0)
+
+    def holding(registers: Mapping[str, int]) -> npt.NDArray[np.int64]:
+        return program.holding(dict.fromkeys(program.stated, registers)).plain().astype(np.int64)
+
+    plain = holding(zeros)
+    changes = [holding({**zeros, name: 1}) - plain for name in program.registers]
     for part in (1, 2):
-        positions = {entry: last * part // 2 for entry, last in program.last.items()}
-        by_step = np.array([positions[step[0].entry] for step in program.steps])[:, None]
-        found = program.at(positions).plain(session=part)
-        if (found != plain + by_step * slopes[POSITION] + part * slopes[SESSION]).any():
+        found = program.at({entry: last * part // 2 for entry, last in program.last.items()}, session=part)
+        held = np.array([[*found.stated[step[0].entry].values()] for step in program.steps])
+        if (found.plain() != plain + sum(held[:, [number]] * change for number, change in enumerate(changes))).any():
             raise GraphError("an integer of the program does not follow from the position by a factor")
-    changes = [slopes[name] for name in REGISTERS]
     return [
         [Patch(int(at), number, int(change[row, at])) for number, change in enumerate(changes) for at in change[row].nonzero()[0]]
         for row in range(len(program.steps))
@@ -246,14 +261,22 @@ def _program(
     parts = [weights_ahead(prefetch([[instructions[i] for i in step] for step in order])) for order in orders]
     engines, steps = _two_sided(engines, [step for part in parts for step in part])
     arrays = dict(pair for chain in chains for link in chain.links for call in link.calls for pair in weight_walks(call))
-    last = _last_positions(graph)
-    return Program(design, engines, steps, memory, sum(map(aligned, arrays.values())), positions=last, last=last)
+    last, derived, stated = _registers(graph)
+    return Program(design, engines, steps, memory, sum(map(aligned, arrays.values())), stated=stated, last=last, derived=derived)
 
 
-def _last_positions(graph: Graph) -> dict[str, int]:
-    """The last position of each entry of a graph with caches: the one that its calls are stated for."""
-    made = ((node.entry, graph.value(node.output)) for node in graph.nodes)
-    return {entry: value.held.rows - value.shape[0] for entry, value in made if value.held is not None}
+def _registers(graph: Graph) -> tuple[dict[str, int], tuple[Derived, ...], dict[str, dict[str, int]]]:
+    """Of each entry of a graph with caches the last position; what follows from it; and the registers that its calls are stated for: those
+    of the last position, and the last row of each ring."""
+    rows = {node.entry: graph.value(node.output).shape[0] for node in graph.nodes} if graph.length else {}
+    rings = sorted({value.held.rows for value in graph.values.values() if value.held is not None and value.held.ring})
+    places, block = [place_in(ring) for ring in rings], max(rows.values(), default=0)
+    fills = [filled_to(ring - block) for ring in rings]
+    last, stated = {entry: graph.length - count for entry, count in rows.items()}, {}
+    for entry, count in rows.items():
+        given = {**dict.fromkeys(REGISTERS, 0), POSITION: last[entry]}
+        stated[entry] = given | {each.name: each.modulus - count for each in places} | {each.name: each.limit for each in fills}
+    return last, (*places, *fills), stated
 
 
 def _order(

@@ -22,7 +22,7 @@ from attnc.verify.cosim import STYLES, CosimRun
 from attnc.verify.csim import CsimResult, compare_images, stored_vectors
 from attnc_host import manifest as manifests
 from attnc_host.csim import missing_tool
-from attnc_host.manifest import DECODE, PREFILL, Manifest
+from attnc_host.manifest import Manifest
 
 NOT_ASKED = "--no-check"
 LARGE = 500_000
@@ -75,9 +75,8 @@ def _later(simulator: Simulator, manifest: Manifest, depths_given: bool) -> dict
         return {}
     image = np.zeros(manifest.input_bytes, np.uint8)
     found: dict[str, list[dict[str, Any]]] = {style: [] for style in STYLES}
-    for name, tokens in ((PREFILL, decoder.block), (DECODE, 1)):
-        entry = decoder.entries[name]
-        for position in {min(place, decoder.length - tokens) for place in (decoder.length // 2, decoder.length - 1)}:
+    for name, entry in decoder.entries.items():
+        for position in {decoder.begins(name, place) for place in (decoder.length // 2, decoder.length - 1)}:
             setting = (entry.first, entry.instructions, position, 0)
             runs = in_styles(partial(simulator.entry, image=image, setting=setting))
             _refuse_deadlocks(simulator, runs, depths_given)
