@@ -19,10 +19,11 @@ from typing import Any
 
 from attnc_host import json_file
 from attnc_host import manifest as manifests
+from attnc_host.caches import RUNS
 from attnc_host.errors import AcceleratorError
 from attnc_host.fields import Fields
 from attnc_host.integrity import BLOCK, OWN, manifest_checksum, sha256
-from attnc_host.manifest import RUNS, Manifest
+from attnc_host.manifest import Manifest
 from attnc_host.registers import check_synthesized
 from attnc_host.version import __version__
 from attnc_host.wheel import KINDS

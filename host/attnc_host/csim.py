@@ -20,9 +20,10 @@ from typing import IO
 import numpy as np
 
 from attnc_host.boundary import Image
+from attnc_host.caches import SCALARS
 from attnc_host.errors import AcceleratorError
 from attnc_host.integrity import sha256
-from attnc_host.manifest import SCALARS, Manifest
+from attnc_host.manifest import Manifest
 from attnc_host.progress import Progress
 from attnc_host.signals import uninterrupted
 

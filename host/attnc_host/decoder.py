@@ -16,8 +16,9 @@ import numpy as np
 
 from attnc_host import boundary
 from attnc_host.boundary import Array, Image
+from attnc_host.caches import DECODE, PREFILL, SCALARS, Decoder, Entry
 from attnc_host.errors import AcceleratorError, InputError
-from attnc_host.manifest import DECODE, PREFILL, SCALARS, Decoder, Entry, Feed, Manifest
+from attnc_host.manifest import Feed, Manifest
 
 SAVED = 1
 """Version of a saved session."""

@@ -20,10 +20,11 @@ import numpy as np
 from attnc_host import boundary
 from attnc_host import registers as regs
 from attnc_host.boundary import Image
+from attnc_host.caches import DECODE
 from attnc_host.device import Device
 from attnc_host.errors import AcceleratorError, DeviceError
 from attnc_host.explain import explain, state
-from attnc_host.manifest import DECODE, Manifest
+from attnc_host.manifest import Manifest
 from attnc_host.store import Slot, Store
 from attnc_host.vectors import replay, stored
 

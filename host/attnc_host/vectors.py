@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from attnc_host.boundary import Image
+from attnc_host.caches import DECODE, RUNS, SCALARS
 from attnc_host.errors import AcceleratorError
-from attnc_host.manifest import DECODE, RUNS, SCALARS, Manifest
+from attnc_host.manifest import Manifest
 
 
 @dataclass(frozen=True)

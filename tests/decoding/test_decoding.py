@@ -17,12 +17,14 @@ from attnc.golden import run_golden
 from attnc.ir import GraphError
 from attnc.kernels.design import Design
 from attnc.ops import verify
-from attnc.schedule.program import Patch, Program, build_program
+from attnc.schedule.program import Program, build_program
+from attnc.schedule.registers import Patch
 from attnc.verify import golden_backend
 from attnc_host import Accelerator, AcceleratorError, InputError
 from attnc_host.archive import write_archive
+from attnc_host.caches import DECODE, PREFILL, block_fits
 from attnc_host.decoder import Sampling, decoder_of
-from attnc_host.manifest import DECODE, PREFILL, block_fits, load
+from attnc_host.manifest import load
 from decoding.decoders import VOCABULARY, write_decoder
 
 assert golden_backend  # registers "golden"

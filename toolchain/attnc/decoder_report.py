@@ -10,7 +10,7 @@ from attnc.schedule.cost import Estimate
 from attnc.schedule.devices import Board
 from attnc.schedule.entries import by_position
 from attnc.schedule.program import Program
-from attnc_host.manifest import DECODE, PREFILL, block_before
+from attnc_host.caches import DECODE, PREFILL, block_before
 
 
 def decoder_report(decoder: Decoder, runs: Sequence[Run], program: Program, cost: Estimate, board: Board) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from attnc.arrays import Array
 from attnc.decoding.plan import UNWRITTEN, Decoder, Run, settings
 from attnc.kernels.call import REGISTERS
 from attnc.schedule.program import Program
-from attnc_host.manifest import RUNS
+from attnc_host.caches import RUNS
 
 TOKENS, POSITIONS = "host/tokens.bin", "host/positions.bin"
 TOKENIZER = "host/tokenizer.json"

@@ -22,7 +22,8 @@ from attnc.schedule.cost import Estimate
 from attnc.schedule.engine import Engine
 from attnc.schedule.fifos import fifos
 from attnc.schedule.given import Style
-from attnc.schedule.program import FETCH_INTS, PATCH_SHIFT, Program
+from attnc.schedule.program import FETCH_INTS, Program
+from attnc.schedule.registers import PATCH_SHIFT
 from attnc.schedule.streams import Stream
 
 TOP = "attnc_top"

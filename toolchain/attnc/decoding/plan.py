@@ -16,7 +16,7 @@ from attnc.golden import run_golden
 from attnc.ir import Graph
 from attnc.model import Feed, Fetch, Model
 from attnc.passes.decoding import renamed, with_cache
-from attnc_host.manifest import DECODE, PREFILL, block_fits
+from attnc_host.caches import DECODE, PREFILL, block_fits
 
 DEFAULT_BLOCK = 32
 UNWRITTEN = 0xA5

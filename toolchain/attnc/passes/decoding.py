@@ -15,7 +15,7 @@ from dataclasses import replace
 from attnc.errors import UnsupportedError
 from attnc.ir import Graph, Held, Node, Value
 from attnc.ops import operator
-from attnc_host.manifest import DECODE, PREFILL
+from attnc_host.caches import DECODE, PREFILL
 
 
 def with_cache(graph: Graph, length: int, block: int) -> Graph:

@@ -7,13 +7,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from attnc.ir import Graph, GraphError
-from attnc.kernels.call import POSITION, REGISTERS, SESSION, Call, Derived, filled_to, place_in
+from attnc.kernels.call import POSITION, REGISTERS, SESSION, Call, Derived
 from attnc.kernels.design import Design
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.ports import SIDES
@@ -22,23 +22,13 @@ from attnc.schedule.engine import POINTERS, Engine, Instruction, Slot
 from attnc.schedule.lowered import Calls, least_cycles, lower, regions
 from attnc.schedule.memory import MemoryMap, WeightMemory, aligned, plan_memory, weight_walks
 from attnc.schedule.prefetch import prefetch, weights_ahead
+from attnc.schedule.registers import PATCH_SHIFT, Patch, registers_of
 from attnc.schedule.sharing import Operand, share
 from attnc.schedule.steps import Task, form_steps, tracks
 from attnc.schedule.traffic import check_traffic
 
-PATCH_SHIFT = 16
-"""Bits of the place of an integer in a patch."""
 FETCH_INTS = 4
 """Integers of the program that a read brings: as many bits as a memory port of the board has."""
-
-
-class Patch(NamedTuple):
-    """An integer of a step that a register changes: its place, the register (of `Program.registers`), and by how much for each more in
-    it."""
-
-    place: int
-    register: int
-    slope: int
 
 
 @dataclass(frozen=True)
@@ -261,22 +251,8 @@ def _program(
     parts = [weights_ahead(prefetch([[instructions[i] for i in step] for step in order])) for order in orders]
     engines, steps = _two_sided(engines, [step for part in parts for step in part])
     arrays = dict(pair for chain in chains for link in chain.links for call in link.calls for pair in weight_walks(call))
-    last, derived, stated = _registers(graph)
+    last, derived, stated = registers_of(graph)
     return Program(design, engines, steps, memory, sum(map(aligned, arrays.values())), stated=stated, last=last, derived=derived)
-
-
-def _registers(graph: Graph) -> tuple[dict[str, int], tuple[Derived, ...], dict[str, dict[str, int]]]:
-    """Of each entry of a graph with caches the last position; what follows from it; and the registers that its calls are stated for: those
-    of the last position, and the last row of each ring."""
-    rows = {node.entry: graph.value(node.output).shape[0] for node in graph.nodes} if graph.length else {}
-    rings = sorted({value.held.rows for value in graph.values.values() if value.held is not None and value.held.ring})
-    places, block = [place_in(ring) for ring in rings], max(rows.values(), default=0)
-    fills = [filled_to(ring - block) for ring in rings]
-    last, stated = {entry: graph.length - count for entry, count in rows.items()}, {}
-    for entry, count in rows.items():
-        given = {**dict.fromkeys(REGISTERS, 0), POSITION: last[entry]}
-        stated[entry] = given | {each.name: each.modulus - count for each in places} | {each.name: each.limit for each in fills}
-    return last, (*places, *fills), stated
 
 
 def _order(

@@ -1,0 +1,113 @@
+"""What the manifest of a decoder says: its entries, tables of tokens and caches, and where a block of tokens may begin."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attnc_host.fields import Fields
+
+SCALARS = ("first", "instructions", "position", "session")
+"""Registers of a run of a decoder, in the order in which `RUNS` has them for each run of the test bench."""
+RUNS = "runs.bin"
+ENTRIES = PREFILL, DECODE = "prefill", "decode"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A part of the program of a decoder: its instructions, and the input of the device that it takes."""
+
+    first: int
+    instructions: int
+    input: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of numbers in a file."""
+
+    file: Path
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Of a build that generates tokens. `tokens` has a row for each of `vocabulary` tokens: integers of the device, or float32 where a
+    row of `positions` is added. The entry `PREFILL` takes `block` tokens, `DECODE` one; sequences have at most `length`. Caches are
+    `cache_words` for each of `sessions`, from word `cache_offset` on; of windows of attention they are `rings` of so many rows, whose end
+    lies between two blocks."""
+
+    length: int
+    block: int
+    sessions: int
+    vocabulary: int
+    input: str
+    output: str
+    entries: dict[str, Entry]
+    tokenizer: Path | None
+    tokens: Table
+    positions: Table | None
+    cache_offset: int
+    cache_words: int
+    rings: tuple[int, ...] = ()
+
+    def takes_block(self, position: int) -> bool:
+        """Whether a block of tokens may begin at a position."""
+        return block_fits(position, self.block, self.length, self.rings)
+
+    def begins(self, entry: str, position: int) -> int:
+        """The last position up to one that an entry may begin at."""
+        return position if entry == DECODE else block_before(position, self.block, self.length, self.rings)
+
+
+def block_fits(position: int, block: int, length: int, rings: Collection[int]) -> bool:
+    """Whether a block of tokens from a position on fits a sequence of `length`, and no ring ends in it."""
+    return position + block <= length and all(position % ring + block <= ring for ring in rings)
+
+
+def block_before(position: int, block: int, length: int, rings: Collection[int]) -> int:
+    """The last position up to one that a block may begin at."""
+    return next(place for place in range(position, -1, -1) if block_fits(place, block, length, rings))
+
+
+def read_decoder(fields: Fields, words: int) -> Decoder:
+    """From a manifest; the memory has so many words."""
+    caches, entries = fields.child("caches"), fields.child("entries")
+
+    def entry(name: str) -> Entry:
+        own = entries.child(name)
+        return Entry(own.integer("first", 0), own.integer("instructions", 1), own.text("input"))
+
+    def table(name: str) -> Table:
+        own = fields.child(name)
+        return Table(own.path("file"), own.dtype("dtype"))
+
+    found = Decoder(
+        length=fields.integer("length", 2),
+        block=fields.integer("block", 1),
+        sessions=fields.integer("sessions", 1),
+        vocabulary=fields.integer("vocabulary", 1),
+        input=fields.text("input"),
+        output=fields.text("output"),
+        entries={name: entry(name) for name in ENTRIES},
+        tokenizer=fields.path("tokenizer", optional=True),
+        tokens=table("tokens"),
+        positions=table("positions") if fields.get("positions") is not None else None,
+        cache_offset=caches.integer("offset", 0),
+        cache_words=caches.integer("words", 1),
+        rings=_rings(caches),
+    )
+    if found.cache_offset + found.sessions * found.cache_words > words:
+        fields.fail("caches", f"caches that end at word {words} or before", found.cache_offset)
+    return found
+
+
+def _rings(caches: Fields) -> tuple[int, ...]:
+    found = caches.get("rings")
+    if not isinstance(found, list) or not all(type(rows) is int and rows > 0 for rows in found):
+        caches.fail("rings", "a list of numbers of rows", found)
+    return tuple(found)
