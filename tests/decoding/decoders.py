@@ -20,11 +20,12 @@ def write_decoder(
     positions: bool = False,
     vocabulary: int = VOCABULARY,
     windows: Sequence[int] = (),
+    slopes: Sequence[float] = (),
     **attention: float,
 ) -> Path:
     """A decoder with grouped queries. With `past`, keys and values come in and go out; with `mask` there is an input for it, which the
-    model does not need; with `positions` every position adds a row of its own. `windows`: how many tokens the first layers look at.
-    `attention` are attributes of its operator."""
+    model does not need; with `positions` every position adds a row of its own. `windows`: how many tokens the first layers look at;
+    `slopes`: of each head, by which scores fall with the distance of a key. `attention` are attributes of its operator."""
     rng = np.random.default_rng(0)
     nodes: list[onnx.NodeProto] = []
     weights: dict[str, np.ndarray] = {}
@@ -44,12 +45,15 @@ def write_decoder(
     if positions:
         weights["table"] = rng.standard_normal((64, WIDTH)).astype(np.float32)
         x = node("Add", [x, node("Gather", ["table", "position_ids"], "places")], "placed")
-    if windows:
+    if windows or slopes:
         weights |= {"zero": np.array(0), "one": np.array(1), "row": np.array([0]), "column": np.array([1])}
         count = node("Gather", [node("Shape", ["input_ids"], "shape"), "one"], "count", axis=0)
         places = node("Range", ["zero", count, "one"], "range")
         queries, keys = (node("Unsqueeze", [places, axis], f"{axis}s") for axis in ("column", "row"))
         back = node("Sub", [queries, keys], "back")
+    if slopes:
+        weights |= {"slopes": -np.array(slopes, np.float32)[:, None, None], "never": np.array(-np.inf, np.float32)}
+        falling = node("Mul", ["slopes", node("Cast", [back], "distance", to=TensorProto.FLOAT)], "falling")
     ends, starts = [], []
     for layer in range(LAYERS):
         at = f"layer{layer}"
@@ -62,10 +66,11 @@ def write_decoder(
         names = [f"past_key_values.{layer}.{kind}" for kind in ("key", "value")] if past else []
         outputs = [f"present.{layer}.{kind}" for kind in ("key", "value")] if past else []
         starts, ends = [*starts, *names], [*ends, *outputs]
-        limit = ""
+        limit = falling if slopes else ""
         if layer < len(windows):
             weights[f"{at}.window"] = np.array(windows[layer])
-            limit = node("Less", [back, f"{at}.window"], f"{at}.near")
+            near = node("Less", [back, f"{at}.window"], f"{at}.near")
+            limit = node("Where", [near, falling, "never"], f"{at}.limited") if slopes else near
         given = [q, k, v, *([limit, *names] if past or limit else [])]
         options = {"is_causal": 1, "q_num_heads": HEADS, "kv_num_heads": KV_HEADS, **attention}
         mixed = node("Attention", given, f"{at}.attention", *outputs, **options)

@@ -29,6 +29,7 @@ from decoding.decoders import VOCABULARY, write_decoder
 
 assert golden_backend  # registers "golden"
 LENGTH, BLOCK, SESSIONS = 12, 4, 2
+SLOPES = (0.5, 0.25, 0.125, 0.0625)
 
 
 def planned(path: Path, block: int | None = BLOCK, length: int = LENGTH) -> Decoder:
@@ -43,9 +44,9 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With positions, a past, a mask and a window in the file, and caches for two sessions, one layer's a ring."""
+    """With positions, a past, a mask, a bias and a window in the file, and caches for two sessions, one layer's a ring."""
     folder = tmp_path_factory.mktemp("decoder")
-    path = write_decoder(folder / "decoder.onnx", past=True, mask=True, positions=True, windows=(3,))
+    path = write_decoder(folder / "decoder.onnx", past=True, mask=True, positions=True, windows=(3,), slopes=SLOPES)
     return compile_model(path, CompileOptions(max_length=LENGTH, block=BLOCK, sessions=SESSIONS, output=folder / "build"))
 
 
@@ -77,10 +78,14 @@ def run_in_blocks(decoder: Decoder, seed: int) -> None:
             position += 1
 
 
-@pytest.mark.parametrize(("windows", "length", "rings"), [((5,), 24, [8]), ((5, 10), 40, [8, 16]), ((9,), 12, [])])
-def test_windows_have_rings(windows: tuple[int, ...], length: int, rings: list[int], tmp_path: Path) -> None:
-    """Beside layers that look at everything, those of a window; a ring where that is less than the sequence."""
-    found = planned(write_decoder(tmp_path / "decoder.onnx", windows=windows), length=length)
+@pytest.mark.parametrize(
+    ("windows", "length", "rings", "slopes"),
+    [((5,), 24, [8], SLOPES), ((5, 10), 40, [8, 16], ()), ((9,), 12, [], ()), ((), 12, [], SLOPES)],
+)
+def test_windows_have_rings(windows: tuple[int, ...], length: int, rings: list[int], slopes: tuple[float, ...], tmp_path: Path) -> None:
+    """Beside layers that look at everything, those of a window; a ring where that is less than the sequence. Biases that fall with the
+    distance of a key need no table."""
+    found = planned(write_decoder(tmp_path / "decoder.onnx", windows=windows, slopes=slopes), length=length)
     assert found.rings == rings
     held = {value.held.name: value.held.rows for value in found.model.graph.values.values() if value.held is not None}
     assert sorted(held.values()) == sorted([*rings, *rings, *[length] * (4 - 2 * len(rings))])
@@ -277,7 +282,13 @@ def test_what_decoders_are_not(build: Path) -> None:
             list(accelerator.generate([1], 1, sampling=Sampling(top_p=0.0)))
 
 
-@pytest.mark.parametrize("given", ["two inputs", "window", "not causal"])
+@pytest.mark.parametrize("slopes", [(-0.5,) * 4, (0.5, 0.25, -0.125, 0.0625)])
+def test_biases_that_rise_are_refused(slopes: tuple[float, ...], tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="not the distance of a key times a falling slope"):
+        planned(write_decoder(tmp_path / "decoder.onnx", slopes=slopes))
+
+
+@pytest.mark.parametrize("given", ["two inputs", "block", "not causal"])
 def test_models_that_cannot_be_decoded(given: str, tmp_path: Path) -> None:
     if given == "two inputs":
         import onnx

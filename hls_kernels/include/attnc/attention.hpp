@@ -108,7 +108,8 @@ BIAS_HEADS:
   }
 }
 
-// The same from factors of every head: rank-one terms summed over channels, PER_STEP at a time.
+// The same from factors of every head: rank-one terms summed over channels, PER_STEP at a time. Without channels the sum is how far a query
+// is behind a key, negative.
 template <class BiasT, int KEYS_MAX, int ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int, int L, int P, int Q, int B, int MASKED>
 void attention_bias(hls::stream<Word<L>>& factors, hls::stream<Vec<BiasT, B>>& biases, AttentionCall call) {
   typedef BiasChannels<CHANNELS_MAX, PER_STEP, L> Channels;
@@ -119,7 +120,8 @@ void attention_bias(hls::stream<Word<L>>& factors, hls::stream<Vec<BiasT, B>>& b
   static typename Channels::Factors k_factors[Channels::WORDS][KEYS_MAX];
 #pragma HLS AGGREGATE variable = k_factors
   const int words = (call.bias_channels + Channels::PER_WORD - 1) / Channels::PER_WORD;
-  const int channel_steps = (call.bias_channels + PER_STEP - 1) / PER_STEP;
+  const bool distance = call.bias_channels == 0;
+  const int channel_steps = distance ? 1 : (call.bias_channels + PER_STEP - 1) / PER_STEP;
   const int sweeps = call.bias_heads > 0 ? call.heads : 0;
 
 BIAS_HEADS:
@@ -169,7 +171,9 @@ BIAS_HEADS:
       for (int b = 0; b < B; ++b) {
 #pragma HLS UNROLL
         const typename Channels::Factors qs = q_factors[b][channel / Channels::PER_WORD][at.block * GROUPS + group];
-        const bias_sum_t<CHANNELS_MAX> products = Channels::products(qs, ks, channel % Channels::PER_WORD);
+        const int back = call.position + at.block * P + group * Q + b - at.key, age = back < 0 ? back + call.ring : back;
+        const bias_sum_t<CHANNELS_MAX> sum = Channels::products(qs, ks, channel % Channels::PER_WORD);
+        const bias_sum_t<CHANNELS_MAX> products = distance ? bias_sum_t<CHANNELS_MAX>(-age) : sum;
         acc[b] = step == 0 ? products : bias_sum_t<CHANNELS_MAX>(acc[b] + products);
         out.v[b] = BiasT(requantize<bias_sum_t<CHANNELS_MAX>>(acc[b], scale.multiplier, scale.shift, -BIAS_LIMIT, BIAS_LIMIT));
       }

@@ -248,7 +248,7 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
             "biased": lambda n: n.heads if n.bias_heads else 0,
             "bias_words": _factors("rows") if bias is CHANNELS else lambda n: up(n.keys, n.L) * n.bias_rows,
             "key_factor_words": _factors("keys") if bias is CHANNELS else lambda n: 0,
-            "bias_steps": lambda n: n.scored * n.groups * (up(n.bias_channels, n.PER_STEP) if bias is CHANNELS else 1),
+            "bias_steps": lambda n: n.scored * n.groups * (max(up(n.bias_channels, n.PER_STEP), 1) if bias is CHANNELS else 1),
             "q_words": lambda n: n.rows * n.qk_tiles,
             "k_words": lambda n: n.keys * n.qk_tiles,
             "v_words": lambda n: n.keys * n.v_tiles,

@@ -64,7 +64,7 @@ from attnc.ops.attention_bias import (
     quantize_bias,
     shift_of,
 )
-from attnc.ops.attention_channels import MIN_LANES, channel_table, check_factors
+from attnc.ops.attention_channels import MIN_LANES, channel_table, check_factors, counts_distance, distance_table
 from attnc.ops.attention_one_pass import ONE_PASS, SPARE, lower_one_pass, one_pass, one_pass_logic
 from attnc.ops.attention_sizes import (
     ACC_BITS,
@@ -215,6 +215,8 @@ class Attention(Approximated):
         exp2 = EXP2[attr["implementation"]].rom
         if sizes.channels:
             sizes, inputs = with_table(node, sizes, inputs, channel_table(node))
+        elif sizes.by_distance:
+            sizes, inputs = with_table(node, sizes, inputs, distance_table(node, sizes))
         result = np.empty(output_shape(sizes, inputs), output.dtype)
         for out, q, k, v, bias in heads_of(sizes, inputs, result):
             t = log2_scores(node, matmul(q, k.swapaxes(-1, -2), 1 << 2 * (qk_bits - 1), np.float64))
@@ -244,7 +246,9 @@ class Attention(Approximated):
         mask = Mask.of(node, length, length)
         if mask.after or mask.offset:
             return "a token attends to later ones"
-        return "attention has a bias" if len(node.inputs) > 3 or "bias_queries" in node.params else None
+        if len(node.inputs) > 3 or ("bias_queries" in node.params and not counts_distance(node, mask)):
+            return "attention has a bias that is not the distance of a key times a falling slope for each head (ALiBi)"
+        return None
 
     def cached(self, node: Node) -> tuple[int, ...]:
         """Keys and values."""
@@ -259,7 +263,8 @@ class Attention(Approximated):
         """Queries stand where the run does; one pass over keys would round them by where its blocks begin."""
         unlimited = Mask.of(node, length, length).before >= length - 1
         kept = {key: value for key, value in node.attrs.items() if key != "offset" and not (key == "window" and unlimited)}
-        return {**kept, "cached": rows, "ring": block if rows < length else 0, "passes": 2}
+        bias = {"by_distance": True} if "bias_queries" in node.params else {}
+        return {**kept, **bias, "cached": rows, "ring": block if rows < length else 0, "passes": 2}
 
     def placed(self, node: Node, position: int, rows: int) -> Node:
         """Its operands are all keys and values up to the last query, or as many as the cache holds."""
@@ -271,7 +276,7 @@ class Attention(Approximated):
         lanes = ctx.design.lanes
         if sizes.head % lanes or sizes.value % lanes:
             raise GraphError(f"node {node.name!r} (attention): {lanes} lanes must divide heads of {sizes.head} and {sizes.value} channels")
-        if sizes.channels and lanes < MIN_LANES:
+        if (sizes.channels or sizes.by_distance) and lanes < MIN_LANES:
             raise GraphError(f"node {node.name!r} (attention): a bias in channels needs at least {MIN_LANES} lanes, found {lanes}")
         return lower_one_pass(node, sizes, ctx) if passes_of(node, sizes) == 1 else lower_two_pass(node, sizes, ctx)
 
@@ -296,7 +301,7 @@ class Attention(Approximated):
 
 def with_table(node: Node, sizes: Sizes, inputs: Sequence[Array], table: Array) -> tuple[Sizes, list[Array]]:
     """Sizes and operands as if the bias that channels make were a table [BH*T, Tk] given to the node."""
-    heads = node.params["bias_queries"].shape[0]
+    heads = table.shape[0] // sizes.queries
     return replace(sizes, bias_heads=heads, bias_rows=sizes.queries), [*inputs, table[np.newaxis]]
 
 

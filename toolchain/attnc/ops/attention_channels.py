@@ -10,6 +10,8 @@ Error    half a unit from the requantize and 2**-17 of the bias from the multipl
 Memory   weights, in the order of use: per call and head the scale, the queries, then block after block the keys. Nodes with equal factors
          read the same words.
 Engine   attribute `bias_by` = "channels": the kernel takes words in place of vectors; a node of that kind without factors has no bias.
+Distance attribute `by_distance`: factors whose sum is how far a query is behind a key, negative; the kernel counts that itself, and reads
+         the scales alone.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.resources import Resources
 from attnc.ops.attention_bias import BIAS_LIMIT
-from attnc.ops.attention_sizes import Sizes
+from attnc.ops.attention_sizes import Mask, Sizes
 from attnc.ops.requantize import wide_products
 
 SUM_BITS = 31
@@ -43,6 +45,36 @@ def channel_table(node: Node) -> Array:
     acc = matmul(p["bias_queries"], p["bias_keys"].swapaxes(-1, -2), BIAS_LIMIT**2)
     multiplier, shift = (p[name][:, None, None] for name in ("bias_multiplier", "bias_product_shift"))
     return requantize(acc, multiplier, shift, -BIAS_LIMIT, BIAS_LIMIT).astype(np.int16).reshape(-1, acc.shape[-1])
+
+
+def distance_table(node: Node, sizes: Sizes) -> Array:
+    """The same where the kernel counts distances."""
+    places = sizes.mask.offset + np.arange(sizes.queries)
+    acc = (np.arange(sizes.keys) - places[:, None])[None]
+    multiplier, shift = (node.params[name][:, None, None] for name in ("bias_multiplier", "bias_product_shift"))
+    return requantize(acc, multiplier, shift, -BIAS_LIMIT, BIAS_LIMIT).astype(np.int16).reshape(-1, acc.shape[-1])
+
+
+def counts_distance(node: Node, mask: Mask) -> bool:
+    """Whether the factors of a node count how far a query is behind a key, wherever it may look at one."""
+    queries, keys = (node.params[name].astype(np.int64) for name in ("bias_queries", "bias_keys"))
+    made, count = queries @ keys.swapaxes(-1, -2), keys.shape[1]
+    allowed = mask.allowed(count, count)
+    right = made == np.arange(count) - np.arange(count)[:, None]
+    return bool(right.all() if allowed is None else right[:, allowed].all())
+
+
+def scale_walk(node: Node, ctx: Lowering, heads: int) -> Walk:
+    """The words of a call that counts distances: the scale of each head."""
+    lanes, shared = ctx.design.lanes, len(node.params["bias_multiplier"]) == 1
+    records = [_record(node, 0 if shared else head, lanes) for head in range(heads)]
+    return ctx.packed(f"bias.{node.attrs['bias_digest']}.{heads}.scales", lambda: b"".join(records), heads)
+
+
+def _record(node: Node, head: int, lanes: int) -> bytes:
+    """The scale of a head, a word."""
+    record = int(node.params["bias_multiplier"][head]) | int(node.params["bias_product_shift"][head]) << 24
+    return record.to_bytes(4, "little").ljust(lanes, b"\0")
 
 
 def check_factors(node: Node, sizes: Sizes) -> None:
@@ -102,18 +134,17 @@ def factor_walk(node: Node, ctx: Lowering, heads: range, queries: tuple[int, int
 def _head_words(node: Node, head: int, queries: tuple[int, int], key_blocks: list[tuple[int, int]], lanes: int) -> bytes:
     """The scale, the queries, the keys of one head."""
     p = node.params
-    record = int(p["bias_multiplier"][head]) | int(p["bias_product_shift"][head]) << 24
     rows = [p["bias_queries"][head, queries[0] : queries[0] + queries[1]]]
     rows += [p["bias_keys"][head, first : first + count] for first, count in key_blocks]
     factors = np.concatenate(rows)
     padded = np.zeros((len(factors), words_of(factors.shape[1], lanes) * lanes // CHANNEL_BYTES), "<i2")
     padded[:, : factors.shape[1]] = factors
-    return record.to_bytes(4, "little").ljust(lanes, b"\0") + padded.tobytes()
+    return _record(node, head, lanes) + padded.tobytes()
 
 
 def channel_logic(kernel: KernelCall, queries: int, keys_at_once: int = 1) -> Resources:
     """What channels take beside an engine without biases, for so many queries (and lanes of keys) at a time: for each pair a DSP per
-    channel and step and `wide_product` of the sum (31 to 37 bits), 140 LUTs of shifter, clamp and channel select."""
+    channel and step and `wide_product` of the sum (31 to 37 bits), 140 LUTs of shifter, clamp and channel select, 32 of a distance."""
     channels, step, columns = kernel.arg("CHANNELS_MAX"), kernel.arg("PER_STEP"), queries * keys_at_once
-    logic = Resources(lut=columns * (140 + 20 * step) + 400, ff=columns * (160 + 32 * step) + 500, dsp=columns * step)
+    logic = Resources(lut=columns * (172 + 20 * step) + 400, ff=columns * (160 + 32 * step) + 500, dsp=columns * step)
     return logic + wide_products(SUM_BITS + math.ceil(math.log2(channels)), columns)

@@ -76,7 +76,8 @@ class Mask:
 class Sizes:
     """Groups, queries and keys per group, heads, channels per head, heads and rows of the table of biases (0 and 0 without one), the mask,
     how many channels make the bias where there is no table, and whether the keys are those of a cache (then `keys` are all that it has
-    place for, and the queries stand at its end). Where that is a ring, `ring` are the queries of the largest block."""
+    place for, and the queries stand at its end). Where that is a ring, `ring` are the queries of the largest block.
+    `by_distance`: the kernel makes the bias from how far keys are."""
 
     groups: int
     queries: int
@@ -91,6 +92,7 @@ class Sizes:
     channels: int = 0
     cached: bool = False
     ring: int = 0
+    by_distance: bool = False
 
     @classmethod
     def of(cls, node: Node, shapes: Sequence[Shape]) -> Sizes:
@@ -101,9 +103,10 @@ class Sizes:
         bias_heads, bias_rows = (attr.get("bias_heads", 1), attr.get("bias_rows", 1)) if len(shapes) > 3 else (0, 0)
         queries, keys = q_rows // groups, attr.get("cached", k_rows // groups)
         channels = (q_channels // heads, v_channels // kv_heads)
-        factors = node.params["bias_queries"].shape[-1] if "bias_queries" in node.params else 0
+        distance = bool(attr.get("by_distance", False))
+        factors = node.params["bias_queries"].shape[-1] if "bias_queries" in node.params and not distance else 0
         mask, cached, ring = Mask.of(node, queries, keys), "cached" in attr, attr.get("ring", 0)
-        return cls(groups, queries, keys, heads, kv_heads, *channels, bias_heads, bias_rows, mask, factors, cached, ring)
+        return cls(groups, queries, keys, heads, kv_heads, *channels, bias_heads, bias_rows, mask, factors, cached, ring, distance)
 
     @property
     def sharing(self) -> int:

@@ -18,7 +18,7 @@ from attnc.kernels.ports import IntType, Table
 from attnc.kernels.resources import Resources
 from attnc.kernels.storage import storage
 from attnc.ops.approximation import times
-from attnc.ops.attention_channels import channel_logic, channel_steps, factor_walk, per_step
+from attnc.ops.attention_channels import channel_logic, channel_steps, factor_walk, per_step, scale_walk
 from attnc.ops.attention_sizes import SCORE_EXCLUDED, UNLIMITED, Sizes, query_blocks, weighted_bound, widths, widths_of
 from attnc.ops.exponential import EXP2, exp2_negative, exp2_of
 from attnc.ops.reciprocal import DIVISIONS
@@ -151,9 +151,9 @@ def shared_scalars(node: Node, sizes: Sizes, ctx: Lowering, rows: int) -> dict[s
         "score_shift": attr["score_shift"],
         "cap_multiplier": attr.get("cap_multiplier", 0),
         "cap_shift": attr.get("cap_shift", 0),
-        "bias_heads": sizes.heads if sizes.channels else sizes.bias_heads,
+        "bias_heads": sizes.heads if sizes.channels or sizes.by_distance else sizes.bias_heads,
         "bias_rows": min(sizes.bias_rows, rows),
-        "bias_shift": attr["bias_shift"] if sizes.bias_heads or sizes.channels else 0,
+        "bias_shift": attr["bias_shift"] if sizes.bias_heads or sizes.channels or sizes.by_distance else 0,
         "bias_channels": sizes.channels,
         "output_multiplier": attr["output_multiplier"],
         "output_shift": attr["output_shift"],
@@ -182,7 +182,7 @@ def types_and_tiles(node: Node, sizes: Sizes, lanes: int) -> tuple[tuple[str, In
 def bias_sizes(sizes: Sizes, lanes: int, rows: int, groups: int = 1) -> tuple[tuple[str, int], ...]:
     """The template arguments that say how a bias is made."""
     return (
-        ("BIAS_ROWS_MAX", rows if sizes.channels else max(1, min(sizes.bias_rows, rows))),
+        ("BIAS_ROWS_MAX", rows if sizes.channels or sizes.by_distance else max(1, min(sizes.bias_rows, rows))),
         ("CHANNELS_MAX", max(1, sizes.channels)),
         ("PER_STEP", per_step(sizes, lanes, groups)),
     )
@@ -231,6 +231,8 @@ def walks_of(
     bias = NO_WALK
     if sizes.channels:
         bias = factor_walk(node, ctx, range(sizes.heads), queries, [keys])
+    elif sizes.by_distance:
+        bias = scale_walk(node, ctx, sizes.heads)
     elif sizes.bias_heads:
         name = node.inputs[3]
         height, rows = ctx.graph.value(name).shape[0], min(sizes.bias_rows, queries[1])

@@ -115,6 +115,13 @@ def choose_biases(graph: Graph, wanted: str = "auto", target: float | None = Non
             del graph.constants[name], graph.values[name]
 
 
+def are_lines(graph: Graph, target: float | None = None) -> bool:
+    """Whether there are constant biases, and all of them grow evenly with the distance of a key, within `target`."""
+    parts = [_bias_of(graph, node) for node in constant_biases(graph)]
+    limit = ERROR_TARGET if target is None else target
+    return bool(parts) and all(fit_line(bias, mask, allowed, limit) is not None for mask, allowed, bias in parts)
+
+
 def constant_biases(graph: Graph) -> Iterator[Node]:
     """Attention whose bias is a constant table with a row per query."""
     for node in graph.nodes:

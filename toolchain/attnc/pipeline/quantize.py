@@ -33,6 +33,8 @@ VECTORS = 8
 def choose_attention_biases(state: State) -> None:
     """Constant biases as tables or as channels."""
     wanted = state.options.implementations.get(attention_bias.KIND, "auto")
+    if wanted == "auto" and state.options.max_length is not None and attention_bias.are_lines(state.graph, state.options.error_target):
+        wanted = "channels"  # the only one that does without a table of all positions
     attention_bias.choose_biases(state.graph, wanted, state.options.error_target)
 
 
