@@ -37,24 +37,34 @@ def mixture(experts: int, width: int, hidden: int, seed: int = 0, gated: bool = 
     return Mixture(Router(experts, **{"k": 2, **router}), made)
 
 
-def mixture_graph(found: Mixture, tokens: int, width: int, seed: int = 0, logits: bool = True, residual: bool = False) -> Graph:
+def mixture_graph(found: Mixture, tokens: int, width: int, logits: bool = True, residual: bool = False) -> Graph:
     """y = mixture(x), or x + that: float. With `logits` they are an input of their own, else a gate makes them of x."""
     builder = Builder("mixture")
-    graph, count = builder.graph, found.router.experts
-    graph.add_value("x", (tokens, width))
-    graph.inputs.append("x")
-    if logits:
-        graph.add_value("logits", (tokens, count))
-        graph.inputs.append("logits")
-        name = "logits"
-    else:
-        weight = np.random.default_rng(seed + 1).normal(0, 1 / np.sqrt(width), (count, width))
-        name = builder.node("linear", ["x"], (tokens, count), "logits", ("gate",), {}, {"weight": weight, "bias": np.zeros(count)}).name
-    made = add_mixture(builder, found, "x", name, ("mixture",))
-    output = builder.node("add", ["x", made.name], (tokens, width), "y", ("residual",)).name if residual else made.name
-    graph.outputs.append(output)
-    verify(graph)
-    return graph
+    _add(builder, "", found, tokens, width, logits, residual)
+    verify(builder.graph)
+    return builder.graph
+
+
+def mixtures_graph(several: list[tuple[Mixture, int]], width: int) -> Graph:
+    """Side by side, each with so many tokens: inputs x0, logits0, x1, ..."""
+    builder = Builder("mixtures")
+    for number, (found, tokens) in enumerate(several):
+        _add(builder, str(number), found, tokens, width, True, False)
+    verify(builder.graph)
+    return builder.graph
+
+
+def _add(builder: Builder, suffix: str, found: Mixture, tokens: int, width: int, logits: bool, residual: bool) -> None:
+    graph, count, x, name = builder.graph, found.router.experts, f"x{suffix}", f"logits{suffix}"
+    for value, channels in ((x, width), (name, count)):
+        if value == x or logits:
+            graph.add_value(value, (tokens, channels))
+            graph.inputs.append(value)
+    if not logits:
+        weight = np.random.default_rng(1).normal(0, 1 / np.sqrt(width), (count, width))
+        name = builder.node("linear", [x], (tokens, count), name, ("gate",), {}, {"weight": weight, "bias": np.zeros(count)}).name
+    made = add_mixture(builder, found, x, name, ("mixture",)).name
+    graph.outputs.append(builder.node("add", [x, made], (tokens, width), f"y{suffix}", ("residual",)).name if residual else made)
 
 
 def feeds_of(graph: Graph, samples: int, seed: int = 0) -> dict[str, Array]:

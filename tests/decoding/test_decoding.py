@@ -17,8 +17,9 @@ from attnc.golden import run_golden
 from attnc.ir import GraphError
 from attnc.kernels.design import Design
 from attnc.ops import verify
+from attnc.schedule.engine import Instruction
+from attnc.schedule.patches import Patch, patches
 from attnc.schedule.program import Program, build_program
-from attnc.schedule.registers import Patch
 from attnc.verify import golden_backend
 from attnc_host import Accelerator, AcceleratorError, InputError
 from attnc_host.archive import write_archive
@@ -144,18 +145,15 @@ def test_patches_make_the_program_of_any_position(program: Program) -> None:
 
 
 def test_an_integer_that_does_not_follow_is_seen(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    from attnc.schedule import program as module
+    real = Instruction.encode
 
-    real = Program.plain
+    def squared(self: Instruction) -> list[int]:
+        found = real(self)
+        return [*found[:-1], found[-1] + sum(walk.offset**2 for _, walk in self.walks if walk.moves)]
 
-    def squared(self: Program) -> np.ndarray:
-        code = real(self)
-        code[0, 0] += self.stated[DECODE]["position"] ** 2
-        return code
-
-    monkeypatch.setattr(Program, "plain", squared)
-    with pytest.raises(GraphError, match="does not follow from the position"):
-        module.patches(program)
+    monkeypatch.setattr(Instruction, "encode", squared)
+    with pytest.raises(GraphError, match="does not follow from a register"):
+        patches(program.as_stated)
 
 
 def test_cpp_generates_what_golden_does(build: Path) -> None:

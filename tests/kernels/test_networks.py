@@ -17,7 +17,7 @@ from attnc.codegen.render import write_sources
 from attnc.ir import Graph
 from attnc.kernels.design import Design
 from attnc.kernels.loops import LOOPS
-from attnc.kernels.memory import FETCH, FORWARD, TEE
+from attnc.kernels.memory import FETCH, FORWARD, QUEUE, TEE
 from attnc.kernels.network import Loop, Names, Process
 from attnc.kernels.networks import NETWORKS
 from attnc.kernels.ports import IntType
@@ -69,10 +69,10 @@ def loops_of_headers() -> dict[str, int]:
 
 
 def test_headers_have_the_loops_of_the_networks() -> None:
-    fetch = {f"{FETCH.function}.{loop.label}" for loop in FETCH.loops}
-    assert loops_of_headers() == {name: loop.ii for name, loop in LOOPS.items() if name not in fetch}
+    of_top = [(f"{process.function}.{loop.label}", loop) for process in (FETCH, QUEUE) for loop in process.loops]
+    assert loops_of_headers() == {name: loop.ii for name, loop in LOOPS.items() if name not in dict(of_top)}
     top = (data_path("templates") / "top.cpp.j2").read_text()
-    assert [LOOPS[f"{FETCH.function}.{label}"].ii for label, _ in LOOP.findall(top)] == [int(ii) for _, ii in LOOP.findall(top)] == [1, 1]
+    assert LOOP.findall(top) == [(loop.label, str(loop.ii)) for _, loop in of_top]
 
 
 def test_scalars_are_the_fields_of_the_structs_of_the_headers() -> None:

@@ -45,9 +45,9 @@ struct LinearCall {
   int rows, k_tiles, n_tiles, low, high, bits, unit_tiles, group_tiles, scales, x_bytes;
   int side, fill_rows, fill_tiles, fill_bytes, fill_side, fill_first;  // operand
   int w_side, w_ready, next_k_tiles;                                   // ahead
-  // Counts that follow: groups of PE channels (steps), units of k_tiles, cycles in which the weights of a group come, those of all groups,
-  // those in which one computes; vectors of the operand that comes; outputs, and the sums of a block and of the last one.
-  int all_steps, units, weights, computing, steps, fill, outputs, block_sums, last_sums;
+  // Counts that follow: groups of PE channels (steps), units of k_tiles, cycles in which the weights of a group come; vectors of the operand
+  // that comes; outputs, and the sums of a block and of the last one. Each grows with the rows by a factor.
+  int all_steps, units, weights, fill, outputs, block_sums, last_sums;
 };
 
 static constexpr int SETTLE = 4;  // cycles after which what a pipeline wrote to a buffer can be read; the pragmas repeat the number
@@ -187,7 +187,7 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>
   const int scale_slots = call.scales * SCALE_PARTS, weight_slots = call.weights;
   const int next_slots = PE / W_WORDS * call.next_k_tiles;
   const int products = call.x_bytes == 2 ? 2 * call.k_tiles : call.k_tiles;
-  const int row_slots = max_of(products, R * TILES);
+  const int row_slots = max_of(products, R * TILES), steps = int(UInt<16>((UInt<16>(call.rows) + (R - 1)) / R)) * row_slots;
   int done_rows = 0, done_row = 0, done_tile = 0;
   int x_slots = call.fill;
   int x_tile = 0, x_byte = 0, x_left = call.fill_rows, x_block = 0, x_bank = 0;
@@ -197,9 +197,9 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>
   // where this run needs it. What is written is read SETTLE cycles later at least.
   const int first_load = groups > 0 && call.w_ready == 0 ? weight_slots : 0;
   const int first_wait = max_of(first_load, call.fill_first != 0 ? x_slots : 0), first_trips = first_wait > 0 ? first_wait + SETTLE : 0;
-  const int group_load = record_slots + weight_slots, group_trips = max_of(group_load + SETTLE, call.steps);
-  const int last_load = record_slots + next_slots, last_trips = max_of(last_load, call.steps);
-  const int all_trips = first_trips + call.computing;
+  const int group_load = record_slots + weight_slots, group_trips = max_of(group_load + SETTLE, steps);
+  const int last_load = record_slots + next_slots, last_trips = max_of(last_load, steps);
+  const int all_trips = first_trips + (groups > 0 ? int(UInt<16>(groups - 1)) * group_trips + last_trips : 0);
   int group = first_trips > 0 ? -1 : 0, at = 0;
   int trips_left = first_trips > 0 ? first_trips : groups > 1 ? group_trips : last_trips;
   int load_slots = first_trips > 0 ? first_load : groups > 1 ? group_load : last_load;

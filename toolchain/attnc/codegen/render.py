@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 
 from attnc.codegen.interface import IDENTITY, arguments, identity, word_of
+from attnc.kernels.call import ENTRY
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.latency import READ_LATENCY
 from attnc.kernels.network import Fifo, Process
@@ -19,11 +20,12 @@ from attnc.kernels.storage import SHALLOW
 from attnc.resources import data_path
 from attnc.schedule.chains import store_port
 from attnc.schedule.cost import Estimate
-from attnc.schedule.engine import Engine
+from attnc.schedule.engine import POINTERS, Engine
 from attnc.schedule.fifos import fifos
 from attnc.schedule.given import Style
+from attnc.schedule.lowered import entry_rows
+from attnc.schedule.patches import PATCH_SHIFT
 from attnc.schedule.program import FETCH_INTS, Program
-from attnc.schedule.registers import PATCH_SHIFT
 from attnc.schedule.streams import Stream
 
 TOP = "attnc_top"
@@ -190,6 +192,23 @@ def tables_of(kernels: list[KernelCall]) -> list[Table]:
     return [found[name] for name in sorted(found)]
 
 
+def _queue(program: Program) -> dict[str, Any] | None:
+    """How queues of experts are read: through which pointer, with how many entries at most, and where an instruction says so."""
+    if not program.queues:
+        return None
+    pointer, beat = next((name, beat) for name, beat in program.pointers.items() if name.startswith(POINTERS["load"]))
+    entries = max(queue.entries for queue in program.queues.values())
+    return {
+        "memory": pointer,
+        "word": word_of(beat),
+        "beat": beat,
+        "entries": entries,
+        "rows": entry_rows(program.design),
+        "first": program.places[-1],
+        "registers": ENTRY,
+    }
+
+
 def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None = None, pipelines: Style = "flp") -> dict[str, Any]:
     """Names that the templates may use; all are integers or identifiers of attnc's own. Without `cost` the tools place the buffers."""
     kernels = [slot.kernel for engine in program.engines for slot in engine.slots]
@@ -220,11 +239,13 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
         "tables": tables_of(kernels),
         "instruction_ints": program.instruction_ints,
         "fetch_ints": FETCH_INTS,
-        "registers": program.registers,
+        "registers": [name for name in program.registers if name not in ENTRY],
+        "patched": program.registers,
         "derived": program.derived,
         "patch_count": program.most_patches,
-        "first_patch": program.places[-1],
+        "first_patch": program.first_patch,
         "patch_shift": PATCH_SHIFT,
+        "queue": _queue(program),
         # As hexadecimal of fixed width: the sources are as long for 24 layers as for 2.
         "depths": {
             "program": f"0x{len(program.steps) * program.instruction_ints // FETCH_INTS:08x}",

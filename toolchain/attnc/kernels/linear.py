@@ -191,7 +191,7 @@ LINEAR = Network(
         "block_sums": lambda n: n.rows * n.tiles if n.all_steps else 0,
         "last_sums": lambda n: n.block_sums,
     },
-    counts=("all_steps", "units", "weights", "computing", "steps", "fill", "outputs", "block_sums", "last_sums"),
+    counts=("all_steps", "units", "weights", "fill", "outputs", "block_sums", "last_sums"),
     beats={"w": "W_WORDS"},
     leaving=lambda n: n.rows * min(n.tiles, n.n_tiles),
     opening={"w": lambda n: (n.records + (0 if n.w_ready else n.weights)) * n.W_WORDS if n.all_steps else 0},

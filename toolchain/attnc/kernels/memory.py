@@ -59,5 +59,7 @@ FETCH = _mover(
     Loop("PATCH", READ + MULTIPLY + ADD + WRITE, runs=lambda n: ((1, n.more),) if n.more else ()),
 )
 """Brings the integers of the next instruction, and changes those that registers do; it stands beside the function of the accelerator."""
+QUEUE = _mover("read_queue", Loop("QUEUE", MEMORY + WRITE, runs=one(lambda n: n.count)))
+"""Brings the entries of a queue of experts; it stands beside the function of the accelerator."""
 
-MOVERS = (LOAD, TAKE_RUN, TAKE_RUN_WORDS, LOAD_WORDS, LOAD_WORDS_PAIR, STORE, FORWARD, TEE, FETCH)
+MOVERS = (LOAD, TAKE_RUN, TAKE_RUN_WORDS, LOAD_WORDS, LOAD_WORDS_PAIR, STORE, FORWARD, TEE, FETCH, QUEUE)

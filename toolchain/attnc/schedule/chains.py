@@ -68,6 +68,11 @@ class Link:
         return sum(call.macs for call in self.calls)
 
     @property
+    def part(self) -> tuple[str, str]:
+        """Of the program."""
+        return self.node.entry, self.node.each
+
+    @property
     def heavy(self) -> bool:
         """Whether its kernel has an array of multipliers."""
         return self.macs > 0
@@ -230,7 +235,7 @@ def _keep_operands(graph: Graph, chains: list[Chain]) -> None:
         if chain.heavy is None:
             continue
         first, before = chain.links[0], last.get(chain.heavy)
-        if before is not None and before.node.entry != first.node.entry:  # what ran before is not known
+        if before is not None and before.part != first.part:  # what ran before is not known
             before = None
         if first.heavy and before is not None and _holds(before, first):
             name = first.calls[0].walks[first_load(first.calls[0].kernel)].value
@@ -268,7 +273,7 @@ def _place(chains: list[Chain], made: dict[str, int], orders: dict[Key | None, O
         return None
     chain = chains[max(places)]
     fed, heavy = _fed(chain.links, link.calls), chain.heavy
-    if fed is None or (heavy is not None and link.heavy):
+    if fed is None or (heavy is not None and link.heavy) or chain.main.part != link.part:
         return None
     links = [*chain.links, replace(link, fed=fed)]
     return max(places) if orders.get(link.key if link.heavy else heavy, Order()).allows(links) else None

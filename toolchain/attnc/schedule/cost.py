@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from attnc.errors import FitError
 from attnc.kernels.resources import Memory, Resources
 from attnc.kernels.storage import fifo, memory_cost, usual_kind
-from attnc.schedule.cycles import CallCost, program_costs, rewired, wired, works
+from attnc.schedule.cycles import CallCost, folded, program_costs, rewired, wired, works
 from attnc.schedule.devices import CLASSES, Board
 from attnc.schedule.engine import Engine, Slot
 from attnc.schedule.fifos import usual_fifos
@@ -172,7 +172,7 @@ def estimate(
     calls = program_costs(program, steps, by_pointer, words_per_cycle)
     total, engines, buffers, kinds = taken or program_resources(program, board, places)
     macs = sum(slot.macs_per_cycle for engine in program.engines for slot in engine.slots)
-    return Estimate(tuple(calls), total, clock_mhz, engines, tuple(buffers), kinds, tags, words_per_cycle, macs)
+    return Estimate(tuple(folded(program, calls)), total, clock_mhz, engines, tuple(buffers), kinds, tags, words_per_cycle, macs)
 
 
 def check_memory(program: Program, board: Board) -> None:

@@ -14,6 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TypeVar
 
 from attnc.kernels.latency import READ_LATENCY, WRITE_RESPONSE
@@ -55,7 +56,7 @@ class CallCost:
 
 
 def works(program: Program) -> list[tuple[Work, ...]]:
-    """The work of every step. Layers are alike: instructions that take the same cycles share it."""
+    """The work of every step that runs. Layers are alike: instructions that take the same cycles share it."""
     known: dict[Hashable, Work] = {}
 
     def work(one: Instruction) -> Work:
@@ -63,7 +64,7 @@ def works(program: Program) -> list[tuple[Work, ...]]:
             known[one.likeness] = Work.of(one)
         return known[one.likeness]
 
-    return [tuple(work(one) for one in step) for step in program.steps]
+    return [tuple(work(one) for one in step) for _, step in program.runs]
 
 
 def assign_ports(program: Program, board: Board) -> dict[str, str]:
@@ -176,11 +177,52 @@ def _step_costs(step: Sequence[Work], ports: Mapping[str, str], words_per_cycle:
     return [longest if index == slowest else replace(call, hidden=slowest) for index, call in enumerate(alone)]
 
 
+def folded(program: Program, calls: Sequence[CallCost]) -> list[CallCost]:
+    """Costs of all instructions of a program, from those of each time that they run."""
+    if not program.queues:
+        return [*calls]
+    firsts = [0, *accumulate(len(step) for step in program.steps)]
+    found: list[list[CallCost]] = [[] for _ in range(firsts[-1])]
+    at = iter(calls)
+    for number, step in program.runs:
+        for place in range(firsts[number], firsts[number] + len(step)):
+            found[place].append(next(at))
+    result = []
+    for number, step in enumerate(program.steps):
+        members = found[firsts[number] : firsts[number] + len(step)]
+        # What is slowest most of the time accounts for the cycles of all.
+        main = max(range(len(step)), key=lambda index: sum(call.counted for call in members[index]))
+        waits = _opening(program, number)
+        for index, costs in enumerate(members):
+            cycles = [sum(c.counted for c in row) for row in zip(*members, strict=True)] if index == main else [c.cycles for c in costs]
+            result.append(_sum(costs, sum(cycles), None if index == main else firsts[number] + main, waits if index == main else 0))
+    return result
+
+
+def _sum(costs: Sequence[CallCost], cycles: int, hidden: int | None, waits: int) -> CallCost:
+    busy: Counter[str] = Counter()
+    bounds: Counter[str] = Counter()
+    for call in costs:
+        busy.update(call.busy)
+        bounds[call.bound] += call.cycles
+    start, words, macs = (sum(getattr(call, name) for call in costs) for name in ("start", "words", "macs"))
+    one, bound = costs[0], bounds.most_common(1)[0][0]
+    return CallCost(one.node, one.engine, cycles + waits, bound, start + waits, dict(busy), words, macs, hidden)
+
+
+def _opening(program: Program, number: int) -> int:
+    """Cycles behind a step in which the queue of those that follow is read, and then the first of these."""
+    if number not in program.openings:
+        return 0
+    entries = program.queues[program.openings[number][0]].entries
+    return 2 * READ_LATENCY + entries * 2 // program.design.beat + program.instruction_ints // FETCH_INTS + program.most_patches
+
+
 def program_costs(program: Program, steps: Sequence[tuple[Work, ...]], ports: Mapping[str, str], words_per_cycle: float) -> list[CallCost]:
     """Costs of all instructions of a program, with the `works` of its steps and `ports` by pointer."""
     known: dict[tuple[Work, ...], list[CallCost]] = {}
     calls: list[CallCost] = []
-    for step, alike in zip(program.steps, steps, strict=True):
+    for (_, step), alike in zip(program.runs, steps, strict=True):
         if alike not in known:
             known[alike] = _step_costs(alike, ports, words_per_cycle, program.instruction_ints)
         first = len(calls)

@@ -12,21 +12,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from attnc.ir import Graph, GraphError
+from attnc.ir import Graph
 from attnc.kernels.call import POSITION, REGISTERS, SESSION, Call, Derived
 from attnc.kernels.design import Design
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.ports import SIDES
 from attnc.schedule.chains import Chain, Key, Link, Order, engine_orders, first_load, form_chains, settle, whole_operands_first
 from attnc.schedule.engine import POINTERS, Engine, Instruction, Slot
-from attnc.schedule.lowered import Calls, least_cycles, lower, regions
+from attnc.schedule.lowered import Calls, entry_rows, least_cycles, lower, regions
 from attnc.schedule.memory import MemoryMap, WeightMemory, aligned, plan_memory, weight_walks
+from attnc.schedule.patches import PATCH_SHIFT, Patch, Stated, integers, patches
 from attnc.schedule.prefetch import prefetch, weights_ahead
-from attnc.schedule.registers import PATCH_SHIFT, Patch, registers_of
+from attnc.schedule.queues import Queue, Routing, openings, queues, unrolled
+from attnc.schedule.registers import registers_of
 from attnc.schedule.sharing import Operand, share
 from attnc.schedule.steps import Task, form_steps, tracks
+from attnc.schedule.touched import touched
 from attnc.schedule.traffic import check_traffic
 
+OPENING_INTS = 3
+"""Integers of a step that open a queue."""
 FETCH_INTS = 4
 """Integers of the program that a read brings: as many bits as a memory port of the board has."""
 
@@ -48,6 +53,10 @@ class Program:
     """The last position of each."""
     derived: tuple[Derived, ...] = ()
     """Registers that follow from the position."""
+    queues: Mapping[str, Queue] = field(default_factory=dict)
+    """Of experts."""
+    routing: Routing = field(default_factory=dict)
+    """What estimates are for."""
 
     @cached_property
     def instructions(self) -> tuple[Instruction, ...]:
@@ -122,8 +131,8 @@ class Program:
 
     @property
     def registers(self) -> tuple[str, ...]:
-        """By name: those that come with a run, and those that follow from them."""
-        return (*REGISTERS, *(each.name for each in self.derived)) if self.stated else ()
+        """By name, those of a run first."""
+        return self.as_stated.registers
 
     def at(self, positions: Mapping[str, int], session: int = 0) -> Program:
         """The same with instructions stated for other positions, by entry, and a session."""
@@ -140,63 +149,67 @@ class Program:
         steps = tuple(tuple(one.at(more[one.entry]) if one.entry in more else one for one in step) for step in self.steps)
         return replace(self, steps=steps, stated={**self.stated, **registers})
 
+    @cached_property
+    def runs(self) -> tuple[tuple[int, tuple[Instruction, ...]], ...]:
+        """Every step that runs, with its number: those of a queue once for each of its entries, as the routing has them."""
+        return tuple(unrolled(self.steps, self.queues, self.routing)) if self.queues else tuple(enumerate(self.steps))
+
+    @cached_property
+    def openings(self) -> dict[int, tuple[str, int]]:
+        """Steps behind which those of a queue begin, with the queue and how many there are."""
+        return openings(self.steps) if self.queues else {}
+
+    @property
+    def first_patch(self) -> int:
+        """Where in a step its patches begin: behind what opens a queue."""
+        return self.places[-1] + (OPENING_INTS if self.queues else 0)
+
     @property
     def instruction_ints(self) -> int:
         """Integers per step, the same for all, rounded up to 16."""
-        return 16 * math.ceil((self.places[-1] + 2 * self.most_patches) / 16)
+        return 16 * math.ceil((self.first_patch + 2 * self.most_patches) / 16)
 
     @cached_property
     def most_patches(self) -> int:
         """Integers of a step that registers change, at most."""
-        return max((len(found) for found in self.patches), default=0)
+        return max(map(len, self.patches)) if self.registers else 0
 
-    @cached_property
+    @property
     def patches(self) -> list[list[Patch]]:
         """Of every step the integers that registers change."""
-        return patches(self) if self.stated else []
+        return self._patched[1]
+
+    @cached_property
+    def _patched(self) -> tuple[npt.NDArray[np.int64], list[list[Patch]]]:
+        """The integers of every step where registers are 0, and what these change."""
+        return patches(self.as_stated)
+
+    @property
+    def as_stated(self) -> Stated:
+        """Its steps as they are stated."""
+        return Stated(self.steps, self.places, self.design.parallel > 1, self.stated, self.last, self.derived, self.queues)
 
     def encode(self) -> npt.NDArray[np.int32]:
         """Steps as integers [steps, instruction_ints], filled up with zeros. The first integer of an instruction names its engine; where
-        each engine has a place of its own, it says whether the engine works. Where there are registers, instructions are those for zeros
-        in them, and end with their patches: which integer (and in the upper half which register), and how much for each more in it."""
+        each engine has a place of its own, it says whether the engine works. Where there are queues, the next integers say of how many
+        steps the group is that begins behind this one, where its queue lies, and of how many entries that is at most. Where there are
+        registers, instructions are those for zeros in them, and end with their patches: which integer (and in the upper half which
+        register), and how much for each more in it."""
         code = np.zeros((len(self.steps), self.instruction_ints), np.int32)
-        first = self.at(dict.fromkeys(self.stated, 0)) if self.stated else self
-        code[:, : self.places[-1]] = first.plain()
-        for row, found in zip(code, self.patches, strict=False):
+        plain, changes = self._patched
+        code[:, : self.places[-1]] = plain
+        for number, (name, steps) in self.openings.items():
+            queue = self.queues[name]
+            code[number, self.places[-1] : self.first_patch] = steps, queue.offset, queue.entries
+        for row, found in zip(code, changes, strict=True):
             for number, (place, register, slope) in enumerate(found):
-                at = self.places[-1] + 2 * number
+                at = self.first_patch + 2 * number
                 row[at : at + 2] = place | register << PATCH_SHIFT, slope
         return code
 
-    def plain(self) -> npt.NDArray[np.int32]:
+    def plain(self) -> npt.NDArray[np.int64]:
         """The integers of every step as it is stated, without patches."""
-        code = np.zeros((len(self.steps), self.places[-1]), np.int32)
-        for row, step in zip(code, self.steps, strict=True):
-            for instruction in step:
-                ints, at = instruction.encode(), self.places[instruction.engine.index]
-                row[at : at + len(ints)] = [1, *ints[1:]] if self.design.parallel > 1 else ints
-        return code
-
-
-def patches(program: Program) -> list[list[Patch]]:
-    """What registers change in a program's instructions: every integer is affine in them, which is checked in the middle and at the last
-    position of each entry, and for other sessions."""
-    zeros = dict.fromkeys(program.registers, 0)
-
-    def holding(registers: Mapping[str, int]) -> npt.NDArray[np.int64]:
-        return program.holding(dict.fromkeys(program.stated, registers)).plain().astype(np.int64)
-
-    plain = holding(zeros)
-    changes = [holding({**zeros, name: 1}) - plain for name in program.registers]
-    for part in (1, 2):
-        found = program.at({entry: last * part // 2 for entry, last in program.last.items()}, session=part)
-        held = np.array([[*found.stated[step[0].entry].values()] for step in program.steps])
-        if (found.plain() != plain + sum(held[:, [number]] * change for number, change in enumerate(changes))).any():
-            raise GraphError("an integer of the program does not follow from the position by a factor")
-    return [
-        [Patch(int(at), number, int(change[row, at])) for number, change in enumerate(changes) for at in change[row].nonzero()[0]]
-        for row in range(len(program.steps))
-    ]
+        return integers(self.as_stated, [{}] * len(self.steps))
 
 
 def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes], object] | None) -> Program:
@@ -206,7 +219,8 @@ def build_program(graph: Graph, design: Design, write_weights: Callable[[bytes],
     weights, (words, offsets) = WeightMemory(design.lanes, write_weights), regions(graph, design)
     ctx = Lowering(graph, design, offsets, weights.place)
     program = _program(graph, design, words, offsets, [lower(node, ctx) for node in graph.nodes], placed=True)
-    check_traffic(graph, program.memory, program.steps)
+    steps = [step for _, step in unrolled(program.steps, program.queues, program.routing, apart=True)]
+    check_traffic(graph, program.memory, steps)
     return replace(program, weight_words=weights.words)
 
 
@@ -240,25 +254,26 @@ def _program(
     if design.beat > 1:
         engines = _widened(engines, instructions)
     engines = _shared(engines, instructions)
-    groups = [[*group] for _, group in itertools.groupby(range(len(instructions)), key=lambda index: instructions[index].entry)]
+    groups = [[*group] for _, group in itertools.groupby(range(len(instructions)), key=lambda index: instructions[index].chain.main.part)]
     orders = [_order(design, engines, instructions, group, list(offsets.values())) for group in groups]
     # From here on it is known what each engine runs after what.
-    memory = plan_memory(graph, words, _touched([[instructions[i] for i in step] for order in orders for step in order]), graph.sessions)
+    memory = plan_memory(graph, words, touched([[instructions[i] for i in step] for order in orders for step in order]), graph.sessions)
     if placed:
         chains = settle(chains, offsets, memory)
     instructions = _all_instructions(chains, [engines[engine.index] for engine in engine_of])
-    # What ran before an entry is not known: nothing is brought for it.
+    # What ran before an entry, or before steps that run again, is not known: nothing is brought for it.
     parts = [weights_ahead(prefetch([[instructions[i] for i in step] for step in order])) for order in orders]
     engines, steps = _two_sided(engines, [step for part in parts for step in part])
     arrays = dict(pair for chain in chains for link in chain.links for call in link.calls for pair in weight_walks(call))
     last, derived, stated = registers_of(graph)
-    return Program(design, engines, steps, memory, sum(map(aligned, arrays.values())), stated=stated, last=last, derived=derived)
+    total, found = sum(map(aligned, arrays.values())), queues(graph, memory, entry_rows(design))
+    return Program(design, engines, steps, memory, total, stated=stated, last=last, derived=derived, queues=found)
 
 
 def _order(
     design: Design, engines: Sequence[Engine], instructions: Sequence[Instruction], group: Sequence[int], starts: Sequence[int]
 ) -> list[tuple[int, ...]]:
-    """Indices of the instructions of each step, of those of an entry: those that run at the same time where the design says so, else one
+    """Indices of the instructions of each step, of those of a part: those that run at the same time where the design says so, else one
     after the other."""
     if design.parallel > 1:
         tasks = _tasks(engines, [instructions[index] for index in group])
@@ -290,21 +305,6 @@ def _tasks(engines: Sequence[Engine], instructions: Sequence[Instruction]) -> li
             last[heavy] = one.chain, []
         last[heavy][1].append(number)
     return tasks
-
-
-def _touched(steps: Sequence[Sequence[Instruction]]) -> list[tuple[set[str], list[str]]]:
-    """Values that the instructions of each step read, each for its own block of rows, and those that they store, or parts of. What is
-    stored on the way to an operand may be stored while the engine runs the instruction before."""
-    found = [
-        ({walk.value for one in step for walk in one.moves("load") if walk.vectors}, [name for one in step for name in one.chain.stores()])
-        for step in steps
-    ]
-    last: dict[int, int] = {}
-    for place, one in ((place, one) for place, step in enumerate(steps) for one in step):
-        if one.engine.index in last:
-            found[last[one.engine.index]][1].extend(one.chain.stores()[:-1])
-        last[one.engine.index] = place
-    return found
 
 
 def _engines(chains: Sequence[Chain], design: Design) -> tuple[tuple[Engine, ...], list[Engine]]:

@@ -1,23 +1,9 @@
-"""The registers of a program with caches, and what they change in its instructions."""
+"""The registers of a program with caches."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from attnc.ir import Graph
 from attnc.kernels.call import POSITION, REGISTERS, Derived, filled_to, place_in
-
-PATCH_SHIFT = 16
-"""Bits of the place of an integer in a patch."""
-
-
-class Patch(NamedTuple):
-    """An integer of a step that a register changes: its place, the register (of `Program.registers`), and by how much for each more in
-    it."""
-
-    place: int
-    register: int
-    slope: int
 
 
 def registers_of(graph: Graph) -> tuple[dict[str, int], tuple[Derived, ...], dict[str, dict[str, int]]]:

@@ -1,0 +1,89 @@
+"""What registers change in the instructions of a program: every integer is affine in them, which is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from attnc.ir import GraphError
+from attnc.kernels.call import ENTRY, EXPERT, POSITION, REGISTERS, ROWS, SESSION, START, Derived
+from attnc.schedule.queues import Queue, Step, each_of
+
+PATCH_SHIFT = 16
+"""Bits of the place of an integer in a patch."""
+
+
+class Patch(NamedTuple):
+    """An integer of a step that a register changes: its place, the register (of `Program.registers`), and by how much for each more in
+    it."""
+
+    place: int
+    register: int
+    slope: int
+
+
+@dataclass(frozen=True)
+class Stated:
+    """Steps as they are stated: where in a step the integers of each engine begin (then the end), whether each has its `own` place, and
+    what is in the registers of its entry of the graph (`held`); in those of an entry of a queue, expert 0 and a whole block of rows."""
+
+    steps: Sequence[Step]
+    places: Sequence[int]
+    own: bool
+    held: Mapping[str, Mapping[str, int]]
+    last: Mapping[str, int]
+    derived: Sequence[Derived]
+    queues: Mapping[str, Queue]
+
+    @property
+    def registers(self) -> tuple[str, ...]:
+        """By name: those that come with a run, those that follow from them, and those of an entry of a queue."""
+        given = (*REGISTERS, *(each.name for each in self.derived)) if self.held else ()
+        return (*given, *(ENTRY if self.queues else ()))
+
+
+def patches(stated: Stated) -> tuple[npt.NDArray[np.int64], list[list[Patch]]]:
+    """The integers of every step where all registers are 0, and what each changes. Checked in the middle and at the last position of each
+    entry of the graph, for other sessions and experts, and for as many rows as an entry of a queue may have."""
+    names = stated.registers
+    first = {**dict.fromkeys(names, 0), ROWS: 1}  # nothing is done with no rows
+    plain = integers(stated, [first] * len(stated.steps))
+    changes = [integers(stated, [{**first, name: first[name] + 1}] * len(stated.steps)) - plain for name in names]
+    for part in (1, 2):
+        settings = [_other(stated, step, part) for step in stated.steps]
+        more = np.array([[setting[name] - first[name] for name in names] for setting in settings], np.int64)
+        told = plain + sum(more[:, [number]] * change for number, change in enumerate(changes))
+        if (integers(stated, settings) != told).any():
+            raise GraphError("an integer of the program does not follow from a register by a factor")
+    if ROWS in names:
+        plain = plain - changes[names.index(ROWS)]
+    return plain, [
+        [Patch(int(at), number, int(change[row, at])) for number, change in enumerate(changes) for at in change[row].nonzero()[0]]
+        for row in range(len(stated.steps))
+    ]
+
+
+def _other(stated: Stated, step: Step, part: int) -> dict[str, int]:
+    """Another setting of all registers."""
+    position, each = stated.last.get(step[0].entry, 0) * part // 2, each_of(step)
+    rows = 1 + (stated.queues[each].block - 1) // 2 * part if each else 1
+    own = {POSITION: position, SESSION: part, EXPERT: part, START: 3 * part, ROWS: rows}
+    return own | {one.name: one.at(position) for one in stated.derived}
+
+
+def integers(stated: Stated, settings: Sequence[Mapping[str, int]]) -> npt.NDArray[np.int64]:
+    """The integers of every step, without patches, where registers hold what its setting says; others what steps are stated for."""
+    code = np.zeros((len(stated.steps), stated.places[-1]), np.int64)
+    for row, step, found in zip(code, stated.steps, settings, strict=True):
+        each = each_of(step)
+        held = {**stated.held.get(step[0].entry, {})}
+        held |= {EXPERT: 0, START: 0, ROWS: stated.queues[each].block} if each else {}
+        more = {register: found.get(register, value) - value for register, value in held.items()}
+        for instruction in step:
+            ints, at = instruction.at(more).encode(), stated.places[instruction.engine.index]
+            row[at : at + len(ints)] = [1, *ints[1:]] if stated.own else ints
+    return code
