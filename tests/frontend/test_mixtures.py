@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from graphs import Builder
+from onnx import TensorProto, helper
 
 from attnc.errors import ModelError, UnsupportedError
 from attnc.frontend import _prepare as prepare
@@ -315,3 +317,72 @@ def test_nan_in_a_weight(tmp_path: Path) -> None:
 def test_more_experts_for_a_token_than_there_are(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="needed a constant number of 1 to 4 experts for each token, found 5"):
         import_model(build(tmp_path, dense, parts(), lambda b, logits: softmax(b, logits, E + 1)))
+
+
+# ---- onnxruntime's own operators ----
+
+
+def operator(path: Path, op: str, operands: list[Any], own_weights: bool = False, **attributes: Any) -> Path:
+    """A model of one; the operands behind x and logits."""
+    b = Builder()
+    x = b("LayerNormalization", b.linear(b.input("x", [1, T, D]), D, D), np.ones(D), np.zeros(D))
+    logits = b("MatMul", b("Reshape", x, np.array([T, D])), 2 * b.rng.standard_normal((D, E)))
+    if own_weights:  # as DeepSeek V3 chooses
+        scores = b("Sigmoid", logits)
+        operands = [*operands, *[""] * (12 - len(operands)), scores]
+        logits = b("Add", scores, BIAS[:E])
+    y = b(op, x, logits, *operands, domain="com.microsoft", k=K, **attributes)
+    model = b.model(b("Reshape", b.linear(y, D, 3), np.array([-1, 3])))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info(model.graph.output[0].name, TensorProto.FLOAT, [None, None]))
+    onnx.save(model, path / "m.onnx")
+    return path / "m.onnx"
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_operator(tmp_path: Path, activation: str) -> None:
+    p = parts(gated=False, biased=True, activation=activation)
+    found = read(operator(tmp_path, "MoE", [p.up, p.up_bias, p.down, p.down_bias], activation_type=activation))
+    same(found, p)
+    assert not found.router.renormalise and not found.dense
+
+
+def test_operator_with_alternating_gates(tmp_path: Path) -> None:
+    p = parts()
+    assert p.gate is not None
+    both = np.stack([p.gate, p.up], 2).reshape(E, 2 * H, D)
+    attributes = {"activation_type": "swiglu", "swiglu_fusion": 1, "normalize_routing_weights": 1}
+    found = read(operator(tmp_path, "MoE", [both, "", p.down], **attributes))
+    same(found, p)
+    assert found.router.renormalise
+
+
+def test_swiglu_with_numbers_of_its_own_is_refused(tmp_path: Path) -> None:
+    p = parts()
+    path = operator(tmp_path, "MoE", [p.up, "", p.down], activation_type="swiglu", swiglu_fusion=1, activation_alpha=1.702)
+    with pytest.raises(UnsupportedError, match="activation_alpha 1.702"):
+        import_model(path)
+
+
+def packed(rng: np.random.Generator, n: int, k: int, bits: int, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bytes, scales and what they mean."""
+    q = rng.integers(0, 1 << bits, (E, n, k))
+    scale = rng.uniform(0.5, 1, (E, n, k // block) if block else (E, n)).astype(np.float32) * np.float32(2.0 / (1 << bits))
+    flat = (q[..., None] >> np.arange(bits) & 1).reshape(E, n, -1).astype(np.uint8)
+    real = (q - (1 << (bits - 1))) * (np.repeat(scale, block, 2) if block else scale[..., None])
+    return np.packbits(flat, axis=-1, bitorder="little"), scale, real.astype(np.float32)
+
+
+@pytest.mark.parametrize(("bits", "block", "own"), [(4, 0, False), (8, 0, True), (4, 4, False)])
+def test_operator_on_integers(tmp_path: Path, bits: int, block: int, own: bool) -> None:
+    """Weights are those of the file to the bit, and its integers are known."""
+    rng = np.random.default_rng(0)
+    (up, up_scale, real_up), (down, down_scale, real_down) = (packed(rng, *shape, bits, block) for shape in ((2 * H, D), (D, H)))
+    bias = rng.standard_normal((E, 2 * H)).astype(np.float32)
+    attributes = {"activation_type": "swiglu", "swiglu_fusion": 1, "expert_weight_bits": bits, **({"block_size": block} if block else {})}
+    path = operator(tmp_path, "QMoE", [up, up_scale, bias, down, down_scale], own, **attributes)
+    simplified, _, _, quantized = prepare(path, {})
+    (found,) = simplified.mixtures.values()
+    assert np.array_equal(found.experts.gate, real_up[:, ::2]) and np.array_equal(found.experts.up, real_up[:, 1::2])
+    assert np.array_equal(found.experts.down, real_down) and np.array_equal(found.experts.gate_bias, bias[:, ::2])
+    assert quantized is not None and [c.bits for c in quantized.constants.values()] == [bits] * 3
+    assert found.router.renormalise and (found.router.score == "sigmoid") == own and (found.router.selection_bias is not None) == own

@@ -12,7 +12,8 @@ import numpy as np
 from onnx import ModelProto, NodeProto, helper
 
 from attnc.fixedpoint import int_range
-from attnc.frontend.blocks import BLOCKED, BlockLowering
+from attnc.frontend.blocked_experts import ExpertsLowering
+from attnc.frontend.blocks import BLOCKED
 from attnc.frontend.integer_operators import with_pairs
 from attnc.frontend.load import QONNX_DOMAINS
 from attnc.frontend.lowering import BITS, check_scale, fail, visited
@@ -20,6 +21,7 @@ from attnc.frontend.qonnx import QonnxLowering
 from attnc.frontend.quantized_model import Quantized, QuantizedConstant
 from attnc.frontend.values import Array, Grid
 
+EXPERTS = "QMoE"
 PAIR = ("QuantizeLinear", "DequantizeLinear")
 
 
@@ -29,7 +31,7 @@ def lower_quantization(model: ModelProto) -> Quantized | None:
     nodes = list(model.graph.node)
     if not found.dialects and any(node.op_type in PAIR for node in nodes):
         found.dialects.append("ONNX QDQ")
-    if not found.dialects and not any(node.op_type in BLOCKED or node.domain in QONNX_DOMAINS for node in nodes):
+    if not found.dialects and not any(node.op_type in (*BLOCKED, EXPERTS) or node.domain in QONNX_DOMAINS for node in nodes):
         return None
     lowering = _Lowering(model, found)
     for node in nodes:
@@ -37,7 +39,7 @@ def lower_quantization(model: ModelProto) -> Quantized | None:
     return lowering.finish()
 
 
-class _Lowering(QonnxLowering, BlockLowering):
+class _Lowering(QonnxLowering, ExpertsLowering):
     """What each node means, and the operators of ONNX itself."""
 
     def visit(self, node: NodeProto) -> None:
@@ -50,6 +52,9 @@ class _Lowering(QonnxLowering, BlockLowering):
         elif node.op_type in BLOCKED:
             self.dialect("weights in blocks")
             self.blocked(node)
+        elif node.op_type == EXPERTS:
+            self.dialect("experts of integers")
+            self.experts(node)
         elif node.op_type == "QuantizeLinear":
             self._quantize(node)
         elif node.op_type == "DequantizeLinear":

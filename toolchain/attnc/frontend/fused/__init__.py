@@ -12,7 +12,7 @@ from collections.abc import Callable
 from onnx import ModelProto, NodeProto
 
 from attnc.errors import UnsupportedError
-from attnc.frontend.fused import attention, blocked, normalization, pointwise, rotary
+from attnc.frontend.fused import attention, blocked, experts, normalization, pointwise, rotary
 from attnc.frontend.fused.spelling import Spelling, UnknownShape
 from attnc.frontend.load import MICROSOFT, NCHWC, ONNX_DOMAINS, all_nodes
 from attnc.frontend.simplify import TensorInfo, fold, infer
@@ -25,7 +25,7 @@ OPERATORS: dict[str, Callable[[Spelling], None]] = {
     "SimplifiedLayerNormalization": normalization.simplified, "SkipLayerNormalization": normalization.skip,
     "SkipSimplifiedLayerNormalization": normalization.skip_simplified, "EmbedLayerNormalization": normalization.embed,
     "RotaryEmbedding": rotary.rotary_embedding, "Attention": attention.attention,
-    "MultiHeadAttention": attention.multi_head_attention, "GroupQueryAttention": attention.group_query_attention,
+    "MoE": experts.mixture, "MultiHeadAttention": attention.multi_head_attention, "GroupQueryAttention": attention.group_query_attention,
 }  # fmt: skip
 IN_BLOCKS = {"Conv": blocked.conv, "ReorderInput": blocked.reorder_input, "ReorderOutput": blocked.reorder_output}
 LAYER_NORMALIZATION_OPSET = 17

@@ -22,8 +22,13 @@ def gelu(s: Spelling) -> None:
 def fast_gelu(s: Spelling) -> None:
     """GELU by tanh, of a sum where there is a bias."""
     x = s.sum(s.given(0), s.given(1))
+    s.result(0, tanh_gelu(s, x))
+
+
+def tanh_gelu(s: Spelling, x: str) -> str:
+    """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2."""
     inner = s("Mul", s("Add", x, s("Mul", s("Mul", s("Mul", x, x), x), 0.044715)), math.sqrt(2 / math.pi))
-    s.result(0, s("Mul", s("Mul", x, s("Add", s("Tanh", inner), 1.0)), 0.5))
+    return s("Mul", s("Mul", x, s("Add", s("Tanh", inner), 1.0)), 0.5)
 
 
 def quick_gelu(s: Spelling) -> None:

@@ -72,10 +72,15 @@ class Spelling:
 
     def __call__(self, op: str, *operands: str | float | Array, **attributes: Any) -> str:
         """The name of what a new node makes."""
+        return self.several(1, op, *operands, **attributes)[0]
+
+    def several(self, count: int, op: str, *operands: str | float | Array, **attributes: Any) -> list[str]:
+        """The names of the first `count` tensors that a new node makes."""
         names = [operand if isinstance(operand, str) else self.constant(operand) for operand in operands]
         label = f"{self.node.name}::{op}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, names, [label], name=label, **attributes))
-        return label
+        made = [label, *(f"{label}_{number}" for number in range(1, count))]
+        self.nodes.append(helper.make_node(op, names, made, name=label, **attributes))
+        return made
 
     def constant(self, value: float | Array) -> str:
         """A constant; of float32 if it is no array."""
