@@ -23,7 +23,7 @@ class ExpertsLowering(BlockLowering):
 
     def experts(self, node: NodeProto) -> None:
         """The gate of a fused SwiGLU becomes a weight of its own, so that each matrix has its scales. The weights of the experts of a token
-        are divided by their sum, whatever the attribute says, as onnxruntime on CPUs does."""
+        are divided by their sum, whatever the attribute says, unless they come from the router itself, as onnxruntime on CPUs does."""
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         self._check(node, attributes)
         given = [*node.input, *[""] * (ROUTER_WEIGHTS + 1 - len(node.input))]
@@ -38,9 +38,10 @@ class ExpertsLowering(BlockLowering):
             operands += self._product(node, attributes, 3, slice(None))
         if given[ROUTER_WEIGHTS]:
             operands += [*[""] * (ROUTER_WEIGHTS - len(operands)), given[ROUTER_WEIGHTS]]
+        again = attributes.get("normalize_routing_weights", 0) if given[ROUTER_WEIGHTS] else 1
         kept = {key: attributes[key] for key in ("k", "activation_type", "activation_alpha", "activation_beta", "swiglu_limit")
                 if key in attributes}  # fmt: skip
-        made = helper.make_node("MoE", operands, node.output, name=node.name, domain=MICROSOFT, normalize_routing_weights=1, **kept)
+        made = helper.make_node("MoE", operands, node.output, name=node.name, domain=MICROSOFT, normalize_routing_weights=again, **kept)
         self.other(made)
 
     @staticmethod

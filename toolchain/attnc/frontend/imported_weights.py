@@ -7,6 +7,7 @@ divides the row into integers: one of the file's scales, or, where a constant wa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -59,6 +60,24 @@ def impose_weight(node: Node, found: Quantized) -> None:
     })  # fmt: skip
 
 
+def impose_experts(node: Node, found: Quantized) -> None:
+    """Integers and scales of the layers of all experts, which are multiplied as int8 with a scale per channel."""
+    experts, n, k = node.params["weight"].shape
+    rows = replace(node, params={"weight": node.params["weight"].reshape(-1, k)}, attrs={})
+    impose_weight(rows, found)
+    if "weight_q" not in rows.params:
+        return
+    if rows.attrs["group_size"]:
+        size = rows.attrs["group_size"]
+        found.weights.pop()
+        found.changed.append(f"{node.name}: its experts have a scale for every {size} weights; they are quantized again, with one per channel")
+        return
+    found.weights[-1]["format"] = "int8"
+    node.params |= {name: rows.params[name].reshape(experts, n, *rows.params[name].shape[1:])
+                    for name in ("weight_q", "weight_unit", "weight_multiplier")}  # fmt: skip
+    node.attrs.update({**rows.attrs, "weights": "int8"})
+
+
 def _why(candidates: Sequence[QuantizedConstant]) -> str:
     """What keeps a layer from the integers of the file."""
     low, high = min(int(c.q.min()) for c in candidates), max(int(c.q.max()) for c in candidates)
@@ -69,7 +88,7 @@ def _why(candidates: Sequence[QuantizedConstant]) -> str:
 
 def group_size(candidates: Sequence[QuantizedConstant], k: int) -> int:
     """Weights of the k of a row that share a scale: 0 for all of them."""
-    blocks = [constant.block for constant in candidates if constant.block and constant.block < k]
+    blocks = [constant.block for constant in candidates if 0 < constant.block < min(k, constant.q.shape[constant.axis])]
     fitting = [size for size in GROUP_SIZES if all(block % size == 0 for block in blocks)]
     return max(fitting) if blocks and fitting else 0
 

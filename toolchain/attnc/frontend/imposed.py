@@ -15,7 +15,7 @@ from onnx import NodeProto
 
 from attnc.frontend.builder import LayoutError
 from attnc.frontend.context import MASKED, Context
-from attnc.frontend.imported_weights import TOLERANCE, impose_weight
+from attnc.frontend.imported_weights import TOLERANCE, impose_experts, impose_weight
 from attnc.frontend.quantized_model import Quantized, weight_names, written
 from attnc.frontend.values import Const, Grid, ScoreRows, Scores, Unary, Value, View, merge
 from attnc.ir import Graph, Node, TensorType
@@ -126,6 +126,8 @@ def finish(graph: Graph, found: Quantized) -> None:
             imposed = graph.value(node.inputs[0]).imposed
             if imposed is not None and imposed.bits > 8:
                 node.attrs["wide_input"] = True
+        elif node.op == "experts":
+            impose_experts(node, found)
     _impose_constants(graph, found)
 
 

@@ -17,7 +17,7 @@ from attnc.frontend.load import MICROSOFT, QONNX_DOMAINS
 from attnc.frontend.quantized_model import PASSING, Quantized, QuantizedConstant
 from attnc.frontend.values import Array
 
-PRODUCTS = {"MatMul", "Gemm", "Conv", "Einsum", "Attention", "FusedMatMul", "FusedGemm", "TransposeMatMul", "GemmFastGelu"}
+PRODUCTS = {"MatMul", "Gemm", "Conv", "Einsum", "Attention", "FusedMatMul", "FusedGemm", "TransposeMatMul", "GemmFastGelu", "MoE"}
 BITS = {f"{sign}int{bits}": bits for bits in (2, 4, 8, 16) for sign in ("", "u")}
 
 

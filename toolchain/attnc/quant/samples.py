@@ -134,6 +134,10 @@ def session(proto: onnx.ModelProto, what: str) -> onnxruntime.InferenceSession:
             raise ModelError(f"onnxruntime cannot load {what}: {one_line(error)}") from error
 
 
+OVERWRITING = ("MoE", "QMoE")
+"""Operators of onnxruntime 1.31 that may write their result over an operand which they still read; over an output they do not."""
+
+
 class FloatModel:
     """The ONNX model in float: by onnxruntime, or by ONNX's reference implementation where onnxruntime lacks an operator. `proto` loses
     its dead nodes."""
@@ -141,6 +145,8 @@ class FloatModel:
     def __init__(self, proto: onnx.ModelProto) -> None:
         drop_dead_nodes(proto)
         self.outputs = [output.name for output in proto.graph.output]
+        read_only = dict.fromkeys(node.input[0] for node in proto.graph.node if node.op_type in OVERWRITING)
+        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in read_only if name not in self.outputs)
         self._run: Callable[..., Any]
         try:
             self._run, self.name = session(proto, "the model").run, "onnxruntime"
