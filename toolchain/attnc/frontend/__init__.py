@@ -11,6 +11,7 @@ import onnx
 from attnc.errors import AttncError, ModelError, UnsupportedError
 from attnc.frontend import imposed
 from attnc.frontend.advice import advised
+from attnc.frontend.choices import spread_choices
 from attnc.frontend.cleanup import drop_unused, fold_constants, unique_names
 from attnc.frontend.columns import ColumnSelections
 from attnc.frontend.fused import spell_out
@@ -152,6 +153,7 @@ def _prepare(
     model, refused = spell_out(model, str(path))
     simplified = simplify(model, str(path))
     simplified.refused = refused
+    simplified = spread_choices(simplified, str(path))
     find_softmax(simplified)
     find_mixtures(simplified)
     return simplified, specs, declared, quantized

@@ -70,7 +70,9 @@ def impose_experts(node: Node, found: Quantized) -> None:
     if rows.attrs["group_size"]:
         size = rows.attrs["group_size"]
         found.weights.pop()
-        found.changed.append(f"{node.name}: its experts have a scale for every {size} weights; they are quantized again, with one per channel")
+        found.changed.append(
+            f"{node.name}: its experts have a scale for every {size} weights; they are quantized again, with one per channel"
+        )
         return
     found.weights[-1]["format"] = "int8"
     node.params |= {name: rows.params[name].reshape(experts, n, *rows.params[name].shape[1:])

@@ -1,7 +1,7 @@
 """Mixtures of experts in one operator: the experts' weights are picked for each token, and multiplied in batches.
 
-What comes out is read as any other mixture. The operator compares softmaxes; where it has weights of the router's own (the last operand that
-is read), the first are compared alone.
+What comes out is read as any other mixture. The operator compares softmaxes; where it has weights of the router's own (the last operand
+that is read), the first are compared alone.
 """
 
 from __future__ import annotations

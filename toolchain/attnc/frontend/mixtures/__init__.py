@@ -13,8 +13,9 @@ from attnc.errors import ModelError
 from attnc.frontend.mixture import Mixture
 from attnc.frontend.mixtures import experts, router
 from attnc.frontend.mixtures.matrices import FIRST, SECOND, Matrices, read
-from attnc.frontend.mixtures.region import CHOOSING, Region, Wiring, regions
+from attnc.frontend.mixtures.region import CHOOSING, Region, regions
 from attnc.frontend.simplify import Simplified
+from attnc.frontend.wiring import Wiring
 
 OPERATOR = "MixtureOfExperts"
 """What stands for one: operands x and logits."""

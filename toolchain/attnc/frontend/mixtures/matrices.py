@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from attnc.frontend.mixtures.region import PAIRS, PRODUCTS, Region
+from attnc.frontend.mixtures.region import PAIRS, Region
 from attnc.frontend.values import Array
+from attnc.frontend.wiring import PRODUCTS
 
 FIRST, SECOND = 1, 2
 MOVING = {

@@ -17,52 +17,15 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from attnc.frontend.load import live_nodes
-from attnc.frontend.simplify import Simplified
 from attnc.frontend.values import Array
+from attnc.frontend.wiring import PRODUCTS, Wiring
 
 CHOOSING = ("TopK", "ArgMax")
 """A router compares by one of these."""
 SCORES = ("Softmax", "Sigmoid", "LogSoftmax")
-PRODUCTS = ("MatMul", "Gemm", "Einsum")
 PAIRS = ("QuantizeLinear", "DequantizeLinear")
 MOST_ENDS = 12
 """So many tensors that all logits go through are looked at for the sum over experts."""
-
-
-class Wiring:
-    """Who makes and who reads a tensor, of the live nodes of a graph."""
-
-    def __init__(self, simplified: Simplified) -> None:
-        self.simplified = simplified
-        self.nodes = live_nodes(simplified.model.graph, simplified.outputs)
-        self.order = {id(node): number for number, node in enumerate(self.nodes)}
-        self.producer = {name: node for node in self.nodes for name in node.output if name}
-        self.readers: dict[str, list[NodeProto]] = {}
-        for node in self.nodes:
-            for name in dict.fromkeys(filter(None, node.input)):
-                self.readers.setdefault(name, []).append(node)
-        self.varies = {value.name for value in simplified.model.graph.input}
-        for node in self.nodes:
-            if any(name in self.varies for name in node.input):
-                self.varies.update(filter(None, node.output))
-
-    def shape(self, name: str) -> tuple[int, ...] | None:
-        """Static shape, if inference knows it."""
-        found = self.simplified.info.get(name)
-        return None if found is None else found.shape
-
-    def varying(self, node: NodeProto) -> list[str]:
-        """Operands that depend on an input of the model."""
-        return [name for name in dict.fromkeys(node.input) if name in self.varies]
-
-    def cone(self, start: str) -> set[str]:
-        """Tensors that depend on `start`, which is one of them."""
-        found = {start}
-        for node in self.nodes:
-            if any(name in found for name in node.input):
-                found.update(filter(None, node.output))
-        return found
 
 
 @dataclass
@@ -190,7 +153,7 @@ def _between(wiring: Wiring, anchor: NodeProto, logits: str, out: str, routed: s
     tokens, experts = math.prod(shape[:-1]), shape[-1]
     if out_shape is None or not out_shape or math.prod(out_shape) % tokens or math.prod(out_shape[:-1]) != tokens:
         return None
-    before = _ancestors(wiring, logits)
+    before = wiring.ancestors(logits)
     frontier, products = {out}, 0
     taken: dict[int, NodeProto] = {}
     while frontier:
@@ -212,17 +175,6 @@ def _between(wiring: Wiring, anchor: NodeProto, logits: str, out: str, routed: s
         for name in constants:  # constants that were not folded, as those that grow
             taken.update((id(made), made) for made in _makers(wiring, name))
     return None
-
-
-def _ancestors(wiring: Wiring, name: str) -> set[str]:
-    """What a tensor depends on."""
-    found, stack = set(), [name]
-    while stack:
-        node = wiring.producer.get(stack.pop())
-        new = [] if node is None else [operand for operand in node.input if operand and operand not in found]
-        found.update(new)
-        stack += new
-    return found
 
 
 def _makers(wiring: Wiring, name: str) -> Iterator[NodeProto]:
