@@ -14,7 +14,7 @@ import numpy as np
 from attnc_host import archive, backends, boundary
 from attnc_host.backends import Backend
 from attnc_host.boundary import Array, HostGraphs, Image
-from attnc_host.decoder import Session
+from attnc_host.decoder import Contents, Session
 from attnc_host.errors import InputError
 from attnc_host.manifest import Manifest
 from attnc_host.samples import Samples
@@ -37,6 +37,7 @@ class Accelerator:
         self._held.callback(backend.close)
         self._turn = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
+        self._caches: dict[int, Contents] = {}
 
     @classmethod
     def open(
@@ -53,8 +54,9 @@ class Accelerator:
             return found
 
     def session(self, number: int = 0) -> Session:
-        """A sequence of tokens on a build that generates them, in the caches of that number; it begins anew."""
-        return Session(self.manifest, self._in_turn, number)
+        """A sequence of tokens on a build that generates them, in the caches of that number; it begins anew, but works on no
+        beginning again that caches hold."""
+        return Session(self.manifest, self._in_turn, number, self._caches)
 
     def generate(self, ids: Sequence[int], max_new_tokens: int, **options: Any) -> Iterator[int]:
         """Tokens that follow `ids`, as they come; options as those of `Session.generate`."""

@@ -13,6 +13,8 @@ from attnc_host.fields import Fields
 
 SCALARS = ("first", "instructions", "position", "session")
 """Registers of a run of a decoder, in the order in which `RUNS` has them for each run of the test bench."""
+COPY = -1
+"""In place of the first instruction: no run, but `session` gets the caches of the session that stands for the position."""
 RUNS = "runs.bin"
 ENTRIES = PREFILL, DECODE = "prefill", "decode"
 
@@ -58,6 +60,11 @@ class Decoder:
     def takes_block(self, position: int) -> bool:
         """Whether a block of tokens may begin at a position."""
         return block_fits(position, self.block, self.length, self.rings)
+
+    def holds(self, end: int, count: int) -> bool:
+        """Whether caches that were written up to token `end` serve whoever goes on behind the first `count`: of a ring the earliest may be
+        written over."""
+        return not count or all(end <= max(ring, count + self.block) for ring in self.rings)
 
     def begins(self, entry: str, position: int) -> int:
         """The last position up to one that an entry may begin at."""

@@ -1,7 +1,8 @@
 """Sequences of tokens on an accelerator that generates them: prompts in blocks, then token by token, over the caches of a session.
 
 A session is its tokens: what the caches hold follows from them. So one that is saved is its tokens and the build that they are for, and
-loading it works on them again.
+loading it works on them again. Where caches hold the beginning of a prompt already, of the same session or another, it is not worked on
+again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from attnc_host import boundary
 from attnc_host.boundary import Array, Image
-from attnc_host.caches import DECODE, PREFILL, SCALARS, Decoder, Entry
+from attnc_host.caches import COPY, DECODE, PREFILL, SCALARS, Decoder, Entry
 from attnc_host.errors import AcceleratorError, InputError
 from attnc_host.manifest import Feed, Manifest
 
@@ -66,11 +67,21 @@ class Sampling:
         return int(rng.choice(order, p=weights))
 
 
-class Session:
-    """One sequence. `number` says whose caches it uses; `ids` are its tokens so far."""
+@dataclass
+class Contents:
+    """What the caches of a session hold: `ids`, and maybe anything behind them up to token `end`."""
 
-    def __init__(self, manifest: Manifest, execute: Execute, number: int = 0) -> None:
+    ids: list[int]
+    end: int
+
+
+class Session:
+    """One sequence. `number` says whose caches it uses; `ids` are its tokens so far. `caches` say what those of each number hold: sessions
+    that have them in common share work on the same beginnings."""
+
+    def __init__(self, manifest: Manifest, execute: Execute, number: int = 0, caches: dict[int, Contents] | None = None) -> None:
         self.decoder = decoder_of(manifest)
+        self.caches = {} if caches is None else caches
         if not 0 <= number < self.decoder.sessions:
             count = self.decoder.sessions
             raise InputError(f"session: this build has caches for {count} (0 to {count - 1}), found {number}")
@@ -86,8 +97,12 @@ class Session:
         return self.decoder.length - len(self.ids)
 
     def extend(self, ids: Sequence[int]) -> Array:
-        """Work on more tokens; the logits [vocabulary] of what may follow the last."""
+        """Work on more tokens; the logits [vocabulary] of what may follow the last. A session without tokens takes over what caches hold
+        of their beginning."""
         given = self._checked(ids)
+        if not self.ids:
+            self._recognise(given)
+            given = given[len(self.ids) :]
         while len(given) > 1:
             blocks = self.decoder.takes_block(len(self.ids))
             part = given[: min(self.decoder.block, len(given) - 1) if blocks else 1]
@@ -110,6 +125,37 @@ class Session:
             if token in stop or not self.left or count + 1 == max_new_tokens:
                 return
             logits = self.extend([token])
+
+    def fork(self, number: int) -> Session:
+        """A session of that number with the same tokens: it gets a copy of the caches."""
+        other = Session(self.manifest, self.execute, number, self.caches)
+        if number == self.number:
+            raise InputError(f"session: a fork needs caches of its own, found number {number} of both")
+        if self.ids:
+            other._take(self.number, len(self.ids))
+        return other
+
+    def _recognise(self, ids: Sequence[int]) -> None:
+        """Take over the longest beginning of `ids` that caches hold; the last token is worked on, for its logits."""
+        found = {number: self._common(held, ids[:-1]) for number, held in self.caches.items()}
+        best = max(found, key=lambda number: (found[number], number == self.number), default=self.number)
+        if found.get(best, 0):
+            self._take(best, found[best])
+
+    def _common(self, held: Contents, ids: Sequence[int]) -> int:
+        """Tokens that caches and `ids` begin with, as far as one can go on behind them."""
+        count = next((at for at, (a, b) in enumerate(zip(held.ids, ids, strict=False)) if a != b), min(len(held.ids), len(ids)))
+        return count if self.decoder.holds(held.end, count) else 0
+
+    def _take(self, number: int, count: int) -> None:
+        """Go on behind the first `count` tokens of the caches of a session, copied where it is another."""
+        held = self.caches[number]
+        if number != self.number:
+            self.caches.pop(self.number, None)
+            setting = dict(zip(SCALARS, (COPY, 0, number, self.number), strict=True))
+            self.execute(boundary.to_image(self.manifest, self._inputs())[0], setting)
+            self.caches[self.number] = Contents([*held.ids], held.end)
+        self.ids = held.ids[:count]
 
     def save(self, path: Path) -> None:
         """Its tokens, and the build that they are for."""
@@ -149,12 +195,21 @@ class Session:
         feed = self._feeds[entry.input]
         rows = np.zeros((feed.rows, feed.channels), feed.type.dtype)
         rows[: len(ids)] = self._rows(np.asarray(ids), feed)
-        values = {name: rows[None] if name == entry.input else _nothing(other) for name, other in self._feeds.items()}
-        image = boundary.to_image(self.manifest, values)[0]
+        image = boundary.to_image(self.manifest, self._inputs() | {entry.input: rows[None]})[0]
         setting = (entry.first, entry.instructions, len(self.ids), self.number)
+        held = self.caches.get(self.number, Contents([], 0))
+        if self._common(held, self.ids) < len(self.ids):
+            raise InputError(f"session: the caches of number {self.number} hold another sequence by now; begin anew")
+        self.caches.pop(self.number, None)  # unknown, should it fail
         found = self.execute(image, dict(zip(SCALARS, setting, strict=True)))
+        end = max(len(self.ids) + feed.rows, held.end if self.ids else 0)
         self.ids += list(ids)
+        self.caches[self.number] = Contents([*self.ids], end)
         return found
+
+    def _inputs(self) -> dict[str, Array]:
+        """Nothing for every entry."""
+        return {name: _nothing(feed) for name, feed in self._feeds.items()}
 
     def _rows(self, ids: Array, feed: Feed) -> Array:
         """What the device gets for tokens that come next."""

@@ -146,6 +146,14 @@ class Store:
                     raise self._error(f"it is done, but {what}", "a write that never arrived, or a cache line that is stale")
         return found
 
+    def copy(self, source: int, target: int) -> None:
+        """The caches of one session of a decoder to those of another."""
+        decoder, buffer = self.manifest.decoder, self.slots[0].buffer
+        assert decoder is not None
+        size = decoder.cache_words * self.manifest.lanes
+        first = decoder.cache_offset * self.manifest.lanes
+        self._put(buffer, first + target * size, self._get(buffer, first + source * size, size))
+
     def free(self) -> None:
         """Give all buffers back."""
         for buffer in (*self._buffers.values(), *(slot.buffer for slot in self.slots)):

@@ -23,8 +23,8 @@ from attnc.schedule.program import Program, build_program
 from attnc.verify import golden_backend
 from attnc_host import Accelerator, AcceleratorError, InputError
 from attnc_host.archive import write_archive
-from attnc_host.caches import DECODE, PREFILL, block_fits
-from attnc_host.decoder import Sampling, decoder_of
+from attnc_host.caches import COPY, DECODE, PREFILL, block_fits
+from attnc_host.decoder import Contents, Sampling, Session, decoder_of
 from attnc_host.manifest import load
 from decoding.decoders import VOCABULARY, write_decoder
 
@@ -242,6 +242,44 @@ def test_sessions_are_saved_and_refused(build: Path, tmp_path: Path) -> None:
         (tmp_path / "broken.json").write_text("{")
         with pytest.raises(InputError, match="no saved session"):
             again.load(tmp_path / "broken.json")
+
+
+@pytest.mark.parametrize("backend", ["golden", "csim", "virtual"])
+def test_beginnings_are_shared(build: Path, backend: str) -> None:
+    """What caches hold of a prompt is not worked on again, in the same session or copied to another; a ring that has come round is."""
+    runs: list[int] = []
+
+    def counted(image: np.ndarray, scalars: dict[str, int]) -> np.ndarray:
+        runs.append(scalars["first"])
+        return accelerator._in_turn(image, scalars)
+
+    with Accelerator.open(build, backend) as accelerator:
+        alone = Session(accelerator.manifest, accelerator._in_turn, 1)
+        expected = [alone.extend([1, 2, 3, 4, 5, 6]), alone.extend([9, 8, 7])]
+        shared: dict[int, Contents] = {}
+        first, second = (Session(accelerator.manifest, counted, number, shared) for number in (0, 1))
+        np.testing.assert_array_equal(first.extend([1, 2, 3, 4, 5, 6]), expected[0])
+        assert len(runs) == 3  # a block, the rest, and one
+        other = first.fork(1)
+        np.testing.assert_array_equal(other.extend([9, 8, 7]), expected[1])
+        assert runs[3:4] == [COPY] and other.ids == [1, 2, 3, 4, 5, 6, 9, 8, 7]
+        runs.clear()
+        np.testing.assert_array_equal(second.extend([1, 2, 3, 4, 5, 6, 9, 8, 7]), expected[1])
+        assert len(runs) == 1
+        with pytest.raises(InputError, match="hold another sequence by now"):
+            first.ids = [*first.ids, 7]
+            first.extend([1])
+        runs.clear()
+        third = Session(accelerator.manifest, counted, 0, shared)
+        third.extend([1, 2, 3, 4, 5, 6, 9, 8, 7, 1, 2])
+        assert runs.pop(0) == COPY and len(runs) == 2
+        runs.clear()
+        del shared[1]
+        fourth = Session(accelerator.manifest, counted, 0, shared)
+        np.testing.assert_array_equal(fourth.extend([1, 2, 3, 4, 5, 6]), expected[0])
+        assert len(runs) == 3  # the ring holds tokens 4 to 11
+        with pytest.raises(InputError, match="needs caches of its own"):
+            fourth.fork(0)
 
 
 def test_generation_ends_where_it_should(build: Path) -> None:

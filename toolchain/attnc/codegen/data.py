@@ -58,6 +58,7 @@ def write_run_data(graph: Graph, program: Program, folder: Path) -> None:
         "constant_offset": memory.constants.offset,
         "output_offset": memory.outputs.offset,
         "output_words": memory.outputs.words,
+        **({"cache_offset": memory.caches.offset, "cache_words": memory.caches.words} if memory.caches.words else {}),
         "instructions": len(program.steps),
     }
     (folder / "run.txt").write_text("".join(f"{name} {number}\n" for name, number in sizes.items()))

@@ -23,6 +23,12 @@ class GoldenDecoder:
             if value.held is not None and name not in graph.constants:
                 self.caches[value.held.name] = np.zeros((value.held.rows, value.shape[1]), graph.type(name).dtype)
 
+    def copy(self) -> GoldenDecoder:
+        """Another sequence with the same beginning."""
+        other = GoldenDecoder(self.graph)
+        other.caches = {name: array.copy() for name, array in self.caches.items()}
+        return other
+
     def run(self, entry: str, position: int, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run an entry on tokens from `position` on: inputs of the device by name, integers [rows, channels]; the outputs of the graph that
         it makes, likewise."""

@@ -14,6 +14,7 @@ from attnc.golden import run_golden
 from attnc_host import boundary
 from attnc_host import manifest as manifests
 from attnc_host.boundary import Image
+from attnc_host.caches import COPY
 from attnc_host.decoder import decoder_of
 from attnc_host.manifest import Manifest
 from attnc_host.progress import Progress
@@ -59,6 +60,9 @@ class GoldenBackend:
 
     def _entry(self, image: Image, scalars: Mapping[str, int]) -> Image:
         """A run of a decoder, over the caches of a session."""
+        if scalars["first"] == COPY:
+            self._sessions[scalars["session"]] = self._sessions[scalars["position"]].copy()
+            return np.zeros(self.manifest.output_bytes, np.uint8)
         session = self._sessions.setdefault(scalars["session"], GoldenDecoder(self.graph))
         name, entry = next(pair for pair in decoder_of(self.manifest).entries.items() if pair[1].first == scalars["first"])
         rows = boundary.read_inputs(self.manifest, image[np.newaxis])[entry.input][0]
