@@ -81,7 +81,7 @@ format: $(VENV)/.test
 	$(BIN)/ruff format $(SOURCES)
 
 train: $(VENV)/.train
-	$(BIN)/python models/vit_digits/train.py
+	$(BIN)/python -m models.vit_digits.train
 
 bench: tools $(VENV)/.test
 	$(BIN)/python bench/speed.py

@@ -1,6 +1,6 @@
 """Train the digits transformer, export it to ONNX and write the calibration and held-out images.
 
-    python models/vit_digits/train.py
+    python -m models.vit_digits.train
 
 Everything is seeded; the split depends on scikit-learn's seed alone, so that `heldout.npz` never changes.
 """
@@ -15,11 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import torch
+from models.vit_digits.model import VisionTransformer, export
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch.nn import functional
-
-from model import VisionTransformer, export
 
 HERE = Path(__file__).resolve().parent
 SEED = 0

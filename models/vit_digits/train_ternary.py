@@ -1,6 +1,6 @@
 """Train the digits transformer with ternary weights and export it to ONNX.
 
-    python models/vit_digits/train_ternary.py
+    python -m models.vit_digits.train_ternary
 
 Quantization-aware: the forward pass sees each matrix of the layers as scale * {-1, 0, 1}, with the mean magnitude of an output channel
 for scale (absmean, BitNet b1.58, arXiv 2402.17764); the gradient passes straight through to the float weights behind it. The exported
@@ -14,11 +14,9 @@ import time
 from pathlib import Path
 
 import torch
+from models.vit_digits.train import SEED, VisionTransformer, accuracy, export, fit, load_split
 from torch import nn
 from torch.nn.utils import parametrize
-
-from model import VisionTransformer, export
-from train import SEED, accuracy, fit, load_split
 
 HERE = Path(__file__).resolve().parent
 

@@ -270,6 +270,10 @@ def weights_by_task(b: Builder, x: str, task: str) -> str:
     return str(b("MatMul", x, b("Squeeze", b("Gather", b.random(3, D, E), task), np.array([0]))))
 
 
+def weights_by_task_of_each_sample(b: Builder, x: str, task: str) -> str:
+    return str(b("MatMul", x, b("Squeeze", b("GatherND", b.random(3, D, E), b("Unsqueeze", task, np.array([1]))), np.array([0]))))
+
+
 def transposed_weights_by_task(b: Builder, x: str, task: str) -> str:
     return str(b("Gemm", x, b("Transpose", b("Gather", b.random(3, E, D), b("Squeeze", task)), perm=[1, 0]), b.random(E)))
 
@@ -283,7 +287,9 @@ def where_by_task(b: Builder, x: str, task: str) -> str:
     return str(b("Where", b("Equal", task, np.array([0])), b.linear(x, D, E), b.linear(x, D, E)))
 
 
-@pytest.mark.parametrize("choose", [weights_by_task, transposed_weights_by_task, logits_by_task, where_by_task])
+@pytest.mark.parametrize(
+    "choose", [weights_by_task, weights_by_task_of_each_sample, transposed_weights_by_task, logits_by_task, where_by_task]
+)
 def test_a_gate_for_each_task(tmp_path: Path, choose: Callable[[Builder, str, str], str]) -> None:
     """An input chooses one of the gates: that is before the logits, and no matter of the mixture."""
     path = build(tmp_path, dense, parts(), softmax, lambda b, x: choose(b, x, b.input("task", [1], TensorProto.INT64)))

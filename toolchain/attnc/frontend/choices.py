@@ -21,11 +21,11 @@ MOVING = {"Reshape", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Cast", "F
 
 
 def spread_choices(simplified: Simplified, path: str) -> Simplified:
-    """With sums in place of what a Gather of one index, or a Where, chooses: a weight, or one of several tensors."""
+    """With sums in place of what a Gather (or GatherND) of one index, or a Where, chooses: a weight, or one of several tensors."""
     wiring = Wiring(simplified)
     for node in wiring.nodes:
         made = None
-        if node.op_type == "Gather" and _one_of_the_host(wiring, node.input[1]):
+        if node.op_type in ("Gather", "GatherND") and _one_of_the_host(wiring, node.input[1]):
             made = _of_weights(wiring, node) or _of_tensors(wiring, node)
         elif node.op_type == "Where" and _one_of_the_host(wiring, node.input[0]):
             made = _of_branches(wiring, node)
