@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -51,20 +51,21 @@ def patches(stated: Stated) -> tuple[npt.NDArray[np.int64], list[list[Patch]]]:
     entry of the graph, for other sessions and experts, and for as many rows as an entry of a queue may have."""
     names = stated.registers
     first = {**dict.fromkeys(names, 0), ROWS: 1}  # nothing is done with no rows
-    plain = integers(stated, [first] * len(stated.steps))
-    changes = [integers(stated, [{**first, name: first[name] + 1}] * len(stated.steps)) - plain for name in names]
-    for part in (1, 2):
-        settings = [_other(stated, step, part) for step in stated.steps]
+    moved = [row for row, step in enumerate(stated.steps) if step[0].entry in stated.held or each_of(step)]
+    plain, some = integers(stated, [first] * len(stated.steps)), replace(stated, steps=[stated.steps[row] for row in moved])
+    changes = [integers(some, [{**first, name: first[name] + 1}] * len(moved)) - plain[moved] for name in names]
+    for part in (1, 2) if moved else ():
+        settings = [_other(some, step, part) for step in some.steps]
         more = np.array([[setting[name] - first[name] for name in names] for setting in settings], np.int64)
-        told = plain + sum(more[:, [number]] * change for number, change in enumerate(changes))
-        if (integers(stated, settings) != told).any():
+        told = plain[moved] + sum(more[:, [number]] * change for number, change in enumerate(changes))
+        if (integers(some, settings) != told).any():
             raise GraphError("an integer of the program does not follow from a register by a factor")
     if ROWS in names:
-        plain = plain - changes[names.index(ROWS)]
-    return plain, [
-        [Patch(int(at), number, int(change[row, at])) for number, change in enumerate(changes) for at in change[row].nonzero()[0]]
-        for row in range(len(stated.steps))
-    ]
+        plain[moved] -= changes[names.index(ROWS)]
+    found: list[list[Patch]] = [[] for _ in stated.steps]
+    for at, row in enumerate(moved):
+        found[row] = [Patch(int(i), number, int(change[at, i])) for number, change in enumerate(changes) for i in change[at].nonzero()[0]]
+    return plain, found
 
 
 def _other(stated: Stated, step: Step, part: int) -> dict[str, int]:
