@@ -52,7 +52,9 @@ def routed(graph: Graph, samples: int, seed: int) -> dict[str, Array]:
 
 @pytest.fixture(scope="module")
 def graph() -> Graph:
-    found = mixtures_graph([(mixture(experts, WIDTH, HIDDEN, k=k), tokens) for experts, k, tokens in CASES], WIDTH)
+    gated = {"gated": True, "activation": "silu"}
+    several = [(mixture(e, WIDTH, HIDDEN, k=k, **(gated if e == 5 else {})), tokens) for e, k, tokens in CASES]
+    found = mixtures_graph(several, WIDTH)
     return quantized(found, feeds_of(found, 8))
 
 

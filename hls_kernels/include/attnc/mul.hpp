@@ -19,7 +19,7 @@ namespace attnc {
 
 struct MulCall {
   int rows, tiles, broadcast, multiplier, shift, low, high;
-  int vectors, padded;  // rows * tiles, and max(rows, L) * tiles
+  int vectors, padded;  // rows * tiles; where one row multiplies every row max(rows, L) * tiles
 };
 
 // b has a row for every row of a, or one for all.

@@ -31,6 +31,6 @@ MULTIPLICATION = Network(
             function="mul_by_row",
         ),
     ),
-    derived={"vectors": lambda n: n.rows * n.tiles, "padded": lambda n: n.tiles * max(n.rows, n.L)},
+    derived={"vectors": lambda n: n.rows * n.tiles, "padded": lambda n: n.tiles * max(n.rows, n.L) if n.broadcast else 0},
     counts=("vectors", "padded"),
 )
