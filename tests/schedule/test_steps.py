@@ -284,7 +284,7 @@ def test_cycles_of_a_step() -> None:
     for ports in (None, dict.fromkeys(program.bundles.values(), "HP0")):
         cost = estimate(program, KV260, 250, ports=ports)
         by_pointer = {pointer: cost.ports[shared] for pointer, shared in program.bundles.items()}
-        alone = [call_cost(one, by_pointer, cost.words_per_cycle, program.instruction_ints) for one in program.instructions]
+        alone = [call_cost(one, by_pointer, cost.words_per_cycle, program.fetch) for one in program.instructions]
         first = total = 0
         for step in program.steps:
             found, own = cost.calls[first : first + len(step)], alone[first : first + len(step)]

@@ -21,7 +21,8 @@ from attnc.kernels.latency import READ_LATENCY, WRITE_RESPONSE
 from attnc.kernels.memory import FORWARD, TEE
 from attnc.schedule.devices import Board
 from attnc.schedule.engine import Instruction
-from attnc.schedule.program import FETCH_INTS, Program
+from attnc.schedule.patches import Fetch
+from attnc.schedule.program import Program
 from attnc.schedule.wiring import Part as Row
 from attnc.schedule.wiring import Step, changes, nearly, wire
 from attnc.schedule.work import ALONE, Beside, Part, Work, direction, side_by_side, through
@@ -91,7 +92,7 @@ def _rows(program: Program, steps: Sequence[tuple[Work, ...]]) -> list[Step]:
 
     def row(step: Sequence[Work]) -> Step:
         parts = []
-        for work, beside in zip(step, side_by_side(step, program.bundles, program.instruction_ints), strict=True):
+        for work, beside in zip(step, side_by_side(step, program.bundles, program.fetch), strict=True):
             parts.append(tuple(part(one, beside.later() if number else beside) for number, one in enumerate(work.parts)))
         return tuple(parts), tuple(through(step, program.bundles).items())
 
@@ -109,7 +110,7 @@ def rewired(
 
     def cycles(places: Sequence[int]) -> int:
         pointers = {pointer: tags[places[bundles.index(bundle)]] for pointer, bundle in program.bundles.items()}
-        costs = {step: _step_costs(step, pointers, words_per_cycle, program.instruction_ints) for step in often}
+        costs = {step: _step_costs(step, pointers, words_per_cycle, program.fetch) for step in often}
         return sum(count * sum(call.counted for call in costs[step]) for step, count in often.items())
 
     best, before = [tags.index(ports[bundle]) for bundle in bundles], None
@@ -128,13 +129,13 @@ def _together(own: Mapping[Key, int], others: Mapping[Key, int]) -> tuple[tuple[
     return tuple((key, own.get(key, 0) + others.get(key, 0)) for key in {**own, **others})
 
 
-def call_cost(instruction: Instruction, ports: Mapping[str, str], words_per_cycle: float, instruction_ints: int) -> CallCost:
+def call_cost(instruction: Instruction, ports: Mapping[str, str], words_per_cycle: float, fetch: Fetch) -> CallCost:
     """Cycles of an instruction that runs alone."""
     work = Work.of(instruction)
-    return _work_cost(work, side_by_side([work], ports, instruction_ints)[0], ports, words_per_cycle, instruction_ints)
+    return _work_cost(work, side_by_side([work], ports, fetch)[0], ports, words_per_cycle, fetch)
 
 
-def _work_cost(work: Work, beside: Beside, ports: Mapping[str, str], words_per_cycle: float, instruction_ints: int) -> CallCost:
+def _work_cost(work: Work, beside: Beside, ports: Mapping[str, str], words_per_cycle: float, fetch: Fetch) -> CallCost:
     """Of each of its parts the slowest process, stream or port, or the DDR in all, plus start-up."""
     instruction, engine = work.instruction, work.instruction.engine
     besides = [beside, *[beside.later()] * (len(work.parts) - 1)]
@@ -158,15 +159,15 @@ def _work_cost(work: Work, beside: Beside, ports: Mapping[str, str], words_per_c
     idle, taps = len(engine.slots) - len(depths), sum(slot.tap for slot in engine.slots)
     passed = FORWARD.loops[0].depth * idle + TEE.loops[0].depth * taps
     start = READ_LATENCY + WRITE_RESPONSE + CALL_OVERHEAD + sum(depths) - own + passed
-    total = max(total, READ_LATENCY + instruction_ints // FETCH_INTS - start)  # the next instruction comes meanwhile
+    total = max(total, fetch.cycles - start)  # the next instruction comes meanwhile
     macs = sum(call.macs for _, call in instruction.active)
     return CallCost(instruction.chain.main.node.name, engine.name, total + start, bound, start, busy, words, macs)
 
 
-def _step_costs(step: Sequence[Work], ports: Mapping[str, str], words_per_cycle: float, instruction_ints: int) -> list[CallCost]:
+def _step_costs(step: Sequence[Work], ports: Mapping[str, str], words_per_cycle: float, fetch: Fetch) -> list[CallCost]:
     """Costs of the instructions of a step, hidden behind one by its place there."""
-    shares = side_by_side(step, ports, instruction_ints)
-    alone = [_work_cost(work, share, ports, words_per_cycle, instruction_ints) for work, share in zip(step, shares, strict=True)]
+    shares = side_by_side(step, ports, fetch)
+    alone = [_work_cost(work, share, ports, words_per_cycle, fetch) for work, share in zip(step, shares, strict=True)]
     shared = {f"{direction(channel)} (all streams)": moved for channel, moved in through(step, ports).items()}
     shared["ddr"] = math.ceil(sum(call.words for call in alone) / words_per_cycle)
     slowest = max(range(len(alone)), key=lambda index: alone[index].cycles)
@@ -215,21 +216,21 @@ def _opening(program: Program, number: int) -> int:
     if number not in program.openings:
         return 0
     entries = program.queues[program.openings[number][0]].entries
-    return 2 * READ_LATENCY + entries * 2 // program.design.beat + program.instruction_ints // FETCH_INTS + program.most_patches
+    return READ_LATENCY + entries * 2 // program.design.beat + program.fetch.cycles
 
 
 def program_costs(program: Program, steps: Sequence[tuple[Work, ...]], ports: Mapping[str, str], words_per_cycle: float) -> list[CallCost]:
     """Costs of all instructions of a program, with the `works` of its steps and `ports` by pointer."""
     known: dict[tuple[Work, ...], list[CallCost]] = {}
     calls: list[CallCost] = []
-    for (_, step), alike in zip(program.runs, steps, strict=True):
+    starts = {run.start for run in program.entries.values()}
+    for (number, step), alike in zip(program.runs, steps, strict=True):
         if alike not in known:
-            known[alike] = _step_costs(alike, ports, words_per_cycle, program.instruction_ints)
+            known[alike] = _step_costs(alike, ports, words_per_cycle, program.fetch)
         first = len(calls)
+        fetched = program.fetch.cycles if number in starts else 0  # beside the first step nothing runs
         for one, call in zip(step, known[alike], strict=True):
             hidden = None if call.hidden is None else first + call.hidden
-            calls.append(replace(call, node=one.chain.main.node.name, hidden=hidden))
-    first = next(index for index, call in enumerate(calls) if call.hidden is None)
-    fetched = READ_LATENCY + program.instruction_ints // FETCH_INTS  # beside the first instruction nothing runs
-    calls[first] = replace(calls[first], cycles=calls[first].cycles + fetched, start=calls[first].start + fetched)
+            waits = 0 if call.hidden is not None else fetched
+            calls.append(replace(call, node=one.chain.main.node.name, hidden=hidden, cycles=call.cycles + waits, start=call.start + waits))
     return calls

@@ -1,4 +1,4 @@
-"""What registers change in the instructions of a program: every integer is affine in them, which is checked."""
+"""What registers change in the instructions of a program: every integer is affine in them, which is checked; and what that takes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 from attnc.ir import GraphError
 from attnc.kernels.call import ENTRY, EXPERT, POSITION, REGISTERS, ROWS, SESSION, START, Derived
+from attnc.kernels.latency import READ_LATENCY
+from attnc.kernels.memory import FETCH
+from attnc.kernels.network import Names
 from attnc.schedule.queues import Queue, Step, each_of
 
 PATCH_SHIFT = 16
@@ -24,6 +27,24 @@ class Patch(NamedTuple):
     place: int
     register: int
     slope: int
+
+
+class Fetch(NamedTuple):
+    """What brings the integers of a step: cycles in which they pass the port of the program, and those of patches behind them."""
+
+    passing: int
+    patching: int
+
+    @staticmethod
+    def of(passing: int, patches: int) -> Fetch:
+        """With so many patches."""
+        patch = FETCH.loops[-1]
+        return Fetch(passing, patch.cycles(patch.runs(Names({}, {"more": patches}, {}))))
+
+    @property
+    def cycles(self) -> int:
+        """From asking for the first integer until all are as they shall be."""
+        return READ_LATENCY + self.passing + self.patching
 
 
 @dataclass(frozen=True)

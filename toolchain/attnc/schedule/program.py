@@ -21,7 +21,7 @@ from attnc.schedule.chains import Chain, Key, Link, Order, engine_orders, first_
 from attnc.schedule.engine import POINTERS, Engine, Instruction, Slot
 from attnc.schedule.lowered import Calls, entry_rows, least_cycles, lower, regions
 from attnc.schedule.memory import MemoryMap, WeightMemory, aligned, plan_memory, weight_walks
-from attnc.schedule.patches import PATCH_SHIFT, Patch, Stated, integers, patches
+from attnc.schedule.patches import PATCH_SHIFT, Fetch, Patch, Stated, integers, patches
 from attnc.schedule.prefetch import prefetch, weights_ahead
 from attnc.schedule.queues import Queue, Routing, openings, queues, unrolled
 from attnc.schedule.registers import registers_of
@@ -168,6 +168,11 @@ class Program:
     def instruction_ints(self) -> int:
         """Integers per step, the same for all, rounded up to 16."""
         return 16 * math.ceil((self.first_patch + 2 * self.most_patches) / 16)
+
+    @cached_property
+    def fetch(self) -> Fetch:
+        """What brings those of a step."""
+        return Fetch.of(self.instruction_ints // FETCH_INTS, self.most_patches)
 
     @cached_property
     def most_patches(self) -> int:

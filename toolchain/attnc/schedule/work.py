@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from attnc.kernels.call import Walk
 from attnc.kernels.latency import READ_LATENCY
 from attnc.schedule.engine import Instruction
-from attnc.schedule.program import FETCH_INTS
+from attnc.schedule.patches import Fetch
 from attnc.schedule.streams import Stream
 
 REQUESTS_IN_FLIGHT = 16
@@ -211,14 +211,14 @@ def through(step: Sequence[Work], ports: Mapping[str, str]) -> dict[Channel, int
     return found
 
 
-def side_by_side(step: Sequence[Work], ports: Mapping[str, str], instruction_ints: int) -> list[Beside]:
+def side_by_side(step: Sequence[Work], ports: Mapping[str, str], fetch: Fetch) -> list[Beside]:
     """For each instruction of a step what the others do, and the fetching of the next one."""
     span = max(max(work.span() for work in step), 1)
     found = []
     for work in step:
         others = [other for other in step if other is not work]
         share = {channel: min(moved / span, 1.0) for channel, moved in through(others, ports).items() if moved}
-        eager: dict[Channel, int] = {(ports["program"], False): instruction_ints // FETCH_INTS}
+        eager: dict[Channel, int] = {(ports["program"], False): fetch.passing}
         for channel, cycles in (item for other in others for item in other.eager(ports).items()):
             eager[channel] = eager.get(channel, 0) + cycles
         pointers = Counter((ports[name], write) for other in others for (name, write), moved in other.passing.items() if moved)
