@@ -59,11 +59,10 @@ def _first_records(n: Names) -> int:
 
 
 def _behind_weights(n: Names) -> int:
-    """Cycles from the last word to the end: with those of the last group sums are made, which leave all at once; those of the next run come
-    meanwhile, and then, as ever, the last sums leave."""
-    if n.next_k_tiles:
-        return max(n.steps - n.records - n.PE // n.W_WORDS * n.next_k_tiles, 0) + n.R * n.tiles
-    return n.steps + n.rows * n.tiles + SETTLE
+    """Cycles from the last word to the end: with those of the last group sums are made, while those of the next run come; then the
+    last sums leave, as ever, and where outputs of several tiles are put in order, these behind the last sum."""
+    meanwhile = n.records + n.PE // n.W_WORDS * n.next_k_tiles if n.next_k_tiles else 0
+    return max(n.steps - meanwhile, 0) + n.R * n.tiles + (n.block_sums + SETTLE if n.tiles > 1 else 0)
 
 
 _RESCALE = READ + ADD + REQUANTIZE + WRITE

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from attnc.kernels.call import Walk
@@ -33,23 +33,32 @@ Channel = tuple[str, bool]
 
 @dataclass(frozen=True)
 class Beside:
-    """What the other engines of a step move through each port and direction: the share of all cycles, cycles of what they ask for at its
-    start, all at once, and how many pointers they have there."""
+    """What the other engines of a step move through each port and direction: the share of all cycles, cycles of what each of their
+    pointers asks for at its start, all at once, and how many pointers they have there."""
 
     share: Mapping[Channel, float] = field(default_factory=dict)
-    eager: Mapping[Channel, int] = field(default_factory=dict)
+    eager: Mapping[Channel, Sequence[int]] = field(default_factory=dict)
     pointers: Mapping[Channel, int] = field(default_factory=dict)
 
     def meanwhile(self, channel: Channel, cycles: int, own: int) -> int:
-        """Cycles of a port that they take in so many cycles, before something of one's own has passed in `own`: all take turns. Of what is
-        asked for at the start, as much as one's own."""
+        """Cycles of a port that they take in so many cycles, before something of one's own has passed in `own`: all take turns. Of what a
+        pointer asks for at the start, as much as one's own."""
         turns = math.ceil(own / TURN) * TURN
-        wanted = max(round(cycles * self.share.get(channel, 0)), min(self.eager.get(channel, 0), turns))
+        asked = sum(min(eager, turns) for eager in self.eager.get(channel, ()))
+        wanted = max(round(cycles * self.share.get(channel, 0)), asked)
         return min(wanted, self.pointers.get(channel, 0) * turns)
 
     def later(self) -> Beside:
         """Behind the first part."""
         return Beside(self.share, {}, self.pointers)
+
+    def asking(self, more: Iterable[tuple[Channel, int]]) -> Beside:
+        """With what more pointers ask for at its start."""
+        eager, pointers = dict(self.eager), dict(self.pointers)
+        for channel, cycles in more:
+            eager[channel] = [*eager.get(channel, ()), cycles]
+            pointers[channel] = pointers.get(channel, 0) + 1
+        return Beside(self.share, eager, pointers)
 
 
 ALONE = Beside()
@@ -79,6 +88,10 @@ class Part:
     lag: int = 0
     """Cycles by which these leave later than one by one, since each is several beats."""
     behind: int = 0
+    inside: int = 0
+    """Vectors in the pipelines that give the results of its kernels, and that stand still where none comes."""
+    given: int = 0
+    """Vectors that it stores."""
     holders: set[str] = field(default_factory=set)
     """Its processes, and what only brings operands: these wait for no result."""
 
@@ -90,6 +103,7 @@ class Part:
         self.busy[f"port {stream.name}"] = max(moved, bursts * math.ceil(READ_LATENCY / REQUESTS_IN_FLIGHT))
         if stream.kind == "store" and stream.slot is None:
             self.lag = round((moved / walk.vectors - 1) * self.leaving)
+            self.given = walk.vectors
         self.holders |= {f"port {stream.name}", OPERANDS} if stream.kind != "store" else set()
         if stream.shared:  # its loader waits for the first word of each run
             self.busy[OPERANDS] = self.busy.get(OPERANDS, 0) + self.busy[f"port {stream.name}"] + READ_LATENCY
@@ -106,7 +120,10 @@ class Part:
 
     def later(self, ports: Mapping[str, str], beside: Beside) -> int:
         """By how many cycles it begins later than if a vector of each of those streams came per cycle, as the kernel takes it; and goes on
-        later, where the next ones take longer than what it does with these."""
+        later, where the next ones take longer than what it does with these. Its other streams take turns with those that it waits for."""
+        waited = {pointer for pointer, _, _ in self.opening}
+        others = [(pointer, cycles) for (pointer, write), _, cycles in self.moved if not write and pointer not in waited]
+        beside = beside.asking(((ports[pointer], False), min(cycles, AHEAD)) for pointer, cycles in others)
         opens = (cycles + beside.meanwhile((port, False), cycles, cycles) for port, cycles in self.opens(ports).items())
         first = max(opens, default=0)
         waits = max(first - self.closing, 0) if self.closing and self.again else 0
@@ -121,12 +138,7 @@ class Part:
 
     def with_asked(self, ports: Mapping[str, str], beside: Beside) -> Beside:
         """What others read at its start, and its own later parts."""
-        eager, pointers = dict(beside.eager), dict(beside.pointers)
-        for pointer, cycles in self.asked:
-            channel = ports[pointer], False
-            eager[channel] = eager.get(channel, 0) + cycles
-            pointers[channel] = pointers.get(channel, 0) + 1
-        return Beside(beside.share, eager, pointers)
+        return beside.asking(((ports[pointer], False), cycles) for pointer, cycles in self.asked)
 
     def passing(self, ports: Mapping[str, str]) -> dict[Channel, list[tuple[str, int]]]:
         """Cycles in which something passes each port, in each direction, for each pointer of a stream."""
@@ -134,6 +146,11 @@ class Part:
         for (pointer, write), name, cycles in self.moved:
             found.setdefault((ports[pointer], write), []).append((name, cycles))
         return found
+
+    def stands(self, reading: int) -> int:
+        """By how many cycles its first result comes later where what it takes comes in so many: a pipeline that waits keeps the vectors
+        that are in it."""
+        return min(self.inside, self.given) * max(reading - self.given, 0) // self.given if self.given else 0
 
     def left(self, ports: Mapping[str, str], cycles: int) -> dict[str, int]:
         """Of what is read in it for later parts, by port what does not pass in so many cycles, which the part takes."""
@@ -155,14 +172,16 @@ class Part:
             found["next operand"] = sum(max(part.all_busy(ports, beside).values(), default=0) for part in self.early)
         slowest = max(found.values(), default=0)
         trailing = {ports[pointer]: cycles for pointer, cycles in self.trailing.items()}
-        for channel, streams in self.passing(ports).items():
+        reading = 0
+        for channel, streams in sorted(self.passing(ports).items(), key=lambda item: item[0][1]):  # first what is read
             before = 0 if channel[1] else left.get(channel[0], 0)
             own = sum(cycles for _, cycles in streams) + before
             others = beside.meanwhile(channel, slowest, own)
-            tail = self.behind if channel[1] else max(self.tail, trailing.get(channel[0], 0))
+            tail = self.behind + self.stands(reading) if channel[1] else max(self.tail, trailing.get(channel[0], 0))
             if others or before or len(streams) > 1 or (tail and not channel[1]):
                 names = "+".join([*(name for name, _ in streams), *(["others"] if others else [])])
                 found[f"{direction(channel)} ({names})"] = own + others + tail
+            reading = reading if channel[1] else max(reading, own + others)
         return found
 
 
@@ -182,15 +201,17 @@ class Work:
             passing.update(dict.fromkeys(((pointer, stream.kind == "store") for pointer in stream.pointers), instruction.moved(stream)))
         return Work(instruction, _parts(instruction), passing)
 
-    def eager(self, ports: Mapping[str, str]) -> dict[Channel, int]:
-        """Cycles of what it reads as soon as it starts: both halves of the buffers of a kernel that opens with many vectors; the operand of
-        one that takes all of it before it gives anything; of other streams what their loaders ask for ahead."""
-        first, found = self.parts[0], dict[Channel, int]()
-        opens = first.opens(ports)
-        for (port, write), streams in first.passing(ports).items():
-            moved = sum(cycles if len(self.parts) > 1 else min(cycles, AHEAD) for _, cycles in streams)
-            found[port, write] = 2 * opens[port] if port in opens else moved
-        return found
+    def eager(self, ports: Mapping[str, str]) -> list[tuple[Channel, int]]:
+        """Cycles of what each pointer moves as soon as it starts: all of the operand of a kernel that takes it before it gives anything;
+        else what a loader asks for ahead, behind both halves of the buffers of a kernel that opens with many vectors."""
+        first = self.parts[0]
+        opens = {pointer: cycles for pointer, cycles, _ in first.opening}
+        moved = [(pointer, write, cycles) for (pointer, write), _, cycles in first.moved]
+        found = [
+            ((ports[pointer], write), cycles if len(self.parts) > 1 else min(cycles, 2 * opens.get(pointer, 0) + AHEAD))
+            for pointer, write, cycles in moved
+        ]
+        return found + [((ports[pointer], False), cycles) for pointer, cycles in first.asked]
 
     def span(self) -> int:
         """Cycles if nothing shared a port."""
@@ -218,9 +239,9 @@ def side_by_side(step: Sequence[Work], ports: Mapping[str, str], fetch: Fetch) -
     for work in step:
         others = [other for other in step if other is not work]
         share = {channel: min(moved / span, 1.0) for channel, moved in through(others, ports).items() if moved}
-        eager: dict[Channel, int] = {(ports["program"], False): fetch.passing}
-        for channel, cycles in (item for other in others for item in other.eager(ports).items()):
-            eager[channel] = eager.get(channel, 0) + cycles
+        eager: dict[Channel, list[int]] = {(ports["program"], False): [fetch.passing]}
+        for channel, cycles in (item for other in others for item in other.eager(ports)):
+            eager.setdefault(channel, []).append(cycles)
         pointers = Counter((ports[name], write) for other in others for (name, write), moved in other.passing.items() if moved)
         pointers[ports["program"], False] += 1
         found.append(Beside(share, eager, pointers))
@@ -262,8 +283,9 @@ def _slots_parts(instruction: Instruction, slots: range) -> list[Part]:
             parts[-1].again += call.timing.again
             parts[-1].holders |= set(call.cycles) if call.timing.begins else set()
             parts[-1].leaving += call.timing.leaving
+            parts[-1].inside += call.kernel.network.giving
         else:
-            parts.append(Part(dict(call.held), behind=call.timing.begins, holders=set(call.held)))
+            parts.append(Part(dict(call.held), behind=call.timing.begins, inside=call.kernel.network.giving, holders=set(call.held)))
             parts[-1].leaving = call.timing.leaving
             _move(instruction, [s for s in mine if s not in early], parts[-1])
     _move(instruction, [s for s in engine.streams if s.slot is None and s.kind == "store" and slots.stop == len(engine.slots)], parts[-1])
