@@ -173,6 +173,11 @@ class Call:
         return self.kernel.network.depth
 
     @property
+    def giving(self) -> int:
+        """Iterations in the pipeline that gives its results."""
+        return self.kernel.network.processes[-1].loops[-1].depth
+
+    @property
     def held(self) -> Mapping[str, int]:
         """The same once all operands have arrived, where the kernel gives nothing before."""
         return self.timing.held

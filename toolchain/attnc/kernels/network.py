@@ -311,11 +311,6 @@ class Network:
         """Cycles that a vector takes through its processes, into one that takes all of them before it gives any."""
         return sum(max((loop.depth for loop in process.loops if loop.runs is not none), default=0) for process in self.processes)
 
-    @property
-    def giving(self) -> int:
-        """Iterations in the pipeline that gives its results."""
-        return self.processes[-1].loops[-1].depth
-
     def begins(self, names: Names) -> int:
         """Cycles from the last vector of the operand that it swallows to its first result; where it swallows none, from its start, and 0
         where a vector that comes is one that goes."""

@@ -283,9 +283,9 @@ def _slots_parts(instruction: Instruction, slots: range) -> list[Part]:
             parts[-1].again += call.timing.again
             parts[-1].holders |= set(call.cycles) if call.timing.begins else set()
             parts[-1].leaving += call.timing.leaving
-            parts[-1].inside += call.kernel.network.giving
+            parts[-1].inside += call.giving
         else:
-            parts.append(Part(dict(call.held), behind=call.timing.begins, inside=call.kernel.network.giving, holders=set(call.held)))
+            parts.append(Part(dict(call.held), behind=call.timing.begins, inside=call.giving, holders=set(call.held)))
             parts[-1].leaving = call.timing.leaving
             _move(instruction, [s for s in mine if s not in early], parts[-1])
     _move(instruction, [s for s in engine.streams if s.slot is None and s.kind == "store" and slots.stop == len(engine.slots)], parts[-1])
