@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from models import encoder, svtr
+from models.families_experts import FAMILIES as WITH_EXPERTS
 from models.families_mixed import FAMILIES as MIXED
 from models.family import (
     DECODER,
@@ -159,5 +160,6 @@ FAMILIES: dict[str, Family] = {
         decoder("phi", hf.PhiConfig, "PhiForCausalLM"),
         decoder("bitnet", hf.BitNetConfig, "BitNetForCausalLM", **GROUPED),
         *MIXED,
+        *WITH_EXPERTS,
     )
 }

@@ -118,8 +118,7 @@ class Context:
         if isinstance(value, Failed):
             raise value.error
         if isinstance(value, Patchwork):
-            reason = "elements of several tensors are read together where one was written over another"
-            raise UnsupportedError(value.src[-1], "ScatterND", reason)
+            return self._side_by_side(value)
         if isinstance(value, Poly):
             reason = "means and deviations over channels are supported as parts of a layer normalisation only"
             raise UnsupportedError(value.node, value.operator, reason)
@@ -128,6 +127,19 @@ class Context:
         if isinstance(value, Opaque):
             raise UnsupportedError(value.name, "tensor", "its shape depends on data")
         raise UnsupportedError(value.of.node, value.of.operator, "a test of attention scores is used other than around their softmax")
+
+    def _side_by_side(self, value: Patchwork) -> View:
+        """Tensors of as many rows, their channels side by side."""
+        used = np.unique(value.which)
+        parts = [value.parts[number] for number in used]
+        if any(not part.device or part.rows != parts[0].rows for part in parts):
+            reason = "elements of several tensors are read together where one was written over another"
+            raise UnsupportedError(value.src[-1], "ScatterND", reason)
+        sizes = np.array([part.channels for part in parts])
+        total, which = int(sizes.sum()), np.searchsorted(used, value.which)
+        base = self.builder.node("concat_columns", [part.name for part in parts], (parts[0].rows, total), value.src[-1], value.src)
+        rows, columns = value.idx // sizes[which], value.idx % sizes[which]
+        return View(base, rows * total + (np.cumsum(sizes) - sizes)[which] + columns)
 
     def _make_weighed(self, value: WeighedTokens) -> View:
         weights = self.concrete(value.weights)
