@@ -218,7 +218,11 @@ def test_spelling(tmp_path: Path, name: str) -> None:
     path = build(tmp_path, spelling, p)
     found = read(path)
     same(found, p)
-    check(path, strict=True)
+    model = check(path, strict=True)
+    one = sum(matrix[0].size for matrix in (p.up, p.down, p.gate) if matrix is not None)
+    assert [(made.taken, made.whole) for made in model.made_sparse] == ([(T * K * one, T * E * one)] if all_computed else [])
+    assert {place.where for place in model.placements} <= {"device", "folded"}
+    assert all(place.where == "device" for place in model.placements if place.operator in ("TopK", "Softmax"))
     router = found.router
     assert (router.k, router.score, router.renormalise, router.scale) == (K, "softmax", False, 1.0)
     assert found.dense == all_computed

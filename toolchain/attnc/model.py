@@ -59,6 +59,16 @@ class Placement:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class MadeSparse:
+    """A mixture of experts that the ONNX model computes with all experts, most of them times zero: products of a sample by the experts
+    that are taken, and by all."""
+
+    node: str
+    taken: int
+    whole: int
+
+
 @dataclass
 class Model:
     """Everything that the frontend found.
@@ -75,5 +85,6 @@ class Model:
     leading: onnx.ModelProto | None = None
     trailing: onnx.ModelProto | None = None
     placements: list[Placement] = field(default_factory=list)
+    made_sparse: list[MadeSparse] = field(default_factory=list)
     quantized: Any = None
     """What a model that arrived quantized says (`frontend.quantized.Quantized`)."""

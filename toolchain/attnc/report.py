@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,7 @@ def compile_report(
         "check": check,
         "placement": dict(sorted(Counter(p.where for p in model.placements).items())),
         "host_operators": [{"node": p.node, "operator": p.operator, "reason": p.reason} for p in model.placements if p.where == "host"],
+        "made_sparse": [asdict(one) for one in model.made_sparse],
         "operators": dict(sorted(Counter(node.op for node in nodes).items())),
         "design": program.design_facts,
         "fifos": dict(program.depths),

@@ -74,6 +74,10 @@ def _summary(facts: dict[str, Any], title: str) -> Table:
     if imported:
         counts = f"{len(imported['weights'])} weights and {imported['activation_types']} types of activations as imported"
         table.add_row("quantized by", f"{' and '.join(imported['dialects'])}: {counts}, {len(imported['left_out'])} pairs left out")
+    if sparse := facts.get("made_sparse"):
+        taken, whole = (sum(one[key] for one in sparse) for key in ("taken", "whole"))
+        share = f"{taken:,} products of a sample instead of {whole:,}, {100 * (1 - taken / whole):.0f} % less"
+        table.add_row("made sparse", f"{len(sparse)} mixtures of experts that the model computes whole: {share}")
     widths = facts.get("activation_bits")
     if widths:
         measured = "SQNR, held out" if calibration["held_out"] else "SQNR, calibration"

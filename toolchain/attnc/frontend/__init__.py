@@ -19,7 +19,7 @@ from attnc.frontend.fused.integers import split_integers
 from attnc.frontend.hostside import Ending, host_models, place, refuse_passed_inputs, trace_outputs
 from attnc.frontend.interpreter import Interpreter
 from attnc.frontend.load import load_model
-from attnc.frontend.mixtures import find_mixtures
+from attnc.frontend.mixtures import find_mixtures, made_sparse
 from attnc.frontend.precision import to_float32
 from attnc.frontend.quantized import lower_quantization
 from attnc.frontend.quantized_model import Quantized
@@ -82,7 +82,8 @@ def _import_model(path: Path, shapes: Pins | None, strict: bool, samples: Pins |
     graph.verify()
     outputs = _outputs(interpreter, specs, declared)
     placements = place(interpreter, before, ending)
-    return Model(graph, specs, outputs, feeds, ending.fetches, leading, trailing, placements, quantized)
+    sparse = made_sparse(simplified)
+    return Model(graph, specs, outputs, feeds, ending.fetches, leading, trailing, placements, sparse, quantized)
 
 
 def _check_numbers(graph: Graph) -> None:

@@ -216,6 +216,8 @@ def _placement(
     if name in leading:
         return Placement(name, operator, "host", LEADING)
     node = nodes.get(name)
+    if node is None and any(name in names for names in interpreter.simplified.mixed.values()):
+        return Placement(name, operator, "device")
     if node is None:
         return Placement(name, operator, "folded", "replaced by a constant or by its neighbours")
     if all(isinstance(interpreter.values.get(output), Const) for output in node.output if output):

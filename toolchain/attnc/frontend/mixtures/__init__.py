@@ -6,6 +6,8 @@ together by trying what explains the numbers that onnxruntime computes (`experts
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from onnx import NodeProto, helper
 
@@ -16,6 +18,7 @@ from attnc.frontend.mixtures.matrices import FIRST, SECOND, Matrices, read
 from attnc.frontend.mixtures.region import CHOOSING, Region, regions
 from attnc.frontend.simplify import Simplified
 from attnc.frontend.wiring import Wiring
+from attnc.model import MadeSparse
 
 OPERATOR = "MixtureOfExperts"
 """What stands for one: operands x and logits."""
@@ -43,6 +46,16 @@ def find_mixtures(simplified: Simplified) -> None:
             else:
                 _replace(simplified, region, found)
             break
+
+
+def made_sparse(simplified: Simplified) -> list[MadeSparse]:
+    """What is saved where a file computes all experts."""
+    found = []
+    for node in simplified.model.graph.node:
+        if node.op_type == OPERATOR and simplified.mixtures[node.name].dense:
+            tokens = math.prod((simplified.info[node.input[0]].shape or (0,))[:-1])
+            found.append(MadeSparse(node.name, *(tokens * products for products in simplified.mixtures[node.name].products)))
+    return found
 
 
 def _alike(region: Region, matrices: Matrices) -> bool:
