@@ -24,6 +24,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models.family import Exported, hf, randomize, signals
+from models.m3vit import model as m3vit
 
 SAMPLES = 32
 """A quarter of them is held out: with fewer, chance could hide so much that `auto` would widen more inputs than it has to."""
@@ -38,6 +39,8 @@ class Shape:
     model: Callable[[], nn.Module]
     inputs: Callable[[int], dict[str, np.ndarray]]
     output: str
+    drawn: bool = False
+    """Whether the model has its random weights already."""
 
 
 def deit_tiny() -> nn.Module:
@@ -68,6 +71,7 @@ def sentences(count: int) -> dict[str, np.ndarray]:
 SHAPES = {
     "deit_tiny": Shape("DeiT-tiny, 197 tokens", deit_tiny, pictures, "logits"),
     "bert_base": Shape("BERT-base, 128 tokens", bert_base, sentences, "last_hidden_state"),
+    "m3vit": Shape("M3ViT-T, 129 tokens, 16 experts, top 2", m3vit.random_model, m3vit.samples, "tokens", drawn=True),
 }
 
 
@@ -76,7 +80,8 @@ def export(name: str, path: Path, samples: int = SAMPLES) -> Path:
     shape = SHAPES[name]
     torch.manual_seed(0)
     model = shape.model().eval()
-    randomize(model)
+    if not shape.drawn:
+        randomize(model)
     example = {key: torch.from_numpy(array) for key, array in shape.inputs(1).items()}
     wrapped = Exported(model, tuple(example), (shape.output,)).eval()
     logging.disable(logging.WARNING)

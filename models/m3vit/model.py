@@ -1,6 +1,6 @@
-"""M3ViT-T at the size at which Edge-MoE, UbiMoE and CoQMoE report it, with random weights of the seed that is given.
+"""M3ViT-T at the size at which Edge-MoE, UbiMoE and CoQMoE report it, with random weights.
 
-    python -m models.m3vit.model m3vit.onnx          # and m3vit.npz beside it: images and tasks to calibrate with
+    python models/shapes.py m3vit m3vit.onnx          # and m3vit.npz beside it: images and tasks to calibrate with
 
 An image of 3 x 128 x 256 in patches of 16 makes 128 tokens and a class token of 192 channels, for 12 pre-norm layers of 3 heads. The second
 layer and every other one after it has 16 experts with a hidden layer of 384, of which each token takes 2, and a gate for each of two tasks;
@@ -8,9 +8,6 @@ the others have a feed-forward network of 768. No decoder of a task is part of i
 """
 
 from __future__ import annotations
-
-import argparse
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,7 +19,6 @@ from torch import Tensor, nn
 HEIGHT, WIDTH, PATCH = 128, 256, 16
 CHANNELS, HEADS, LAYERS, INNER = 192, 3, 12, 768
 EXPERTS, CHOSEN, HIDDEN, TASKS = 16, 2, 384, 2
-SAMPLES = 8
 
 
 class Layer(nn.Module):
@@ -43,7 +39,7 @@ class Layer(nn.Module):
 
 
 class M3ViT(nn.Module):
-    """Images [B, 3, 128, 256] and the task of each [B] to tokens [B, 129, 192]."""
+    """Images [B, 3, 128, 256] and the task of each [B] to `tokens` [B, 129, 192]."""
 
     def __init__(self, layers: int = LAYERS) -> None:
         super().__init__()
@@ -53,13 +49,13 @@ class M3ViT(nn.Module):
         self.layers = nn.ModuleList(Layer(number % 2 == 1) for number in range(layers))
         self.norm = nn.LayerNorm(CHANNELS)
 
-    def forward(self, image: Tensor, task: Tensor) -> Tensor:
-        """The tokens after the last norm."""
+    def forward(self, image: Tensor, task: Tensor, return_dict: bool = True) -> dict[str, Tensor]:
+        """The tokens after the last norm; the answer is named as those of `transformers` are."""
         patches = self.patch(image).flatten(2).transpose(1, 2)
         x = torch.cat([self.class_token.expand(image.shape[0], -1, -1), patches], dim=1) + self.position
         for layer in self.layers:
             x = layer(x, task)
-        return self.norm(x)
+        return {"tokens": self.norm(x)}
 
 
 def random_model(seed: int = 0, layers: int = LAYERS) -> M3ViT:
@@ -84,33 +80,6 @@ def random_model(seed: int = 0, layers: int = LAYERS) -> M3ViT:
     return model.eval()
 
 
-def samples(count: int = SAMPLES, seed: int = 1) -> dict[str, np.ndarray]:
+def samples(count: int, seed: int = 1) -> dict[str, np.ndarray]:
     """Pictures of noise and areas of colour, and tasks in turn."""
-    rng = np.random.default_rng(seed)
-    return {"image": signals(rng, (count, 3, HEIGHT, WIDTH)), "task": np.arange(count) % TASKS}
-
-
-def export(path: Path, seed: int = 0, layers: int = LAYERS) -> None:
-    """Write the model for one image, and samples beside it as .npz."""
-    example = {name: torch.from_numpy(array[:1]) for name, array in samples(1).items()}
-    program = torch.onnx.export(
-        random_model(seed, layers), tuple(example.values()), dynamo=True, verbose=False, input_names=list(example),
-        output_names=["tokens"], opset_version=18,
-    )  # fmt: skip
-    assert program is not None
-    program.save(str(path), external_data=False)
-    np.savez(path.with_suffix(".npz"), **samples())  # type: ignore[arg-type]
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("path", type=Path, help="ONNX file to write")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--layers", type=int, default=LAYERS)
-    args = parser.parse_args()
-    export(args.path, args.seed, args.layers)
-
-
-if __name__ == "__main__":
-    main()
+    return {"image": signals(np.random.default_rng(seed), (count, 3, HEIGHT, WIDTH)), "task": np.arange(count) % TASKS}
