@@ -32,7 +32,7 @@ LAYERS = (
     {"schedule"},
     {"codegen"},
     {"verify"},
-    {"approx", "console", "outputs", "process", "cost_tables", "decoder_report", "original", "report", "report_tables", "tables"},
+    {"approx", "console", "outputs", "process", "cost_tables", "decoder_report", "original", "report", "report_tables", "speed", "tables"},
     {"sim"},
     {"page", "vendor"},
     {"pipeline"},

@@ -50,12 +50,19 @@ class Decoder:
     input: str
     output: str
     entries: dict[str, Entry]
+    estimates: dict[str, tuple[tuple[int, int], ...]]
+    """Estimated cycles of each entry: positions in their order, each with its cycles."""
     tokenizer: Path | None
     tokens: Table
     positions: Table | None
     cache_offset: int
     cache_words: int
     rings: tuple[int, ...] = ()
+
+    def cycles(self, entry: str, position: int) -> float:
+        """Estimated cycles of a run; between two positions that were estimated on the line through both."""
+        places, cycles = zip(*self.estimates[entry], strict=True)
+        return float(np.interp(position, places, cycles))
 
     def takes_block(self, position: int) -> bool:
         """Whether a block of tokens may begin at a position."""
@@ -89,6 +96,13 @@ def read_decoder(fields: Fields, words: int) -> Decoder:
         own = entries.child(name)
         return Entry(own.integer("first", 0), own.integer("instructions", 1), own.text("input"))
 
+    def estimates(name: str) -> tuple[tuple[int, int], ...]:
+        own = [row for row in fields.children("estimates") if row.text("entry") == name]
+        found = tuple((row.integer("position", 0), row.integer("cycles", 1)) for row in own)
+        if not found or [place for place, _ in found] != sorted({place for place, _ in found}):
+            fields.fail("estimates", f"cycles of {name!r} at positions that rise", found)
+        return found
+
     def table(name: str) -> Table:
         own = fields.child(name)
         return Table(own.path("file"), own.dtype("dtype"))
@@ -101,6 +115,7 @@ def read_decoder(fields: Fields, words: int) -> Decoder:
         input=fields.text("input"),
         output=fields.text("output"),
         entries={name: entry(name) for name in ENTRIES},
+        estimates={name: estimates(name) for name in ENTRIES},
         tokenizer=fields.path("tokenizer", optional=True),
         tokens=table("tokens"),
         positions=table("positions") if fields.get("positions") is not None else None,

@@ -151,7 +151,7 @@ class CsimBackend:
         self.depths: dict[str, int] = {}
         self.seconds = 0.0
         self.data = manifest.folder / "hls" / "data"
-        self._served: _Served | None = None
+        self._served: Served | None = None
         self._made = contextlib.ExitStack()
         for name in ("run.txt", "program.bin", "weights.bin", "constants.bin"):
             if not (self.data / name).is_file():
@@ -195,9 +195,8 @@ class CsimBackend:
         """A run of a decoder, in a process that keeps its memory."""
         if self._served is None:
             with uninterrupted():
-                self._served = _Served(self.program, self.data)
-        setting = np.array([scalars[name] for name in SCALARS], "<i4")
-        return self._served.run(setting.tobytes() + np.ascontiguousarray(image).tobytes(), self.manifest.output_bytes)
+                self._served = Served(self.program, self.data)
+        return np.frombuffer(self._served.run(image, scalars, self.manifest.output_bytes), np.uint8)
 
     def _told(self, runs: list[_Run], samples: int) -> None:
         self.progress.update(sum(run.done for run in runs), samples)
@@ -221,17 +220,21 @@ def failure(program: Path, code: int, said: str) -> str:
     return f"the simulator {program} failed with exit code {code}: {said or 'no message'}"
 
 
-class _Served:
-    """A process of the simulator that runs what it is sent, one after the other."""
+class Served:
+    """A process of the simulator of a decoder that runs what it is sent, one after the other, and keeps its memory; `environment` is added
+    to that of this process."""
 
-    def __init__(self, program: Path, data: Path) -> None:
+    def __init__(self, program: Path, data: Path, environment: Mapping[str, str] | None = None) -> None:
         command = [str(program.resolve()), str(data), "-", "-"]
         self.program = program
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, env={**os.environ, **(environment or {})}
+        )
 
-    def run(self, sent: bytes, size: int) -> Image:
-        """The `size` bytes that come back."""
+    def run(self, image: Image, scalars: Mapping[str, int], size: int) -> bytes:
+        """The `size` bytes that come back for an input region and the scalars of a run."""
+        sent = np.array([scalars[name] for name in SCALARS], "<i4").tobytes() + np.ascontiguousarray(image).tobytes()
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
             self.process.stdin.write(sent)
@@ -243,7 +246,7 @@ class _Served:
             code = self.process.wait()
             self.errors.seek(0)
             raise AcceleratorError(failure(self.program, code, self.errors.read().decode(errors="replace").strip()))
-        return np.frombuffer(found, np.uint8)
+        return found
 
     def close(self) -> None:
         """End it."""

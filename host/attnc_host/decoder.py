@@ -17,7 +17,7 @@ import numpy as np
 
 from attnc_host import boundary
 from attnc_host.boundary import Array, Image
-from attnc_host.caches import COPY, DECODE, PREFILL, SCALARS, Decoder, Entry
+from attnc_host.caches import COPY, DECODE, PREFILL, SCALARS, Decoder
 from attnc_host.errors import AcceleratorError, InputError
 from attnc_host.manifest import Feed, Manifest
 
@@ -87,6 +87,8 @@ class Session:
             raise InputError(f"session: this build has caches for {count} (0 to {count - 1}), found {number}")
         self.manifest, self.execute, self.number = manifest, execute, number
         self.ids: list[int] = []
+        self.runs: list[tuple[str, int]] = []
+        """Entry and position of every run so far."""
         self._feeds = {feed.value: feed for feed in manifest.feeds}
         self._tokens = _table(self.decoder, "tokens")
         self._positions = _table(self.decoder, "positions")
@@ -106,9 +108,9 @@ class Session:
         while len(given) > 1:
             blocks = self.decoder.takes_block(len(self.ids))
             part = given[: min(self.decoder.block, len(given) - 1) if blocks else 1]
-            self._run(self.decoder.entries[PREFILL if blocks else DECODE], part)
+            self._run(PREFILL if blocks else DECODE, part)
             given = given[len(part) :]
-        return self._logits(self._run(self.decoder.entries[DECODE], given[-1:]))
+        return self._logits(self._run(DECODE, given[-1:]))
 
     def generate(
         self, ids: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, stop: Sequence[int] = (), seed: int = 0
@@ -191,7 +193,8 @@ class Session:
             )
         return [int(token) for token in found]
 
-    def _run(self, entry: Entry, ids: Sequence[int]) -> Image:
+    def _run(self, name: str, ids: Sequence[int]) -> Image:
+        entry = self.decoder.entries[name]
         feed = self._feeds[entry.input]
         rows = np.zeros((feed.rows, feed.channels), feed.type.dtype)
         rows[: len(ids)] = self._rows(np.asarray(ids), feed)
@@ -202,6 +205,7 @@ class Session:
             raise InputError(f"session: the caches of number {self.number} hold another sequence by now; begin anew")
         self.caches.pop(self.number, None)  # unknown, should it fail
         found = self.execute(image, dict(zip(SCALARS, setting, strict=True)))
+        self.runs.append((name, len(self.ids)))
         end = max(len(self.ids) + feed.rows, held.end if self.ids else 0)
         self.ids += list(ids)
         self.caches[self.number] = Contents([*self.ids], end)

@@ -50,6 +50,23 @@ def test_json_alone_on_stdout(capsys: Capture, tmp_path: Path) -> None:
     assert len(list(dump.iterdir())) > 3
 
 
+def test_calibration_that_lies_beside_the_model(capsys: Capture, tmp_path: Path) -> None:
+    model, output = write_model(tmp_path / "small.onnx"), tmp_path / "b"
+    (name,) = (value.name for value in onnx.load(model).graph.input)
+
+    def compiled(**arrays: np.ndarray) -> tuple[str, str]:
+        np.savez(tmp_path / "calib.npz", **arrays)
+        assert main(["compile", str(model), "-o", str(output), "--no-check", "--json"]) == 0
+        out, err = capsys.readouterr()
+        return json.loads(out)["calibration"]["source"], err
+
+    (shape,) = ([d.dim_value or 4 for d in v.type.tensor_type.shape.dim] for v in onnx.load(model).graph.input)
+    source, err = compiled(**{name: np.random.default_rng(0).standard_normal(shape).astype(np.float32)})
+    assert source == "calib.npz" and "which lies beside the model" in err
+    source, err = compiled(another=np.zeros(4, np.float32))
+    assert source == "synthetic" and "beside the model" not in err
+
+
 def test_quiet_is_quiet(capsys: Capture, tmp_path: Path) -> None:
     model = write_model(tmp_path / "small.onnx")
     assert main(["compile", str(model), "-o", str(tmp_path / "b"), "--no-check", "--quiet"]) == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from attnc.cli import main
 from attnc.compiler import compile_model, quantize_model
 from attnc.config import CompileOptions
 from attnc.decoding.golden import GoldenDecoder
@@ -20,6 +21,7 @@ from attnc.ops import verify
 from attnc.schedule.engine import Instruction
 from attnc.schedule.patches import Patch, patches
 from attnc.schedule.program import Program, build_program
+from attnc.sim.backend import CosimBackend
 from attnc.verify import golden_backend
 from attnc_host import Accelerator, AcceleratorError, InputError
 from attnc_host.archive import write_archive
@@ -173,6 +175,32 @@ def test_cpp_generates_what_golden_does(build: Path) -> None:
     assert len({token for pair in made["csim"][0] for token in pair}) > 3
 
 
+def test_generation_in_simulated_time(build: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same tokens, the cycles of every run near their estimate at its position, and both as tokens per second."""
+    with Accelerator.open(build, "golden") as accelerator:
+        expected = list(accelerator.generate([1, 2, 3, 4, 5, 6], 6))
+    with Accelerator.open(build, "cosim") as accelerator:
+        session = accelerator.session(1)
+        assert list(session.generate([1, 2, 3, 4, 5, 6], 6)) == expected
+        backend = accelerator.backend
+        assert isinstance(backend, CosimBackend)
+        assert session.runs == [(PREFILL, 0), (PREFILL, BLOCK), *((DECODE, place) for place in range(5, 11))]
+        for run, cycles in zip(session.runs, backend.cycles, strict=True):
+            assert abs(session.decoder.cycles(*run) / cycles - 1) < 0.1
+        later = backend.cycles[3:]
+    assert main(["generate", str(build), "--ids", "1,2,3,4,5,6", "--tokens", "6", "--backend", "cosim", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["ids"] == expected and said["positions"] == [6, 10] and said["tokens_per_second"] > 0
+    assert said["simulated"]["tokens_per_second"] == pytest.approx(5 / sum(later) * said["clock_mhz"] * 1e6, rel=1e-4)
+    assert said["simulated"]["last_tokens_per_second"] == pytest.approx(said["clock_mhz"] * 1e6 / later[-1], rel=1e-4)
+    assert abs(said["estimated"]["first_token_ms"] / said["simulated"]["first_token_ms"] - 1) < 0.1
+    assert main(["generate", str(build), "--ids", "1", "--tokens", "1", "--backend", "golden"]) == 0
+    err = capsys.readouterr().err
+    assert "this run (golden): 1 tokens" in err and "estimated: the first token after" in err and "simulated" not in err
+    assert main(["generate", str(build), "--ids", "1", "--backend", "board"]) == 2
+    assert "no board that runs this build was found here" in capsys.readouterr().err
+
+
 def test_a_board_generates_what_golden_does(build: Path, tmp_path: Path) -> None:
     """The driver behind the virtual board, from an archive: sessions, and golden runs when it is opened."""
     write_archive(load(build), tmp_path / "app.zip")
@@ -201,7 +229,7 @@ def test_the_build_says_what_it_was_simulated_at(build: Path) -> None:
             assert abs(one["cycles"] / by_place[one["entry"], one["position"]] - 1) < 0.1
     assert {row["entry"] for row in estimates} == {PREFILL, DECODE}
     decode = {row["position"]: row["cycles"] for row in estimates if row["entry"] == DECODE}
-    assert list(decode) == [0, 3, BLOCK, LENGTH // 2, LENGTH - 1]
+    assert {0, 3, BLOCK, LENGTH // 2, LENGTH - 1} <= set(decode)
     assert list(decode.values()) == sorted(decode.values()) and decode[0] < decode[LENGTH - 1]
 
 

@@ -88,6 +88,12 @@ def _root(
     pass
 
 
+def _calibration_beside(model: Path) -> Path | None:
+    from attnc.quant.samples import calibration_beside
+
+    return calibration_beside(model)
+
+
 @app.command(
     "compile",
     short_help="Compile a model into a build folder.",
@@ -149,6 +155,8 @@ def compile_command(
     verbose: Verbose = False,
 ) -> None:
     """Compile an ONNX model into a build folder: HLS sources, weights, golden vectors, manifest and report."""
+    if calib is None and (calib := _calibration_beside(model)) is not None and not quiet:
+        note(f"calibrated with {calib}, which lies beside the model (--calib takes others)")
     options = _options(
         target=target,
         calib=calib,
@@ -232,6 +240,7 @@ def inspect(model: ModelFile, shape: Shapes = None, calib: CalibOption = None, a
         from attnc.frontend import inspect_model
         from attnc.npz import npz_shapes
 
+        calib = calib or _calibration_beside(model)
         placements = list(inspect_model(model, shapes, {} if calib is None else npz_shapes(calib)))
     counts = {where: sum(p.where == where for p in placements) for where in ("device", "host", "folded", "unsupported")}
     if as_json:

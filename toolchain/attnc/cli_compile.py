@@ -11,7 +11,11 @@ TargetOption = Annotated[
     str | None, typer.Option("--target", help="Board (see `attnc targets`), or a YAML or TOML file with one.", show_default="kv260")
 ]
 CalibOption = Annotated[
-    Path | None, typer.Option("--calib", help="Calibration inputs, .npz by input name. Without: made-up inputs, accuracy is a guess.")
+    Path | None,
+    typer.Option(
+        "--calib",
+        help="Calibration inputs, .npz by input name; by default calib.npz beside the model. Without: made-up inputs, accuracy is a guess.",
+    ),
 ]
 BudgetOption = Annotated[
     str | None,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +13,12 @@ import typer
 from attnc.console import Json, Types, Verbose, Verify, note, print_json
 from attnc.errors import ConfigError
 from attnc.messages import clean
-from attnc_host import Accelerator
+from attnc.speed import Watch, told_speed
+from attnc_host import Accelerator, archive
+from attnc_host.backends import choose
+from attnc_host.boards import open as boards
 from attnc_host.decoder import Sampling, decoder_of
+from attnc_host.manifest import Manifest
 from attnc_host.progress import Progress
 from attnc_host.text import BYTES, open_tokenizer, pieces
 
@@ -25,8 +29,17 @@ GENERATE: dict[str, Any] = {
     '  attnc generate build/ --prompt "def " --tokens 200\n'
     '  attnc generate build/ --prompt "The" --temperature 0.8 --top-p 0.9 --seed 7\n'
     "  attnc generate build/ --ids 1,2,3 --tokens 20 --backend golden --json\n"
+    '  attnc generate build/ --prompt "def " --tokens 50 --backend cosim     (in simulated time: cycles of every token)\n'
     '  attnc generate build/ --prompt "and then" --session talk.json      (goes on where talk.json ended)\n\n'
-    "\b\nText goes to stdout as it comes, speed to stderr.",
+    "\b\nWhat runs the program; all give the same tokens:\n"
+    "  csim     the emitted C++ on this machine, as fast as it goes\n"
+    "  golden   the integer model in NumPy\n"
+    "  cosim    the emitted C++ in simulated time, so that the cycles of each token are known\n"
+    "  virtual  the driver of boards on a simulated one\n"
+    "  board    the board that is here: uio, xrt or pynq, which may be named too; auto: that, else csim\n\n"
+    "\b\nText goes to stdout as it comes, speed to stderr: of this run, on this machine (of the board, where one runs it), and\n"
+    "what the board is estimated to do at these positions of the sequence, since the more tokens there are the more keys\n"
+    "have to be looked at. With cosim what it was simulated to do stands beside. Work of the host is not in these.",
 }
 
 
@@ -43,7 +56,7 @@ def generate(
     seed: Annotated[int, typer.Option("--seed", help="Of the choices.")] = 0,
     backend: Annotated[
         str,
-        typer.Option("--backend", help="What runs the program: csim, golden, virtual, pynq, uio, xrt; auto: the board that is here."),
+        typer.Option("--backend", help="What runs the program: csim, golden, cosim, virtual, board, uio, xrt, pynq, auto; see below."),
     ] = "csim",
     session: Annotated[Path | None, typer.Option("--session", metavar="FILE", help="Go on from this session, and save it there.")] = None,
     types: Types = "native",
@@ -55,8 +68,11 @@ def generate(
     if (prompt is None) == (ids is None):
         raise ConfigError("needed either --prompt or --ids")
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
-    options: dict[str, Any] = {"types": types} if backend == "csim" else {}
-    with Progress() as progress, Accelerator.open(build, backend, verify, **options) as accelerator:
+    with Progress() as progress, contextlib.ExitStack() as held:
+        manifest = held.enter_context(archive.opened(build, verify))
+        name = _chosen(backend, manifest)
+        options: dict[str, Any] = {"types": types} if name == "csim" else {}
+        accelerator = held.enter_context(Accelerator.open(manifest, name, **options))
         decoder = decoder_of(accelerator.manifest)
         speaks = prompt is not None or decoder.tokenizer is not None or decoder.vocabulary >= BYTES
         tokenizer = open_tokenizer(decoder.tokenizer, decoder.vocabulary) if speaks else None
@@ -67,13 +83,11 @@ def generate(
         if session is not None and session.exists():
             sequence.load(session)
         made: list[int] = []
-        started = time.perf_counter()
-        first = 0.0
+        watch = Watch(sequence, accelerator.backend)
 
         def told() -> Iterator[int]:
-            nonlocal first
             for token in sequence.generate(given, tokens, sampling, ends, seed):
-                first = first or time.perf_counter() - started
+                watch.token()
                 made.append(token)
                 yield token
 
@@ -85,17 +99,29 @@ def generate(
                 sys.stdout.write("\t".join(map(clean, text.split("\t"))))
                 sys.stdout.flush()
             print()
-        seconds = time.perf_counter() - started
+        speed = watch.speed()
         if session is not None:
             sequence.save(session)
     text = tokenizer.decode(made) if tokenizer is not None else None
     if as_json:
-        speed = {"seconds": round(seconds, 3), "first_token_seconds": round(first, 3), "backend": backend}
-        print_json({"prompt_ids": given, "ids": made, "text": text, **speed})
+        print_json({"prompt_ids": given, "ids": made, "text": text, "backend": name, **speed})
     else:
         if tokenizer is None:
             print(" ".join(map(str, made)))
-        note(f"{len(made)} tokens in {seconds:.1f} s on this machine ({backend}); on the board see attnc report: decoder")
+        for line in told_speed(speed, name):
+            note(line)
+
+
+def _chosen(backend: str, manifest: Manifest) -> str:
+    """The backend of a name that stands for others."""
+    if backend == "auto":
+        return choose(manifest)
+    if backend != "board":
+        return backend
+    found = boards.found(manifest)
+    if found is None:
+        raise ConfigError("--backend board: no board that runs this build was found here; `virtual` is a simulated one")
+    return found
 
 
 def _ids(text: str) -> list[int]:

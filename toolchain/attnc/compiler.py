@@ -11,12 +11,13 @@ import onnx
 
 from attnc import report
 from attnc.arrays import Array
-from attnc.codegen.folder import CONFIG, SCHEDULE, SIMULATION, Note, staged
+from attnc.codegen.folder import CONFIG, MANIFEST, SCHEDULE, SIMULATION, Note, staged
 from attnc.codegen.project import Vectors, write_json, write_project
 from attnc.config import DEFAULT_TARGET, CompileOptions
 from attnc.decoder_report import decoder_report
 from attnc.decoding.plan import Decoder, check_runs, images
 from attnc.errors import ConfigError
+from attnc.files import read_json
 from attnc.frontend import import_model
 from attnc.frontend.imposed import report as import_report
 from attnc.golden import run_golden
@@ -161,7 +162,9 @@ def write(state: State, progress: Progress, moved: Note) -> Path:
             },
         )  # fmt: skip
         if state.decoder is not None:
-            facts["decoder"] = decoder_report(state.decoder, vectors.runs, program, cost, state.board) | {"simulated": check.later}
+            facts["decoder"] = decoder_report(state.decoder, vectors.runs, program, read_json(folder / MANIFEST)) | {
+                "simulated": check.later
+            }
         if check.simulation is not None:
             write_json(folder / SIMULATION, check.simulation)
             facts["simulation"] = summary(check.simulation)

@@ -11,8 +11,11 @@ import numpy as np
 from attnc.arrays import Array
 from attnc.decoding.plan import UNWRITTEN, Decoder, Run, settings
 from attnc.kernels.call import REGISTERS
+from attnc.schedule.cost import Estimate
+from attnc.schedule.devices import Board
+from attnc.schedule.entries import by_position
 from attnc.schedule.program import Program
-from attnc_host.caches import RUNS
+from attnc_host.caches import DECODE, PREFILL, RUNS, block_before
 
 TOKENS, POSITIONS = "host/tokens.bin", "host/positions.bin"
 TOKENIZER = "host/tokenizer.json"
@@ -33,9 +36,9 @@ def write_decoder(folder: Path, decoder: Decoder, runs: Sequence[Run], program: 
     return path
 
 
-def decoder_facts(decoder: Decoder, program: Program) -> dict[str, Any]:
-    """Of the manifest. `tokens` is a table of the device's integers, a row for each token; with `positions` both are float32, and their sum
-    is rounded."""
+def decoder_facts(decoder: Decoder, program: Program, cost: Estimate, board: Board) -> dict[str, Any]:
+    """Of the manifest. `estimates` are cycles by entry and position. `tokens` is a table of the device's integers, a row for each token;
+    with `positions` both are float32, and their sum is rounded."""
     tokens, positions = decoder.tokens.tokens, decoder.tokens.positions
     return {
         "length": decoder.length,
@@ -46,6 +49,7 @@ def decoder_facts(decoder: Decoder, program: Program) -> dict[str, Any]:
             entry: {"first": steps.start, "instructions": len(steps), "input": decoder.inputs[entry]}
             for entry, steps in program.entries.items()
         },
+        "estimates": _estimates(decoder, program, cost, board),
         "input": decoder.sequence.inputs[0].name,
         "output": decoder.sequence.outputs[0].name,
         "vocabulary": len(tokens),
@@ -54,3 +58,11 @@ def decoder_facts(decoder: Decoder, program: Program) -> dict[str, Any]:
         "positions": None if positions is None else {"file": POSITIONS, "dtype": positions.dtype.name},
         "caches": {"offset": program.memory.caches.offset, "words": program.memory.caches.words, "rings": decoder.rings},
     }
+
+
+def _estimates(decoder: Decoder, program: Program, cost: Estimate, board: Board) -> list[dict[str, Any]]:
+    """At places between which cycles follow a line: where a ring is full there are no more keys to come."""
+    length, block, rings = decoder.length, decoder.block, decoder.rings
+    places = sorted({0, block, length // 4, length // 2, length - 1, *rings})
+    positions = [{DECODE: place, PREFILL: block_before(place, block, length, rings)} for place in places]
+    return by_position(program, cost, board, positions)

@@ -89,7 +89,7 @@ def write_project(
             (folder / "host" / f"{name}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
     manifest = _manifest(folder, model, program, board, wiring, source)
     if vectors.decoder is not None:
-        manifest["decoder"] = decoder_facts(vectors.decoder, program)
+        manifest["decoder"] = decoder_facts(vectors.decoder, program, cost, board)
     manifest["registers"] = registers(arguments(program), number, cost.ports)
     manifest["estimate"] = {"cycles": cost.cycles}
     manifest["files"] = checksums(folder)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from google.protobuf.message import DecodeError
 from onnx.reference import ReferenceEvaluator
 
 from attnc.arrays import Array
@@ -20,12 +21,27 @@ from attnc.errors import DataError, ModelError
 from attnc.frontend.load import drop_dead_nodes
 from attnc.messages import one_line
 from attnc.model import Model, TensorSpec
-from attnc.npz import load_npz
+from attnc.npz import load_npz, npz_shapes
 from attnc_host.errors import AcceleratorError
 from attnc_host.samples import stack
 
 SYNTHETIC_SAMPLES, SYNTHETIC_ELEMENTS = 16, 1 << 24
 """So many samples are made up, as long as an input has no more than so many elements in all of them."""
+
+
+BESIDE = "calib.npz"
+
+
+def calibration_beside(model: Path) -> Path | None:
+    """`calib.npz` in the folder of a model, where it has an input of it. A model that cannot be read has none."""
+    path = model.with_name(BESIDE)
+    if not path.is_file():
+        return None
+    try:
+        inputs = {value.name for value in onnx.load(model, load_external_data=False).graph.input}
+        return path if inputs & npz_shapes(path).keys() else None
+    except (DataError, DecodeError, OSError):
+        return None
 
 
 def load_samples(path: Path, specs: list[TensorSpec]) -> dict[str, Array]:

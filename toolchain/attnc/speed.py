@@ -1,0 +1,73 @@
+"""How fast tokens come: in this run, and on the board, as estimated and, where a run is simulated in time, as simulated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from attnc_host.backends import Backend
+from attnc_host.decoder import Session
+
+
+class Watch:
+    """From now on: `token` is to be called when a token comes. A backend that simulates time has `cycles`, those of each of its runs."""
+
+    def __init__(self, session: Session, backend: Backend) -> None:
+        self.session, self._cycles = session, getattr(backend, "cycles", None)
+        self._begin, self._run = time.perf_counter(), len(session.runs)
+        self._times: list[float] = []
+        self._prompt = 0
+
+    def token(self) -> None:
+        """One has come. The runs before the first are the prompt's, each further token takes one more."""
+        self._times.append(time.perf_counter() - self._begin)
+        self._prompt = self._prompt or len(self.session.runs) - self._run
+
+    def speed(self) -> dict[str, Any]:
+        """As plain values. Tokens per second are those behind the first, which waits for the prompt; None where there are none."""
+        decoder, clock = self.session.decoder, self.session.manifest.program.clock_mhz
+        runs = self.session.runs[self._run :]
+        estimated = [decoder.cycles(*run) for run in runs]
+        first, seconds = (self._times[0], self._times[-1]) if self._times else (0.0, 0.0)
+        return {
+            "tokens": len(self._times),
+            "seconds": round(seconds, 3),
+            "first_token_seconds": round(first, 3),
+            "tokens_per_second": _rate(len(self._times) - 1, seconds - first),
+            "positions": [runs[self._prompt][1], runs[-1][1]] if len(runs) > self._prompt else None,
+            "board": self.session.manifest.data["target"]["name"],
+            "clock_mhz": clock,
+            "estimated": self._board(estimated, clock),
+            "simulated": None if self._cycles is None else self._board(self._cycles[-len(runs) :], clock),
+        }
+
+    def _board(self, cycles: Sequence[float], clock_mhz: float) -> dict[str, Any]:
+        """From the cycles of each run."""
+        later = cycles[self._prompt :]
+        return {
+            "first_token_ms": round(sum(cycles[: self._prompt]) / clock_mhz / 1000, 4),
+            "tokens_per_second": _rate(len(later), sum(later) / clock_mhz / 1e6),
+            "last_tokens_per_second": _rate(1, later[-1] / clock_mhz / 1e6) if len(later) else None,
+        }
+
+
+def _rate(tokens: int, seconds: float) -> float | None:
+    return round(tokens / seconds, 2) if tokens > 0 and seconds > 0 else None
+
+
+def told_speed(speed: dict[str, Any], backend: str) -> Iterator[str]:
+    """In words."""
+    rate = f", {speed['tokens_per_second']:,} tokens/s" if speed["tokens_per_second"] else ""
+    yield f"this run ({backend}): {speed['tokens']} tokens{rate}, the first token after {speed['first_token_seconds']:,} s"
+    where = f"{speed['board']} at {speed['clock_mhz']:g} MHz"
+    for name in ("estimated", "simulated"):
+        found = speed[name]
+        if found is None:
+            continue
+        text = f"the first token after {found['first_token_ms']:,} ms"
+        if found["tokens_per_second"]:
+            low, high = speed["positions"]
+            last = f"{found['last_tokens_per_second']:,} at the last"
+            text = f"{found['tokens_per_second']:,} tokens/s at positions {low} to {high} ({last}), {text}"
+        yield f"{where}, {name}: {text}"
