@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -39,6 +41,7 @@ from attnc.quant.samples import (
 )
 from attnc.quant.split import doubts, split_samples
 from attnc.report_tables import as_text, render
+from attnc.routings import FIRST, other_routings, routing_of, routing_report, rows_by_queue
 from attnc.schedule.devices import find_board, with_utilisation
 from attnc.schedule.file import check_board, read_schedule, schedule_text
 from attnc.schedule.given import NOTHING
@@ -140,9 +143,13 @@ def write(state: State, progress: Progress, moved: Note) -> Path:
         (folder / "golden").mkdir()
         given = state.schedule.given if state.schedule else NOTHING
         vectors = _write_vectors(state, folder) if state.decoder is None else _runs(state, state.decoder)
+        rows = rows_by_queue(model.graph, vectors.inputs) if state.decoder is None else {}
+        vectors = replace(vectors, routing=routing_of(rows))
         program, cost = write_project(folder, model, state.design, state.board, state.clock_mhz, source, vectors, given)
         progress("running the C++ in time")
-        check = check_build(folder, state.options.check, bool(given.depths))
+        with TemporaryDirectory(prefix="attnc-") as temporary:
+            others, routings = other_routings(model.graph, vectors.inputs, state.design, program, Path(temporary)) if rows else ([], {})
+            check = check_build(folder, state.options.check, bool(given.depths), others)
         assert state.layers is not None
         facts = report.compile_report(
             model=model, program=program, cost=cost, board=state.board, source=source, layer_db=state.layer_db, misfit=state.misfit,
@@ -165,6 +172,9 @@ def write(state: State, progress: Progress, moved: Note) -> Path:
             facts["decoder"] = decoder_report(state.decoder, vectors.runs, program, read_json(folder / MANIFEST)) | {
                 "simulated": check.later
             }
+        if rows:
+            simulated = {FIRST: {style: run["cycles"] for style, run in (check.simulation or {"styles": {}})["styles"].items()}}
+            facts["experts"] = routing_report(model.graph, rows, program, cost, state.board, routings, simulated | check.others)
         if check.simulation is not None:
             write_json(folder / SIMULATION, check.simulation)
             facts["simulation"] = summary(check.simulation)

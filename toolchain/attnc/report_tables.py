@@ -100,6 +100,8 @@ def _summary(facts: dict[str, Any], title: str) -> Table:
     if "decoder" in facts:
         for name, text in _decoder(facts["decoder"], facts.get("simulation")):
             table.add_row(name, text)
+    for name, text in _experts(facts["experts"]) if "experts" in facts else ():
+        table.add_row(name, text)
     if "simulation" in facts:
         table.add_row("simulated", _simulated(facts["simulation"], facts["estimate"]["clock_mhz"]))
     _cost_rows(table, facts["estimate"])
@@ -123,6 +125,27 @@ def _decoder(found: dict[str, Any], simulation: dict[str, Any] | None) -> list[t
         both = (f"{entry} {one['cycles']:,} at position {found['simulated_at'][entry]:,}" for entry, one in run["entries"].items())
         rows.append((f"cycles, {style}", f"{', '.join(both)} (simulated)"))
     return rows
+
+
+def _experts(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Load of experts on the calibration, and cycles by routing."""
+    rows = []
+    for (experts, k), mixtures in _grouped(found["mixtures"]).items():
+        shares = [max(one["rows"]) / sum(one["rows"]) for one in mixtures]
+        unused = sum(count == 0 for one in mixtures for count in one["rows"])
+        load = f"the busiest one has {min(shares):.1%} to {max(shares):.1%} of the rows, {unused} have none ({found['samples']} samples)"
+        rows.append(("experts", f"{len(mixtures)} times {experts}, of which a token takes {k}; {load}"))
+    for one in found["routings"]:
+        simulated = "".join(f", {style} {cycles:,} (simulated)" for style, cycles in one["simulated"].items())
+        rows.append((f"cycles, {one['routing']}", f"{one['experts']:g} experts of each: {one['estimate_cycles']:,} (estimate){simulated}"))
+    return rows
+
+
+def _grouped(mixtures: list[dict[str, Any]]) -> dict[tuple[int, int], list[dict[str, Any]]]:
+    found: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    for one in mixtures:
+        found.setdefault((one["experts"], one["of_a_token"]), []).append(one)
+    return found
 
 
 def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from attnc.schedule.cost import Estimate, estimate
 from attnc.schedule.devices import Board
 from attnc.schedule.given import NOTHING, Given
 from attnc.schedule.program import Program, build_program
+from attnc.schedule.queues import Routing
 from attnc_host.integrity import OWN, manifest_checksum, sha256
 
 SCHEMA = 2
@@ -47,6 +48,8 @@ class Vectors:
     outputs: dict[str, Array]
     decoder: Decoder | None = None
     runs: tuple[Run, ...] = ()
+    routing: Routing = field(default_factory=dict)
+    """Of the first sample, where there are experts."""
 
 
 def write_project(
@@ -67,6 +70,7 @@ def write_project(
         program = replace(build_program(graph, design, weights.write), depths=given.depths)
     if vectors.decoder is not None:  # what is estimated is what the test bench runs
         program = program.at({run.entry: run.position for run in vectors.runs})
+    program = replace(program, routing=vectors.routing)
     cost = estimate(program, board, clock_mhz, given.places, given.ports, settled=True)
     number = write_sources(program, folder / "hls", board.part, clock_mhz, cost, given.pipelines)
     wiring = Wiring(TOP, cost.ports, clock_mhz, _shared_bytes(program))

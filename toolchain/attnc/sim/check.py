@@ -21,12 +21,22 @@ from attnc.sim.tables import STYLE_NAMES, waiting
 from attnc.verify.cosim import STYLES, CosimRun
 from attnc.verify.csim import CsimResult, compare_images, stored_vectors
 from attnc_host import manifest as manifests
+from attnc_host.boundary import Image
 from attnc_host.csim import missing_tool
 from attnc_host.manifest import Manifest
 
 NOT_ASKED = "--no-check"
 LARGE = 500_000
 """Estimated cycles from which on one of the vectors is enough: a larger program runs long."""
+
+
+@dataclass(frozen=True)
+class Other:
+    """Other weights of the same program, and the memory image of what they make of the first sample."""
+
+    name: str
+    weights: Path
+    outputs: Image
 
 
 @dataclass(frozen=True)
@@ -38,9 +48,11 @@ class Check:
     simulation: dict[str, Any] | None = None
     later: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """Of a decoder: cycles of its entries further on in a sequence, by style of pipelines."""
+    others: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Cycles of the first sample with other weights, by their name and by style of pipelines."""
 
 
-def check_build(folder: Path, wanted: bool, depths_given: bool = False) -> Check:
+def check_build(folder: Path, wanted: bool, depths_given: bool = False, others: Sequence[Other] = ()) -> Check:
     """Raises `DifferenceError` where an element differs, `DeadlockError` where processes wait for each other for ever (at FIFOs of the
     usual depths, or of those that a schedule gave), `BuildError` where the C++ does not compile or stops. The simulator is made for this
     machine, and does not stay in the build."""
@@ -54,6 +66,7 @@ def check_build(folder: Path, wanted: bool, depths_given: bool = False) -> Check
             _refuse_deadlocks(simulator, runs, depths_given)
             result = _compare(simulator, manifest)
             later = _later(simulator, manifest, depths_given)
+            cycles = {other.name: _with_weights(simulator, manifest, other, depths_given) for other in others}
     except BuildError as error:
         raise BuildError(f"{_refusal('cannot be simulated')}: {error}") from error
     finally:
@@ -65,7 +78,7 @@ def check_build(folder: Path, wanted: bool, depths_given: bool = False) -> Check
     for run in runs:
         if not run.bit_exact:
             raise DifferenceError(f"{_refusal(f'differs from golden with {STYLE_NAMES[run.style]} pipelines')}")
-    return Check({"samples": result.samples, "elements": result.elements}, facts(listing, simulator.timing, runs, {}), later)
+    return Check({"samples": result.samples, "elements": result.elements}, facts(listing, simulator.timing, runs, {}), later, cycles)
 
 
 def _later(simulator: Simulator, manifest: Manifest, depths_given: bool) -> dict[str, list[dict[str, Any]]]:
@@ -83,6 +96,21 @@ def _later(simulator: Simulator, manifest: Manifest, depths_given: bool) -> dict
             for run in runs:
                 found[run.style].append({"entry": name, "position": position, "cycles": run.cycles})
     return found
+
+
+def _with_weights(simulator: Simulator, manifest: Manifest, other: Other, depths_given: bool) -> dict[str, int]:
+    """Cycles by style."""
+    image = stored_vectors(manifest)[0][0]
+    with simulator.with_weights(other.weights) as changed:
+        found = in_styles(partial(changed.outputs, image))
+    runs = [run for _, run in found]
+    _refuse_deadlocks(simulator, runs, depths_given)
+    for outputs, run in found:
+        result = compare_images(manifest, [other.outputs[None]], outputs[None])
+        if not result.bit_exact:
+            where = f"with {STYLE_NAMES[run.style]} pipelines and {other.name}"
+            raise DifferenceError(f"{_refusal(f'differs from golden {where}')}; the first: {result.difference}")
+    return {run.style: run.cycles for run in runs}
 
 
 def _compare(simulator: Simulator, manifest: Manifest) -> CsimResult:

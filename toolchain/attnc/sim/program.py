@@ -83,10 +83,13 @@ class Listing:
     def stage_cycles(self, run: CosimRun) -> dict[int, tuple[int, int, int]]:
         """By stage: steps that it accounts for, their simulated cycles, and the estimate of these."""
         found: dict[int, tuple[int, int, int]] = {}
+        seen: set[int] = set()
         for number, begin, end in run.stages:
             one = self.main(number)
             steps, cycles, estimate = found.get(one.stage, (0, 0, 0))
-            found[one.stage] = steps + 1, cycles + end - begin, estimate + one.cycles
+            again = number in seen  # for another entry of a queue: the estimate is of all
+            seen.add(number)
+            found[one.stage] = steps + 1, cycles + end - begin, estimate + (0 if again else one.cycles)
         return found
 
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from attnc.verify.cosim import STYLES, CosimRun, Timing, Tracing, run_cosim
 from attnc_host import AcceleratorError
 from attnc_host.boundary import Image
 from attnc_host.csim import simulator
+
+Found = TypeVar("Found")
 
 
 @dataclass
@@ -58,6 +61,15 @@ class Simulator:
             np.array(setting, "<i4").tofile(runs)
             return run_cosim(self.program, self.data, style, self.timing, self.depths, files=(given, found, runs))
 
+    @contextmanager
+    def with_weights(self, weights: Path) -> Iterator[Simulator]:
+        """The same with other packed weights."""
+        with tempfile.TemporaryDirectory(prefix="attnc-cosim-") as temporary:
+            data = Path(temporary)
+            for path in self.data.iterdir():
+                (data / path.name).symlink_to(weights.resolve() if path.name == "weights.bin" else path.resolve())
+            yield Simulator(self.program, data, self.listing, self.timing, self.depths)
+
     def outputs(self, image: Image, style: str = "flp") -> tuple[Image, CosimRun]:
         """What the device writes for the memory image of a sample's inputs, and how it came to it."""
         with tempfile.TemporaryDirectory(prefix="attnc-cosim-") as temporary:
@@ -67,7 +79,7 @@ class Simulator:
             return np.fromfile(found, np.uint8) if found.is_file() else np.zeros(0, np.uint8), run
 
 
-def in_styles(run: Callable[[str], CosimRun], styles: Sequence[str] = STYLES) -> list[CosimRun]:
+def in_styles(run: Callable[[str], Found], styles: Sequence[str] = STYLES) -> list[Found]:
     """A run in each style of pipelines, at the same time."""
     with ThreadPoolExecutor(len(styles)) as pool:
         return list(pool.map(run, styles))
