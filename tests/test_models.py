@@ -15,9 +15,12 @@ import onnxruntime
 import pytest
 import torch
 from models import bert_random
+from models.m3vit import model as m3vit
 from models.vit_digits.model import export, random_model
 
-VIT = Path(__file__).resolve().parents[1] / "models" / "vit_digits"
+from attnc.frontend import import_model
+
+VIT, MOE = (Path(__file__).resolve().parents[1] / "models" / name for name in ("vit_digits", "moe_digits"))
 
 
 def session(path: Path) -> onnxruntime.InferenceSession:
@@ -34,10 +37,30 @@ def test_shipped_model_is_accurate_and_small() -> None:
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
 
 
-def test_calibration_images_are_not_held_out() -> None:
-    calibration, heldout = (np.load(VIT / f"{name}.npz")["image"] for name in ("calib", "heldout"))
-    seen = {image.tobytes() for image in calibration}
-    assert not any(image.tobytes() in seen for image in heldout)
+@pytest.mark.parametrize("heldout", [VIT / "heldout.npz", MOE / "heldout_digit.npz", MOE / "heldout_odd.npz"])
+def test_calibration_images_are_not_held_out(heldout: Path) -> None:
+    seen = {image.tobytes() for image in np.load(heldout.with_name("calib.npz"))["image"]}
+    assert not any(image.tobytes() in seen for image in np.load(heldout)["image"])
+
+
+@pytest.mark.parametrize("task", ["digit", "odd"])
+def test_shipped_model_with_experts(task: str) -> None:
+    """It answers right, and its experts are found: two of eight, with a gate for each task in front."""
+    data = np.load(MOE / f"heldout_{task}.npz")
+    logits = session(MOE / "moe_digits.onnx").run(["logits"], {"image": data["image"], "task": data["task"]})[0]
+    assert np.mean(logits.argmax(axis=1) == data["label"]) >= 0.97
+    model = import_model(MOE / "moe_digits.onnx", {"image": (1, 1, 8, 8), "task": (1,)})
+    assert [made.whole // made.taken for made in model.made_sparse] == [4, 4] and model.trailing is None
+    assert (MOE / "moe_digits.onnx").stat().st_size < 2_000_000
+
+
+def test_m3vit_has_experts_in_every_other_layer() -> None:
+    """Two of its layers, of which the second has experts: the tokens depend on the task."""
+    network, sample = m3vit.random_model(layers=2), m3vit.samples(2)
+    with torch.no_grad():
+        first, second = (network(torch.from_numpy(sample["image"][:1]), torch.tensor([task]))["tokens"] for task in (0, 1))
+    assert first.shape == (1, 129, 192) and not torch.allclose(first, second)
+    assert sum(parameter.numel() for parameter in network.layers[1].mlp.parameters()) == 16 * (2 * 192 * 384 + 192 + 384) + 2 * 192 * 16
 
 
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])

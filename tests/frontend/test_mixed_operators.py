@@ -378,3 +378,15 @@ def test_elements_of_two_tensors(tmp_path: Path, share: float) -> None:
     x = tokens(b)
     y = b("Where", b.rng.random((T, C)) < share, x, b("Softmax", b.linear(x, C, C), axis=-1))
     whole(tmp_path, b, b.linear(y, C, 3))
+
+
+def test_parts_that_are_written_between_each_other(tmp_path: Path) -> None:
+    """As DeepSeek-V3 rotates: even channels by one product, odd ones by another, both read together."""
+    b = Builder()
+    x = tokens(b)
+    even, odd = (b("Slice", x, np.array([first]), np.array([C]), np.array([-1]), np.array([2])) for first in (0, 1))
+    empty = b.constant(np.zeros((1, T, C), np.float32))
+    for first, part in ((0, b("Sigmoid", even)), (1, b("Tanh", odd))):
+        where = np.stack(np.meshgrid(np.zeros(1), np.arange(T), np.arange(first, C, 2), indexing="ij"), -1).astype(np.int64)
+        empty = b("ScatterND", empty, where, part)
+    check(b.save(tmp_path / "m.onnx", b.linear(b("Mul", empty, b.random(C)), C, 3)), strict=True)
