@@ -439,3 +439,28 @@ def test_operator_on_integers(tmp_path: Path, bits: int, block: int, own: bool) 
     for node in experts[2:] if block else experts:
         again = node.params["weight_q"] * node.params["weight_unit"][..., None]
         assert node.attrs["lossless"] and np.abs(again - node.params["weight"]).max() < 1e-6
+
+
+def test_experts_that_arrive_quantized(tmp_path: Path) -> None:
+    """Weights in QDQ form keep their integers; pairs between the products of an expert are left out, and the report says so."""
+    rng = np.random.default_rng(0)
+    q = {name: rng.integers(-127, 128, shape).astype(np.int8) for name, shape in (("up", (E, D, H)), ("down", (E, H, D)))}
+    scale = np.float32(1 / 256)
+
+    def pair(b: Builder, x: str, step: float) -> str:
+        operands = (np.float32(step), np.array(0, np.int8))
+        return str(b("DequantizeLinear", b("QuantizeLinear", x, *operands), *operands))
+
+    def quantized(b: Builder, x: str, p: Parts, weights: str, index: str) -> str:
+        up, down = (b("DequantizeLinear", q[name], scale, np.array(0, np.int8)) for name in ("up", "down"))
+        hidden = pair(b, b("Relu", b("MatMul", pair(b, x, 0.05), up)), 0.05)
+        weight = b("Unsqueeze", b("Transpose", spread(b, weights, index, E), perm=[1, 0]), np.array([2]))
+        return str(b("ReduceSum", b("Mul", b("MatMul", hidden, down), weight), np.array([0]), keepdims=0))
+
+    model = import_model(build(tmp_path, quantized, parts()))
+    experts = [node for node in model.graph.nodes if node.op == "experts"]
+    for node, name in zip(experts, ("up", "down"), strict=True):
+        assert np.array_equal(node.params["weight_q"], q[name].swapaxes(1, 2)) and np.allclose(node.params["weight_unit"], scale)
+    assert model.quantized is not None and list(model.quantized.passed.values()) == 2 * [
+        "inside a mixture of experts: the device keeps it in its own type"
+    ]

@@ -20,6 +20,10 @@ def mixture_of_experts(ctx: Context, node: NodeProto, args: Sequence[Value | Non
         view = ctx.on_device(ctx.view(value))
         found.append((ctx.builder.as_matrix(view, last_axis(len(view.shape)))[0], view))
     (x, tokens), (logits, scores) = found
+    if ctx.quantized is not None:
+        inside = set(ctx.simplified.mixed[node.name])
+        pairs = (one.name for one in ctx.simplified.model.graph.node if one.op_type == "QuantizeLinear" and one.name in inside)
+        ctx.quantized.passed.update(dict.fromkeys(pairs, "inside a mixture of experts: the device keeps it in its own type"))
     src = merge(tokens.src, scores.src, tuple(ctx.simplified.mixed[node.name]))
     base = add_mixture(ctx.builder, ctx.simplified.mixtures[node.name], x, logits, src)
     return [View(base, identity((*tokens.shape[:-1], base.channels)))]
