@@ -47,6 +47,15 @@ template <class T> class burst_maxi {
       ++answers_;
     }
   }
+  // Of a beat the bytes whose bit is set.
+  template <class Mask> void write(const T& value, const Mask& bytes) {
+    const Burst& burst = next(write_, "write");
+    T merged = memory_[burst.offset + burst.done];
+    for (std::size_t at = 0; at < sizeof(T); ++at)
+      if ((static_cast<unsigned long long>(bytes) >> at) & 1)
+        reinterpret_cast<unsigned char*>(&merged)[at] = reinterpret_cast<const unsigned char*>(&value)[at];
+    write(merged);
+  }
   void write_response() {
     if (answers_ == 0) fail("an answer to a write that is not complete");
     answer();

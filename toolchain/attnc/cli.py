@@ -16,6 +16,7 @@ from attnc.cli_compile import (
     EPILOG,
     BlockOption,
     BudgetOption,
+    CacheOption,
     CalibOption,
     CheckOption,
     HeldoutOption,
@@ -146,6 +147,7 @@ def compile_command(
     max_length: MaxLengthOption = None,
     block: BlockOption = None,
     sessions: SessionsOption = 1,
+    cache: CacheOption = "int8",
     check: CheckOption = True,
     dump: Annotated[Path | None, typer.Option("--dump", metavar="DIR", help="Write the graph as text after every step into DIR.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Move an output folder that attnc did not make aside, to OUTPUT.old-1.")] = False,
@@ -191,6 +193,7 @@ def compile_command(
         max_length=max_length,
         block=block,
         sessions=sessions,
+        cache=cache,
     )
     with Progress(delay=0, quiet=quiet) as progress:
         from attnc.search.compile import compile_model

@@ -82,6 +82,8 @@ class CompileOptions(BaseModel):
     """Compile a decoder that generates tokens, for sequences of at most so many."""
     block: int | None = Field(default=None, ge=2)
     """Tokens of a prompt that are worked on at a time; by default `decoding.DEFAULT_BLOCK`, or less for short sequences."""
+    cache: Literal["int8", "int4"] = "int8"
+    """Format of keys and values in the caches of a decoder."""
     sessions: int = Field(default=1, ge=1, le=1024)
     """Sequences that have caches of their own."""
     check: bool = True

@@ -5,6 +5,8 @@
 // Memory is an array of words of L bytes. A vector is L signed elements of `bytes` bytes, so one word, or two: all low bytes, then all
 // high bytes. Vector i of a tensor at word `offset` starts at word offset + i * bytes. II = 1 per word.
 // Where a memory port is wide enough for two words per cycle, it is an array of such beats. Tensors start at even words.
+// Elements of 4 bits (bytes = 0, caches): a vector is half a word, offset and strides count halves. In a half lane l < L / 2 is the lower
+// part of byte l, lane l + L / 2 the upper one. A half is stored by itself, with the byte enables of the bus. SMALL: there are such.
 //
 // A run is what lies in a row: count[3] vectors. Up to REQUESTS runs are asked for before the first one arrives (`runs_ahead`), so that the
 // latency of the memory is paid once per walk and not once per run: bursts are requested by hand (hls::burst_maxi, UG1399), since a tool
@@ -89,6 +91,35 @@ template <class T, int L> Vec<T, L> from_halves(const Word<L>& low, const Word<L
   return vec;
 }
 
+// The number that 4 bits stand for, given as 0 to 15.
+template <class T> T nibble(Int<8> bits) {
+#pragma HLS INLINE
+  return T(bits < 8 ? bits : Int<8>(bits - 16));
+}
+
+// Elements of 4 bits, from half `half` of a beat.
+template <class T, int L, int W> Vec<T, L> from_nibbles(const Word<W * L>& beat, int half) {
+#pragma HLS INLINE
+  Vec<T, L> vec;
+  for (int l = 0; l < L / 2; ++l) {
+#pragma HLS UNROLL
+    UInt<8> byte = 0;
+    for (int h = 0; h < 2 * W; ++h) {
+#pragma HLS UNROLL
+      byte = h == half ? UInt<8>(beat.v[h * (L / 2) + l]) : byte;
+    }
+    vec.v[l] = nibble<T>(Int<8>(byte & 15));
+    vec.v[l + L / 2] = nibble<T>(Int<8>(byte >> 4));
+  }
+  return vec;
+}
+
+// Beats that hold `count` halves of words from half `first` on.
+template <int W> int beats_of_halves(int first, int count) {
+#pragma HLS INLINE
+  return (first + count - 1) / (2 * W) - first / (2 * W) + 1;
+}
+
 // Word `half` of a beat of W words.
 template <int L, int W> Word<L> word_of(const Word<W * L>& beat, int half) {
 #pragma HLS INLINE
@@ -113,14 +144,22 @@ inline int runs_ahead(int beats) {
   return beats >= 128 ? 2 : beats >= 64 ? 3 : beats >= 32 ? 5 : beats >= 16 ? 9 : REQUESTS;
 }
 
+// Asks for a run of so many words, or halves of words.
+template <int L, int W> void ask_vectors(hls::burst_maxi<Word<W * L>>& memory, int first, int words, bool small) {
+#pragma HLS INLINE
+  const int beats = small ? beats_of_halves<W>(first, words) : W == 1 ? words : beats_of(first, words);
+  memory.read_request(first / (small ? 2 * W : W), beats);
+}
+
 // Vectors from memory in beats of W words. With W = 1 a vector of 16 bits takes two cycles, else every vector takes one.
-template <class T, int L, int W> void load(hls::burst_maxi<Word<W * L>> memory, Walk walk, hls::stream<Vec<T, L>>& out) {
+template <class T, int L, int W, int SMALL = 0> void load(hls::burst_maxi<Word<W * L>> memory, Walk walk, hls::stream<Vec<T, L>>& out) {
   static_assert(W == 1 || W == 2, "load: a beat is one word or two");
+  static_assert(SMALL == 0 || L % 2 == 0, "load: a word is two halves");
   const Int<16> zero = walk.zero_point;
-  const bool wide = walk.bytes == 2;
-  const int words = wide ? 2 * walk.count[3] : walk.count[3];
+  const bool wide = walk.bytes == 2, small = SMALL != 0 && walk.bytes == 0;
+  const int words = wide ? 2 * walk.count[3] : walk.count[3], all = small ? (words + 1) >> 1 : words;
   const int in_run = W == 1 ? words : walk.count[3], steps = W == 1 && wide ? 2 * walk.vectors : walk.vectors;
-  const int most = runs_ahead(W == 1 ? words : (words + 1) >> 1), ahead = walk.runs < most ? walk.runs : most;
+  const int most = runs_ahead(W == 1 ? all : (all + 1) >> 1), ahead = walk.runs < most ? walk.runs : most;
   RunCursor ask = first_run(walk), take = ask;
   int asked = ahead, at = 0;
   ATTNC_LOOP(ASK_RUNS)
@@ -129,7 +168,7 @@ ASK_RUNS:
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 16
     ATTNC_TICK(ASK_RUNS)
-    memory.read_request(ask.first / W, W == 1 ? words : beats_of(ask.first, words));
+    ask_vectors<L, W>(memory, ask.first, words, small);
     ask = next_run(ask, walk);
   }
   Word<W * L> beat = Word<W * L>();
@@ -141,13 +180,16 @@ LOAD:
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
     ATTNC_TICK(LOAD)
     if (at == 0 && asked < walk.runs && i > 0) {
-      memory.read_request(ask.first / W, W == 1 ? words : beats_of(ask.first, words));
+      ask_vectors<L, W>(memory, ask.first, words, small);
       ask = next_run(ask, walk);
       ++asked;
     }
-    const int half = W == 1 ? 0 : (take.first + at) & 1;
-    if (W == 1 || wide || at == 0 || half == 0) beat = memory.read();
-    if (!wide) {
+    const int part = (take.first + at) & (2 * W - 1), half = W == 1 ? 0 : (take.first + at) & 1;
+    const bool fresh = small ? part == 0 : W == 1 || wide || half == 0;
+    if (fresh || at == 0) beat = memory.read();
+    if (small) {
+      out.write(from_nibbles<T, L, W>(beat, part));
+    } else if (!wide) {
       out.write(from_bytes<T, L>(word_of<L, W>(beat, half), zero));
     } else if (W == 2) {
       out.write(from_halves<T, L>(word_of<L, W>(beat, 0), word_of<L, W>(beat, W - 1), zero));
@@ -274,14 +316,29 @@ template <class T> void check_byte(T value, bool byte) {
 #endif
 }
 
+// One of 4 bits likewise.
+template <class T> void check_nibble(T value, bool small) {
+#pragma HLS INLINE
+#ifndef __SYNTHESIS__
+  if (small && nibble<T>(Int<8>(value & 15)) != value) {
+    std::fprintf(stderr, "store: a value does not fit 4 bits\n");
+    std::abort();
+  }
+#endif
+}
+
 // Vectors to memory in beats of W words: W = 1, or W = 2 and vectors of 16 bits, a beat each. Ends when the memory has answered.
-template <class T, int L, int W> void store(hls::stream<Vec<T, L>>& in, Walk walk, hls::burst_maxi<Word<W * L>> memory) {
+template <class T, int L, int W, int SMALL = 0> void store(hls::stream<Vec<T, L>>& in, Walk walk, hls::burst_maxi<Word<W * L>> memory) {
   static_assert(width<T>::value >= 16, "store: stream elements must have at least 16 bits");
   static_assert(W == 1 || W == 2, "store: a beat is one word or two");
+  static_assert(SMALL == 0 || (L % 2 == 0 && W == 1), "store: a word is two halves, and a beat of elements of 4 bits");
+  typedef UInt<W == 1 ? L : 1> bytes_t;  // those of a word that are written
   const Int<16> zero = walk.zero_point;
-  const bool wide = walk.bytes == 2;
+  const bool wide = walk.bytes == 2, small = SMALL != 0 && walk.bytes == 0;
   const int in_run = W == 1 && wide ? 2 * walk.count[3] : walk.count[3], steps = W == 1 && wide ? 2 * walk.vectors : walk.vectors;
   RunCursor run = first_run(walk);
+  Word<W * L> pair = Word<W * L>();
+  const bytes_t lower = bytes_t((bytes_t(1) << (L / 2)) - 1), upper = bytes_t(lower << (L / 2));
   int at = 0, unanswered = 0;
   Vec<T, L> vec = Vec<T, L>();
   ATTNC_LOOP(STORE)
@@ -295,7 +352,7 @@ STORE:
         memory.write_response();
         --unanswered;
       }
-      memory.write_request(run.first / W, in_run);
+      memory.write_request(small ? run.first / 2 : run.first / W, small ? beats_of_halves<1>(run.first, in_run) : in_run);
       ++unanswered;
     }
     const bool high = W == 1 && wide && (at & 1);
@@ -305,6 +362,7 @@ STORE:
 #pragma HLS UNROLL
         vec.v[l] = T(q.v[l] + zero);
         check_byte<T>(vec.v[l], !wide);
+        check_nibble<T>(vec.v[l], small);
       }
     }
     Word<W * L> beat;
@@ -314,8 +372,20 @@ STORE:
       beat.v[l] = high ? UInt<8>(stored >> 8) : UInt<8>(stored);
       if (W == 2) beat.v[(W - 1) * L + l] = UInt<8>(stored >> 8);
     }
-    memory.write(beat);
     const bool ends = at + 1 == in_run;
+    if (small) {
+      const int part = (run.first + at) & 1;
+      for (int l = 0; l < L / 2; ++l) {
+#pragma HLS UNROLL
+        const UInt<8> both = UInt<8>((UInt<8>(vec.v[l + L / 2]) << 4) | (UInt<8>(vec.v[l]) & 15));
+        pair.v[l] = part == 0 ? both : UInt<8>(pair.v[l]);
+        pair.v[l + L / 2] = both;
+      }
+      const bytes_t written = part == 0 ? lower : at == 0 ? upper : bytes_t(lower | upper);
+      if (part == 1 || ends) memory.write(pair, written);
+    } else {
+      memory.write(beat);
+    }
     at = ends ? 0 : at + 1;
     if (ends) run = next_run(run, walk);
   }

@@ -60,9 +60,10 @@ def environment() -> jinja2.Environment:
     )
 
 
-def _stream(stream: Stream) -> dict[str, Any]:
-    """What the template says of one stream between memory and engine."""
+def _stream(stream: Stream, small: bool) -> dict[str, Any]:
+    """What the template says of one stream between memory and engine; `small`: elements of 4 bits are among what it moves."""
     return {
+        "small": small,
         "name": stream.name,
         "kind": stream.kind,
         "function": f"attnc::{stream.mover.function}",
@@ -171,7 +172,7 @@ def _opened(streams: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _engine(engine: Engine, first: int) -> dict[str, Any]:
-    streams = _opened([_stream(stream) for stream in engine.streams])
+    streams = _opened([_stream(stream, stream.name in engine.small) for stream in engine.streams])
     by_name = {stream["name"]: stream for stream in streams}
     return {
         "name": engine.name,

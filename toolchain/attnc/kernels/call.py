@@ -56,7 +56,8 @@ def _grown(by: Moves, more: Mapping[str, int]) -> int:
 @dataclass(frozen=True)
 class Walk:
     """How a port goes through memory: vector i0*stride[0] + i1*stride[1] + i2*stride[2] + i3 of a tensor, the innermost
-    contiguous. `offset` is in words, `bytes` per element (1 or 2); for packed words, `counts[3]` words from `offset`. A loader takes
+    contiguous. `offset` is in words, `bytes` per element (1 or 2); of elements of 4 bits, two vectors to a word, `half` counts offset and
+    `moves` in halves of words; for packed words, `counts[3]` words from `offset`. A loader takes
     `zero_point` off every element, a storer puts it on. `value` names the tensor; packed words have none. Operators get walks from
     `Lowering`, which knows where a value lies and what its bytes mean, and make none themselves. Numbers are those of one setting of the
     registers: for each more of a register the walk starts `moves` words further, and its innermost loop is `grows` longer."""
@@ -69,6 +70,7 @@ class Walk:
     value: str = ""
     moves: Moves = ()
     grows: Moves = ()
+    half: bool = False
 
     def at(self, more: Mapping[str, int]) -> Walk:
         """The same with so much more in the registers."""
@@ -87,7 +89,19 @@ class Walk:
         """First word, and the one after the last, of what it may touch."""
         ends = [(count - 1) * stride for count, stride in zip(self.counts[:3], self.strides, strict=True)]
         first, last = sum(min(end, 0) for end in ends), sum(max(end, 0) for end in ends)
+        if self.half:
+            return (self.offset + first) // 2, (self.offset + last + self.counts[3] + 1) // 2
         return self.offset + first * self.bytes, self.offset + (last + self.counts[3]) * self.bytes
+
+    @property
+    def run_words(self) -> int:
+        """Words of a run."""
+        return (self.counts[3] + 1) // 2 if self.half else self.counts[3] * self.bytes
+
+    @property
+    def words(self) -> int:
+        """Words that pass."""
+        return math.prod(self.counts[:3]) * self.run_words
 
     @cached_property
     def order(self) -> tuple[Any, ...]:
@@ -101,17 +115,24 @@ class Walk:
                 loops[-1] = (count, stride)
             elif count > 1:
                 loops.append((count, stride))
-        return self.offset, self.bytes, self.zero_point, *loops
+        return self.offset, self.half, self.bytes, self.zero_point, *loops
 
     @property
     def numbers(self) -> dict[str, int]:
         """What the loops of loaders and storers depend on: runs of `count` vectors that follow each other."""
-        return {"runs": math.prod(self.counts[:3]), "count": self.counts[3], "vectors": self.vectors, "bytes": self.bytes, "more": 0}
+        return {
+            "runs": math.prod(self.counts[:3]),
+            "count": self.counts[3],
+            "vectors": self.vectors,
+            "bytes": self.bytes,
+            "more": 0,
+            "half": int(self.half),
+        }
 
     def encode(self) -> dict[str, int]:
         """As integers of an instruction, by the names in `WALK` and in their order."""
         runs = math.prod(self.counts[:3])
-        type_ = self.bytes | (self.zero_point << 8)
+        type_ = (0 if self.half else self.bytes) | (self.zero_point << 8)
         return dict(zip(WALK, (self.offset, *self.counts, *self.strides, type_, runs, runs * self.counts[3]), strict=True))
 
 

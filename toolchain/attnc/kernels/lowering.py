@@ -38,18 +38,25 @@ class Lowering:
         """Bytes per element of a value in memory."""
         return 1 if self.graph.type(name).bits <= 8 else 2
 
+    def half(self, name: str) -> bool:
+        """Whether a value lies in memory as elements of 4 bits, two rows to a word: a cache of such."""
+        return self.graph.value(name).held is not None and self.graph.type(name).bits <= 4
+
     def height(self, name: str) -> int:
-        """Rows of the matrix in memory that a value is, or is a part of."""
+        """Rows of the matrix in memory that a value is, or is a part of: an even number where two share a word."""
         value = self.graph.value(name)
-        return value.shape[0] if value.held is None else value.held.rows
+        rows = value.shape[0] if value.held is None else value.held.rows
+        return rows + rows % 2 if self.half(name) else rows
 
     def last(self, name: str) -> int:
         """The last row that a value which is part of a larger matrix can begin at: the one that calls are stated for."""
-        return self.height(name) - self.graph.value(name).shape[0]
+        value = self.graph.value(name)
+        return (value.held.rows if value.held else value.shape[0]) - value.shape[0]
 
     def words(self, name: str) -> int:
         """Words that the matrix of a value takes."""
-        return self.height(name) * self.tiles(name) * self.bytes(name)
+        vectors = self.height(name) * self.tiles(name)
+        return math.ceil(vectors / 2) if self.half(name) else vectors * self.bytes(name)
 
     def zero_point(self, name: str) -> int:
         """Zero point of a value in memory."""
@@ -81,7 +88,8 @@ class Lowering:
         """A walk through a value that starts at its vector `first`, counted from the row at the position where the value is a part of a
         larger matrix; with `raw` vectors are words, as `walk` says."""
         size, zero = (1, 0) if raw else (self.bytes(name), self.zero_point(name))
-        walk = Walk(self.offsets[name] + first * size, counts, strides, size, zero, name)
+        half = self.half(name)
+        walk = Walk((1 + half) * self.offsets[name] + first * size, counts, strides, size, zero, name, half=half)
         held = self.graph.value(name).held
         if held is None:
             return walk
@@ -90,9 +98,9 @@ class Lowering:
 
     def whole(self, name: str, first: int, counts: tuple[int, int, int, int], strides: tuple[int, int, int], grows: Moves) -> Walk:
         """A walk through the whole matrix that a value is a part of, from its row 0 on, that `grows` with registers."""
-        size = self.bytes(name)
-        walk = Walk(self.offsets[name] + first * size, counts, strides, size, self.zero_point(name), name)
-        return replace(walk, grows=grows)
+        size, half = self.bytes(name), self.half(name)
+        offset = (1 + half) * self.offsets[name] + first * size
+        return Walk(offset, counts, strides, size, self.zero_point(name), name, grows=grows, half=half)
 
     def packed(self, key: str, make: Make, words: int, first: int = 0, place: tuple[int, int] | None = None) -> Walk:
         """`words` words from word `first` on of the packed array `key` in the weight memory; `make` as for `payload`. `place`: the last

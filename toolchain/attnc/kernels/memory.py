@@ -27,7 +27,7 @@ def runs_ahead(beats: int) -> int:
 
 
 def _asked(n: Names) -> int:
-    return min(n.runs, runs_ahead(up(n.count * n.bytes, n.W)))
+    return min(n.runs, runs_ahead(up(up(n.count, 2) if n.half else n.count * n.bytes, n.W)))
 
 
 def _mover(function: str, *loops: Loop) -> Process:

@@ -114,7 +114,9 @@ class Attention(Approximated):
         return sizes.groups * sizes.queries, sizes.heads * sizes.value
 
     def operand_bits(self, node: Node, index: int) -> int:
-        """The multipliers take bytes, or 16 bits for what attrs["wide_operands"] names; the bias is added."""
+        """The multipliers take bytes, or 16 bits for what attrs["wide_operands"] names, and 4 for `small_operands`; the bias is added."""
+        if index in node.attrs.get("small_operands", ()):
+            return 4
         return 8 if index < 3 and index not in node.attrs.get("wide_operands", ()) else 16
 
     def widenings(self, node: Node, inputs: Sequence[Shape]) -> list[Widening]:
@@ -124,7 +126,9 @@ class Attention(Approximated):
         pairs = sizes.groups * sizes.heads * sum(stop - start for _, start, stop in sizes.mask.blocks(0, sizes.queries, sizes.keys, 1))
         found = [Widening("queries and keys", (0, 1), pairs * sizes.head)]
         roomy = bits_for(weighted_bound(sizes.keys, 16)) <= ACC_BITS + 1
-        return found + ([Widening("values", (2,), pairs * sizes.value // 8)] if roomy else [])
+        found += [Widening("values", (2,), pairs * sizes.value // 8)] if roomy else []
+        small = node.attrs.get("small_operands", ())
+        return [each for each in found if not {*each.operands} & {*small}]
 
     def takes_zero_point(self, node: Node, index: int) -> bool:
         """The multipliers read bytes as memory holds them."""

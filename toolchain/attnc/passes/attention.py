@@ -72,11 +72,16 @@ def operands(graph: Graph) -> set[str]:
     return {name for node in graph.nodes if node.op == "attention" for name in node.inputs[:3]}
 
 
-def _maker(graph: Graph, name: str) -> Node | None:
-    """The linear layer that makes `name` for one reader alone."""
-    maker = graph.producer(name)
+def sole_maker(graph: Graph, name: str) -> Node | None:
+    """What makes `name` for one reader alone."""
     alone = len([used for _, _, used in graph.uses() if used == name]) == 1 and name not in graph.outputs
-    return maker if maker is not None and maker.op == "linear" and alone else None
+    return graph.producer(name) if alone else None
+
+
+def _maker(graph: Graph, name: str) -> Node | None:
+    """The same if it is a linear layer."""
+    maker = sole_maker(graph, name)
+    return maker if maker is not None and maker.op == "linear" else None
 
 
 def _center_keys(k: Node, rows: Array) -> None:
@@ -99,11 +104,12 @@ def _balance(node: Node, q: Node, k: Node, samples: Mapping[str, Array]) -> None
     q_peak = np.abs(samples[node.inputs[0]]).max(axis=0).reshape(kv_heads, heads // kv_heads, -1).max(axis=1, keepdims=True)
     usable = (q_peak > 0) & (k_peak > 0)
     factor = np.sqrt(np.where(usable, k_peak, 1) / np.where(usable, q_peak, 1)).clip(1 / MAX_RATIO, MAX_RATIO)
-    _scale_channels(k, 1 / factor.ravel())
-    _scale_channels(q, factor.repeat(heads // kv_heads, axis=1).ravel())
+    scale_channels(k, 1 / factor.ravel())
+    scale_channels(q, factor.repeat(heads // kv_heads, axis=1).ravel())
 
 
-def _scale_channels(node: Node, factor: Array) -> None:
+def scale_channels(node: Node, factor: Array) -> None:
+    """Multiply the outputs of a linear layer by factors [channels]."""
     node.params["weight"] = node.params["weight"] * factor[:, None]
     node.params["bias"] = node.params["bias"] * factor
     if "weight_unit" in node.params:  # a weight that arrived quantized keeps its integers

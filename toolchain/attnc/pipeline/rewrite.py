@@ -8,7 +8,7 @@ from attnc.config import CompileOptions
 from attnc.errors import ConfigError
 from attnc.golden import run_reference
 from attnc.ir import Node
-from attnc.passes import attention, attention_bias, tokens
+from attnc.passes import attention, attention_bias, caches, tokens
 from attnc.passes.approximations import set_implementations
 from attnc.passes.heads import pad_heads
 from attnc.passes.masks import fold_masks
@@ -48,6 +48,12 @@ def pair_rotary_channels(state: State) -> None:
 def pad_heads_to_words(state: State) -> None:
     """Heads of any number of channels become ones that words of memory divide."""
     pad_heads(state.graph)
+
+
+def narrow(state: State) -> None:
+    """Keys and values of 4 bits, where the options say so."""
+    if state.options.cache == "int4":
+        caches.narrow_caches(state.graph, glance(state, attention.operands(state.graph)))
 
 
 def glance(state: State, names: set[str]) -> dict[str, Statistics]:

@@ -333,8 +333,9 @@ def settle(chains: Sequence[Chain], apart_at: Mapping[str, int], memory: MemoryM
         if walk.value not in memory.values:
             return walk
         place = memory.values[walk.value].offset
-        session = ((SESSION, caches.words),) if caches.words and caches.offset <= place < caches.end else ()
-        return replace(walk, offset=walk.offset - apart_at[walk.value] + place, moves=(*walk.moves, *session))
+        unit = 2 if walk.half else 1
+        session = ((SESSION, unit * caches.words),) if caches.words and caches.offset <= place < caches.end else ()
+        return replace(walk, offset=walk.offset + unit * (place - apart_at[walk.value]), moves=(*walk.moves, *session))
 
     def call(old: Call) -> Call:
         return replace(old, walks=tuple(map(moved, old.walks)))

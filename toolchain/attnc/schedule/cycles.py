@@ -147,7 +147,7 @@ def _work_cost(work: Work, beside: Beside, ports: Mapping[str, str], words_per_c
     busy: dict[str, int] = {}
     for name, cycles in (item for part in found for item in part.items()):
         busy[name] = busy.get(name, 0) + cycles
-    words = sum(walk.vectors * walk.bytes for walk in map(instruction.walk, engine.streams))
+    words = sum(walk.words for walk in map(instruction.walk, engine.streams))
     busy["ddr"] = math.ceil(words / words_per_cycle)
     slowest = [max(part, key=lambda name: part[name]) for part in found]
     longest = max(zip(found, slowest, strict=True), key=lambda entry: entry[0][entry[1]])[1]

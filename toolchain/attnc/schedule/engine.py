@@ -66,7 +66,8 @@ class Slot:
 @dataclass(frozen=True)
 class Engine:
     """One piece of hardware: kernels, one behind the other, between loaders and storers. It is named after its main kernel. `beat` are the
-    words per cycle of its loaders, and of those storers (by name) that only 16-bit vectors pass. `shared` are the streams that one loader
+    words per cycle of its loaders, and of those storers (by name, `wide`) that only 16-bit vectors pass; `small` streams move elements of 4
+    bits too. `shared` are the streams that one loader
     serves, as `sharing.share` gives them. Pointers are its `own` where engines run at the same time, else shared by engines."""
 
     index: int
@@ -74,6 +75,7 @@ class Engine:
     main: Slot
     beat: int = 1
     wide: frozenset[str] = frozenset()
+    small: frozenset[str] = frozenset()
     shared: tuple[tuple[str, int], ...] = ()
     own: bool = False
 
@@ -315,7 +317,7 @@ class Instruction:
         """Equal for instructions of an engine that take the same cycles: what its streams move, and when what its kernels work on."""
         timed = [(call, self.timed(number)) for number, call in enumerate(self.calls)]
         calls = tuple(None if call is None or now is None else (call.timing, now.timing, call.macs) for call, now in timed)
-        moved = tuple((walk.counts, walk.bytes) for _, walk in self.walks)
+        moved = tuple((walk.counts, walk.bytes, walk.half) for _, walk in self.walks)
         ahead = tuple(tuple(run.words for run in self.word_runs(stream)) for stream in self.engine.streams if stream.ahead)
         main = None if self.brings is None else self.brings.calls[self.engine.operand_slot or 0]
         early = None if self.brings is None else (self.brings.likeness, main and main.bringing.timing)

@@ -16,6 +16,8 @@ def runs(walk: Walk) -> tuple[npt.NDArray[np.int64], int]:
     starts = np.zeros(1, np.int64)
     for count, stride in zip(walk.counts[:3], walk.strides, strict=True):
         starts = (starts[:, None] + np.arange(count) * stride).reshape(-1)
+    if walk.half:  # whole words: those at the ends may be shared; all begin alike, since tiles have an even number of rows
+        return np.unique((walk.offset + starts) // 2), (walk.counts[3] + walk.offset % 2 + 1) // 2
     return walk.offset + walk.bytes * np.unique(starts), walk.bytes * walk.counts[3]
 
 

@@ -256,8 +256,7 @@ def _program(
     chains = form_chains(graph, lowered, design.copies > 1)
     engines, engine_of = _engines(chains, design)
     instructions = _all_instructions(chains, engine_of)
-    if design.beat > 1:
-        engines = _widened(engines, instructions)
+    engines = _sized(engines, instructions, design.beat > 1)
     engines = _shared(engines, instructions)
     groups = [[*group] for _, group in itertools.groupby(range(len(instructions)), key=lambda index: instructions[index].chain.main.part)]
     orders = [_order(design, engines, instructions, group, list(offsets.values())) for group in groups]
@@ -337,15 +336,18 @@ def _engine(index: int, order: Order, chains: Sequence[Chain], design: Design) -
     return Engine(index, tuple(slots), main, design.beat, own=design.parallel > 1)
 
 
-def _widened(engines: tuple[Engine, ...], instructions: Sequence[Instruction]) -> tuple[Engine, ...]:
-    """Storers through which only 16-bit vectors pass move one per cycle."""
-    sizes: dict[tuple[int, str], set[int]] = {}
+def _sized(engines: tuple[Engine, ...], instructions: Sequence[Instruction], widens: bool) -> tuple[Engine, ...]:
+    """Storers through which only 16-bit vectors pass move one per cycle, where `widens`; and which streams move elements of 4 bits."""
+    sizes: dict[tuple[str, int, str], set[int]] = {}
     for instruction in instructions:
         for stream, walk in instruction.walks:
-            if stream.kind == "store" and walk.vectors:
-                sizes.setdefault((instruction.engine.index, stream.name), set()).add(walk.bytes)
-    wide = [frozenset(name for (index, name), found in sizes.items() if index == e.index and found == {2}) for e in engines]
-    return tuple(replace(engine, wide=names) for engine, names in zip(engines, wide, strict=True))
+            if stream.kind in ("load", "store") and walk.vectors:
+                place = stream.kind, instruction.engine.index, stream.name
+                sizes.setdefault(place, set()).add(0 if walk.half else walk.bytes)
+    wide = {(index, name) for (kind, index, name), found in sizes.items() if widens and kind == "store" and found == {2}}
+    small = {(index, name) for (_, index, name), found in sizes.items() if 0 in found}
+    own = [[frozenset(name for index, name in found if index == engine.index) for found in (wide, small)] for engine in engines]
+    return tuple(replace(engine, wide=wide, small=small) for engine, (wide, small) in zip(engines, own, strict=True))
 
 
 def _shared(engines: tuple[Engine, ...], instructions: Sequence[Instruction]) -> tuple[Engine, ...]:
@@ -362,7 +364,8 @@ def _shared(engines: tuple[Engine, ...], instructions: Sequence[Instruction]) ->
             slot = engine.slots[stream.slot or 0]
             first = stream.port is not None and slot.kernel.ports[stream.port].first
             runs = {number: one.run(*walks[place]) for number, one, walks in mine if walks[place][1].vectors}
-            alone, ahead = bool(slot.macs_per_cycle) or stream.port is None, (stream.slot or 0) < (engine.operand_slot or 0)
+            alone = bool(slot.macs_per_cycle) or stream.port is None or stream.name in engine.small
+            ahead = (stream.slot or 0) < (engine.operand_slot or 0)
             operands.append(Operand(stream.name, stream.kind, first, alone, ahead, runs))
         return share(operands)
 

@@ -54,7 +54,7 @@ class Operand:
     @property
     def words(self) -> int:
         """Most words that an instruction moves."""
-        return max((run.walk.vectors * run.walk.bytes for run in self.runs.values()), default=0)
+        return max((run.walk.words for run in self.runs.values()), default=0)
 
     @property
     def depth(self) -> int:

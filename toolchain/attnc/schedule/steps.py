@@ -78,10 +78,12 @@ def dependences(tasks: Sequence[Task], starts: Sequence[int]) -> list[set[int]]:
     for number, task in enumerate(tasks):
         for found, walks in ((loads, task.loads), (stores, task.stores)):
             for walk in walks:
-                value = bisect_right(starts, walk.offset) - 1
-                shape = shapes.setdefault((walk.offset - starts[value], walk.counts, walk.strides, walk.bytes), len(shapes))
+                unit = 2 if walk.half else 1
+                value = bisect_right(starts, walk.offset // unit) - 1
+                offset = walk.offset - unit * starts[value]
+                shape = shapes.setdefault((offset, walk.counts, walk.strides, walk.bytes, walk.half), len(shapes))
                 if shape == len(known):
-                    known.append(replace(walk, offset=walk.offset - starts[value], zero_point=0, value=""))
+                    known.append(replace(walk, offset=offset, zero_point=0, value=""))
                 found[value].append((number, shape))
     meet: dict[tuple[int, int], bool] = {}  # layers are alike: few pairs of shapes, many pairs of walks
     needs: list[set[int]] = [set() for _ in tasks]

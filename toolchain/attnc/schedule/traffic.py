@@ -75,6 +75,9 @@ def check_types(graph: Graph, call: Call) -> None:
         if not type_.signed:
             raise GraphError(f"{where} moves {walk.value!r} of type {type_.short}: memory holds signed integers")
         meaning = (1, 0) if port.raw else (1 if type_.bits <= 8 else 2, type_.zero_point)
+        cached = graph.value(walk.value).held is not None
+        if walk.half != (cached and type_.bits <= 4):
+            raise GraphError(f"{where} moves {walk.value!r} of {type_.bits} bits as {'halves of ' if walk.half else ''}bytes")
         if (walk.bytes, walk.zero_point) != meaning:
             found = f"{walk.bytes} bytes with zero point {walk.zero_point}"
             raise GraphError(f"{where} moves {walk.value!r} as {found}, needed {meaning[0]} with {meaning[1]}")
@@ -85,7 +88,7 @@ def check_types(graph: Graph, call: Call) -> None:
 
 def _words(walk: Walk) -> Words:
     """That a walk passes."""
-    if max(walk.counts[:3]) == 1:
+    if max(walk.counts[:3]) == 1 and not walk.half:
         return slice(walk.offset, walk.offset + walk.counts[3] * walk.bytes)
     starts, size = runs(walk)
     found: npt.NDArray[np.int64] = (starts[:, None] + np.arange(size)).ravel()

@@ -99,7 +99,7 @@ class Part:
         """A stream that moves `walk` in `moved` cycles; the kernel waits for `opening` of its vectors, and ends `trailing` cycles behind
         the last one."""
         count = len(stream.pointers)
-        bursts = math.prod(walk.counts[:3]) * math.ceil(walk.counts[3] * walk.bytes / count / stream.beat / 64)
+        bursts = math.prod(walk.counts[:3]) * math.ceil(walk.run_words / count / stream.beat / 64)
         self.busy[f"port {stream.name}"] = max(moved, bursts * math.ceil(READ_LATENCY / REQUESTS_IN_FLIGHT))
         if stream.kind == "store" and stream.slot is None:
             self.lag = round((moved / walk.vectors - 1) * self.leaving)
