@@ -82,8 +82,8 @@ def test_without_the_checks_it_would_be_wrong(monkeypatch: pytest.MonkeyPatch) -
     graph = turned()
     feeds = random_feeds(graph, 2)
     monkeypatch.setattr(chains, "_fed", careless)
-    real = program._touched
-    monkeypatch.setattr(program, "_touched", lambda steps: [(set(), stored) for _, stored in real(steps)])
+    real = program.touched
+    monkeypatch.setattr(program, "touched", lambda steps: [(set(), stored) for _, stored in real(steps)])
     with pytest.raises(GraphError, match="reads 'a' from words of memory that hold nothing"):
         build_program(graph, DESIGN, lambda data: None)
     monkeypatch.setattr(program, "check_traffic", lambda *_: None)

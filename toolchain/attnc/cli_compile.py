@@ -54,7 +54,7 @@ MaxLengthOption = Annotated[
 BlockOption = Annotated[
     int | None, typer.Option("--block", metavar="TOKENS", help="Tokens of a prompt that are worked on at a time.", show_default="32")
 ]
-CacheOption = Annotated[str, typer.Option("--cache", metavar="FORMAT", help="Keys and values of a decoder in memory: int8 or int4.")]
+CacheOption = Annotated[str, typer.Option("--cache", metavar="FORMAT", help="Keys and values of a decoder in memory: int8, k4v8 or int4.")]
 SessionsOption = Annotated[int, typer.Option("--sessions", metavar="N", help="Sequences that have caches of their own.")]
 CheckOption = Annotated[
     bool,

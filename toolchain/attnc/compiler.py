@@ -170,7 +170,9 @@ def write(state: State, progress: Progress, moved: Note) -> Path:
         )  # fmt: skip
         if state.decoder is not None:
             facts["decoder"] = decoder_report(state.decoder, vectors.runs, program, read_json(folder / MANIFEST)) | {
-                "simulated": check.later
+                "simulated": check.later,
+                "cache": state.options.cache,
+                "cache_errors": state.cache_errors,
             }
         if rows:
             simulated = {FIRST: {style: run["cycles"] for style, run in (check.simulation or {"styles": {}})["styles"].items()}}

@@ -22,6 +22,11 @@ ActivationBits = Annotated[Literal[8, 16, "auto"], BeforeValidator(_number)]
 SQNR_TARGET = 30.0
 
 
+CacheFormat = Literal["int8", "k4v8", "int4"]
+CACHE_BITS: dict[CacheFormat, tuple[int, int]] = {"int8": (8, 8), "k4v8": (4, 8), "int4": (4, 4)}
+"""Bits of keys and of values."""
+
+
 class CompileOptions(BaseModel):
     """What `attnc compile` takes besides the model."""
 
@@ -82,8 +87,8 @@ class CompileOptions(BaseModel):
     """Compile a decoder that generates tokens, for sequences of at most so many."""
     block: int | None = Field(default=None, ge=2)
     """Tokens of a prompt that are worked on at a time; by default `decoding.DEFAULT_BLOCK`, or less for short sequences."""
-    cache: Literal["int8", "int4"] = "int8"
-    """Format of keys and values in the caches of a decoder."""
+    cache: CacheFormat = "int8"
+    """Keys and values in the caches of a decoder: both of 8 bits, keys of 4 and values of 8, or both of 4."""
     sessions: int = Field(default=1, ge=1, le=1024)
     """Sequences that have caches of their own."""
     check: bool = True

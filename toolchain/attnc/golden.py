@@ -15,6 +15,7 @@ from attnc.ir import Graph, Node
 from attnc.ops import operator
 
 Visit = Callable[[str, Array], None]
+Change = Callable[[str, Array], Array]
 
 BLOCK_ELEMENTS = 1 << 18
 """Elements of the largest tensor in a block of samples: in doubles about what a core's cache holds."""
@@ -45,10 +46,11 @@ def _walk(
     return {name: live[name] for name in graph.outputs}
 
 
-def run_reference(graph: Graph, feeds: Mapping[str, Array], visit: Visit | None = None) -> dict[str, Array]:
+def run_reference(graph: Graph, feeds: Mapping[str, Array], visit: Visit | None = None, change: Change | None = None) -> dict[str, Array]:
     """The float meaning of a graph that is not quantized: `[samples, rows, channels]` float64 in and out.
 
-    `visit(name, array)` sees every value. Values of an imposed type saturate at its ends: models that arrive quantized may rely on it.
+    `visit(name, array)` sees every value, and what a node makes passes `change(name, array)`. Values of an imposed type saturate at its
+    ends: models that arrive quantized may rely on it.
     """
 
     def saturated(name: str, array: Array) -> Array:
@@ -60,7 +62,8 @@ def run_reference(graph: Graph, feeds: Mapping[str, Array], visit: Visit | None 
 
     def step(node: Node, inputs: Sequence[Array]) -> Array:
         with one_thread():
-            return saturated(node.output, operator(node).reference(node, inputs))
+            result = saturated(node.output, operator(node).reference(node, inputs))
+        return result if change is None else change(node.output, result)
 
     return _walk(graph, {name: saturated(name, array) for name, array in feeds.items()}, step, visit)
 

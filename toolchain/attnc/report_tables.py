@@ -113,6 +113,7 @@ def _decoder(found: dict[str, Any], simulation: dict[str, Any] | None) -> list[t
     """What generating tokens takes."""
     sessions = f" for each of {found['sessions']} sessions" if found["sessions"] > 1 else ""
     rows = [("decoder", f"sequences of {found['length']:,} tokens, caches of {found['cache_bytes']:,} bytes{sessions}")]
+    rows += cache_rows(found)
     for entry, tokens in (("prefill", found["block"]), ("decode", 1)):
         for row in (row for row in found["estimates"] if row["entry"] == entry):
             speed = f"{tokens / row['ms'] * 1000:,.1f} tokens/s" if row["ms"] else ""
@@ -146,6 +147,18 @@ def _grouped(mixtures: list[dict[str, Any]]) -> dict[tuple[int, int], list[dict[
     for one in mixtures:
         found.setdefault((one["experts"], one["of_a_token"]), []).append(one)
     return found
+
+
+def cache_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """What formats of caches cost a decoder."""
+    rows = []
+    for one in found["cache_errors"]:
+        which = " (this build's)" if one["format"] == found["cache"] else ""
+        error = "no error" if one["sqnr_db"] is None else f"{one['sqnr_db']:.1f} dB SQNR of the logits"
+        same = f"the likeliest token the same for {one['same_choice']:.1%} of {one['tokens']:,}"
+        text = f"{error}, {same}, divergence {one['divergence']:.2g} nats; against a float cache, all else in float"
+        rows.append((f"cache in {one['format']}{which}", text))
+    return rows
 
 
 def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:

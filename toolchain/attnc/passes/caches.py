@@ -17,21 +17,21 @@ from attnc.ops.rotary import Sizes
 from attnc.passes.attention import scale_channels, sole_maker
 from attnc.quant.calibration import Statistics
 
-CACHED = (1, 2)
-"""Operands of attention that lie in caches."""
 MAX_RATIO = 64.0
 
 
-def narrow_caches(graph: Graph, statistics: Mapping[str, Statistics]) -> None:
-    """Ask for 4 bits of keys and values of every attention; where layers around it can take factors, they do. Requires a float graph;
-    ensures the same float meaning."""
+def narrow_caches(graph: Graph, statistics: Mapping[str, Statistics], bits: tuple[int, int]) -> None:
+    """Ask for 4 `bits` of keys, of values, or of both, of every attention; where layers around it can take factors, they do. Requires a
+    float graph; ensures the same float meaning."""
     for node in graph.nodes:
         if node.op != "attention":
             continue
-        node.attrs["small_operands"] = CACHED
+        node.attrs["small_operands"] = tuple(operand for operand, wanted in zip((1, 2), bits, strict=True) if wanted == 4)
         q, k, v = node.inputs[:3]
-        _even_keys(graph, node, q, k, statistics[k].peak)
-        _even_values(graph, node, v, statistics[v].peak)
+        if bits[0] == 4:
+            _even_keys(graph, node, q, k, statistics[k].peak)
+        if bits[1] == 4:
+            _even_values(graph, node, v, statistics[v].peak)
 
 
 def _even_keys(graph: Graph, node: Node, q: str, k: str, peak: Array) -> None:

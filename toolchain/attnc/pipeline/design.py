@@ -8,6 +8,7 @@ import onnx
 
 from attnc.decoding.plan import plan_decoder
 from attnc.errors import FitError
+from attnc.pipeline.cache_error import measure_caches
 from attnc.pipeline.state import State
 from attnc.quant.samples import table_rows
 from attnc.schedule.cost import check_memory, estimate
@@ -25,6 +26,7 @@ def add_caches(state: State) -> None:
     proto = onnx.load(state.path, load_external_data=False)
     vocabulary = table_rows(proto, spec.name) or state.graph.value(output).shape[1]
     state.decoder = plan_decoder(state.model, options.max_length, options.block, options.sessions, vocabulary, state.path.parent)
+    state.cache_errors = measure_caches(state)
     state.model = state.decoder.model
 
 

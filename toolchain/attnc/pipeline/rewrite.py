@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from attnc.config import CompileOptions
+from attnc.config import CACHE_BITS, CompileOptions
 from attnc.errors import ConfigError
 from attnc.golden import run_reference
 from attnc.ir import Node
@@ -52,8 +52,9 @@ def pad_heads_to_words(state: State) -> None:
 
 def narrow(state: State) -> None:
     """Keys and values of 4 bits, where the options say so."""
-    if state.options.cache == "int4":
-        caches.narrow_caches(state.graph, glance(state, attention.operands(state.graph)))
+    bits = CACHE_BITS[state.options.cache]
+    if min(bits) < 8:
+        caches.narrow_caches(state.graph, glance(state, attention.operands(state.graph)), bits)
 
 
 def glance(state: State, names: set[str]) -> dict[str, Statistics]:

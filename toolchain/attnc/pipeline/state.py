@@ -69,6 +69,8 @@ class State:
     engines: EngineChoice | None = None
     """How the engine of layers that may have either was chosen; None where a schedule was given."""
     misfit: str | None = None
+    cache_errors: list[dict[str, Any]] = field(default_factory=list)
+    """What formats of caches cost a decoder, as `cache_error.measure_caches` has it."""
     decoder: Decoder | None = None
     """Where one was asked for: what `model` became, and was before."""
 
