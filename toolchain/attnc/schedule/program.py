@@ -26,6 +26,7 @@ from attnc.schedule.prefetch import prefetch, weights_ahead
 from attnc.schedule.queues import Queue, Routing, openings, queues, unrolled
 from attnc.schedule.registers import registers_of
 from attnc.schedule.sharing import Operand, share
+from attnc.schedule.sized import sized
 from attnc.schedule.steps import Task, form_steps, tracks
 from attnc.schedule.touched import touched
 from attnc.schedule.traffic import check_traffic
@@ -256,7 +257,7 @@ def _program(
     chains = form_chains(graph, lowered, design.copies > 1)
     engines, engine_of = _engines(chains, design)
     instructions = _all_instructions(chains, engine_of)
-    engines = _sized(engines, instructions, design.beat > 1)
+    engines = sized(engines, instructions, design.beat > 1)
     engines = _shared(engines, instructions)
     groups = [[*group] for _, group in itertools.groupby(range(len(instructions)), key=lambda index: instructions[index].chain.main.part)]
     orders = [_order(design, engines, instructions, group, list(offsets.values())) for group in groups]
@@ -334,20 +335,6 @@ def _engine(index: int, order: Order, chains: Sequence[Chain], design: Design) -
     heavy = next((chain.heavy for chain in chains if chain.heavy is not None), None)
     main = next((slot for slot, key in zip(slots, links, strict=True) if key == heavy), slots[0])
     return Engine(index, tuple(slots), main, design.beat, own=design.parallel > 1)
-
-
-def _sized(engines: tuple[Engine, ...], instructions: Sequence[Instruction], widens: bool) -> tuple[Engine, ...]:
-    """Storers through which only 16-bit vectors pass move one per cycle, where `widens`; and which streams move elements of 4 bits."""
-    sizes: dict[tuple[str, int, str], set[int]] = {}
-    for instruction in instructions:
-        for stream, walk in instruction.walks:
-            if stream.kind in ("load", "store") and walk.vectors:
-                place = stream.kind, instruction.engine.index, stream.name
-                sizes.setdefault(place, set()).add(0 if walk.half else walk.bytes)
-    wide = {(index, name) for (kind, index, name), found in sizes.items() if widens and kind == "store" and found == {2}}
-    small = {(index, name) for (_, index, name), found in sizes.items() if 0 in found}
-    own = [[frozenset(name for index, name in found if index == engine.index) for found in (wide, small)] for engine in engines]
-    return tuple(replace(engine, wide=wide, small=small) for engine, (wide, small) in zip(engines, own, strict=True))
 
 
 def _shared(engines: tuple[Engine, ...], instructions: Sequence[Instruction]) -> tuple[Engine, ...]:
