@@ -51,7 +51,7 @@ test-board: tools $(VENV)/.test $(VENV)/.boards
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/board $(PYTEST_ARGS)
 
 zoo: tools $(VENV)/.test
-	$(BIN)/python models/zoo.py --workers $(WORKERS) $(ZOO_ARGS)
+	$(BIN)/python -m models.zoo --workers $(WORKERS) $(ZOO_ARGS)
 
 files: tools $(VENV)/.test
 	$(BIN)/python -m models.files --workers $(WORKERS) $(FILES_ARGS)

