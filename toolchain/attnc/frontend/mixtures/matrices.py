@@ -26,15 +26,14 @@ MOVING = {
 class Matrices:
     """Names of constants in the order in which they are used, by the number of products on the way of a token before and with them.
 
-    `routing` are constants [E] that are added to what depends on logits alone; `early` are first products that all tokens have with all
-    experts; `deepest` is the largest number of products on the way of a token.
+    `routing` are constants [E] that are added to what depends on logits alone; `early` says whether all tokens have the first product with
+    all experts.
     """
 
     products: dict[int, list[str]] = field(default_factory=dict)
     biases: dict[int, list[str]] = field(default_factory=dict)
     routing: list[str] = field(default_factory=list)
     early: bool = True
-    deepest: int = 0
 
 
 def read(region: Region) -> Matrices:
@@ -65,7 +64,6 @@ def read(region: Region) -> Matrices:
                 depth[name] = level
             elif constants and node.op_type in MOVING:
                 picked[name] = tuple(dict.fromkeys(constants))
-        found.deepest = max(found.deepest, level)
     return found
 
 

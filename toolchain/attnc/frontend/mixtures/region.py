@@ -22,7 +22,7 @@ from attnc.frontend.wiring import PRODUCTS, Wiring
 
 CHOOSING = ("TopK", "ArgMax")
 """A router compares by one of these."""
-SCORES = ("Softmax", "Sigmoid", "LogSoftmax")
+SCORES = ("Softmax", "Sigmoid")
 PAIRS = ("QuantizeLinear", "DequantizeLinear")
 MOST_ENDS = 12
 """So many tensors that all logits go through are looked at for the sum over experts."""
