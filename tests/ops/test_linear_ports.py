@@ -1,5 +1,5 @@
-"""linear whose weights arrive four words per cycle through two memory ports: C++ against golden, the bytes in memory, the cycles, and the
-graphs that have no use for a second port."""
+"""linear whose weights arrive four words per cycle through two memory ports, or four: C++ against golden, the bytes in memory, the cycles,
+and the graphs that have no use for a second port."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ DESIGNS = [
     Design.of(8, 8, 16, 4, rows_at_once=16, beat=2, weight_ports=2),
     Design.of(8, 16, 4, 4, rows_at_once=3, beat=2, weight_ports=2),
     Design.of(8, 32, 64, 4, rows_at_once=5, beat=2, weight_ports=2),
+    Design.of(4, 8, 5, 4, rows_at_once=2, weight_ports=4),
+    Design.of(16, 16, 64, 4, rows_at_once=3, weight_ports=4),
 ]
 """PE of 1 to 4 tiles; less than a block of rows, one, and several."""
 

@@ -74,7 +74,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"design": {**DESIGN, "rows_at_once": 2.5}}, r"'design.engines.linear.rows_at_once': .*integer, found 2.5"),
     ({"design": {**DESIGN, "rows_at_once": 33}}, r"'design.engines.linear.rows_at_once': needed at most its rows \(32\), found 33"),
     ({"design": {**DESIGN, "parallel": 3}}, r"'design.parallel': needed 1 .*or 2 .*, found 3"),
-    ({"design": {**DESIGN, "beat": 2, "weight_ports": 3}}, r"'design.engines.linear.weight_ports': needed 1, or 2 .*, found 3"),
+    ({"design": {**DESIGN, "beat": 2, "weight_ports": 3}}, r"'design.engines.linear.weight_ports': needed 1, 2 or 4 .*, found 3"),
     ({"design": {**DESIGN, "wings": 2}}, r"'design.wings': .*found 2"),
     ({"design": {"lanes": 16}}, r"'design.rows': Field required"),
     ({"colour": "red"}, r"'colour': .*found 'red'"),

@@ -14,7 +14,7 @@
 //          bits = 5; 2 or 4 bits where 1 or 2 tiles are left). Word i of a unit holds bit i of its codes: bit v of byte l is lane l
 //          of channel v. So unpacking is wiring, and 8 banks are written at a time.
 // Beats    W_WORDS words arrive per cycle. They are of one thing: records, multipliers of a group, rows that take turns, a unit. Things
-//          follow each other without gaps: one may begin with the second word of a beat. Of 4 words, from two memory ports, each holds
+//          follow each other without gaps: one may begin with the second word of a beat. Of 4 words, from several memory ports, each holds
 //          one thing: then all weights have 8 bits and no multipliers.
 // Scales   acc = sum over groups of multiplier * (sum of products); no multiplier, and no hardware for it, where scales = 0.
 // Rounding requantize: half up, then saturation to [low, high].

@@ -73,7 +73,7 @@ def _stream(stream: Stream, small: bool) -> dict[str, Any]:
         "type": stream.type.cpp(),
         "word": word_of(stream.beat),
         "memory": stream.pointers[0],
-        "second": stream.pointers[1] if len(stream.pointers) > 1 else None,
+        "others": stream.pointers[1:],
     }
 
 

@@ -143,8 +143,8 @@ NO_WALK = Walk(0, (0, 0, 0, 0), (0, 0, 0))
 @dataclass(frozen=True)
 class WeightGroups:
     """The groups of channels whose weights a run goes through, all multiplied together: how many, and of the first one the tiles, the words
-    (0 where a run before cannot load them: they are packed, or have multipliers), and the words between the halves of a matrix that comes
-    through two memory ports."""
+    (0 where a run before cannot load them: they are packed, or have multipliers), and the words between the parts of a matrix that comes
+    through several memory ports."""
 
     groups: int
     tiles: int

@@ -19,7 +19,7 @@ class Numbers:
 @dataclass(frozen=True)
 class LinearNumbers(Numbers):
     """Multipliers: `pe` output channels at a time, for `rows_at_once` rows that share each weight. Weights come through `weight_ports`
-    memory ports, 1, or 2 with beats of two words where all weights of the engine are bytes (`linear.weight_words`)."""
+    memory ports, more than 1 where all weights of the engine are bytes: 2, or 4 with beats of a word (`linear.weight_words`)."""
 
     kernel = "linear"
     pe: int = 16

@@ -46,6 +46,10 @@ LOAD_WORDS_PAIR = _mover(
     "load_words_pair",
     Loop("LOAD_WORDS_PAIR", MEMORY + WRITE, runs=one(lambda n: up(n.count, 2 * n.W) + up(n.more, 2 * n.W))),
 )
+LOAD_WORDS_QUAD = _mover(
+    "load_words_quad",
+    Loop("LOAD_WORDS_QUAD", MEMORY + WRITE, runs=one(lambda n: up(n.count, 4 * n.W) + up(n.more, 4 * n.W))),
+)
 STORE = _mover(
     "store",
     Loop("STORE", READ + ADD + MEMORY, runs=one(_beats)),
@@ -62,4 +66,4 @@ FETCH = _mover(
 QUEUE = _mover("read_queue", Loop("QUEUE", MEMORY + WRITE, runs=one(lambda n: n.count)))
 """Brings the entries of a queue of experts; it stands beside the function of the accelerator."""
 
-MOVERS = (LOAD, TAKE_RUN, TAKE_RUN_WORDS, LOAD_WORDS, LOAD_WORDS_PAIR, STORE, FORWARD, TEE, FETCH, QUEUE)
+MOVERS = (LOAD, TAKE_RUN, TAKE_RUN_WORDS, LOAD_WORDS, LOAD_WORDS_PAIR, LOAD_WORDS_QUAD, STORE, FORWARD, TEE, FETCH, QUEUE)

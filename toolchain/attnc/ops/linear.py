@@ -45,6 +45,8 @@ LOW_BYTE_OFFSET = 128
 """What a low byte of 16-bit inputs is more than the signed byte that is multiplied."""
 LEAST_ACC = 18
 """Bits of a sum of packed products (dsp_pair.hpp), which the accumulator holds whatever the weights are."""
+MOST_WORDS = 4
+"""Of weights per cycle."""
 ACC_LIMIT = 44
 """Bits of the largest accumulator besides its sign: with a multiplier of 17 bits it stays below 2**61, and so does what rounds it."""
 
@@ -199,11 +201,11 @@ def dsp_layout(node: Node, ctx: Lowering) -> Layout:
 
 
 def weight_words(engine: EngineDesign[LinearNumbers], ctx: Lowering) -> int:
-    """Words of weights per cycle: a beat through each of the engine's ports for weights. What comes through two ports must be of one thing,
-    so they serve an engine whose weights are all bytes without multipliers; else one port does."""
+    """Words of weights per cycle: a beat through each of the engine's ports for weights, at most MOST_WORDS. What comes through several
+    ports must be of one thing, so they serve an engine whose weights are all bytes without multipliers; else one port does."""
     beat, numbers, key = engine.design.beat, engine.numbers, f"weight words of {engine.name}"
     words = beat * numbers.weight_ports
-    if numbers.weight_ports == 1 or numbers.pe % words:
+    if numbers.weight_ports == 1 or numbers.pe % words or words > MOST_WORDS:
         return beat
     if key not in ctx.memo:
         linear = (node for node in ctx.graph.nodes if node.op == Linear.name and Linear().engine(node) == "dsp")
@@ -263,7 +265,7 @@ def dsp_calls(node: Node, ctx: Lowering, weights: Walk) -> list[Call]:
                 kernel=kernel,
                 walks=(ctx.walk(x, row, rows, raw=True), weights, ctx.walk(y, row, rows)),
                 scalars={"rows": rows, "fill_rows": rows, **scalars},
-                weights=WeightGroups(groups, k_tiles, first_words, weights.vectors // 2 if layout.ports == 2 else 0),
+                weights=WeightGroups(groups, k_tiles, first_words, weights.vectors // layout.ports if layout.ports > 1 else 0),
                 macs=rows * math.prod(weight_shape(node)),
             )
         )

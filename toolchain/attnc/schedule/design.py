@@ -113,16 +113,18 @@ def _height(graph: Graph) -> int:
 
 
 def port_choices(programs: Programs, lanes: int, beat: int) -> tuple[int, ...]:
-    """Memory ports for weights: two where the weights of the multipliers allow it."""
+    """Memory ports for weights: two where the weights of the multipliers allow it, four for experts, few of whose rows share them."""
     one = Design(beat=beat)
-    return (1, 2) if matters(programs, lanes, one, one.having(weight_ports=2)) else (1,)
+    if not matters(programs, lanes, one, one.having(weight_ports=2)):
+        return (1,)
+    return (1, 2, 4) if programs.queued and beat == 1 else (1, 2)
 
 
-def useful(design: Design) -> bool:
-    """Whether multipliers could wait for weights of bytes that come through one port less: those of PE channels come in PE * k / words
-    cycles, their products take rows / R * k."""
-    linear = design.linear
-    return linear.pe * linear.rows_at_once >= design.beat * (linear.weight_ports - 1) * design.rows
+def useful(programs: Programs, design: Design) -> bool:
+    """Whether multipliers could wait for weights of bytes that come through fewer ports: those of PE channels come in PE * k / words
+    cycles, their products take rows / R * k. Where there are experts, those that have about the same rows."""
+    linear, fewer = design.linear, max(design.linear.weight_ports - 1, 0)
+    return linear.pe * linear.rows_at_once >= design.beat * fewer * min(design.rows, programs.queued or design.rows)
 
 
 def candidates(programs: Programs, lanes: int, board: Board, pairs: Sequence[tuple[int, int]]) -> Iterator[Design]:
@@ -133,7 +135,7 @@ def candidates(programs: Programs, lanes: int, board: Board, pairs: Sequence[tup
     for (factor, at_once), height, depth, ports in choices:
         columns, tables = table_sizes(lanes, factor)
         start = Design.of(lanes=lanes, pe=lanes * factor, rows=height, queries=QUERY_CHOICES[0], rows_at_once=at_once, beat=beat)
-        if at_once <= height and useful(start.having(weight_ports=ports)):
+        if at_once <= height and useful(programs, start.having(weight_ports=ports)):
             yield start.having(depth=depth, columns=columns, tables=tables, weight_ports=ports)
 
 
@@ -198,7 +200,7 @@ def _with_more(programs: Programs, board: Board, clock_mhz: float, objective: Ob
         for copies, parallel, ports in product((1, 2), (1, 2), enough):
             for rows in [start.rows, *(fewer if parallel > 1 else [])]:
                 design = start.having(rows=rows, copies=copies, parallel=parallel, weight_ports=ports)
-                if not useful(design) or design in tried:
+                if not useful(programs, design) or design in tried:
                     continue
                 tried.add(design)
                 rank = _tried(programs, board, clock_mhz, objective, design, best[0])

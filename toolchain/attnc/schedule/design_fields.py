@@ -105,8 +105,8 @@ def check_numbers(design: Design, where: str) -> None:
                 wrong(where, f"{at}.pe", f"a multiple of design.lanes ({design.lanes}), at least 2", numbers.pe)
             if numbers.rows_at_once > engine.rows:
                 wrong(where, f"{at}.rows_at_once", f"at most its rows ({engine.rows})", numbers.rows_at_once)
-            if numbers.weight_ports > 2:
-                wrong(where, f"{at}.weight_ports", "1, or 2 (two memory ports bring the weights)", numbers.weight_ports)
+            if numbers.weight_ports not in (1, 2, 4):
+                wrong(where, f"{at}.weight_ports", "1, 2 or 4 (memory ports that bring the weights)", numbers.weight_ports)
         if isinstance(numbers, LookupNumbers) and numbers.group not in (3, 5):
             wrong(where, f"{at}.group", "3 or 5 activations per table of ternary weights", numbers.group)
 

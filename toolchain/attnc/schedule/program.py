@@ -23,7 +23,7 @@ from attnc.schedule.lowered import Calls, entry_rows, least_cycles, lower, regio
 from attnc.schedule.memory import MemoryMap, WeightMemory, aligned, plan_memory, weight_walks
 from attnc.schedule.patches import PATCH_SHIFT, Fetch, Patch, Stated, integers, patches
 from attnc.schedule.prefetch import prefetch, weights_ahead
-from attnc.schedule.queues import Queue, Routing, openings, queues, unrolled
+from attnc.schedule.queues import Queue, Routing, openings, queues, rows_of_experts, unrolled
 from attnc.schedule.registers import registers_of
 from attnc.schedule.sharing import Operand, share
 from attnc.schedule.sized import sized
@@ -237,6 +237,8 @@ class Programs:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self._calls = Calls(graph)
+        self.queued = rows_of_experts(graph)
+        """Rows of an expert where all have about the same; 0 where there are none."""
 
     def build(self, design: Design) -> Program:
         """The program of a design."""

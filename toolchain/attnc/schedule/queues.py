@@ -55,6 +55,12 @@ def queues(graph: Graph, memory: MemoryMap, block: int) -> dict[str, Queue]:
     return found
 
 
+def rows_of_experts(graph: Graph) -> int:
+    """The fewest rows that an expert has where all have about the same; 0 where there are no experts."""
+    found = (graph.value(node.output).shape[0] // graph.value(node.each).shape[0] for node in graph.nodes if node.each)
+    return min(found, default=0)
+
+
 def each_of(step: Sequence[Instruction]) -> str:
     """The queue for each of whose entries a step runs."""
     return step[0].chain.main.node.each

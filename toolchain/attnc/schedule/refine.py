@@ -77,7 +77,7 @@ def _steps(design: Design, kinds: Collection[type[Numbers]]) -> tuple[dict[str, 
     choices: dict[str, Collection[int]] = {}
     if LinearNumbers in kinds:
         cut = {math.ceil(rows / blocks) for blocks in range(1, rows + 1)}  # others would leave multipliers idle in the last of the rows
-        choices |= {"pe": wide, "rows_at_once": cut, "weight_ports": (1, 2)}
+        choices |= {"pe": wide, "rows_at_once": cut, "weight_ports": {1, 2, design.linear.weight_ports}}
     if AttentionNumbers in kinds:
         choices |= {"queries": [power for power in powers if power <= MOST_QUERIES]}
     if LookupNumbers in kinds:
