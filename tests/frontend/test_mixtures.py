@@ -318,10 +318,12 @@ def test_a_router_that_is_not_known(tmp_path: Path) -> None:
         weights, index = softmax(b, logits)
         return b("Mul", weights, weights), index
 
-    path = build(tmp_path, dense, parts(), squared)
-    assert "this router is not read: needed the largest of softmax or sigmoid" in reason(path)
-    with pytest.raises(UnsupportedError, match="this router is not read"):
-        import_model(path)
+    for spelling in (dense, looped, picked):
+        path = build(tmp_path, spelling, parts(), squared)
+        assert "this router is not read: needed the largest of softmax or sigmoid" in reason(path)
+        with pytest.raises(UnsupportedError, match="this router is not read") as caught:
+            import_model(path)
+        assert caught.value.operator == "TopK" and not caught.value.others  # one error for all of it
 
 
 def test_experts_that_are_not_known(tmp_path: Path) -> None:
@@ -346,7 +348,7 @@ def test_nan_in_a_weight(tmp_path: Path) -> None:
 
 
 def test_more_experts_for_a_token_than_there_are(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="needed a constant number of 1 to 4 experts for each token, found 5"):
+    with pytest.raises(UnsupportedError, match="needed a fixed number of 1 to 4 experts for each token, found 5"):
         import_model(build(tmp_path, dense, parts(), lambda b, logits: softmax(b, logits, E + 1)))
 
 

@@ -127,7 +127,7 @@ def inspect_model(path: Path, shapes: Pins | None = None, samples: Pins | None =
         if not interpreter.unsupported:  # what comes after an unsupported node may have no shape
             _outputs(interpreter, specs, declared)
     except UnsupportedError as error:
-        interpreter.unsupported.setdefault(error.node, error)
+        interpreter.note(error)
         feeds = interpreter.ctx.builder.feeds
     try:
         _, _, before = host_models(interpreter, ending, [feed.tensor for feed in feeds])

@@ -107,7 +107,7 @@ def _fetchable(interpreter: Interpreter, name: str) -> View | str | None:
         if heavy and not interpreter.collect:
             raise
         if heavy:
-            interpreter.unsupported.setdefault(error.node, error)
+            interpreter.note(error)
         reason = error.reason
     assert isinstance(value, (Unary, Poly, Scores, ScoreRows, TurnedScores, TokenWeights, WeighedTokens, Patchwork, Test, Failed, View))
     return reason

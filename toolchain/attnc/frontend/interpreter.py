@@ -191,8 +191,13 @@ class Interpreter:
             raise error
         unread = self.foreign(node) or node.op_type not in HANDLERS
         if unread or not any(isinstance(value, View) and value.base.name in self.made_up for value in args):
-            self.unsupported.setdefault(error.node, error)  # the layout of a made-up operand is no reason
+            self.note(error)  # the layout of a made-up operand is no reason
         return [self._assumed(name) or Failed(error) for name in node.output]
+
+    def note(self, error: UnsupportedError) -> None:
+        """What keeps a node from being compiled, unless that is because of another one."""
+        if error.node not in self.simplified.behind:
+            self.unsupported.setdefault(error.node, error)
 
     def _repaired(self, node: NodeProto, args: list[Value | None]) -> list[Value | None]:
         """Operands that failed: an error, except that a collecting walk goes on with made-up values before heavy nodes."""
@@ -202,7 +207,7 @@ class Interpreter:
         repaired: list[Value | None] = []
         for name, value in zip(node.input, args, strict=True):
             if isinstance(value, Failed):
-                self.unsupported.setdefault(value.error.node, value.error)
+                self.note(value.error)
                 self._note_unknown(name)
                 assumed = self._assumed(name)
                 if assumed is None:
@@ -224,7 +229,7 @@ class Interpreter:
             stack += [operand for operand in node.input if operand]
             if node.op_type not in HANDLERS:
                 reason = REASONS.get(node.op_type, UNKNOWN)
-                self.unsupported.setdefault(node.name, UnsupportedError(node.name, node.op_type, reason))
+                self.note(UnsupportedError(node.name, node.op_type, reason))
 
     def _assumed(self, name: str) -> View | None:
         """A made-up value of the device for a tensor that could not be computed."""

@@ -59,6 +59,8 @@ class Simplified:
     outputs: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     """Nodes that nothing can stand for, with the reason: of other domains, or routers of mixtures that are not read."""
+    behind: set[str] = field(default_factory=set)
+    """Other nodes of what such a router is part of: that they are not supported either is no news."""
     mixtures: dict[str, Mixture] = field(default_factory=dict)
     """Mixtures of experts by the nodes that stand for them."""
     mixed: dict[str, list[str]] = field(default_factory=dict)

@@ -43,6 +43,7 @@ def find_mixtures(simplified: Simplified) -> None:
             found = _described(region, matrices)
             if isinstance(found, str):
                 simplified.refused[anchor.name] = found
+                simplified.behind.update(node.name for node in region.nodes if node is not anchor)
             else:
                 _replace(simplified, region, found)
             break
@@ -69,7 +70,7 @@ def _described(region: Region, matrices: Matrices) -> Mixture | str:
     _check_constants(region)
     counts = router.counts(region)
     if not counts or counts[0] > region.experts:
-        return f"needed a constant number of 1 to {region.experts} experts for each token, found {counts[0] if counts else 'none'}"
+        return f"needed a fixed number of 1 to {region.experts} experts for each token, found {counts[0] if counts else 'none'}"
     last = len(matrices.products[SECOND])
     if 1 < last < region.experts:
         return f"it chooses among {region.experts} experts, of which {last} are computed{TRACED}"
@@ -83,8 +84,8 @@ def _described(region: Region, matrices: Matrices) -> Mixture | str:
     described, weights = found
     chosen = router.explain(region, matrices, seen.logits, weights)
     if chosen is None:
-        return ("this router is not read: needed the largest of softmax or sigmoid of logits, with or without a constant added before they "
-                "are compared, groups of experts, and a division by the sum of those taken")  # fmt: skip
+        return ("this router is not read: needed the largest of softmax or sigmoid of logits, with or without a bias of each expert "
+                "before they are compared, groups of experts, and a division by the sum of those taken")  # fmt: skip
     return Mixture(chosen, described, matrices.early)
 
 
