@@ -148,11 +148,12 @@ class Store:
 
     def copy(self, source: int, target: int) -> None:
         """The caches of one session of a decoder to those of another."""
-        decoder, buffer = self.manifest.decoder, self.slots[0].buffer
+        decoder = self.manifest.decoder
         assert decoder is not None
         size = decoder.cache_words * self.manifest.lanes
         first = decoder.cache_offset * self.manifest.lanes
-        self._put(buffer, first + target * size, self._get(buffer, first + source * size, size))
+        for slot in self.slots:
+            self._put(slot.buffer, first + target * size, self._get(slot.buffer, first + source * size, size))
 
     def free(self) -> None:
         """Give all buffers back."""

@@ -310,6 +310,25 @@ def test_beginnings_are_shared(build: Path, backend: str) -> None:
             fourth.fork(0)
 
 
+def test_a_conversation_that_goes_on_is_not_worked_on_again(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the service is asked: everything so far, and more."""
+    with Accelerator.open(build, "virtual", checks="all") as accelerator:
+        run, runs = accelerator._in_turn, list[int]()
+
+        def counted(image: np.ndarray, scalars: dict[str, int]) -> np.ndarray:
+            runs.append(scalars["position"])
+            return run(image, scalars)
+
+        monkeypatch.setattr(accelerator, "_in_turn", counted)
+        (token,) = accelerator.generate([1, 2, 3, 4, 5, 6], 1)
+        first = len(runs)
+        expected = list(accelerator.generate([1, 2, 3, 4, 5, 6, token, 7], 2))
+        assert runs[first:] == [6, 7, 8]
+        accelerator.session(0).fork(1)
+        other = accelerator.session(1)
+        assert list(other.generate([1, 2, 3, 4, 5, 6, token, 7], 2)) == expected
+
+
 def test_generation_ends_where_it_should(build: Path) -> None:
     with Accelerator.open(build, "golden") as accelerator:
         full = list(accelerator.generate([1, 2, 3], 100))
