@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 from attnc.frontend.values import Array, merge
 from attnc.ir import Graph, Node
+from attnc.quant.weights import recognise
 
 WEIGHTED = ("linear", "depthwise")
 """Operators with a row of weights and a bias per output channel."""
+NORMALIZATIONS = ("layer_normalization", "rms_normalization")
 
 
 def fold_constants(graph: Graph) -> None:
     """add and mul of one row of constants go into a linear or layer normalization before, or a linear after."""
+    _spread_normalizations(graph)
     _fold_backward(graph)
     _fold_forward(graph)
 
@@ -27,6 +31,37 @@ def _row(graph: Graph, node: Node) -> tuple[str, Array] | None:
         if array is not None and array.shape[0] == 1 and activation not in graph.constants:
             return activation, array[0]
     return None
+
+
+def _spread_normalizations(graph: Graph) -> None:
+    """A normalization whose readers have gains of their own becomes one for each of those whose gain a linear would have to take into
+    weights that lie on a grid: behind such a factor per column they lie on none."""
+    readers = _readers(graph)
+    kept = []
+    for node in graph.nodes:
+        after = readers.get(node.output, []) if node.op in NORMALIZATIONS and node.output not in graph.outputs else []
+        if len(after) > 1:
+            for gain in (one for one in after if _row(graph, one) and _gridded(readers.get(one.output, []))):
+                output = graph.fresh(f"{node.output}_of_{gain.output}")
+                graph.values[output] = replace(graph.value(node.output), name=output)
+                kept.append(replace(node, output=output))
+                gain.inputs = [output if name == node.output else name for name in gain.inputs]
+        kept.append(node)
+    graph.nodes = kept
+
+
+def _gridded(after: Sequence[Node]) -> bool:
+    """Whether these are linears, and weights of one of them lie on a grid."""
+    return bool(after) and all(node.op == "linear" for node in after) and any(recognise(node.params["weight"]) for node in after)
+
+
+def _readers(graph: Graph) -> dict[str, list[Node]]:
+    """Nodes by the values that they read."""
+    found: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        for name in node.inputs:
+            found.setdefault(name, []).append(node)
+    return found
 
 
 def _fold_backward(graph: Graph) -> None:
@@ -70,10 +105,7 @@ def _into(before: Node, node: Node, amount: Array) -> Node:
 
 def _fold_forward(graph: Graph) -> None:
     """Into all readers, if they are linears."""
-    readers: dict[str, list[Node]] = {}
-    for node in graph.nodes:
-        for name in node.inputs:
-            readers.setdefault(name, []).append(node)
+    readers = _readers(graph)
     kept = []
     renamed: dict[str, str] = {}
     for node in graph.nodes:

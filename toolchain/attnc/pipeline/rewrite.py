@@ -19,6 +19,7 @@ from attnc.quant.calibration import Observer, Statistics
 from attnc.quant.candidates import candidates
 from attnc.quant.samples import Edge
 from attnc.quant.weight_config import LayerChoices, WeightConfig, check_weight_config, read_weight_config
+from attnc.quant.weights import recognise
 
 WEIGHT_OPTIONS = ("weights", "group_size", "quantizer", "activations", "activation_bits", "engine", "hold_out")
 """Options that a config file may set too; on the command line they win over the file's own settings, not over its rules."""
@@ -78,6 +79,8 @@ def choose_formats(state: State) -> None:
     """Format of the weights and engine of every layer, from the options and the config file; weights that already lie on a grid
     which the format holds are marked."""
     where = str(state.options.config or "options")
+    if state.options.max_length is not None:
+        _note_ternary(state)
     state.layers = weight_config(state.options).bind(state.graph, where, calibrated=not state.synthetic)
     auto = {name: settings for name, settings in state.layers.settings.items() if settings.weights == "auto"}
     if auto:
@@ -87,6 +90,14 @@ def choose_formats(state: State) -> None:
         finest = {n.name: candidates(auto[n.name], n.params["weight"].shape[1], n.name)[0] for n in weighted(state.graph) if n.name in auto}
         state.layers = LayerChoices({**state.layers.settings, **finest})
     mark_lossless(state.graph, state.layers.weights)
+
+
+def _note_ternary(state: State) -> None:
+    """Decoders with ternary weights (BitNet b1.58) are trained with a scale for each token, as those say whose file rounds activations."""
+    for node in weighted(state.graph):
+        held = recognise(node.params["weight"]) if "weight_q" not in node.params else None
+        if held is not None and held.format.kind == "ternary":
+            node.attrs["dynamic_input"] = True
 
 
 def ease(state: State) -> None:

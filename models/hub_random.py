@@ -1,0 +1,107 @@
+"""Checkpoints with the shapes of published models and random weights, in the same formats, where the real ones are not at hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from models.hub_checkpoint import PACKED
+
+LLAMA: dict[str, Any] = {"model_type": "llama", "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "SmolLM2-135M": {
+        **LLAMA, "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+        "num_key_value_heads": 3, "rope_theta": 100000.0, "tie_word_embeddings": True,
+    },
+    "TinyLlama-1.1B": {
+        **LLAMA, "vocab_size": 32000, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32,
+        "num_key_value_heads": 4, "tie_word_embeddings": False,
+    },
+    "Qwen3-0.6B": {
+        **LLAMA, "model_type": "qwen3", "vocab_size": 151936, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
+        "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "rope_theta": 1e6, "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": True,
+    },
+    "BitNet-b1.58-2B-4T": {
+        **LLAMA, "model_type": "bitnet", "hidden_act": "relu2", "vocab_size": 128256, "hidden_size": 2560, "intermediate_size": 6912,
+        "num_hidden_layers": 30, "num_attention_heads": 20, "num_key_value_heads": 5, "rope_theta": 500000.0, "tie_word_embeddings": True,
+        "quantization_config": {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"},
+    },
+}  # fmt: skip
+"""What config.json of the published models says, as far as it matters."""
+
+
+def write_checkpoint(folder: Path, config: dict[str, Any], seed: int = 0, layers: int | None = None) -> Path:
+    """A folder with config.json, model.safetensors (float16, ternary ones packed) and a tokenizer.json of bytes; of a model of fewer
+    `layers`, if given."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {**config, "num_hidden_layers": layers or config["num_hidden_layers"]}
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    shapes, rng = _shapes(config), np.random.default_rng(seed)
+    header, offset = {}, 0
+    for name, (shape, dtype) in shapes.items():
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        kind = "U8" if dtype == np.uint8 else "F16"
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, (shape, dtype) in shapes.items():
+            _random(rng, name, shape, dtype).tofile(file)
+    _write_tokenizer(folder / "tokenizer.json")
+    return folder
+
+
+def _shapes(config: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Every tensor of a checkpoint by name."""
+    width, hidden, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
+    head = config.get("head_dim") or width // heads
+    own, shared = heads * head, config["num_key_value_heads"] * head
+    kind = config["model_type"]
+    found: dict[str, tuple[tuple[int, ...], Any]] = {"model.embed_tokens.weight": ((config["vocab_size"], width), np.float16)}
+    matrices = {
+        "self_attn.q_proj": (own, width), "self_attn.k_proj": (shared, width), "self_attn.v_proj": (shared, width),
+        "self_attn.o_proj": (width, own), "mlp.gate_proj": (hidden, width), "mlp.up_proj": (hidden, width),
+        "mlp.down_proj": (width, hidden),
+    }  # fmt: skip
+    norms = {"input_layernorm": width, "post_attention_layernorm": width}
+    norms |= {"self_attn.q_norm": head, "self_attn.k_norm": head} if kind == "qwen3" else {}
+    norms |= {"self_attn.attn_sub_norm": own, "mlp.ffn_sub_norm": hidden} if kind == "bitnet" else {}
+    for layer in range(config["num_hidden_layers"]):
+        at = f"model.layers.{layer}"
+        for name, (rows, columns) in matrices.items():
+            if kind == "bitnet":
+                found[f"{at}.{name}.weight"] = (rows // PACKED, columns), np.uint8
+                found[f"{at}.{name}.weight_scale"] = (1,), np.float16
+            else:
+                found[f"{at}.{name}.weight"] = (rows, columns), np.float16
+        found |= {f"{at}.{name}.weight": ((size,), np.float16) for name, size in norms.items()}
+    found["model.norm.weight"] = (width,), np.float16
+    if not config["tie_word_embeddings"]:
+        found["lm_head.weight"] = (config["vocab_size"], width), np.float16
+    return found
+
+
+def _random(rng: np.random.Generator, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Norms near one, matrices of standard deviation 1 / sqrt(inputs), as many -1 and 1 as 0 and half of it in packed ternary ones."""
+    if dtype == np.uint8:
+        values = rng.choice(3, (PACKED, *shape), p=(0.25, 0.5, 0.25)).astype(np.uint8)
+        return np.bitwise_or.reduce([values[i] << 2 * i for i in range(PACKED)]).astype(np.uint8)
+    if name.endswith("weight_scale"):
+        return np.full(shape, 0.03, dtype)
+    if len(shape) == 1:
+        return np.exp(0.2 * rng.standard_normal(shape, np.float32)).astype(dtype)
+    return (rng.standard_normal(shape, np.float32) * np.float32(shape[1] ** -0.5)).astype(dtype)
+
+
+def _write_tokenizer(path: Path) -> None:
+    """A token for each byte; real ones have merges too."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: number for number, letter in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer.save(str(path))
