@@ -285,6 +285,8 @@ def two_pass_logic(kernel: KernelCall) -> Resources:
         lut=probability * p + lanes * acc * math.ceil(p / 4) + (q * held * math.ceil(groups / 4) if groups > 1 else 0),
         ff=p * lanes * acc + (p - q) * (held + probability),
     )
+    if kernel.arg("MASKED") == 2:  # how far back a key is, around a ring, and whether that is within the window
+        logic = logic + Resources(lut=96 * q, ff=64 * q)
     channels = kernel.network is ATTENTION_CHANNELS
     bias = channel_logic(kernel, q) if channels else Resources(lut=5 * lanes * kernel.names.B)
     return bias + logic + shared_logic(kernel, p, q)
