@@ -13,6 +13,7 @@ from attnc.ir import Graph
 from attnc.kernels.design import Design
 from attnc.kernels.linear import SETTLE
 from attnc.kernels.lowering import Lowering
+from attnc.kernels.ports import NEXT
 from attnc.ops import operator
 from attnc.ops.linear import dsp_layout
 from attnc.ops.packing import payload
@@ -71,10 +72,10 @@ def test_ap_types_equal_golden(design: Design) -> None:
     ("spec", "old", "new"),
     [
         (("int8", 0), "[row][load_k]", "[1 - row][load_k]"),
-        (("int5", 0), "spared = W > 1 && spared != (count < W);", "spared = false;"),
-        (("ternary", 0), "l < L ? spare.v[l % L] : beat.v[l % L]", "beat.v[l]"),
-        (("int4", 32), "pe % (W_WORDS * L)]", "pe % L]"),
-        (("int4", 32), "? SCALE_REST : W_WORDS", "? W_WORDS : W_WORDS"),
+        (("int5", 0), "word % W_WORDS), bit)", "0), bit)"),
+        (("ternary", 0), "held_tiles = tiles_now;", "held_tiles = 1;"),
+        (("int4", 32), "(g * PE + pe) % BEAT]", "pe % L]"),
+        (("int4", 32), "scale_part + 1 == SCALE_PARTS", "scale_part == SCALE_PARTS"),
     ],
 )
 def test_a_planted_bug_is_caught(spec: tuple[str, int], old: str, new: str) -> None:
@@ -112,8 +113,8 @@ def test_memory_holds_the_same_bytes(name: str) -> None:
         np.testing.assert_array_equal(packed[1], packed[0])
 
 
-WORDS_PER_TILE = {"int8": (16, 8), "int6": (12, 6), "int5": (10, 6), "int4": (8, 4), "int3": (6, 4), "int2": (4, 2), "ternary": (10 / 3, 2)}
-"""Cycles that a tile of 16 channels takes to arrive, one and two words per cycle. A unit of 3 ternary tiles takes 3 to be written out."""
+WORDS_PER_TILE = {"int8": 16, "int6": 12, "int5": 10, "int4": 8, "int3": 6, "int2": 4, "ternary": 10 / 3}
+"""Words of a tile of 16 channels."""
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -123,9 +124,9 @@ def test_cycles_are_those_of_the_kernel(name: str, beat: int) -> None:
     tiles, design = 12, Design.of(8, 16, 64, rows_at_once=64, beat=beat)
     graph = low_bit_graph([(name, 32, (64, tiles * 8, 64), "dsp")])
     call = operator(graph.nodes[0]).lower(graph.nodes[0], lowering(graph, design))[0]
-    load = 16 // beat + 3 * 2 // beat + round(tiles * WORDS_PER_TILE[name][beat - 1]) + (2 if name == "ternary" else 0)
+    load = 16 // beat + 3 * 2 // beat + round(tiles * WORDS_PER_TILE[name] / beat) + (2 if name == "ternary" else 0)
     rows, sums = 64 * 2, 64 * tiles
-    names = call.kernel.network.names(call.kernel.args, call.scalars)
+    names = call.kernel.network.names(call.kernel.args, {**call.scalars, "w_ready": 0, **dict.fromkeys(NEXT, 0)})
     accumulate, rescale = call.kernel.network.processes
     computing = 3 * max(load + SETTLE, rows) + max(16 // beat, rows)
     first = max(load - 16 // beat, sums) + SETTLE

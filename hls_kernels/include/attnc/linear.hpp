@@ -2,20 +2,19 @@
 // linear: y = requantize(x . W^T + bias), one shared engine for every matrix of the model.
 //
 // Shapes   x [rows, k_tiles*L], W [n_tiles*L, k_tiles*L], y [rows, n_tiles*L]; every stream in (tile, row) order.
-// Types    XT, WT signed bytes; AccT holds bias plus any sum of products; YT holds [low, high].
+// Types    XT signed bytes; WT signed, as wide as the widest weights; AccT holds bias plus any sum of products; YT holds [low, high].
 // Inputs   x_bytes = 2: x of 16 bits comes as memory holds it, the word of its low bytes before that of its high bytes. With its highest
 //          bit turned over, a low byte is a signed one less 128, so x = 256 * high + low + 128: two steps per tile on the same
 //          multipliers, the sum of the second times 256. The bias holds 128 * sum of the weights. No hardware for it where X_BYTES = 1.
 // Weights  a stream of words, group after group of PE output channels: `scales` times PE multipliers u8, one per channel for each group of
 //          group_tiles tiles; the weights; PE records of 8 bytes (bias s32, multiplier u24, shift u8, little endian).
 //          bits = 8: PE rows of k_tiles words, one signed byte per weight; W_WORDS of these rows take turns, word by word.
-//          bits < 8: units of unit_tiles tiles and 8 channels, all channels of a tile before the next tile. A unit is one code per
-//          lane and channel: the weight (unit_tiles = 1, two's complement), or 1 + w of 3 tiles as digits to base 3 (unit_tiles = 3,
-//          bits = 5; 2 or 4 bits where 1 or 2 tiles are left). Word i of a unit holds bit i of its codes: bit v of byte l is lane l
-//          of channel v. So unpacking is wiring, and 8 banks are written at a time.
-// Beats    W_WORDS words arrive per cycle. They are of one thing: records, multipliers of a group, rows that take turns, a unit. Things
-//          follow each other without gaps: one may begin with the second word of a beat. Of 4 words, from several memory ports, each holds
-//          one thing: then all weights have 8 bits and no multipliers.
+//          bits < 8: units of unit_tiles tiles and all PE channels, one behind the other. A unit is one code per lane and channel: the
+//          weight (unit_tiles = 1, two's complement), or 1 + w of 3 tiles as digits to base 3 (unit_tiles = 3, bits = 5; 2 or 4 bits
+//          where 1 or 2 tiles are left). Word i of a unit holds bit i / (PE/8) of the codes of 8 channels, the (i % (PE/8))-th ones: bit v
+//          of byte l is lane l of channel v. So unpacking is wiring, and all banks are written at a time, a tile per cycle.
+// Beats    W_WORDS words arrive per cycle, from one memory port or several. They are of one thing: records, multipliers, rows that take
+//          turns, a unit; each is filled up to a whole beat. Of multipliers several groups share a beat where that has room.
 // Scales   acc = sum over groups of multiplier * (sum of products); no multiplier, and no hardware for it, where scales = 0.
 // Rounding requantize: half up, then saturation to [low, high].
 // Speed    R*PE*L multiply-adds per cycle (II = 1) from PE*L weights and R*L inputs, two per DSP (dsp_pair.hpp): R rows at a time take
@@ -27,8 +26,8 @@
 //          one while this one computes, into the other side (fill_first = 0), a vector per cycle as they come. n_tiles = 0 only fills.
 //          fill_rows = 0: x was brought before, and nothing is.
 // Ahead    w_buffer holds two groups; group g of a run lies in side (w_side + g) % 2. With w_ready = 1 the weights of group 0 are there
-//          already, and the stream starts with its records. With next_k_tiles > 0 the weights of group 0 of the next run follow the last
-//          records: bytes without multipliers, of next_k_tiles tiles, from a whole beat on.
+//          already, with their multipliers, and the stream starts with its records. With next_k_tiles > 0 those of group 0 of the next run
+//          follow the last records.
 // Order    sums leave group after group, in a group row after row, in a row tile after tile; their stream holds SUMS of them.
 // Source   output-stationary tiling; one engine shared by all layers as in Edge-MoE.
 
@@ -44,10 +43,10 @@ namespace attnc {
 struct LinearCall {
   int rows, k_tiles, n_tiles, low, high, bits, unit_tiles, group_tiles, scales, x_bytes;
   int side, fill_rows, fill_tiles, fill_bytes, fill_side, fill_first;  // operand
-  int w_side, w_ready, next_k_tiles;                                   // ahead
-  // Counts that follow: groups of PE channels (steps), units of k_tiles, cycles in which the weights of a group come; vectors of the operand
-  // that comes; outputs, and the sums of a block and of the last one. Each grows with the rows by a factor.
-  int all_steps, units, weights, fill, outputs, block_sums, last_sums;
+  int w_side, w_ready, next_k_tiles, next_bits, next_unit_tiles, next_scales;  // ahead
+  // Counts that follow: groups of PE channels (steps), units of k_tiles, cycles in which the weights of a group come, both of the next run
+  // too; vectors of the operand that comes; outputs, and the sums of a block and of the last one. Each grows with the rows by a factor.
+  int all_steps, units, weights, next_units, next_weights, fill, outputs, block_sums, last_sums;
 };
 
 static constexpr int SETTLE = 4;  // cycles after which what a pipeline wrote to a buffer can be read; the pragmas repeat the number
@@ -109,24 +108,6 @@ template <class WT, int L> Vec<WT, L> take_tile(Vec<UInt<8>, L>& code, int bits,
   return weights;
 }
 
-// The next `count` words, 1 or all W, of a stream that brings W at a time; the one that is left of a beat waits in `spare`.
-template <int L, int W> Word<W * L> take_words(hls::stream<Word<W * L>>& w, Word<L>& spare, bool& spared, int count) {
-#pragma HLS INLINE
-  Word<W * L> beat = Word<W * L>(), taken;
-  const bool reads = count == W || !spared;
-  if (reads) beat = w.read();
-  for (int l = 0; l < W * L; ++l) {
-#pragma HLS UNROLL
-    taken.v[l] = W == 1 || !spared ? beat.v[l] : l < L ? spare.v[l % L] : beat.v[l % L];
-  }
-  for (int l = 0; l < L; ++l) {
-#pragma HLS UNROLL
-    if (reads) spare.v[l] = beat.v[(W - 1) * L + l];
-  }
-  spared = W > 1 && spared != (count < W);
-  return taken;
-}
-
 // Word `part` of some that came together.
 template <int L, int W> Word<L> word_at(const Word<W * L>& words, int part) {
 #pragma HLS INLINE
@@ -144,16 +125,18 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>
                        hls::stream<Vec<AccT, L>>& sums, LinearCall call) {
   static_assert(PE % L == 0 && PE % 2 == 0, "linear: PE must be an even multiple of the number of lanes L");
   static_assert(R > 0, "linear: at least one row is computed at a time");
-  static_assert(width<XT>::value == 8 && width<WT>::value == 8, "linear: inputs come as bytes, weights are unpacked to bytes");
+  static_assert(width<XT>::value == 8 && width<WT>::value <= 8, "linear: inputs come as bytes, weights have at most 8 bits");
   static_assert(X_SIDES == 1 || X_SIDES == 2, "linear: one or two operands are held");
   static_assert(X_BYTES == 1 || X_BYTES == 2, "linear: inputs have one or two bytes");
-  static_assert(W_WORDS == 1 || W_WORDS == 2 || W_WORDS == 4, "linear: weights come one, two or four words per cycle");
+  static_assert(W_WORDS == 1 || W_WORDS == 2 || W_WORDS == 4 || W_WORDS == 8, "linear: weights come 1, 2, 4 or 8 words per cycle");
+  static_assert(PE * 8 % (L * W_WORDS) == 0, "linear: the records of a group must fill whole beats");
+  static_assert(PACKED >= 0 && PACKED < 8, "linear: packed weights have codes of fewer than 8 bits");
   static_assert(SUMS >= PE * 8 / L / W_WORDS, "linear: sums must have room until all records of a group have come");
   static_assert(PE % W_WORDS == 0, "linear: words that come together are of different channels");
-  static_assert(W_WORDS < 4 || (PACKED == 0 && SCALES_MAX == 0), "linear: only bytes without multipliers come four words per cycle");
   typedef Int<width<XT>::value + width<WT>::value + clog2(L)> dot_t;
   static const int OCTETS = (PE + 7) / 8, TURNS = 8 / W_WORDS, TILES = PE / L, ROW_BLOCKS = (ROWS_MAX + R - 1) / R;
-  static const int SCALE_PARTS = (TILES + W_WORDS - 1) / W_WORDS, SCALE_REST = TILES - (SCALE_PARTS - 1) * W_WORDS;
+  // Multipliers of a group take SCALE_PARTS beats, or those of SCALE_GROUPS groups share one.
+  static const int BEAT = W_WORDS * L, SCALE_PARTS = (PE + BEAT - 1) / BEAT, SCALE_GROUPS = BEAT > PE ? BEAT / PE : 1;
   static Vec<XT, L> x_buffer[X_SIDES][ROW_BLOCKS][X_TILES_MAX][R];
 #pragma HLS AGGREGATE variable = x_buffer
 #ifdef ATTNC_LINEAR_X_BUFFER
@@ -169,30 +152,23 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>
 #pragma HLS ARRAY_PARTITION variable = w_buffer dim = 2 complete
 #pragma HLS ARRAY_PARTITION variable = w_buffer dim = 3 complete
 #pragma HLS ARRAY_PARTITION variable = w_buffer dim = 4 complete
-  static UInt<8> s_buffer[2][PE][SCALES_MAX > 0 ? SCALES_MAX : 1];
+  static UInt<8> s_buffer[2][PE][SCALES_MAX > 0 ? (SCALES_MAX + SCALE_GROUPS - 1) / SCALE_GROUPS : 1][SCALE_GROUPS];
 #pragma HLS ARRAY_PARTITION variable = s_buffer dim = 2 complete
+#pragma HLS ARRAY_PARTITION variable = s_buffer dim = 4 complete
   AccT acc[R][PE], part[R][PE], done[R][TILES][L];
 #pragma HLS ARRAY_PARTITION variable = acc complete dim = 0
 #pragma HLS ARRAY_PARTITION variable = part complete dim = 0
 #pragma HLS ARRAY_PARTITION variable = done complete dim = 0
-  const int groups = call.all_steps, units = call.units;
-  const bool packed = PACKED != 0 && call.bits < 8;
-  const bool ternary = call.unit_tiles == 3;
-  const int last_tiles = ternary ? call.k_tiles - 3 * (units - 1) : 1;
-  const int last_bits = ternary ? ternary_bits(last_tiles) : call.bits;
-  // A unit of 3 tiles needs 3 cycles to be written, its words may take fewer; the 2 later tiles of the last one are written after them.
-  const int unit_slots = max_of((call.bits + W_WORDS - 1) / W_WORDS, ternary ? 3 : 1);
-  const int last_slots = max_of((last_bits + W_WORDS - 1) / W_WORDS, ternary ? 3 : 1);
-  const int record_slots = PE * 8 / L / W_WORDS;
-  const int scale_slots = call.scales * SCALE_PARTS, weight_slots = call.weights;
-  const int next_slots = PE / W_WORDS * call.next_k_tiles;
+  const int groups = call.all_steps;
+  const int record_slots = PE * 8 / L / W_WORDS, weight_slots = call.weights, next_slots = call.next_weights;
+  const int own_scales = SCALE_GROUPS > 1 ? (call.scales + SCALE_GROUPS - 1) / SCALE_GROUPS : call.scales * SCALE_PARTS;
+  const int next_scales = SCALE_GROUPS > 1 ? (call.next_scales + SCALE_GROUPS - 1) / SCALE_GROUPS : call.next_scales * SCALE_PARTS;
+  const int own_last = call.k_tiles - 3 * (call.units - 1), next_last = call.next_k_tiles - 3 * (call.next_units - 1);  // ternary tiles
   const int products = call.x_bytes == 2 ? 2 * call.k_tiles : call.k_tiles;
   const int row_slots = max_of(products, R * TILES), steps = int(UInt<16>((UInt<16>(call.rows) + (R - 1)) / R)) * row_slots;
   int done_rows = 0, done_row = 0, done_tile = 0;
   int x_slots = call.fill;
   int x_tile = 0, x_byte = 0, x_left = call.fill_rows, x_block = 0, x_bank = 0;
-  Word<L> spare = Word<L>();
-  bool spared = false;
   // While a group is computed, its records and the weights of the next one are loaded. Group -1 computes nothing: it loads group 0, and x
   // where this run needs it. What is written is read SETTLE cycles later at least.
   const int first_load = groups > 0 && call.w_ready == 0 ? weight_slots : 0;
@@ -211,10 +187,10 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>
   int load_from = first_trips > 0 ? 0 : spare_trips < late_trips ? spare_trips : late_trips;
   int left = call.rows, block = 0, step = 0, k = 0, byte = 0, in_group = 0, k_group = 0;
   int load_rows = 0, load_k = 0, scale = 0, scale_part = 0;
-  int unit = 0, unit_k = 0, octet = 0, slot = 0, held_tiles = 0, held_octet = 0, held_k = 0;
-  Vec<UInt<8>, L> codes[8], held[8];
-#pragma HLS ARRAY_PARTITION variable = codes complete
-#pragma HLS ARRAY_PARTITION variable = held complete
+  int unit = 0, slot = 0, held_tiles = 0, held_k = 0;
+  Vec<UInt<8>, L> codes[OCTETS][8], held[OCTETS][8];
+#pragma HLS ARRAY_PARTITION variable = codes complete dim = 0
+#pragma HLS ARRAY_PARTITION variable = held complete dim = 0
 
   // All groups in one pipeline; then, in the second phase, the last sums leave and what is left of x is waited for.
 PHASES:
@@ -234,25 +210,29 @@ PHASES:
       const int taken = at - load_from;
       if (phase == 0 && groups > 0 && taken >= 0 && taken < load_slots) {
         const int head = group < 0 ? 0 : record_slots;
-        const bool in_records = taken < head;
-        const bool in_scales = SCALES_MAX > 0 && !in_records && !ahead && taken < head + scale_slots;
-        const bool in_codes = packed && !in_records && !ahead && !in_scales;
-        if (ahead && taken == head) spared = false;  // another run's words start with a beat
-        const bool last_unit = unit + 1 == units;
-        const int bit = slot * W_WORDS, unit_bits = unit == units ? 0 : last_unit ? last_bits : call.bits;
-        const int left_words = in_codes ? unit_bits - bit : in_scales && scale_part + 1 == SCALE_PARTS ? SCALE_REST : W_WORDS;
-        Word<W_WORDS * L> words = Word<W_WORDS * L>();
-        if (left_words > 0) words = take_words<L, W_WORDS>(w, spare, spared, left_words < W_WORDS ? left_words : W_WORDS);
+        const int k_tiles = ahead ? call.next_k_tiles : call.k_tiles, bits = ahead ? call.next_bits : call.bits;
+        const int unit_tiles = ahead ? call.next_unit_tiles : call.unit_tiles, units = ahead ? call.next_units : call.units;
+        const bool in_records = taken < head, ternary = unit_tiles == 3;
+        const bool in_scales = SCALES_MAX > 0 && !in_records && taken < head + (ahead ? next_scales : own_scales);
+        const bool in_codes = PACKED > 0 && bits < 8 && !in_records && !in_scales;
+        // A unit of 3 tiles needs 3 cycles to be written, its beats may be fewer; the 2 later tiles of the last one are written after them.
+        const int tiles_now = !ternary ? 1 : unit + 1 < units ? 3 : ahead ? next_last : own_last;
+        const int beats = (OCTETS * (ternary ? ternary_bits(tiles_now) : bits) + W_WORDS - 1) / W_WORDS;
+        Word<BEAT> words = Word<BEAT>();
+        if (!in_codes || (unit < units && slot < beats)) words = w.read();
         if (in_records) {
           records.write(words);
         } else if (in_scales) {
-          for (int pe = 0; pe < PE; ++pe) {
+          for (int g = 0; g < SCALE_GROUPS; ++g) {
 #pragma HLS UNROLL
-            if (pe / L / W_WORDS == scale_part) s_buffer[fill][pe][scale] = words.v[pe % (W_WORDS * L)];
+            for (int pe = 0; pe < PE; ++pe) {
+#pragma HLS UNROLL
+              if (pe / BEAT == scale_part) s_buffer[fill][pe][scale][g] = words.v[(g * PE + pe) % BEAT];
+            }
           }
           scale_part = scale_part + 1 == SCALE_PARTS ? 0 : scale_part + 1;
           scale = scale_part == 0 ? scale + 1 : scale;
-        } else if (!packed || ahead) {
+        } else if (!in_codes) {
           for (int row = 0; row < W_WORDS; ++row) {
 #pragma HLS UNROLL
             Vec<WT, L> weights;
@@ -262,33 +242,39 @@ PHASES:
             }
             w_buffer[fill][load_rows / TURNS][load_rows % TURNS][row][load_k] = weights;
           }
-          load_k = load_k + 1 == (ahead ? call.next_k_tiles : call.k_tiles) ? 0 : load_k + 1;
+          load_k = load_k + 1 == k_tiles ? 0 : load_k + 1;
           load_rows = load_k == 0 ? load_rows + 1 : load_rows;
         } else {
           if (unit < units) {
-            for (int part = 0; part < W_WORDS; ++part) {
+            for (int octet = 0; octet < OCTETS; ++octet) {
 #pragma HLS UNROLL
-              if (bit + part < unit_bits) add_code_bit<UInt<8>, L>(codes, word_at<L, W_WORDS>(words, part), bit + part);
-            }
-            if (++slot == (last_unit ? last_slots : unit_slots)) {
-              for (int v = 0; v < 8; ++v) {
+              for (int bit = 0; bit < PACKED; ++bit) {
 #pragma HLS UNROLL
-                held[v] = codes[v];
+                const int word = bit * OCTETS + octet;
+                if (word / W_WORDS == slot) add_code_bit<UInt<8>, L>(codes[octet], word_at<L, W_WORDS>(words, word % W_WORDS), bit);
               }
-              held_tiles = last_unit ? last_tiles : call.unit_tiles;
-              held_octet = octet;
-              held_k = unit_k;
+            }
+            if (++slot == max_of(beats, ternary ? 3 : 1)) {
+              for (int octet = 0; octet < OCTETS; ++octet) {
+#pragma HLS UNROLL
+                for (int v = 0; v < 8; ++v) {
+#pragma HLS UNROLL
+                  held[octet][v] = codes[octet][v];
+                }
+              }
+              held_tiles = tiles_now;
               slot = 0;
-              octet = octet + 1 == OCTETS ? 0 : octet + 1;
-              unit = octet == 0 ? unit + 1 : unit;
-              unit_k = octet == 0 ? unit_k + call.unit_tiles : unit_k;
+              ++unit;
             }
           }
           if (held_tiles > 0) {
-            for (int v = 0; v < 8; ++v) {
+            for (int octet = 0; octet < OCTETS; ++octet) {
 #pragma HLS UNROLL
-              const Vec<WT, L> weights = take_tile<WT, L>(held[v], call.bits, ternary);
-              if (held_octet * 8 + v < PE) w_buffer[fill][held_octet][v / W_WORDS][v % W_WORDS][held_k] = weights;
+              for (int v = 0; v < 8; ++v) {
+#pragma HLS UNROLL
+                const Vec<WT, L> weights = take_tile<WT, L>(held[octet][v], bits, ternary);
+                if (octet * 8 + v < PE) w_buffer[fill][octet][v / W_WORDS][v % W_WORDS][held_k] = weights;
+              }
             }
             --held_tiles;
             ++held_k;
@@ -367,7 +353,7 @@ PHASES:
 #pragma HLS UNROLL
               for (int pe = 0; pe < PE; ++pe) {
 #pragma HLS UNROLL
-                const AccT scaled = call.scales > 0 ? AccT(part[r][pe] * AccT(s_buffer[use][pe][k_group])) : part[r][pe];
+                const AccT scaled = call.scales > 0 ? AccT(part[r][pe] * AccT(s_buffer[use][pe][k_group / SCALE_GROUPS][k_group % SCALE_GROUPS])) : part[r][pe];
                 acc[r][pe] = k_group == 0 ? scaled : AccT(acc[r][pe] + scaled);
               }
             }
@@ -406,7 +392,7 @@ PHASES:
         left = call.rows;
         block = step = k = byte = in_group = k_group = 0;
         load_rows = load_k = scale = scale_part = 0;
-        unit = unit_k = octet = slot = held_tiles = 0;
+        unit = slot = held_tiles = held_k = 0;
       }
     }
   }

@@ -252,8 +252,7 @@ TAKE_RUN_WORDS:
   }
 }
 
-// Words that follow each other, `count` from `first` on; of those that come through several ports each has its part, `apart` words behind that
-// of the one before. Then more.
+// Words that follow each other, `count` from `first` on; of those that come through several ports the parts lie `apart` words apart. Then more.
 struct WordRuns {
   int first, count, apart;
   int next_first, next_count, next_apart;
@@ -275,33 +274,61 @@ LOAD_WORDS:
   }
 }
 
-// As `load_words`, two beats at a time through two ports: the first half of the words in memory are the beats 0, 2, 4, ... of what comes,
-// the second half those between. The words are a multiple of 2 * W.
+// As `load_words`, of beats that come in parts, each through a port of its own: the first parts of all beats lie first in memory, then the
+// second ones. The words are a multiple of those of a beat.
+template <int L, int W> void ask_part(hls::burst_maxi<Word<W * L>>& memory, const WordRuns& runs, int part, int parts) {
+#pragma HLS INLINE
+  const int beats = runs.count / (parts * W), more = runs.next_count / (parts * W);
+  if (beats > 0) memory.read_request((runs.first + part * runs.apart) / W, beats);
+  if (more > 0) memory.read_request((runs.next_first + part * runs.next_apart) / W, more);
+}
+
+// Part `part` of some words that come together.
+template <int SIZE, int L> void put_part(Word<SIZE>& words, const Word<L>& in, int part) {
+#pragma HLS INLINE
+  for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+    words.v[part * L + l] = in.v[l];
+  }
+}
+
 template <int L, int W>
-void load_words_pair(hls::burst_maxi<Word<W * L>> even, hls::burst_maxi<Word<W * L>> odd, WordRuns runs,
-                     hls::stream<Word<2 * W * L>>& out) {
-  const int half = runs.count / (2 * W), more = runs.next_count / (2 * W);
-  if (half > 0) {
-    even.read_request(runs.first / W, half);
-    odd.read_request((runs.first + runs.apart) / W, half);
-  }
-  if (more > 0) {
-    even.read_request(runs.next_first / W, more);
-    odd.read_request((runs.next_first + runs.next_apart) / W, more);
-  }
-  ATTNC_LOOP(LOAD_WORDS_PAIR)
-LOAD_WORDS_PAIR:
-  for (int i = 0; i < half + more; ++i) {
+void load_words_2(hls::burst_maxi<Word<W * L>> a, hls::burst_maxi<Word<W * L>> b, WordRuns runs, hls::stream<Word<2 * W * L>>& out) {
+  const int beats = runs.count / (2 * W) + runs.next_count / (2 * W);
+  ask_part<L, W>(a, runs, 0, 2);
+  ask_part<L, W>(b, runs, 1, 2);
+  ATTNC_LOOP(LOAD_WORDS_2)
+LOAD_WORDS_2:
+  for (int i = 0; i < beats; ++i) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
-    ATTNC_TICK(LOAD_WORDS_PAIR)
-    const Word<W * L> low = even.read(), high = odd.read();
+    ATTNC_TICK(LOAD_WORDS_2)
     Word<2 * W * L> words;
-    for (int l = 0; l < W * L; ++l) {
-#pragma HLS UNROLL
-      words.v[l] = low.v[l];
-      words.v[W * L + l] = high.v[l];
-    }
+    put_part(words, a.read(), 0);
+    put_part(words, b.read(), 1);
+    out.write(words);
+  }
+}
+
+template <int L, int W>
+void load_words_4(hls::burst_maxi<Word<W * L>> a, hls::burst_maxi<Word<W * L>> b, hls::burst_maxi<Word<W * L>> c,
+                  hls::burst_maxi<Word<W * L>> d, WordRuns runs, hls::stream<Word<4 * W * L>>& out) {
+  const int beats = runs.count / (4 * W) + runs.next_count / (4 * W);
+  ask_part<L, W>(a, runs, 0, 4);
+  ask_part<L, W>(b, runs, 1, 4);
+  ask_part<L, W>(c, runs, 2, 4);
+  ask_part<L, W>(d, runs, 3, 4);
+  ATTNC_LOOP(LOAD_WORDS_4)
+LOAD_WORDS_4:
+  for (int i = 0; i < beats; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
+    ATTNC_TICK(LOAD_WORDS_4)
+    Word<4 * W * L> words;
+    put_part(words, a.read(), 0);
+    put_part(words, b.read(), 1);
+    put_part(words, c.read(), 2);
+    put_part(words, d.read(), 3);
     out.write(words);
   }
 }

@@ -44,7 +44,7 @@ class Argument:
 
 def word_of(words: int) -> str:
     """Elements of a memory interface, or of a stream of words."""
-    return {1: "word_t", 2: "beat_t", 4: "attnc::Word<4 * LANES>"}[words]
+    return {1: "word_t", 2: "beat_t"}.get(words, f"attnc::Word<{words} * LANES>")
 
 
 def arguments(program: Program) -> list[Argument]:

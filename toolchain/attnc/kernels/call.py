@@ -142,13 +142,12 @@ NO_WALK = Walk(0, (0, 0, 0, 0), (0, 0, 0))
 
 @dataclass(frozen=True)
 class WeightGroups:
-    """The groups of channels whose weights a run goes through, all multiplied together: how many, and of the first one the tiles, the words
-    (0 where a run before cannot load them: they are packed, or have multipliers), and the words between the parts of a matrix that comes
-    through several memory ports."""
+    """The groups of channels whose weights a run goes through, all multiplied together: how many, and of the first one the words, with what
+    a run before has to know to load them (`NEXT`), and the words between the parts of a matrix that comes through several memory ports."""
 
     groups: int
-    tiles: int
     words: int
+    format: tuple[int, int, int, int]
     apart: int = 0
 
 

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Generic, TypeVar
 
+WEIGHT_PORTS = 1, 2, 4
+"""Memory ports that may bring the weights of an engine."""
+
 
 @dataclass(frozen=True)
 class Numbers:
@@ -19,7 +22,7 @@ class Numbers:
 @dataclass(frozen=True)
 class LinearNumbers(Numbers):
     """Multipliers: `pe` output channels at a time, for `rows_at_once` rows that share each weight. Weights come through `weight_ports`
-    memory ports, more than 1 where all weights of the engine are bytes: 2, or 4 with beats of a word (`linear.weight_words`)."""
+    memory ports: 1, 2 or 4."""
 
     kernel = "linear"
     pe: int = 16

@@ -16,25 +16,39 @@ def ternary_bits(tiles: int) -> int:
     return {1: 2, 2: 4, 3: 5, 4: 7}.get(tiles, 8)
 
 
-def _weights(n: Names) -> int:
-    """Cycles in which the multipliers and weights of a group come, W_WORDS at a time."""
-    if not n.all_steps:
-        return 0
-    scales = n.scales * up(n.tiles, n.W_WORDS)
-    if not n.PACKED or n.bits == 8:
-        return scales + n.PE // n.W_WORDS * n.k_tiles
-    ternary = n.unit_tiles == 3
-    last_bits = ternary_bits(n.k_tiles - 3 * (n.units - 1)) if ternary else n.bits
+def _group(n: Names, k_tiles: int, bits: int, unit_tiles: int, scales: int) -> tuple[int, int]:
+    """Beats in which the multipliers and weights of a group come, and the cycles in which they are taken."""
+    if not k_tiles:
+        return 0, 0
+    beat, words = n.W_WORDS * n.L, n.W_WORDS
+    first = up(scales, beat // n.PE) if beat > n.PE else scales * up(n.PE, beat)
+    if not n.PACKED or bits == 8:
+        return (first + n.PE // words * k_tiles,) * 2
+    octets, units, ternary = up(n.PE, 8), up(k_tiles, unit_tiles), unit_tiles == 3
+    last_bits = ternary_bits(k_tiles - 3 * (units - 1)) if ternary else bits
+    whole, last = up(octets * bits, words), up(octets * last_bits, words)
+    beats = first + (units - 1) * whole + last
+    if not ternary:
+        return beats, beats
     # A unit of 3 tiles takes the 3 cycles in which it is written out; those of the last one end after its words.
-    whole, last = (max(up(bits, n.W_WORDS), 3 if ternary else 1) for bits in (n.bits, last_bits))
-    return scales + up(n.PE, 8) * ((n.units - 1) * whole + last) + (2 if ternary else 0)
+    return beats, first + (units - 1) * max(whole, 3) + max(last, 3) + 2
+
+
+def _own(n: Names) -> tuple[int, int]:
+    """Beats and cycles of a group of this run."""
+    return _group(n, n.k_tiles if n.all_steps else 0, n.bits, n.unit_tiles, n.scales)
+
+
+def _next(n: Names) -> tuple[int, int]:
+    """Of the first group of the next run."""
+    return _group(n, n.next_k_tiles, n.next_bits, n.next_unit_tiles, n.next_scales)
 
 
 def _computing(n: Names) -> int:
     """Iterations that compute: group after group, each while its records and the weights of the next one come, or those of the next run."""
     if not n.all_steps:
         return 0
-    every, last = n.records + n.weights + SETTLE, n.records + n.PE // n.W_WORDS * n.next_k_tiles
+    every, last = n.records + n.weights + SETTLE, n.records + n.next_weights
     return (n.all_steps - 1) * max(every, n.steps) + max(last, n.steps)
 
 
@@ -61,7 +75,7 @@ def _first_records(n: Names) -> int:
 def _behind_weights(n: Names) -> int:
     """Cycles from the last word to the end: with those of the last group sums are made, while those of the next run come; then the
     last sums leave, as ever, and where outputs of several tiles are put in order, these behind the last sum."""
-    meanwhile = n.records + n.PE // n.W_WORDS * n.next_k_tiles if n.next_k_tiles else 0
+    meanwhile = n.records + n.next_weights if n.next_k_tiles else 0
     return max(n.steps - meanwhile, 0) + n.R * n.tiles + (n.block_sums + SETTLE if n.tiles > 1 else 0)
 
 
@@ -93,7 +107,7 @@ ACCUMULATE = Process(
             banks=lambda n: n.R,
             placed=True,
         ),
-        Buffer("w_buffer", lambda n: 2 * n.K_TILES_MAX, lambda n: 8 * n.L, banks=lambda n: n.PE, placed=True),
+        Buffer("w_buffer", lambda n: 2 * n.K_TILES_MAX, lambda n: n.WT * n.L, banks=lambda n: n.PE, placed=True),
         Buffer("s_buffer", lambda n: 2 * n.SCALES_MAX, lambda n: 8, banks=lambda n: n.PE),
     ),
     first=_first_records,
@@ -180,19 +194,21 @@ LINEAR = Network(
         "all_steps": lambda n: up(n.n_tiles * n.L, n.PE),
         "records": lambda n: n.PE * RECORD_BYTES // n.L // n.W_WORDS,
         "held_sums": lambda n: max(32, n.records),
-        "weights": _weights,
+        "weights": lambda n: _own(n)[1],
+        "next_weights": lambda n: _next(n)[1],
         "row_slots": lambda n: max(n.k_tiles * n.x_bytes, n.R * n.tiles),
         "steps": lambda n: up(n.rows, n.R) * n.row_slots,
         "fill": lambda n: n.fill_rows * n.fill_tiles * n.fill_bytes,
         "units": lambda n: up(n.k_tiles, n.unit_tiles) if n.unit_tiles else 0,
+        "next_units": lambda n: up(n.next_k_tiles, n.next_unit_tiles) if n.next_unit_tiles else 0,
         "computing": _computing,
         "outputs": lambda n: n.rows * n.n_tiles,
         "block_sums": lambda n: n.rows * n.tiles if n.all_steps else 0,
         "last_sums": lambda n: n.block_sums,
     },
-    counts=("all_steps", "units", "weights", "fill", "outputs", "block_sums", "last_sums"),
+    counts=("all_steps", "units", "weights", "next_units", "next_weights", "fill", "outputs", "block_sums", "last_sums"),
     beats={"w": "W_WORDS"},
     leaving=lambda n: n.rows * min(n.tiles, n.n_tiles),
-    opening={"w": lambda n: (n.records + (0 if n.w_ready else n.weights)) * n.W_WORDS if n.all_steps else 0},
+    opening={"w": lambda n: (n.records + (0 if n.w_ready else _own(n)[0])) * n.W_WORDS if n.all_steps else 0},
     trailing={"w": _behind_weights},
 )

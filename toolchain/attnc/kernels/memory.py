@@ -42,14 +42,16 @@ LOAD = _mover(
 TAKE_RUN = _mover("take_run", Loop("TAKE_RUN", MEMORY + ADD + WRITE, runs=one(_run_beats)))
 TAKE_RUN_WORDS = _mover("take_run_words", Loop("TAKE_RUN_WORDS", MEMORY + WRITE, runs=one(lambda n: n.count)))
 LOAD_WORDS = _mover("load_words", Loop("LOAD_WORDS", MEMORY + WRITE, runs=one(lambda n: up(n.count, n.W) + up(n.more, n.W))))
-LOAD_WORDS_PAIR = _mover(
-    "load_words_pair",
-    Loop("LOAD_WORDS_PAIR", MEMORY + WRITE, runs=one(lambda n: up(n.count, 2 * n.W) + up(n.more, 2 * n.W))),
-)
-LOAD_WORDS_QUAD = _mover(
-    "load_words_quad",
-    Loop("LOAD_WORDS_QUAD", MEMORY + WRITE, runs=one(lambda n: up(n.count, 4 * n.W) + up(n.more, 4 * n.W))),
-)
+
+
+def _load_words(ports: int) -> Process:
+    """Through several pointers at a time."""
+    trips = one(lambda n: up(n.count, ports * n.W) + up(n.more, ports * n.W))
+    return _mover(f"load_words_{ports}", Loop(f"LOAD_WORDS_{ports}", MEMORY + WRITE, runs=trips))
+
+
+LOAD_PARTS = {1: LOAD_WORDS, **{ports: _load_words(ports) for ports in (2, 4)}}
+"""By the pointers that packed words come through."""
 STORE = _mover(
     "store",
     Loop("STORE", READ + ADD + MEMORY, runs=one(_beats)),
@@ -66,4 +68,4 @@ FETCH = _mover(
 QUEUE = _mover("read_queue", Loop("QUEUE", MEMORY + WRITE, runs=one(lambda n: n.count)))
 """Brings the entries of a queue of experts; it stands beside the function of the accelerator."""
 
-MOVERS = (LOAD, TAKE_RUN, TAKE_RUN_WORDS, LOAD_WORDS, LOAD_WORDS_PAIR, LOAD_WORDS_QUAD, STORE, FORWARD, TEE, FETCH, QUEUE)
+MOVERS = (LOAD, TAKE_RUN, TAKE_RUN_WORDS, *LOAD_PARTS.values(), STORE, FORWARD, TEE, FETCH, QUEUE)

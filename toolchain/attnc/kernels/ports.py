@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-AHEAD = ("w_side", "w_ready", "next_k_tiles")
+NEXT = ("next_k_tiles", "next_bits", "next_unit_tiles", "next_scales")
+"""How the first weights of its next run lie in memory, for a kernel that loads them behind its own (0 tiles: none)."""
+AHEAD = ("w_side", "w_ready", *NEXT)
 """The last scalars of a kernel that holds the weights of two groups of channels: the side that those of its first group lie in, whether
-they are there already, and of how many tiles the first weights of its next run are, which it loads behind its own (0: none)."""
+they are there already, and what follows."""
 OPERAND = ("fill_rows", "fill_tiles", "fill_bytes")
 """The size of an operand that a kernel holds."""
 FILL = ("side", *OPERAND, "fill_side", "fill_first")
@@ -42,7 +44,7 @@ class Port:
     """A stream between memory and a kernel.
 
     `kind` is "load" or "store" (vectors of `type`, activations in memory) or "words" (packed words from the weight memory; `beat` of
-    them per cycle, from an even word on where that is more than 1, and through two pointers where it is twice what a memory port moves).
+    them per cycle, from an even word on where that is more than 1, and through several pointers where it is more than a memory port moves).
     `first` says that the kernel reads all of it as soon as it starts, before it takes anything from another port that is not `first`, and
     `raw` that it takes bytes as memory holds them (`Lowering.walk`).
     """

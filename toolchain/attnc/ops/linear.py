@@ -31,12 +31,12 @@ from attnc.kernels.design import EngineDesign, LinearNumbers, LookupNumbers, Num
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.linear import LINEAR
 from attnc.kernels.lowering import Lowering
-from attnc.kernels.ports import SIDES, IntType
+from attnc.kernels.ports import NEXT, SIDES, IntType
 from attnc.kernels.resources import Resources
 from attnc.ops import lookup
 from attnc.ops.base import Operator, Widening, product_bits
 from attnc.ops.linear_weights import effective_weight, input_unit, integer_weight, magnitude_bound, weight_format, weight_shape
-from attnc.ops.packing import Layout, payload
+from attnc.ops.packing import Coding, Layout, payload
 from attnc.ops.requantize import DSP_PORT, wide_products
 
 TERNARY_TILES = 3
@@ -162,8 +162,8 @@ class Linear(Operator):
         one for each sum, two where the accumulator is wider than the 27-bit port. LUT: about 8 per multiply-add for taking sums of
         4 packed products apart (DSPs add them) and adding those up, a quarter per bit of all sums for choosing the vector that leaves (a
         LUT chooses from 4), 40 per rescaled lane, records, control; inputs of 16 bits: a choice of two per bit of a sum, half a LUT; packed
-        weights: 4 per byte of 8 vectors that are selected (7-input functions for digits to base 3); words that come two at a time and may
-        wait: half a LUT per bit. FF: each sum twice (growing, and waiting to leave), a third time with scales.
+        weights: 4 per weight of a tile of all channels (7-input functions for digits to base 3), whose codes are held twice.
+        FF: each sum twice (growing, and waiting to leave), a third time with scales.
         """
         if kernel.network is not LINEAR:
             return lookup.logic(kernel)
@@ -181,9 +181,7 @@ class Linear(Operator):
         if scales:
             logic = logic + Resources(lut=2 * sums * acc, ff=sums * acc, dsp=sums * per_sum)
         if kernel.arg("PACKED"):
-            logic = logic + Resources(lut=8 * 8 * lanes * 4, ff=2 * 8 * 8 * lanes)
-        if kernel.arg("W_WORDS") > 1 and (kernel.arg("PACKED") or scales):
-            logic = logic + Resources(lut=8 * lanes, ff=8 * lanes)
+            logic = logic + Resources(lut=4 * pe * lanes, ff=2 * kernel.arg("PACKED") * pe * lanes)
         return logic
 
 
@@ -192,27 +190,18 @@ def dsp_layout(node: Node, ctx: Lowering) -> Layout:
     engine, format_ = ctx.engine(node, LinearNumbers), weight_format(node)
     lanes, pe = engine.lanes, engine.numbers.pe
     scales = node.params["group_multiplier"].shape[-1] if "group_multiplier" in node.params else 0
-    if format_.kind == "ternary":
-        return Layout(lanes, pe, 1, "ternary", 5, TERNARY_TILES, scales, records_last=True)
-    if format_.bits == 8:
-        words = weight_words(engine, ctx)
-        return Layout(lanes, pe, 1, "bytes", 8, 1, scales, turns=words, ports=words // engine.design.beat, records_last=True)
-    return Layout(lanes, pe, 1, "bits", format_.bits, 1, scales, records_last=True)
+    words = weight_words(engine)
+    coding: Coding = "ternary" if format_.kind == "ternary" else "bytes" if format_.bits == 8 else "bits"
+    bits, group = (5, TERNARY_TILES) if coding == "ternary" else (format_.bits, 1)
+    ports = words // engine.design.beat
+    return Layout(lanes, pe, 1, coding, bits, group, scales, turns=words, ports=ports, records_last=True, whole=True)
 
 
-def weight_words(engine: EngineDesign[LinearNumbers], ctx: Lowering) -> int:
-    """Words of weights per cycle: a beat through each of the engine's ports for weights, at most MOST_WORDS. What comes through several
-    ports must be of one thing, so they serve an engine whose weights are all bytes without multipliers; else one port does."""
-    beat, numbers, key = engine.design.beat, engine.numbers, f"weight words of {engine.name}"
-    words = beat * numbers.weight_ports
-    if numbers.weight_ports == 1 or numbers.pe % words or words > MOST_WORDS:
-        return beat
-    if key not in ctx.memo:
-        linear = (node for node in ctx.graph.nodes if node.op == Linear.name and Linear().engine(node) == "dsp")
-        served = (node for node in linear if ctx.engine(node, LinearNumbers).name == engine.name)
-        plain = all(weight_format(node).bits == 8 and "group_multiplier" not in node.params for node in served)
-        ctx.memo[key] = words if plain else beat
-    return ctx.memo[key]
+def weight_words(engine: EngineDesign[LinearNumbers]) -> int:
+    """Words of weights per cycle: a beat through each of the engine's ports for weights, or of one port where that is of as many channels
+    as are computed at a time."""
+    words = engine.design.beat * engine.numbers.weight_ports
+    return words if engine.numbers.pe % words == 0 else engine.design.beat
 
 
 def dsp_words(node: Node, ctx: Lowering, layout: Layout) -> int:
@@ -226,15 +215,15 @@ def dsp_calls(node: Node, ctx: Lowering, weights: Walk) -> list[Call]:
     engine, layout, format_ = ctx.engine(node, LinearNumbers), dsp_layout(node, ctx), weight_format(node)
     lanes, pe = engine.lanes, engine.numbers.pe
     k_tiles, n_tiles = ctx.tiles(x), ctx.tiles(y)
-    words = weight_words(engine, ctx)
+    words = weight_words(engine)
     groups = math.ceil(n_tiles * lanes / pe)
-    first_words = pe * k_tiles if layout.coding == "bytes" and not layout.scales else 0
+    following = (k_tiles, layout.bits, layout.group, layout.scales)
     x_bytes = ctx.bytes(x)
     kernel = KernelCall(
         network=LINEAR,
         template_args=(
             ("XT", IntType(8)),
-            ("WT", IntType(8)),
+            ("WT", IntType(2 if layout.coding == "ternary" else layout.bits)),
             ("AccT", IntType(node.attrs["acc_bits"])),
             ("YT", IntType(16)),
             ("L", lanes),
@@ -246,7 +235,7 @@ def dsp_calls(node: Node, ctx: Lowering, weights: Walk) -> list[Call]:
             (SIDES, 1),
             ("ROWS_MAX", engine.rows),
             ("SCALES_MAX", layout.scales),
-            ("PACKED", int(layout.coding != "bytes")),
+            ("PACKED", layout.bits if layout.coding != "bytes" else 0),
             ("W_WORDS", words),
         ),
         engine=engine.name,
@@ -256,7 +245,7 @@ def dsp_calls(node: Node, ctx: Lowering, weights: Walk) -> list[Call]:
     scalars |= {"scales": layout.scales, "x_bytes": x_bytes, **ctx.bounds(y)}
     scalars |= {"side": 0, "fill_tiles": k_tiles, "fill_bytes": x_bytes, "fill_side": 0, "fill_first": 1}
     # As among others of its kind: its first weights come ahead, and it brings those of the next one.
-    scalars |= {"w_side": 0, "w_ready": int(first_words > 0), "next_k_tiles": k_tiles if first_words else 0}
+    scalars |= {"w_side": 0, "w_ready": 1, **dict(zip(NEXT, following, strict=True))}
     calls = []
     for row, rows in ctx.row_blocks(x, engine.rows):
         calls.append(
@@ -265,7 +254,7 @@ def dsp_calls(node: Node, ctx: Lowering, weights: Walk) -> list[Call]:
                 kernel=kernel,
                 walks=(ctx.walk(x, row, rows, raw=True), weights, ctx.walk(y, row, rows)),
                 scalars={"rows": rows, "fill_rows": rows, **scalars},
-                weights=WeightGroups(groups, k_tiles, first_words, weights.vectors // layout.ports if layout.ports > 1 else 0),
+                weights=WeightGroups(groups, layout.first_words(k_tiles), following, weights.vectors // words * engine.design.beat),
                 macs=rows * math.prod(weight_shape(node)),
             )
         )

@@ -1,10 +1,13 @@
 """Packed weights: how the codes of a weight lie in memory, and making them, a batch of blocks at a time.
 
 A block is steps * columns output channels, the last one as many columns as are left: their records (8 bytes each), their
-multipliers, their codes; or their records last (`records_last`). Codes come in units of 8 channels and `group` tiles; word i of a unit
-holds bit i of the codes of its L lanes and 8 channels (bit v of byte l: channel v).
+multipliers, their codes; or their records last (`records_last`). Codes come in units of 8 channels, or of all columns (`whole`), and
+`group` tiles; word i of a unit of 8 channels holds bit i of the codes of its L lanes and channels (bit v of byte l: channel v); of one of
+all columns words of the same bit follow each other, 8 channels after 8.
+Where `turns` words arrive together, records, multipliers and every unit are filled up to whole beats of so many, and multipliers of
+several groups share a beat that has room for them. Through several ports parts of a beat come from each: the first parts of all beats of a
+matrix lie first, then the second ones.
   bytes    a signed byte per weight, channel after channel: no units. `turns` channels take turns, word by word.
-           Through two ports, beats of turns / 2 words come from each in turn: beats 0, 2, 4, ... of all blocks lie first, then the others.
   bits     a unit per tile; the code is the weight in two's complement, `bits` words.
   ternary  a unit per 3 or 5 tiles; the code is 1 + w as digits to base 3, 5 or 8 words; the least that suffices for a shorter last one.
   planes   a unit per plane and 4 tiles; the code is a bit of each tile's weight, a word per tile. Highest plane first.
@@ -31,6 +34,9 @@ TERNARY_BITS = (0, 2, 4, 5, 7, 8)
 """Bits of the code of 0 to 5 ternary weights."""
 
 
+Coding = Literal["bytes", "bits", "ternary", "planes"]
+
+
 @dataclass(frozen=True)
 class Layout:
     """How the weights of one call lie in memory. `columns` channels are computed at a time, `steps` times per block."""
@@ -38,7 +44,7 @@ class Layout:
     lanes: int
     columns: int
     steps: int
-    coding: Literal["bytes", "bits", "ternary", "planes"]
+    coding: Coding
     bits: int
     """bits: of a weight; planes: their number."""
     group: int = 1
@@ -46,9 +52,11 @@ class Layout:
     scales: int = 0
     """Multipliers per channel."""
     turns: int = 1
-    """bytes: channels that lie side by side, since they arrive together. They divide the columns."""
+    """Words that arrive together; bytes: channels that lie side by side. They divide the columns."""
     ports: int = 1
-    """bytes without multipliers: memory ports through which they arrive."""
+    """Memory ports through which they arrive."""
+    whole: bool = False
+    """bits, ternary: whether a unit is of all columns."""
     records_last: bool = False
     """Whether the records of a block follow its codes."""
 
@@ -62,6 +70,26 @@ class Layout:
         """Words of a whole unit."""
         return {"bytes": 0, "bits": self.bits, "ternary": TERNARY_BITS[min(self.group, 5)], "planes": 4}[self.coding]
 
+    @property
+    def octets(self) -> int:
+        """Of a unit: 8 channels each."""
+        return math.ceil(self.columns / 8) if self.whole else 1
+
+    @property
+    def scale_groups(self) -> int:
+        """Groups whose multipliers share a beat."""
+        return max(self.lanes * self.turns // self.columns, 1) if self.whole else 1
+
+    @property
+    def scale_words(self) -> int:
+        """Words of the multipliers of so many groups, filled up."""
+        beat = self.lanes * self.turns
+        return math.ceil(self.scale_groups * self.columns / beat) * self.turns
+
+    def unit(self, bits: int) -> int:
+        """Words of a unit of so many words per 8 channels, filled up."""
+        return math.ceil(self.octets * bits / self.turns) * self.turns
+
     def tail_words(self, k_tiles: int) -> int:
         """Words of the last unit along the reduction axis."""
         left = k_tiles - (math.ceil(k_tiles / self.group) - 1) * self.group
@@ -74,11 +102,16 @@ class Layout:
 
     def words(self, k_tiles: int) -> int:
         """Words of a block."""
-        head = self.channels * (RECORD_BYTES + self.scales) // self.lanes
+        head = self.channels * RECORD_BYTES // self.lanes + self.steps * math.ceil(self.scales / self.scale_groups) * self.scale_words
         if self.coding == "bytes":
             return head + self.channels * k_tiles
-        units = math.ceil(self.columns / 8) * (self.bits if self.coding == "planes" else 1)
-        return head + self.steps * units * ((math.ceil(k_tiles / self.group) - 1) * self.unit_words + self.tail_words(k_tiles))
+        units = math.ceil(self.columns / 8) // self.octets * (self.bits if self.coding == "planes" else 1)
+        body = (math.ceil(k_tiles / self.group) - 1) * self.unit(self.unit_words) + self.unit(self.tail_words(k_tiles))
+        return head + self.steps * units * body
+
+    def first_words(self, k_tiles: int) -> int:
+        """Words of the multipliers and codes of a block: what lies before its records where these are last."""
+        return self.words(k_tiles) - self.channels * RECORD_BYTES // self.lanes
 
 
 def records(bias: Array, multiplier: Array, shift: Array) -> Array:
@@ -157,7 +190,11 @@ def _multipliers(layout: Layout, multiplier: Array, blocks: int) -> Array:
     planar = multiplier if multiplier.ndim == 3 else multiplier[np.newaxis]
     planar = _pad(planar.astype(np.uint8), 1, blocks * layout.channels)
     shaped = planar.reshape(planar.shape[0], blocks, layout.steps, layout.columns, -1)
-    return np.ascontiguousarray(shaped.transpose(1, 2, 4, 0, 3)).reshape(blocks, -1)
+    if not layout.whole:
+        return np.ascontiguousarray(shaped.transpose(1, 2, 4, 0, 3)).reshape(blocks, -1)
+    together = layout.scale_groups
+    shared = _pad(shaped[0, :, 0], 2, math.ceil(shaped.shape[4] / together) * together).transpose(0, 2, 1)
+    return _pad(shared.reshape(blocks, -1, together * layout.columns), 2, layout.scale_words * layout.lanes).reshape(blocks, -1)
 
 
 def _codes(layout: Layout, q: Array, blocks: int) -> Array:
@@ -180,10 +217,22 @@ def _codes(layout: Layout, q: Array, blocks: int) -> Array:
     else:
         codes = _ternary(planes[0], k_tiles - (chunks - 1) * layout.group) if layout.coding == "ternary" else planes[0][..., 0, :]
         words = [_gather(_bit(codes, i)) for i in range(layout.unit_words)]
+        if layout.whole:  # [blocks, steps, chunks, words, octets, lanes]
+            return _whole_units(layout, np.stack(words).transpose(1, 2, 4, 0, 3, 5), layout.tail_words(k_tiles))
         units = np.stack(words).transpose(1, 2, 4, 3, 0, 5)[:, :, np.newaxis]
     body, tail = units[:, :, :, :-1], units[:, :, :, -1, :, : layout.tail_words(k_tiles)]
     joined = np.concatenate([part.reshape(*units.shape[:3], -1) for part in (body, tail)], axis=3)
     return np.ascontiguousarray(joined).view(np.uint8).reshape(blocks, -1)
+
+
+def _whole_units(layout: Layout, units: Array, tail_words: int) -> Array:
+    """uint8 [blocks, bytes]: units of all columns [blocks, steps, chunks, words, octets, lanes], each filled up to whole beats."""
+    parts = []
+    for chunks in (units[:, :, :-1], units[:, :, -1:, :tail_words]):
+        words = chunks.reshape(*chunks.shape[:3], chunks.shape[3] * chunks.shape[4], chunks.shape[5])
+        filled = _pad(words, 3, layout.unit(chunks.shape[3]))
+        parts.append(filled.reshape(len(units), -1))
+    return np.concatenate(parts, axis=1).view(np.uint8)
 
 
 def _octets(layout: Layout, q: Array, blocks: int, chunks: int) -> Array:

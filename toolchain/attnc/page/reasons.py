@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from attnc.kernels.design import WEIGHT_PORTS
 from attnc.page.markup import count, percent
 
 MOST = 3
@@ -113,8 +114,9 @@ def _memory(facts: Facts, _: str) -> tuple[str, str, str]:
     )
     if cost["ddr_roof_percent"] > 100 * NEAR:
         options.append("a board with faster memory, or weights of fewer bits (`--weights int4`)")
-    if any(one.get("weight_ports") == 1 for one in design["engines"].values()):
-        options.append("weights through two ports (`weight_ports: 2`)")
+    ports = [one["weight_ports"] for one in design["engines"].values() if "weight_ports" in one]
+    if ports and min(ports) < WEIGHT_PORTS[-1]:
+        options.append(f"weights through more ports (`weight_ports: {2 * min(ports)}`)")
     if design.get("beat", 1) == 1:
         options.append("ports that move two words per cycle (`beat: 2`)")
     if cost["ddr_bytes"] > 1.2 * cost["ddr_floor_bytes"]:

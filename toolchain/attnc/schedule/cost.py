@@ -54,11 +54,15 @@ class Estimate:
     ports: Mapping[str, str]
     words_per_cycle: float
     macs_per_cycle: int
+    entries: Mapping[str, int]
+    """Cycles of each entry of the program."""
+    served: int
+    """Cycles of a sample; of a decoder those of a block of a prompt, and of decoding as many tokens: what a search makes small."""
 
     @property
     def cycles(self) -> int:
         """Of one sample."""
-        return sum(call.counted for call in self.calls)
+        return sum(self.entries.values())
 
     @property
     def latency_ms(self) -> float:
@@ -175,7 +179,25 @@ def estimate(
     calls = program_costs(program, steps, by_pointer, words_per_cycle)
     total, engines, buffers, kinds = taken or program_resources(program, board, places)
     macs = sum(slot.macs_per_cycle for engine in program.engines for slot in engine.slots)
-    return Estimate(tuple(folded(program, calls)), total, clock_mhz, engines, tuple(buffers), kinds, tags, words_per_cycle, macs)
+    calls = folded(program, calls)
+    entries = _entry_cycles(program, calls)
+    served = sum(cycles * _times(program, entry) for entry, cycles in entries.items())
+    return Estimate(tuple(calls), total, clock_mhz, engines, tuple(buffers), kinds, tags, words_per_cycle, macs, entries, served)
+
+
+def _times(program: Program, entry: str) -> int:
+    """How often an entry runs for the tokens of the largest one."""
+    if entry not in program.last:
+        return 1
+    length = max(program.last.values()) + 1  # the entry of one token goes furthest
+    return (length - min(program.last.values())) // (length - program.last[entry])
+
+
+def _entry_cycles(program: Program, calls: Sequence[CallCost]) -> dict[str, int]:
+    left, found = iter(calls), dict[str, int]()
+    for step in program.steps:
+        found[step[0].entry] = found.get(step[0].entry, 0) + sum(next(left).counted for _ in step)
+    return found
 
 
 def check_memory(program: Program, board: Board) -> None:

@@ -11,8 +11,8 @@ from itertools import product
 
 from attnc.config import Objective
 from attnc.errors import FitError
-from attnc.ir import Graph
-from attnc.kernels.design import COMMON, Design, LinearNumbers, Numbers, flat
+from attnc.ir import Graph, Node
+from attnc.kernels.design import COMMON, WEIGHT_PORTS, Design, LinearNumbers, Numbers, flat
 from attnc.kernels.resources import Resources
 from attnc.ops import operator
 from attnc.schedule.cost import Estimate, by_class, estimate, overrun, program_resources, without_buffers
@@ -32,7 +32,7 @@ PE_FACTORS = (1, 2, 4, 8, 16, 32)
 AT_ONCE_CHOICES = (1, 2, 3, 4, 5, 6, 8, 12, 16)
 HALVED = ("pe", "rows", "queries", "rows_at_once", "parallel", "weight_ports")
 """Numbers that a smaller design has less of."""
-MOST_HALVINGS = 6, 6, 5, 5, 2, 2
+MOST_HALVINGS = 6, 6, 5, 5, 2, 3
 """Of each, and one: so many that are tried."""
 DEPTH_CHOICES = (512, 2048)
 """Codes per channel that the look-up engine buffers: half a block RAM, and half a URAM for each of its two blocks."""
@@ -44,13 +44,13 @@ def _share(cost: Estimate, board: Board, lanes: int) -> float:
 
 SCORES: dict[Objective, Callable[[Estimate, Board, int], float]] = {
     # The hardware runs one sample at a time, so samples per second are the inverse of the latency.
-    "latency": lambda cost, board, lanes: cost.cycles,
-    "throughput": lambda cost, board, lanes: cost.cycles,
+    "latency": lambda cost, board, lanes: cost.served,
+    "throughput": lambda cost, board, lanes: cost.served,
     "area": _share,
     "energy": lambda cost, board, lanes: energy_mj(cost, lanes),
 }
-"""What each objective minimises: cycles per sample (both of the first), the largest share of any class of resources, millijoules per
-sample (`energy.py`). Of equal ones the fewest cycles, then the fewest LUTs."""
+"""What each objective minimises: cycles (`Estimate.served`, both of the first), the largest share of any class of resources, millijoules
+per sample (`energy.py`). Of equal ones the fewest cycles, then the fewest LUTs."""
 Ranked = tuple[Rank, Design]
 """A design behind what it is ranked by."""
 FEW = 4
@@ -107,35 +107,42 @@ def row_choices(graph: Graph) -> list[int]:
     return sorted({max(math.ceil(height / (fewest * count)), LEAST_ROWS) for count in BLOCKS}, reverse=True)
 
 
-def _height(graph: Graph) -> int:
-    """Rows of the largest value."""
-    return max((graph.value(node.output).shape for node in graph.nodes), key=math.prod, default=(1, 1))[0]
+def _height(graph: Graph, nodes: Sequence[Node] | None = None) -> int:
+    """Rows of the largest value that some nodes make, or all."""
+    return max((graph.value(node.output).shape for node in nodes or graph.nodes), key=math.prod, default=(1, 1))[0]
 
 
-def port_choices(programs: Programs, lanes: int, beat: int) -> tuple[int, ...]:
-    """Memory ports for weights: two where the weights of the multipliers allow it, four for experts, few of whose rows share them."""
+def least_height(graph: Graph) -> int:
+    """The same of the entry that has the fewest: a token, where one is decoded at a time."""
+    entries: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        entries.setdefault(node.entry, []).append(node)
+    return min((_height(graph, nodes) for nodes in entries.values()), default=1)
+
+
+def port_choices(programs: Programs, lanes: int, beat: int, board: Board) -> tuple[int, ...]:
+    """Memory ports for weights, where multipliers are used."""
     one = Design(beat=beat)
-    if not matters(programs, lanes, one, one.having(weight_ports=2)):
-        return (1,)
-    return (1, 2, 4) if programs.queued and beat == 1 else (1, 2)
+    usable = tuple(ports for ports in WEIGHT_PORTS if ports <= len(board.ports))
+    return usable if matters(programs, lanes, one, one.having(weight_ports=usable[-1])) else (1,)
 
 
-def useful(programs: Programs, design: Design) -> bool:
-    """Whether multipliers could wait for weights of bytes that come through fewer ports: those of PE channels come in PE * k / words
-    cycles, their products take rows / R * k. Where there are experts, those that have about the same rows."""
-    linear, fewer = design.linear, max(design.linear.weight_ports - 1, 0)
-    return linear.pe * linear.rows_at_once >= design.beat * fewer * min(design.rows, programs.queued or design.rows)
+def useful(design: Design, height: int) -> bool:
+    """Whether multipliers that work on `height` rows, or a block of them, could wait for weights of bytes that come through half as many
+    ports: those of PE channels come in PE * k / words cycles, their products take rows / R * k."""
+    linear = design.linear
+    return linear.pe * linear.rows_at_once >= design.beat * (linear.weight_ports // 2) * min(height, design.rows)
 
 
 def candidates(programs: Programs, lanes: int, board: Board, pairs: Sequence[tuple[int, int]]) -> Iterator[Design]:
     """Every design of `lanes` lanes and `pairs` of PE factor and rows at once that the search tries, with one query, beats of two words
     where the ports are wide enough, and two ports for weights where one may be too few."""
-    beat = 2 if 16 * lanes <= board.axi_bits else 1
-    choices = product(pairs, row_choices(programs.graph), depth_choices(programs, lanes), port_choices(programs, lanes, beat))
+    beat, least = 2 if 16 * lanes <= board.axi_bits else 1, least_height(programs.graph)
+    choices = product(pairs, row_choices(programs.graph), depth_choices(programs, lanes), port_choices(programs, lanes, beat, board))
     for (factor, at_once), height, depth, ports in choices:
         columns, tables = table_sizes(lanes, factor)
         start = Design.of(lanes=lanes, pe=lanes * factor, rows=height, queries=QUERY_CHOICES[0], rows_at_once=at_once, beat=beat)
-        if at_once <= height and useful(programs, start.having(weight_ports=ports)):
+        if at_once <= height and useful(start.having(weight_ports=ports), least):
             yield start.having(depth=depth, columns=columns, tables=tables, weight_ports=ports)
 
 
@@ -143,7 +150,7 @@ def demands(cost: Estimate) -> tuple[float, ...]:
     """Cycles, and what a design takes of each class: its memories in blocks of either kind, since where they lie depends on the rest."""
     logic = sum(map(without_buffers, cost.engines.values()), Resources())
     blocks, ultra = (sum((buffer.cost(kind) for buffer in cost.buffers), Resources()) for kind in ("bram", "uram"))
-    return cost.cycles, logic.lut, logic.ff, logic.dsp, logic.bram36 + blocks.bram36, ultra.uram
+    return cost.served, logic.lut, logic.ff, logic.dsp, logic.bram36 + blocks.bram36, ultra.uram
 
 
 def worthwhile(tried: list[tuple[Design, Estimate]]) -> list[tuple[Design, Estimate]]:
@@ -192,7 +199,8 @@ def _with_more(programs: Programs, board: Board, clock_mhz: float, objective: Ob
     if not starts:
         return None
     best = min(starts, key=lambda ranked: ranked[0])
-    heights, most_ports = row_choices(programs.graph), port_choices(programs, best[1].lanes, best[1].beat)  # the same for all starts
+    heights, least = row_choices(programs.graph), least_height(programs.graph)  # the same for all starts
+    most_ports = port_choices(programs, best[1].lanes, best[1].beat, board)
     tried = {design for _, design in starts}
     for start in (design for _, design in starts):
         fewer = [rows for rows in heights if start.linear.rows_at_once <= rows < start.rows]
@@ -200,7 +208,7 @@ def _with_more(programs: Programs, board: Board, clock_mhz: float, objective: Ob
         for copies, parallel, ports in product((1, 2), (1, 2), enough):
             for rows in [start.rows, *(fewer if parallel > 1 else [])]:
                 design = start.having(rows=rows, copies=copies, parallel=parallel, weight_ports=ports)
-                if not useful(programs, design) or design in tried:
+                if not useful(design, least) or design in tried:
                     continue
                 tried.add(design)
                 rank = _tried(programs, board, clock_mhz, objective, design, best[0])
@@ -260,8 +268,8 @@ def _with_queries(
         key = start.rows, start.lookup.depth
         if key not in saved:
             most = start.having(queries=QUERY_CHOICES[-1])
-            saved[key] = first.cycles - estimate(programs.build(most), board, clock_mhz).cycles
-        if len(found) == FEW and objective in BY_CYCLES and first.cycles - saved[key] > found[-1][0][0]:
+            saved[key] = first.served - estimate(programs.build(most), board, clock_mhz).served
+        if len(found) == FEW and objective in BY_CYCLES and first.served - saved[key] > found[-1][0][0]:
             continue
         best: Ranked | None = None
         for queries in QUERY_CHOICES:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from attnc.errors import ConfigError
 from attnc.ir import Graph
-from attnc.kernels.design import COMMON, KINDS, OWN, Design, LinearNumbers, LookupNumbers, NamedEngine, Numbers, flat
+from attnc.kernels.design import COMMON, KINDS, OWN, WEIGHT_PORTS, Design, LinearNumbers, LookupNumbers, NamedEngine, Numbers, flat
 from attnc.ops import operator
 from attnc.quant.weight_config import matching
 
@@ -105,8 +105,8 @@ def check_numbers(design: Design, where: str) -> None:
                 wrong(where, f"{at}.pe", f"a multiple of design.lanes ({design.lanes}), at least 2", numbers.pe)
             if numbers.rows_at_once > engine.rows:
                 wrong(where, f"{at}.rows_at_once", f"at most its rows ({engine.rows})", numbers.rows_at_once)
-            if numbers.weight_ports not in (1, 2, 4):
-                wrong(where, f"{at}.weight_ports", "1, 2 or 4 (memory ports that bring the weights)", numbers.weight_ports)
+            if numbers.weight_ports not in WEIGHT_PORTS:
+                wrong(where, f"{at}.weight_ports", "1, 2 or 4 memory ports that bring the weights", numbers.weight_ports)
         if isinstance(numbers, LookupNumbers) and numbers.group not in (3, 5):
             wrong(where, f"{at}.group", "3 or 5 activations per table of ternary weights", numbers.group)
 

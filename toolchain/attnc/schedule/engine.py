@@ -11,7 +11,7 @@ from typing import NamedTuple
 from attnc.kernels.call import NO_WALK, Call, Walk
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.network import Names
-from attnc.kernels.ports import OPERAND, IntType, Port
+from attnc.kernels.ports import NEXT, OPERAND, IntType, Port
 from attnc.kernels.resources import Resources
 from attnc.kernels.storage import SHALLOW
 from attnc.ops import OPERATORS
@@ -382,7 +382,7 @@ class Instruction:
             scalars |= {"side": self.side, "fill_side": one.side if one is not None else 0, "fill_first": int(not self.ready)}
             following = self.weights_next.weights if self.weights_next is not None else None
             scalars |= {"w_side": self.weights_side, "w_ready": int(self.weights_ready)}
-            scalars |= {"next_k_tiles": following.tiles if following is not None else 0}
+            scalars |= zip(NEXT, following.format if following is not None else (0,) * len(NEXT), strict=True)
         return scalars
 
     def _walk_ints(self, stream: Stream) -> list[int]:

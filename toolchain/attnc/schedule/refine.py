@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from itertools import product
 
-from attnc.kernels.design import AttentionNumbers, Design, LinearNumbers, LookupNumbers, Numbers
+from attnc.kernels.design import WEIGHT_PORTS, AttentionNumbers, Design, LinearNumbers, LookupNumbers, Numbers
 
 Rank = tuple[float, ...]
 """What designs are ranked by: lower is better."""
@@ -77,7 +77,7 @@ def _steps(design: Design, kinds: Collection[type[Numbers]]) -> tuple[dict[str, 
     choices: dict[str, Collection[int]] = {}
     if LinearNumbers in kinds:
         cut = {math.ceil(rows / blocks) for blocks in range(1, rows + 1)}  # others would leave multipliers idle in the last of the rows
-        choices |= {"pe": wide, "rows_at_once": cut, "weight_ports": {1, 2, design.linear.weight_ports}}
+        choices |= {"pe": wide, "rows_at_once": cut, "weight_ports": WEIGHT_PORTS}
     if AttentionNumbers in kinds:
         choices |= {"queries": [power for power in powers if power <= MOST_QUERIES]}
     if LookupNumbers in kinds:

@@ -7,14 +7,14 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from attnc.kernels.call import WALK, Walk
-from attnc.kernels.memory import LOAD, LOAD_WORDS, LOAD_WORDS_PAIR, LOAD_WORDS_QUAD, STORE, TAKE_RUN, TAKE_RUN_WORDS
+from attnc.kernels.memory import LOAD, LOAD_PARTS, STORE, TAKE_RUN, TAKE_RUN_WORDS
 from attnc.kernels.network import Names, Process
 from attnc.kernels.ports import IntType
 from attnc.kernels.storage import SHALLOW
 
 
 class WordRun(NamedTuple):
-    """Packed words that follow each other: where they start, how many there are, and how far the parts lie apart that come through
+    """Packed words that follow each other: where they start, how many there are, and how far the parts lie apart where they come through
     several ports."""
 
     first: int
@@ -47,7 +47,7 @@ class Stream:
             return STORE
         if self.shared:
             return TAKE_RUN_WORDS if self.kind == "words" else TAKE_RUN
-        return LOAD if self.kind == "load" else {1: LOAD_WORDS, 2: LOAD_WORDS_PAIR, 4: LOAD_WORDS_QUAD}[len(self.pointers)]
+        return LOAD if self.kind == "load" else LOAD_PARTS[len(self.pointers)]
 
     @property
     def fields(self) -> tuple[str, ...]:
