@@ -126,7 +126,7 @@ def test_accumulator_width_holds_the_bound() -> None:
         ("AccT((first ? AccT(0) : part[r][pe]) + AccT(a) *", "AccT(part[r][pe] + AccT(a) *"),
         ("[block][step][r], even", "[block][step][0], even"),
         ("x_bank = x_left == 0 || x_bank + 1 == R", "x_bank = x_bank + 1 == R"),
-        ("const int row_slots = max_of(products, R * TILES);", "const int row_slots = products;"),
+        ("row_slots = max_of(products, R * TILES), steps", "row_slots = products, steps"),
     ],
 )
 def test_a_planted_bug_is_caught(old: str, new: str) -> None:

@@ -232,7 +232,7 @@ def _whole_units(layout: Layout, units: Array, tail_words: int) -> Array:
         words = chunks.reshape(*chunks.shape[:3], chunks.shape[3] * chunks.shape[4], chunks.shape[5])
         filled = _pad(words, 3, layout.unit(chunks.shape[3]))
         parts.append(filled.reshape(len(units), -1))
-    return np.concatenate(parts, axis=1).view(np.uint8)
+    return np.ascontiguousarray(np.concatenate(parts, axis=1)).view(np.uint8)
 
 
 def _octets(layout: Layout, q: Array, blocks: int, chunks: int) -> Array:

@@ -1,0 +1,239 @@
+"""Language models on boards, decoding and reading a prompt, by simulated cycles, beside what was published and what else one could take.
+
+    python bench/llm.py                              # rewrites docs/llm.md, bench/results/llm.json
+    python bench/llm.py --rows bitnet_073b:int8:kv260 --json
+
+Every layer of a decoder runs the same instructions on other weights, so its cycles are those of any other. Each row compiles the model with
+one layer at full width, and its whole head, for its board; the emitted C++ runs in time, and must equal golden. Then with two layers and the
+design of the first: what these take more is a layer. A model of n layers takes that n - 1 times, and the first: simulated are a block of 64
+tokens at position 0, and a token at 64, at 256 and at 511. Weights are random (`models/decoder_shapes.py`), caches have 8 bits.
+
+Figures of others are measurements by them. Some minutes and a few GiB for each row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.boards import number, table
+from bench.common import ROOT, machine, store
+from models.decoder_shapes import SHAPES, export
+
+from attnc.compiler import compile_model
+from attnc.config import CompileOptions
+from attnc.errors import AttncError
+from attnc.report import load_report
+from attnc.schedule.cost import DDR_EFFICIENCY
+from attnc.schedule.devices import BOARDS
+from attnc.verify.cosim import STYLES
+from attnc_host.progress import Progress
+
+PAGE = ROOT / "docs" / "llm.md"
+LENGTH, BLOCK, PROMPT = 512, 64, 128
+MIDDLE, LAST = LENGTH // 2, LENGTH - 1
+WHERE = (("prefill", 0), ("decode", BLOCK), ("decode", MIDDLE), ("decode", LAST))
+"""What is simulated: entry and position."""
+KINDS = ("lut", "ff", "dsp", "bram36", "uram")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model, the format of its head, and a board."""
+
+    shape: str
+    head: str
+    board: str
+
+    @staticmethod
+    def parse(text: str) -> Row:
+        """From `shape:head:board`."""
+        shape, head, board = text.split(":")
+        return Row(shape, head, board)
+
+    @property
+    def name(self) -> str:
+        """As a file name, too."""
+        return f"{self.shape}_{self.head}_{self.board}"
+
+
+ROWS = (
+    Row("bitnet_073b", "int8", "kv260"),
+    Row("bitnet_073b", "ternary", "kv260"),
+    Row("bitnet_073b", "int8", "zcu104"),
+    Row("bitnet_073b", "int8", "ultra96"),
+    Row("bitnet_2b4t", "int8", "kv260"),
+    Row("bitnet_2b4t", "ternary", "kv260"),
+    Row("qwen3_06b", "int8", "kv260"),
+)
+
+
+@dataclass(frozen=True)
+class Published:
+    """What others measured: tokens per second."""
+
+    design: str
+    model: str
+    device: str
+    source: str
+    decode: str = "-"
+    prefill: str = "-"
+    first_s: str = "-"
+    watts: str = "-"
+
+
+PUBLISHED = (
+    Published("TeLLMe v2", "BitNet 0.73B", "KV260", "arXiv 2510.15926", "25", "143", "0.96 (128 tokens)", "4.8"),
+    Published("PD-Swap", "BitNet 0.73B", "KV260", "as TeLLMe's group cites it", "27.8", "148"),
+    Published("bitnet.cpp", "BitNet-b1.58-2B-4T", "Raspberry Pi 5", "its repository", "4.6", watts="10 to 12"),
+    Published("T-MAC", "BitNet-3B", "Raspberry Pi 5", "its repository, 2 threads", "11.1"),
+    Published("vendor's runtime", "Qwen3-0.6B, W8A8", "RK3588", "vendor's model zoo", "15.6"),
+    Published("vendor's runtime", "Qwen2-1.5B", "Hailo-10H", "vendor's model zoo", "6 to 9.5"),
+)
+
+
+def compiled(row: Row, layers: int, folder: Path, schedule: Path | None) -> Path:
+    """A build of a model with so many layers."""
+    model = folder / f"{row.name}_{layers}.onnx"
+    calib, config = export(row.shape, model, layers, row.head)
+    options = CompileOptions(
+        target=row.board,
+        calib=calib,
+        config=config,
+        max_length=LENGTH,
+        block=BLOCK,
+        schedule=schedule,
+        output=folder / f"{row.name}_{layers}",
+    )
+    try:
+        return compile_model(model, options)
+    finally:
+        model.unlink()
+
+
+def cycles_of(report: dict[str, Any]) -> dict[str, dict[tuple[str, int], int]]:
+    """Simulated cycles by style of pipelines, entry and position."""
+    found: dict[str, dict[tuple[str, int], int]] = {}
+    at = report["decoder"]["simulated_at"]
+    for style in STYLES:
+        entries = report["simulation"][style]["entries"]
+        found[style] = {(entry, at[entry]): facts["cycles"] for entry, facts in entries.items()}
+        found[style] |= {(one["entry"], one["position"]): one["cycles"] for one in report["decoder"]["simulated"][style]}
+    return found
+
+
+def measured(row: Row, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Of one row: cycles of the whole, what the board could at best, resources."""
+    progress.stage(f"{row.name}: one layer")
+    first = compiled(row, 1, folder, None)
+    progress.stage(f"{row.name}: two layers")
+    one, two = load_report(first), load_report(compiled(row, 2, folder, first / "schedule.yaml"))
+    layers, clock = SHAPES[row.shape].layers, one["target"]["clock_mhz"]
+    single, double = cycles_of(one), cycles_of(two)
+    cycles = {
+        f"{entry}_{position}": max(
+            single[style][entry, position] + (layers - 1) * (double[style][entry, position] - single[style][entry, position])
+            for style in STYLES
+        )
+        for entry, position in WHERE
+    }
+    first_token = math.ceil((PROMPT - 1) / BLOCK) * cycles["prefill_0"] + cycles[f"decode_{MIDDLE}"]
+    read = one["estimate"]["weight_bytes"] + (layers - 1) * (two["estimate"]["weight_bytes"] - one["estimate"]["weight_bytes"])
+    return {
+        **asdict(row),
+        "layers": layers,
+        "clock_mhz": clock,
+        "design": one["design"],
+        "bit_exact": all(report["simulation"][style]["bit_exact"] for report in (one, two) for style in STYLES),
+        "cycles": cycles,
+        "decode_per_second": {str(at): round(1e6 * clock / cycles[f"decode_{at}"], 2) for at in (BLOCK, MIDDLE, LAST)},
+        "prefill_per_second": round(1e6 * clock * BLOCK / cycles["prefill_0"], 1),
+        "first_token_s": round(first_token / clock / 1e6, 4),
+        "weight_bytes": read,
+        "weights_roof_per_second": round(BOARDS[row.board].ddr_gb_s * 1e9 * DDR_EFFICIENCY / read, 2),
+        "resources": {kind: one["estimate"]["resources"][kind] for kind in KINDS},
+    }
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """docs/llm.md."""
+    header = [
+        "design",
+        "model",
+        "head",
+        "device",
+        "tokens/s at 64",
+        "at 512",
+        "weights alone would allow",
+        "prefill tokens/s",
+        "first of 128, s",
+        "what it is",
+    ]
+    ours = []
+    for row in rows:
+        decode = row["decode_per_second"]
+        speed = [number(decode[str(BLOCK)], 1), number(decode[str(LAST)], 1), number(row["weights_roof_per_second"], 1)]
+        rest = [number(row["prefill_per_second"]), number(row["first_token_s"], 3), "simulated"]
+        ours.append(["attnc", SHAPES[row["shape"]].title, row["head"], row["board"].upper(), *speed, *rest])
+    theirs = [[p.design, p.model, "-", p.device, p.decode, "-", "-", p.prefill, p.first_s, f"measured, {p.source}"] for p in PUBLISHED]
+    detail = [
+        [
+            f"{SHAPES[row['shape']].title}, {row['head']} head, {row['board'].upper()}",
+            " / ".join(f"{row['cycles'][f'{entry}_{at}']:,}" for entry, at in WHERE),
+            " / ".join(f"{100 * row['resources'][kind]['used'] / max(1, row['resources'][kind]['available']):.0f}" for kind in KINDS),
+            f"{row['weight_bytes'] / 1e6:.1f}",
+            "equal" if row["bit_exact"] else "DIFFERENT",
+        ]
+        for row in rows
+    ]
+    second = ["row", "cycles: block at 0 / token at 64 / 256 / 511", "LUT / FF / DSP / BRAM / URAM, %", "weights, MB", "C++ and golden"]
+    return f"""# Language models on boards
+
+Written by `python bench/llm.py` (or `make bench-llm`); not edited by hand.
+
+attnc's rows are **simulated** (`attnc cosim`, the style of pipelines that takes longer, default latency of the memory), for models with random
+weights in their published formats: a layer at full width and the whole head are simulated to the bit, and a layer's cycles count as often
+as the model has layers. Resources are **estimates**. The column beside the speeds is how many tokens per second the DDR ({DDR_EFFICIENCY:.0%} of its
+rate) could bring the weights for, and nothing else. Rows of others are **measurements** by them.
+
+{table(header, ours + theirs)}
+
+{table(second, detail)}
+"""
+
+
+def main() -> int:
+    """Compile, simulate, print, store, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", metavar="SHAPE:HEAD:BOARD", help="only these; nothing is rewritten")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the page")
+    args = parser.parse_args()
+    chosen, facts = [Row.parse(text) for text in args.rows] if args.rows else list(ROWS), machine()
+    try:
+        with tempfile.TemporaryDirectory(prefix="attnc-bench-") as temporary, Progress(delay=0.0) as progress:
+            rows = [measured(row, Path(temporary), progress) for row in chosen]
+    except AttncError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    facts["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    if not args.rows:
+        store("llm", facts, {"rows": rows})
+        PAGE.write_text(page(rows))
+    if args.json:
+        print(json.dumps({"machine": facts, "rows": rows, "published": [asdict(p) for p in PUBLISHED]}, indent=1))
+    else:
+        print(page(rows))
+    return 0 if all(row["bit_exact"] for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
