@@ -17,7 +17,7 @@ LIBCLANG9 := libclang==9.0.1
 # Of use where it may install; gives up soon where there is no network.
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends -o Acquire::Retries=0 -o Acquire::http::Timeout=20
 
-.PHONY: docs help demo test test-slow test-board test-service fuzz zoo files sweep conformance lint format train bench bench-published boards clean tools debian
+.PHONY: docs help demo test test-slow test-board test-service fuzz zoo files sweep conformance lint format train bench bench-published bench-llm boards clean tools debian
 
 help:
 	@echo "make demo    compile the shipped vision transformer, simulate it on every held-out image, print the results"
@@ -35,6 +35,7 @@ help:
 	@echo "make train   train models/vit_digits again"
 	@echo "make bench   speed of the tool, packing, quantizers on a real layer, hls4ml beside attnc: tables, stored in bench/results"
 	@echo "make bench-published   estimates beside published accelerators"
+	@echo "make bench-llm   language models by simulated cycles, beside what others measured: rewrites docs/llm.md, some minutes a row (LLM_ARGS: --rows, --json)"
 	@echo "make boards  DeiT-tiny and BERT-base compiled for boards, beside published designs: rewrites docs/boards.md, about five minutes"
 	@echo "make docs    the commands in docs/reference.md, from the command line itself"
 	@echo "make clean   remove the virtual environment, caches and build folders"
@@ -91,6 +92,9 @@ bench: tools $(VENV)/.test
 
 bench-published: $(VENV)/.demo
 	$(BIN)/python bench/published.py
+
+bench-llm: tools $(VENV)/.test
+	$(BIN)/python bench/llm.py $(LLM_ARGS)
 
 boards: tools $(VENV)/.test
 	$(BIN)/python bench/boards.py

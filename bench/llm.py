@@ -3,10 +3,10 @@
     python bench/llm.py                              # rewrites docs/llm.md, bench/results/llm.json
     python bench/llm.py --rows bitnet_073b:int8:kv260 --json
 
-Every layer of a decoder runs the same instructions on other weights, so its cycles are those of any other. Each row compiles the model with
-one layer at full width, and its whole head, for its board; the emitted C++ runs in time, and must equal golden. Then with two layers and the
-design of the first: what these take more is a layer. A model of n layers takes that n - 1 times, and the first: simulated are a block of 64
-tokens at position 0, and a token at 64, at 256 and at 511. Weights are random (`models/decoder_shapes.py`), caches have 8 bits.
+Every layer of a decoder runs the same instructions on other weights, so its cycles are those of any other. Each row compiles the model
+with one layer at full width, and its whole head, for its board; the emitted C++ runs in time, and must equal golden. Then with two layers
+and the design of the first: what these take more is a layer. A model of n layers takes that n - 1 times, and the first: simulated are a
+block of 64 tokens at position 0, and a token at 64, at 256 and at 511. Weights are random (`models/decoder_shapes.py`), caches have 8 bits.
 
 Figures of others are measurements by them. Some minutes and a few GiB for each row.
 """
@@ -200,10 +200,10 @@ def page(rows: list[dict[str, Any]]) -> str:
 
 Written by `python bench/llm.py` (or `make bench-llm`); not edited by hand.
 
-attnc's rows are **simulated** (`attnc cosim`, the style of pipelines that takes longer, default latency of the memory), for models with random
-weights in their published formats: a layer at full width and the whole head are simulated to the bit, and a layer's cycles count as often
-as the model has layers. Resources are **estimates**. The column beside the speeds is how many tokens per second the DDR ({DDR_EFFICIENCY:.0%} of its
-rate) could bring the weights for, and nothing else. Rows of others are **measurements** by them.
+attnc's rows are **simulated** (`attnc cosim`, the style of pipelines that takes longer, default latency of the memory), for models with
+random weights in their published formats: a layer at full width and the whole head are simulated to the bit, and a layer's cycles count as
+often as the model has layers. Resources are **estimates**. The column beside the speeds is how many tokens per second the DDR
+({DDR_EFFICIENCY:.0%} of its rate) could bring the weights for, and nothing else. Rows of others are **measurements** by them.
 
 {table(header, ours + theirs)}
 

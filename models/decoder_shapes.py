@@ -121,12 +121,12 @@ class Layer(nn.Module):
 class Decoder(nn.Module):
     """Tokens in, logits out."""
 
-    def __init__(self, shape: DecoderShape, layers: int) -> None:
+    def __init__(self, shape: DecoderShape, layers: int, ternary_head: bool) -> None:
         super().__init__()
         self.shape = shape
         self.tokens = nn.Embedding(shape.vocabulary, shape.width)
         self.layers = nn.ModuleList(Layer(shape) for _ in range(layers))
-        self.norm, self.head = Norm(shape.width), Linear(shape.width, shape.vocabulary, shape.weights == "ternary")
+        self.norm, self.head = Norm(shape.width), Linear(shape.width, shape.vocabulary, ternary_head)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """[1, tokens] to [1, tokens, vocabulary]."""
@@ -149,7 +149,7 @@ def export(name: str, path: Path, layers: int, head: str = "int8") -> tuple[Path
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         torch.onnx.export(
-            Decoder(shape, layers).eval(),
+            Decoder(shape, layers, head == "ternary").eval(),
             (torch.zeros(1, TOKENS, dtype=torch.int64),),
             str(path),
             input_names=["input_ids"],

@@ -56,12 +56,12 @@ def test_engines_of_a_kernel_have_what_their_own_nodes_need() -> None:
     program = build_program(three_products(), THREE, None)
     names = ("PE", "R", "ROWS_MAX", "X_BYTES", "PACKED", "W_WORDS")
     found = {name: tuple(args[arg] for arg in names) for name, args in hardware(program).items()}
-    assert found == {"linear": (32, 4, 32, 1, 0, 4), "wide": (16, 2, 32, 2, 0, 2), "packed": (8, 3, 12, 1, 1, 2)}
+    assert found == {"linear": (32, 4, 32, 1, 0, 4), "wide": (16, 2, 32, 2, 0, 2), "packed": (8, 3, 12, 1, 4, 2)}
     used = {engine.choice: engine_resources(engine, 8).dsp for engine in program.engines}
     assert used["linear"] > used["wide"] > used["packed"]
     alone = build_program(three_products(), replace(THREE, named=()), None)
     (args,) = hardware(alone).values()
-    assert (args["X_BYTES"], args["PACKED"], args["W_WORDS"]) == (2, 1, 2)
+    assert (args["X_BYTES"], args["PACKED"], args["W_WORDS"]) == (2, 4, 2)
     buffers = {buffer.key: buffer for buffer in estimate(program, KV260, 250).buffers}
     assert len(buffers["linear.w_buffer"].memories) == 3 and buffers["linear.w_buffer"].memory.banks == 32
 

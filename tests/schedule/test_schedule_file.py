@@ -111,7 +111,7 @@ def test_what_is_no_schedule_is_refused(tmp_path: Path, text: str) -> None:
     [
         ({"target": "zcu102"}, r"'target': needed 'kv260'.*found 'zcu102'"),
         ({"design": {**DESIGN, "lanes": 32}}, r"'design.lanes': needed at most 16, the bytes of a memory port of kv260, found 32"),
-        ({"ports": {"load_0": "HP7"}}, r"'ports.load_0': needed one of the 3 memory ports of kv260 \(HP0, HP1, HP3\), found 'HP7'"),
+        ({"ports": {"load_0": "HP7"}}, r"'ports.load_0': needed one of the 4 memory ports of kv260 \(HP0, HP1, HP2, HP3\), found 'HP7'"),
         ({"ports": {"load_9": "HP0"}}, r"'ports': needed only program, load_0, .*weights_0.*found 'load_9'"),
         ({"fifos": {"engine_1.y": 3}}, r"'fifos': needed a FIFO of this design, such as engine_1.y_.*, found 'engine_1.y'"),
         ({"memory": {"linear.z": "bram"}}, r"'memory': needed only attention.*linear.y_buffer, found 'linear.z'"),
