@@ -68,7 +68,7 @@ def test_modules_name_functions_and_the_largest_is_taken(tmp_path: Path) -> None
                 "softmax_scores_Pipeline_SCORES": {"SCORES": (1, 21)},
                 "p_anonymous_namespace_engine_0_operands": {"TAKE_RUN": (1, 7)},  # inlined, and no other function has it
                 "engine_1_0_attention_processes": {"NORMALISE": (1, 6)},  # inlined, and two functions have it
-                "load_words_pair_16_2_s": {"LOAD_WORDS_PAIR": (1, 4), "VITIS_LOOP_9_1": (1, 2)},
+                "load_words_2_16_2_s": {"LOAD_WORDS_2": (1, 4), "VITIS_LOOP_9_1": (1, 2)},
             },
         )
     )
@@ -77,9 +77,9 @@ def test_modules_name_functions_and_the_largest_is_taken(tmp_path: Path) -> None
         "depthwise.MULTIPLY": (1, 9),
         "softmax_scores.SCORES": (1, 21),
         "take_run.TAKE_RUN": (1, 7),
-        "load_words_pair.LOAD_WORDS_PAIR": (1, 4),
+        "load_words_2.LOAD_WORDS_2": (1, 4),
     }
-    assert found.unknown == ("engine_1_0_attention_processes: NORMALISE", "load_words_pair_16_2_s: VITIS_LOOP_9_1")
+    assert found.unknown == ("engine_1_0_attention_processes: NORMALISE", "load_words_2_16_2_s: VITIS_LOOP_9_1")
     assert len(found.modules["linear_accumulate.MULTIPLY"]) == 2 and found.styles == ("flp",)
     timing = found.timing
     assert timing.keys() == LOOPS.keys() and (timing["depthwise.MULTIPLY"].ii, timing["depthwise.MULTIPLY"].depth) == (1, 9)

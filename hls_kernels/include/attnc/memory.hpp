@@ -333,42 +333,6 @@ LOAD_WORDS_4:
   }
 }
 
-// As `load_words_pair`, four beats at a time through four ports: each brings a quarter of the words, which are a multiple of 4 * W.
-template <int L, int W>
-void load_words_quad(hls::burst_maxi<Word<W * L>> first, hls::burst_maxi<Word<W * L>> second, hls::burst_maxi<Word<W * L>> third,
-                     hls::burst_maxi<Word<W * L>> fourth, WordRuns runs, hls::stream<Word<4 * W * L>>& out) {
-  const int part = runs.count / (4 * W), more = runs.next_count / (4 * W);
-  if (part > 0) {
-    first.read_request(runs.first / W, part);
-    second.read_request((runs.first + runs.apart) / W, part);
-    third.read_request((runs.first + 2 * runs.apart) / W, part);
-    fourth.read_request((runs.first + 3 * runs.apart) / W, part);
-  }
-  if (more > 0) {
-    first.read_request(runs.next_first / W, more);
-    second.read_request((runs.next_first + runs.next_apart) / W, more);
-    third.read_request((runs.next_first + 2 * runs.next_apart) / W, more);
-    fourth.read_request((runs.next_first + 3 * runs.next_apart) / W, more);
-  }
-  ATTNC_LOOP(LOAD_WORDS_QUAD)
-LOAD_WORDS_QUAD:
-  for (int i = 0; i < part + more; ++i) {
-#pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
-    ATTNC_TICK(LOAD_WORDS_QUAD)
-    const Word<W * L> a = first.read(), b = second.read(), c = third.read(), d = fourth.read();
-    Word<4 * W * L> words;
-    for (int l = 0; l < W * L; ++l) {
-#pragma HLS UNROLL
-      words.v[l] = a.v[l];
-      words.v[W * L + l] = b.v[l];
-      words.v[2 * W * L + l] = c.v[l];
-      words.v[3 * W * L + l] = d.v[l];
-    }
-    out.write(words);
-  }
-}
-
 // A value that is stored in a byte must fit it.
 template <class T> void check_byte(T value, bool byte) {
 #pragma HLS INLINE

@@ -45,8 +45,6 @@ LOW_BYTE_OFFSET = 128
 """What a low byte of 16-bit inputs is more than the signed byte that is multiplied."""
 LEAST_ACC = 18
 """Bits of a sum of packed products (dsp_pair.hpp), which the accumulator holds whatever the weights are."""
-MOST_WORDS = 4
-"""Of weights per cycle."""
 ACC_LIMIT = 44
 """Bits of the largest accumulator besides its sign: with a multiplier of 17 bits it stays below 2**61, and so does what rounds it."""
 

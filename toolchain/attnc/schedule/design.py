@@ -112,12 +112,13 @@ def _height(graph: Graph, nodes: Sequence[Node] | None = None) -> int:
     return max((graph.value(node.output).shape for node in nodes or graph.nodes), key=math.prod, default=(1, 1))[0]
 
 
-def least_height(graph: Graph) -> int:
-    """The same of the entry that has the fewest: a token, where one is decoded at a time."""
+def least_height(programs: Programs) -> int:
+    """The same of the entry that has the fewest: a token, where one is decoded at a time; or of an expert."""
     entries: dict[str, list[Node]] = {}
-    for node in graph.nodes:
+    for node in programs.graph.nodes:
         entries.setdefault(node.entry, []).append(node)
-    return min((_height(graph, nodes) for nodes in entries.values()), default=1)
+    least = min((_height(programs.graph, nodes) for nodes in entries.values()), default=1)
+    return min(least, programs.queued or least)
 
 
 def port_choices(programs: Programs, lanes: int, beat: int, board: Board) -> tuple[int, ...]:
@@ -137,7 +138,7 @@ def useful(design: Design, height: int) -> bool:
 def candidates(programs: Programs, lanes: int, board: Board, pairs: Sequence[tuple[int, int]]) -> Iterator[Design]:
     """Every design of `lanes` lanes and `pairs` of PE factor and rows at once that the search tries, with one query, beats of two words
     where the ports are wide enough, and two ports for weights where one may be too few."""
-    beat, least = 2 if 16 * lanes <= board.axi_bits else 1, least_height(programs.graph)
+    beat, least = 2 if 16 * lanes <= board.axi_bits else 1, least_height(programs)
     choices = product(pairs, row_choices(programs.graph), depth_choices(programs, lanes), port_choices(programs, lanes, beat, board))
     for (factor, at_once), height, depth, ports in choices:
         columns, tables = table_sizes(lanes, factor)
@@ -199,7 +200,7 @@ def _with_more(programs: Programs, board: Board, clock_mhz: float, objective: Ob
     if not starts:
         return None
     best = min(starts, key=lambda ranked: ranked[0])
-    heights, least = row_choices(programs.graph), least_height(programs.graph)  # the same for all starts
+    heights, least = row_choices(programs.graph), least_height(programs)  # the same for all starts
     most_ports = port_choices(programs, best[1].lanes, best[1].beat, board)
     tried = {design for _, design in starts}
     for start in (design for _, design in starts):

@@ -148,8 +148,6 @@ BOARDS: dict[str, Board] = {
             ddr_mib=4096,
             board_part="xilinx.com:zcu102",
             clock_mhz=250,
-            ports=("HPC0", "HP0", "HP1", "HP3"),
-            note="HPC0 has a controller port for itself where the processors, whose way it goes, are at rest",
         ),
         Board(
             name="u50",
