@@ -61,7 +61,7 @@ def test_engines_of_a_kernel_have_what_their_own_nodes_need() -> None:
     assert used["linear"] > used["wide"] > used["packed"]
     alone = build_program(three_products(), replace(THREE, named=()), None)
     (args,) = hardware(alone).values()
-    assert (args["X_BYTES"], args["PACKED"], args["W_WORDS"]) == (2, 4, 2)
+    assert (args["X_BYTES"], args["PACKED"], args["W_WORDS"]) == (2, 4, 4)
     buffers = {buffer.key: buffer for buffer in estimate(program, KV260, 250).buffers}
     assert len(buffers["linear.w_buffer"].memories) == 3 and buffers["linear.w_buffer"].memory.banks == 32
 
