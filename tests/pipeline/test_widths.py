@@ -18,7 +18,7 @@ from attnc.compiler import compile_model, quantize_model
 from attnc.config import CompileOptions
 from attnc.errors import ConfigError
 from attnc.pipeline import widths
-from attnc.pipeline.compare import measure_outputs
+from attnc.pipeline.compare import compare_layers, measure_outputs, unlucky_words
 from attnc.pipeline.state import State
 from attnc.pipeline.widths import Candidate, cheapest
 from attnc.report import load_report
@@ -133,6 +133,27 @@ def test_figures_are_of_samples_that_did_not_calibrate(tmp_path: Path) -> None:
     assert unseen.output_sqnr["y"] < seen.output_sqnr["y"] - 6
     np.savez(tmp_path / "large.npz", x=x[3::4])
     assert quantized(path, activation_bits=8, heldout=tmp_path / "large.npz", hold_out=4).output_sqnr == unseen.output_sqnr
+
+
+def test_held_out_samples_that_are_lucky_do_not_promise(tmp_path: Path) -> None:
+    """One of the samples that calibrated has more noise than all others together, as where a choice tips over."""
+    path = save(tmp_path, False)
+    x = np.load(path.with_suffix(".npz"))["x"][:, np.newaxis]
+    found = quantized(path, activation_bits=8)
+    held, plain = measure_outputs(found, {"x": x[3::4]})["y"], found.original
+    assert found.output_sqnr == {"y": held} and not found.unlucky and not unlucky_words(found)
+
+    def tipped(sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: y + (np.array_equal(sample["x"], x[5])) for name, y in plain(sample).items()}
+
+    found.original = tipped
+    compare_layers(found)
+    together = measure_outputs(found, {"x": np.concatenate([x[3::4], np.delete(x, slice(3, None, 4), axis=0)])})["y"]
+    assert found.unlucky == {"y": held} and held - 6 > found.output_sqnr["y"] == pytest.approx(together)
+    assert f"reach {held:.1f} dB, all together {together:.1f}: a few decide" in unlucky_words(found)[0]
+    found.unseen = None
+    compare_layers(found)
+    assert not found.unlucky and found.output_sqnr["y"] < held - 6
 
 
 @pytest.mark.parametrize(("count", "gated"), [(2, False), (8, False), (8, True)])

@@ -26,6 +26,7 @@ from attnc.golden import run_golden
 from attnc.model import Model
 from attnc.npz import npz_shapes, save_npz
 from attnc.outputs import check_outputs, files_read
+from attnc.pipeline.compare import unlucky_words
 from attnc.pipeline.phases import Phase, Progress, run
 from attnc.pipeline.quantize import VECTORS, device_integers
 from attnc.pipeline.rewrite import weight_config
@@ -165,7 +166,7 @@ def write(state: State, progress: Progress, moved: Note) -> Path:
                 "method": state.options.calibration,
                 "held_out": 0 if state.unseen is None else count_samples(state.unseen),
                 "held_out_from": "" if state.options.heldout is None else state.options.heldout.name,
-                "warnings": state.doubts,
+                "warnings": [*state.doubts, *unlucky_words(state)],
             },
         )  # fmt: skip
         if state.decoder is not None:

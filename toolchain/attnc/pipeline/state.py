@@ -47,6 +47,8 @@ class State:
     """Of every output of the model in floating point, in dB: golden against onnxruntime, on the samples of `measured`."""
     margins: dict[str, float] = field(default_factory=dict)
     """How many dB below that other samples may be."""
+    unlucky: dict[str, float] = field(default_factory=dict)
+    """Of outputs whose figure is that of all samples, since those held out were lucky: what the latter reach."""
     layer_db: dict[str, float] = field(default_factory=dict)
     """Of every value: golden against the float graph, energies in dB."""
     undefined: int = 0
