@@ -12,7 +12,7 @@ from attnc.compiler import compile_model, quantize_model
 from attnc.config import CompileOptions
 from attnc.decoding.plan import plan_decoder
 from attnc.golden import run_reference
-from attnc.ir import Graph, GraphError, Held, Value
+from attnc.ir import Graph, GraphError, Held, Node, Value
 from attnc.kernels.call import Walk
 from attnc.kernels.design import Design
 from attnc.passes.caches import narrow_caches
@@ -113,3 +113,26 @@ def test_bytes_are_no_halves() -> None:
     call.kernel = type("Kernel", (), {"ports": (port,)})
     with pytest.raises(GraphError, match="of 4 bits as bytes"):
         check_types(graph, call)  # type: ignore[arg-type]
+
+
+def test_norms_of_heads_take_over_what_keys_differ_by() -> None:
+    rng, graph = np.random.default_rng(0), Graph("norms", ["x"], ["y"])
+    graph.add_value("x", (6, 16))
+
+    def add(op: str, inputs: list[str], output: str, channels: int, params: dict[str, np.ndarray], **attrs: object) -> None:
+        graph.add_value(output, (6, channels))
+        graph.nodes.append(Node(output, op, inputs, output, attrs=attrs, params=params))
+
+    for name, channels in (("q", 16), ("k", 8), ("v", 8)):
+        add("linear", ["x"], name, channels, {"weight": rng.standard_normal((channels, 16)), "bias": np.zeros(channels)})
+    for name, channels in (("q", 16), ("k", 8)):
+        add("rms_normalization", [name], f"{name}n", channels, {"gamma": rng.uniform(0.1, 3, channels)}, epsilon=1e-6, group=8)
+    add("attention", ["qn", "kn", "v"], "a", 16, {}, num_heads=2, num_kv_heads=1, scale=0.3, causal=True)
+    add("linear", ["a"], "y", 4, {"weight": rng.standard_normal((4, 16)), "bias": np.zeros(4)})
+    feeds, seen, again = {"x": rng.standard_normal((3, 6, 16))}, dict[str, np.ndarray](), dict[str, np.ndarray]()
+    before = run_reference(graph, feeds, seen.__setitem__)
+    narrow_caches(graph, {name: Statistics(np.abs(array).max(axis=(0, 1))) for name, array in seen.items()}, (4, 4))
+    np.testing.assert_allclose(run_reference(graph, feeds, again.__setitem__)["y"], before["y"], rtol=1e-9)
+    for name in ("kn", "v"):
+        peaks = np.abs(again[name]).max(axis=(0, 1))
+        assert peaks.max() / peaks.min() < 1.01

@@ -17,6 +17,7 @@ from attnc.ops.rotary import Sizes
 from attnc.passes.attention import scale_channels, sole_maker
 from attnc.quant.calibration import Statistics
 
+NORMS = ("rms_normalization", "layer_normalization")
 MAX_RATIO = 64.0
 
 
@@ -42,19 +43,26 @@ def _even_keys(graph: Graph, node: Node, q: str, k: str, peak: Array) -> None:
     for pair in map(list, k_pairs):
         peaks[:, pair] = peaks[:, pair].max(axis=1, keepdims=True)
     factor = _factor(peaks)
-    scale_channels(k_maker, 1 / factor.ravel())
-    scale_channels(q_maker, factor.repeat(node.attrs["num_heads"] // node.attrs["num_kv_heads"], axis=0).ravel())
+    _scale(k_maker, 1 / factor.ravel())
+    _scale(q_maker, factor.repeat(node.attrs["num_heads"] // node.attrs["num_kv_heads"], axis=0).ravel())
 
 
 def _made_by(graph: Graph, name: str) -> tuple[Node | None, list[tuple[int, int]]]:
-    """The linear layer that makes queries or keys for their attention alone, and the channels of a head that a rotary embedding turns
-    together on the way."""
+    """The layer with a factor for each channel that makes queries or keys for their attention alone, and the channels of a head that a
+    rotary embedding turns together on the way."""
     maker, pairs = sole_maker(graph, name), list[tuple[int, int]]()
     if maker is not None and maker.op == "rotary":
         first, second = Sizes.of(maker, graph.value(name).shape).pairs()
         pairs = [*zip(first.tolist(), second.tolist(), strict=True)]
         maker = sole_maker(graph, maker.inputs[0])
-    return (maker if maker is not None and maker.op == "linear" else None), pairs
+    return (maker if maker is not None and maker.op in ("linear", *NORMS) else None), pairs
+
+
+def _scale(maker: Node, factor: Array) -> None:
+    if maker.op == "linear":
+        scale_channels(maker, factor)
+    else:
+        maker.params |= {name: maker.params[name] * factor for name in ("gamma", "beta") if name in maker.params}
 
 
 def _even_values(graph: Graph, node: Node, v: str, peak: Array) -> None:
