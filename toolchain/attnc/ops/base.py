@@ -37,6 +37,8 @@ class Operator(ABC):
     name: ClassVar[str]
     per_channel_output: ClassVar[bool] = False
     """Whether the output may have one scale per channel."""
+    routes: ClassVar[bool] = False
+    """Whether its rows are pairs of a token and an expert, or say where these lie: what each token gets follows from its own."""
 
     @abstractmethod
     def shape(self, node: Node, inputs: Sequence[Shape]) -> Shape:

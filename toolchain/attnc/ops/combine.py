@@ -32,6 +32,7 @@ class Combine(Operator):
     """Sum over the experts of a token."""
 
     name = "combine"
+    routes = True
 
     def shape(self, node: Node, inputs: Sequence[Shape]) -> Shape:
         """[R, C]."""

@@ -30,6 +30,7 @@ class Dispatch(Operator):
     """Rows to their places."""
 
     name = "dispatch"
+    routes = True
 
     def shape(self, node: Node, inputs: Sequence[Shape]) -> Shape:
         """[R*k, C]."""

@@ -33,6 +33,7 @@ class _Sorted(Operator):
     """What both give away of the sort."""
 
     queue: ClassVar[bool]
+    routes = True
 
     def _check(self, node: Node, inputs: Sequence[Shape]) -> int:
         pairs, most = inputs[0][0] * inputs[0][1], NUMBERS.range[1]

@@ -32,6 +32,7 @@ class Experts(Operator):
     """Matrix products of which a row takes one."""
 
     name = "experts"
+    routes = True
 
     def expert(self, node: Node, number: int) -> Node:
         """The linear layer of one."""

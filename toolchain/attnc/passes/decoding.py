@@ -81,8 +81,17 @@ def _add(result: Graph, graph: Graph, entry: str, rows: int, block: int, held: d
                 attrs=own.over_cache(node, length, kept, block),
                 entry=entry,
                 like=node.packed,
+                each=names.get(node.each, ""),
             )
         )
+        if _routed(node):  # pairs of a token and an expert have rows of their own
+            one = result.nodes[-1]
+            result.value(one.output).shape = own.shape(one, [result.value(name).shape for name in one.inputs])
+
+
+def _routed(node: Node) -> bool:
+    """Whether it works on pairs of a token and one of its experts."""
+    return operator(node).routes or bool(node.each)
 
 
 def _check(graph: Graph, node: Node, length: int) -> None:
@@ -92,6 +101,8 @@ def _check(graph: Graph, node: Node, length: int) -> None:
         source = node.source[-1] if node.source else node.name
         return UnsupportedError(source, node.op, f"{why}, which decoding token by token cannot do")
 
+    if _routed(node):
+        return
     values: list[Value] = [graph.value(name) for name in (*node.inputs, node.output)]
     for value in values:
         if value.shape[0] != length and not (value.shape[0] == 1 and value.name in graph.constants):
