@@ -14,6 +14,7 @@ from attnc.frontend.mixture import Mixture
 from attnc.golden import run_golden, run_reference
 from attnc.ir import GraphError, Node
 from attnc.ops import operator
+from attnc.passes.decoding import with_cache
 from mixture_cases import feeds_of, integers, mixture, mixture_graph, quantized
 
 EXPERTS, TOKENS, WIDTH = 8, 17, 32
@@ -109,3 +110,17 @@ def test_too_many_experts_for_a_token() -> None:
     node = _alone("top_experts", [(3, 4)], k=5)
     with pytest.raises(GraphError, match="k of 1 to 4"):
         operator(node).shape(node, [(3, 4)])
+
+
+def test_a_token_alone_gets_what_it_got_among_others() -> None:
+    """In a decoder it costs its experts: the queue has no entries for more."""
+    graph = mixture_graph(mixture(EXPERTS, WIDTH, 48, renormalise=True), TOKENS, WIDTH, logits=False)
+    real = feeds_of(graph, 2)
+    graph = quantized(graph, real)
+    feeds, (output,) = integers(graph, real), graph.outputs
+    whole, alone = run_golden(graph, feeds)[output], with_cache(graph, TOKENS, 4)
+    (queue,) = {node.each for node in alone.nodes if node.each}
+    assert alone.value(queue).shape == (2, 3)
+    for token in (0, 7, TOKENS - 1):
+        one = run_golden(alone, {name: array[:, token : token + 1] for name, array in feeds.items()})
+        np.testing.assert_array_equal(one[output], whole[:, token : token + 1])
