@@ -1,7 +1,7 @@
 """Models of published sizes on boards: cycles, latency and resources, beside published accelerators.
 
     python bench/boards.py                          # rewrites docs/boards.md, bench/results/boards.json
-    python bench/boards.py --models deit_tiny --json
+    python bench/boards.py --models deit_tiny --json     # of these models alone; the rows of others stay
 
 Exports each model (`models/shapes.py`: random weights, int8), compiles it for its boards, and runs the emitted C++ on one sample against
 golden and in simulated time. Latency is simulated, of the style of pipelines that takes longer, beside the estimate; resources are
@@ -174,7 +174,9 @@ percent. Lost: the largest causes of idle multipliers, in percent of all cycles.
 def main() -> int:
     """Compile, print, store, write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=list(TARGETS), default=list(TARGETS), help="only these; nothing is rewritten")
+    parser.add_argument(
+        "--models", nargs="+", choices=list(TARGETS), default=list(TARGETS), help="only these; rows of others stay as they are"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of the page")
     args = parser.parse_args()
     facts, before = machine(), last("boards")
@@ -184,9 +186,10 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     facts["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    if args.models == list(TARGETS):
-        store("boards", facts, {"rows": rows})
-        PAGE.write_text(page(rows))
+    kept = [row for row in before.get("rows", []) if row["model"] not in args.models]
+    rows = sorted([*kept, *rows], key=lambda row: list(TARGETS).index(row["model"]))
+    store("boards", facts, {"rows": rows})
+    PAGE.write_text(page(rows))
     if args.json:
         print(json.dumps({"machine": facts, "rows": rows, "published": [asdict(p) for p in PUBLISHED]}, indent=1))
         return 0
