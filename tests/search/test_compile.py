@@ -56,11 +56,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder, rng = tmp_path_factory.mktemp("auto"), np.random.default_rng(0)
     mixing = rng.normal(size=(C, C)) / 8
     draw = lambda count: (rng.normal(size=(count, T, C)) @ mixing).astype(np.float32)  # noqa: E731
-    np.savez(folder / "calib.npz", x=draw(32), label=np.zeros(32, int))
-    np.savez(folder / "other.npz", x=draw(12))
+    (folder / "samples").mkdir()  # beside the model they would calibrate by themselves
+    np.savez(folder / "samples" / "calib.npz", x=draw(32), label=np.zeros(32, int))
+    np.savez(folder / "samples" / "other.npz", x=draw(12))
     write_model(folder / "model.onnx")
     write_model(folder / "ternary.onnx", ternary=True)
-    return {path.stem: path for path in folder.iterdir()}
+    return {path.stem: path for path in folder.rglob("*.*")}
 
 
 def search(files: dict[str, Path], output: Path, *more: str, budget: str = "cosine>=0.995") -> int:
