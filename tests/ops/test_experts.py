@@ -13,8 +13,10 @@ from attnc.errors import UnsupportedError
 from attnc.frontend.mixture import Mixture
 from attnc.golden import run_golden, run_reference
 from attnc.ir import GraphError, Node
+from attnc.kernels.design import Design
 from attnc.ops import operator
 from attnc.passes.decoding import with_cache
+from attnc.schedule.program import build_program
 from mixture_cases import feeds_of, integers, mixture, mixture_graph, quantized
 
 EXPERTS, TOKENS, WIDTH = 8, 17, 32
@@ -124,3 +126,11 @@ def test_a_token_alone_gets_what_it_got_among_others() -> None:
     for token in (0, 7, TOKENS - 1):
         one = run_golden(alone, {name: array[:, token : token + 1] for name, array in feeds.items()})
         np.testing.assert_array_equal(one[output], whole[:, token : token + 1])
+
+
+def test_the_experts_of_a_token_lie_in_one_vector() -> None:
+    graph = mixture_graph(mixture(16, WIDTH, 48, k=8), TOKENS, WIDTH)
+    graph = quantized(graph, feeds_of(graph, 2))
+    assert max(operator(node).least_lanes(node) for node in graph.nodes) == 8
+    with pytest.raises(UnsupportedError, match="8 experts of a token need 8 lanes, the design has 4"):
+        build_program(graph, Design.of(4, 4, 8), None)

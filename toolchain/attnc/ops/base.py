@@ -92,6 +92,10 @@ class Operator(ABC):
         """Number that the lanes must divide, so that no tile straddles a boundary inside the channels; 0 if there is none."""
         return 0
 
+    def least_lanes(self, node: Node) -> int:
+        """Lanes that it needs: the channels of a vector that it takes as a whole."""
+        return 0
+
     def excludes(self, node: Node, index: int) -> bool:
         """Whether very negative numbers of operand `index` mean "left out" and become the most negative integer."""
         return False

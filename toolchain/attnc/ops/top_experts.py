@@ -59,6 +59,10 @@ class TopExperts(Operator):
         """Numbers."""
         return NUMBERS
 
+    def least_lanes(self, node: Node) -> int:
+        """The experts of a token lie in one vector."""
+        return int(node.attrs["k"])
+
     def quantize(self, node: Node, inputs: Sequence[TensorType], output: TensorType) -> None:
         """One scale: integers are in the order of what they stand for."""
         where = f"node {node.name!r} (top_experts)"

@@ -171,7 +171,8 @@ def choose_design(graph: Graph, board: Board, clock_mhz: float, objective: Objec
     nearest: tuple[float, Design, str] | None = None
     best: Ranked | None = None
     programs, lanes = Programs(graph), choose_lanes(graph, board)
-    while lanes >= MIN_LANES or (nearest is None and best is None):
+    fewest = max([MIN_LANES, *(operator(node).least_lanes(node) for node in graph.nodes)])
+    while lanes >= fewest or (nearest is None and best is None):
         if best is not None and objective in BY_CYCLES and 16 * lanes < board.axi_bits:
             break  # a beat of two words would not fill a port
         starts, near = _search(programs, board, clock_mhz, objective, lanes)
