@@ -19,6 +19,7 @@ from attnc_host import boundary
 from attnc_host.boundary import Array, Image
 from attnc_host.caches import COPY, DECODE, PREFILL, SCALARS, Decoder
 from attnc_host.errors import AcceleratorError, InputError
+from attnc_host.json_file import read_json
 from attnc_host.manifest import Feed, Manifest
 
 SAVED = 1
@@ -167,9 +168,9 @@ class Session:
     def load(self, path: Path) -> None:
         """Go on where `save` was: the tokens are worked on again."""
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = read_json(path)
             version, build, ids = data["version"], data["build"], data["ids"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (AcceleratorError, KeyError, TypeError) as error:
             raise InputError(f"{path}: is no saved session ({type(error).__name__})") from error
         if version != SAVED or build != _build(self.manifest):
             raise InputError(f"{path}: was saved for another build than {self.manifest.folder}, whose caches would differ")
@@ -178,7 +179,10 @@ class Session:
             self.extend(ids)
 
     def _checked(self, ids: Sequence[int]) -> list[int]:
-        found = np.asarray(ids)
+        try:
+            found = np.asarray(ids)
+        except ValueError as error:  # lists of several lengths
+            raise InputError(f"ids: needed a list of whole numbers ({error})") from error
         if found.size == 0:
             raise InputError("ids: needed at least one token, found none")
         if found.ndim != 1 or found.dtype.kind not in "iu":

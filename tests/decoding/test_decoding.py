@@ -267,9 +267,10 @@ def test_sessions_are_saved_and_refused(build: Path, tmp_path: Path) -> None:
         (tmp_path / "other.json").write_text(json.dumps({"version": 1, "build": "another", "ids": [1]}))
         with pytest.raises(InputError, match="another build"):
             again.load(tmp_path / "other.json")
-        (tmp_path / "broken.json").write_text("{")
-        with pytest.raises(InputError, match="no saved session"):
-            again.load(tmp_path / "broken.json")
+        for broken in ("{", "[" * 100_000, "[]", "null"):
+            (tmp_path / "broken.json").write_text(broken)
+            with pytest.raises(InputError, match="no saved session"):
+                again.load(tmp_path / "broken.json")
 
 
 @pytest.mark.parametrize("backend", ["golden", "csim", "virtual"])
@@ -345,6 +346,7 @@ def test_generation_ends_where_it_should(build: Path) -> None:
         ([-1], "found -1"),
         ([0.5], "whole numbers"),
         ([[1, 2]], "whole numbers"),
+        ([1, [2]], "whole numbers"),
         ([1] * (LENGTH + 1), f"do not fit the {LENGTH}"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ import numpy as np
 from attnc.cli import main
 from fuzz import files
 from fuzz.models import Rng, mutate, pick
-from fuzz.seeds import BOARD, BOARD_TOML, CONFIG, Seed, all_seeds
+from fuzz.seeds import BOARD, BOARD_TOML, CONFIG, ROWS, Seed, all_seeds
 
 BUILT = ("attention", "picture")
 """Seeds of which there are build folders to damage."""
+DECODER, SEQUENCES = "tokens", ("--max-length", str(ROWS), "--block", "2")
+"""The seed that generates tokens, in another folder, and how it is compiled for that."""
 INPUTS = "x.npz"
 
 
@@ -41,6 +44,9 @@ class Mutants:
             model = self.builds / f"{name}.onnx"
             model.write_bytes(self.seeds[name].model.SerializeToString())
             assert main(["compile", str(model), "-o", str(self.builds / name), "--no-check", "--quiet"]) == 0
+        model = self.builds / "decoder.onnx"
+        model.write_bytes(self.seeds[DECODER].model.SerializeToString())
+        assert main(["compile", str(model), *SEQUENCES, "-o", str(self.builds / "decoder"), "--no-check", "--quiet"]) == 0
 
     def make(self, number: int, folder: Path) -> Mutant:
         """Mutant `number` with its files in `folder`, which is there and empty."""
@@ -123,8 +129,30 @@ class Mutants:
         loose = ["--no-verify"] if which < 2 and rng.integers(4) else []
         return Mutant([*commands[which], *loose], f"build: {what}")
 
+    def decoder(self, rng: Rng, folder: Path) -> Mutant:
+        """A decoder: its model, the folder of its build, or a saved session."""
+        which = int(rng.integers(3))
+        if which == 0:
+            seed = self.seeds[DECODER]
+            changed = type(seed.model).FromString(seed.model.SerializeToString())
+            done = mutate(changed, rng, folder)
+            (folder / "model.onnx").write_bytes(changed.SerializeToString())
+            return Mutant(self._compile(rng, folder, seed, *SEQUENCES), f"decoder: {', '.join(done)}")
+        damaged, session = folder / "build", folder / "talk.json"
+        shutil.copytree(self.builds / "decoder", damaged)
+        what = files.build(damaged, rng) if which == 1 else "session"
+        manifest = json.loads((self.builds / "decoder" / "manifest.json").read_text())
+        own = [manifest["files"]["weights/program.bin"], manifest["model"]]
+        saved = json.dumps({"version": 1, "build": own, "ids": [int(token) for token in rng.integers(0, 12, 2)]}, indent=1)
+        session.write_bytes(files.settings(saved, rng) if which == 2 else saved.encode())
+        ids = pick(rng, ("1", "1,2,3", "1,2,3,4,5", "11,12", "-1", ",", "9" * 30, "1,,2"))
+        command = ["generate", str(damaged), "--ids", ids, "--tokens", pick(rng, ("1", "3", "0", "-1")), "--backend", "golden"]
+        more = ["--session", str(session)] if which == 2 else ["--no-verify"] if rng.integers(4) else []
+        return Mutant([*command, *more], f"decoder: {what}")
+
 
 Maker = Callable[[Mutants, Rng, Path], Mutant]
 MAKERS: tuple[tuple[Maker, float], ...] = (
-    (Mutants.model, 0.6), (Mutants.raw, 0.08), (Mutants.calibration, 0.08), (Mutants.settings, 0.1), (Mutants.build, 0.14),
+    (Mutants.model, 0.5), (Mutants.raw, 0.08), (Mutants.calibration, 0.08), (Mutants.settings, 0.1), (Mutants.build, 0.12),
+    (Mutants.decoder, 0.12),
 )  # fmt: skip

@@ -40,7 +40,7 @@ def calibration_beside(model: Path) -> Path | None:
     try:
         inputs = {value.name for value in onnx.load(model, load_external_data=False).graph.input}
         return path if inputs & npz_shapes(path).keys() else None
-    except (DataError, DecodeError, OSError):
+    except (DataError, DecodeError, OSError, UnicodeDecodeError):
         return None
 
 
