@@ -160,6 +160,10 @@ def _weighted(n: Names) -> Runs:
     return (1, load), (n.kv_heads - 1, max(load, steps)), (1, steps), (1, n.P)
 
 
+def _waiting_probabilities(n: Names) -> int:
+    return (n.KEYS_MAX if n.groups == 1 else n.KEYS_MAX - n.KEYS_MAX * n.Q // n.P) + 16
+
+
 def _attention(name: str, bias: Port, biases: Process) -> Network:
     sizes: tuple[Argument, ...] = ("HEAD_TILES_MAX", "KEYS_MAX", "ROWS_MAX")
     return Network(
@@ -235,8 +239,8 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
             Fifo("row", lambda n: vector(SCORE, n.Q), lambda n: n.KEYS_MAX * n.groups + 16),
             Fifo("maxima", lambda n: vector(SCORE, n.Q), lambda n: 2 * n.groups),
             # `groups` cycles make what a cycle takes in the first tile of a block: all but that share waits, so that it goes on without
-            # a pause.
-            Fifo("probabilities", lambda n: vector(PROBABILITY, n.P), lambda n: n.KEYS_MAX - n.KEYS_MAX * n.Q // n.P + 16),
+            # a pause. Where a cycle makes it, a whole row does: it leaves `row` while the block before is worked on, and scores go on.
+            Fifo("probabilities", lambda n: vector(PROBABILITY, n.P), _waiting_probabilities),
             Fifo("sums", lambda n: vector(n.type("SumT"), n.Q), lambda n: 2 * n.groups),
             Fifo("scales", lambda n: SCALE, lambda n: 2 * n.P),
             Fifo("weighted", lambda n: vector(n.type("AccT"), n.L), lambda n: 16),
