@@ -274,6 +274,27 @@ LOAD_WORDS:
   }
 }
 
+// As `load_words`, a word at a time from beats of W, in any order of even and odd first words.
+template <int L, int W> void load_each_word(hls::burst_maxi<Word<W * L>> memory, WordRuns runs, hls::stream<Word<L>>& out) {
+  static_assert(W == 1 || W == 2, "load_each_word: a beat is one word or two");
+  if (runs.count > 0) memory.read_request(runs.first / W, W == 1 ? runs.count : beats_of(runs.first, runs.count));
+  if (runs.next_count > 0) memory.read_request(runs.next_first / W, W == 1 ? runs.next_count : beats_of(runs.next_first, runs.next_count));
+  Word<W * L> beat = Word<W * L>();
+  int at = runs.first;
+  ATTNC_LOOP(LOAD_EACH_WORD)
+LOAD_EACH_WORD:
+  for (int i = 0; i < runs.count + runs.next_count; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
+    ATTNC_TICK(LOAD_EACH_WORD)
+    if (i == runs.count) at = runs.next_first;
+    const int half = W == 1 ? 0 : at & 1;
+    if (half == 0 || i == 0 || i == runs.count) beat = memory.read();
+    out.write(word_of<L, W>(beat, half));
+    ++at;
+  }
+}
+
 // As `load_words`, of beats that come in parts, each through a port of its own: the first parts of all beats lie first in memory, then the
 // second ones. The words are a multiple of those of a beat.
 template <int L, int W> void ask_part(hls::burst_maxi<Word<W * L>>& memory, const WordRuns& runs, int part, int parts) {

@@ -43,6 +43,8 @@ TAKE_RUN = _mover("take_run", Loop("TAKE_RUN", MEMORY + ADD + WRITE, runs=one(_r
 TAKE_RUN_WORDS = _mover("take_run_words", Loop("TAKE_RUN_WORDS", MEMORY + WRITE, runs=one(lambda n: n.count)))
 LOAD_WORDS = _mover("load_words", Loop("LOAD_WORDS", MEMORY + WRITE, runs=one(lambda n: up(n.count, n.W) + up(n.more, n.W))))
 
+LOAD_EACH_WORD = _mover("load_each_word", Loop("LOAD_EACH_WORD", MEMORY + WRITE, runs=one(lambda n: n.count + n.more)))
+
 
 def _load_words(ports: int) -> Process:
     """Through several pointers at a time."""
@@ -68,4 +70,4 @@ FETCH = _mover(
 QUEUE = _mover("read_queue", Loop("QUEUE", MEMORY + WRITE, runs=one(lambda n: n.count)))
 """Brings the entries of a queue of experts; it stands beside the function of the accelerator."""
 
-MOVERS = (LOAD, TAKE_RUN, TAKE_RUN_WORDS, *LOAD_PARTS.values(), STORE, FORWARD, TEE, FETCH, QUEUE)
+MOVERS = (LOAD, TAKE_RUN, TAKE_RUN_WORDS, *LOAD_PARTS.values(), LOAD_EACH_WORD, STORE, FORWARD, TEE, FETCH, QUEUE)

@@ -57,7 +57,7 @@ class Estimate:
     entries: Mapping[str, int]
     """Cycles of each entry of the program."""
     served: int
-    """Cycles of a sample; of a decoder those of a block of a prompt, and of decoding as many tokens: what a search makes small."""
+    """Cycles of a sample; of a decoder those of a prompt of some blocks, and of decoding a block's tokens: what a search makes small."""
 
     @property
     def cycles(self) -> int:
@@ -185,12 +185,17 @@ def estimate(
     return Estimate(tuple(calls), total, clock_mhz, engines, tuple(buffers), kinds, tags, words_per_cycle, macs, entries, served)
 
 
+PROMPT = 4
+"""Blocks of a prompt for which a search counts the tokens of one that are decoded: prompts are longer than answers, as a rule."""
+
+
 def _times(program: Program, entry: str) -> int:
-    """How often an entry runs for the tokens of the largest one."""
+    """How often an entry of a program runs for PROMPT blocks that are read, and the tokens of one that are decoded."""
     if entry not in program.last:
         return 1
     length = max(program.last.values()) + 1  # the entry of one token goes furthest
-    return (length - min(program.last.values())) // (length - program.last[entry])
+    block, tokens = length - min(program.last.values()), length - program.last[entry]
+    return PROMPT if tokens == block else block // tokens
 
 
 def _entry_cycles(program: Program, calls: Sequence[CallCost]) -> dict[str, int]:

@@ -138,7 +138,7 @@ class Engine:
             shared = name in depths
             group = "wide" if name in self.wide else "parameters" if shared and kind == "words" else kind
             group = "wide words" if group == "words" and words > 1 else group
-            beat = {"words": 1, "store": 1}.get(group, self.beat)
+            beat, each = 1 if group == "store" else self.beat, group == "words" and self.beat > 1
             if shared and not any(stream.shared for stream in found):
                 used["parameters"] = used["load"]
                 used["load"] += 1
@@ -147,7 +147,7 @@ class Engine:
             prefix = f"{POINTERS[group]}_{self.index}" if self.own else POINTERS[group]
             pointers = tuple(f"{prefix}_{number}" for number in range(first, first + count))
             ahead = kind == "words" and slot is not None and slot == self.operand_slot and not shared
-            found.append(Stream(name, kind, type_, pointers, slot, port, beat, shared, depths.get(name, SHALLOW), ahead))
+            found.append(Stream(name, kind, type_, pointers, slot, port, beat, shared, depths.get(name, SHALLOW), ahead, each))
             used[group] += 0 if shared else count
 
         first, last = self.slots[0], self.slots[-1].kernel
@@ -306,6 +306,10 @@ class Instruction:
     def names(self, stream: Stream) -> Names:
         """What the loops of the process that moves a stream depend on."""
         return Names({"W": stream.beat}, self._numbers(stream), {})
+
+    def passed(self, stream: Stream) -> int:
+        """Cycles in which something passes the ports of a stream."""
+        return stream.passed(self.moved(stream))
 
     def moved(self, stream: Stream) -> int:
         """Cycles in which something of a stream passes, through each of its pointers."""

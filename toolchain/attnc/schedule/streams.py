@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from attnc.kernels.call import WALK, Walk
-from attnc.kernels.memory import LOAD, LOAD_PARTS, STORE, TAKE_RUN, TAKE_RUN_WORDS
+from attnc.kernels.memory import LOAD, LOAD_EACH_WORD, LOAD_PARTS, STORE, TAKE_RUN, TAKE_RUN_WORDS
 from attnc.kernels.network import Names, Process
 from attnc.kernels.ports import IntType
 from attnc.kernels.storage import SHALLOW
@@ -27,7 +27,7 @@ class Stream:
     """Between memory and an engine. `slot` and `port` say which kernel it belongs to: none for the first slot's input and the last one's
     output; a tap has a slot and no port. `pointers` are the arguments of the accelerator that it uses, `beat` the words that each moves per
     cycle, `shared` whether its loader serves other streams too, `depth` the vectors that its FIFO holds, `ahead` whether the first weights
-    of a later instruction may follow."""
+    of a later instruction may follow, `each` whether words come one by one whatever its beat."""
 
     name: str
     kind: str
@@ -39,6 +39,7 @@ class Stream:
     shared: bool = False
     depth: int = SHALLOW
     ahead: bool = False
+    each: bool = False
 
     @property
     def mover(self) -> Process:
@@ -47,7 +48,7 @@ class Stream:
             return STORE
         if self.shared:
             return TAKE_RUN_WORDS if self.kind == "words" else TAKE_RUN
-        return LOAD if self.kind == "load" else LOAD_PARTS[len(self.pointers)]
+        return LOAD if self.kind == "load" else LOAD_EACH_WORD if self.each else LOAD_PARTS[len(self.pointers)]
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -70,10 +71,14 @@ class Stream:
         """Cycles in which something passes each of its pointers, with those numbers of a walk."""
         return _moved(self.mover, self.beat, numbers)
 
+    def passed(self, moved: int) -> int:
+        """Of so many cycles in which its loader works, those in which something passes its port of the board."""
+        return -(-moved // self.beat) if self.each else moved
+
     @property
     def taken(self) -> int:
         """Words that a kernel takes at a time from a stream of words."""
-        return 1 if self.shared else self.beat * len(self.pointers)
+        return 1 if self.shared or self.each else self.beat * len(self.pointers)
 
 
 @lru_cache(maxsize=1 << 14)

@@ -107,8 +107,9 @@ class Part:
         self.holders |= {f"port {stream.name}", OPERANDS} if stream.kind != "store" else set()
         if stream.shared:  # its loader waits for the first word of each run
             self.busy[OPERANDS] = self.busy.get(OPERANDS, 0) + self.busy[f"port {stream.name}"] + READ_LATENCY
-        self.moved += [((pointer, stream.kind == "store"), stream.name, moved) for pointer in stream.pointers]
-        self.opening += [(pointer, math.ceil(moved * opening / walk.vectors), opening) for pointer in stream.pointers if opening]
+        passed = stream.passed(moved)
+        self.moved += [((pointer, stream.kind == "store"), stream.name, passed) for pointer in stream.pointers]
+        self.opening += [(pointer, math.ceil(passed * opening / walk.vectors), opening) for pointer in stream.pointers if opening]
         self.trailing |= {pointer: trailing for pointer in stream.pointers if trailing}
 
     def opens(self, ports: Mapping[str, str]) -> dict[str, int]:
@@ -198,7 +199,7 @@ class Work:
         """Whatever the ports."""
         passing: dict[Channel, int] = {}
         for stream in instruction.engine.streams:
-            passing.update(dict.fromkeys(((pointer, stream.kind == "store") for pointer in stream.pointers), instruction.moved(stream)))
+            passing.update(dict.fromkeys(((pointer, stream.kind == "store") for pointer in stream.pointers), instruction.passed(stream)))
         return Work(instruction, _parts(instruction), passing)
 
     def eager(self, ports: Mapping[str, str]) -> list[tuple[Channel, int]]:
