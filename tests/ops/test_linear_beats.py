@@ -161,7 +161,7 @@ def test_a_port_of_two_words_takes_half_the_cycles() -> None:
         for instruction in program.instructions:
             assert all(instruction.walk(stream).offset % 2 == 0 for stream in instruction.engine.streams if stream.kind == "words")
         assert {name: words for name, words in program.pointers.items() if "weights" in name} == (
-            {"weights_0": 1} if beat == 1 else {"weights_0": 1, "wideweights_0": 2}
+            {"weights_0": 1} if beat == 1 else {"weights_0": 2, "wideweights_0": 2}
         )
         cost[beat] = next(c for c in estimate(program, BOARDS["kv260"], 250.0).calls if c.node == "n0")
     words = 4 * 16 * (1 + 64) + 16 * 3  # and the first weights of the layer behind it
