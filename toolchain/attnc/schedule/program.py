@@ -58,6 +58,8 @@ class Program:
     """Of experts."""
     routing: Routing = field(default_factory=dict)
     """What estimates are for."""
+    alike: int | None = None
+    """The patches of a step of a program that is nearly the same, where an estimate is all that is wanted: to count them takes long."""
 
     @cached_property
     def instructions(self) -> tuple[Instruction, ...]:
@@ -178,6 +180,8 @@ class Program:
     @cached_property
     def most_patches(self) -> int:
         """Integers of a step that registers change, at most."""
+        if self.alike is not None:
+            return self.alike
         return max(map(len, self.patches)) if self.registers else 0
 
     @property
@@ -239,10 +243,14 @@ class Programs:
         self._calls = Calls(graph)
         self.queued = rows_of_experts(graph)
         """Rows of an expert where all have about the same; 0 where there are none."""
+        self._patches: dict[int, int] = {}
 
     def build(self, design: Design) -> Program:
-        """The program of a design."""
-        return _program(self.graph, design, *self._calls.lower(design), placed=False)
+        """The program of a design, for estimates: patches are counted for the first one with as many engines that run at the same time."""
+        program = _program(self.graph, design, *self._calls.lower(design), placed=False)
+        if design.parallel not in self._patches:
+            self._patches[design.parallel] = program.most_patches
+        return replace(program, alike=self._patches[design.parallel])
 
     def least_cycles(self, design: Design) -> int:
         """No estimate of its program is lower; quickly found."""
