@@ -1,7 +1,7 @@
 """Language models on boards, decoding and reading a prompt, by simulated cycles, beside what was published and what else one could take.
 
     python bench/llm.py                              # rewrites docs/llm.md, bench/results/llm.json
-    python bench/llm.py --rows bitnet_073b:int8:kv260 --json
+    python bench/llm.py --rows bitnet_073b:int8:kv260 --json    # these rows of them
 
 Every layer of a decoder runs the same instructions on other weights, so its cycles are those of any other. Each row compiles the model
 with one layer at full width, and its whole head, for its board; the emitted C++ runs in time, and must equal golden. Then with two layers
@@ -26,7 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.boards import number, table
-from bench.common import ROOT, machine, store
+from bench.common import ROOT, last, machine, store
 from models.decoder_shapes import SHAPES, export
 
 from attnc.compiler import compile_model
@@ -214,10 +214,11 @@ often as the model has layers. Resources are **estimates**. The column beside th
 def main() -> int:
     """Compile, simulate, print, store, write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", metavar="SHAPE:HEAD:BOARD", help="only these; nothing is rewritten")
+    parser.add_argument("--rows", nargs="+", metavar="SHAPE:HEAD:BOARD", help="only these; others stay as they are")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the page")
     args = parser.parse_args()
     chosen, facts = [Row.parse(text) for text in args.rows] if args.rows else list(ROWS), machine()
+    kept = {Row(one["shape"], one["head"], one["board"]): one for one in last("llm").get("rows", [])} if args.rows else {}
     try:
         with tempfile.TemporaryDirectory(prefix="attnc-bench-") as temporary, Progress(delay=0.0) as progress:
             rows = [measured(row, Path(temporary), progress) for row in chosen]
@@ -225,9 +226,10 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     facts["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    if not args.rows:
-        store("llm", facts, {"rows": rows})
-        PAGE.write_text(page(rows))
+    kept |= dict(zip(chosen, rows, strict=True))
+    known = [kept[row] for row in dict.fromkeys((*ROWS, *chosen)) if row in kept]
+    store("llm", facts, {"rows": known})
+    PAGE.write_text(page(known))
     if args.json:
         print(json.dumps({"machine": facts, "rows": rows, "published": [asdict(p) for p in PUBLISHED]}, indent=1))
     else:

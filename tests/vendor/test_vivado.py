@@ -328,8 +328,8 @@ def test_firmware_folder(name: str, tmp_path: Path) -> None:
     assert f"assigned-clock-rates = <{board.clock_mhz * 1e6:.0f}>" in tree
     system = system_of(board)
     assert system is not None
-    if system is ULTRASCALE:  # read and write channel of SAXIGP2, 3 and 5 to 128 bits; 128 for the masters
-        assert "config-afi = <4 0>, <5 0>, <6 0>, <7 0>, <10 0>, <11 0>, <14 0xa00>;" in tree
+    if system is ULTRASCALE:  # read and write channel of SAXIGP2 to 5 to 128 bits; 128 for the masters
+        assert "config-afi = <4 0>, <5 0>, <6 0>, <7 0>, <8 0>, <9 0>, <10 0>, <11 0>, <14 0xa00>;" in tree
     else:
         assert re.findall(r"reg = <(\S+) 0x1000>;\s+xlnx,afi-width = <0>", tree) == [f"0xf800{digit}000" for digit in "89ab"]
     (pool,) = re.findall(r'device-name = "(\S+)";\s+size = <0x5 0x3000>', tree)
