@@ -16,15 +16,21 @@ from attnc_host import Accelerator
 from attnc_host.decoder import Sampling
 
 PROMPT = "def "
+SCHEDULE = """schema: 1
+target: kv260
+design: {lanes: 8, rows: 32, beat: 2, engines: {linear: {pe: 16, rows_at_once: 3, weight_ports: 2}, attention: {queries: 16}}}
+"""
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As the guide compiles it, but for the simulation."""
-    folder = tmp_path_factory.mktemp("tiny") / "build"
-    model = str(HERE / "tiny_lm.onnx")
-    assert main(["compile", model, "--target", "kv260", "--max-length", "512", "-o", str(folder), "--no-check", "--quiet"]) == 0
-    return folder
+    """As the guide compiles it, but for the simulation, and with a design that is given: a search takes its time."""
+    folder = tmp_path_factory.mktemp("tiny")
+    schedule, build, model = folder / "schedule.yaml", folder / "build", str(HERE / "tiny_lm.onnx")
+    schedule.write_text(SCHEDULE)
+    options = ["--target", "kv260", "--max-length", "512", "--schedule", str(schedule), "-o", str(build)]
+    assert main(["compile", model, *options, "--no-check", "--quiet"]) == 0
+    return build
 
 
 def test_it_is_small_and_ternary() -> None:
