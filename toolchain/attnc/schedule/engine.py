@@ -307,10 +307,6 @@ class Instruction:
         """What the loops of the process that moves a stream depend on."""
         return Names({"W": stream.beat}, self._numbers(stream), {})
 
-    def passed(self, stream: Stream) -> int:
-        """Cycles in which something passes the ports of a stream."""
-        return stream.passed(self.moved(stream))
-
     def moved(self, stream: Stream) -> int:
         """Cycles in which something of a stream passes, through each of its pointers."""
         return stream.moved(tuple(self._numbers(stream).items()))

@@ -199,7 +199,9 @@ class Work:
         """Whatever the ports."""
         passing: dict[Channel, int] = {}
         for stream in instruction.engine.streams:
-            passing.update(dict.fromkeys(((pointer, stream.kind == "store") for pointer in stream.pointers), instruction.passed(stream)))
+            passing.update(
+                dict.fromkeys(((pointer, stream.kind == "store") for pointer in stream.pointers), stream.passed(instruction.moved(stream)))
+            )
         return Work(instruction, _parts(instruction), passing)
 
     def eager(self, ports: Mapping[str, str]) -> list[tuple[Channel, int]]:
