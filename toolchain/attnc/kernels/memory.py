@@ -5,6 +5,7 @@ Their numbers are those of a walk (`Walk.numbers`), W, the words of a beat of th
 
 from __future__ import annotations
 
+from attnc.kernels.design import WEIGHT_PORTS
 from attnc.kernels.latency import ADD, COMPARE, MEMORY, MULTIPLY, READ, WRITE
 from attnc.kernels.network import Loop, Names, Process, one, up
 
@@ -41,18 +42,16 @@ LOAD = _mover(
 )
 TAKE_RUN = _mover("take_run", Loop("TAKE_RUN", MEMORY + ADD + WRITE, runs=one(_run_beats)))
 TAKE_RUN_WORDS = _mover("take_run_words", Loop("TAKE_RUN_WORDS", MEMORY + WRITE, runs=one(lambda n: n.count)))
-LOAD_WORDS = _mover("load_words", Loop("LOAD_WORDS", MEMORY + WRITE, runs=one(lambda n: up(n.count, n.W) + up(n.more, n.W))))
-
 LOAD_EACH_WORD = _mover("load_each_word", Loop("LOAD_EACH_WORD", MEMORY + WRITE, runs=one(lambda n: n.count + n.more)))
 
 
 def _load_words(ports: int) -> Process:
-    """Through several pointers at a time."""
-    trips = one(lambda n: up(n.count, ports * n.W) + up(n.more, ports * n.W))
-    return _mover(f"load_words_{ports}", Loop(f"LOAD_WORDS_{ports}", MEMORY + WRITE, runs=trips))
+    """Through one pointer, or several at a time."""
+    name, trips = "load_words" + (f"_{ports}" if ports > 1 else ""), one(lambda n: up(n.count, ports * n.W) + up(n.more, ports * n.W))
+    return _mover(name, Loop(name.upper(), MEMORY + WRITE, runs=trips))
 
 
-LOAD_PARTS = {1: LOAD_WORDS, **{ports: _load_words(ports) for ports in (2, 4)}}
+LOAD_PARTS = {ports: _load_words(ports) for ports in WEIGHT_PORTS}
 """By the pointers that packed words come through."""
 STORE = _mover(
     "store",

@@ -147,7 +147,7 @@ class Linear(Operator):
         if self.engine(node) != "dsp":
             return lookup.calls(node, ctx)
         layout = dsp_layout(node, ctx)
-        return dsp_calls(node, ctx, ctx.packed(f"{node.packed}.dsp", lambda: payload(node, layout), dsp_words(node, ctx, layout)))
+        return dsp_calls(node, ctx, layout, ctx.packed(f"{node.packed}.dsp", lambda: payload(node, layout), dsp_words(node, ctx, layout)))
 
     def macs_per_cycle(self, kernel: KernelCall) -> int:
         """R * PE * L of the multipliers; tables have none."""
@@ -207,13 +207,12 @@ def dsp_words(node: Node, ctx: Lowering, layout: Layout) -> int:
     return math.ceil(ctx.tiles(node.output) * layout.lanes / layout.channels) * layout.words(ctx.tiles(node.inputs[0]))
 
 
-def dsp_calls(node: Node, ctx: Lowering, weights: Walk) -> list[Call]:
-    """A call of linear.hpp per block of rows, with weights that lie packed as `dsp_layout` says."""
+def dsp_calls(node: Node, ctx: Lowering, layout: Layout, weights: Walk) -> list[Call]:
+    """A call of linear.hpp per block of rows, with weights that lie packed in the `layout` that `dsp_layout` gives."""
     x, y = node.inputs[0], node.output
-    engine, layout, format_ = ctx.engine(node, LinearNumbers), dsp_layout(node, ctx), weight_format(node)
+    engine, format_ = ctx.engine(node, LinearNumbers), weight_format(node)
     lanes, pe = engine.lanes, engine.numbers.pe
     k_tiles, n_tiles = ctx.tiles(x), ctx.tiles(y)
-    words = weight_words(engine)
     groups = math.ceil(n_tiles * lanes / pe)
     following = (k_tiles, layout.bits, layout.group, layout.scales)
     x_bytes = ctx.bytes(x)
@@ -234,7 +233,7 @@ def dsp_calls(node: Node, ctx: Lowering, weights: Walk) -> list[Call]:
             ("ROWS_MAX", engine.rows),
             ("SCALES_MAX", layout.scales),
             ("PACKED", layout.bits if layout.coding != "bytes" else 0),
-            ("W_WORDS", words),
+            ("W_WORDS", layout.turns),
         ),
         engine=engine.name,
     )
@@ -252,7 +251,7 @@ def dsp_calls(node: Node, ctx: Lowering, weights: Walk) -> list[Call]:
                 kernel=kernel,
                 walks=(ctx.walk(x, row, rows, raw=True), weights, ctx.walk(y, row, rows)),
                 scalars={"rows": rows, "fill_rows": rows, **scalars},
-                weights=WeightGroups(groups, layout.first_words(k_tiles), following, weights.vectors // words * engine.design.beat),
+                weights=WeightGroups(groups, layout.first_words(k_tiles), following, weights.vectors // layout.ports),
                 macs=rows * math.prod(weight_shape(node)),
             )
         )
