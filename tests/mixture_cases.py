@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from attnc.ir import Graph
 from attnc.ops import verify
 from attnc.passes.approximations import share_implementations
 from attnc.passes.types import assign_types, plan_types, quantize_graph
+from attnc.passes.weights import assign_weights
 from attnc.quant.calibration import Observer
+from attnc.weights import WeightFormat
 
 
 def mixture(experts: int, width: int, hidden: int, seed: int = 0, gated: bool = False, activation: str = "gelu", **router: Any) -> Mixture:
@@ -73,14 +76,16 @@ def feeds_of(graph: Graph, samples: int, seed: int = 0) -> dict[str, Array]:
     return {name: rng.normal(0, 1, (samples, *graph.value(name).shape)) for name in graph.inputs}
 
 
-def quantized(graph: Graph, feeds: dict[str, Array]) -> Graph:
-    """In place, calibrated on `feeds`."""
+def quantized(graph: Graph, feeds: dict[str, Array], formats: Mapping[str, WeightFormat] | None = None) -> Graph:
+    """In place, calibrated on `feeds`; weights are int8, or of the format in `formats` whose name the input of their node begins with."""
     plan = plan_types(graph)
     observer = Observer(next(iter(feeds.values())).shape[0])
     run_reference(graph, feeds, observer)
     for name, array in graph.constants.items():
         observer.constant(name, array)
     assign_types(graph, plan, observer.found, "minmax")
+    if formats is not None:
+        assign_weights(graph, lambda node: (next(one for name, one in formats.items() if node.inputs[0].startswith(name)), "mse"), {})
     share_implementations(graph)
     quantize_graph(graph)
     verify(graph)

@@ -436,11 +436,13 @@ def test_operator_on_integers(tmp_path: Path, bits: int, block: int, own: bool) 
     model = check(path, strict=True)
     assert model.quantized is not None
     experts = [node for node in model.graph.nodes if node.op == "experts"]
-    if block:
-        assert len(model.quantized.changed) == 2  # a row of the last product is one block
-    for node in experts[2:] if block else experts:
-        again = node.params["weight_q"] * node.params["weight_unit"][..., None]
-        assert node.attrs["lossless"] and np.abs(again - node.params["weight"]).max() < 1e-6
+    assert not model.quantized.changed
+    sizes = [block if node.params["weight"].shape[2] > block else 0 for node in experts]  # a row of the last product is one block
+    for node, size in zip(experts, sizes, strict=True):
+        steps = node.params["weight_unit"][..., None] * node.params["weight_multiplier"]
+        again = node.params["weight_q"] * (np.repeat(steps, size, axis=-1) if size else steps)
+        assert node.attrs["lossless"] and node.attrs["group_size"] == size and node.attrs["weights"] == f"int{bits if bits == 8 else 5}"
+        assert np.abs(again - node.params["weight"]).max() < (2.0**-8 * np.abs(node.params["weight"]).max() if size else 1e-6)
 
 
 def test_experts_that_arrive_quantized(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from attnc.golden import run_golden, run_reference
 from attnc.ir import GraphError, Node
 from attnc.kernels.design import Design
 from attnc.ops import operator
+from attnc.ops.linear_weights import whole_weight
 from attnc.passes.decoding import with_cache
 from attnc.schedule.program import build_program
+from attnc.weights import WeightFormat
 from mixture_cases import feeds_of, integers, mixture, mixture_graph, quantized
 
 EXPERTS, TOKENS, WIDTH = 8, 17, 32
@@ -69,6 +72,23 @@ def test_golden_is_near_float(router: str) -> None:
     real = graph.type(output).dequantize(run_golden(graph, integers(graph, feeds))[output])
     noise = ((real - exact) ** 2).mean()
     assert 10 * np.log10((exact**2).mean() / noise) > 27
+
+
+@pytest.mark.parametrize(("name", "group"), [("ternary", 0), ("int4", 16), ("int2", 0)])
+def test_weights_of_few_bits(name: str, group: int) -> None:
+    """Golden computes with the weights that the integers stand for, expert by expert."""
+    found = mixture(EXPERTS, WIDTH, 48, **ROUTERS["gated"])
+    graph = mixture_graph(found, TOKENS, WIDTH)
+    feeds = feeds_of(graph, 4)
+    (output,) = graph.outputs
+    graph = quantized(graph, feeds, {"": WeightFormat.parse(name, group)})
+    nodes = [node for node in graph.nodes if node.op == "experts"]
+    assert {(node.attrs["weights"], node.attrs["group_size"], operator(node).engine(node)) for node in nodes} == {(name, group, "dsp")}
+    real = [whole_weight(node) * node.params["weight_scale"][..., None] for node in nodes]
+    up, gate, down = sorted(real, key=lambda weight: -float((weight * found.experts.up).sum() if weight.shape[1] == 48 else -1e9))
+    exact = dense(Mixture(found.router, replace(found.experts, up=up, gate=gate, down=down)), feeds["x"], feeds["logits"])
+    made = graph.type(output).dequantize(run_golden(graph, integers(graph, feeds))[output])
+    assert 10 * np.log10((exact**2).mean() / ((made - exact) ** 2).mean()) > 25
 
 
 def _alone(op: str, shapes: list[tuple[int, int]], **attrs: Any) -> Node:

@@ -47,6 +47,20 @@ def test_what_lands_on_a_node(format: str, size: int, quantizer: str) -> None:
     assert loss(inputs, weight, assigned(node).dequantize()) < 0.5 * loss(inputs, weight, np.zeros_like(weight))
 
 
+@pytest.mark.parametrize("quantizer", ["quantease", "absmean_tensor"])
+def test_experts_are_quantized_as_layers_of_their_own(quantizer: str) -> None:
+    weight, inputs = layer()
+    experts = np.stack([weight, 3 * weight[::-1], weight])
+    graph = single(weight, 0.1)
+    graph.nodes = [Node("moe", "experts", ["x", "queue"], "y", {}, {"weight": experts, "bias": np.zeros(experts.shape[:2])})]
+    assign_weights(graph, always("ternary", quantizer), {"x": gram(inputs)})
+    for number, one in enumerate(experts):
+        alone = single(one, 0.1)
+        assign_weights(alone, always("ternary", quantizer), {"x": gram(inputs)})
+        for name in ("weight_q", "weight_unit", "weight_multiplier"):
+            np.testing.assert_array_equal(graph.nodes[0].params[name][number], alone.nodes[0].params[name])
+
+
 def test_factors_of_a_smoothed_input_belong_to_the_weight() -> None:
     weight, inputs = layer()
     scale = 0.01 * np.exp2(np.random.default_rng(0).integers(-3, 4, 64))

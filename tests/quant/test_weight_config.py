@@ -47,6 +47,24 @@ def test_covariances_of_made_up_inputs_choose_no_fine_integers() -> None:
     assert quantizers(True, quantizer="mse") == {("mse", "asked for")}
 
 
+def test_experts_take_what_multipliers_take() -> None:
+    """The file's own settings leave them out where they cannot follow; rules that name them do not."""
+    graph = model()
+    params = {"weight": np.zeros((4, 8, 128)), "bias": np.zeros((4, 8))}
+    graph.nodes.append(Node("moe", "experts", ["x", "queue"], "moe", {}, params))
+
+    def settings(**given: object) -> LayerSettings:
+        return check_weight_config(given, "config").bind(graph).settings["moe"]
+
+    assert settings(weights="ternary", group_size=32, activations="dynamic") == LayerSettings("ternary", 32, "quantease", "static", "auto")
+    assert settings(weights="int4", engine="lookup").engine == "auto"
+    for key, value in (("weights", "binary2"), ("activations", "dynamic"), ("engine", "lookup")):
+        with pytest.raises(ConfigError, match=f"layer 'moe': {key} of experts: needed .*, found {value}"):
+            settings(weights="int4", layers=[{"match": "experts", key: value}])
+    with pytest.raises(ConfigError, match="layer 'moe': weights of experts"):
+        settings(weights="binary3")
+
+
 def test_every_key(tmp_path: Path) -> None:
     text = "weights: int4\ngroup_size: 64\nquantizer: gptq\nactivations: dynamic\nengine: lookup\n"
     found = chosen(text, tmp_path)

@@ -23,11 +23,14 @@ from attnc.schedule.program import Program, build_program
 from attnc.schedule.queues import Queue
 from attnc.sim.program import load_listing
 from attnc.sim.simulator import Simulator, in_styles, open_simulator
+from attnc.weights import WeightFormat
 from mixture_cases import feeds_of, integers, mixture, mixtures_graph, quantized
 
 WIDTH, HIDDEN, TOKENS = 32, 48, 21
 CASES = [(8, 2, TOKENS), (5, 1, TOKENS), (6, 3, TOKENS), (20, 4, TOKENS), (8, 2, 1)]
 """Experts, those of a token, tokens."""
+FORMATS = [("int8", 0), ("ternary", 0), ("int4", 16), ("int2", 0), ("ternary", 16)]
+"""Of their weights, with the weights that share a scale: all on one engine."""
 DESIGNS = {
     "turns": Design.of(8, 16, 8, 2, rows_at_once=3, beat=2),
     "narrow": Design.of(16, 16, 64, 2),
@@ -55,7 +58,7 @@ def graph() -> Graph:
     gated = {"gated": True, "activation": "silu"}
     several = [(mixture(e, WIDTH, HIDDEN, k=k, **(gated if e == 5 else {})), tokens) for e, k, tokens in CASES]
     found = mixtures_graph(several, WIDTH)
-    return quantized(found, feeds_of(found, 8))
+    return quantized(found, feeds_of(found, 8), {f"x{number}": WeightFormat.parse(*one) for number, one in enumerate(FORMATS)})
 
 
 @pytest.fixture(scope="module", params=[pytest.param(name, marks=[] if name == "turns" else pytest.mark.slow) for name in DESIGNS])

@@ -61,23 +61,15 @@ def impose_weight(node: Node, found: Quantized) -> None:
 
 
 def impose_experts(node: Node, found: Quantized) -> None:
-    """Integers and scales of the layers of all experts, which are multiplied as int8 with a scale per channel."""
+    """Integers and scales of the layers of all experts."""
     experts, n, k = node.params["weight"].shape
     rows = replace(node, params={"weight": node.params["weight"].reshape(-1, k)}, attrs={})
     impose_weight(rows, found)
     if "weight_q" not in rows.params:
         return
-    if rows.attrs["group_size"]:
-        size = rows.attrs["group_size"]
-        found.weights.pop()
-        found.changed.append(
-            f"{node.name}: its experts have a scale for every {size} weights; they are quantized again, with one per channel"
-        )
-        return
-    found.weights[-1]["format"] = "int8"
     node.params |= {name: rows.params[name].reshape(experts, n, *rows.params[name].shape[1:])
                     for name in ("weight_q", "weight_unit", "weight_multiplier")}  # fmt: skip
-    node.attrs.update({**rows.attrs, "weights": "int8"})
+    node.attrs.update(rows.attrs)
 
 
 def _why(candidates: Sequence[QuantizedConstant]) -> str:

@@ -2,7 +2,7 @@
 
 Shapes   x [R, K], queue [Q, 3] as `expert_queue` gives it; weight [E, N, K], bias [E, N], y [R, N]: rows [first, first + count) of an entry
          are x . weight[expert]^T + bias[expert].
-Scales, weights, rounding, zero and widths as `linear`, expert by expert, with weights of int8; y has one scale for all experts.
+Scales, weights, rounding, zero and widths as `linear`, expert by expert, all with weights of one format; y has one scale for all experts.
 Engines  "dsp". The packed weights of experts follow each other, so where those of one begin is a multiple of its number.
 """
 
@@ -21,7 +21,8 @@ from attnc.kernels.lowering import Lowering
 from attnc.kernels.resources import Resources
 from attnc.ops.base import Operator
 from attnc.ops.expert_order import ENTRY
-from attnc.ops.linear import Linear, dsp_calls, dsp_layout, dsp_words
+from attnc.ops.linear import Linear, check_groups, dsp_calls, dsp_layout, dsp_words
+from attnc.ops.linear_weights import EXPERTS
 from attnc.ops.packing import payload
 from attnc.ops.top_experts import NUMBERS
 
@@ -31,7 +32,7 @@ LINEAR = Linear()
 class Experts(Operator):
     """Matrix products of which a row takes one."""
 
-    name = "experts"
+    name = EXPERTS
     routes = True
 
     def expert(self, node: Node, number: int) -> Node:
@@ -61,8 +62,12 @@ class Experts(Operator):
         for sample, entries in enumerate(queue.astype(np.int64).tolist()):
             yield from ((sample, slice(first, first + count), layers[expert]) for expert, first, count in entries if count)
 
+    def engines(self, node: Node) -> tuple[str, ...]:
+        """Multipliers."""
+        return ("dsp",)
+
     def operand_bits(self, node: Node, index: int) -> int:
-        """The multipliers take bytes."""
+        """The multipliers take bytes, or two of them one after the other."""
         return LINEAR.operand_bits(node, index) if index == 0 else 16
 
     def fixed_operand_type(self, node: Node, index: int) -> TensorType | None:
@@ -98,6 +103,7 @@ class Experts(Operator):
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """The calls of one linear layer, whose weights begin where those of the entry's expert do."""
         one, count = self.expert(node, 0), len(node.params["weight"])
+        check_groups(one, ctx)
         layout = dsp_layout(one, ctx)
         words = dsp_words(one, ctx, layout)
         filling = bytes(-words % 2 * ctx.design.lanes)  # each expert begins at an even word

@@ -141,9 +141,7 @@ class Linear(Operator):
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """A call per block of rows; all of them read the same packed weights."""
-        group_size = weight_format(node).group_size
-        if group_size % ctx.design.lanes:
-            raise GraphError(f"node {node.name!r}: {ctx.design.lanes} lanes do not divide groups of {group_size} weights")
+        check_groups(node, ctx)
         if self.engine(node) != "dsp":
             return lookup.calls(node, ctx)
         layout = dsp_layout(node, ctx)
@@ -181,6 +179,13 @@ class Linear(Operator):
         if kernel.arg("PACKED"):
             logic = logic + Resources(lut=4 * pe * lanes, ff=2 * kernel.arg("PACKED") * pe * lanes)
         return logic
+
+
+def check_groups(node: Node, ctx: Lowering) -> None:
+    """Raise `GraphError` where a vector holds weights of two groups."""
+    group_size = weight_format(node).group_size
+    if group_size % ctx.design.lanes:
+        raise GraphError(f"node {node.name!r}: {ctx.design.lanes} lanes do not divide groups of {group_size} weights")
 
 
 def dsp_layout(node: Node, ctx: Lowering) -> Layout:

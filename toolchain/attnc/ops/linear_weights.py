@@ -17,6 +17,9 @@ from attnc.fixedpoint import quantize_half_even
 from attnc.ir import GraphError, Node, TensorType
 from attnc.weights import GROUP_MULTIPLIER_BITS, QuantizedWeight, WeightFormat
 
+EXPERTS = "experts"
+WEIGHTED = ("linear", EXPERTS)
+"""Operators whose weights have a format."""
 BIAS_LIMIT = 1 << 30
 LONE_BIAS = 1 << 16
 """Steps of the bias of a channel without weights."""
@@ -28,9 +31,26 @@ def weight_format(node: Node) -> WeightFormat:
 
 
 def weight_shape(node: Node) -> tuple[int, int]:
-    """(N, K), before and after quantization."""
+    """(N, K), before and after quantization; of experts all of their output channels, one after the other."""
     n, k = node.params["weight" if "weight" in node.params else "weight_q"].shape[-2:]
-    return int(n), int(k)
+    experts = math.prod(node.params["bias"].shape[:-1])
+    return int(experts * n), int(k)
+
+
+def weight_rows(node: Node) -> Array:
+    """The float weight [N, K], where experts have [E, N, K] all of their channels, one after the other."""
+    weight = node.params["weight"]
+    return weight.reshape(-1, weight.shape[-1])
+
+
+def put_weight(node: Node, found: QuantizedWeight) -> None:
+    """Hand the integers of `weight_rows` over to `Operator.quantize`: attributes `weights` and `group_size`; params `weight_q`,
+    `weight_unit` and `weight_multiplier`, in which the channels of experts [E, N] have two axes."""
+    channels = node.params["bias"].shape
+    node.attrs.update(weights=found.format.name, group_size=found.format.group_size)
+    node.params["weight_q"] = found.q if len(channels) == 1 else found.q.reshape(*channels, -1)
+    node.params["weight_unit"] = found.unit.reshape(channels)
+    node.params["weight_multiplier"] = found.multiplier if len(channels) == 1 else found.multiplier.reshape(*channels, -1)
 
 
 def input_unit(x: TensorType) -> float:
@@ -122,6 +142,15 @@ def effective_weight(q: Array, multiplier: Array | None, group_size: int) -> Arr
         return q
     product = spread(multiplier.astype(np.int32), group_size, q.shape[-1]) * q
     return product.sum(axis=0, dtype=np.int32) if q.ndim == 3 else product
+
+
+def whole_weight(node: Node) -> Array:
+    """`effective_weight` of a quantized layer, [N, K], or of all its experts, [E, N, K]."""
+    p, size = node.params, weight_format(node).group_size
+    if p["weight_scale"].ndim == 1:
+        return effective_weight(p["weight"], p.get("group_multiplier"), size)
+    factors = p.get("group_multiplier", [None] * len(p["weight"]))
+    return np.stack([effective_weight(q, multiplier, size) for q, multiplier in zip(p["weight"], factors, strict=True)])
 
 
 def magnitude_bound(weight: QuantizedWeight, x_magnitude: int) -> Array:

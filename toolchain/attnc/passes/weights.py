@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, MutableMapping
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from attnc.arrays import Array
 from attnc.blas import one_thread
 from attnc.ir import Graph, Node
+from attnc.ops.linear_weights import WEIGHTED, put_weight, weight_rows
 from attnc.quant.weights import QUANTIZERS, quantize, recognise
 from attnc.weights import QuantizedWeight, WeightFormat
 
@@ -18,12 +20,12 @@ Chooser = Callable[[Node], tuple[WeightFormat, str]]
 
 
 def weighted(graph: Graph) -> list[Node]:
-    """The nodes whose weights have a format."""
-    return [node for node in graph.nodes if node.op == "linear"]
+    """The nodes whose weights have a format: each one matrix, or the matrices of experts, one below the other."""
+    return [node for node in graph.nodes if node.op in WEIGHTED]
 
 
 def mark_lossless(graph: Graph, chooser: Chooser) -> list[str]:
-    """Give `lossless` to every linear node whose weight already lies on a grid that its format holds, and return their names.
+    """Give `lossless` to every node whose weight already lies on a grid that its format holds, and return their names.
 
     Requires a float graph and comes before types are chosen: the inputs of these nodes are not smoothed, because a factor per
     channel would take the weights off their grid.
@@ -32,7 +34,7 @@ def mark_lossless(graph: Graph, chooser: Chooser) -> list[str]:
     for node in weighted(graph):
         if "weight_q" in node.params:
             continue
-        held = recognise(node.params["weight"])
+        held = recognise(weight_rows(node))
         if held is not None and _holds(chooser(node)[0], held.format):
             node.attrs["lossless"] = True
             found.append(node.name)
@@ -42,13 +44,14 @@ def mark_lossless(graph: Graph, chooser: Chooser) -> list[str]:
 def assign_weights(
     graph: Graph, chooser: Chooser, grams: Mapping[str, Array], known: MutableMapping[bytes, QuantizedWeight] | None = None
 ) -> None:
-    """Quantize the weight of every linear node: attrs `weights` (name of the format), `group_size`, `quantizer`; params `weight_q`
-    (int8 [N, K], or [planes, N, K]), `weight_unit` [N], `weight_multiplier`. `weight` stays the original float.
+    """Quantize the weight of every linear layer and of all experts: `put_weight` and attribute `quantizer`. `weight` stays the original
+    float.
 
     Requires types on the inputs of these nodes. An input with a scale per channel is a smoothed one: its factors, scale / largest
     scale, belong to the weight, so the integers stand for weight * factor. `grams` holds X^T X / count of the real inputs by name of
     value. What was quantized stays in `known`: a layer that comes again with the same weight and gram is taken from there. A weight found
     by `mark_lossless` is carried over as it is, in its own format, and `quantizer` says so; one that arrived as integers has them already.
+    What experts meet is taken together: a gram of its own for each would be of few rows.
     """
     for node in weighted(graph):
         if "weight_q" in node.params:
@@ -60,29 +63,34 @@ def assign_weights(
             found = _remembered(node, weight, format, quantizer, gram, {} if known is None else known)
         else:
             quantizer = "lossless"
-        node.attrs.update(weights=found.format.name, group_size=found.format.group_size, quantizer=quantizer)
-        node.params.update(weight_q=found.q, weight_unit=found.unit, weight_multiplier=found.multiplier)
+        node.attrs["quantizer"] = quantizer
+        put_weight(node, found)
 
 
 def met(graph: Graph, node: Node, gram: Array | None) -> tuple[Array, Array | None]:
     """The weight [N, K] that the integers stand for, and the gram [K, K] of what they meet, from the gram of the layer's real input:
     X W^T = (X / factor) (W factor)^T, with the factor of a smoothed input."""
     factor = input_factor(graph, node)
-    return np.asarray(node.params["weight"], np.float64) * factor, None if gram is None else gram / np.outer(factor, factor)
+    return np.asarray(weight_rows(node), np.float64) * factor, None if gram is None else gram / np.outer(factor, factor)
 
 
 def quantized(node: Node, weight: Array, format: WeightFormat, quantizer: str, gram: Array | None) -> QuantizedWeight:
     """The integers of a layer. A quantizer that can do without the gram never gets it: whether there is one depends on the formats of
-    the layers that read the same input, and a layer's integers must not."""
+    the layers that read the same input, and a layer's integers must not. Experts with one scale each are quantized one by one."""
+    known = QUANTIZERS[quantizer]
+    experts = math.prod(node.params["bias"].shape[:-1]) if known.per_tensor else 1
     with one_thread():
-        return quantize(quantizer, weight, format, gram if QUANTIZERS[quantizer].needs_gram else None, node.name)
+        found = [quantize(quantizer, one, format, gram if known.needs_gram else None, node.name) for one in np.split(weight, experts)]
+    if experts == 1:
+        return found[0]
+    return QuantizedWeight(format, *(np.concatenate([getattr(one, part) for one in found]) for part in ("q", "unit", "multiplier")))
 
 
 def _remembered(
     node: Node, weight: Array, format: WeightFormat, quantizer: str, gram: Array | None, known: MutableMapping[bytes, QuantizedWeight]
 ) -> QuantizedWeight:
     """As `quantized`, once for the same arguments."""
-    digest = hashlib.sha256(repr((format, quantizer, weight.shape)).encode())
+    digest = hashlib.sha256(repr((format, quantizer, weight.shape, node.params["bias"].shape)).encode())
     for array in (weight, gram) if gram is not None else (weight,):
         digest.update(np.ascontiguousarray(array).data)
     key = digest.digest()
@@ -99,7 +107,7 @@ def assigned(node: Node) -> QuantizedWeight:
 
 def input_factor(graph: Graph, node: Node) -> Array:
     """Factor [K] that a smoothed input leaves to the weight: its scale per channel over the largest; ones elsewhere."""
-    k = node.params["weight"].shape[1]
+    k = node.params["weight"].shape[-1]
     type_ = graph.value(node.inputs[0]).type
     if type_ is None or type_.scale.ndim == 0:
         return np.ones(k)

@@ -8,6 +8,7 @@ from attnc.config import CACHE_BITS, CompileOptions
 from attnc.errors import ConfigError
 from attnc.golden import run_reference
 from attnc.ir import Node
+from attnc.ops.linear_weights import weight_shape
 from attnc.passes import attention, attention_bias, caches, tokens
 from attnc.passes.approximations import set_implementations
 from attnc.passes.heads import pad_heads
@@ -87,7 +88,7 @@ def choose_formats(state: State) -> None:
         if state.searched is None:
             raise ConfigError(f'{where}: weights: auto needs a search; give `attnc compile` a --budget such as "cosine>=0.99"')
         state.searched.update(auto)
-        finest = {n.name: candidates(auto[n.name], n.params["weight"].shape[1], n.name)[0] for n in weighted(state.graph) if n.name in auto}
+        finest = {n.name: candidates(auto[n.name], weight_shape(n)[1], n.name)[0] for n in weighted(state.graph) if n.name in auto}
         state.layers = LayerChoices({**state.layers.settings, **finest})
     mark_lossless(state.graph, state.layers.weights)
 

@@ -16,7 +16,7 @@ from attnc.arrays import Array, samples_first
 from attnc.blas import one_thread
 from attnc.ir import Graph, Node
 from attnc.ops import operator
-from attnc.ops.linear_weights import effective_weight
+from attnc.ops.linear_weights import whole_weight
 
 
 class Probe:
@@ -54,12 +54,11 @@ class Probe:
         return self._arriving({node.output: self.values[node.output] + error})
 
     def weights(self, node: Node) -> Array:
-        """Noise from the weights of a linear layer alone."""
-        p, scale = self.quantized[node.name].params, self.graph.type(node.inputs[0]).scale
-        size = int(self.quantized[node.name].attrs.get("group_size", 0))
-        weight = effective_weight(p["weight"], p.get("group_multiplier"), size) * p["weight_scale"][:, None] / (scale / scale.max())
+        """Noise from the weights of a linear layer, or of experts, alone."""
+        own, scale = self.quantized[node.name], self.graph.type(node.inputs[0]).scale
+        weight = (whole_weight(own) * own.params["weight_scale"][..., None] / (scale / scale.max())).astype(np.float32)
         changed = Node(node.name, node.op, node.inputs, node.output, node.attrs, {**node.params, "weight": weight})
-        return self._arriving({node.output: operator(node).reference(changed, [self.values[node.inputs[0]]])})
+        return self._arriving({node.output: operator(node).reference(changed, [self.values[name] for name in node.inputs])})
 
     def cause(self, node: Node) -> str:
         """What makes most of the noise of a node."""

@@ -25,6 +25,9 @@ as long, and always have a calibrated scale: `dynamic` does not touch them.
 
 The file's own `group_size` also covers layers with fewer inputs than that: they have one scale per channel. A size that does not divide
 a layer's inputs otherwise is an error.
+
+The experts of a mixture are one layer. They take neither planes nor tables nor scales per token: what the file's own `activations` and
+`engine` say of these holds for the other layers, a rule that says it of experts is an error.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ from attnc.config import ActivationBits, Activations
 from attnc.errors import ConfigError
 from attnc.ir import Graph, Node
 from attnc.messages import shown
+from attnc.ops.linear_weights import EXPERTS, WEIGHTED, weight_shape
 from attnc.quant.weights import QUANTIZERS, default_quantizer, find_quantizer
 from attnc.settings_file import read_settings
 from attnc.weights import GROUP_SIZES, WeightFormat
@@ -91,7 +95,7 @@ class WeightConfig(BaseModel):
     def bind(self, graph: Graph, where: str = "weights", calibrated: bool = True) -> LayerChoices:
         """The settings of every layer of `graph`; `where` names the file in errors; `calibrated`: there is calibration data. Raises
         `ConfigError` for what cannot be."""
-        nodes = [node for node in graph.nodes if node.op == "linear"]
+        nodes = [node for node in graph.nodes if node.op in WEIGHTED]
         chosen = {node.name: _base(self, node) for node in nodes}
         blame = {node.name: where for node in nodes}
         for index, rule in enumerate(self.layers):
@@ -153,8 +157,10 @@ def _base(config: WeightConfig, node: Node) -> dict[str, Any]:
         settings["activations"] = "dynamic"
     if node.attrs.get("wide_input") and not {"activation_bits", "engine"} & config.model_fields_set:
         settings["activation_bits"] = 16
-    if node.params["weight"].shape[1] < config.group_size:
+    if weight_shape(node)[1] < config.group_size:
         settings["group_size"] = 0
+    if node.op == EXPERTS:
+        settings |= {"activations": "static"} | ({"engine": "auto"} if settings["engine"] == "lookup" else {})
     return settings
 
 
@@ -182,7 +188,9 @@ def _hint(found: object, known: Iterable[str]) -> str:
 def _settled(settings: Mapping[str, Any], node: Node, where: str, calibrated: bool) -> LayerSettings:
     """Settings of `node` with its quantizer named, checked against each other and the shape of its weight."""
     at = f"{where}: layer {node.name!r}"
-    size, inputs = settings["group_size"], node.params["weight"].shape[1]
+    if node.op == EXPERTS:
+        _check_experts(settings, at)
+    size, inputs = settings["group_size"], weight_shape(node)[1]
     if size and inputs % size:
         fitting = [str(g) for g in (0, *GROUP_SIZES) if g == 0 or inputs % g == 0]
         raise ConfigError(f"{at}: group_size {size} does not divide its {inputs} inputs; needed {' or '.join(fitting)}")
@@ -200,6 +208,14 @@ def _settled(settings: Mapping[str, Any], node: Node, where: str, calibrated: bo
     if settings["activation_bits"] == 16 and format.kind == "binary":
         raise ConfigError(f"{at}: {weights} weights are looked up and take activations of 8 bits, found activation_bits 16")
     return LayerSettings(weights, size, quantizer, *others, quantizer_why=quantizer_why)
+
+
+def _check_experts(settings: Mapping[str, Any], at: str) -> None:
+    """Experts are multiplied, and what they make has one scale for all of them."""
+    needed = {"weights": "int8 to int2 or ternary", "activations": "static", "engine": "auto or dsp"}
+    for key, needs in needed.items():
+        if settings[key] in ("dynamic", "lookup", "binary2", "binary3", "binary4"):
+            raise ConfigError(f"{at}: {key} of experts: needed {needs}, found {settings[key]}")
 
 
 def read_weight_config(path: Path) -> WeightConfig:

@@ -9,7 +9,7 @@ from attnc.arrays import Array
 from attnc.golden import run_golden
 from attnc.ir import Node
 from attnc.ops import operator
-from attnc.ops.linear_weights import weight_format, weight_shape
+from attnc.ops.linear_weights import put_weight, weight_format, weight_shape
 from attnc.passes.weights import weighted
 from attnc.pipeline.quantize import chunk_size, device_integers
 from attnc.pipeline.state import State
@@ -76,8 +76,8 @@ class Layers:
         assert self.store is not None
         found, original, live = self.store.weight(name, settings), self._original[name], self._live[name]
         node = Node(name, original.op, original.inputs, original.output, dict(original.attrs), dict(original.params), original.source)
-        node.attrs.update(weights=settings.weights, group_size=settings.group_size, quantizer=settings.quantizer)
-        node.params.update(weight_q=found.q, weight_unit=found.unit, weight_multiplier=found.multiplier)
+        node.attrs["quantizer"] = settings.quantizer
+        put_weight(node, found)
         graph = self.state.graph
         operator(node).quantize(node, [graph.type(value) for value in node.inputs], graph.type(node.output))
         live.attrs, live.params = node.attrs, node.params

@@ -34,6 +34,8 @@ class Quantizer:
     function: Callable[[Array, WeightFormat, Array | None, str], QuantizedWeight]
     kinds: tuple[str, ...]
     needs_gram: bool = False
+    per_tensor: bool = False
+    """Whether rows share a scale: otherwise the weight of a row depends on no other row."""
 
     def __call__(self, weight: Array, format: WeightFormat, gram: Array | None, name: str) -> QuantizedWeight:
         """`weight` [N, K] on the grid of `format`, its input checked."""
@@ -49,7 +51,7 @@ QUANTIZERS: dict[str, Quantizer] = {
     "minmax": Quantizer(minmax, ("integer", "ternary")),
     "mse": Quantizer(mse, ("integer", "ternary")),
     "absmean": Quantizer(absmean, ("ternary",)),
-    "absmean_tensor": Quantizer(absmean_tensor, ("ternary",)),
+    "absmean_tensor": Quantizer(absmean_tensor, ("ternary",), per_tensor=True),
     "gptq": Quantizer(gptq, ("integer", "ternary"), needs_gram=True),
     "quantease": Quantizer(quantease, ("integer", "ternary", "binary"), needs_gram=True),
     "binary": Quantizer(binary, ("binary",)),
