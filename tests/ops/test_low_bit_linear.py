@@ -109,7 +109,7 @@ def test_accumulator_holds_every_plane_on_its_way() -> None:
     ("spec", "header", "old", "new"),
     [
         ("int3 dsp", "linear.hpp", "k_group == 0 ? scaled", "in_group == 0 ? scaled"),
-        ("ternary dsp", "linear.hpp", "- Int<8>(1)", "- Int<8>(0)"),
+        ("ternary dsp", "linear.hpp", "UInt<8>(unit) >> (2 * tile)", "UInt<8>(unit) >> 2"),
         ("ternary lookup", "lookup_linear.hpp", "seen_first = first_visit;", "seen_first = true;"),
         ("int3 lookup", "lookup_linear.hpp", "planes > 1 && plane == 0", "planes > 1 && plane == 1"),
         ("binary2 lookup", "lookup_linear.hpp", "seen_group * call.planes + plane", "seen_group * call.planes"),

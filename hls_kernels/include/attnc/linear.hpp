@@ -10,9 +10,13 @@
 //          group_tiles tiles; the weights; PE records of 8 bytes (bias s32, multiplier u24, shift u8, little endian).
 //          bits = 8: PE rows of k_tiles words, one signed byte per weight; W_WORDS of these rows take turns, word by word.
 //          bits < 8: units of unit_tiles tiles and all PE channels, one behind the other. A unit is one code per lane and channel: the
-//          weight (unit_tiles = 1, two's complement), or 1 + w of 3 tiles as digits to base 3 (unit_tiles = 3, bits = 5; 2 or 4 bits
-//          where 1 or 2 tiles are left). Word i of a unit holds bit i / (PE/8) of the codes of 8 channels, the (i % (PE/8))-th ones: bit v
-//          of byte l is lane l of channel v. So unpacking is wiring, and all banks are written at a time, a tile per cycle.
+//          weights of 1, 2 or 4 tiles in two's complement, the first one lowest, or 1 + w of 3 tiles as digits to base 3 (unit_tiles = 3,
+//          bits = 5; 2 or 4 bits where 1 or 2 tiles are left). Word i of a unit holds bit i / (PE/8) of the codes of 8 channels, the
+//          (i % (PE/8))-th ones: bit v of byte l is lane l of channel v. So unpacking is wiring, and all banks are written at a time, a
+//          unit behind its last beat.
+// Buffer   an element of w_buffer has STORED bits and holds a byte, a unit of one tile as a weight, or a unit of several: two weights of 4
+//          bits (HALVES: whether there are such), or up to QUARTERS of 2 bits (0: none), the first one lowest. So narrow weights that
+//          share the buffer with wide ones fill its width, and a choice of tiles reads them; none where all units are of one tile.
 // Beats    W_WORDS words arrive per cycle, from one memory port or several. They are of one thing: records, multipliers, rows that take
 //          turns, a unit; each is filled up to a whole beat. Of multipliers several groups share a beat where that has room.
 // Scales   acc = sum over groups of multiplier * (sum of products); no multiplier, and no hardware for it, where scales = 0.
@@ -44,9 +48,11 @@ struct LinearCall {
   int rows, k_tiles, n_tiles, low, high, bits, unit_tiles, group_tiles, scales, x_bytes;
   int side, fill_rows, fill_tiles, fill_bytes, fill_side, fill_first;  // operand
   int w_side, w_ready, next_k_tiles, next_bits, next_unit_tiles, next_scales;  // ahead
-  // Counts that follow: groups of PE channels (steps), units of k_tiles, cycles in which the weights of a group come, both of the next run
-  // too; vectors of the operand that comes; outputs, and the sums of a block and of the last one. Each grows with the rows by a factor.
-  int all_steps, units, weights, next_units, next_weights, fill, outputs, block_sums, last_sums;
+  // Counts that follow: groups of PE channels (steps); units of k_tiles, beats of each but the last one and of that, and of all weights of a
+  // group, all of the next run too; vectors of the operand that comes; outputs, and the sums of a block and of the last one. Each grows with
+  // the rows by a factor.
+  int all_steps, units, unit_beats, tail_beats, weights, next_units, next_unit_beats, next_tail_beats, next_weights;
+  int fill, outputs, block_sums, last_sums;
 };
 
 static constexpr int SETTLE = 4;  // cycles after which what a pipeline wrote to a buffer can be read; the pragmas repeat the number
@@ -81,29 +87,46 @@ template <class CodeT, int L> void add_code_bit(Vec<CodeT, L> codes[8], const Wo
   }
 }
 
-// Bits of the code of `tiles` ternary weights: the least that hold 3^tiles values.
-inline int ternary_bits(int tiles) {
+// A number in two's complement of `bits` bits, which may stand below others.
+inline Int<8> signed_field(UInt<8> code, int bits) {
 #pragma HLS INLINE
-  return tiles == 1 ? 2 : tiles == 2 ? 4 : tiles == 3 ? 5 : tiles == 4 ? 7 : 8;
+  const UInt<8> sign = UInt<8>(1 << (bits - 1)), number = UInt<8>(code & UInt<8>((1 << bits) - 1));
+  return Int<8>(Int<16>(Int<16>(UInt<8>(number ^ sign)) - Int<16>(sign)));
 }
 
-// The weights of one tile from a unit's codes: the code as a signed number, or its lowest digit, which is then dropped.
-template <class WT, int L> Vec<WT, L> take_tile(Vec<UInt<8>, L>& code, int bits, bool ternary) {
+// What w_buffer holds for the code of a unit.
+template <int STORED, bool HALVES, bool QUARTERS> Int<STORED> unpacked_unit(UInt<8> code, int bits, int unit_tiles) {
+#pragma HLS INLINE
+  if (QUARTERS && unit_tiles == 3) {
+    const UInt<8> second = UInt<8>((UInt<16>(code) * UInt<16>(11)) >> 5);  // code / 3 for codes up to 26
+    const UInt<8> third = UInt<8>((UInt<16>(second) * UInt<16>(11)) >> 5);
+    const UInt<8> digits[3] = {UInt<8>(code - UInt<8>(second * UInt<8>(3))), UInt<8>(second - UInt<8>(third * UInt<8>(3))), third};
+    UInt<8> unit = 0;
+    for (int tile = 0; tile < 3; ++tile) {
+#pragma HLS UNROLL
+      unit = UInt<8>(unit | UInt<8>(UInt<8>(UInt<8>(digits[tile] + UInt<8>(3)) & UInt<8>(3)) << (2 * tile)));
+    }
+    return Int<STORED>(unit);
+  }
+  if (HALVES && unit_tiles == 2 && bits > 2) {
+    const Int<8> low = signed_field(code, bits), high = signed_field(UInt<8>(bits == 3 ? code >> 3 : code >> 4), bits);
+    return Int<STORED>(Int<8>(UInt<8>(UInt<8>(UInt<8>(high) << 4) | UInt<8>(UInt<8>(low) & UInt<8>(15)))));
+  }
+  return unit_tiles > 1 ? Int<STORED>(code) : Int<STORED>(signed_field(code, bits));
+}
+
+// The weights of a tile: the `tile`-th of each unit.
+template <class WT, int STORED, bool HALVES, bool QUARTERS, int L>
+Vec<WT, L> tile_of(const Vec<Int<STORED>, L>& units, int tile, int bits, int unit_tiles) {
 #pragma HLS INLINE
   Vec<WT, L> weights;
-  if (ternary) {
-    for (int l = 0; l < L; ++l) {
+  for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-      const UInt<8> rest = UInt<8>((UInt<16>(code.v[l]) * UInt<16>(11)) >> 5);  // code / 3 for codes up to 26
-      weights.v[l] = WT(Int<8>(Int<8>(UInt<8>(code.v[l] - UInt<8>(rest * UInt<8>(3)))) - Int<8>(1)));
-      code.v[l] = rest;
-    }
-  } else {
-    const UInt<8> sign = UInt<8>(1 << (bits - 1));
-    for (int l = 0; l < L; ++l) {
-#pragma HLS UNROLL
-      weights.v[l] = WT(Int<16>(Int<16>(UInt<8>(code.v[l] ^ sign)) - Int<16>(sign)));
-    }
+    const Int<8> unit = Int<8>(units.v[l]);
+    Int<8> weight = unit;
+    if (QUARTERS && unit_tiles > 1 && (unit_tiles > 2 || bits == 2)) weight = signed_field(UInt<8>(UInt<8>(unit) >> (2 * tile)), 2);
+    if (HALVES && unit_tiles == 2 && bits > 2) weight = signed_field(UInt<8>(UInt<8>(unit) >> (4 * tile)), 4);
+    weights.v[l] = WT(weight);
   }
   return weights;
 }
@@ -119,8 +142,8 @@ template <int L, int W> Word<L> word_at(const Word<W * L>& words, int part) {
   return word;
 }
 
-template <class XT, class WT, class AccT, int L, int PE, int R, int K_TILES_MAX, int X_TILES_MAX, int X_BYTES, int X_SIDES,
-          int ROWS_MAX, int SCALES_MAX, int PACKED, int W_WORDS, int SUMS>
+template <class XT, class WT, class AccT, int L, int PE, int R, int UNITS_MAX, int STORED, int HALVES, int QUARTERS, int X_TILES_MAX,
+          int X_BYTES, int X_SIDES, int ROWS_MAX, int SCALES_MAX, int PACKED, int W_WORDS, int SUMS>
 void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>>& w, hls::stream<Word<W_WORDS * L>>& records,
                        hls::stream<Vec<AccT, L>>& sums, LinearCall call) {
   static_assert(PE % L == 0 && PE % 2 == 0, "linear: PE must be an even multiple of the number of lanes L");
@@ -130,7 +153,8 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>
   static_assert(X_BYTES == 1 || X_BYTES == 2, "linear: inputs have one or two bytes");
   static_assert(W_WORDS == 1 || W_WORDS == 2 || W_WORDS == 4 || W_WORDS == 8, "linear: weights come 1, 2, 4 or 8 words per cycle");
   static_assert(PE * 8 % (L * W_WORDS) == 0, "linear: the records of a group must fill whole beats");
-  static_assert(PACKED >= 0 && PACKED < 8, "linear: packed weights have codes of fewer than 8 bits");
+  static_assert(PACKED >= 0 && PACKED <= 8, "linear: units of packed weights have codes of at most 8 bits");
+  static_assert(STORED <= 8 && (HALVES == 0 || STORED == 8) && 2 * QUARTERS <= STORED, "linear: a unit fits an element of w_buffer");
   static_assert(SUMS >= PE * 8 / L / W_WORDS, "linear: sums must have room until all records of a group have come");
   static_assert(PE % W_WORDS == 0, "linear: words that come together are of different channels");
   typedef Int<width<XT>::value + width<WT>::value + clog2(L)> dot_t;
@@ -144,7 +168,7 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>
 #endif
 #pragma HLS ARRAY_PARTITION variable = x_buffer dim = 4 complete
   // Channel pe lies in [pe / 8][pe % 8 / W_WORDS][pe % W_WORDS]: what is written in a cycle lies in banks that differ by constants.
-  static Vec<WT, L> w_buffer[2][OCTETS][TURNS][W_WORDS][K_TILES_MAX];
+  static Vec<Int<STORED>, L> w_buffer[2][OCTETS][TURNS][W_WORDS][UNITS_MAX];
 #pragma HLS AGGREGATE variable = w_buffer
 #ifdef ATTNC_LINEAR_W_BUFFER
   ATTNC_BIND(w_buffer, ATTNC_LINEAR_W_BUFFER)
@@ -163,7 +187,6 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>
   const int record_slots = PE * 8 / L / W_WORDS, weight_slots = call.weights, next_slots = call.next_weights;
   const int own_scales = SCALE_GROUPS > 1 ? (call.scales + SCALE_GROUPS - 1) / SCALE_GROUPS : call.scales * SCALE_PARTS;
   const int next_scales = SCALE_GROUPS > 1 ? (call.next_scales + SCALE_GROUPS - 1) / SCALE_GROUPS : call.next_scales * SCALE_PARTS;
-  const int own_last = call.k_tiles - 3 * (call.units - 1), next_last = call.next_k_tiles - 3 * (call.next_units - 1);  // ternary tiles
   const int products = call.x_bytes == 2 ? 2 * call.k_tiles : call.k_tiles;
   const int row_slots = max_of(products, R * TILES), steps = int(UInt<16>((UInt<16>(call.rows) + (R - 1)) / R)) * row_slots;
   int done_rows = 0, done_row = 0, done_tile = 0;
@@ -185,12 +208,11 @@ void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>
   const int spare_trips = max_of(trips_left - load_slots - SETTLE, 0), held_trips = max_of(products + SUMS - record_slots, 0);
   const int late_trips = row_slots < held_trips ? row_slots : held_trips;
   int load_from = first_trips > 0 ? 0 : spare_trips < late_trips ? spare_trips : late_trips;
-  int left = call.rows, block = 0, step = 0, k = 0, byte = 0, in_group = 0, k_group = 0;
+  int left = call.rows, block = 0, step = 0, k = 0, k_unit = 0, in_unit = 0, byte = 0, in_group = 0, k_group = 0;
   int load_rows = 0, load_k = 0, scale = 0, scale_part = 0;
-  int unit = 0, slot = 0, held_tiles = 0, held_k = 0;
-  Vec<UInt<8>, L> codes[OCTETS][8], held[OCTETS][8];
+  int unit = 0, slot = 0;
+  Vec<UInt<8>, L> codes[OCTETS][8];
 #pragma HLS ARRAY_PARTITION variable = codes complete dim = 0
-#pragma HLS ARRAY_PARTITION variable = held complete dim = 0
 
   // All groups in one pipeline; then, in the second phase, the last sums leave and what is left of x is waited for.
 PHASES:
@@ -212,14 +234,11 @@ PHASES:
         const int head = group < 0 ? 0 : record_slots;
         const int k_tiles = ahead ? call.next_k_tiles : call.k_tiles, bits = ahead ? call.next_bits : call.bits;
         const int unit_tiles = ahead ? call.next_unit_tiles : call.unit_tiles, units = ahead ? call.next_units : call.units;
-        const bool in_records = taken < head, ternary = unit_tiles == 3;
+        const bool in_records = taken < head;
         const bool in_scales = SCALES_MAX > 0 && !in_records && taken < head + (ahead ? next_scales : own_scales);
         const bool in_codes = PACKED > 0 && bits < 8 && !in_records && !in_scales;
-        // A unit of 3 tiles needs 3 cycles to be written, its beats may be fewer; the 2 later tiles of the last one are written after them.
-        const int tiles_now = !ternary ? 1 : unit + 1 < units ? 3 : ahead ? next_last : own_last;
-        const int beats = (OCTETS * (ternary ? ternary_bits(tiles_now) : bits) + W_WORDS - 1) / W_WORDS;
-        Word<BEAT> words = Word<BEAT>();
-        if (!in_codes || (unit < units && slot < beats)) words = w.read();
+        const int whole_beats = ahead ? call.next_unit_beats : call.unit_beats, tail_beats = ahead ? call.next_tail_beats : call.tail_beats;
+        const Word<BEAT> words = w.read();
         if (in_records) {
           records.write(words);
         } else if (in_scales) {
@@ -235,49 +254,39 @@ PHASES:
         } else if (!in_codes) {
           for (int row = 0; row < W_WORDS; ++row) {
 #pragma HLS UNROLL
-            Vec<WT, L> weights;
+            Vec<Int<STORED>, L> weights;
             for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-              weights.v[l] = WT(Int<8>(words.v[row * L + l]));
+              weights.v[l] = Int<STORED>(Int<8>(words.v[row * L + l]));
             }
             w_buffer[fill][load_rows / TURNS][load_rows % TURNS][row][load_k] = weights;
           }
           load_k = load_k + 1 == k_tiles ? 0 : load_k + 1;
           load_rows = load_k == 0 ? load_rows + 1 : load_rows;
         } else {
-          if (unit < units) {
-            for (int octet = 0; octet < OCTETS; ++octet) {
+          for (int octet = 0; octet < OCTETS; ++octet) {
 #pragma HLS UNROLL
-              for (int bit = 0; bit < PACKED; ++bit) {
+            for (int bit = 0; bit < PACKED; ++bit) {
 #pragma HLS UNROLL
-                const int word = bit * OCTETS + octet;
-                if (word / W_WORDS == slot) add_code_bit<UInt<8>, L>(codes[octet], word_at<L, W_WORDS>(words, word % W_WORDS), bit);
-              }
-            }
-            if (++slot == max_of(beats, ternary ? 3 : 1)) {
-              for (int octet = 0; octet < OCTETS; ++octet) {
-#pragma HLS UNROLL
-                for (int v = 0; v < 8; ++v) {
-#pragma HLS UNROLL
-                  held[octet][v] = codes[octet][v];
-                }
-              }
-              held_tiles = tiles_now;
-              slot = 0;
-              ++unit;
+              const int word = bit * OCTETS + octet;
+              if (word / W_WORDS == slot) add_code_bit<UInt<8>, L>(codes[octet], word_at<L, W_WORDS>(words, word % W_WORDS), bit);
             }
           }
-          if (held_tiles > 0) {
+          if (++slot == (unit + 1 < units ? whole_beats : tail_beats)) {
             for (int octet = 0; octet < OCTETS; ++octet) {
 #pragma HLS UNROLL
               for (int v = 0; v < 8; ++v) {
 #pragma HLS UNROLL
-                const Vec<WT, L> weights = take_tile<WT, L>(held[octet][v], bits, ternary);
-                if (octet * 8 + v < PE) w_buffer[fill][octet][v / W_WORDS][v % W_WORDS][held_k] = weights;
+                Vec<Int<STORED>, L> weights;
+                for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+                  weights.v[l] = unpacked_unit<STORED, HALVES != 0, QUARTERS != 0>(codes[octet][v].v[l], bits, unit_tiles);
+                }
+                if (octet * 8 + v < PE) w_buffer[fill][octet][v / W_WORDS][v % W_WORDS][unit] = weights;
               }
             }
-            --held_tiles;
-            ++held_k;
+            slot = 0;
+            ++unit;
           }
         }
       }
@@ -336,12 +345,17 @@ PHASES:
         const bool last = whole && k + 1 == call.k_tiles;
         for (int pe = 0; pe < PE; pe += 2) {
 #pragma HLS UNROLL
-          const Vec<WT, L> even = w_buffer[use][pe / 8][pe % 8 / W_WORDS][pe % W_WORDS][k];
-          const Vec<WT, L> odd = w_buffer[use][(pe + 1) / 8][(pe + 1) % 8 / W_WORDS][(pe + 1) % W_WORDS][k];
+          Vec<WT, L> pair[2];
+          for (int of = 0; of < 2; ++of) {
+#pragma HLS UNROLL
+            const int at = pe + of;
+            const Vec<Int<STORED>, L> units = w_buffer[use][at / 8][at % 8 / W_WORDS][at % W_WORDS][k_unit];
+            pair[of] = tile_of<WT, STORED, HALVES != 0, QUARTERS != 0, L>(units, in_unit, call.bits, call.unit_tiles);
+          }
           for (int r = 0; r < R; ++r) {
 #pragma HLS UNROLL
             dot_t a = 0, b = 0;
-            dot_pair<dot_t, XT, WT, L>(x_buffer[X_SIDES > 1 ? call.side : 0][block][step][r], even, odd, a, b);
+            dot_pair<dot_t, XT, WT, L>(x_buffer[X_SIDES > 1 ? call.side : 0][block][step][r], pair[0], pair[1], a, b);
             part[r][pe] = AccT((first ? AccT(0) : part[r][pe]) + AccT(a) * AccT(high ? 256 : 1));
             part[r][pe + 1] = AccT((first ? AccT(0) : part[r][pe + 1]) + AccT(b) * AccT(high ? 256 : 1));
           }
@@ -374,10 +388,11 @@ PHASES:
         }
         byte = whole ? 0 : byte + 1;
         k = whole ? k + 1 : k;
+        in_unit = !whole ? in_unit : in_unit + 1 == call.unit_tiles ? 0 : in_unit + 1;
+        k_unit = whole && in_unit == 0 ? k_unit + 1 : k_unit;
       }
       if (computing && ++step == row_slots) {
-        step = 0;
-        k = 0;
+        step = k = k_unit = in_unit = 0;
         ++block;
         left -= R;
       }
@@ -390,9 +405,9 @@ PHASES:
         load_from = 0;
         at = 0;
         left = call.rows;
-        block = step = k = byte = in_group = k_group = 0;
+        block = step = k = k_unit = in_unit = byte = in_group = k_group = 0;
         load_rows = load_k = scale = scale_part = 0;
-        unit = slot = held_tiles = held_k = 0;
+        unit = slot = 0;
       }
     }
   }

@@ -35,6 +35,12 @@ inline int steps_of(const LookupLinearCall& call) {
   return call.steps;
 }
 
+// Bits of the code of `tiles` ternary weights: the least that hold 3^tiles values.
+inline int ternary_bits(int tiles) {
+#pragma HLS INLINE
+  return tiles == 1 ? 2 : tiles == 2 ? 4 : tiles == 3 ? 5 : tiles == 4 ? 7 : 8;
+}
+
 template <int GROUP> struct TernaryTable {
   static_assert(GROUP == 3 || GROUP == 5, "TernaryTable: 3 or 5 activations per table");
   static constexpr int G = GROUP;

@@ -11,37 +11,44 @@ SETTLE = 4
 """Cycles after which what a pipeline wrote to a buffer can be read."""
 
 
+TERNARY_TILES = 3
+"""Tiles of a ternary code in memory, and of an element of w_buffer."""
+
+
 def ternary_bits(tiles: int) -> int:
     """Bits of the code of `tiles` ternary weights: the least that hold 3**tiles values."""
     return {1: 2, 2: 4, 3: 5, 4: 7}.get(tiles, 8)
 
 
-def _group(n: Names, k_tiles: int, bits: int, unit_tiles: int, scales: int) -> tuple[int, int]:
-    """Beats in which the multipliers and weights of a group come, and the cycles in which they are taken."""
+def _unit(n: Names, tiles: int, bits: int, unit_tiles: int) -> int:
+    """Beats of a unit of so many tiles; bytes have none."""
+    if not tiles or bits == 8:
+        return 0
+    return up(up(n.PE, 8) * (ternary_bits(tiles) if unit_tiles == TERNARY_TILES else bits * tiles), n.W_WORDS)
+
+
+def _tail(k_tiles: int, unit_tiles: int) -> int:
+    """Tiles of the last unit."""
+    return (k_tiles - 1) % unit_tiles + 1 if k_tiles else 0
+
+
+def _group(n: Names, k_tiles: int, bits: int, scales: int, units: int, unit_beats: int, tail_beats: int) -> int:
+    """Beats in which the multipliers and weights of a group come."""
     if not k_tiles:
-        return 0, 0
-    beat, words = n.W_WORDS * n.L, n.W_WORDS
+        return 0
+    beat = n.W_WORDS * n.L
     first = up(scales, beat // n.PE) if beat > n.PE else scales * up(n.PE, beat)
-    if not n.PACKED or bits == 8:
-        return (first + n.PE // words * k_tiles,) * 2
-    octets, units, ternary = up(n.PE, 8), up(k_tiles, unit_tiles), unit_tiles == 3
-    last_bits = ternary_bits(k_tiles - 3 * (units - 1)) if ternary else bits
-    whole, last = up(octets * bits, words), up(octets * last_bits, words)
-    beats = first + (units - 1) * whole + last
-    if not ternary:
-        return beats, beats
-    # A unit of 3 tiles takes the 3 cycles in which it is written out; those of the last one end after its words.
-    return beats, first + (units - 1) * max(whole, 3) + max(last, 3) + 2
+    return first + (n.PE // n.W_WORDS * k_tiles if bits == 8 else (units - 1) * unit_beats + tail_beats)
 
 
-def _own(n: Names) -> tuple[int, int]:
-    """Beats and cycles of a group of this run."""
-    return _group(n, n.k_tiles if n.all_steps else 0, n.bits, n.unit_tiles, n.scales)
+def _own(n: Names) -> int:
+    """Of a group of this run."""
+    return _group(n, n.k_tiles if n.all_steps else 0, n.bits, n.scales, n.units, n.unit_beats, n.tail_beats)
 
 
-def _next(n: Names) -> tuple[int, int]:
+def _next(n: Names) -> int:
     """Of the first group of the next run."""
-    return _group(n, n.next_k_tiles, n.next_bits, n.next_unit_tiles, n.next_scales)
+    return _group(n, n.next_k_tiles, n.next_bits, n.next_scales, n.next_units, n.next_unit_beats, n.next_tail_beats)
 
 
 def _computing(n: Names) -> int:
@@ -84,9 +91,8 @@ _RESCALE = READ + ADD + REQUANTIZE + WRITE
 ACCUMULATE = Process(
     function="linear_accumulate",
     template=(
-        *("XT", "WT", "AccT", "L", "PE", "R", "K_TILES_MAX", "X_TILES_MAX", "X_BYTES", SIDES, "ROWS_MAX", "SCALES_MAX", "PACKED"),
-        "W_WORDS",
-        "held_sums",
+        *("XT", "WT", "AccT", "L", "PE", "R", "UNITS_MAX", "STORED", "HALVES", "QUARTERS", "X_TILES_MAX", "X_BYTES", SIDES, "ROWS_MAX"),
+        *("SCALES_MAX", "PACKED", "W_WORDS", "held_sums"),
     ),
     reads=("x", "w"),
     writes=("records", "sums"),
@@ -107,7 +113,7 @@ ACCUMULATE = Process(
             banks=lambda n: n.R,
             placed=True,
         ),
-        Buffer("w_buffer", lambda n: 2 * n.K_TILES_MAX, lambda n: n.WT * n.L, banks=lambda n: n.PE, placed=True),
+        Buffer("w_buffer", lambda n: 2 * n.UNITS_MAX, lambda n: n.STORED * n.L, banks=lambda n: n.PE, placed=True),
         Buffer("s_buffer", lambda n: 2 * n.SCALES_MAX, lambda n: 8, banks=lambda n: n.PE),
     ),
     first=_first_records,
@@ -194,21 +200,29 @@ LINEAR = Network(
         "all_steps": lambda n: up(n.n_tiles * n.L, n.PE),
         "records": lambda n: n.PE * RECORD_BYTES // n.L // n.W_WORDS,
         "held_sums": lambda n: max(32, n.records),
-        "weights": lambda n: _own(n)[1],
-        "next_weights": lambda n: _next(n)[1],
+        "weights": _own,
+        "next_weights": _next,
         "row_slots": lambda n: max(n.k_tiles * n.x_bytes, n.R * n.tiles),
         "steps": lambda n: up(n.rows, n.R) * n.row_slots,
         "fill": lambda n: n.fill_rows * n.fill_tiles * n.fill_bytes,
         "units": lambda n: up(n.k_tiles, n.unit_tiles) if n.unit_tiles else 0,
         "next_units": lambda n: up(n.next_k_tiles, n.next_unit_tiles) if n.next_unit_tiles else 0,
+        "unit_beats": lambda n: _unit(n, n.unit_tiles, n.bits, n.unit_tiles),
+        "tail_beats": lambda n: _unit(n, _tail(n.k_tiles, n.unit_tiles), n.bits, n.unit_tiles),
+        "next_unit_beats": lambda n: _unit(n, n.next_unit_tiles, n.next_bits, n.next_unit_tiles),
+        "next_tail_beats": lambda n: _unit(n, _tail(n.next_k_tiles, n.next_unit_tiles), n.next_bits, n.next_unit_tiles),
         "computing": _computing,
         "outputs": lambda n: n.rows * n.n_tiles,
         "block_sums": lambda n: n.rows * n.tiles if n.all_steps else 0,
         "last_sums": lambda n: n.block_sums,
     },
-    counts=("all_steps", "units", "weights", "next_units", "next_weights", "fill", "outputs", "block_sums", "last_sums"),
+    counts=(
+        *("all_steps", "units", "unit_beats", "tail_beats", "weights"),
+        *("next_units", "next_unit_beats", "next_tail_beats", "next_weights"),
+        *("fill", "outputs", "block_sums", "last_sums"),
+    ),
     beats={"w": "W_WORDS"},
     leaving=lambda n: n.rows * min(n.tiles, n.n_tiles),
-    opening={"w": lambda n: (n.records + (0 if n.w_ready else _own(n)[0])) * n.W_WORDS if n.all_steps else 0},
+    opening={"w": lambda n: (n.records + (0 if n.w_ready else n.weights)) * n.W_WORDS if n.all_steps else 0},
     trailing={"w": _behind_weights},
 )

@@ -25,7 +25,7 @@ class Lowering:
     design: Design
     offsets: dict[str, int]
     payload: Callable[[str, Make], int]
-    memo: dict[str, int] = field(default_factory=dict)
+    memo: dict[str, dict[int, int]] = field(default_factory=dict)
     """What operators find out once for the whole graph."""
     block: int = 0
     """Where the node runs for each entry of a queue: the most rows of an entry."""

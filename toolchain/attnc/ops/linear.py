@@ -29,7 +29,7 @@ from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call, Walk, WeightGroups
 from attnc.kernels.design import EngineDesign, LinearNumbers, LookupNumbers, Numbers
 from attnc.kernels.kernel import KernelCall
-from attnc.kernels.linear import LINEAR
+from attnc.kernels.linear import LINEAR, TERNARY_TILES
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.ports import NEXT, SIDES, IntType
 from attnc.kernels.resources import Resources
@@ -38,9 +38,8 @@ from attnc.ops.base import Operator, Widening, product_bits
 from attnc.ops.linear_weights import effective_weight, input_unit, integer_weight, magnitude_bound, weight_format, weight_shape
 from attnc.ops.packing import Coding, Layout, payload
 from attnc.ops.requantize import DSP_PORT, wide_products
+from attnc.weights import WeightFormat
 
-TERNARY_TILES = 3
-"""Tiles of a ternary code in the memory of the dsp engine."""
 LOW_BYTE_OFFSET = 128
 """What a low byte of 16-bit inputs is more than the signed byte that is multiplied."""
 LEAST_ACC = 18
@@ -158,7 +157,9 @@ class Linear(Operator):
         one for each sum, two where the accumulator is wider than the 27-bit port. LUT: about 8 per multiply-add for taking sums of
         4 packed products apart (DSPs add them) and adding those up, a quarter per bit of all sums for choosing the vector that leaves (a
         LUT chooses from 4), 40 per rescaled lane, records, control; inputs of 16 bits: a choice of two per bit of a sum, half a LUT; packed
-        weights: 4 per weight of a tile of all channels (7-input functions for digits to base 3), whose codes are held twice.
+        weights: 4 per weight of a tile of all channels (6 functions of the 5 bits of a ternary code, two to a LUT; or the sign of a number
+        of any width), whose codes are held; where elements of the buffer hold several tiles, one for each bit that is chosen among them and
+        half a one for each other bit of a weight (its own, or the sign of the chosen one).
         FF: each sum twice (growing, and waiting to leave), a third time with scales.
         """
         if kernel.network is not LINEAR:
@@ -177,7 +178,10 @@ class Linear(Operator):
         if scales:
             logic = logic + Resources(lut=2 * sums * acc, ff=sums * acc, dsp=sums * per_sum)
         if kernel.arg("PACKED"):
-            logic = logic + Resources(lut=4 * pe * lanes, ff=2 * kernel.arg("PACKED") * pe * lanes)
+            logic = logic + Resources(lut=4 * pe * lanes, ff=kernel.arg("PACKED") * pe * lanes)
+        chosen = 4 if kernel.arg("HALVES") else 2 if kernel.arg("QUARTERS") else 0
+        if chosen:
+            logic = logic + Resources(lut=pe * lanes * (chosen + (kernel.arg("WT") - chosen) / 2), ff=pe * lanes * kernel.arg("WT"))
         return logic
 
 
@@ -195,9 +199,35 @@ def dsp_layout(node: Node, ctx: Lowering) -> Layout:
     scales = node.params["group_multiplier"].shape[-1] if "group_multiplier" in node.params else 0
     words = weight_words(engine)
     coding: Coding = "ternary" if format_.kind == "ternary" else "bytes" if format_.bits == 8 else "bits"
-    bits, group = (5, TERNARY_TILES) if coding == "ternary" else (format_.bits, 1)
+    bits, group = (5, TERNARY_TILES) if coding == "ternary" else (format_.bits, tiles_together(node, ctx, engine))
     ports = words // engine.design.beat
     return Layout(lanes, pe, 1, coding, bits, group, scales, turns=words, ports=ports, records_last=True, whole=True)
+
+
+def stored_bits(format_: WeightFormat) -> int:
+    """Bits of an element of the engine's buffer that holds weights of a format: 2 for each tile of a ternary unit."""
+    return 2 * TERNARY_TILES if format_.kind == "ternary" else format_.bits
+
+
+def tiles_together(node: Node, ctx: Lowering, engine: EngineDesign[LinearNumbers]) -> int:
+    """Tiles of integers of less than 8 bits that make a unit. The buffer is as wide as the widest elements of the engine: where these have
+    fewer tiles, two of up to 4 bits or four of 2 bits share an element of 8, or two of 2 bits one of 4 to 6."""
+    bits, most = weight_format(node).bits, _most_tiles(ctx, engine.name)
+    widest = max(most, default=bits)
+    if bits > 4 or most.get(bits, 0) <= most.get(widest, 0) or (bits > 2 and widest < 8):
+        return 1
+    return 4 if bits == 2 and widest == 8 else 2 if widest >= 4 else 1
+
+
+def _most_tiles(ctx: Lowering, engine: str) -> dict[int, int]:
+    """Along the reduction axis of the layers that an engine serves, by the bits of an element of its buffer."""
+    if engine not in ctx.memo:
+        found = ctx.memo[engine] = {}
+        for node in (node for node in ctx.graph.nodes if "stored_bias" in node.params and Linear().engine(node) == "dsp"):
+            if ctx.engine(node, LinearNumbers).name == engine:
+                bits = stored_bits(weight_format(node))
+                found[bits] = max(found.get(bits, 0), ctx.tiles(node.inputs[0]))
+    return ctx.memo[engine]
 
 
 def weight_words(engine: EngineDesign[LinearNumbers]) -> int:
@@ -220,7 +250,7 @@ def dsp_calls(node: Node, ctx: Lowering, layout: Layout, weights: Walk) -> list[
     k_tiles, n_tiles = ctx.tiles(x), ctx.tiles(y)
     groups = math.ceil(n_tiles * lanes / pe)
     following = (k_tiles, layout.bits, layout.group, layout.scales)
-    x_bytes = ctx.bytes(x)
+    x_bytes, halves = ctx.bytes(x), layout.group == 2 and layout.bits > 2
     kernel = KernelCall(
         network=LINEAR,
         template_args=(
@@ -231,13 +261,16 @@ def dsp_calls(node: Node, ctx: Lowering, layout: Layout, weights: Walk) -> list[
             ("L", lanes),
             ("PE", pe),
             ("R", engine.numbers.rows_at_once),
-            ("K_TILES_MAX", k_tiles),
+            ("UNITS_MAX", math.ceil(k_tiles / layout.group)),
+            ("STORED", 8 if halves else stored_bits(format_) * (layout.group if layout.coding == "bits" else 1)),
+            ("HALVES", int(halves)),
+            ("QUARTERS", layout.group if layout.group > 1 and not halves else 0),
             ("X_TILES_MAX", k_tiles * x_bytes),
             ("X_BYTES", x_bytes),
             (SIDES, 1),
             ("ROWS_MAX", engine.rows),
             ("SCALES_MAX", layout.scales),
-            ("PACKED", layout.bits if layout.coding != "bytes" else 0),
+            ("PACKED", layout.unit_words),
             ("W_WORDS", layout.turns),
         ),
         engine=engine.name,

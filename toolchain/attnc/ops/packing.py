@@ -8,7 +8,7 @@ Where `turns` words arrive together, records, multipliers and every unit are fil
 several groups share a beat that has room for them. Through several ports parts of a beat come from each: the first parts of all beats of a
 matrix lie first, then the second ones.
   bytes    a signed byte per weight, channel after channel: no units. `turns` channels take turns, word by word.
-  bits     a unit per tile; the code is the weight in two's complement, `bits` words.
+  bits     a unit per 1, 2 or 4 tiles; the code is the weights in two's complement, the first tile's lowest: `bits` words per tile.
   ternary  a unit per 3 or 5 tiles; the code is 1 + w as digits to base 3, 5 or 8 words; the least that suffices for a shorter last one.
   planes   a unit per plane and 4 tiles; the code is a bit of each tile's weight, a word per tile. Highest plane first.
 """
@@ -68,7 +68,7 @@ class Layout:
     @property
     def unit_words(self) -> int:
         """Words of a whole unit."""
-        return {"bytes": 0, "bits": self.bits, "ternary": TERNARY_BITS[min(self.group, 5)], "planes": 4}[self.coding]
+        return {"bytes": 0, "bits": self.bits * self.group, "ternary": TERNARY_BITS[min(self.group, 5)], "planes": 4}[self.coding]
 
     @property
     def octets(self) -> int:
@@ -93,7 +93,7 @@ class Layout:
     def tail_words(self, k_tiles: int) -> int:
         """Words of the last unit along the reduction axis."""
         left = k_tiles - (math.ceil(k_tiles / self.group) - 1) * self.group
-        return {"bytes": 0, "bits": self.bits, "ternary": TERNARY_BITS[left], "planes": left}[self.coding]
+        return {"bytes": 0, "bits": self.bits * left, "ternary": TERNARY_BITS[left], "planes": left}[self.coding]
 
     def total_words(self, n: int, k_tiles: int) -> int:
         """Words of `n` channels."""
@@ -215,7 +215,8 @@ def _codes(layout: Layout, q: Array, blocks: int) -> Array:
             bits = [_bit(planes[0], plane) for plane in reversed(range(layout.bits))]
         units = np.stack([_gather(bit) for bit in bits]).transpose(1, 2, 0, 4, 3, 5, 6)
     else:
-        codes = _ternary(planes[0], k_tiles - (chunks - 1) * layout.group) if layout.coding == "ternary" else planes[0][..., 0, :]
+        ternary = layout.coding == "ternary"
+        codes = _ternary(planes[0], k_tiles - (chunks - 1) * layout.group) if ternary else _fields(planes[0], layout.bits)
         words = [_gather(_bit(codes, i)) for i in range(layout.unit_words)]
         if layout.whole:  # [blocks, steps, chunks, words, octets, lanes]
             return _whole_units(layout, np.stack(words).transpose(1, 2, 4, 0, 3, 5), layout.tail_words(k_tiles))
@@ -265,6 +266,16 @@ def _gather(bits: Array) -> Array:
         np.left_shift(bits[v], bits.dtype.type(v), out=bits[v])
         np.bitwise_or(result, bits[v], out=result)
     return result
+
+
+def _fields(q: Array, bits: int) -> Array:
+    """Codes [..., chunks, lanes] of weights [..., chunks, group, lanes] in two's complement of `bits` bits, the first one lowest. One that
+    is alone keeps what is above its bits."""
+    code: Array = q[..., 0, :]
+    if q.shape[-2] > 1:
+        field = _ones(q) * q.dtype.type((1 << bits) - 1)
+        code = np.bitwise_or.reduce([(q[..., tile, :] & field) << q.dtype.type(bits * tile) for tile in range(q.shape[-2])])
+    return code
 
 
 def _ternary(q: Array, last: int) -> Array:
