@@ -1,8 +1,11 @@
-// Sums of pairs of products against plain multiplication: prints how many were computed and how many differ.
+// Sums of pairs of products against plain multiplication, as many as may be added for a and b of each size: prints how many were computed
+// and how many differ.
 #include "attnc/dsp_pair.hpp"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 
 namespace {
 
@@ -27,7 +30,8 @@ int main() {
       for (int b = -128; b < 128; ++b) {
         const attnc::pair_sum_t one = product(a, b, w);
         check(one, a * w, b * w);
-        check(attnc::pair_sum_t(one * attnc::pair_sum_t(attnc::PAIR_CHAIN)), attnc::PAIR_CHAIN * a * w, attnc::PAIR_CHAIN * b * w);
+        const int size = std::abs(a) > std::abs(b) ? std::abs(a) : std::abs(b), count = attnc::pair_chain(32, size);
+        check(attnc::pair_sum_t(one * attnc::pair_sum_t(count)), count * a * w, count * b * w);
       }
     }
   }
@@ -35,9 +39,11 @@ int main() {
   for (int i = 0; i < 1 << 22; ++i) {
     attnc::pair_sum_t sum = 0;
     int a_sum = 0, b_sum = 0;
-    for (int l = 0; l < attnc::PAIR_CHAIN; ++l) {
+    const int largest = i % 2 == 0 ? 127 : 128;
+    for (int l = 0; l < attnc::pair_chain(16, largest); ++l) {
       state = state * 1664525u + 1013904223u;
-      const int a = std::int8_t(state >> 24), b = std::int8_t(state >> 16), w = std::int8_t(state >> 8);
+      const int a = std::max<int>(std::int8_t(state >> 24), -largest), b = std::max<int>(std::int8_t(state >> 16), -largest);
+      const int w = std::int8_t(state >> 8);
       sum += product(a, b, w);
       a_sum += a * w;
       b_sum += b * w;

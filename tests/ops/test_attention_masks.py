@@ -96,7 +96,7 @@ def test_masked_work_is_not_done(passes: int, tmp_path: Path, monkeypatch: pytes
 def counted(graph: Graph, design: Design, log: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     """Multiply-adds of the scores of one sample."""
     monkeypatch.setenv("ATTNC_COUNT", str(log))
-    old = "dot_pair<ScoreT, XT, XT, L>("
+    old = "dot_pair<ScoreT, XT, XT, L, 128>("
     counter = (
         'struct Count { long n = 0; ~Count() { std::FILE* f = std::fopen(std::getenv("ATTNC_COUNT"), "w"); '
         'std::fprintf(f, "%ld", n); std::fclose(f); } }; static Count count; count.n += 2 * L; '

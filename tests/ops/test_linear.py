@@ -124,7 +124,7 @@ def test_accumulator_width_holds_the_bound() -> None:
     ("old", "new"),
     [
         ("AccT((first ? AccT(0) : part[r][pe]) + AccT(a) *", "AccT(part[r][pe] + AccT(a) *"),
-        ("[block][step][r], even", "[block][step][0], even"),
+        ("[block][step][r], pair", "[block][step][0], pair"),
         ("x_bank = x_left == 0 || x_bank + 1 == R", "x_bank = x_bank + 1 == R"),
         ("row_slots = max_of(products, R * TILES), steps", "row_slots = products, steps"),
     ],

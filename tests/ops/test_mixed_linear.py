@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from attnc.golden import run_golden
@@ -98,4 +97,3 @@ def test_a_planted_bug_is_caught(name: str, old: str, new: str) -> None:
     else:
         expected = run_golden(graph, feeds)
         assert any((found[name] != expected[name]).any() for name in graph.outputs)
-        assert np.array_equal(found["y0"], expected["y0"])

@@ -158,4 +158,4 @@ def test_steps_double_and_nothing_else_grows_for_bytes() -> None:
     assert [call.walks[0].vectors * call.walks[0].bytes for call in calls] == [steps, 2 * steps]
     assert calls[1].macs == calls[0].macs
     merged = build_program(plain([(64, 256, 64, 8, 0), (64, 64, 64, 16, 0)]), Design.of(16, 64, 64), None).engines[0].kernel
-    assert (merged.arg("K_TILES_MAX"), merged.arg("X_TILES_MAX"), merged.arg("X_BYTES")) == (16, 16, 2)
+    assert (merged.arg("UNITS_MAX"), merged.arg("X_TILES_MAX"), merged.arg("X_BYTES")) == (16, 16, 2)

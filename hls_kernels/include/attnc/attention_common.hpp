@@ -123,7 +123,7 @@ template <class ScoreT, class XT, int L, int P> struct QueryProducts<ScoreT, XT,
 #pragma HLS INLINE
     for (int p = 0; p < P; p += 2) {
 #pragma HLS UNROLL
-      dot_pair<ScoreT, XT, XT, L>(k, q[p], q[p + 1], sums[p], sums[p + 1]);
+      dot_pair<ScoreT, XT, XT, L, 128>(k, q[p], q[p + 1], sums[p], sums[p + 1]);
     }
   }
 };

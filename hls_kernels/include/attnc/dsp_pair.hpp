@@ -1,18 +1,23 @@
 #pragma once
 // dsp_pair: two products that share an operand from one multiplication, as a DSP48E2 (27 x 18 bits) does two int8 products at a time.
 //
-// Equation (a * 2^18 + b) * w = a*w * 2^18 + b*w. A sum of up to 4 such products stays as it is, in the adders of the DSPs: its b part
-//          lies in [-2^17, 2^17), so it is the low 18 bits read as signed; where it is negative it has borrowed 1 from the upper part,
-//          which bit 17 gives back.
+// Equation (a * 2^18 + b) * w = a*w * 2^18 + b*w. A sum of such products stays as it is, in the adders of the DSPs, as long as its b part
+//          lies in [-2^17, 2^17): of 4 of any bytes, of 8 where a and b are 127 at most in size, of more where they are smaller. Then it is
+//          the low 18 bits read as signed; where it is negative it has borrowed 1 from the upper part, which bit 17 gives back.
 // Types    a, b, w signed, at most 8 bits: a * 2^18 + b fits 27 bits signed, w the 18-bit port, the sum 36 bits.
-// Exact    for all 2^24 operand triples, alone and four times, and for sums of random ones (tests/ops/test_low_bit_linear.py).
+// Exact    for all 2^24 operand triples, alone and as often as they may be added, and for sums of random ones
+//          (tests/ops/test_low_bit_linear.py).
 // Source   the packing that AMD describes in WP486.
 
 #include "attnc/types.hpp"
 
 namespace attnc {
 
-static const int PAIR_CHAIN = 4;
+// How many products may be added: a power of two, not more than there are. a and b are `largest` at most in size, w has 8 bits.
+constexpr int pair_chain(int products, int largest) {
+  return products == 1 || products * largest * 128 < 1 << 17 ? products : pair_chain(products / 2, largest);
+}
+
 typedef Int<27> packed_pair_t;
 typedef Int<36> pair_sum_t;
 
@@ -39,8 +44,9 @@ inline ProductPair split_pair(pair_sum_t sum) {
   return pair;
 }
 
-// a_sum += x . a and b_sum += x . b. Native simulation multiplies plainly, which vectorises; the results are equal.
-template <class AccT, class XT, class WT, int L>
+// a_sum += x . a and b_sum += x . b, with a and b of LARGEST at most in size. Native simulation multiplies plainly, which vectorises; the
+// results are equal.
+template <class AccT, class XT, class WT, int L, int LARGEST>
 void dot_pair(const Vec<XT, L>& x, const Vec<WT, L>& a, const Vec<WT, L>& b, AccT& a_sum, AccT& b_sum) {
 #pragma HLS INLINE
 #ifdef ATTNC_NATIVE_TYPES
@@ -50,8 +56,8 @@ void dot_pair(const Vec<XT, L>& x, const Vec<WT, L>& a, const Vec<WT, L>& b, Acc
   a_sum += a_dot;
   b_sum += b_dot;
 #else
-  static_assert(width<XT>::value <= 8 && PAIR_CHAIN << 14 < 1 << 17, "dot_pair: sums of products of 8 bits fit 18 bits");
-  static const int CHAIN = L < PAIR_CHAIN ? L : PAIR_CHAIN;
+  static_assert(width<XT>::value <= 8 && LARGEST <= 128, "dot_pair: operands of at most 8 bits");
+  static const int CHAIN = pair_chain(L, LARGEST);
   for (int first = 0; first < L; first += CHAIN) {
 #pragma HLS UNROLL
     pair_sum_t sum = 0;

@@ -2,7 +2,7 @@
 // linear: y = requantize(x . W^T + bias), one shared engine for every matrix of the model.
 //
 // Shapes   x [rows, k_tiles*L], W [n_tiles*L, k_tiles*L], y [rows, n_tiles*L]; every stream in (tile, row) order.
-// Types    XT signed bytes; WT signed, as wide as the widest weights; AccT holds bias plus any sum of products; YT holds [low, high].
+// Types    XT signed bytes; WT signed, as wide as the widest weights, none larger than LARGEST; AccT holds bias plus any sum of products; YT holds [low, high].
 // Inputs   x_bytes = 2: x of 16 bits comes as memory holds it, the word of its low bytes before that of its high bytes. With its highest
 //          bit turned over, a low byte is a signed one less 128, so x = 256 * high + low + 128: two steps per tile on the same
 //          multipliers, the sum of the second times 256. The bias holds 128 * sum of the weights. No hardware for it where X_BYTES = 1.
@@ -142,8 +142,8 @@ template <int L, int W> Word<L> word_at(const Word<W * L>& words, int part) {
   return word;
 }
 
-template <class XT, class WT, class AccT, int L, int PE, int R, int UNITS_MAX, int STORED, int HALVES, int QUARTERS, int X_TILES_MAX,
-          int X_BYTES, int X_SIDES, int ROWS_MAX, int SCALES_MAX, int PACKED, int W_WORDS, int SUMS>
+template <class XT, class WT, class AccT, int L, int PE, int R, int UNITS_MAX, int STORED, int HALVES, int QUARTERS, int LARGEST,
+          int X_TILES_MAX, int X_BYTES, int X_SIDES, int ROWS_MAX, int SCALES_MAX, int PACKED, int W_WORDS, int SUMS>
 void linear_accumulate(hls::stream<Vec<XT, L>>& x, hls::stream<Word<W_WORDS * L>>& w, hls::stream<Word<W_WORDS * L>>& records,
                        hls::stream<Vec<AccT, L>>& sums, LinearCall call) {
   static_assert(PE % L == 0 && PE % 2 == 0, "linear: PE must be an even multiple of the number of lanes L");
@@ -355,7 +355,7 @@ PHASES:
           for (int r = 0; r < R; ++r) {
 #pragma HLS UNROLL
             dot_t a = 0, b = 0;
-            dot_pair<dot_t, XT, WT, L>(x_buffer[X_SIDES > 1 ? call.side : 0][block][step][r], pair[0], pair[1], a, b);
+            dot_pair<dot_t, XT, WT, L, LARGEST>(x_buffer[X_SIDES > 1 ? call.side : 0][block][step][r], pair[0], pair[1], a, b);
             part[r][pe] = AccT((first ? AccT(0) : part[r][pe]) + AccT(a) * AccT(high ? 256 : 1));
             part[r][pe + 1] = AccT((first ? AccT(0) : part[r][pe + 1]) + AccT(b) * AccT(high ? 256 : 1));
           }
@@ -426,6 +426,7 @@ template <class AccT, class YT, int L, int PE, int WIDTH, int ROWS_MAX, int STEP
 void linear_rescale(hls::stream<Word<BYTES>>& records, hls::stream<Vec<AccT, WIDTH>>& sums, hls::stream<Vec<YT, L>>& y, Call call) {
   static_assert(width<YT>::value >= 16, "linear: outputs have at least 16 bits");
   static_assert(PE % L == 0 && WIDTH % L == 0, "linear: channels that come together must be whole vectors");
+  static_assert(8 * L % BYTES == 0, "linear: the records of a vector must fill whole words");
   static const int TILES = PE / L, PARTS = WIDTH / L, RECORD_SLOTS = PE * 8 / BYTES;
   static const bool DIRECT = STEPS_MAX * TILES == 1;
   static Vec<YT, L> y_buffer[2][STEPS_MAX * TILES][ROWS_MAX];
@@ -433,14 +434,17 @@ void linear_rescale(hls::stream<Word<BYTES>>& records, hls::stream<Vec<AccT, WID
 #ifdef ATTNC_LINEAR_Y_BUFFER
   ATTNC_BIND(y_buffer, ATTNC_LINEAR_Y_BUFFER)
 #endif
-  UInt<8> bytes[STEPS_MAX][PE * 8];
-#pragma HLS ARRAY_PARTITION variable = bytes dim = 2 complete
+  // Records of the block: those of a tile lie in BANKS words, side by side.
+  static const int BANKS = 8 * L / BYTES;
+  Word<BYTES> kept[BANKS][STEPS_MAX * TILES];
+#pragma HLS AGGREGATE variable = kept
+#pragma HLS ARRAY_PARTITION variable = kept dim = 1 complete
   const int steps = steps_of(call);
   int steps_left = call.all_steps, block_steps = steps < steps_left ? steps : steps_left;
   // The outputs of a block need as many cycles as its sums: once the first block is there, a vector leaves per cycle.
   const int trips = call.all_steps * RECORD_SLOTS + call.outputs + (DIRECT ? 0 : call.block_sums + SETTLE);
   int records_left = block_steps * RECORD_SLOTS, sums_left = call.block_sums, y_left = call.outputs;
-  int record_at = 0, record_step = 0, step = 0, tile = 0, part = 0, in_block = 0, row = 0;
+  int record_bank = 0, record_tile = 0, step = 0, tile = 0, part = 0, in_block = 0, row = 0;
   int ahead = 0, settle = 0, fill = 0, use = 0, out_tile = 0, out_row = 0;
   Vec<AccT, WIDTH> sum = Vec<AccT, WIDTH>();
   ATTNC_LOOP(RESCALE)
@@ -452,12 +456,12 @@ RESCALE:
     ATTNC_TICK(RESCALE)
     if (records_left > 0) {
       const Word<BYTES> word = records.read();
-      for (int b = 0; b < PE * 8; ++b) {
+      for (int bank = 0; bank < BANKS; ++bank) {
 #pragma HLS UNROLL
-        if (b / BYTES == record_at) bytes[record_step][b] = word.v[b % BYTES];
+        if (bank == record_bank) kept[bank][record_tile] = word;
       }
-      record_at = record_at + 1 == RECORD_SLOTS ? 0 : record_at + 1;
-      record_step = record_at == 0 ? record_step + 1 : record_step;
+      record_bank = record_bank + 1 == BANKS ? 0 : record_bank + 1;
+      record_tile = record_bank == 0 ? record_tile + 1 : record_tile;
       --records_left;
     } else {
       // Block after block of outputs, those of one that is whole.
@@ -475,14 +479,15 @@ RESCALE:
       settle = settle > 0 ? settle - 1 : 0;
       if (sums_left > 0) {
         if (part == 0) sum = sums.read();
+        UInt<8> bytes[8 * L];
+        for (int b = 0; b < 8 * L; ++b) {
+#pragma HLS UNROLL
+          bytes[b] = kept[b / BYTES][in_block].v[b % BYTES];
+        }
         Vec<YT, L> out;
         for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-          LinearRecord record = LinearRecord();
-          for (int t = 0; t < TILES; ++t) {
-#pragma HLS UNROLL
-            if (t == tile) record = linear_record(&bytes[step][8 * (t * L + l)]);
-          }
+          const LinearRecord record = linear_record(&bytes[8 * l]);
           AccT biased = record.bias;
           for (int q = 0; q < PARTS; ++q) {
 #pragma HLS UNROLL
@@ -504,7 +509,7 @@ RESCALE:
           ++row;
         }
         if (--sums_left == 0) {
-          row = record_step = 0;
+          row = record_tile = 0;
           fill = 1 - fill;
           ++ahead;
           steps_left -= block_steps;

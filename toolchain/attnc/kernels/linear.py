@@ -91,8 +91,8 @@ _RESCALE = READ + ADD + REQUANTIZE + WRITE
 ACCUMULATE = Process(
     function="linear_accumulate",
     template=(
-        *("XT", "WT", "AccT", "L", "PE", "R", "UNITS_MAX", "STORED", "HALVES", "QUARTERS", "X_TILES_MAX", "X_BYTES", SIDES, "ROWS_MAX"),
-        *("SCALES_MAX", "PACKED", "W_WORDS", "held_sums"),
+        *("XT", "WT", "AccT", "L", "PE", "R", "UNITS_MAX", "STORED", "HALVES", "QUARTERS", "LARGEST", "X_TILES_MAX", "X_BYTES"),
+        *(SIDES, "ROWS_MAX", "SCALES_MAX", "PACKED", "W_WORDS", "held_sums"),
     ),
     reads=("x", "w"),
     writes=("records", "sums"),
@@ -167,7 +167,7 @@ def rescaling(
                 lambda n: ACTIVATION_BITS * n.L,
                 placed=placed,
             ),
-            Buffer("bytes", lambda n: int(most(n) > 1) * most(n), lambda n: 8 * RECORD_BYTES * getattr(n, channels), static=False),
+            Buffer("kept", lambda n: most(n) * tiles(n), lambda n: 8 * bytes_(n), lambda n: RECORD_BYTES * n.L // bytes_(n), static=False),
         ),
         first=lambda n: max(records(n) * min(per_block(n), n.all_steps) + whole(n), arriving(n)) + _RESCALE,
         rest=lambda n: _RESCALE + whole(n),

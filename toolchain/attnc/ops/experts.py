@@ -81,7 +81,7 @@ class Experts(Operator):
             LINEAR.quantize(layer, inputs[:1], output)
         node.params = {name: np.stack([layer.params[name] for layer in layers]) for name in layers[0].params}
         node.attrs["engine"], node.attrs["input_bytes"] = "dsp", layers[0].attrs["input_bytes"]
-        for name in ("acc_bits", "weight_magnitude"):
+        for name in ("acc_bits", "weight_magnitude", "largest_weight"):
             node.attrs[name] = max(layer.attrs[name] for layer in layers)
 
     def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:

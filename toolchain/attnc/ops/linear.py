@@ -106,6 +106,7 @@ class Linear(Operator):
             node.params["group_multiplier"] = factors
         node.attrs["acc_bits"] = check_bits(max(bits_for(bound), LEAST_ACC), f"node {node.name!r}: accumulator", ACC_LIMIT)
         node.attrs["input_bytes"] = 2 if x.bits > 8 else 1
+        node.attrs["largest_weight"] = max(weight.format.limit, -int(weight.q.min(initial=0)))
         node.attrs["weight_magnitude"] = int(np.abs(whole.astype(np.int32)).max(initial=1))
         if max(np.abs(bias).max(initial=0), np.abs(stored).max(initial=0)) >= 1 << 31:
             raise GraphError(f"node {node.name!r}: a bias needs more than 32 bits")
@@ -154,22 +155,24 @@ class Linear(Operator):
         """Estimate, derived from the structure of the kernel and not from a synthesis run.
 
         DSP: two int8 multiply-adds that share an operand per DSP48E2 (WP486), `wide_product` per rescaled lane; with scales per group
-        one for each sum, two where the accumulator is wider than the 27-bit port. LUT: about 8 per multiply-add for taking sums of
-        4 packed products apart (DSPs add them) and adding those up, a quarter per bit of all sums for choosing the vector that leaves (a
-        LUT chooses from 4), 40 per rescaled lane, records, control; inputs of 16 bits: a choice of two per bit of a sum, half a LUT; packed
-        weights: 4 per weight of a tile of all channels (6 functions of the 5 bits of a ternary code, two to a LUT; or the sign of a number
-        of any width), whose codes are held; where elements of the buffer hold several tiles, one for each bit that is chosen among them and
-        half a one for each other bit of a weight (its own, or the sign of the chosen one).
+        one for each sum, two where the accumulator is wider than the 27-bit port. LUT: of each pair of sums the adders that take the packed
+        sum of a chain of DSPs apart (18 bits) and that add up those of several chains (19 bits, two each), and the accumulators; a quarter
+        per bit of all sums for choosing the vector that leaves (a LUT chooses from 4), 40 per rescaled lane, control; inputs of 16 bits: a
+        choice of two per bit of a sum, half a LUT; packed weights: 4 per weight of a tile of all channels (6 functions of the 5 bits of a
+        ternary code, two to a LUT; or the sign of a number of any width), whose codes are held; where elements of the buffer hold several
+        tiles, one for each bit that is chosen among them and half a one for each other bit of a weight (its own, or the sign of the chosen
+        one).
         FF: each sum twice (growing, and waiting to leave), a third time with scales.
         """
         if kernel.network is not LINEAR:
             return lookup.logic(kernel)
         lanes, pe, acc = (kernel.arg(name) for name in ("L", "PE", "AccT"))
         at_once, scales = kernel.arg("R"), kernel.arg("SCALES_MAX")
+        chains = lanes // pair_chain(lanes, kernel.arg("LARGEST"))
         macs, sums, per_sum = lanes * pe * at_once, pe * at_once, 1 if acc <= DSP_PORT else 2
         logic = Resources(
-            lut=8 * macs + sums * acc / 4 + 80 * lanes + 56 * pe + 1500,
-            ff=10 * macs + 2 * sums * acc + 80 * lanes + 56 * pe + 2000,
+            lut=sums / 2 * (18 * chains + 38 * (chains - 1) + 2 * acc) + sums * acc / 4 + 80 * lanes + 1500,
+            ff=10 * macs + 2 * sums * acc + 80 * lanes + 2000,
             dsp=math.ceil(macs / 2),
         )
         logic = logic + wide_products(acc, lanes)
@@ -202,6 +205,11 @@ def dsp_layout(node: Node, ctx: Lowering) -> Layout:
     bits, group = (5, TERNARY_TILES) if coding == "ternary" else (format_.bits, tiles_together(node, ctx, engine))
     ports = words // engine.design.beat
     return Layout(lanes, pe, 1, coding, bits, group, scales, turns=words, ports=ports, records_last=True, whole=True)
+
+
+def pair_chain(products: int, largest: int) -> int:
+    """Packed products that the adders of DSPs add up before the sum is taken apart, as in dsp_pair.hpp."""
+    return products if products == 1 or products * largest * 128 < 1 << 17 else pair_chain(products // 2, largest)
 
 
 def stored_bits(format_: WeightFormat) -> int:
@@ -265,6 +273,7 @@ def dsp_calls(node: Node, ctx: Lowering, layout: Layout, weights: Walk) -> list[
             ("STORED", 8 if halves else stored_bits(format_) * (layout.group if layout.coding == "bits" else 1)),
             ("HALVES", int(halves)),
             ("QUARTERS", layout.group if layout.group > 1 and not halves else 0),
+            ("LARGEST", node.attrs["largest_weight"]),
             ("X_TILES_MAX", k_tiles * x_bytes),
             ("X_BYTES", x_bytes),
             (SIDES, 1),
