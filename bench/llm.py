@@ -4,9 +4,10 @@
     python bench/llm.py --rows bitnet_073b:int8:kv260 --json    # these rows of them
 
 Every layer of a decoder runs the same instructions on other weights, so its cycles are those of any other. Each row compiles the model
-with one layer at full width, and its whole head, for its board; the emitted C++ runs in time, and must equal golden. Then with two layers
-and the design of the first: what these take more is a layer. A model of n layers takes that n - 1 times, and the first: simulated are a
-block of 64 tokens at position 0, and a token at 64, at 256 and at 511. Weights are random (`models/decoder_shapes.py`), caches have 8 bits.
+with two layers at full width, and its whole head, for its board; the emitted C++ runs in time, and must equal golden. Then with one layer
+and the same design: what two take more is a layer. (The last layer makes only keys and values of a prompt, so the design is searched with
+two.) A model of n layers takes that n - 1 times, and the single one: simulated are a block of 64 tokens at position 0, and a token at 64,
+at 256 and at 511. Weights are random (`models/decoder_shapes.py`), caches have 8 bits.
 
 Figures of others are measurements by them. Some minutes and a few GiB for each row.
 """
@@ -133,10 +134,10 @@ def cycles_of(report: dict[str, Any]) -> dict[str, dict[tuple[str, int], int]]:
 
 def measured(row: Row, folder: Path, progress: Progress) -> dict[str, Any]:
     """Of one row: cycles of the whole, what the board could at best, resources."""
-    progress.stage(f"{row.name}: one layer")
-    first = compiled(row, 1, folder, None)
     progress.stage(f"{row.name}: two layers")
-    one, two = load_report(first), load_report(compiled(row, 2, folder, first / "schedule.yaml"))
+    whole = compiled(row, 2, folder, None)
+    progress.stage(f"{row.name}: one layer")
+    one, two = load_report(compiled(row, 1, folder, whole / "schedule.yaml")), load_report(whole)
     layers, clock = SHAPES[row.shape].layers, one["target"]["clock_mhz"]
     single, double = cycles_of(one), cycles_of(two)
     cycles = {
@@ -152,7 +153,7 @@ def measured(row: Row, folder: Path, progress: Progress) -> dict[str, Any]:
         **asdict(row),
         "layers": layers,
         "clock_mhz": clock,
-        "design": one["design"],
+        "design": two["design"],
         "bit_exact": all(report["simulation"][style]["bit_exact"] for report in (one, two) for style in STYLES),
         "cycles": cycles,
         "decode_per_second": {str(at): round(1e6 * clock / cycles[f"decode_{at}"], 2) for at in (BLOCK, MIDDLE, LAST)},
@@ -160,7 +161,7 @@ def measured(row: Row, folder: Path, progress: Progress) -> dict[str, Any]:
         "first_token_s": round(first_token / clock / 1e6, 4),
         "weight_bytes": read,
         "weights_roof_per_second": round(BOARDS[row.board].ddr_gb_s * 1e9 * DDR_EFFICIENCY / read, 2),
-        "resources": {kind: one["estimate"]["resources"][kind] for kind in KINDS},
+        "resources": {kind: two["estimate"]["resources"][kind] for kind in KINDS},
     }
 
 

@@ -18,9 +18,12 @@ from attnc.golden import run_golden
 from attnc.ir import GraphError
 from attnc.kernels.design import Design
 from attnc.ops import verify
+from attnc.schedule.cost import estimate
+from attnc.schedule.devices import BOARDS
 from attnc.schedule.engine import Instruction
 from attnc.schedule.patches import Patch, patches
-from attnc.schedule.program import Program, build_program
+from attnc.schedule.program import Program, Programs, build_program
+from attnc.schedule.registers import usual_use
 from attnc.sim.backend import CosimBackend
 from attnc.verify import golden_backend
 from attnc_host import Accelerator, AcceleratorError, InputError
@@ -144,6 +147,16 @@ def test_patches_make_the_program_of_any_position(program: Program) -> None:
                 row[patch.place] += patch.slope * (position, session)[patch.register]
         np.testing.assert_array_equal(patched, expected)
     assert {patch.register for found in program.patches for patch in found} == {0, 1}
+
+
+def test_a_search_counts_a_prompt_and_an_answer(decoder: Decoder, program: Program) -> None:
+    """Blocks from the start, and a block's tokens behind them: not where an entry takes longest, at its last position."""
+    assert usual_use({PREFILL: 448, DECODE: 511}) == {PREFILL: (96, 4), DECODE: (288, 64)}
+    assert usual_use(program.last) == {PREFILL: (2, 4), DECODE: (10, BLOCK)} and usual_use({}) == {}
+    used, last = (estimate(one, BOARDS["kv260"], 250) for one in (program.in_use, program))
+    assert used.entries == estimate(program.at({PREFILL: 2, DECODE: 10}), BOARDS["kv260"], 250).entries
+    assert used.served == 4 * used.entries[PREFILL] + BLOCK * used.entries[DECODE] <= last.served
+    assert 0 < Programs(decoder.model.graph).least_cycles(program.design) <= used.served
 
 
 def test_an_integer_that_does_not_follow_is_seen(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from attnc.schedule.engine import Engine, Slot
 from attnc.schedule.fifos import usual_fifos
 from attnc.schedule.placement import Buffer, collect, place, scaled
 from attnc.schedule.program import Program
+from attnc.schedule.registers import usual_use
 
 DDR_EFFICIENCY = 0.85
 """Share of the peak rate that long bursts reach; 0.85 to 0.94 have been measured."""
@@ -57,7 +58,8 @@ class Estimate:
     entries: Mapping[str, int]
     """Cycles of each entry of the program."""
     served: int
-    """Cycles of a sample; of a decoder those of a prompt of some blocks, and of decoding a block's tokens: what a search makes small."""
+    """Cycles of a sample; of a decoder those of a prompt of some blocks, and of decoding a block's tokens, each at the position that the
+    program is stated for: what a search makes small, of a program `in_use`."""
 
     @property
     def cycles(self) -> int:
@@ -181,21 +183,9 @@ def estimate(
     macs = sum(slot.macs_per_cycle for engine in program.engines for slot in engine.slots)
     calls = folded(program, calls)
     entries = _entry_cycles(program, calls)
-    served = sum(cycles * _times(program, entry) for entry, cycles in entries.items())
+    use = usual_use(program.last)
+    served = sum(cycles * (use[entry][1] if entry in use else 1) for entry, cycles in entries.items())
     return Estimate(tuple(calls), total, clock_mhz, engines, tuple(buffers), kinds, tags, words_per_cycle, macs, entries, served)
-
-
-PROMPT = 4
-"""Blocks of a prompt for which a search counts the tokens of one that are decoded: prompts are longer than answers, as a rule."""
-
-
-def _times(program: Program, entry: str) -> int:
-    """How often an entry of a program runs for PROMPT blocks that are read, and the tokens of one that are decoded."""
-    if entry not in program.last:
-        return 1
-    length = max(program.last.values()) + 1  # the entry of one token goes furthest
-    block, tokens = length - min(program.last.values()), length - program.last[entry]
-    return PROMPT if tokens == block else block // tokens
 
 
 def _entry_cycles(program: Program, calls: Sequence[CallCost]) -> dict[str, int]:

@@ -227,7 +227,7 @@ def _tried(programs: Programs, board: Board, clock_mhz: float, objective: Object
     taken = program_resources(program, board)
     if overrun(taken[0], board) is not None:
         return None
-    return _rank(objective, estimate(program, board, clock_mhz, taken=taken), board, design)
+    return _rank(objective, estimate(program.in_use, board, clock_mhz, taken=taken), board, design)
 
 
 def _rank(objective: Objective, cost: Estimate, board: Board, design: Design) -> Rank:
@@ -250,7 +250,7 @@ def _search(
         taken = program_resources(program, board)
         over = overrun(taken[0], board)
         if over is None:
-            fitting.append((design, estimate(program, board, clock_mhz, taken=taken)))
+            fitting.append((design, estimate(program.in_use, board, clock_mhz, taken=taken)))
             fits[size].add(design.rows)
             continue
         ratio = by_class(taken[0])[over] / max(board.limits[over], 1e-9)
@@ -270,7 +270,7 @@ def _with_queries(
         key = start.rows, start.lookup.depth
         if key not in saved:
             most = start.having(queries=QUERY_CHOICES[-1])
-            saved[key] = first.served - estimate(programs.build(most), board, clock_mhz).served
+            saved[key] = first.served - estimate(programs.build(most).in_use, board, clock_mhz).served
         if len(found) == FEW and objective in BY_CYCLES and first.served - saved[key] > found[-1][0][0]:
             continue
         best: Ranked | None = None
@@ -281,7 +281,7 @@ def _with_queries(
                 taken = program_resources(program, board)
                 if overrun(taken[0], board) is not None:
                     break
-                cost = estimate(program, board, clock_mhz, taken=taken)
+                cost = estimate(program.in_use, board, clock_mhz, taken=taken)
             rank = _rank(objective, cost, board, design)
             if best is None or rank < best[0]:
                 best = rank, design

@@ -67,7 +67,7 @@ def choose_engines(graph: Graph, board: Board, clock_mhz: float, objective: Obje
         except FitError as error:
             misfit, tried[kind] = error, {"misfit": str(error)}
             continue
-        cost = estimate(Programs(graph).build(design), board, clock_mhz, settled=True)
+        cost = estimate(Programs(graph).build(design).in_use, board, clock_mhz, settled=True)
         score = SCORES[objective](cost, board, design.lanes), cost.resources.lut
         tried[kind] = {"cycles": cost.cycles, **{name: math.ceil(used) for name, used in cost.used().items()}}
         if best is None or score < best[0]:

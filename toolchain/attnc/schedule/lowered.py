@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import fields, replace
 
 from attnc.ir import Graph, Node
@@ -91,13 +91,14 @@ def regions(graph: Graph, design: Design) -> tuple[dict[str, int], dict[str, int
     return words, offsets
 
 
-def least_cycles(lowered: Sequence[Link]) -> int:
-    """No program of these nodes is estimated to take fewer cycles. What multiplies is on one engine for each kernel, its runs follow each
-    other, and each does all its multiply-adds and brings all its words, since kernels keep none for others."""
+def least_cycles(lowered: Sequence[Link], use: Mapping[str, tuple[Mapping[str, int], int]]) -> int:
+    """No program of these nodes is estimated to take fewer cycles, where its entries run so often, with so much more in their registers.
+    What multiplies is on one engine for each kernel, its runs follow each other, and each does all its multiply-adds and brings all its
+    words, since kernels keep none for others."""
     found: Counter[Key] = Counter()
     for link in (link for link in lowered if link.heavy):
-        rate = operator(link.node).macs_per_cycle(link.calls[0].kernel)
-        for call in link.calls:
+        rate, (more, times) = operator(link.node).macs_per_cycle(link.calls[0].kernel), use.get(link.node.entry, ({}, 1))
+        for call in (call.at(more) for call in link.calls) if more else link.calls:
             words = [walk.vectors // port.beat for port, walk in zip(call.kernel.ports, call.walks, strict=True) if port.kind == "words"]
-            found[link.key] += max(call.macs // rate if rate else 0, *words, 0)
+            found[link.key] += times * max(call.macs // rate if rate else 0, *words, 0)
     return max(found.values(), default=0)

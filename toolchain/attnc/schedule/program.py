@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnc.ir import Graph
-from attnc.kernels.call import POSITION, REGISTERS, SESSION, Call, Derived
+from attnc.kernels.call import Call, Derived
 from attnc.kernels.design import Design
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.ports import SIDES
@@ -24,7 +24,7 @@ from attnc.schedule.memory import MemoryMap, WeightMemory, aligned, plan_memory,
 from attnc.schedule.patches import PATCH_SHIFT, Fetch, Patch, Stated, integers, patches
 from attnc.schedule.prefetch import prefetch, weights_ahead
 from attnc.schedule.queues import Queue, Routing, openings, queues, rows_of_experts, unrolled
-from attnc.schedule.registers import registers_of
+from attnc.schedule.registers import more_in_use, registers_at, registers_of, usual_use
 from attnc.schedule.sharing import Operand, share
 from attnc.schedule.sized import sized
 from attnc.schedule.steps import Task, form_steps, tracks
@@ -139,12 +139,12 @@ class Program:
 
     def at(self, positions: Mapping[str, int], session: int = 0) -> Program:
         """The same with instructions stated for other positions, by entry, and a session."""
+        return self.holding({entry: registers_at(position, session, self.derived) for entry, position in positions.items()})
 
-        def holds(position: int) -> dict[str, int]:
-            given = {**dict.fromkeys(REGISTERS, 0), POSITION: position, SESSION: session}
-            return given | {each.name: each.at(position) for each in self.derived}
-
-        return self.holding({entry: holds(position) for entry, position in positions.items()})
+    @property
+    def in_use(self) -> Program:
+        """The same with instructions stated for the positions at which a search counts the entries of a decoder."""
+        return self.at({entry: position for entry, (position, _) in usual_use(self.last).items()}) if self.last else self
 
     def holding(self, registers: Mapping[str, Mapping[str, int]]) -> Program:
         """The same with instructions stated for other registers, by entry."""
@@ -240,7 +240,7 @@ class Programs:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self._calls = Calls(graph)
+        self._calls, self._use = Calls(graph), more_in_use(graph)
         self.queued = rows_of_experts(graph)
         """Rows of an expert where all have about the same; 0 where there are none."""
         self._patches: dict[int, int] = {}
@@ -254,7 +254,7 @@ class Programs:
 
     def least_cycles(self, design: Design) -> int:
         """No estimate of its program is lower; quickly found."""
-        return least_cycles(self._calls.lower(design)[2])
+        return least_cycles(self._calls.lower(design)[2], self._use)
 
 
 def _program(

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from attnc.ir import Graph
-from attnc.kernels.call import POSITION, REGISTERS, Derived, filled_to, place_in
+from attnc.kernels.call import POSITION, REGISTERS, SESSION, Derived, filled_to, place_in
+
+PROMPT = 4
+"""Blocks of a prompt for which a search counts the tokens of one that are decoded: prompts are longer than answers, as a rule."""
 
 
 def registers_of(graph: Graph) -> tuple[dict[str, int], tuple[Derived, ...], dict[str, dict[str, int]]]:
@@ -18,3 +23,34 @@ def registers_of(graph: Graph) -> tuple[dict[str, int], tuple[Derived, ...], dic
         given = {**dict.fromkeys(REGISTERS, 0), POSITION: last[entry]}
         stated[entry] = given | {each.name: each.modulus - count for each in places} | {each.name: each.limit for each in fills}
     return last, (*places, *fills), stated
+
+
+def registers_at(position: int, session: int, derived: Sequence[Derived]) -> dict[str, int]:
+    """All registers of a run at a position in a session."""
+    given = {**dict.fromkeys(REGISTERS, 0), POSITION: position, SESSION: session}
+    return given | {each.name: each.at(position) for each in derived}
+
+
+def usual_use(last: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """Of entries with these last positions: the middle of the positions at which they run, and how often they do, where a prompt of PROMPT
+    blocks, or of what leaves room for one, is read from the start and the tokens of a block are decoded behind it."""
+    if not last:
+        return {}
+    length = max(last.values()) + 1  # the entry of one token goes furthest
+    block = length - min(last.values())
+    read = min(PROMPT, max(length // block - 1, 1)) * block
+    found = {}
+    for entry, at in last.items():
+        tokens = length - at
+        found[entry] = ((read - block) // 2, PROMPT) if tokens == block else (min(read + block // 2, at), block // tokens)
+    return found
+
+
+def more_in_use(graph: Graph) -> dict[str, tuple[dict[str, int], int]]:
+    """Of the entries of a graph with caches: what registers hold more than calls are stated for where `usual_use` has them, and how often
+    they run."""
+    last, derived, stated = registers_of(graph)
+    found = {}
+    for entry, (position, times) in usual_use(last).items():
+        found[entry] = {name: number - stated[entry][name] for name, number in registers_at(position, 0, derived).items()}, times
+    return found
