@@ -13,6 +13,8 @@ SETTLE = 4
 
 TERNARY_TILES = 3
 """Tiles of a ternary code in memory, and of an element of w_buffer."""
+_PRODUCT = BRAM + MULTIPLY + TREE + ADD + WRITE
+_RESCALE = READ + ADD + REQUANTIZE + WRITE
 
 
 def ternary_bits(tiles: int) -> int:
@@ -80,13 +82,13 @@ def _first_records(n: Names) -> int:
 
 
 def _behind_weights(n: Names) -> int:
-    """Cycles from the last word to the end: with those of the last group sums are made, while those of the next run come; then the
-    last sums leave, as ever, and where outputs of several tiles are put in order, these behind the last sum."""
+    """Cycles from the last word to the end: with those of the last group sums are made, while those of the next run come; when the last
+    product has left its pipeline the last sums leave theirs, and where outputs of several tiles are put in order, these behind the last
+    one."""
     meanwhile = n.records + n.next_weights if n.next_k_tiles else 0
-    return max(n.steps - meanwhile, 0) + n.R * n.tiles + (n.block_sums + SETTLE if n.tiles > 1 else 0)
+    rescaled = n.block_sums + SETTLE if n.tiles > 1 else 0
+    return max(n.steps - meanwhile, 0) + _PRODUCT + n.R * n.tiles + _RESCALE + rescaled
 
-
-_RESCALE = READ + ADD + REQUANTIZE + WRITE
 
 ACCUMULATE = Process(
     function="linear_accumulate",
@@ -99,7 +101,7 @@ ACCUMULATE = Process(
     loops=(
         Loop(
             "MULTIPLY",
-            BRAM + MULTIPLY + TREE + ADD + WRITE,
+            _PRODUCT,
             runs=lambda n: _groups(n) if n.fill_first else (),
             late=lambda n: _last_sums(n) if n.fill_first else (*_groups(n), *_last_sums(n)),
             going_on=lambda n: n.computing if n.fill_first else 0,

@@ -23,9 +23,10 @@ from attnc.schedule.devices import Board
 from attnc.schedule.engine import Instruction
 from attnc.schedule.patches import Fetch
 from attnc.schedule.program import Program
+from attnc.schedule.turns import ALONE, Beside, Passed, direction
 from attnc.schedule.wiring import Part as Row
 from attnc.schedule.wiring import Step, changes, nearly, wire
-from attnc.schedule.work import ALONE, Beside, Part, Work, direction, side_by_side, through
+from attnc.schedule.work import Part, Work, side_by_side, through
 
 CALL_OVERHEAD = 10
 """Entering and leaving three dataflow regions, one in the other, a cycle each, and asking for the first word."""
@@ -82,12 +83,11 @@ def _rows(program: Program, steps: Sequence[tuple[Work, ...]]) -> list[Step]:
     """What the steps move."""
 
     def part(one: Part, beside: Beside) -> Row:
-        opens, beside = one.opens(program.bundles), one.with_asked(program.bundles, beside)
-        slowest = max(one.all_busy(program.bundles, ALONE).values(), default=0) - max(opens.values(), default=0)
-        moved = {channel: sum(cycles for _, cycles in streams) for channel, streams in one.passing(program.bundles).items()}
-        own, late = max(moved.values(), default=0), max(opens.values(), default=0)
-        others = {channel: beside.meanwhile(channel, slowest, own) for channel in {**beside.share, **beside.eager} if moved}
-        begin = {bundle: beside.meanwhile((bundle, False), late, late) for bundle, write in others if opens and not write}
+        opens, moved, beside = one.opens(program.bundles), one.passing(program.bundles), one.with_asked(program.bundles, beside)
+        late, own = (Passed(*map(max, zip(*found.values(), strict=True))) if found else Passed() for found in (opens, moved))
+        slowest = max(one.all_busy(program.bundles, ALONE).values(), default=0) - late.cycles
+        others = {channel: beside.meanwhile(channel, slowest, own.turns) for channel in {**beside.share, **beside.eager} if moved}
+        begin = {bundle: beside.meanwhile((bundle, False), *late) for bundle, write in others if opens and not write}
         return slowest, _together(moved, others), _together(opens, begin)
 
     def row(step: Sequence[Work]) -> Step:
@@ -125,8 +125,8 @@ def rewired(
     return {bundle: tags[place] for bundle, place in zip(bundles, best, strict=True)} if least < (1 - WORTHWHILE) * first else ports
 
 
-def _together(own: Mapping[Key, int], others: Mapping[Key, int]) -> tuple[tuple[Key, int], ...]:
-    return tuple((key, own.get(key, 0) + others.get(key, 0)) for key in {**own, **others})
+def _together(own: Mapping[Key, Passed], others: Mapping[Key, int]) -> tuple[tuple[Key, int], ...]:
+    return tuple((key, own.get(key, Passed()).cycles + others.get(key, 0)) for key in {**own, **others})
 
 
 def call_cost(instruction: Instruction, ports: Mapping[str, str], words_per_cycle: float, fetch: Fetch) -> CallCost:
@@ -139,29 +139,37 @@ def _work_cost(work: Work, beside: Beside, ports: Mapping[str, str], words_per_c
     """Of each of its parts the slowest process, stream or port, or the DDR in all, plus start-up."""
     instruction, engine = work.instruction, work.instruction.engine
     besides = [beside, *[beside.later()] * (len(work.parts) - 1)]
-    found, left = list[dict[str, int]](), dict[str, int]()
+    found, left, served = list[dict[str, int]](), dict[str, int](), words_per_cycle / engine.beat
     for part, one in zip(work.parts, besides, strict=True):
-        here = part.all_busy(ports, one, left)
-        left = part.left(ports, max(here.values(), default=0))
+        here = part.all_busy(ports, one, served, left)
+        left = part.left(ports, one, served, max(here.values(), default=0))
         found += [here] if here else []
     busy: dict[str, int] = {}
     for name, cycles in (item for part in found for item in part.items()):
         busy[name] = busy.get(name, 0) + cycles
     words = sum(walk.words for walk in map(instruction.walk, engine.streams))
     busy["ddr"] = math.ceil(words / words_per_cycle)
-    slowest = [max(part, key=lambda name: part[name]) for part in found]
-    longest = max(zip(found, slowest, strict=True), key=lambda entry: entry[0][entry[1]])[1]
-    total = sum(part[name] for part, name in zip(found, slowest, strict=True))
-    bound, total = ("ddr", busy["ddr"]) if busy["ddr"] > total else (longest, total)
     depths = [call.depth for _, call in instruction.active]
     processes = {name for _, call in instruction.active for name in (*call.cycles, *call.held)}
+    slowest = [max(part, key=lambda name: part[name]) for part in found]
     own = max(depths, default=0) if processes & {*slowest} else 0  # among the cycles of the slowest
+    # What does not bind alone does where a vector has to go through the kernel behind it.
+    moving = [max((name for name in part if name not in processes), key=lambda name: part[name], default="") for part in found]
+    if own and all(moving) and _total(found, moving) > _total(found, slowest) - own:
+        slowest, own = moving, 0
+    longest = max(zip(found, slowest, strict=True), key=lambda entry: entry[0][entry[1]])[1]
+    total = _total(found, slowest)
+    bound, total = ("ddr", busy["ddr"]) if busy["ddr"] > total else (longest, total)
     idle, taps = len(engine.slots) - len(depths), sum(slot.tap for slot in engine.slots)
     passed = FORWARD.loops[0].depth * idle + TEE.loops[0].depth * taps
     start = READ_LATENCY + WRITE_RESPONSE + CALL_OVERHEAD + sum(depths) - own + passed
     total = max(total, fetch.cycles - start)  # the next instruction comes meanwhile
     macs = sum(call.macs for _, call in instruction.active)
     return CallCost(instruction.chain.main.node.name, engine.name, total + start, bound, start, busy, words, macs)
+
+
+def _total(found: Sequence[Mapping[str, int]], names: Sequence[str]) -> int:
+    return sum(part[name] for part, name in zip(found, names, strict=True))
 
 
 def _step_costs(step: Sequence[Work], ports: Mapping[str, str], words_per_cycle: float, fetch: Fetch) -> list[CallCost]:

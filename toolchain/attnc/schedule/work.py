@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from attnc.kernels.call import Walk
@@ -18,50 +18,16 @@ from attnc.kernels.latency import READ_LATENCY
 from attnc.schedule.engine import Instruction
 from attnc.schedule.patches import Fetch
 from attnc.schedule.streams import Stream
+from attnc.schedule.turns import TURN, Beside, Channel, Moved, Passed, by_port, direction, slowed
 
 REQUESTS_IN_FLIGHT = 16
 AHEAD = 192
 """Beats that a loader of vectors asks for ahead, about (`load` in memory.hpp)."""
-TURN = 16
-"""Beats that a port of the board serves for one before it serves another, as the simulation has it."""
+HELD = 1024
+"""Beats that the adapter of a pointer keeps for a loader that asks for all at once, as those of words do: 16 bursts of 64."""
 OPERANDS = "operands"
 """Name of the loader that serves several streams."""
 NOTHING_LEFT: Mapping[str, int] = {}
-Channel = tuple[str, bool]
-"""A pointer, bundle or port of the board, and whether it is written."""
-
-
-@dataclass(frozen=True)
-class Beside:
-    """What the other engines of a step move through each port and direction: the share of all cycles, cycles of what each of their
-    pointers asks for at its start, all at once, and how many pointers they have there."""
-
-    share: Mapping[Channel, float] = field(default_factory=dict)
-    eager: Mapping[Channel, Sequence[int]] = field(default_factory=dict)
-    pointers: Mapping[Channel, int] = field(default_factory=dict)
-
-    def meanwhile(self, channel: Channel, cycles: int, own: int) -> int:
-        """Cycles of a port that they take in so many cycles, before something of one's own has passed in `own`: all take turns. Of what a
-        pointer asks for at the start, as much as one's own."""
-        turns = math.ceil(own / TURN) * TURN
-        asked = sum(min(eager, turns) for eager in self.eager.get(channel, ()))
-        wanted = max(round(cycles * self.share.get(channel, 0)), asked)
-        return min(wanted, self.pointers.get(channel, 0) * turns)
-
-    def later(self) -> Beside:
-        """Behind the first part."""
-        return Beside(self.share, {}, self.pointers)
-
-    def asking(self, more: Iterable[tuple[Channel, int]]) -> Beside:
-        """With what more pointers ask for at its start."""
-        eager, pointers = dict(self.eager), dict(self.pointers)
-        for channel, cycles in more:
-            eager[channel] = [*eager.get(channel, ()), cycles]
-            pointers[channel] = pointers.get(channel, 0) + 1
-        return Beside(self.share, eager, pointers)
-
-
-ALONE = Beside()
 
 
 @dataclass
@@ -70,10 +36,10 @@ class Part:
     and the parts of what brings the next operand. What the kernel that begins the part gives comes `behind` its start."""
 
     busy: dict[str, int] = field(default_factory=dict)
-    moved: list[tuple[Channel, str, int]] = field(default_factory=list)
-    opening: list[tuple[str, int, int]] = field(default_factory=list)
+    moved: list[Moved] = field(default_factory=list)
+    opening: list[tuple[str, Passed, int]] = field(default_factory=list)
     early: Sequence[Part] = ()
-    asked: list[tuple[str, int]] = field(default_factory=list)
+    asked: list[tuple[str, Passed]] = field(default_factory=list)
     """What is read in it for later parts, as far as ports have time."""
     tail: int = 0
     """Cycles from the last operand to the end, beyond the depth of the kernel."""
@@ -98,92 +64,104 @@ class Part:
     def stream(self, stream: Stream, walk: Walk, moved: int, opening: int, trailing: int) -> None:
         """A stream that moves `walk` in `moved` cycles; the kernel waits for `opening` of its vectors, and ends `trailing` cycles behind
         the last one."""
-        count = len(stream.pointers)
-        bursts = math.prod(walk.counts[:3]) * math.ceil(walk.run_words / count / stream.beat / 64)
-        self.busy[f"port {stream.name}"] = max(moved, bursts * math.ceil(READ_LATENCY / REQUESTS_IN_FLIGHT))
+        runs, beats = math.prod(walk.counts[:3]), math.ceil(walk.run_words / len(stream.pointers) / stream.beat)
+        self.busy[f"port {stream.name}"] = max(moved, runs * math.ceil(beats / 64) * math.ceil(READ_LATENCY / REQUESTS_IN_FLIGHT))
         if stream.kind == "store" and stream.slot is None:
             self.lag = round((moved / walk.vectors - 1) * self.leaving)
             self.given = walk.vectors
         self.holders |= {f"port {stream.name}", OPERANDS} if stream.kind != "store" else set()
         if stream.shared:  # its loader waits for the first word of each run
             self.busy[OPERANDS] = self.busy.get(OPERANDS, 0) + self.busy[f"port {stream.name}"] + READ_LATENCY
-        passed = stream.passed(moved)
-        self.moved += [((pointer, stream.kind == "store"), stream.name, passed) for pointer in stream.pointers]
-        self.opening += [(pointer, math.ceil(passed * opening / walk.vectors), opening) for pointer in stream.pointers if opening]
+        passed, write = Passed(stream.passed(moved), runs * math.ceil(beats / TURN)), stream.kind == "store"
+        ahead = 0 if write else min(passed.cycles, HELD if stream.kind == "words" else AHEAD)
+        self.moved += [Moved((pointer, write), stream.name, passed, ahead) for pointer in stream.pointers]
+        first = passed.part(math.ceil(passed.cycles * opening / walk.vectors))
+        self.opening += [(pointer, first, opening) for pointer in stream.pointers if opening]
         self.trailing |= {pointer: trailing for pointer in stream.pointers if trailing}
 
-    def opens(self, ports: Mapping[str, str]) -> dict[str, int]:
-        """Cycles in which something passes each port before the kernel gives anything."""
-        found: dict[str, int] = {}
-        for pointer, cycles, _ in self.opening:
-            found[ports[pointer]] = found.get(ports[pointer], 0) + cycles
-        return found
+    def opens(self, ports: Mapping[str, str]) -> dict[str, Passed]:
+        """What passes each port before the kernel gives anything."""
+        return by_port((ports[pointer], passed) for pointer, passed, _ in self.opening)
 
-    def later(self, ports: Mapping[str, str], beside: Beside) -> int:
+    def later(self, ports: Mapping[str, str], beside: Beside, served: float) -> int:
         """By how many cycles it begins later than if a vector of each of those streams came per cycle, as the kernel takes it; and goes on
         later, where the next ones take longer than what it does with these. Its other streams take turns with those that it waits for."""
         waited = {pointer for pointer, _, _ in self.opening}
-        others = [(pointer, cycles) for (pointer, write), _, cycles in self.moved if not write and pointer not in waited]
-        beside = beside.asking(((ports[pointer], False), min(cycles, AHEAD)) for pointer, cycles in others)
-        opens = (cycles + beside.meanwhile((port, False), cycles, cycles) for port, cycles in self.opens(ports).items())
-        first = max(opens, default=0)
+        others = [moved for moved in self.moved if not moved.channel[1] and moved.channel[0] not in waited]
+        beside = beside.asking(((ports[moved.channel[0]], False), moved.ahead) for moved in others)
+        opens = {(port, False): one.cycles + beside.meanwhile((port, False), *one) for port, one in self.opens(ports).items()}
+        first = _longest(opens, beside, max(opens.values(), default=0), served)
         waits = max(first - self.closing, 0) if self.closing and self.again else 0
         return max(first - max((vectors for _, _, vectors in self.opening), default=0), 0) + waits
 
-    def ahead(self) -> list[tuple[str, int]]:
+    def ahead(self) -> list[tuple[str, Passed]]:
         """What its loaders have asked for from the start on: that passes in an earlier part, not in this."""
-        early = [0 if write else min(moved, AHEAD) for (_, write), _, moved in self.moved]
-        found = [(pointer, cycles) for ((pointer, _), _, _), cycles in zip(self.moved, early, strict=True) if cycles]
-        self.moved = [(channel, name, moved - cycles) for (channel, name, moved), cycles in zip(self.moved, early, strict=True)]
+        found = [(moved.channel[0], moved.passed.part(moved.ahead)) for moved in self.moved if moved.ahead]
+        self.moved = [one._replace(passed=one.passed.part(one.passed.cycles - one.ahead), ahead=0) for one in self.moved]
         return found
 
     def with_asked(self, ports: Mapping[str, str], beside: Beside) -> Beside:
         """What others read at its start, and its own later parts."""
-        return beside.asking(((ports[pointer], False), cycles) for pointer, cycles in self.asked)
+        return beside.asking(((ports[pointer], False), passed.cycles) for pointer, passed in self.asked)
 
-    def passing(self, ports: Mapping[str, str]) -> dict[Channel, list[tuple[str, int]]]:
-        """Cycles in which something passes each port, in each direction, for each pointer of a stream."""
-        found: dict[Channel, list[tuple[str, int]]] = {}
-        for (pointer, write), name, cycles in self.moved:
-            found.setdefault((ports[pointer], write), []).append((name, cycles))
-        return found
+    def passing(self, ports: Mapping[str, str]) -> dict[Channel, Passed]:
+        """What passes each port, in each direction."""
+        return by_port(((ports[moved.channel[0]], moved.channel[1]), moved.passed) for moved in self.moved)
 
     def stands(self, reading: int) -> int:
         """By how many cycles its first result comes later where what it takes comes in so many: a pipeline that waits keeps the vectors
         that are in it."""
         return min(self.inside, self.given) * max(reading - self.given, 0) // self.given if self.given else 0
 
-    def left(self, ports: Mapping[str, str], cycles: int) -> dict[str, int]:
-        """Of what is read in it for later parts, by port what does not pass in so many cycles, which the part takes."""
-        own, asked = self.passing(ports), Counter[str]()
-        for pointer, moved in self.asked:
-            asked[ports[pointer]] += moved
-        passed = {port: sum(moved for _, moved in own.get((port, False), ())) for port in asked}
-        return {port: max(moved + passed[port] - cycles, 0) for port, moved in asked.items()}
+    def left(self, ports: Mapping[str, str], beside: Beside, served: float, cycles: int) -> dict[str, int]:
+        """Of what is read in it for later parts, by port what does not pass in so many cycles, which the part takes, and what others have
+        asked for in turn with it."""
+        passing, asked = self.passing(ports), by_port(((ports[pointer], False), passed) for pointer, passed in self.asked)
+        all_ = {channel: passing.get(channel, Passed()).and_(asked.get(channel, Passed())) for channel in {**passing, **asked}}
+        total = {channel: one.cycles + beside.meanwhile(channel, cycles, one.turns) for channel, one in all_.items()}
+        slow = slowed({**total, **beside.elsewhere(cycles, total)}, served)
+        return {port: max(total[port, write] * (slow[port, write] - cycles) // slow[port, write], 0) for port, write in asked}
 
-    def all_busy(self, ports: Mapping[str, str], beside: Beside, left: Mapping[str, int] = NOTHING_LEFT) -> dict[str, int]:
-        """With the ports of the board that several streams share, those of other engines among them; `left` is what comes through a port
-        that was asked for in an earlier part."""
-        beside, later = self.with_asked(ports, beside), self.later(ports, beside)
+    def all_busy(
+        self, ports: Mapping[str, str], beside: Beside, served: float = math.inf, left: Mapping[str, int] = NOTHING_LEFT
+    ) -> dict[str, int]:
+        """With the ports of the board that several streams share, those of other engines among them, of which the DDR serves so many at
+        full rate; `left` is what comes through a port that was asked for in an earlier part."""
+        beside = self.with_asked(ports, beside)
+        later = self.later(ports, beside, served)
         found = {
             name: cycles + later + (0 if name in self.holders else self.behind) + (0 if name.startswith("port ") else self.lag)
             for name, cycles in self.busy.items()
         }
         if self.early:
-            found["next operand"] = sum(max(part.all_busy(ports, beside).values(), default=0) for part in self.early)
+            found["next operand"] = sum(max(part.all_busy(ports, beside, served).values(), default=0) for part in self.early)
         slowest = max(found.values(), default=0)
+        return found | self._channels(ports, beside, slowest, served, left)
+
+    def _channels(self, ports: Mapping[str, str], beside: Beside, slowest: int, served: float, left: Mapping[str, int]) -> dict[str, int]:
+        """Of those ports, where the part takes so many cycles if it shares none."""
         trailing = {ports[pointer]: cycles for pointer, cycles in self.trailing.items()}
-        reading = 0
-        for channel, streams in sorted(self.passing(ports).items(), key=lambda item: item[0][1]):  # first what is read
-            before = 0 if channel[1] else left.get(channel[0], 0)
-            own = sum(cycles for _, cycles in streams) + before
-            others = beside.meanwhile(channel, slowest, own)
-            tail = self.behind + self.stands(reading) if channel[1] else max(self.tail, trailing.get(channel[0], 0))
-            if others or before or len(streams) > 1 or (tail and not channel[1]):
-                names = "+".join([*(name for name, _ in streams), *(["others"] if others else [])])
-                found[f"{direction(channel)} ({names})"] = own + others + tail
-            reading = reading if channel[1] else max(reading, own + others)
+        passing, found, reading = self.passing(ports), dict[str, int](), 0
+        before = {channel: 0 if channel[1] else left.get(channel[0], 0) for channel in passing}
+        total = {
+            channel: passed.cycles + before[channel] + beside.meanwhile(channel, slowest, passed.turns + math.ceil(before[channel] / TURN))
+            for channel, passed in passing.items()
+        }
+        slow = slowed({**total, **beside.elsewhere(slowest, total)}, served)
+        for channel in sorted(passing, key=lambda channel: channel[1]):  # first what is read
+            tail = self.behind + self.stands(reading) if channel[1] else max(self.tail, trailing.get(channel[0], 0)) + self.lag
+            streams = [moved.stream for moved in self.moved if (ports[moved.channel[0]], moved.channel[1]) == channel]
+            others = total[channel] > passing[channel].cycles + before[channel]
+            if slow[channel] > passing[channel].cycles or len(streams) > 1 or (tail and not channel[1]):
+                found[f"{direction(channel)} ({'+'.join([*streams, *(['others'] if others else [])])})"] = slow[channel] + tail
+            reading = reading if channel[1] else max(reading, slow[channel])
         return found
+
+
+def _longest(own: Mapping[Channel, int], beside: Beside, cycles: int, served: float) -> int:
+    """Until all of it has passed."""
+    slow = slowed({**own, **beside.elsewhere(cycles, own)}, served)
+    return max((slow[channel] for channel in own), default=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,22 +186,16 @@ class Work:
         """Cycles of what each pointer moves as soon as it starts: all of the operand of a kernel that takes it before it gives anything;
         else what a loader asks for ahead, behind both halves of the buffers of a kernel that opens with many vectors."""
         first = self.parts[0]
-        opens = {pointer: cycles for pointer, cycles, _ in first.opening}
-        moved = [(pointer, write, cycles) for (pointer, write), _, cycles in first.moved]
-        found = [
-            ((ports[pointer], write), cycles if len(self.parts) > 1 else min(cycles, 2 * opens.get(pointer, 0) + AHEAD))
-            for pointer, write, cycles in moved
-        ]
-        return found + [((ports[pointer], False), cycles) for pointer, cycles in first.asked]
+        opens = {pointer: passed.cycles for pointer, passed, _ in first.opening}
+        found = []
+        for (pointer, write), _, passed, _ in first.moved:
+            ahead = passed.cycles if len(self.parts) > 1 else min(passed.cycles, 2 * opens.get(pointer, 0) + AHEAD)
+            found.append(((ports[pointer], write), ahead))
+        return found + [((ports[pointer], False), passed.cycles) for pointer, passed in first.asked]
 
     def span(self) -> int:
         """Cycles if nothing shared a port."""
         return sum(max(part.busy.values(), default=0) for part in self.parts)
-
-
-def direction(channel: Channel) -> str:
-    """A port in words."""
-    return f"{channel[0]} writes" if channel[1] else channel[0]
 
 
 def through(step: Sequence[Work], ports: Mapping[str, str]) -> dict[Channel, int]:
