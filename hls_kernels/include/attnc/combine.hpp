@@ -5,7 +5,7 @@
 // Types    XT, IT, ST, YT signed integers of 16 bits; AccT holds any sum of k products.
 // Rounding the sum is exact; requantize: half up, saturation to [low, high].
 // Method   the rows of a tile are held while the next tile comes; a product of a token per cycle.
-// Speed    (tiles + 1) * (rows*k + MOVE_SETTLE) cycles, behind 2 * rows.
+// Speed    (tiles + 1) * (rows*k + MOVE_SETTLE) cycles, behind rows.
 
 #include "attnc/dispatch.hpp"
 #include "attnc/fixedpoint.hpp"
@@ -36,15 +36,12 @@ void combine(hls::stream<Vec<XT, L>>& x, hls::stream<Vec<IT, L>>& places, hls::s
 #pragma HLS AGGREGATE variable = score
   ATTNC_LOOP(TAKE_PAIRS)
 TAKE_PAIRS:
-  for (int i = 0; i < 2 * call.rows; ++i) {
+  for (int i = 0; i < call.rows; ++i) {
 #pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = 2 max = 2 * ROWS_MAX
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = ROWS_MAX
     ATTNC_TICK(TAKE_PAIRS)
-    if (i < call.rows) {
-      place[i] = places.read();
-    } else {
-      score[i - call.rows] = scores.read();
-    }
+    place[i] = places.read();
+    score[i] = scores.read();
   }
   AccT acc[L];
 #pragma HLS ARRAY_PARTITION variable = acc complete

@@ -4,7 +4,7 @@
 // Shapes   x [rows, tiles*L], y [rows*k, tiles*L] in (tile, row) order; places [rows, L], read first, each number below rows*k once.
 // Types    XT, IT, YT signed integers of 16 bits.
 // Rounding half up, saturation to [low, high]; equal scales give an exact copy.
-// Method   the rows of a tile are held while the next tile comes; a row of y leaves per cycle.
+// Method   the rows of a tile are held while the next tile comes, one in k cycles; a row of y leaves per cycle.
 // Speed    (tiles + 1) * (rows*k + MOVE_SETTLE) cycles, behind rows*k.
 
 #include "attnc/fixedpoint.hpp"
@@ -45,6 +45,7 @@ TAKE_PLACES:
     j = j + 1 == call.k ? 0 : j + 1;
   }
   int tile = 0, at = 0;
+  row = j = 0;
   ATTNC_LOOP(DISPATCH)
 DISPATCH:
   for (int i = 0; i < call.trips; ++i) {
@@ -52,7 +53,7 @@ DISPATCH:
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 65536
 #pragma HLS DEPENDENCE variable = held inter RAW distance = 4 true
     ATTNC_TICK(DISPATCH)
-    if (tile < call.tiles && at < call.rows) held[tile & 1][at] = x.read();
+    if (tile < call.tiles && j == 0 && row < call.rows) held[tile & 1][row] = x.read();
     if (tile > 0 && at < call.pairs) {
       const Vec<XT, L> in = held[(tile + 1) & 1][int(token[at])];
       Vec<YT, L> out;
@@ -65,6 +66,8 @@ DISPATCH:
     const bool ends = at + 1 == call.pairs + MOVE_SETTLE;
     tile = ends ? tile + 1 : tile;
     at = ends ? 0 : at + 1;
+    row = ends ? 0 : j + 1 == call.k ? row + 1 : row;
+    j = ends || j + 1 == call.k ? 0 : j + 1;
   }
 }
 

@@ -18,15 +18,17 @@ COMBINE = Network(
     processes=alone(
         "combine",
         ("XT", "IT", "ST", "AccT", "YT", "L", "ROWS_MAX", "PAIRS_MAX"),
-        Loop("TAKE_PAIRS", READ + WRITE, runs=one(lambda n: 2 * n.rows)),
+        Loop("TAKE_PAIRS", READ + WRITE, runs=one(lambda n: n.rows)),
         Loop("COMBINE", _DEPTH, runs=one(lambda n: n.trips)),
         buffers=(
             Buffer("made", lambda n: 2 * n.PAIRS_MAX, lambda n: ACTIVATION_BITS * n.L, placed=True),
             Buffer("place", lambda n: n.ROWS_MAX, lambda n: ACTIVATION_BITS * n.L, static=False),
             Buffer("score", lambda n: n.ROWS_MAX, lambda n: ACTIVATION_BITS * n.L, static=False),
         ),
-        first=lambda n: 2 * n.rows + n.pairs + SETTLE + _DEPTH,
+        first=lambda n: n.rows + n.pairs + SETTLE + _DEPTH,
     ),
     derived={"pairs": lambda n: n.rows * n.k, "trips": moving},
     counts=("pairs", "trips"),
+    opening={"places": lambda n: n.rows, "scores": lambda n: n.rows},
+    trailing={"x": lambda n: n.rows + n.pairs + SETTLE},  # it waits for the places, and its last tile leaves when it has come
 )

@@ -35,4 +35,5 @@ DISPATCH = Network(
     ),
     derived={"pairs": lambda n: n.rows * n.k, "trips": moving},
     counts=("pairs", "trips"),
+    trailing={"x": lambda n: 2 * n.pairs + SETTLE},  # it waits for the places, and its last tile leaves when it has come
 )

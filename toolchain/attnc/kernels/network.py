@@ -264,7 +264,7 @@ class Network:
     opening: Mapping[str, Count] = field(default_factory=dict)
     """Of ports: the vectors that have to come before the first result, where those are many. `busy` takes it that all come at once."""
     trailing: Mapping[str, Count] = field(default_factory=dict)
-    """Of ports beside the operand: cycles from the last vector to the last result, where those are many."""
+    """Of ports: cycles in which no vector is taken before the first one, and from the last one to the last result, where those are many."""
     leaving: Count = lambda n: 0
     """Vectors that leave behind the last operation, one per cycle where nothing holds them up."""
     closing: Count = lambda n: 0

@@ -26,7 +26,7 @@ from attnc.schedule.program import Program
 from attnc.schedule.turns import ALONE, Beside, Passed, direction
 from attnc.schedule.wiring import Part as Row
 from attnc.schedule.wiring import Step, changes, nearly, wire
-from attnc.schedule.work import Part, Work, side_by_side, through
+from attnc.schedule.work import Part, Work, in_turn, side_by_side, through
 
 CALL_OVERHEAD = 10
 """Entering and leaving three dataflow regions, one in the other, a cycle each, and asking for the first word."""
@@ -138,12 +138,7 @@ def call_cost(instruction: Instruction, ports: Mapping[str, str], words_per_cycl
 def _work_cost(work: Work, beside: Beside, ports: Mapping[str, str], words_per_cycle: float, fetch: Fetch) -> CallCost:
     """Of each of its parts the slowest process, stream or port, or the DDR in all, plus start-up."""
     instruction, engine = work.instruction, work.instruction.engine
-    besides = [beside, *[beside.later()] * (len(work.parts) - 1)]
-    found, left, served = list[dict[str, int]](), dict[str, int](), words_per_cycle / engine.beat
-    for part, one in zip(work.parts, besides, strict=True):
-        here = part.all_busy(ports, one, served, left)
-        left = part.left(ports, one, served, max(here.values(), default=0))
-        found += [here] if here else []
+    found = in_turn(work.parts, ports, beside, words_per_cycle / engine.beat)
     busy: dict[str, int] = {}
     for name, cycles in (item for part in found for item in part.items()):
         busy[name] = busy.get(name, 0) + cycles

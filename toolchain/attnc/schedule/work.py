@@ -134,7 +134,8 @@ class Part:
             for name, cycles in self.busy.items()
         }
         if self.early:
-            found["next operand"] = sum(max(part.all_busy(ports, beside, served).values(), default=0) for part in self.early)
+            with_own = beside.asking(((ports[moved.channel[0]], moved.channel[1]), moved.passed.cycles) for moved in self.moved)
+            found["next operand"] = sum(max(part.values()) for part in in_turn(self.early, ports, with_own, served))
         slowest = max(found.values(), default=0)
         return found | self._channels(ports, beside, slowest, served, left)
 
@@ -156,6 +157,17 @@ class Part:
                 found[f"{direction(channel)} ({'+'.join([*streams, *(['others'] if others else [])])})"] = slow[channel] + tail
             reading = reading if channel[1] else max(reading, slow[channel])
         return found
+
+
+def in_turn(parts: Sequence[Part], ports: Mapping[str, str], beside: Beside, served: float) -> list[dict[str, int]]:
+    """What is busy in each of some parts that follow each other, and in which anything is."""
+    found, left = list[dict[str, int]](), dict[str, int]()
+    for part in parts:
+        here = part.all_busy(ports, beside, served, left)
+        left = part.left(ports, beside, served, max(here.values(), default=0))
+        found += [here] if here else []
+        beside = beside.later()
+    return found
 
 
 def _longest(own: Mapping[Channel, int], beside: Beside, cycles: int, served: float) -> int:
