@@ -155,7 +155,11 @@ class Part:
             others = total[channel] > passing[channel].cycles + before[channel]
             if slow[channel] > passing[channel].cycles or len(streams) > 1 or (tail and not channel[1]):
                 found[f"{direction(channel)} ({'+'.join([*streams, *(['others'] if others else [])])})"] = slow[channel] + tail
-            reading = reading if channel[1] else max(reading, slow[channel])
+            # Weights do not come as vectors leave.
+            if not channel[1] and any(
+                ports[moved.channel[0]] == channel[0] and moved.channel[0] not in self.trailing for moved in self.moved
+            ):
+                reading = max(reading, slow[channel])
         return found
 
 
