@@ -34,7 +34,7 @@ LAYERS = (
     {"verify"},
     {"approx", "console", "outputs", "process", "cost_tables", "decoder_report", "original", "report", "report_tables", "speed", "tables"},
     {"sim"},
-    {"page", "routings", "vendor"},
+    {"gates", "page", "routings", "vendor"},
     {"pipeline"},
     {"compiler", "estimation", "evaluation"},
     {"search"},

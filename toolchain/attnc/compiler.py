@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -42,12 +43,13 @@ from attnc.quant.samples import (
 )
 from attnc.quant.split import doubts, split_samples
 from attnc.report_tables import as_text, render
-from attnc.routings import FIRST, other_routings, routing_of, routing_report, rows_by_queue
+from attnc.routings import FIRST, MEAN, ROUTED, TOKEN, Costs, Routed, Routings, other_routings, routing_report
 from attnc.schedule.devices import find_board, with_utilisation
 from attnc.schedule.file import check_board, read_schedule, schedule_text
 from attnc.schedule.given import NOTHING
-from attnc.sim.check import check_build
+from attnc.sim.check import Check, check_build
 from attnc.sim.facts import summary
+from attnc_host.caches import DECODE, PREFILL
 from attnc_host.integrity import sha256
 from attnc_host.samples import unstack
 
@@ -133,6 +135,29 @@ def _runs(state: State, decoder: Decoder) -> Vectors:
     return Vectors(*images(runs, decoder), decoder, tuple(runs))
 
 
+def _routed(state: State) -> Routed:
+    """Samples of the calibration, with the experts that golden gives their tokens."""
+    model = state.model if state.decoder is None else state.decoder.sequence
+    if all(node.op != "expert_queue" for node in model.graph.nodes):
+        return Routed(model.graph, {}, {}, state.decoder)
+    count = min(ROUTED, count_samples(state.samples))
+    if state.decoder is not None:
+        (spec,), (name,) = model.inputs, model.graph.inputs
+        ids = [one_sample(state.samples, i)[spec.name].reshape(-1) for i in range(count)]
+        return Routed.of(model.graph, {name: np.stack([state.decoder.rows(one, 0) for one in ids])}, state.decoder)
+    first = list(islice(Edge(model).feeds(state.samples), count))
+    feeds = {name: np.concatenate([feed[name] for feed in first]) for name in model.graph.inputs}
+    return Routed.of(model.graph, device_integers(model.graph, feeds, model))
+
+
+def _simulated_routings(check: Check, routings: Routings) -> dict[str, dict[str, int]]:
+    """Cycles of what the check has simulated anyway."""
+    styles = (check.simulation or {"styles": {}})["styles"]
+    first = {style: run.get("entries", {}).get(PREFILL, run)["cycles"] for style, run in styles.items()}
+    token = {style: run["entries"][DECODE]["cycles"] for style, run in styles.items() if DECODE in run.get("entries", {})}
+    return {FIRST: first, TOKEN: token, **({} if routings.mean[0] else {MEAN: first})}
+
+
 def write(state: State, progress: Progress, moved: Note) -> Path:
     """The build folder, in one rename; a folder that has to be moved aside for it is told to `moved`. What differs from golden never takes
     that place, unless the options leave the check out."""
@@ -144,13 +169,14 @@ def write(state: State, progress: Progress, moved: Note) -> Path:
         (folder / "golden").mkdir()
         given = state.schedule.given if state.schedule else NOTHING
         vectors = _write_vectors(state, folder) if state.decoder is None else _runs(state, state.decoder)
-        rows = rows_by_queue(model.graph, vectors.inputs) if state.decoder is None else {}
-        vectors = replace(vectors, routing=routing_of(rows))
+        routed = _routed(state)
+        vectors = replace(vectors, routing=routed.routing())
         program, cost = write_project(folder, model, state.design, state.board, state.clock_mhz, source, vectors, given)
         progress("running the C++ in time")
         with TemporaryDirectory(prefix="attnc-") as temporary:
-            others, routings = other_routings(model.graph, vectors.inputs, state.design, program, Path(temporary)) if rows else ([], {})
-            check = check_build(folder, state.options.check, bool(given.depths), others)
+            costs = Costs(program, cost, state.board)
+            routings = other_routings(routed, program, costs, Path(temporary)) if routed.chosen else None
+            check = check_build(folder, state.options.check, bool(given.depths), () if routings is None else routings.runs)
         assert state.layers is not None
         facts = report.compile_report(
             model=model, program=program, cost=cost, board=state.board, source=source, layer_db=state.layer_db, misfit=state.misfit,
@@ -175,9 +201,9 @@ def write(state: State, progress: Progress, moved: Note) -> Path:
                 "cache": state.options.cache,
                 "cache_errors": state.cache_errors,
             }
-        if rows:
-            simulated = {FIRST: {style: run["cycles"] for style, run in (check.simulation or {"styles": {}})["styles"].items()}}
-            facts["experts"] = routing_report(model.graph, rows, program, cost, state.board, routings, simulated | check.others)
+        if routings is not None:
+            simulated = _simulated_routings(check, routings) | check.others
+            facts["experts"] = routing_report(routed, routings, costs, simulated)
         if check.simulation is not None:
             write_json(folder / SIMULATION, check.simulation)
             facts["simulation"] = summary(check.simulation)

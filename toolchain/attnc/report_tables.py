@@ -138,7 +138,10 @@ def _experts(found: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("experts", f"{len(mixtures)} times {experts}, of which a token takes {k}; {load}"))
     for one in found["routings"]:
         simulated = "".join(f", {style} {cycles:,} (simulated)" for style, cycles in one["simulated"].items())
-        rows.append((f"cycles, {one['routing']}", f"{one['experts']:g} experts of each: {one['estimate_cycles']:,} (estimate){simulated}"))
+        title = f"{one['entry']}, {one['routing']}" if "entry" in one else one["routing"]
+        rows.append((f"cycles, {title}", f"{one['experts']:g} experts of each: {one['estimate_cycles']:,} (estimate){simulated}"))
+    mean, sample = found["mean_estimate_cycles"], found["mean_sample"]
+    rows.append(("mean of calibration", f"estimates of {found['samples']} samples are {mean:,} on average; sample {sample} is nearest"))
     return rows
 
 

@@ -4,6 +4,7 @@ both styles of pipelines."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,11 +33,14 @@ LARGE = 500_000
 
 @dataclass(frozen=True)
 class Other:
-    """Other weights of the same program, and the memory image of what they make of the first sample."""
+    """Another run of the same program: memory images of its inputs and, where they are looked at, its outputs; perhaps with other
+    weights; of a decoder the integers that start it (first instruction, how many, position, session)."""
 
     name: str
-    weights: Path
-    outputs: Image
+    inputs: Image
+    outputs: Image | None = None
+    weights: Path | None = None
+    setting: tuple[int, int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Check:
     later: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """Of a decoder: cycles of its entries further on in a sequence, by style of pipelines."""
     others: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Cycles of the first sample with other weights, by their name and by style of pipelines."""
+    """Cycles of other runs, by their name and by style of pipelines."""
 
 
 def check_build(folder: Path, wanted: bool, depths_given: bool = False, others: Sequence[Other] = ()) -> Check:
@@ -66,7 +70,7 @@ def check_build(folder: Path, wanted: bool, depths_given: bool = False, others: 
             _refuse_deadlocks(simulator, runs, depths_given)
             result = _compare(simulator, manifest)
             later = _later(simulator, manifest, depths_given)
-            cycles = {other.name: _with_weights(simulator, manifest, other, depths_given) for other in others}
+            cycles = {other.name: _other(simulator, manifest, other, depths_given) for other in others}
     except BuildError as error:
         raise BuildError(f"{_refusal('cannot be simulated')}: {error}") from error
     finally:
@@ -98,19 +102,22 @@ def _later(simulator: Simulator, manifest: Manifest, depths_given: bool) -> dict
     return found
 
 
-def _with_weights(simulator: Simulator, manifest: Manifest, other: Other, depths_given: bool) -> dict[str, int]:
+def _other(simulator: Simulator, manifest: Manifest, other: Other, depths_given: bool) -> dict[str, int]:
     """Cycles by style."""
-    image = stored_vectors(manifest)[0][0]
-    with simulator.with_weights(other.weights) as changed:
-        found = in_styles(partial(changed.outputs, image))
-    runs = [run for _, run in found]
-    _refuse_deadlocks(simulator, runs, depths_given)
+    with simulator.with_weights(other.weights) if other.weights else nullcontext(simulator) as changed:
+        if other.setting is not None:
+            runs = in_styles(partial(changed.entry, image=other.inputs, setting=other.setting))
+            _refuse_deadlocks(simulator, runs, depths_given)
+            return {run.style: run.cycles for run in runs}
+        found = in_styles(partial(changed.outputs, other.inputs))
+    _refuse_deadlocks(simulator, [run for _, run in found], depths_given)
+    assert other.outputs is not None
     for outputs, run in found:
         result = compare_images(manifest, [other.outputs[None]], outputs[None])
         if not result.bit_exact:
             where = f"with {STYLE_NAMES[run.style]} pipelines and {other.name}"
             raise DifferenceError(f"{_refusal(f'differs from golden {where}')}; the first: {result.difference}")
-    return {run.style: run.cycles for run in runs}
+    return {run.style: run.cycles for _, run in found}
 
 
 def _compare(simulator: Simulator, manifest: Manifest) -> CsimResult:
