@@ -63,7 +63,7 @@ FAMILIES = (
     _decoder("olmoe", "Olmoe", **{**SHARED, "num_experts": 8, "intermediate_size": HIDDEN}),
     _decoder(
         "deepseekv3", "DeepseekV3", **LATENT, n_routed_experts=8, n_shared_experts=1, num_experts_per_tok=CHOSEN,
-        moe_intermediate_size=HIDDEN, first_k_dense_replace=1, n_group=1, topk_group=1,
+        moe_intermediate_size=HIDDEN, first_k_dense_replace=1, n_group=4, topk_group=2,
     ),
     Family("switch", _switch, masked, exporters=("torchscript",)),
 )  # fmt: skip

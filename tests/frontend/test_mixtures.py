@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,14 +72,14 @@ def of_the_best(b: Builder, logits: str) -> tuple[str, str]:
 BIAS = np.array([0.3, -0.2, 0.1, 0.0, 0.25, -0.1, 0.0, 0.2], np.float32)
 
 
-def deepseek_v3(b: Builder, logits: str) -> tuple[str, str]:
+def deepseek_v3(b: Builder, logits: str, bias: np.ndarray = BIAS, left_out: float = -1e9) -> tuple[str, str]:
     scores = b("Sigmoid", logits)
-    choice = b("Add", scores, BIAS)
+    choice = b("Add", scores, bias)
     best, _ = b("TopK", b("Reshape", choice, np.array([T, 4, 2])), np.array([2]), outputs=2)
     _, groups = b("TopK", b("ReduceSum", best, np.array([-1]), keepdims=0), np.array([2]), outputs=2)
     kept = b("ScatterElements", np.zeros((T, 4), np.float32), groups, np.ones((T, 2), np.float32), axis=1)
     mask = b("Reshape", b("Expand", b("Unsqueeze", kept, np.array([2])), np.array([T, 4, 2])), np.array([T, 8]))
-    _, index = b("TopK", b("Where", b("Greater", mask, 0.5), choice, -1e9), np.array([K]), outputs=2)
+    _, index = b("TopK", b("Where", b("Greater", mask, 0.5), choice, left_out), np.array([K]), outputs=2)
     weights = b("GatherElements", scores, index, axis=1)
     return b("Mul", b("Div", weights, b("Add", b("ReduceSum", weights, np.array([-1])), 1e-20)), 2.5), index
 
@@ -237,7 +238,29 @@ ROUTERS: dict[str, tuple[Callable[..., tuple[str, str]], dict[str, Any]]] = {
     "groups-that-leave-nothing-out": (lambda b, logits: deepseek_v2(b, logits, 2), {"scale": 16.0}),
     "deepseek-v3": (
         deepseek_v3,
-        {"score": "sigmoid", "renormalise": True, "scale": 2.5, "groups": 4, "kept_groups": 2, "group_best": 2, "selection_bias": BIAS},
+        {
+            "score": "sigmoid",
+            "renormalise": True,
+            "scale": 2.5,
+            "groups": 4,
+            "kept_groups": 2,
+            "group_best": 2,
+            "selection_bias": BIAS,
+            "left_out": -math.inf,
+        },
+    ),
+    "deepseek-v3-of-old": (  # zeros are more than what is not left out
+        lambda b, logits: deepseek_v3(b, logits, BIAS - 1, 0.0),
+        {
+            "score": "sigmoid",
+            "renormalise": True,
+            "scale": 2.5,
+            "groups": 4,
+            "kept_groups": 2,
+            "group_best": 2,
+            "selection_bias": BIAS - 1,
+            "left_out": 0.0,
+        },
     ),
 }
 

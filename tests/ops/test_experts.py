@@ -31,6 +31,23 @@ ROUTERS: dict[str, dict[str, Any]] = {
     "biased": {"k": 2, "score": "sigmoid", "selection_bias": np.linspace(0, 1, EXPERTS)},
     "gated": {"gated": True, "activation": "silu"},
     "all": {"k": EXPERTS},
+    "groups": {"k": 3, "groups": 4, "kept_groups": 2},
+    "groups of two": {
+        "k": 2,
+        "score": "sigmoid",
+        "selection_bias": np.linspace(-0.5, 0.5, EXPERTS),
+        "groups": 2,
+        "kept_groups": 1,
+        "group_best": 2,
+    },
+    "zeros": {
+        "k": 2,
+        "score": "sigmoid",
+        "selection_bias": np.linspace(-1.0, -0.2, EXPERTS),
+        "groups": 4,
+        "kept_groups": 1,
+        "left_out": 0.0,
+    },
 }
 
 
@@ -42,6 +59,11 @@ def dense(found: Mixture, x: Array, logits: Array) -> Array:
         scores = np.exp(logits - logits.max(axis=-1, keepdims=True))
         scores /= scores.sum(axis=-1, keepdims=True)
     choice = scores if router.selection_bias is None else scores + router.selection_bias
+    if router.groups > 1:
+        grouped = choice.reshape(*choice.shape[:2], router.groups, -1)
+        worth = np.sort(grouped, axis=-1)[..., -router.group_best :].sum(axis=-1, keepdims=True)
+        beaten = (worth < np.sort(worth, axis=-2)[..., -router.kept_groups :, :][..., :1, :]).repeat(grouped.shape[-1], axis=-1)
+        choice = np.where(beaten, router.left_out, grouped).reshape(choice.shape)
     chosen = np.argsort(-choice, axis=-1, kind="stable")[..., : router.k]
     weights = np.take_along_axis(scores, chosen, axis=-1)
     weights = router.scale * (weights / weights.sum(axis=-1, keepdims=True) if router.renormalise else weights)
@@ -101,6 +123,20 @@ def test_equal_ones_come_in_order() -> None:
     assert operator(node).reference(node, [x]).tolist() == [[[1, 2, 3], [0, 1, 2], [1, 3, 0]]]
 
 
+def test_groups_that_are_worth_as_much_come_in_order() -> None:
+    x = np.array([[[3, 1, 2, 2, 4, 0, 0, 4], [1, 1, 0, 2, 0, 0, 0, 0], [-1, -9, -2, -2, -3, -3, -4, -4]]])
+    found = []
+    for best in (1, 2):
+        node = _alone("keep_groups", [(3, 8)], groups=4, kept=2, best=best)
+        found.append(operator(node).reference(node, [x])[0].tolist())
+    assert found[0] == [[0, 0, 0, 0, 4, 0, 0, 4], [1, 1, 0, 2, 0, 0, 0, 0], [-1, -9, -2, -2, 0, 0, 0, 0]]
+    assert found[1] == [[3, 1, 2, 2, 0, 0, 0, 0], [1, 1, 0, 2, 0, 0, 0, 0], [0, 0, -2, -2, -3, -3, 0, 0]]
+    for attrs in ({"groups": 3}, {"kept": 5}, {"best": 3}, {"groups": 8, "best": 2}):
+        wrong = _alone("keep_groups", [(3, 8)], **{"groups": 4, "kept": 2, "best": 1, **attrs})
+        with pytest.raises(GraphError, match="needs some of equal groups"):
+            operator(wrong).shape(wrong, [(3, 8)])
+
+
 def test_queue_and_places() -> None:
     chosen = np.array([[[4, 1], [1, 4], [6, 1], [1, 2]]])
     queue, order = _alone("expert_queue", [(4, 2)], experts=7), _alone("expert_order", [(4, 2)], experts=7)
@@ -118,7 +154,7 @@ def test_a_sum_of_zeros_gives_zeros() -> None:
     ("changes", "reason"),
     [
         ({"k": 9}, "takes 9 of 8 experts"),
-        ({"groups": 4, "kept_groups": 2}, "2 of 4 groups"),
+        ({"groups": 2, "kept_groups": 1, "group_best": 3}, "the sum of their 3 best ones: needed 1 or 2"),
         ({"selection_bias": np.full(8, np.nan)}, "NaN"),
         ({"scale": float("inf")}, "inf"),
     ],

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,12 @@ from mixture_cases import feeds_of, integers, mixture, mixtures_graph, quantized
 WIDTH, HIDDEN, TOKENS = 32, 48, 21
 CASES = [(8, 2, TOKENS), (5, 1, TOKENS), (6, 3, TOKENS), (20, 4, TOKENS), (8, 2, 1)]
 """Experts, those of a token, tokens."""
+ROUTERS: dict[int, dict[str, Any]] = {
+    5: {"gated": True, "activation": "silu"},
+    6: {"groups": 3, "kept_groups": 2},
+    20: {"score": "sigmoid", "selection_bias": np.linspace(-1, 1, 20), "groups": 4, "kept_groups": 2, "group_best": 2, "left_out": 0.0},
+}
+"""What is not usual, by the number of experts."""
 FORMATS = [("int8", 0), ("ternary", 0), ("int4", 16), ("int2", 0), ("ternary", 16)]
 """Of their weights, with the weights that share a scale: all on one engine."""
 DESIGNS = {
@@ -55,8 +62,7 @@ def routed(graph: Graph, samples: int, seed: int) -> dict[str, Array]:
 
 @pytest.fixture(scope="module")
 def graph() -> Graph:
-    gated = {"gated": True, "activation": "silu"}
-    several = [(mixture(e, WIDTH, HIDDEN, k=k, **(gated if e == 5 else {})), tokens) for e, k, tokens in CASES]
+    several = [(mixture(e, WIDTH, HIDDEN, k=k, **ROUTERS.get(e, {})), tokens) for e, k, tokens in CASES]
     found = mixtures_graph(several, WIDTH)
     return quantized(found, feeds_of(found, 8), {f"x{number}": WeightFormat.parse(*one) for number, one in enumerate(FORMATS)})
 

@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from attnc.codegen.render import write_sources
 from attnc.compiler import quantize_model
 from attnc.config import CompileOptions
@@ -15,6 +17,9 @@ from attnc.ir import Graph
 from attnc.kernels.design import Design
 from attnc.schedule.program import build_program
 from kernels.test_networks import GRAPHS, union
+from mixture_cases import feeds_of, mixture_graph
+from mixture_cases import mixture as mixture_of
+from mixture_cases import quantized as quantized_mixture
 from ops.test_mean_rows import mean_graph
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +42,21 @@ def family(name: str) -> Graph:
         return quantized(Path(folder) / f"{name}.onnx")
 
 
+def mixture() -> Graph:
+    """One whose experts are chosen among groups."""
+    router = {
+        "k": 2,
+        "score": "sigmoid",
+        "selection_bias": np.arange(8),
+        "renormalise": True,
+        "groups": 4,
+        "kept_groups": 2,
+        "group_best": 2,
+    }
+    graph = mixture_graph(mixture_of(8, 32, 48, **router), 20, 32)
+    return quantized_mixture(graph, feeds_of(graph, 2))
+
+
 MODELS: dict[str, tuple[Callable[[], Graph], Design]] = {
     "digits": (lambda: quantized(DIGITS), Design.of(16, 16, 17, 16, rows_at_once=3, weight_ports=2)),
     "digits-lookup": (lambda: quantized(DIGITS, weights="ternary", engine="lookup"), Design.of(16, 16, 17, 16, tables=32, columns=16)),
@@ -49,6 +69,7 @@ MODELS: dict[str, tuple[Callable[[], Graph], Design]] = {
 KERNELS = {
     "attention": (GRAPHS["attention"][0], Design.of(8, 8, 16, 8)),
     "low-bit": GRAPHS["low_bit"],
+    "mixture": (mixture, Design.of(8, 16, 8, 4, beat=2)),
     "others": (lambda: union(GRAPHS["others"][0](), mean_graph()), GRAPHS["others"][1]),
 }
 """Of nodes side by side: with the models they have every loop that there is."""

@@ -251,7 +251,7 @@ def test_functions(tmp_path: Path) -> None:
     assert near_golden(b, b("Concat", *parts, axis=-1), tmp_path, least=0.998) >= {"unary"}
 
 
-MIXTURES = {"top_experts", "expert_scores", "expert_order", "expert_queue", "dispatch", "experts", "combine"}
+MIXTURES = {"top_experts", "expert_scores", "expert_order", "expert_queue", "dispatch", "experts", "combine", "keep_groups"}
 """What only mixtures of experts have: refused, see `docs/limits.md`."""
 
 

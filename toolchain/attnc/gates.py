@@ -14,7 +14,7 @@ from attnc.ops.linear import LOW_BYTE_OFFSET
 from attnc.ops.linear_weights import magnitude_bound, weight_format
 from attnc.weights import QuantizedWeight, WeightFormat
 
-BEFORE_CHOICE = ("add", "expert_scores", "mul", "requantize", "softmax", "unary")
+BEFORE_CHOICE = ("add", "expert_scores", "keep_groups", "mul", "requantize", "softmax", "unary")
 """Operators that may stand between a gate and the choice."""
 SHARES = np.linspace(1, 0, 65)
 """Of the largest step between integers that are tried."""

@@ -40,7 +40,7 @@ TAKE_PLACES:
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = PAIRS_MAX
     ATTNC_TICK(TAKE_PLACES)
     if (j == 0) one = places.read();
-    token[int(one.v[j])] = UInt<15>(row);
+    token[int(lane_of<1>(one, j, 0))] = UInt<15>(row);
     row = j + 1 == call.k ? row + 1 : row;
     j = j + 1 == call.k ? 0 : j + 1;
   }

@@ -47,7 +47,7 @@ COUNT_PAIRS:
       one = x.read();
       chosen[row] = one;
     }
-    const int expert = int(one.v[j]);
+    const int expert = int(lane_of<1>(one, j, 0));
     counts[expert] = place_t(counts[expert] + 1);
     row = j + 1 == call.k ? row + 1 : row;
     j = j + 1 == call.k ? 0 : j + 1;
@@ -87,7 +87,10 @@ GIVE_ORDER:
       const int expert = int(chosen[row].v[j]);
       const place_t place = next[expert];
       next[expert] = place_t(place + 1);
-      out.v[j] = YT(place);
+      for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+        out.v[l] = l == j ? YT(place) : out.v[l];
+      }
       if (j + 1 == call.k) y.write(out);
       row = j + 1 == call.k ? row + 1 : row;
       j = j + 1 == call.k ? 0 : j + 1;

@@ -9,6 +9,7 @@ of one gate of several (a gate per task). Experts that all tokens go to (shared 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,8 +24,8 @@ class Router:
 
     1. scores[t, e] = softmax of logits[t] over all E, or sigmoid(logits[t, e])
     2. choice = scores + selection_bias; only this is compared, it is no part of the weights
-    3. with `groups` > 1 the experts are so many runs of E / groups. A group counts as the sum of its `group_best` largest choices; of all
-       groups but the `kept_groups` largest no expert is taken
+    3. with `groups` > 1 the experts are so many runs of E / groups. A group counts as the sum of its `group_best` largest choices; in all
+       groups but the `kept_groups` largest, choices become `left_out`
     4. the k experts of the largest choices are taken; weights[t, i] = scores[t, expert i]
     5. with `renormalise` these k weights are divided by their sum; then all are multiplied by `scale`
 
@@ -43,6 +44,8 @@ class Router:
     groups: int = 1
     kept_groups: int = 1
     group_best: int = 1
+    left_out: float = -math.inf
+    """Less than all choices, or 0."""
 
 
 @dataclass(frozen=True, eq=False)

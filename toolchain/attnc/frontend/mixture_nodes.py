@@ -13,6 +13,10 @@ from attnc.frontend.builder import Builder, unsupported
 from attnc.frontend.mixture import Mixture, Router
 from attnc.frontend.values import Array, Base, Sources
 from attnc.ir import Node
+from attnc.ops.keep_groups import BESTS
+
+LEAST_CHOICE = 1 / 64
+"""Of positive choices: many of their steps, and few of their bits."""
 
 
 def add_mixture(builder: Builder, mixture: Mixture, x: str, logits: str, src: Sources) -> Base:
@@ -53,8 +57,9 @@ def _check(mixture: Mixture, where: str) -> None:
     router, experts = mixture.router, mixture.experts
     if not 1 <= router.k <= router.experts:
         raise unsupported(where, "mixture of experts", f"each token takes {router.k} of {router.experts} experts")
-    if router.groups > 1 and router.kept_groups < router.groups:
-        raise unsupported(where, "mixture of experts", f"a choice of {router.kept_groups} of {router.groups} groups of experts first")
+    if _grouped(router) and router.group_best not in BESTS:
+        what = f"groups of experts that are compared by the sum of their {router.group_best} best ones: needed 1 or 2"
+        raise unsupported(where, "mixture of experts", what)
     arrays = {"the bias of its choice": router.selection_bias, **{f"{name} of its experts": a for name, a in vars(experts).items()}}
     for name, array in arrays.items():
         if isinstance(array, np.ndarray) and not np.isfinite(array).all():
@@ -65,13 +70,29 @@ def _check(mixture: Mixture, where: str) -> None:
 
 def _chosen(builder: Builder, router: Router, logits: str, rows: int, src: Sources) -> str:
     """Experts [T, k]."""
-    choice = logits
-    if router.selection_bias is not None and np.any(router.selection_bias != router.selection_bias[0]):
-        bias = builder.constant(np.asarray(router.selection_bias, np.float64)[None], f"{logits}_bias")
-        choice = builder.node(
-            "add", [_scored(builder, router, logits, rows, src), bias], (rows, router.experts), f"{logits}_choice", src
-        ).name
+    choice, shape, bias = logits, (rows, router.experts), _selection_bias(router)
+    if bias is not None:
+        scored, constant = _scored(builder, router, logits, rows, src), builder.constant(bias[None], f"{logits}_bias")
+        choice = builder.node("add", [scored, constant], shape, f"{logits}_choice", src).name
+    if _grouped(router):
+        attrs = {"groups": router.groups, "kept": router.kept_groups, "best": router.group_best}
+        choice = builder.node("keep_groups", [choice], shape, f"{logits}_kept", src, attrs).name
     return builder.node("top_experts", [choice], (rows, router.k), f"{logits}_experts", src, {"k": router.k}).name
+
+
+def _grouped(router: Router) -> bool:
+    """Whether some groups of experts are left out."""
+    return router.groups > 1 and router.kept_groups < router.groups
+
+
+def _selection_bias(router: Router) -> Array | None:
+    """What is added to the scores before they are compared; None where that changes nothing. The choices of groups that are left out
+    become 0: where that is to be less than all others, these get so much more that they are positive."""
+    bias = np.zeros(router.experts) if router.selection_bias is None else np.asarray(router.selection_bias, np.float64)
+    if not _grouped(router):
+        return bias if np.any(bias != bias[0]) else None
+    zero = router.left_out == 0 and router.selection_bias is not None
+    return bias if zero else bias - bias.min() + LEAST_CHOICE
 
 
 def _scored(builder: Builder, router: Router, logits: str, rows: int, src: Sources) -> str:

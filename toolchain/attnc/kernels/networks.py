@@ -11,6 +11,7 @@ from attnc.kernels.dispatch import DISPATCH
 from attnc.kernels.expert_order import EXPERT_ORDER
 from attnc.kernels.expert_scores import EXPERT_SCORES
 from attnc.kernels.gather_channels import GATHER_CHANNELS
+from attnc.kernels.keep_groups import KEEP_GROUPS
 from attnc.kernels.layer_normalization import LAYER_NORMALIZATION
 from attnc.kernels.linear import LINEAR
 from attnc.kernels.lookup_linear import PLANE_LOOKUP, TERNARY_LOOKUP
@@ -45,6 +46,7 @@ NETWORKS: tuple[Network, ...] = (
     EXPERT_ORDER,
     EXPERT_SCORES,
     GATHER_CHANNELS,
+    KEEP_GROUPS,
     LAYER_NORMALIZATION,
     LINEAR,
     MASK_BIAS,

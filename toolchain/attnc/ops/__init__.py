@@ -16,6 +16,7 @@ from attnc.ops.expert_scores import ExpertScores
 from attnc.ops.experts import Experts
 from attnc.ops.gather_channels import GatherChannels
 from attnc.ops.gather_rows import GatherRows
+from attnc.ops.keep_groups import KeepGroups
 from attnc.ops.layer_normalization import LayerNormalization
 from attnc.ops.linear import Linear
 from attnc.ops.mask_bias import MaskBias
@@ -50,6 +51,7 @@ OPERATORS: dict[str, Operator] = {
         Experts(),
         GatherChannels(),
         GatherRows(),
+        KeepGroups(),
         LayerNormalization(),
         Linear(),
         MaskBias(),

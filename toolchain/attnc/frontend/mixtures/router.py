@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
@@ -16,6 +17,8 @@ from attnc.frontend.values import Array
 
 TOLERANCE = 1e-3
 """Largest error of a right guess, relative to the largest weight: least squares in single precision are no closer."""
+FAR_BELOW = -1e4
+"""No score is."""
 SCORES: tuple[Score, ...] = ("softmax", "sigmoid")
 
 
@@ -43,7 +46,7 @@ def route(router: Router, logits: Array) -> Array:
         worth = np.sort(grouped, axis=2)[:, :, -router.group_best :].sum(axis=2)
         kept = np.zeros((n, router.groups), bool)
         np.put_along_axis(kept, largest(worth, router.kept_groups), True, 1)
-        choice = np.where(np.repeat(kept, e // router.groups, 1), choice, -np.inf)
+        choice = np.where(np.repeat(kept, e // router.groups, 1), choice, router.left_out)
     taken = largest(choice, router.k)
     chosen = np.take_along_axis(scores, taken, 1)
     if router.renormalise:
@@ -73,9 +76,10 @@ def count_of(region: Region, node: NodeProto) -> int:
 
 def _guesses(region: Region, matrices: Matrices) -> Iterator[Router]:
     biases = [None, *(region.constants[name].reshape(-1) for name in matrices.routing)]
+    left_out = _left_out(region)
     for k, score, bias, again, groups in product(counts(region), SCORES, biases, (False, True), _groups(region)):
         if k <= region.experts:
-            yield Router(region.experts, k, score, bias, again, 1.0, *groups)
+            yield Router(region.experts, k, score, bias, again, 1.0, *groups, left_out)
 
 
 def _groups(region: Region) -> Iterator[tuple[int, int, int]]:
@@ -87,6 +91,14 @@ def _groups(region: Region) -> Iterator[tuple[int, int, int]]:
         if 1 < shape[-1] < region.experts and region.experts % shape[-1] == 0 and 0 < kept <= shape[-1]:
             for best in dict.fromkeys([*inner, 1]):
                 yield shape[-1], kept, best
+
+
+def _left_out(region: Region) -> float:
+    """What the file puts in place of choices of other groups: numbers below all, or zeros, which are more than choices may be."""
+    selecting = [node for node in region.nodes if node.op_type == "Where" and any(name in region.routed for name in node.input)]
+    scalars = [region.constants[name] for node in selecting for name in node.input if name in region.constants]
+    below = any(array.dtype.kind == "f" and array.size and float(array.max()) <= FAR_BELOW for array in scalars)
+    return -math.inf if below else 0.0
 
 
 def _tidy(scale: float) -> float:
