@@ -24,6 +24,9 @@ CASES = [
     ("layer_normalization", (5, 33), 0),
     ("rms_normalization", (70, 32), 16),
     ("rms_normalization", (2, 300), 0),
+    ("rms_normalization", (1, 300), 0),
+    ("layer_normalization", (1, 300), 0),
+    ("rms_normalization", (1, 64), 32),
 ]
 KINDS = [(16, 1e-3, 16, 2e-4), (16, 1e-3, 8, 0.04), (8, 0.05, 8, 0.04), (16, 0.1, 16, 3e-4)]
 
@@ -109,10 +112,18 @@ def test_ap_types_equal_golden_at_the_extremes() -> None:
     assert_exact(graph, hard_feeds(graph), Design.of(8, 8, 4), types="ap")
 
 
-def test_a_planted_bug_is_caught() -> None:
-    graph = norm_builder(cases=CASES[1:3]).quantized()
+@pytest.mark.parametrize(
+    ("cases", "old", "new"),
+    [
+        (CASES[1:3], "call.centred ? own : SumT(0)", "own"),
+        (CASES[8:10], "lone ? tile % NORM_SLOTS : row", "lone ? 0 : row"),
+        (CASES[1:3], "call.words > 3 ? norm_integer", "call.words > 2 ? norm_integer"),
+    ],
+)
+def test_a_planted_bug_is_caught(cases: list[tuple[str, tuple[int, int], int]], old: str, new: str) -> None:
+    graph = norm_builder(cases=cases).quantized()
     feeds = hard_feeds(graph)
-    found = simulate(graph, feeds, patch={"layer_normalization.hpp": ("call.centred ? own : SumT(0)", "own")})
+    found = simulate(graph, feeds, patch={"layer_normalization.hpp": (old, new)})
     assert all((found[name] != array).any() for name, array in run_golden(graph, feeds).items())
 
 

@@ -12,7 +12,7 @@ from attnc.kernels.design import Design
 from builder import Builder
 from harness import assert_exact, random_feeds, simulate, tensor_type
 
-SHAPES = [(1, 1), (3, 16), (17, 33), (70, 20), (2, 100)]
+SHAPES = [(1, 1), (3, 16), (17, 33), (70, 20), (2, 100), (1, 20), (1, 155)]
 EVERY = np.arange(-32768, 32768, dtype=np.int16).reshape(1, 65536, 1)
 
 
@@ -60,8 +60,12 @@ def test_types_that_the_streams_cannot_carry_are_refused() -> None:
         builder.quantized()
 
 
-def test_a_planted_bug_is_caught() -> None:
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("magnitude_t peak = tile < (lone ? SLOTS : 1)", "magnitude_t peak = tile >= 0"), ("lone ? tile % SLOTS : row", "lone ? 0 : row")],
+)
+def test_a_planted_bug_is_caught(old: str, new: str) -> None:
     graph = absmax_graph()
     feeds = hard_feeds(graph)
-    found = simulate(graph, feeds, patch={"row_absmax.hpp": ("tile == 0 ? magnitude_t(0) : peaks[row]", "magnitude_t(0)")})
+    found = simulate(graph, feeds, patch={"row_absmax.hpp": (old, new)})
     assert any((found[name] != array).any() for name, array in run_golden(graph, feeds).items())

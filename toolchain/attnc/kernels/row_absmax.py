@@ -18,9 +18,13 @@ ROW_ABSMAX = Network(
         "row_absmax",
         ("XT", "YT", "L", "ROWS_MAX"),
         Loop("ABSMAX_ROWS", READ + TREE + COMPARE + WRITE, runs=one(lambda n: n.padded)),
-        Loop("ABSMAX_WRITE", LUTRAM + REQUANTIZE + WRITE, late=one(lambda n: n.rows)),
-        buffers=(Buffer("peaks", lambda n: n.ROWS_MAX, lambda n: 18, static=False),),
+        Loop("ABSMAX_WRITE", LUTRAM + REQUANTIZE + WRITE, late=one(lambda n: n.peaks)),
+        buffers=(Buffer("peaks", lambda n: max(n.ROWS_MAX, SLOTS), lambda n: 18, static=False),),
     ),
-    derived={"padded": lambda n: n.tiles * max(n.rows, SLOTS)},
-    counts=("padded",),
+    derived={
+        "lone": lambda n: int(n.rows == 1),
+        "padded": lambda n: n.tiles if n.lone else n.tiles * max(n.rows, SLOTS),
+        "peaks": lambda n: min(n.tiles, SLOTS) if n.lone else n.rows,
+    },
+    counts=("lone", "padded", "peaks"),
 )

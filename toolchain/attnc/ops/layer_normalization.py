@@ -32,7 +32,7 @@ from attnc.fixedpoint import bits_for, carrier, check_bits, requantize, scale_ro
 from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
-from attnc.kernels.layer_normalization import LAYER_NORMALIZATION
+from attnc.kernels.layer_normalization import GAIN_WORDS, LAYER_NORMALIZATION, RECORD_WORDS
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.numbers import ACTIVATION_BITS
 from attnc.kernels.ports import IntType
@@ -42,11 +42,7 @@ from attnc.ops.requantize import activation, byte_planes, shift_clamps
 from attnc.ops.rsqrt import MANTISSA_BITS, RSQRT_TABLE, rsqrt
 
 Z_BITS = 16
-GAMMA_BYTES = 3
-BETA_BYTES = 5
-RECORD_PLANES = GAMMA_BYTES + BETA_BYTES
-SLOTS = 8
-"""Cycles that a tile takes at least: the sums of a row are touched no more often."""
+GAMMA_BYTES, BETA_BYTES = GAIN_WORDS, RECORD_WORDS - GAIN_WORDS
 MAX_SHIFT = 40
 GAMMA_LIMIT = (1 << 17) - 1
 BETA_LIMIT = (1 << 39) - 1
@@ -152,13 +148,13 @@ class LayerNormalization(Operator):
             raise GraphError(f"node {node.name!r} ({self.name}): {lanes} lanes must divide groups of {channels} channels")
         # A run of rows passes as blocks that the buffer holds side by side, each tile by tile: they are tiles of fewer rows.
         rows_at_once = max(size for size in range(1, min(run, ctx.design.rows) + 1) if run % size == 0)
-        pieces = run // rows_at_once
+        pieces, size = run // rows_at_once, RECORD_WORDS if self.centred else GAIN_WORDS
         blocks = ctx.row_blocks(x) if run == 1 else [(row, run) for row in range(0, height, run)]
 
         def pack() -> bytes:
             p = node.params
             planes = [byte_planes(p["gamma"], GAMMA_BYTES, lanes), byte_planes(p["beta"], BETA_BYTES, lanes)]
-            return np.repeat(np.concatenate(planes, axis=1), pieces, axis=0).tobytes()
+            return np.repeat(np.concatenate(planes, axis=1)[:, :size], pieces, axis=0).tobytes()
 
         sizes = {**widths, "CountT": max(widths["CountT"], (tiles * lanes).bit_length() + 1)}
         kernel = KernelCall(
@@ -178,7 +174,7 @@ class LayerNormalization(Operator):
         scalars |= {"epsilon_low": epsilon & 0x7FFFFFFF, "epsilon_high": epsilon >> 31, "shift": node.attrs["shift"], **ctx.bounds(y)}
         calls = []
         for (row, rows), first in product(blocks, range(0, groups * tiles, tiles)):
-            words = ctx.packed(node.packed, pack, tiles * pieces * RECORD_PLANES, first * pieces * RECORD_PLANES)
+            words = ctx.packed(node.packed, pack, tiles * pieces * size, first * pieces * size)
             calls.append(
                 Call(
                     node=node.name,
@@ -202,7 +198,7 @@ class LayerNormalization(Operator):
         """
         lanes = kernel.arg("L")
         sums, squares, variance, centred, z, acc = (kernel.arg(name) for name in ("SumT", "SquareT", "VT", "DT", "ZT", "AccT"))
-        record = 8 * RECORD_PLANES
+        record = 8 * RECORD_WORDS
         factor, offset = kernel.arg("CountT") + MANTISSA_BITS, max(centred + MANTISSA_BITS + 2, 33)
         logic = shift_clamps(acc, ACTIVATION_BITS, lanes) + Resources(
             lut=lanes * (5 * z + 8 + sums + squares + record) + 10 * variance + 900,

@@ -25,9 +25,6 @@ from attnc.kernels.row_absmax import ROW_ABSMAX
 from attnc.ops.base import Operator, scalar_scale
 from attnc.ops.requantize import activation, factor_scalars
 
-SLOTS = 4
-"""Cycles that a tile takes at least: the maximum of a row is touched no more often."""
-
 
 class RowAbsmax(Operator):
     """Largest magnitude of each row."""
