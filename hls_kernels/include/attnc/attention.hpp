@@ -3,15 +3,16 @@
 //
 // Shapes   a call serves `rows` queries of each of heads = kv_heads * heads_per_kv heads (groups count as heads). Streams:
 //          q     per head: qk_tiles * rows vectors, (tile, row) order
-//          k, v  per kv head: qk_tiles * keys and v_tiles * keys vectors, (tile, key) order
+//          k, v  per kv head: qk_tiles * key_steps and v_tiles * key_steps times S vectors, (tile, step) order: step i has the keys that
+//                `key_of` says, those of N parts that come side by side. With S = 1 a key is a step
 //          bias  (vectors) for no head, the first or every one (bias_heads is 0, 1 or more): ceil(keys / L) * bias_rows vectors, (key tile,
 //                row) order; one row serves all queries when bias_rows is 1; or words with a bias as `channels` of queries and keys
 //                for every head, attention_channels.hpp
 //          `position`, `before` and `after` limit nothing where MASKED = 0; with MASKED = 2 a query looks at the `window` keys before
 //          it and no further back, whatever the range of its block. Keys may lie in a `ring` of so many rows (0: they do not): those that
 //          were last written behind the place of a query are from the turn before.
-//          `scored` is the number of keys of a head's blocks of P queries, summed: what keys_within gives (attention_common.hpp); `paced`
-//          the same with at least P for each block
+//          `scored` is the number of keys of a head's blocks of P queries, summed: what keys_within gives (attention_common.hpp), or
+//          of steps where a query is alone; `paced` the same with at least as many for each block as sums leave
 //          y     per head: v_tiles * rows vectors, (tile, row) order
 // Types    XT (queries and keys) and VT (values) signed, of 8 or 16 bits; ScoreT holds q . k, SumT a sum of
 //          `keys` probabilities, AccT the weighted sum of values.
@@ -25,6 +26,10 @@
 //          meanwhile. Keys, values and queries are each read once per call. From score to probability Q queries go per cycle, P / Q
 //          groups of Q after each other for every key; no call has fewer than P / Q qk_tiles, so that is no slower. Q divisions take
 //          QUOTIENT_BITS cycles with FAST_DIVIDE = 0, for engines whose blocks take longer than P / Q of these.
+// Alone    With S > 1 and one row, lane s < S of the P has the query too, and key s of a step: S keys per cycle. The other lanes have none.
+//          From scores to sums of probabilities a lane goes on as if it had a query of its own; then the largest maximum is that of all,
+//          and both sums are those of all lanes, exactly: they are sums of integers. Q rows leave a block then, the first of them is the
+//          query's.
 // Source   two-pass cascade with a row buffer as in FuseMax; resident queries past which the keys stream as in Edge-MoE.
 
 #include "attnc/attention_channels.hpp"
@@ -40,7 +45,7 @@ namespace attnc {
 
 struct AttentionCall {
   int heads, kv_heads, heads_per_kv, rows, keys, scored, paced, qk_tiles, v_tiles, position, before, after;
-  int window, ring;
+  int window, ring, key_steps;
   int score_multiplier, score_shift, cap_multiplier, cap_shift, bias_heads, bias_rows, bias_shift, bias_channels;
   int output_multiplier, output_shift, low, high;
   // Counts that follow. Of a head: vectors of biases or factors of queries, factors of keys, biases; vectors of queries and of keys, scores
@@ -49,10 +54,67 @@ struct AttentionCall {
   int all_scored, blocks;
 };
 
+// Whether the lanes of a call share its only query.
+template <int S> bool is_alone(const AttentionCall& call) {
+#pragma HLS INLINE
+  return S > 1 && call.rows == 1;
+}
+
+// The call whose keys the loops of a block go through: those of a query alone are steps, and there all of them.
+template <int S> AttentionCall walked(const AttentionCall& call) {
+#pragma HLS INLINE
+  AttentionCall steps = call;
+  if (is_alone<S>(call)) {
+    steps.keys = call.key_steps;
+    steps.before = steps.after = KEYS_LIMIT;
+  }
+  return steps;
+}
+
+// The key of a lane in a step: parts of equal size, S / N keys of each, that follow each other there.
+template <int S, int N> int key_of(int step, int lane, const AttentionCall& call) {
+#pragma HLS INLINE
+  static const int W = S / N;
+  return (lane / W) * (call.key_steps * W) + step * W + lane % W;
+}
+
+// Where a key lies.
+struct KeyPlace {
+  int step, lane;
+};
+
+template <int S, int N> KeyPlace place_of(int key, const AttentionCall& call) {
+#pragma HLS INLINE
+  static_assert(N == 1 || N == 2, "attention: keys come in one part or in two");
+  static const int W = S / N;
+  const int part = call.key_steps * W;
+  const bool second = N > 1 && key >= part;
+  const int within = second ? key - part : key;
+  KeyPlace place;
+  place.step = within / W;
+  place.lane = (second ? W : 0) + within % W;
+  return place;
+}
+
+// Lane `lane` of S vectors.
+template <class T, int L, int S> Vec<T, L> vector_of(const Vec<T, S * L>& vecs, int lane) {
+#pragma HLS INLINE
+  Vec<T, L> vec;
+  for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+    vec.v[l] = vecs.v[l];
+    for (int s = 1; s < S; ++s) {
+#pragma HLS UNROLL
+      if (s == lane) vec.v[l] = vecs.v[s * L + l];
+    }
+  }
+  return vec;
+}
+
 // Biases of Q queries at a time, for each key group after group. The rows of the next head are loaded under way (BIAS_BUFFERS = 2, where
 // heads differ); row r lies in bank r % Q, so that a group reads one word of each.
-template <class BiasT, int KEYS_MAX, int BIAS_ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int BIAS_BUFFERS, int L, int P, int Q, int B,
-          int MASKED>
+template <class BiasT, int KEYS_MAX, int BIAS_ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int BIAS_BUFFERS, int L, int P, int Q, int S,
+          int N, int B, int MASKED>
 void attention_bias(hls::stream<Vec<BiasT, L>>& bias, hls::stream<Vec<BiasT, B>>& biases, AttentionCall call) {
   static const int TILES_MAX = (KEYS_MAX + L - 1) / L, GROUPS = P / Q;
   static const int WORDS = BIAS_ROWS_MAX == 1 ? 1 : (BIAS_ROWS_MAX + P - 1) / P * GROUPS;
@@ -110,7 +172,7 @@ BIAS_HEADS:
 
 // The same from factors of every head: rank-one terms summed over channels, PER_STEP at a time. Without channels the sum is how far a query
 // is behind a key, negative.
-template <class BiasT, int KEYS_MAX, int ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int, int L, int P, int Q, int B, int MASKED>
+template <class BiasT, int KEYS_MAX, int ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int, int L, int P, int Q, int S, int N, int B, int MASKED>
 void attention_bias(hls::stream<Word<L>>& factors, hls::stream<Vec<BiasT, B>>& biases, AttentionCall call) {
   typedef BiasChannels<CHANNELS_MAX, PER_STEP, L> Channels;
   static const int GROUPS = P / Q, WORDS_MAX = (ROWS_MAX + P - 1) / P * GROUPS;
@@ -155,7 +217,8 @@ BIAS_HEADS:
       row = word + 1 == words ? row + 1 : row;
       word = word + 1 == words ? 0 : word + 1;
     }
-    KeyCursor at = key_start<P, MASKED>(call);
+    const AttentionCall steps = walked<S>(call);
+    KeyCursor at = key_start<P, MASKED>(steps);
     bias_sum_t<CHANNELS_MAX> acc[B];
 #pragma HLS ARRAY_PARTITION variable = acc complete
     int step = 0, group = 0;
@@ -171,7 +234,9 @@ BIAS_HEADS:
       for (int b = 0; b < B; ++b) {
 #pragma HLS UNROLL
         const typename Channels::Factors qs = q_factors[b][channel / Channels::PER_WORD][at.block * GROUPS + group];
-        const int back = call.position + at.block * P + group * Q + b - at.key, age = back < 0 ? back + call.ring : back;
+        const int lane = group * Q + b;
+        const int query = is_alone<S>(call) ? 0 : at.block * P + lane, key = is_alone<S>(call) ? key_of<S, N>(at.key, lane, call) : at.key;
+        const int back = call.position + query - key, age = back < 0 ? back + call.ring : back;
         const bias_sum_t<CHANNELS_MAX> sum = Channels::products(qs, ks, channel % Channels::PER_WORD);
         const bias_sum_t<CHANNELS_MAX> products = distance ? bias_sum_t<CHANNELS_MAX>(-age) : sum;
         acc[b] = step == 0 ? products : bias_sum_t<CHANNELS_MAX>(acc[b] + products);
@@ -180,25 +245,28 @@ BIAS_HEADS:
       if (step + 1 == channel_steps) {
         biases.write(out);
         group = group + 1 == GROUPS ? 0 : group + 1;
-        if (group == 0) at = key_next<P, MASKED>(at, call);
+        if (group == 0) at = key_next<P, MASKED>(at, steps);
       }
       step = step + 1 == channel_steps ? 0 : step + 1;
     }
   }
 }
 
-// Scores of P queries per key: exact q . k, then for Q queries at a time, while the next key is multiplied, rescaled, plus bias.
-template <class XT, class BiasT, class ScoreT, class Cap, int HEAD_TILES_MAX, int KEYS_MAX, int ROWS_MAX, int L, int P, int Q, int B,
-          int MASKED>
-void attention_scores(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hls::stream<Vec<BiasT, B>>& biases,
+// Scores of P queries per key, or of a query and S keys: exact q . k, then for Q lanes at a time, while the next keys are multiplied,
+// rescaled, plus bias.
+template <class XT, class BiasT, class ScoreT, class Cap, int HEAD_TILES_MAX, int KEYS_MAX, int ROWS_MAX, int L, int P, int Q, int S, int N,
+          int B, int MASKED>
+void attention_scores(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, S * L>>& k, hls::stream<Vec<BiasT, B>>& biases,
                       hls::stream<Vec<attention_score_t, Q>>& scores, AttentionCall call) {
   static_assert(width<BiasT>::value == 16, "attention: biases have 16 bits");
   static_assert((L & (L - 1)) == 0 && (P & (P - 1)) == 0, "attention: lanes L and queries P must be powers of two");
   static_assert(KEYS_MAX <= 65536, "attention: at most 65536 keys, so that a sum of probabilities has 32 bits");
   static_assert(Q <= P && (Q & (Q - 1)) == 0, "attention: Q queries whose softmax goes on per cycle must be a power of two up to P");
+  static_assert((S & (S - 1)) == 0 && S <= P && S % N == 0, "attention: S keys at a time, a power of two, need as many lanes of queries");
   static_assert(B == 1 || B == Q, "attention: a bias is one for all queries, or has a lane for each whose softmax goes on");
   static const int BLOCKS_MAX = (ROWS_MAX + P - 1) / P, GROUPS = P / Q;
-  static Vec<XT, L> k_buffer[2][HEAD_TILES_MAX][KEYS_MAX];
+  static const int STEPS_MAX = (KEYS_MAX + S - 1) / S;
+  static Vec<XT, S * L> k_buffer[2][HEAD_TILES_MAX][STEPS_MAX];
 #pragma HLS AGGREGATE variable = k_buffer
 #ifdef ATTNC_ATTENTION_K_BUFFER
   ATTNC_BIND(k_buffer, ATTNC_ATTENTION_K_BUFFER)
@@ -213,6 +281,8 @@ void attention_scores(hls::stream<Vec<XT, L>>& q, hls::stream<Vec<XT, L>>& k, hl
 #pragma HLS ARRAY_PARTITION variable = acc complete
 #pragma HLS ARRAY_PARTITION variable = done complete dim = 0
   int sharing = 0, k_held = 1, done_groups = 0, done_key = 0, done_block = 0;
+  const AttentionCall steps = walked<S>(call);
+  const bool alone = is_alone<S>(call);
 
   // Head -1 computes nothing: it loads the first. Head `heads` only sends the last scores.
 SCORE_HEADS:
@@ -228,7 +298,7 @@ SCORE_HEADS:
     sharing = sharing + 1 == call.heads_per_kv ? 0 : sharing + 1;
     int q_tile = 0, q_row = 0, k_tile = 0, k_row = 0, tile = 0;
     // Rows past `rows` in the last block hold what an earlier call left: their results are dropped by attention_normalise.
-    KeyCursor at = key_start<P, MASKED>(call);
+    KeyCursor at = key_start<P, MASKED>(steps);
     ATTNC_LOOP(SCORES)
   SCORES:
     for (int i = 0; i < trips; ++i) {
@@ -248,8 +318,8 @@ SCORE_HEADS:
       }
       if (i < k_loads) {
         k_buffer[k_fill][k_tile][k_row] = k.read();
-        k_tile = k_row + 1 == call.keys ? k_tile + 1 : k_tile;
-        k_row = k_row + 1 == call.keys ? 0 : k_row + 1;
+        k_tile = k_row + 1 == call.key_steps ? k_tile + 1 : k_tile;
+        k_row = k_row + 1 == call.key_steps ? 0 : k_row + 1;
       }
       if (done_groups > 0) {
         const int group = GROUPS - done_groups;
@@ -262,11 +332,13 @@ SCORE_HEADS:
         Vec<attention_score_t, Q> out;
         for (int j = 0; j < Q; ++j) {
 #pragma HLS UNROLL
-          const int place = call.position + done_block * P + group * Q + j;
-          const bool reached = MASKED == 0 || (place - call.before <= done_key && done_key <= place + call.after);
+          const int lane = group * Q + j, place = call.position + (alone ? 0 : done_block * P + lane);
+          const int key = alone ? key_of<S, N>(done_key, lane, call) : done_key;
+          const bool there = !alone || (lane < S && key < call.keys);
+          const bool reached = MASKED == 0 || (place - call.before <= key && key <= place + call.after);
           // In a ring what lies behind the place of a query is older by the whole of it.
-          const int back = place - done_key, age = back < 0 ? back + call.ring : back;
-          const bool allowed = reached && (MASKED < 2 || age <= call.window);
+          const int back = place - key, age = back < 0 ? back + call.ring : back;
+          const bool allowed = there && reached && (MASKED < 2 || age <= call.window);
           out.v[j] = attention_score<ScoreT, BiasT, Cap>(done[group][j], bias.v[j % B], allowed, call);
         }
         scores.write(out);
@@ -280,7 +352,15 @@ SCORE_HEADS:
           qs[p] = q_buffer[q_use][p][tile][at.block];
           sums[p] = tile == 0 ? ScoreT(0) : acc[p];
         }
-        add_products<ScoreT, XT, L, P>(qs, k_buffer[k_use][tile][at.key], sums);
+        KeyPlace place = {at.key, 0};
+        if (S > 1 && !alone) place = place_of<S, N>(at.key, call);
+        const Vec<XT, S * L> keys = k_buffer[k_use][tile][place.step];
+        const Vec<XT, L> shared = alone ? qs[0] : vector_of<XT, L, S>(keys, place.lane);
+        for (int s = 0; s < S; ++s) {
+#pragma HLS UNROLL
+          if (alone) qs[s] = vector_of<XT, L, S>(keys, s);
+        }
+        add_products<ScoreT, XT, L, P>(qs, shared, sums);
         for (int p = 0; p < P; ++p) {
 #pragma HLS UNROLL
           acc[p] = sums[p];
@@ -295,22 +375,25 @@ SCORE_HEADS:
           done_key = at.key;
           done_block = at.block;
           tile = 0;
-          at = key_next<P, MASKED>(at, call);
+          at = key_next<P, MASKED>(at, steps);
         }
       }
     }
   }
 }
 
-// Passes a row of scores on and, after its last key, its maximum; group after group for each key.
-template <int P, int Q, int MASKED>
+// Passes a row of scores on and, after its last key, its maximum; group after group for each key. A query alone has one, of all lanes.
+template <int P, int Q, int S, int MASKED>
 void attention_maximum(hls::stream<Vec<attention_score_t, Q>>& scores, hls::stream<Vec<attention_score_t, Q>>& row,
                        hls::stream<Vec<attention_score_t, Q>>& maxima, AttentionCall call) {
   static const int GROUPS = P / Q;
   const int steps = call.all_scored * GROUPS;
   attention_score_t maximum[GROUPS][Q];
 #pragma HLS ARRAY_PARTITION variable = maximum complete dim = 0
-  KeyCursor at = key_start<P, MASKED>(call);
+  const AttentionCall walk = walked<S>(call);
+  const bool alone = is_alone<S>(call);
+  attention_score_t top = SCORE_EXCLUDED;
+  KeyCursor at = key_start<P, MASKED>(walk);
   int group = 0;
   ATTNC_LOOP(MAXIMUM)
 MAXIMUM:
@@ -327,14 +410,27 @@ MAXIMUM:
       maximum[group][j] = largest.v[j];
     }
     row.write(score);
-    if (at.key + 1 == at.range.stop) maxima.write(largest);
+    const bool last = at.key + 1 == at.range.stop;
+    if (alone) {
+      attention_score_t found = score.v[0];
+      for (int j = 1; j < Q; ++j) {
+#pragma HLS UNROLL
+        found = found < score.v[j] ? score.v[j] : found;
+      }
+      top = (at.key == 0 && group == 0) || top < found ? found : top;
+      for (int j = 0; j < Q; ++j) {
+#pragma HLS UNROLL
+        largest.v[j] = top;
+      }
+    }
+    if (last && (!alone || group + 1 == GROUPS)) maxima.write(largest);
     group = group + 1 == GROUPS ? 0 : group + 1;
-    if (group == 0) at = key_next<P, MASKED>(at, call);
+    if (group == 0) at = key_next<P, MASKED>(at, walk);
   }
 }
 
-// Probabilities relative to the maximum, of P queries per key, and their sums, group after group.
-template <class SumT, class Exp2, int P, int Q, int MASKED>
+// Probabilities relative to the maximum, of P queries per key, and their sums, group after group. A query alone has one maximum and one sum.
+template <class SumT, class Exp2, int P, int Q, int S, int MASKED>
 void attention_exponential(hls::stream<Vec<attention_score_t, Q>>& row, hls::stream<Vec<attention_score_t, Q>>& maxima,
                            hls::stream<Vec<probability_t, P>>& probabilities, hls::stream<Vec<SumT, Q>>& sums, AttentionCall call) {
   typedef Int<SCORE_BITS + 3> difference_t;
@@ -346,7 +442,10 @@ void attention_exponential(hls::stream<Vec<attention_score_t, Q>>& row, hls::str
 #pragma HLS ARRAY_PARTITION variable = sum complete dim = 0
   probability_t made[GROUPS][Q];
 #pragma HLS ARRAY_PARTITION variable = made complete dim = 0
-  KeyCursor at = key_start<P, MASKED>(call);
+  const AttentionCall walk = walked<S>(call);
+  const bool alone = is_alone<S>(call);
+  SumT whole = 0;
+  KeyCursor at = key_start<P, MASKED>(walk);
   int group = 0;
   ATTNC_LOOP(EXPONENTIAL)
 EXPONENTIAL:
@@ -358,21 +457,28 @@ EXPONENTIAL:
     Vec<attention_score_t, Q> largest;
     for (int j = 0; j < Q; ++j) {
 #pragma HLS UNROLL
-      largest.v[j] = maximum[group][j];
+      largest.v[j] = maximum[alone ? 0 : group][j];
     }
-    if (first) largest = maxima.read();
+    if (first && (!alone || group == 0)) largest = maxima.read();
     const Vec<attention_score_t, Q> score = row.read();
     Vec<SumT, Q> total;
+    SumT together = 0;
     for (int j = 0; j < Q; ++j) {
 #pragma HLS UNROLL
-      maximum[group][j] = largest.v[j];
+      maximum[alone ? 0 : group][j] = largest.v[j];
       const probability_t value = exp2_negative<Exp2, difference_t>(difference_t(largest.v[j]) - difference_t(score.v[j]));
       const probability_t probability = score.v[j] == SCORE_EXCLUDED ? probability_t(0) : value;
       made[group][j] = probability;
       total.v[j] = SumT((first ? SumT(0) : sum[group][j]) + SumT(probability));
       sum[group][j] = total.v[j];
+      together = SumT(together + SumT(probability));
     }
-    if (at.key + 1 == at.range.stop) sums.write(total);
+    const bool last = at.key + 1 == at.range.stop;
+    if (alone) {
+      whole = SumT((first && group == 0 ? SumT(0) : whole) + together);
+      total.v[0] = whole;
+    }
+    if (last && (!alone || group + 1 == GROUPS)) sums.write(total);
     group = group + 1 == GROUPS ? 0 : group + 1;
     if (group == 0) {
       Vec<probability_t, P> out;
@@ -381,20 +487,21 @@ EXPONENTIAL:
         out.v[p] = made[p / Q][p % Q];
       }
       probabilities.write(out);
-      at = key_next<P, MASKED>(at, call);
+      at = key_next<P, MASKED>(at, walk);
     }
   }
 }
 
 // Sum of p * v for P queries and L channels at a time: for each block the keys once per tile. One DSP48E2 per query and channel multiplies
 // and accumulates: its P register feeds the adder, which takes 0 in its place at the first key (UG579). A pass ends when the sums
-// of the one before have left.
-template <class VT, class AccT, int VALUE_TILES_MAX, int KEYS_MAX, int L, int P, int MASKED>
-void attention_weighted(hls::stream<Vec<VT, L>>& v, hls::stream<Vec<probability_t, P>>& probabilities,
+// of the one before have left. The sums of a query alone are added up as they leave.
+template <class VT, class AccT, int VALUE_TILES_MAX, int KEYS_MAX, int L, int P, int S, int N, int R, int MASKED>
+void attention_weighted(hls::stream<Vec<VT, S * L>>& v, hls::stream<Vec<probability_t, P>>& probabilities,
                         hls::stream<Vec<AccT, L>>& weighted, AttentionCall call) {
   static_assert(width<VT>::value <= 16, "attention: values have at most 16 bits");
   typedef Int<PROBABILITY_BITS + 2> factor_t;
-  static Vec<VT, L> v_buffer[2][VALUE_TILES_MAX][KEYS_MAX];
+  static const int STEPS_MAX = (KEYS_MAX + S - 1) / S;
+  static Vec<VT, S * L> v_buffer[2][VALUE_TILES_MAX][STEPS_MAX];
 #pragma HLS AGGREGATE variable = v_buffer
 #ifdef ATTNC_ATTENTION_V_BUFFER
   ATTNC_BIND(v_buffer, ATTNC_ATTENTION_V_BUFFER)
@@ -407,7 +514,10 @@ void attention_weighted(hls::stream<Vec<VT, L>>& v, hls::stream<Vec<probability_
   AccT acc[P][L], done[P][L];
 #pragma HLS ARRAY_PARTITION variable = acc dim = 0 complete
 #pragma HLS ARRAY_PARTITION variable = done dim = 0 complete
-  KeyCursor at = key_start<P, MASKED>(call);
+  const AttentionCall walk = walked<S>(call);
+  const bool alone = is_alone<S>(call);
+  const int leaving = leaving_rows<P, R>(call);
+  KeyCursor at = key_start<P, MASKED>(walk);
   int tile = 0, done_rows = 0;
 
   // Head -1 computes nothing: it loads the first values. Head `kv_heads` only sends the last sums.
@@ -416,7 +526,7 @@ WEIGHTED_HEADS:
 #pragma HLS LOOP_TRIPCOUNT min = 3 max = 18
     const int loads = head + 1 < call.kv_heads ? call.v_words : 0;
     const bool computing = head >= 0 && head < call.kv_heads;
-    const int busy = head < 0 ? 0 : computing ? call.paced_products : P;
+    const int busy = head < 0 ? 0 : computing ? call.paced_products : leaving;
     const int trips = max_of(loads, busy);
     const int use = head & 1, fill = (head + 1) & 1;
     int load_tile = 0, load_key = 0, left = computing ? call.products : 0;
@@ -429,8 +539,8 @@ WEIGHTED_HEADS:
       ATTNC_TICK(WEIGHTED)
       if (i < loads) {
         v_buffer[fill][load_tile][load_key] = v.read();
-        load_tile = load_key + 1 == call.keys ? load_tile + 1 : load_tile;
-        load_key = load_key + 1 == call.keys ? 0 : load_key + 1;
+        load_tile = load_key + 1 == call.key_steps ? load_tile + 1 : load_tile;
+        load_key = load_key + 1 == call.key_steps ? 0 : load_key + 1;
       }
       const bool first = at.key == at.range.first, last = at.key + 1 == at.range.stop;
       const bool multiplies = left > 0 && !(last && done_rows > 1);
@@ -438,7 +548,12 @@ WEIGHTED_HEADS:
         Vec<AccT, L> out;
         for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-          out.v[l] = done[P - done_rows][l];
+          AccT sum = done[leaving - done_rows][l];
+          for (int s = 1; s < S; ++s) {
+#pragma HLS UNROLL
+            if (alone) sum = AccT(sum + done[s][l]);
+          }
+          out.v[l] = sum;
         }
         weighted.write(out);
         --done_rows;
@@ -451,9 +566,12 @@ WEIGHTED_HEADS:
         } else {
           probability = p_buffer[at.key];
         }
-        const Vec<VT, L> values = v_buffer[use][tile][at.key];
+        KeyPlace place = {at.key, 0};
+        if (S > 1 && !alone) place = place_of<S, N>(at.key, call);
+        const Vec<VT, S * L> some = v_buffer[use][tile][place.step];
         for (int p = 0; p < P; ++p) {
 #pragma HLS UNROLL
+          const Vec<VT, L> values = vector_of<VT, L, S>(some, alone && p < S ? p : place.lane);
           for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
             const AccT product = AccT(factor_t(probability.v[p]) * values.v[l]);
@@ -471,11 +589,11 @@ WEIGHTED_HEADS:
               done[p][l] = acc[p][l];
             }
           }
-          done_rows = P;
+          done_rows = leaving;
           ++tile;
           if (tile == call.v_tiles) {
             tile = 0;
-            at = key_next<P, MASKED>(at, call);
+            at = key_next<P, MASKED>(at, walk);
           } else {
             at.key = at.range.first;
           }

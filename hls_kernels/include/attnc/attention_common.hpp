@@ -23,6 +23,7 @@ namespace attnc {
 static constexpr int BIAS_EXCLUDED = -32768;
 static constexpr int BIAS_UNIFORM = -32767;  // in place of a score that does not count
 typedef Int<SCORE_BITS + 2> attention_score_t;
+static constexpr int KEYS_LIMIT = 1 << 18;   // an extent that reaches beyond any key
 static constexpr int SCORE_EXCLUDED = -(1 << (SCORE_BITS + 1));  // below every score, so it never is the maximum
 
 struct KeyRange {
@@ -103,6 +104,12 @@ template <int P, int MASKED, class Call> KeyCursor key_next(KeyCursor cursor, co
   return cursor;
 }
 
+// Rows of a block that leave: all P, or R where a call has a single one.
+template <int P, int R, class Call> int leaving_rows(const Call& call) {
+#pragma HLS INLINE
+  return R < P && call.rows == 1 ? R : P;
+}
+
 // sums[p] += q[p] . k for P queries: of bytes, two queries share k in one multiplier (dsp_pair.hpp); a query alone, or one of 16 bits, has
 // it for itself.
 template <class ScoreT, class XT, int L, int P, bool PAIRED> struct QueryProducts {
@@ -166,15 +173,16 @@ attention_score_t attention_score(ScoreT acc, BiasT bias, bool allowed, const Ca
 
 // One factor per query: reciprocal of its sum times the scale of the output. Sums come in vectors of Q and are at least 2^(15 - SPARE),
 // or 0. A factor per cycle, or with FAST_DIVIDE = 0 Q factors in QUOTIENT_BITS cycles, from as many subtracters in place of a pipelined
-// divider. The pipeline ends with each block: the sums of the next one come only when the outputs of this one leave, which wait for its
+// divider. Of a block with a single row R of the P have one. The pipeline ends with each block: the sums of the next one come only when the outputs of this one leave, which wait for its
 // factors, so a pipeline that stalls must not keep any inside.
-template <class SumT, int SPARE, int P, int Q, int FAST_DIVIDE, class Call>
+template <class SumT, int SPARE, int P, int Q, int R, int FAST_DIVIDE, class Call>
 void attention_reciprocal(hls::stream<Vec<SumT, Q>>& sums, hls::stream<SoftmaxScale>& scales, Call call) {
   typedef UInt<width<SumT>::value + SPARE> spare_t;
-  static const int TRIPS = FAST_DIVIDE != 0 ? P : P / Q * QUOTIENT_BITS + Q;
+  static const int ALL = FAST_DIVIDE != 0 ? P : P / Q * QUOTIENT_BITS + Q, FEW = FAST_DIVIDE != 0 ? R : R / Q * QUOTIENT_BITS + Q;
   static_assert(Q <= QUOTIENT_BITS, "attention_reciprocal: the factors of Q queries leave while those of the next ones are made");
   const multiplier_t multiplier = multiplier_t(call.output_multiplier);
   const shift_t shift = shift_t(call.output_shift);
+  const int rows = leaving_rows<P, R>(call), trips = R < P && rows == R ? FEW : ALL;
   Vec<SumT, Q> sum;
 #pragma HLS ARRAY_PARTITION variable = sum.v complete
   SoftmaxQuotient division[Q];
@@ -186,11 +194,12 @@ void attention_reciprocal(hls::stream<Vec<SumT, Q>>& sums, hls::stream<SoftmaxSc
 RECIPROCAL_BLOCKS:
   for (int block = 0; block < call.blocks; ++block) {
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 256
-    int j = 0, step = 0, left = P, ready = 0;
+    int j = 0, step = 0, left = rows, ready = 0;
     ATTNC_LOOP(RECIPROCAL)
   RECIPROCAL:
-    for (int i = 0; i < TRIPS; ++i) {
+    for (int i = 0; i < trips; ++i) {
 #pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = FEW max = ALL
       ATTNC_TICK(RECIPROCAL)
       if (FAST_DIVIDE != 0) {
         if (j == 0) sum = sums.read();
@@ -231,7 +240,7 @@ RECIPROCAL_BLOCKS:
 
 // Outputs of a head: rescaled as they come (block after block, in a block tile after tile, in a tile query after query), written in
 // (tile, row) order while those of the next head come.
-template <class AccT, class YT, int VALUE_TILES_MAX, int ROWS_MAX, int L, int P, class Call>
+template <class AccT, class YT, int VALUE_TILES_MAX, int ROWS_MAX, int L, int P, int R, class Call>
 void attention_normalise(hls::stream<Vec<AccT, L>>& weighted, hls::stream<SoftmaxScale>& scales, hls::stream<Vec<YT, L>>& y, Call call) {
   static_assert(width<YT>::value >= 16, "attention: outputs have at least 16 bits");
   static Vec<YT, L> y_buffer[2][VALUE_TILES_MAX][ROWS_MAX];
@@ -241,6 +250,7 @@ void attention_normalise(hls::stream<Vec<AccT, L>>& weighted, hls::stream<Softma
 #endif
   SoftmaxScale scales_held[P];
 #pragma HLS ARRAY_PARTITION variable = scales_held complete
+  const int leaving = leaving_rows<P, R>(call);
 
   // Head `heads` only writes the last outputs.
 NORMALISE_HEADS:
@@ -254,7 +264,7 @@ NORMALISE_HEADS:
   NORMALISE:
     for (int i = 0; i < trips; ++i) {
 #pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = P max = ROWS_MAX * VALUE_TILES_MAX
+#pragma HLS LOOP_TRIPCOUNT min = R max = ROWS_MAX * VALUE_TILES_MAX
 #pragma HLS DEPENDENCE variable = y_buffer inter false
       ATTNC_TICK(NORMALISE)
       if (i < writes) {
@@ -272,9 +282,9 @@ NORMALISE_HEADS:
           out.v[l] = YT(requantize<AccT>(acc.v[l], scale.multiplier, scale.shift, call.low, call.high));
         }
         if (first + p < call.rows) y_buffer[fill][tile][first + p] = out;
-        p = p + 1 == P ? 0 : p + 1;
+        p = p + 1 == leaving ? 0 : p + 1;
         tile = p == 0 ? tile + 1 : tile;
-        first = tile == call.v_tiles ? first + P : first;
+        first = tile == call.v_tiles ? first + leaving : first;
         tile = tile == call.v_tiles ? 0 : tile;
       }
     }

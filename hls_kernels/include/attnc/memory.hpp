@@ -203,6 +203,89 @@ LOAD:
   }
 }
 
+// S vectors of a run at a time, through N pointers that bring W each, which follow each other: pointer n of them part n of every run. A run
+// is a multiple of S vectors, and begins with a beat or, of elements of 4 bits, with half of one. Bytes take a cycle, and so do 4 bits; 16
+// bits take two.
+template <class T, int L, int W, int S, int SMALL>
+void take_vectors(hls::burst_maxi<Word<W * L>>& memory, bool wide, bool small, bool high, int half, bool fresh, Int<16> zero, int lane,
+                  Word<W * L>& beat, Vec<T, S * L>& vecs) {
+#pragma HLS INLINE
+  const Word<W * L> before = beat;
+  if (fresh) beat = memory.read();
+  for (int w = 0; w < W; ++w) {
+#pragma HLS UNROLL
+    Vec<T, L> vec;
+    if (SMALL != 0 && small) {
+      vec = from_nibbles<T, L, W>(beat, half + w);
+    } else if (!wide) {
+      vec = from_bytes<T, L>(word_of<L, W>(beat, w), zero);
+    } else {
+      vec = from_halves<T, L>(word_of<L, W>(W == 1 ? before : beat, 0), word_of<L, W>(beat, W - 1), zero);
+    }
+    for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+      if (!wide || W == 1 || high == (w == 1)) vecs.v[(lane + w) * L + l] = vec.v[l];
+    }
+  }
+}
+
+template <class T, int L, int W, int S, int N, int SMALL>
+void move_vectors(hls::burst_maxi<Word<W * L>>& a, hls::burst_maxi<Word<W * L>>& b, const Walk& walk, hls::stream<Vec<T, S * L>>& out) {
+#pragma HLS INLINE
+  static_assert((W == 1 || W == 2) && S == N * W, "load_vectors: each pointer brings the vectors of a beat");
+  static_assert(SMALL == 0 || L % 2 == 0, "load_vectors: a word is two halves");
+  const Int<16> zero = walk.zero_point;
+  const bool wide = walk.bytes == 2, small = SMALL != 0 && walk.bytes == 0;
+  const int words = wide ? 2 * (walk.count[3] / N) : walk.count[3] / N, beats = small ? (words + 2 * W - 1) / (2 * W) : words / W;
+  const int in_run = wide ? 2 * (walk.count[3] / S) : walk.count[3] / S, steps = wide ? 2 * (walk.vectors / S) : walk.vectors / S;
+  const int most = runs_ahead(beats), ahead = walk.runs < most ? walk.runs : most;
+  RunCursor ask = first_run(walk), take = ask;
+  int asked = ahead, at = 0;
+  ATTNC_LOOP(ASK_RUNS)
+ASK_RUNS:
+  for (int i = 0; i < ahead; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 16
+    ATTNC_TICK(ASK_RUNS)
+    ask_vectors<L, W>(a, ask.first, words, small);
+    if (N > 1) ask_vectors<L, W>(b, ask.first + words, words, small);
+    ask = next_run(ask, walk);
+  }
+  Word<W * L> beat_a = Word<W * L>(), beat_b = beat_a;
+  Vec<T, S * L> vecs = Vec<T, S * L>();
+  ATTNC_LOOP(LOAD_VECTORS)
+LOAD_VECTORS:
+  for (int i = 0; i < steps; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
+    ATTNC_TICK(LOAD_VECTORS)
+    if (at == 0 && asked < walk.runs && i > 0) {
+      ask_vectors<L, W>(a, ask.first, words, small);
+      if (N > 1) ask_vectors<L, W>(b, ask.first + words, words, small);
+      ask = next_run(ask, walk);
+      ++asked;
+    }
+    const bool high = wide && (at & 1);
+    const int half_a = (take.first + at * W) & (2 * W - 1), half_b = (take.first + words + at * W) & (2 * W - 1);
+    take_vectors<T, L, W, S, SMALL>(a, wide, small, high, half_a, !small || half_a == 0 || at == 0, zero, 0, beat_a, vecs);
+    if (N > 1) take_vectors<T, L, W, S, SMALL>(b, wide, small, high, half_b, !small || half_b == 0 || at == 0, zero, W, beat_b, vecs);
+    if (!wide || high) out.write(vecs);
+    const bool ends = at + 1 == in_run;
+    at = ends ? 0 : at + 1;
+    if (ends) take = next_run(take, walk);
+  }
+}
+
+template <class T, int L, int W, int S, int SMALL = 0>
+void load_vectors(hls::burst_maxi<Word<W * L>> a, Walk walk, hls::stream<Vec<T, S * L>>& out) {
+  move_vectors<T, L, W, S, 1, SMALL>(a, a, walk, out);
+}
+
+template <class T, int L, int W, int S, int SMALL = 0>
+void load_vectors_2(hls::burst_maxi<Word<W * L>> a, hls::burst_maxi<Word<W * L>> b, Walk walk, hls::stream<Vec<T, S * L>>& out) {
+  move_vectors<T, L, W, S, 2, SMALL>(a, b, walk, out);
+}
+
 // What one loader brings for several streams, one after the other, is a run each: all are asked for before the first one comes.
 template <int L, int W> void ask_run(hls::burst_maxi<Word<W * L>>& memory, const Walk& walk) {
 #pragma HLS INLINE

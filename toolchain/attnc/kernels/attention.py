@@ -20,11 +20,11 @@ OPENING: dict[str, Count] = {
 }
 """Those of the first head."""
 OUTPUTS: dict[str, Count] = {
-    "sums": lambda n: up(n.rows, n.P) * n.P * n.v_tiles,
+    "sums": lambda n: up(n.rows, n.P) * n.leaving * n.v_tiles,
     "outputs": lambda n: n.rows * n.v_tiles,
     "blocks": lambda n: n.heads * up(n.rows, n.P),
 }
-"""Sums and outputs of a head; blocks of queries of all heads."""
+"""Sums and outputs of a head; blocks of queries of all heads. `leaving` are the rows of a block whose sums leave."""
 CHANNELS = Port("bias", "words")
 """Where a bias comes as factors of queries and keys, from the memory of the weights."""
 TABLE = Port("bias", "load")
@@ -60,11 +60,11 @@ def reciprocal(lanes: str, spare: int, fast: str | int, after_first: Count = lam
     def trips(n: Names) -> int:
         """Of a block: a factor per cycle, or those of the queries of a vector in the cycles of one serial division."""
         width = int(getattr(n, lanes))
-        return n.P if divides(n) else n.P // width * QUOTIENT_BITS + width
+        return n.leaving if divides(n) else n.leaving // width * QUOTIENT_BITS + width
 
     return Process(
         function="attention_reciprocal",
-        template=("SumT", spare, "P", lanes, fast),
+        template=("SumT", spare, "P", lanes, "R", fast),
         reads=("sums",),
         writes=("scales",),
         loops=(Loop("RECIPROCAL", DIVIDED, runs=lambda n: ((n.blocks, trips(n)),)),),
@@ -83,7 +83,7 @@ def normalise(placed: bool) -> Process:
     """`attention_normalise`; its buffer is `placed` where the emitted code says where it lies."""
     return Process(
         function="attention_normalise",
-        template=("AccT", "YT", "VALUE_TILES_MAX", "ROWS_MAX", "L", "P"),
+        template=("AccT", "YT", "VALUE_TILES_MAX", "ROWS_MAX", "L", "P", "R"),
         reads=("weighted", "scales"),
         writes=("y",),
         loops=(Loop("NORMALISE", LISTED, runs=_normalise),),
@@ -103,7 +103,7 @@ def _table(n: Names) -> Runs:
 
 _TABLE = Process(
     function="attention_bias",
-    template=("BiasT", "KEYS_MAX", "BIAS_ROWS_MAX", "CHANNELS_MAX", "PER_STEP", "BIAS_BUFFERS", "L", "P", "Q", "B", "MASKED"),
+    template=("BiasT", "KEYS_MAX", "BIAS_ROWS_MAX", "CHANNELS_MAX", "PER_STEP", "BIAS_BUFFERS", "L", "P", "Q", "S", "N", "B", "MASKED"),
     reads=("bias",),
     writes=("biases",),
     loops=(Loop("EMIT_BIAS", MADE, runs=_table),),
@@ -157,7 +157,7 @@ def _scores(n: Names) -> Runs:
 def _weighted(n: Names) -> Runs:
     """Values of the first head; then those of the next one while sums are made; then the last sums leave."""
     load, steps = n.v_words, n.paced_products
-    return (1, load), (n.kv_heads - 1, max(load, steps)), (1, steps), (1, n.P)
+    return (1, load), (n.kv_heads - 1, max(load, steps)), (1, steps), (1, n.leaving)
 
 
 def _waiting_probabilities(n: Names) -> int:
@@ -172,7 +172,7 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
         ports=operands(bias),
         scalars=(
             *("heads", "kv_heads", "heads_per_kv", "rows", "keys", "scored", "paced", "qk_tiles", "v_tiles", "position", "before", "after"),
-            *("window", "ring"),
+            *("window", "ring", "key_steps"),
             *("score_multiplier", "score_shift", "cap_multiplier", "cap_shift", "bias_heads", "bias_rows", "bias_shift"),
             *("bias_channels", "output_multiplier", "output_shift", "low", "high"),
         ),
@@ -180,12 +180,12 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
             biases,
             Process(
                 function="attention_scores",
-                template=("XT", "BiasT", "ScoreT", "Cap", *sizes, "L", "P", "Q", "B", "MASKED"),
+                template=("XT", "BiasT", "ScoreT", "Cap", *sizes, "L", "P", "Q", "S", "N", "B", "MASKED"),
                 reads=("q", "k", "biases"),
                 writes=("scores",),
                 loops=(Loop("SCORES", SCORED, runs=_scores),),
                 buffers=(
-                    Buffer("k_buffer", lambda n: 2 * n.HEAD_TILES_MAX * n.KEYS_MAX, lambda n: n.XT * n.L, placed=True),
+                    Buffer("k_buffer", lambda n: 2 * n.HEAD_TILES_MAX * n.steps_max, lambda n: n.XT * n.S * n.L, placed=True),
                     Buffer(
                         "q_buffer",
                         lambda n: 2 * n.HEAD_TILES_MAX * up(n.ROWS_MAX, n.P),
@@ -199,7 +199,7 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
             ),
             Process(
                 function="attention_maximum",
-                template=("P", "Q", "MASKED"),
+                template=("P", "Q", "S", "MASKED"),
                 reads=("scores",),
                 writes=("row", "maxima"),
                 loops=(Loop("MAXIMUM", READ + COMPARE + WRITE, runs=one(lambda n: n.all_scored * n.groups)),),
@@ -208,7 +208,7 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
             ),
             Process(
                 function="attention_exponential",
-                template=("SumT", "Exp2", "P", "Q", "MASKED"),
+                template=("SumT", "Exp2", "P", "Q", "S", "MASKED"),
                 reads=("row", "maxima"),
                 writes=("probabilities", "sums"),
                 loops=(Loop("EXPONENTIAL", READ + EXP2 + ADD + WRITE, runs=one(lambda n: n.all_scored * n.groups)),),
@@ -218,17 +218,17 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
             reciprocal("Q", 0, "FAST_DIVIDE", lambda n: n.block * n.groups),
             Process(
                 function="attention_weighted",
-                template=("VT", "AccT", "VALUE_TILES_MAX", "KEYS_MAX", "L", "P", "MASKED"),
+                template=("VT", "AccT", "VALUE_TILES_MAX", "KEYS_MAX", "L", "P", "S", "N", "R", "MASKED"),
                 reads=("v", "probabilities"),
                 writes=("weighted",),
                 loops=(Loop("WEIGHTED", BRAM + MULTIPLY + ADD + WRITE, runs=_weighted),),
                 buffers=(
-                    Buffer("v_buffer", lambda n: 2 * n.VALUE_TILES_MAX * n.KEYS_MAX, lambda n: n.VT * n.L, placed=True),
+                    Buffer("v_buffer", lambda n: 2 * n.VALUE_TILES_MAX * n.steps_max, lambda n: n.VT * n.S * n.L, placed=True),
                     Buffer("p_buffer", lambda n: n.KEYS_MAX, lambda n: PROBABILITY.bits * n.P, placed=True),
                 ),
                 first=lambda n: n.block + BRAM + MULTIPLY + ADD + WRITE,
                 early=lambda n: n.v_words,
-                rest=lambda n: n.block * (n.v_tiles - 1) + n.P + 2 * (BRAM + MULTIPLY + ADD + WRITE),
+                rest=lambda n: n.block * (n.v_tiles - 1) + n.leaving + 2 * (BRAM + MULTIPLY + ADD + WRITE),
             ),
             normalise(placed=True),
         ),
@@ -247,15 +247,19 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
         ),
         derived={
             "groups": lambda n: n.P // n.Q,
-            "B": lambda n: 1 if n.BIAS_ROWS_MAX == 1 else n.Q,  # queries that share a bias have one lane of it
+            # Queries that share a bias have one lane of it; keys differ in how far they are.
+            "B": lambda n: 1 if n.BIAS_ROWS_MAX == 1 and (n.S == 1 or bias is TABLE) else n.Q,
+            "R": lambda n: n.Q if n.S > 1 else n.P,
+            "leaving": lambda n: n.R if n.rows == 1 else n.P,
+            "steps_max": lambda n: up(n.KEYS_MAX, n.S),
             "block": lambda n: up(n.scored, up(n.rows, n.P)),
             "biased": lambda n: n.heads if n.bias_heads else 0,
             "bias_words": _factors("rows") if bias is CHANNELS else lambda n: up(n.keys, n.L) * n.bias_rows,
             "key_factor_words": _factors("keys") if bias is CHANNELS else lambda n: 0,
             "bias_steps": lambda n: n.scored * n.groups * (max(up(n.bias_channels, n.PER_STEP), 1) if bias is CHANNELS else 1),
             "q_words": lambda n: n.rows * n.qk_tiles,
-            "k_words": lambda n: n.keys * n.qk_tiles,
-            "v_words": lambda n: n.keys * n.v_tiles,
+            "k_words": lambda n: n.key_steps * n.qk_tiles,
+            "v_words": lambda n: n.key_steps * n.v_tiles,
             "score_steps": lambda n: n.scored * n.qk_tiles,
             "products": lambda n: n.heads_per_kv * n.scored * n.v_tiles,
             "paced_products": lambda n: n.heads_per_kv * n.paced * n.v_tiles,
@@ -266,6 +270,7 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
             *("bias_words", "key_factor_words", "bias_steps", "q_words", "k_words", "score_steps", "v_words", "products"),
             *("paced_products", "sums", "outputs", "all_scored", "blocks"),
         ),
+        beats={"k": "S", "v": "S"},
         elements=ELEMENTS,
         opening=OPENING,
         leaving=lambda n: n.outputs,

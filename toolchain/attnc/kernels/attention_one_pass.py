@@ -216,6 +216,8 @@ def _one_pass(name: str, bias: Port, biases: Process) -> Network:
             Fifo("weighted", lambda n: vector(n.type("AccT"), n.L), lambda n: 16),
         ),
         derived={
+            "R": lambda n: n.P,
+            "leaving": lambda n: n.P,
             "biased": lambda n: n.heads if n.bias_heads else 0,
             "words": lambda n: up(n.bias_channels, n.L // 2),
             "bias_words": lambda n: n.rows * n.words if bias is CHANNELS else up(n.block_keys, n.L) * n.bias_rows,

@@ -27,16 +27,19 @@ WALK = ("offset", "count_0", "count_1", "count_2", "count_3", "stride_0", "strid
 
 @dataclass(frozen=True)
 class Derived:
-    """A register that follows from the position p of a run, where a cache is a ring of fewer rows than a sequence has tokens: p modulo
-    `modulus`, or p up to `limit`; 0 is neither."""
+    """A register that follows from the position p of a run: where a cache is a ring of fewer rows than a sequence has tokens, p modulo
+    `modulus`, or p up to `limit`; 0 is neither. Of that and `more`, how often it has `unit`."""
 
     name: str
     modulus: int = 0
     limit: int = 0
+    unit: int = 1
+    more: int = 0
 
     def at(self, position: int) -> int:
         """What it holds."""
-        return position % self.modulus if self.modulus else min(position, self.limit)
+        found = position % self.modulus if self.modulus else min(position, self.limit) if self.limit else position
+        return (found + self.more) // self.unit
 
 
 def place_in(rows: int) -> Derived:
@@ -47,6 +50,13 @@ def place_in(rows: int) -> Derived:
 def filled_to(limit: int) -> Derived:
     """The tokens before a run, as far as there are rows for them."""
     return Derived(f"filled_to_{limit}", limit=limit)
+
+
+def steps_to(keys: int, unit: int, limit: int = 0) -> tuple[Derived, int]:
+    """Steps of `unit` keys, a power of two, for the tokens before a run, up to `limit` if there is one, and so many `keys` more: those in a
+    register, and how many come on top of them."""
+    more = keys % unit
+    return Derived(f"steps_of_{unit}_with_{more}" + (f"_to_{limit}" if limit else ""), 0, limit, unit, more + unit - 1), keys // unit
 
 
 def _grown(by: Moves, more: Mapping[str, int]) -> int:
@@ -155,7 +165,8 @@ class WeightGroups:
 class Call:
     """One run of a kernel: its walks (a per port, in order) and scalars (by name). A kernel with scalars `FILL` can be brought its
     operand beforehand, or find there what a run before had; `weights` are those that a run before may load for a kernel with scalars
-    `AHEAD`. For each more of a register scalars grow by `slopes`, and multiply-adds by `more_macs`."""
+    `AHEAD`. For each more of a register scalars grow by `slopes`, and multiply-adds by `more_macs`; `derived` are registers that only some
+    calls need."""
 
     node: str
     kernel: KernelCall
@@ -165,6 +176,7 @@ class Call:
     weights: WeightGroups | None = None
     slopes: Mapping[str, Moves] = field(default_factory=dict)
     more_macs: Moves = ()
+    derived: tuple[Derived, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.scalars.keys() == set(self.kernel.scalars), (self.kernel.function, self.scalars)

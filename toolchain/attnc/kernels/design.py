@@ -8,6 +8,10 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 WEIGHT_PORTS = 1, 2, 4
 """Memory ports that may bring the weights of an engine."""
+KEYS_AT_ONCE = 4
+"""Keys that an engine takes per cycle, at most."""
+KEY_PORTS = 1, 2
+"""Memory interfaces that may bring the keys of an engine, and as many its values."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,11 @@ class LookupNumbers(Numbers):
 
 @dataclass(frozen=True)
 class AttentionNumbers(Numbers):
-    """Attention: `queries` at a time."""
+    """Attention: `queries` at a time; of caches, `keys` of a query that is alone, for which so many of the queries' multipliers serve."""
 
     kernel = "attention"
     queries: int = 4
+    keys: int = 1
 
 
 KINDS: dict[str, type[Numbers]] = {kind.kernel: kind for kind in (LinearNumbers, LookupNumbers, AttentionNumbers)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from attnc.ir import Graph, Node
 from attnc.kernels.call import EXPERT, POSITION, ROWS, START, Moves, Walk, place_in
-from attnc.kernels.design import AnyNumbers, Design, EngineDesign
+from attnc.kernels.design import KEYS_AT_ONCE, AnyNumbers, Design, EngineDesign
 
 Make = Callable[[], bytes | Iterable[bytes]]
 """Makes a packed array, whole or in parts of whole words that follow each other."""
@@ -43,10 +43,9 @@ class Lowering:
         return self.graph.value(name).held is not None and self.graph.type(name).bits <= 4
 
     def height(self, name: str) -> int:
-        """Rows of the matrix in memory that a value is, or is a part of: an even number where two share a word."""
+        """Rows of the matrix in memory that a value is, or is a part of; of a cache as many as come in whole steps of keys."""
         value = self.graph.value(name)
-        rows = value.shape[0] if value.held is None else value.held.rows
-        return rows + rows % 2 if self.half(name) else rows
+        return value.shape[0] if value.held is None else KEYS_AT_ONCE * math.ceil(value.held.rows / KEYS_AT_ONCE)
 
     def last(self, name: str) -> int:
         """The last row that a value which is part of a larger matrix can begin at: the one that calls are stated for."""

@@ -1,11 +1,12 @@
 """The processes of memory.hpp, between memory and the streams of an engine, and of chain.hpp, between its kernels.
 
-Their numbers are those of a walk (`Walk.numbers`), W, the words of a beat of the memory, and `more` words that follow those of a walk.
+Their numbers are those of a walk (`Walk.numbers`), W, the words of a beat of the memory, S, the vectors that come at a time, and `more`
+words that follow those of a walk.
 """
 
 from __future__ import annotations
 
-from attnc.kernels.design import WEIGHT_PORTS
+from attnc.kernels.design import KEY_PORTS, WEIGHT_PORTS
 from attnc.kernels.latency import ADD, COMPARE, MEMORY, MULTIPLY, READ, WRITE
 from attnc.kernels.network import Loop, Names, Process, one, up
 
@@ -40,6 +41,24 @@ LOAD = _mover(
     Loop("ASK_RUNS", ADD + COMPARE, runs=one(_asked)),
     Loop("LOAD", MEMORY + ADD + WRITE, runs=one(_beats)),
 )
+
+
+def _load_vectors(pointers: int) -> Process:
+    """S vectors at a time through so many pointers, each of which brings a part of every run."""
+
+    def asked(n: Names) -> int:
+        vectors = n.count // pointers
+        return min(n.runs, runs_ahead(up(vectors, 2 * n.W) if n.half else vectors * n.bytes // n.W))
+
+    return _mover(
+        "load_vectors" + (f"_{pointers}" if pointers > 1 else ""),
+        Loop("ASK_RUNS", ADD + COMPARE, runs=one(asked), function="move_vectors"),
+        Loop("LOAD_VECTORS", MEMORY + ADD + WRITE, runs=one(lambda n: n.vectors // n.S * n.bytes), function="move_vectors"),
+    )
+
+
+LOAD_VECTORS = {pointers: _load_vectors(pointers) for pointers in KEY_PORTS}
+"""By the pointers that they come through."""
 TAKE_RUN = _mover("take_run", Loop("TAKE_RUN", MEMORY + ADD + WRITE, runs=one(_run_beats)))
 TAKE_RUN_WORDS = _mover("take_run_words", Loop("TAKE_RUN_WORDS", MEMORY + WRITE, runs=one(lambda n: n.count)))
 LOAD_EACH_WORD = _mover("load_each_word", Loop("LOAD_EACH_WORD", MEMORY + WRITE, runs=one(lambda n: n.count + n.more)))
@@ -69,4 +88,4 @@ FETCH = _mover(
 QUEUE = _mover("read_queue", Loop("QUEUE", MEMORY + WRITE, runs=one(lambda n: n.count)))
 """Brings the entries of a queue of experts; it stands beside the function of the accelerator."""
 
-MOVERS = (LOAD, TAKE_RUN, TAKE_RUN_WORDS, *LOAD_PARTS.values(), LOAD_EACH_WORD, STORE, FORWARD, TEE, FETCH, QUEUE)
+MOVERS = (LOAD, *LOAD_VECTORS.values(), TAKE_RUN, TAKE_RUN_WORDS, *LOAD_PARTS.values(), LOAD_EACH_WORD, STORE, FORWARD, TEE, FETCH, QUEUE)

@@ -258,7 +258,7 @@ class Network:
     counts: tuple[str, ...] = ()
     """Derived numbers that a call brings, behind its scalars: products of them, for which the kernel would need multipliers."""
     beats: Mapping[str, str] = field(default_factory=dict)
-    """Of ports that bring several words at a time: the template argument that says how many."""
+    """Of ports that bring several words or vectors at a time: the template argument that says how many."""
     elements: Mapping[str, str] = field(default_factory=dict)
     """Of ports whose vectors are of a type that an instance chooses: the template argument that is this type."""
     opening: Mapping[str, Count] = field(default_factory=dict)

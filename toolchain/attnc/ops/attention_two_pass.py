@@ -7,10 +7,10 @@ from itertools import product
 
 from attnc.arrays import Array
 from attnc.fixedpoint import matmul
-from attnc.ir import Node
+from attnc.ir import Graph, Node
 from attnc.kernels.attention import ATTENTION, ATTENTION_CHANNELS
-from attnc.kernels.call import NO_WALK, POSITION, Call, Moves, Walk, filled_to, place_in
-from attnc.kernels.design import AttentionNumbers, EngineDesign
+from attnc.kernels.call import NO_WALK, POSITION, Call, Moves, Walk, filled_to, place_in, steps_to
+from attnc.kernels.design import KEY_PORTS, AttentionNumbers, EngineDesign
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.numbers import PROBABILITY_BITS, QUOTIENT_BITS, SCORE_BITS
@@ -66,7 +66,7 @@ def lower_two_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
         pairs = mask.blocks(row, rows, sizes.keys, engine.numbers.queries)
         scored = sum(stop - start for _, start, stop in pairs)
         paced = sum(max(stop - start, engine.numbers.queries) for _, start, stop in pairs)
-        counts = {"keys": keys, "scored": scored, "paced": paced, "position": mask.offset + row - first}
+        counts = {"keys": keys, "key_steps": keys, "scored": scored, "paced": paced, "position": mask.offset + row - first}
         looks = {"before": mask.before, "after": mask.after, "window": UNLIMITED, "ring": 0}
         macs = heads * (sizes.head + sizes.value)
         calls.append(
@@ -86,22 +86,31 @@ def _over_cache(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
     in whatever order they lie there: neither maxima nor sums depend on it. A window leaves keys out by how far back they are, so that
     every count follows from registers by a factor."""
     engine, macs = ctx.engine(node, AttentionNumbers), sizes.heads * (sizes.head + sizes.value)
-    blocks, queries = query_blocks(sizes.queries, engine), engine.numbers.queries
-    kernel = kernel_of(node, sizes, engine, max(rows for _, rows in blocks), sizes.keys)
+    blocks, queries, at_once = query_blocks(sizes.queries, engine), engine.numbers.queries, keys_at_once(ctx.graph, engine)
+    kernel = kernel_of(node, sizes, engine, max(rows for _, rows in blocks), sizes.keys, at_once)
     ring, calls = sizes.keys if sizes.ring else 0, []
-    place, length = (place_in(ring).name, filled_to(ring - sizes.ring).name) if ring else (POSITION, POSITION)
+    limit = ring - sizes.ring if ring else 0
+    place, length = (place_in(ring).name, filled_to(limit).name) if ring else (POSITION, POSITION)
     for row, rows in blocks:
         keys, parts = ring or sizes.keys - sizes.queries + row + rows, math.ceil(rows / queries)
         # What a block of a call's queries looks at ends with its last one, but in a ring.
         ends = [min(queries, rows - at) + at - rows for at in range(0, rows, queries)]
         scored = parts * keys + (0 if ring else sum(ends))
-        counts = {"keys": keys, "scored": scored, "position": sizes.keys - sizes.queries + row}
-        counts["paced"] = scored + parts * (queries - 1)  # at least so many at every position
+        counts = {"keys": keys, "position": sizes.keys - sizes.queries + row}
+        # Steps of keys follow from a register of their own; a query alone goes through these.
+        register, more = steps_to(sizes.ring if ring else row + rows, at_once, limit)
+        stepwise = at_once > 1
+        steps = register.at(limit if ring else sizes.keys - sizes.queries) + more if stepwise else keys
+        by = register.name if stepwise else length
+        pairs, counted = (steps, by) if stepwise and rows == 1 else (scored, length)
+        counts |= {"key_steps": steps, "scored": pairs}
+        # At least so many as leave, at every position.
+        counts["paced"] = pairs + parts * ((kernel.arg("Q") if stepwise and rows == 1 else queries) - 1)
         calls.append(
             Call(
                 node=node.name,
                 kernel=kernel,
-                walks=walks_of(node, sizes, ctx, (row, rows), (0, keys), (0, 1), ((length, 1),)),
+                walks=walks_of(node, sizes, ctx, (row, rows), (0, steps * at_once), (0, 1), ((by, at_once),)),
                 scalars={
                     **{"heads": sizes.heads, "kv_heads": sizes.kv_heads, "heads_per_kv": sizes.sharing},
                     **{"before": UNLIMITED, "after": UNLIMITED if ring else 0, "window": sizes.mask.before, "ring": ring},
@@ -109,11 +118,22 @@ def _over_cache(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
                     **shared_scalars(node, sizes, ctx, rows),
                 },
                 macs=macs * rows * keys,
-                slopes={"position": ((place, 1),), "keys": ((length, 1),), **dict.fromkeys(("scored", "paced"), ((length, parts),))},
+                slopes={
+                    **{"position": ((place, 1),), "keys": ((length, 1),), "key_steps": ((by, 1),)},
+                    **dict.fromkeys(("scored", "paced"), ((counted, parts),)),
+                },
                 more_macs=((length, macs * rows),),
+                derived=(register,) if stepwise else (),
             )
         )
     return calls
+
+
+def keys_at_once(graph: Graph, engine: EngineDesign[AttentionNumbers]) -> int:
+    """Keys that the engine takes per cycle of a cache. A block of rows loads whole steps of them: what follows its own last key may not be
+    what a later block is about to store, so that blocks end where steps do."""
+    whole = engine.rows % engine.numbers.keys == 0 or engine.rows >= max(graph.value(node.output).shape[0] for node in graph.nodes)
+    return min(engine.numbers.keys, engine.numbers.queries, KEY_PORTS[-1] * engine.design.beat) if whole else 1
 
 
 def groups_of(sizes: Sizes, engine: EngineDesign[AttentionNumbers]) -> int:
@@ -188,8 +208,8 @@ def bias_sizes(sizes: Sizes, lanes: int, rows: int, groups: int = 1) -> tuple[tu
     )
 
 
-def kernel_of(node: Node, sizes: Sizes, engine: EngineDesign[AttentionNumbers], rows: int, keys: int) -> KernelCall:
-    """The engine that serves `rows` queries and `keys` keys at a time."""
+def kernel_of(node: Node, sizes: Sizes, engine: EngineDesign[AttentionNumbers], rows: int, keys: int, at_once: int = 1) -> KernelCall:
+    """The engine that serves `rows` queries and `keys` keys at a time, `at_once` of them per cycle where a query is alone."""
     groups = groups_of(sizes, engine)
     return KernelCall(
         network=ATTENTION_CHANNELS if node.attrs.get("bias_by") == "channels" else ATTENTION,
@@ -204,6 +224,8 @@ def kernel_of(node: Node, sizes: Sizes, engine: EngineDesign[AttentionNumbers], 
             ("L", engine.lanes),
             ("P", engine.numbers.queries),
             ("Q", engine.numbers.queries // groups),
+            ("S", at_once),
+            ("N", max(at_once // engine.design.beat, 1)),
         ),
         engine=engine.name,
     )

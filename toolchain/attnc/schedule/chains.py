@@ -164,12 +164,12 @@ class Order:
 
 
 def _fed(links: Sequence[Link], calls: Sequence[Call]) -> int | None:
-    """The port through which `calls` can take the result of the last of `links` from a FIFO: the only one that brings what these make, and
-    one of those that most vectors pass."""
+    """The port through which `calls` can take the result of the last of `links` from a FIFO: the only one that brings what these make, one
+    vector at a time, and one of those that most vectors pass."""
     before, made = links[-1], {link.node.output for link in links}
-    loads = load_ports(calls[0].kernel)
+    loads, ports = load_ports(calls[0].kernel), calls[0].kernel.ports
     reading = [index for index in loads if any(call.walks[index].value in made for call in calls)]
-    if len(reading) != 1 or len(calls) != len(before.calls):
+    if len(reading) != 1 or len(calls) != len(before.calls) or ports[reading[0]].beat > 1:
         return None
     orders = [call.walks[store_port(call.kernel)].order for call in before.calls]
     most = max(calls[0].walks[index].vectors for index in loads)

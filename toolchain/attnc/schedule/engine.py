@@ -137,17 +137,17 @@ class Engine:
         def add(name: str, kind: str, type_: IntType, slot: int | None = None, port: int | None = None, words: int = 1) -> None:
             shared = name in depths
             group = "wide" if name in self.wide else "parameters" if shared and kind == "words" else kind
-            group = "wide words" if group == "words" and words > 1 else group
+            group, vectors = "wide words" if group == "words" and words > 1 else group, words if kind == "load" else 1
             beat, each = 1 if group == "store" else self.beat, group == "words" and self.beat > 1
             if shared and not any(stream.shared for stream in found):
                 used["parameters"] = used["load"]
                 used["load"] += 1
             first = used["parameters"] if shared else used[group]
-            count = words // beat if group == "wide words" else 1
+            count = max(words // beat, 1)
             prefix = f"{POINTERS[group]}_{self.index}" if self.own else POINTERS[group]
             pointers = tuple(f"{prefix}_{number}" for number in range(first, first + count))
             ahead = kind == "words" and slot is not None and slot == self.operand_slot and not shared
-            found.append(Stream(name, kind, type_, pointers, slot, port, beat, shared, depths.get(name, SHALLOW), ahead, each))
+            found.append(Stream(name, kind, type_, pointers, slot, port, beat, shared, depths.get(name, SHALLOW), ahead, each, vectors))
             used[group] += 0 if shared else count
 
         first, last = self.slots[0], self.slots[-1].kernel
@@ -305,7 +305,7 @@ class Instruction:
 
     def names(self, stream: Stream) -> Names:
         """What the loops of the process that moves a stream depend on."""
-        return Names({"W": stream.beat}, self._numbers(stream), {})
+        return Names({"W": stream.beat, "S": stream.vectors}, self._numbers(stream), {})
 
     def moved(self, stream: Stream) -> int:
         """Cycles in which something of a stream passes, through each of its pointers."""

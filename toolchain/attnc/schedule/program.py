@@ -280,7 +280,7 @@ def _program(
     parts = [weights_ahead(prefetch([[instructions[i] for i in step] for step in order])) for order in orders]
     engines, steps = _two_sided(engines, [step for part in parts for step in part])
     arrays = dict(pair for chain in chains for link in chain.links for call in link.calls for pair in weight_walks(call))
-    last, derived, stated = registers_of(graph)
+    last, derived, stated = registers_of(graph, (call for chain in chains for link in chain.links for call in link.calls))
     total, found = sum(map(aligned, arrays.values())), queues(graph, memory, entry_rows(design))
     return Program(design, engines, steps, memory, total, stated=stated, last=last, derived=derived, queues=found)
 

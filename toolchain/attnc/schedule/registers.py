@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from attnc.ir import Graph
-from attnc.kernels.call import POSITION, REGISTERS, SESSION, Derived, filled_to, place_in
+from attnc.kernels.call import POSITION, REGISTERS, SESSION, Call, Derived, filled_to, place_in
 
 PROMPT = 4
 """Blocks of a prompt for which a search counts the tokens of one that are decoded: prompts are longer than answers, as a rule."""
 
 
-def registers_of(graph: Graph) -> tuple[dict[str, int], tuple[Derived, ...], dict[str, dict[str, int]]]:
-    """Of each entry of a graph with caches the last position; what follows from it; and the registers that its calls are stated for: those
-    of the last position, and the last row of each ring."""
+def registers_of(graph: Graph, calls: Iterable[Call] = ()) -> tuple[dict[str, int], tuple[Derived, ...], dict[str, dict[str, int]]]:
+    """Of each entry of a graph with caches the last position; what follows from it, and what some `calls` need besides; and the registers
+    that its calls are stated for: those of the last position, and the last row of each ring."""
     rows = {node.entry: graph.value(node.output).shape[0] for node in graph.nodes} if graph.length else {}
     rings = sorted({value.held.rows for value in graph.values.values() if value.held is not None and value.held.ring})
     places, block = [place_in(ring) for ring in rings], max(rows.values(), default=0)
     fills = [filled_to(ring - block) for ring in rings]
+    others = {each.name: each for call in calls for each in call.derived}
     last, stated = {entry: graph.length - count for entry, count in rows.items()}, {}
     for entry, count in rows.items():
         given = {**dict.fromkeys(REGISTERS, 0), POSITION: last[entry]}
         stated[entry] = given | {each.name: each.modulus - count for each in places} | {each.name: each.limit for each in fills}
-    return last, (*places, *fills), stated
+        stated[entry] |= {name: each.at(last[entry]) for name, each in others.items()}
+    return last, (*places, *fills, *others.values()), stated
 
 
 def registers_at(position: int, session: int, derived: Sequence[Derived]) -> dict[str, int]:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from attnc.kernels.call import WALK, Walk
-from attnc.kernels.memory import LOAD, LOAD_EACH_WORD, LOAD_PARTS, STORE, TAKE_RUN, TAKE_RUN_WORDS
+from attnc.kernels.memory import LOAD, LOAD_EACH_WORD, LOAD_PARTS, LOAD_VECTORS, STORE, TAKE_RUN, TAKE_RUN_WORDS
 from attnc.kernels.network import Names, Process
 from attnc.kernels.ports import IntType
 from attnc.kernels.storage import SHALLOW
@@ -27,7 +27,7 @@ class Stream:
     """Between memory and an engine. `slot` and `port` say which kernel it belongs to: none for the first slot's input and the last one's
     output; a tap has a slot and no port. `pointers` are the arguments of the accelerator that it uses, `beat` the words that each moves per
     cycle, `shared` whether its loader serves other streams too, `depth` the vectors that its FIFO holds, `ahead` whether the first weights
-    of a later instruction may follow, `each` whether words come one by one whatever its beat."""
+    of a later instruction may follow, `each` whether words come one by one whatever its beat. `vectors` come at a time."""
 
     name: str
     kind: str
@@ -40,6 +40,7 @@ class Stream:
     depth: int = SHALLOW
     ahead: bool = False
     each: bool = False
+    vectors: int = 1
 
     @property
     def mover(self) -> Process:
@@ -48,7 +49,9 @@ class Stream:
             return STORE
         if self.shared:
             return TAKE_RUN_WORDS if self.kind == "words" else TAKE_RUN
-        return LOAD if self.kind == "load" else LOAD_EACH_WORD if self.each else LOAD_PARTS[len(self.pointers)]
+        if self.kind == "load":
+            return LOAD if self.vectors == 1 else LOAD_VECTORS[len(self.pointers)]
+        return LOAD_EACH_WORD if self.each else LOAD_PARTS[len(self.pointers)]
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -65,11 +68,11 @@ class Stream:
 
     def width(self, lanes: int) -> int:
         """Bits of an element of its FIFO."""
-        return lanes * (8 * self.taken if self.kind == "words" else self.type.bits)
+        return lanes * (8 * self.taken if self.kind == "words" else self.vectors * self.type.bits)
 
     def moved(self, numbers: tuple[tuple[str, int], ...]) -> int:
         """Cycles in which something passes each of its pointers, with those numbers of a walk."""
-        return _moved(self.mover, self.beat, numbers)
+        return _moved(self.mover, self.beat, self.vectors, numbers)
 
     def passed(self, moved: int) -> int:
         """Of so many cycles in which its loader works, those in which something passes its port of the board."""
@@ -82,6 +85,6 @@ class Stream:
 
 
 @lru_cache(maxsize=1 << 14)
-def _moved(mover: Process, beat: int, numbers: tuple[tuple[str, int], ...]) -> int:
-    names = Names({"W": beat}, dict(numbers), {})
+def _moved(mover: Process, beat: int, vectors: int, numbers: tuple[tuple[str, int], ...]) -> int:
+    names = Names({"W": beat, "S": vectors}, dict(numbers), {})
     return max(loop.busy(loop.runs(names)) for loop in mover.loops)

@@ -163,9 +163,9 @@ def write_bench(bench: Bench, sources: Path, folder: Path, lanes: int, found: Pa
             {
                 "name": port.name,
                 "kind": port.kind,
-                "lanes": lanes * port.beat if port.kind == "words" else lanes,
+                "lanes": lanes * port.beat,
                 "element": _element(port.kind, port.type),
-                "token": f"attnc::Vec<{_element(port.kind, port.type)}, {lanes * port.beat if port.kind == 'words' else lanes}>",
+                "token": f"attnc::Vec<{_element(port.kind, port.type)}, {lanes * port.beat}>",
             }
             for port in kernel.ports
         ],
