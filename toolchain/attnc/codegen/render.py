@@ -20,13 +20,13 @@ from attnc.kernels.storage import SHALLOW
 from attnc.resources import data_path
 from attnc.schedule.chains import store_port
 from attnc.schedule.cost import Estimate
-from attnc.schedule.engine import POINTERS, Engine
+from attnc.schedule.engine import Engine
 from attnc.schedule.fifos import fifos
 from attnc.schedule.given import Style
 from attnc.schedule.lowered import entry_rows
 from attnc.schedule.patches import PATCH_SHIFT
 from attnc.schedule.program import FETCH_INTS, Program
-from attnc.schedule.streams import Stream
+from attnc.schedule.streams import POINTERS, Stream
 
 TOP = "attnc_top"
 FLAGS = "-std=c++14 -I. -Iinclude -Wno-unknown-pragmas -Wno-unused-label"

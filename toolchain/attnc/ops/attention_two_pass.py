@@ -295,6 +295,20 @@ def shared_logic(kernel: KernelCall, columns: int, softmax: int) -> Resources:
     return logic + times(exp2_of(exp2).lane, softmax) + caps + divider
 
 
+def _alone_logic(kernel: KernelCall) -> Resources:
+    """What lets lanes share a query: of keys and of values each the choice of one of those that come together, four to a LUT, and whether
+    lanes get that one or their own; whether the multipliers get the query; the sums of lanes; and of a lane whose softmax goes on its key,
+    and its part in a maximum and a sum of all."""
+    at_once, lanes, q = (kernel.arg(name) for name in ("S", "L", "Q"))
+    if at_once == 1:
+        return Resources()
+    bits = (kernel.arg("XT") + kernel.arg("VT")) * lanes
+    choices = bits * math.ceil(at_once / 4) + bits * at_once // 2 + kernel.arg("XT") * lanes // 2
+    sums = (at_once - 1) * lanes * kernel.arg("AccT")
+    each = 64 + SCORE_BITS + 2 + kernel.arg("SumT")
+    return Resources(lut=choices + sums + q * each, ff=bits * at_once + q * each)
+
+
 def two_pass_logic(kernel: KernelCall) -> Resources:
     """Beside what both kernels share: the choice of a probability from its two memories; registers of sums on their way out and of scores,
     maxima, sums and probabilities of the groups of queries, a LUT for every bit and four of what it is chosen from; five LUTs per lane
@@ -309,6 +323,7 @@ def two_pass_logic(kernel: KernelCall) -> Resources:
     )
     if kernel.arg("MASKED") == 2:  # how far back a key is, around a ring, and whether that is within the window
         logic = logic + Resources(lut=96 * q, ff=64 * q)
+    logic = logic + _alone_logic(kernel)
     channels = kernel.network is ATTENTION_CHANNELS
     bias = channel_logic(kernel, q) if channels else Resources(lut=5 * lanes * kernel.names.B)
     return bias + logic + shared_logic(kernel, p, q)

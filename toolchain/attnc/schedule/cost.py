@@ -28,6 +28,8 @@ SHARED_LOADER = Resources(lut=150, ff=200)
 RUN = Resources(lut=220, ff=300)
 """A run of words that follow each other: a counter, an address, and elements of 16 bits with their zero point (8 lanes)."""
 STORER = Resources(lut=450, ff=600)
+MORE_LANE = Resources(lut=12, ff=16)
+"""Of a vector that a loader brings beside another one: its zero point, and the assembly of elements of 16 bits."""
 SMALL_LANE = Resources(lut=8, ff=8)
 """Of a loader or storer that moves elements of 4 bits too: the choice of a half of a word, and of what a lane holds."""
 PORT = Resources(lut=1200, ff=1800, bram36=2)
@@ -106,7 +108,8 @@ def engine_resources(engine: Engine, lanes: int) -> Resources:
     total = sum((slot_resources(slot, lanes, engine.chained) for slot in engine.slots), Resources())
     for stream in engine.streams:
         total = total + scaled(STORER if stream.kind == "store" else RUN if stream.shared else LOADER, len(stream.pointers))
-        total = total + scaled(SMALL_LANE, lanes if stream.name in engine.small else 0)
+        total = total + scaled(MORE_LANE, lanes * (stream.vectors - 1))
+        total = total + scaled(SMALL_LANE, lanes * stream.vectors if stream.name in engine.small else 0)
         total = total + fifo(stream.width(lanes), stream.depth)
     total = total + scaled(SHARED_LOADER, bool(engine.shared))
     return total

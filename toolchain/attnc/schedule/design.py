@@ -12,7 +12,7 @@ from itertools import product
 from attnc.config import Objective
 from attnc.errors import FitError
 from attnc.ir import Graph, Node
-from attnc.kernels.design import COMMON, WEIGHT_PORTS, Design, LinearNumbers, Numbers, flat
+from attnc.kernels.design import COMMON, WEIGHT_PORTS, AttentionNumbers, Design, LinearNumbers, Numbers, flat
 from attnc.kernels.resources import Resources
 from attnc.ops import operator
 from attnc.schedule.cost import Estimate, by_class, estimate, overrun, program_resources, without_buffers
@@ -30,9 +30,9 @@ BLOCKS = (1, 2, 3, 4, 8)
 QUERY_CHOICES = tuple(1 << bits for bits in range(MOST_QUERIES.bit_length()))
 PE_FACTORS = (1, 2, 4, 8, 16, 32)
 AT_ONCE_CHOICES = (1, 2, 3, 4, 5, 6, 8, 12, 16)
-HALVED = ("pe", "rows", "queries", "rows_at_once", "parallel", "weight_ports")
+HALVED = ("pe", "rows", "queries", "rows_at_once", "parallel", "weight_ports", "keys")
 """Numbers that a smaller design has less of."""
-MOST_HALVINGS = 6, 6, 5, 5, 2, 3
+MOST_HALVINGS = 6, 6, 5, 5, 2, 3, 3
 """Of each, and one: so many that are tried."""
 DEPTH_CHOICES = (512, 2048)
 """Codes per channel that the look-up engine buffers: half a block RAM, and half a URAM for each of its two blocks."""
@@ -184,7 +184,7 @@ def choose_design(graph: Graph, board: Board, clock_mhz: float, objective: Objec
         lanes //= 2
     if best is not None:
         kinds = {kind for node in graph.nodes if (kind := operator(node).numbers(node)) is not None}
-        return refined(best, partial(_tried, programs, board, clock_mhz, objective), kinds, _height(graph))[1]
+        return refined(best, partial(_tried, programs, board, clock_mhz, objective), kinds, _height(graph), graph.length > 0)[1]
     assert nearest is not None
     _, smallest, over = nearest
     cost = estimate(programs.build(smallest), board, clock_mhz)
@@ -336,6 +336,8 @@ def smaller_designs(design: Design) -> list[tuple[str, Design]]:
         halved = _halved(design, times)
         linear = [numbers for numbers in halved.engines.values() if isinstance(numbers, LinearNumbers)]
         if any(one.pe < halved.lanes or one.rows_at_once > (one.rows or halved.rows) for one in linear):
+            continue
+        if any(one.keys > one.queries for one in halved.engines.values() if isinstance(one, AttentionNumbers)):
             continue
         changed = {name: f"{name} {old[name]} -> {new}" for name, new in flat(halved.facts()).items() if new != old[name]}
         if times and {name.rpartition(".")[2] for name in changed} == times.keys():

@@ -9,12 +9,25 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from attnc.errors import ConfigError
 from attnc.ir import Graph
-from attnc.kernels.design import COMMON, KINDS, OWN, WEIGHT_PORTS, Design, LinearNumbers, LookupNumbers, NamedEngine, Numbers, flat
+from attnc.kernels.design import (
+    COMMON,
+    KEY_PORTS,
+    KINDS,
+    OWN,
+    WEIGHT_PORTS,
+    AttentionNumbers,
+    Design,
+    LinearNumbers,
+    LookupNumbers,
+    NamedEngine,
+    Numbers,
+    flat,
+)
 from attnc.ops import operator
 from attnc.quant.weight_config import matching
 
 LARGEST = 4096
-POWERS_OF_TWO = ("lanes", "beat", "pe", "queries", "tables", "columns")
+POWERS_OF_TWO = ("lanes", "beat", "pe", "queries", "keys", "tables", "columns")
 """Numbers that size a vector of a kernel."""
 
 Number = Annotated[int, Field(strict=True, ge=1, le=LARGEST)]
@@ -107,6 +120,8 @@ def check_numbers(design: Design, where: str) -> None:
                 wrong(where, f"{at}.rows_at_once", f"at most its rows ({engine.rows})", numbers.rows_at_once)
             if numbers.weight_ports not in WEIGHT_PORTS:
                 wrong(where, f"{at}.weight_ports", "1, 2 or 4 memory ports that bring the weights", numbers.weight_ports)
+        if isinstance(numbers, AttentionNumbers) and numbers.keys > (most := min(numbers.queries, KEY_PORTS[-1] * design.beat)):
+            wrong(where, f"{at}.keys", f"at most {most}: its queries, and those of {KEY_PORTS[-1]} memory ports", numbers.keys)
         if isinstance(numbers, LookupNumbers) and numbers.group not in (3, 5):
             wrong(where, f"{at}.group", "3 or 5 activations per table of ternary weights", numbers.group)
 

@@ -17,20 +17,10 @@ from attnc.kernels.storage import SHALLOW
 from attnc.ops import OPERATORS
 from attnc.schedule.chains import Chain, store_port
 from attnc.schedule.sharing import Run
-from attnc.schedule.streams import Stream, WordRun
+from attnc.schedule.streams import POINTERS, SEVERAL, Stream, WordRun
 
 PASSING = 4
 """Vectors that the FIFO between two processes holds of which the first only passes vectors on."""
-POINTERS = {
-    "load": "load",
-    "words": "weights",
-    "wide words": "wideweights",
-    "parameters": "parameters",
-    "store": "result",
-    "wide": "wide",
-}
-"""Arguments of the accelerator by the kind of their streams; "wide" ones are those of packed words and of stores that move two words per
-cycle, "parameters" those of words whose loader reads load_<n> of the same number as well. Those of stores come last."""
 
 
 class Control(NamedTuple):
@@ -137,7 +127,7 @@ class Engine:
         def add(name: str, kind: str, type_: IntType, slot: int | None = None, port: int | None = None, words: int = 1) -> None:
             shared = name in depths
             group = "wide" if name in self.wide else "parameters" if shared and kind == "words" else kind
-            group, vectors = "wide words" if group == "words" and words > 1 else group, words if kind == "load" else 1
+            group, vectors = SEVERAL.get(group, group) if words > 1 else group, words if kind == "load" else 1
             beat, each = 1 if group == "store" else self.beat, group == "words" and self.beat > 1
             if shared and not any(stream.shared for stream in found):
                 used["parameters"] = used["load"]

@@ -18,7 +18,8 @@ from attnc.kernels.design import Design
 from attnc.kernels.lowering import Lowering
 from attnc.kernels.ports import SIDES
 from attnc.schedule.chains import Chain, Key, Link, Order, engine_orders, first_load, form_chains, settle, whole_operands_first
-from attnc.schedule.engine import POINTERS, Engine, Instruction, Slot
+from attnc.schedule.engine import Engine, Instruction, Slot
+from attnc.schedule.interfaces import interfaces
 from attnc.schedule.lowered import Calls, entry_rows, least_cycles, lower, regions
 from attnc.schedule.memory import MemoryMap, WeightMemory, aligned, plan_memory, weight_walks
 from attnc.schedule.patches import PATCH_SHIFT, Fetch, Patch, Stated, integers, patches
@@ -28,6 +29,7 @@ from attnc.schedule.registers import more_in_use, registers_at, registers_of, us
 from attnc.schedule.sharing import Operand, share
 from attnc.schedule.sized import sized
 from attnc.schedule.steps import Task, form_steps, tracks
+from attnc.schedule.streams import POINTERS
 from attnc.schedule.touched import touched
 from attnc.schedule.traffic import check_traffic
 
@@ -96,27 +98,8 @@ class Program:
 
     @cached_property
     def bundles(self) -> dict[str, str]:
-        """The memory interface of each pointer. One that writes shares it with one that reads words of its size, since an interface reads
-        and writes at the same time; it is one of the same engine where pointers are its own. The pointers of a loader that reads
-        activations and parameters, in turn, share one too."""
-        readers: dict[tuple[str, int], list[str]] = {}
-
-        def like(pointer: str, beat: int) -> tuple[str, int]:
-            return "_".join(pointer.split("_")[1:-1]), beat
-
-        found = {"program": "program"}
-        for pointer, beat in self.pointers.items():
-            if pointer.startswith((POINTERS["load"], POINTERS["words"], POINTERS["wide words"])):
-                readers.setdefault(like(pointer, beat), []).append(pointer)
-                found[pointer] = pointer
-            elif pointer.startswith(POINTERS["parameters"]):
-                partner = POINTERS["load"] + pointer.removeprefix(POINTERS["parameters"])
-                found[pointer] = partner if partner in self.pointers else pointer
-        for pointer, beat in self.pointers.items():
-            if pointer not in found:
-                free = readers.get(like(pointer, beat))
-                found[pointer] = free.pop(0) if free else pointer
-        return found
+        """The memory interface of each pointer."""
+        return {"program": "program"} | interfaces(self.pointers, self.engines, self.design.parallel > 1)
 
     @cached_property
     def places(self) -> list[int]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from itertools import product
 
-from attnc.kernels.design import WEIGHT_PORTS, AttentionNumbers, Design, LinearNumbers, LookupNumbers, Numbers
+from attnc.kernels.design import KEY_PORTS, WEIGHT_PORTS, AttentionNumbers, Design, LinearNumbers, LookupNumbers, Numbers
 
 Rank = tuple[float, ...]
 """What designs are ranked by: lower is better."""
@@ -24,14 +24,19 @@ LARGEST = 512
 
 
 def refined(
-    start: tuple[Rank, Design], rank: Callable[[Design, Rank], Rank | None], kinds: Collection[type[Numbers]], height: int
+    start: tuple[Rank, Design],
+    rank: Callable[[Design, Rank], Rank | None],
+    kinds: Collection[type[Numbers]],
+    height: int,
+    cached: bool = False,
 ) -> tuple[Rank, Design]:
     """The design that is reached from `start`, with what it is ranked by. `rank` gives None for what does not fit, or cannot be as good as
-    the best that it is told; `kinds` are the numbers that engines of the model have, `height` are the rows of the largest value."""
+    the best that it is told; `kinds` are the numbers that engines of the model have, `height` are the rows of the largest value; `cached`:
+    keys come from caches."""
     best, seen = start, {start[1]}
     while True:
         better = best
-        for design in neighbours(best[1], kinds, height):
+        for design in neighbours(best[1], kinds, height, cached):
             if design in seen:
                 continue
             seen.add(design)
@@ -43,18 +48,27 @@ def refined(
         best = better
 
 
-def neighbours(design: Design, kinds: Collection[type[Numbers]], height: int) -> Iterator[Design]:
+def neighbours(design: Design, kinds: Collection[type[Numbers]], height: int, cached: bool = False) -> Iterator[Design]:
     """Designs that differ in little."""
     yield from filter(_possible, _cut_otherwise(design, kinds, height))
     less, more = _steps(design, kinds)
     single = [{name: number} for name, number in (*less.items(), *more.items())]
     pairs = [{given: less[given], taken: more[taken]} for given, taken in product(less, more) if given != taken]
-    yield from filter(_possible, (design.having(**changes) for changes in (*single, *pairs)))
+    keys = [*_keys_at_once(design)] if cached and AttentionNumbers in kinds else []
+    yield from filter(_possible, (design.having(**changes) for changes in (*single, *pairs, *keys)))
+
+
+def _keys_at_once(design: Design) -> Iterator[dict[str, int]]:
+    """More keys or fewer, with as many queries as they need; with more of them less of something else too would be many."""
+    now, queries = design.attention.keys, design.attention.queries
+    for keys in (now * 2, now // 2):
+        if 1 <= keys <= KEY_PORTS[-1] * design.beat:
+            yield {"keys": keys, "queries": max(queries, keys)}
 
 
 def _possible(design: Design) -> bool:
-    linear = design.linear
-    return linear.pe >= design.lanes and linear.rows_at_once <= (linear.rows or design.rows)
+    linear, attention = design.linear, design.attention
+    return attention.keys <= attention.queries and linear.pe >= design.lanes and linear.rows_at_once <= (linear.rows or design.rows)
 
 
 def _cut_otherwise(design: Design, kinds: Collection[type[Numbers]], height: int) -> Iterator[Design]:

@@ -12,6 +12,21 @@ from attnc.kernels.network import Names, Process
 from attnc.kernels.ports import IntType
 from attnc.kernels.storage import SHALLOW
 
+POINTERS = {
+    "load": "load",
+    "words": "weights",
+    "wide words": "wideweights",
+    "keys": "keys",
+    "parameters": "parameters",
+    "store": "result",
+    "wide": "wide",
+}
+"""Arguments of the accelerator by the kind of their streams; "keys" are those of loads of several vectors at a time, "wide" ones those of
+packed words and of stores that move two words per cycle, "parameters" those of words whose loader reads load_<n> of the same number as
+well. Those of stores come last."""
+SEVERAL = {"words": "wide words", "load": "keys"}
+"""The kind of a stream that brings several words or vectors at a time."""
+
 
 class WordRun(NamedTuple):
     """Packed words that follow each other: where they start, how many there are, and how far the parts lie apart where they come through
