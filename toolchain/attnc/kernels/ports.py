@@ -43,7 +43,7 @@ class Table:
 class Port:
     """A stream between memory and a kernel.
 
-    `kind` is "load" or "store" (vectors of `type`, activations in memory) or "words" (packed words from the weight memory). Of words, and of
+    `kind` is "load" or "store" (vectors of `type`, activations in memory) or "words" (packed words of the weight memory). Of words, and of
     vectors that are loaded, `beat` come per cycle: where that is more than 1 from an even word on, and through several pointers if it is
     more than a memory port moves; of vectors a run is a multiple of so many.
     `first` says that the kernel reads all of it as soon as it starts, before it takes anything from another port that is not `first`, and
