@@ -172,7 +172,8 @@ BIAS_HEADS:
 
 // The same from factors of every head: rank-one terms summed over channels, PER_STEP at a time. Without channels the sum is how far a query
 // is behind a key, negative.
-template <class BiasT, int KEYS_MAX, int ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int, int L, int P, int Q, int S, int N, int B, int MASKED>
+template <class BiasT, int KEYS_MAX, int ROWS_MAX, int CHANNELS_MAX, int PER_STEP, int, int L, int P, int Q, int S, int N, int B,
+          int MASKED>
 void attention_bias(hls::stream<Word<L>>& factors, hls::stream<Vec<BiasT, B>>& biases, AttentionCall call) {
   typedef BiasChannels<CHANNELS_MAX, PER_STEP, L> Channels;
   static const int GROUPS = P / Q, WORDS_MAX = (ROWS_MAX + P - 1) / P * GROUPS;
@@ -429,7 +430,8 @@ MAXIMUM:
   }
 }
 
-// Probabilities relative to the maximum, of P queries per key, and their sums, group after group. A query alone has one maximum and one sum.
+// Probabilities relative to the maximum, of P queries per key, and their sums, group after group. A query alone has one maximum and one
+// sum.
 template <class SumT, class Exp2, int P, int Q, int S, int MASKED>
 void attention_exponential(hls::stream<Vec<attention_score_t, Q>>& row, hls::stream<Vec<attention_score_t, Q>>& maxima,
                            hls::stream<Vec<probability_t, P>>& probabilities, hls::stream<Vec<SumT, Q>>& sums, AttentionCall call) {

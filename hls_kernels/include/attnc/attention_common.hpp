@@ -173,8 +173,8 @@ attention_score_t attention_score(ScoreT acc, BiasT bias, bool allowed, const Ca
 
 // One factor per query: reciprocal of its sum times the scale of the output. Sums come in vectors of Q and are at least 2^(15 - SPARE),
 // or 0. A factor per cycle, or with FAST_DIVIDE = 0 Q factors in QUOTIENT_BITS cycles, from as many subtracters in place of a pipelined
-// divider. Of a block with a single row R of the P have one. The pipeline ends with each block: the sums of the next one come only when the outputs of this one leave, which wait for its
-// factors, so a pipeline that stalls must not keep any inside.
+// divider. Of a block with a single row R of the P have one. The pipeline ends with each block: the sums of the next one come only when the
+// outputs of this one leave, which wait for its factors, so a pipeline that stalls must not keep any inside.
 template <class SumT, int SPARE, int P, int Q, int R, int FAST_DIVIDE, class Call>
 void attention_reciprocal(hls::stream<Vec<SumT, Q>>& sums, hls::stream<SoftmaxScale>& scales, Call call) {
   typedef UInt<width<SumT>::value + SPARE> spare_t;

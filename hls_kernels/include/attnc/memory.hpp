@@ -230,7 +230,7 @@ void take_vectors(hls::burst_maxi<Word<W * L>>& memory, bool wide, bool small, b
 }
 
 template <class T, int L, int W, int S, int N, int SMALL>
-void move_vectors(hls::burst_maxi<Word<W * L>>& a, hls::burst_maxi<Word<W * L>>& b, const Walk& walk, hls::stream<Vec<T, S * L>>& out) {
+void move_vectors(hls::burst_maxi<Word<W * L>>& a, hls::burst_maxi<Word<W * L>>& b, Walk walk, hls::stream<Vec<T, S * L>>& out) {
 #pragma HLS INLINE
   static_assert((W == 1 || W == 2) && S == N * W, "load_vectors: each pointer brings the vectors of a beat");
   static_assert(SMALL == 0 || L % 2 == 0, "load_vectors: a word is two halves");
