@@ -16,6 +16,8 @@ from attnc.config import CompileOptions
 from attnc.ir import Graph
 from attnc.kernels.design import Design
 from attnc.schedule.program import build_program
+from decoding.decoders import write_decoder
+from decoding.test_decoding import SLOPES, planned
 from kernels.test_networks import GRAPHS, union
 from mixture_cases import feeds_of, mixture_graph
 from mixture_cases import mixture as mixture_of
@@ -57,6 +59,13 @@ def mixture() -> Graph:
     return quantized_mixture(graph, feeds_of(graph, 2))
 
 
+@cache
+def decoding() -> Graph:
+    """The graph of a small decoder with caches, one of them a ring."""
+    with tempfile.TemporaryDirectory(prefix="attnc-test-") as folder:
+        return planned(write_decoder(Path(folder) / "decoder.onnx", windows=(3,), slopes=SLOPES)).model.graph
+
+
 MODELS: dict[str, tuple[Callable[[], Graph], Design]] = {
     "digits": (lambda: quantized(DIGITS), Design.of(16, 16, 17, 16, rows_at_once=3, weight_ports=2)),
     "digits-lookup": (lambda: quantized(DIGITS, weights="ternary", engine="lookup"), Design.of(16, 16, 17, 16, tables=32, columns=16)),
@@ -64,6 +73,7 @@ MODELS: dict[str, tuple[Callable[[], Graph], Design]] = {
     "digits-parallel": (lambda: quantized(DIGITS), Design.of(8, 16, 8, 4, beat=2, parallel=2, copies=2)),
     "bert": (lambda: family("bert"), Design.of(16, 32, 16, 4)),
     "decoder": (lambda: family("llama"), Design.of(8, 16, 16, 4, beat=2)),
+    "decoding": (decoding, Design.of(4, 16, 16, 4, beat=2, keys=4)),
 }
 """Graph and design."""
 KERNELS = {

@@ -55,11 +55,12 @@ def neighbours(design: Design, kinds: Collection[type[Numbers]], height: int, ca
     single = [{name: number} for name, number in (*less.items(), *more.items())]
     pairs = [{given: less[given], taken: more[taken]} for given, taken in product(less, more) if given != taken]
     keys = [*_keys_at_once(design)] if cached and AttentionNumbers in kinds else []
+    keys += [{**changes, given: less[given]} for changes in keys for given in less if given not in changes]
     yield from filter(_possible, (design.having(**changes) for changes in (*single, *pairs, *keys)))
 
 
 def _keys_at_once(design: Design) -> Iterator[dict[str, int]]:
-    """More keys or fewer, with as many queries as they need; with more of them less of something else too would be many."""
+    """More keys or fewer, with as many queries as they need."""
     now, queries = design.attention.keys, design.attention.queries
     for keys in (now * 2, now // 2):
         if 1 <= keys <= KEY_PORTS[-1] * design.beat:
