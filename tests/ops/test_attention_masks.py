@@ -257,7 +257,7 @@ def test_any_scale(scale: float) -> None:
 @pytest.mark.parametrize(
     ("header", "old", "new"),
     [
-        ("attention.hpp", "place - call.before <= done_key", "place - call.before < done_key"),
+        ("attention.hpp", "place - call.before <= key", "place - call.before < key"),
         ("attention_one_pass.hpp", "at - call.before <= key", "at - call.before < key"),
         ("attention_common.hpp", "call.position + end + call.after", "call.position + end + call.after - 1"),
         ("softcap.hpp", "negative ? chord_t(-chord) : chord", "chord"),
