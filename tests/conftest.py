@@ -1,13 +1,17 @@
 """Makes the helpers in tests/ importable from every test folder, and shares a small build folder."""
 
 import fcntl
+import gc
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
+from attnc.process import COLLECT_AFTER
+
 sys.path.insert(0, str(Path(__file__).parent))
+gc.set_threshold(COLLECT_AFTER)  # as in a command
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from attnc.cli import main
+from small_build import write_model
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "vit_digits" / "vit_digits.onnx"
 CSYNTH = Path(__file__).resolve().parents[1] / "verify" / "csynth.xml"
@@ -56,7 +57,9 @@ def test_bad_schedule_leaves_nothing(capsys: Capture, tmp_path: Path) -> None:
     assert "--objective" in "".join([capsys.readouterr().err] if main(["compile", str(MODEL), "--objective", "beauty"]) == 2 else [])
 
 
-def test_estimate_of_a_build(capsys: Capture, compiled: Path) -> None:
+def test_estimate_of_a_build(capsys: Capture, tmp_path: Path) -> None:
+    compiled = tmp_path / "build"
+    assert main(["compile", str(write_model(tmp_path / "m.onnx")), "-o", str(compiled), "-q"]) == 0
     report = json.loads((compiled / "report.json").read_text())["estimate"]
     same = output_of(capsys, "estimate", compiled, "--json")
     assert same["estimate"] == report and "recompiled" not in same
