@@ -24,6 +24,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.boards import number, table
@@ -121,6 +123,14 @@ def compiled(row: Row, layers: int, folder: Path, schedule: Path | None) -> Path
         model.unlink()
 
 
+def same_design(build: Path) -> Path:
+    """A schedule with the design of a build alone: another number of layers may have other streams."""
+    facts = yaml.safe_load((build / "schedule.yaml").read_text())
+    path = build / "design.yaml"
+    path.write_text(yaml.safe_dump({key: facts[key] for key in ("schema", "target", "clock_mhz", "utilisation", "design")}))
+    return path
+
+
 def cycles_of(report: dict[str, Any]) -> dict[str, dict[tuple[str, int], int]]:
     """Simulated cycles by style of pipelines, entry and position."""
     found: dict[str, dict[tuple[str, int], int]] = {}
@@ -137,7 +147,7 @@ def measured(row: Row, folder: Path, progress: Progress) -> dict[str, Any]:
     progress.stage(f"{row.name}: two layers")
     whole = compiled(row, 2, folder, None)
     progress.stage(f"{row.name}: one layer")
-    one, two = load_report(compiled(row, 1, folder, whole / "schedule.yaml")), load_report(whole)
+    one, two = load_report(compiled(row, 1, folder, same_design(whole))), load_report(whole)
     layers, clock = SHAPES[row.shape].layers, one["target"]["clock_mhz"]
     single, double = cycles_of(one), cycles_of(two)
     cycles = {
