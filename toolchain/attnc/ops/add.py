@@ -39,13 +39,14 @@ def broadcast_shape(node: Node, inputs: Sequence[Shape]) -> Shape:
 
 
 def elementwise_calls(node: Node, ctx: Lowering, network: Network, factors: Mapping[str, int]) -> list[Call]:
-    """A call of a network per block of rows, for two operands; an operand of a single row comes second. `factors` are the
-    scalars that belong to the operands; where each has a multiplier they follow the operands. A mul by a single row makes its factors
-    beforehand."""
+    """A call of a network per block of rows, for two operands. One of a single row comes second, else the one that is made first: so what
+    a chain hands on comes through the same port in all of them. `factors` are the scalars that belong to the operands; where each has a
+    multiplier they follow the operands. A mul by a single row makes its factors beforehand."""
     a, b = node.inputs
     height = {name: ctx.graph.value(name).shape[0] for name in (a, b)}
     scalars = dict(factors)
-    if height[a] < height[b]:
+    last = next((other.output for other in reversed(ctx.graph.nodes) if other.output in (a, b)), a)
+    if height[a] < height[b] or (height[a] == height[b] and last == b):
         a, b = b, a
         if network is ADDITION:
             scalars |= {"multiplier_a": factors["multiplier_b"], "multiplier_b": factors["multiplier_a"]}
