@@ -363,7 +363,8 @@ def _two_sided(
 
     two = {one.engine.index for step in steps for one in step if one.side}
     engines = tuple(widened(engine) if engine.index in two else engine for engine in engines)
-    return engines, tuple(tuple(replace(one, engine=engines[one.engine.index]) for one in step) for step in steps)
+    return engines, tuple(tuple(replace(one, engine=engines[one.engine.index]) if one.engine.index in two else one for one in step)
+                          for step in steps)  # fmt: skip
 
 
 def _all_instructions(chains: Sequence[Chain], engine_of: Sequence[Engine]) -> list[Instruction]:

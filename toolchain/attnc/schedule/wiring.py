@@ -27,12 +27,13 @@ NEAR = 0.005
 
 class _Program(NamedTuple):
     """Steps as rows: cycles of the slowest process and of what moves per bundle and direction. `parts` says where the parts of an
-    instruction begin, `instructions` where those of a step do, `often` how often each step is run; a row per step comes last. `opens` has
-    what has to pass first, without those rows."""
+    instruction begin, `instructions` where those of a step do, `often` how often each step is run; a row per step comes last. `passing` has
+    rows of what is read, of what is written, and, without those of steps, of what has to pass first: whole numbers, which products of
+    float64 add up exactly."""
 
     slowest: Numbers
     moved: Numbers
-    opens: Numbers
+    passing: npt.NDArray[np.float64]
     parts: Numbers
     instructions: Numbers
     often: Numbers
@@ -40,13 +41,12 @@ class _Program(NamedTuple):
     def cycles(self, ports: Sequence[int], size: int) -> tuple[int, int]:
         """With bundle i at port `ports[i]` of `size`; then those of the ports that move most in each part, for a tie: where they hide
         behind a process, streams that share a port still begin later."""
-        rows = len(self.slowest)
-        loads, opens = np.zeros((2, len(self.moved), size), np.int64), np.zeros((rows, size), np.int64)
-        for bundle, port in enumerate(ports):
-            loads[:, :, port] += self.moved[:, bundle].T
-            opens[:, port] += self.opens[:, bundle]
-        most = loads.max(axis=(0, 2))
-        in_order = np.add.reduceat(np.maximum(self.slowest + opens.max(axis=1), most[:rows]), self.parts)
+        rows, everything = len(self.slowest), len(self.moved)
+        placed = np.zeros((len(ports), size))
+        placed[np.arange(len(ports)), ports] = 1
+        largest = (self.passing @ placed).max(axis=1).astype(np.int64)
+        most, opens = np.maximum(largest[:everything], largest[everything : 2 * everything]), largest[2 * everything :]
+        in_order = np.add.reduceat(np.maximum(self.slowest + opens, most[:rows]), self.parts)
         at_once = np.maximum(np.maximum.reduceat(in_order, self.instructions), most[rows:])
         moved = np.add.reduceat(np.add.reduceat(most[:rows], self.parts), self.instructions)
         return int(at_once @ self.often), int(moved @ self.often)
@@ -115,4 +115,5 @@ def _rows(steps: Counter[Step], bundles: Sequence[str]) -> _Program:
     for row, opening in enumerate(opens):
         for bundle, cycles in opening:
             first[row, place[bundle]] += cycles
-    return _Program(np.array(slowest), table, first, np.array(parts), np.array(instructions), np.array(list(steps.values())))
+    passing = np.concatenate([table[:, :, 0], table[:, :, 1], first]).astype(np.float64)
+    return _Program(np.array(slowest), table, passing, np.array(parts), np.array(instructions), np.array(list(steps.values())))
