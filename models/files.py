@@ -8,7 +8,8 @@ A row is a file: whether it compiles with C++ equal to golden, and its SQNR agai
 calibration never saw, beside what another kind of the same model reaches (`Kind.beside`, the plain export unless a kind says otherwise).
 Where the file says how every tensor is rounded, golden must be as near to the float model that it was made of as onnxruntime running the
 file.
-Each runs in a process of its own with a time limit. Exit code 1 if a file does not compile, or falls more than `SLACK_DB` behind.
+Each runs in a process of its own with a time limit. Exit code 1 if a file does not compile, or
+more than one in twenty fall more than `SLACK_DB` behind.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from models import files_decoder, files_fused, files_quantized, files_shipped, p
 from models.file_kinds import MODELS, PLAIN, Skipped, Source
 
 SLACK_DB = 1.0
+ENOUGH = 0.95
+"""Share of the files that shall reach what they are compared with, less that: in few bits one may be a coarser function."""
 GROUPS = {
     "exports": ("plain", "torchscript", "dynamo-"), "optimized by onnxruntime": ("ort-", "fused"), "decoder with a past": ("genai",),
     "weights in blocks": ("nbits", "blocked"), "dynamic int8": ("dynamic-",), "QOperator": ("qoperator",), "QDQ": ("qdq",),
@@ -154,7 +157,8 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(made, indent=1))
     else:
         show(made)
-    return int(not all(row.get("ok", True) for row in made))
+    judged = [row for row in made if "ok" in row]
+    return int(any(map(zoo.failed, judged)) or sum(row["ok"] for row in judged) < ENOUGH * len(judged))
 
 
 if __name__ == "__main__":
