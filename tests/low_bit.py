@@ -19,11 +19,12 @@ def grid_params(format_: WeightFormat, n: int, k: int, rng: np.random.Generator,
     groups = math.ceil(k / format_.group_size) if format_.group_size else 1
     planes = (format_.bits,) if format_.kind == "binary" else ()
     limit = 1 if planes else format_.limit
-    q = rng.integers(-limit, limit + 1, (*planes, n, k))
+    lowest = -limit - (format_.kind == "integer" and format_.bits < 8)  # as in files that are quantized
+    q = rng.integers(lowest, limit + 1, (*planes, n, k))
     if extreme or planes:
-        q = np.where(rng.random(q.shape) < 0.5, -limit, limit)
+        q = np.where(rng.random(q.shape) < 0.5, lowest, limit)
     if extreme:
-        q[..., 0, :], q[..., -1, :] = -limit, limit
+        q[..., 0, :], q[..., -1, :] = lowest, limit
     multiplier = rng.integers(1, 256, (*planes, n, groups)) if groups > 1 or planes else np.ones((n, 1), np.int64)
     if extreme and multiplier.max() > 1:
         multiplier[...] = 255

@@ -464,7 +464,7 @@ def test_operator_on_integers(tmp_path: Path, bits: int, block: int, own: bool) 
     for node, size in zip(experts, sizes, strict=True):
         steps = node.params["weight_unit"][..., None] * node.params["weight_multiplier"]
         again = node.params["weight_q"] * (np.repeat(steps, size, axis=-1) if size else steps)
-        assert node.attrs["lossless"] and node.attrs["group_size"] == size and node.attrs["weights"] == f"int{bits if bits == 8 else 5}"
+        assert node.attrs["lossless"] and node.attrs["group_size"] == size and node.attrs["weights"] == f"int{bits}"
         assert np.abs(again - node.params["weight"]).max() < (2.0**-8 * np.abs(node.params["weight"]).max() if size else 1e-6)
 
 

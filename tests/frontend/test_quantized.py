@@ -226,8 +226,8 @@ def test_qonnx(tmp_path: Path) -> None:
     graph, x = load_graph(build / "golden"), inputs(16)
     assert [node.op for node in graph.nodes] == ["linear"] * 4, "a relu before an unsigned type is done by saturation"
     facts = json.loads((build / "report.json").read_text())["import"]
-    assert facts["dialects"] == ["QONNX"] and [w["format"] for w in facts["weights"]] == ["int4", "ternary", "ternary", "int6"], (
-        "5 bits down to -16 are 6 symmetric ones"
+    assert facts["dialects"] == ["QONNX"] and [w["format"] for w in facts["weights"]] == ["int4", "ternary", "ternary", "int5"], (
+        "5 bits reach down to -16"
     )
     types = [graph.type(node.output) for node in graph.nodes]
     assert [(t.bits, t.zero_point) for t in types] == [(4, -8), (6, 3), (8, 0), (8, 0)]
@@ -269,9 +269,9 @@ def reference(path: Path, x: np.ndarray) -> np.ndarray:
 def test_formats_of_imported_weights() -> None:
     names = [
         format_of(np.array(q), bits).name
-        for q, bits in (([-1, 1], 1), ([-1, 0], 2), ([-2, 1], 2), ([7], 4), ([-8], 4), ([-128], 8), ([3], 7))
+        for q, bits in (([-1, 1], 1), ([-1, 0], 2), ([-2, 1], 2), ([2], 2), ([-8, 7], 4), ([-9], 4), ([-128], 8), ([3], 7))
     ]
-    assert names == ["ternary", "ternary", "int3", "int4", "int5", "int8", "int8"]
+    assert names == ["ternary", "ternary", "int2", "int3", "int4", "int5", "int8", "int8"]
 
 
 # ---- bad input ----

@@ -95,12 +95,12 @@ def _rows(weight: Array, size: int) -> Array:
 
 
 def format_of(q: Array, bits: int) -> WeightFormat:
-    """The narrowest format of at least `bits` bits that holds the integers (-128 counts as 8 bits)."""
-    peak = int(np.abs(q).max(initial=0))
-    if bits <= 2 and peak <= 1:
+    """The narrowest format of at least `bits` bits that holds the integers, the lowest of its bits among them."""
+    low, high = int(q.min(initial=0)), int(q.max(initial=0))
+    if bits <= 2 and max(-low, high) <= 1:
         return WeightFormat.parse("ternary")
     formats = map(WeightFormat.parse, ("int2", "int3", "int4", "int5", "int6", "int8"))
-    return next(f for f in formats if f.bits == 8 or (f.bits >= bits and f.limit >= peak))
+    return next(f for f in formats if f.bits == 8 or (f.bits >= bits and f.limit >= max(high, -low - 1)))
 
 
 def _match(weight: Array, candidates: Sequence[QuantizedConstant]) -> tuple[Array | None, Array, bool]:

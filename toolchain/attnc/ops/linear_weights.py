@@ -111,7 +111,7 @@ def _check(node: Node, format_: WeightFormat, q: Array, unit: Array, multiplier:
     if multiplier.min() < 0 or multiplier.max() >= 1 << GROUP_MULTIPLIER_BITS:
         raise GraphError(f"node {node.name!r}: group multipliers lie in {multiplier.min()} to {multiplier.max()}, needed 0 to 255")
     limit = 1 if planes else format_.limit
-    lowest = -128 if format_ == WeightFormat("integer", 8, format_.group_size) else -limit  # int8 that arrived quantized has -128 too
+    lowest = -limit - (format_.kind == "integer")  # integers that arrived quantized have the lowest of their bits too
     if q.max() > limit or q.min() < lowest or (planes and not q.all()):
         raise GraphError(f"node {node.name!r}: weights in {q.min()} to {q.max()} are not {format_.name}")
 
