@@ -152,7 +152,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"other": {**OTHER, "kernel": "liner"}}, "'design.engines.other.kernel': needed linear, lookup, attention, .*found 'liner'"),
     ({"other": {"kernel": "linear"}}, "'design.engines.other.nodes': needed names of the nodes that it serves, or patterns, found None"),
     ({"linear": {"nodes": ["first"]}}, r"'design.engines.linear': needed no kernel or nodes: .*, found \['first'\]"),
-    ({"attention": {"pe": 16}}, "'design.engines.attention.pe': needed only rows, queries, the numbers of kernel attention, found 16"),
+    ({"attention": {"pe": 16}}, "'design.engines.attention.pe': needed only rows, queries, keys, .* attention, found 16"),
     ({"other": {**OTHER, "pe": 24}}, "'design.engines.other.pe': needed a power of two, found 24"),
     ({"other": {**OTHER, "pe": 4}}, r"'design.engines.other.pe': needed a multiple of design.lanes \(8\), at least 2, found 4"),
     ({"other": {**OTHER, "rows": 3, "rows_at_once": 4}}, r"'design.engines.other.rows_at_once': needed at most its rows \(3\), found 4"),
