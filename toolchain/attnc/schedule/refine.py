@@ -89,7 +89,7 @@ def _steps(design: Design, kinds: Collection[type[Numbers]]) -> tuple[dict[str, 
     powers = [1 << bits for bits in range(LARGEST.bit_length())]
     wide = [power for power in powers if power >= design.lanes]
     rows = design.linear.rows or design.rows
-    choices: dict[str, Collection[int]] = {}
+    choices: dict[str, Collection[int]] = {"copies": (1, 2)}
     if LinearNumbers in kinds:
         cut = {math.ceil(rows / blocks) for blocks in range(1, rows + 1)}  # others would leave multipliers idle in the last of the rows
         choices |= {"pe": wide, "rows_at_once": cut, "weight_ports": WEIGHT_PORTS}
@@ -98,6 +98,7 @@ def _steps(design: Design, kinds: Collection[type[Numbers]]) -> tuple[dict[str, 
     if LookupNumbers in kinds:
         choices |= {"tables": wide, "columns": wide}
     now = {key: number for numbers in design.engines.values() for key, number in vars(numbers).items() if key != "rows"}
+    now["copies"] = design.copies
     less = {name: max((n for n in numbers if n < now[name]), default=None) for name, numbers in choices.items()}
     more = {name: min((n for n in numbers if n > now[name]), default=None) for name, numbers in choices.items()}
     return {name: n for name, n in less.items() if n is not None}, {name: n for name, n in more.items() if n is not None}
