@@ -142,15 +142,21 @@ class Part:
     def _channels(self, ports: Mapping[str, str], beside: Beside, slowest: int, served: float, left: Mapping[str, int]) -> dict[str, int]:
         """Of those ports, where the part takes so many cycles if it shares none."""
         trailing = {ports[pointer]: cycles for pointer, cycles in self.trailing.items()}
-        passing, found, reading = self.passing(ports), dict[str, int](), 0
+        passing, found, came = self.passing(ports), dict[str, int](), 0
         before = {channel: 0 if channel[1] else left.get(channel[0], 0) for channel in passing}
         total = {
             channel: passed.cycles + before[channel] + beside.meanwhile(channel, slowest, passed.turns + math.ceil(before[channel] / TURN))
             for channel, passed in passing.items()
         }
-        slow = slowed({**total, **beside.elsewhere(slowest, total)}, served)
+        # What is written follows what is read: they are at the DDR at the same time for what is left of either.
+        reading = {channel: cycles for channel, cycles in total.items() if not channel[1]}
+        beyond = max(max(reading.values(), default=0) - self.behind, 0)
+        elsewhere = beside.elsewhere(slowest, total)
+        slow = slowed({**{channel: min(cycles, beyond) for channel, cycles in total.items()}, **reading, **elsewhere}, served)
+        late = {channel: max(cycles - self.behind, 0) for channel, cycles in reading.items()}
+        slow |= {channel: cycles for channel, cycles in slowed({**total, **late, **elsewhere}, served).items() if channel[1]}
         for channel in sorted(passing, key=lambda channel: channel[1]):  # first what is read
-            tail = self.behind + self.stands(reading) if channel[1] else max(self.tail, trailing.get(channel[0], 0)) + self.lag
+            tail = self.behind + self.stands(came) if channel[1] else max(self.tail, trailing.get(channel[0], 0)) + self.lag
             streams = [moved.stream for moved in self.moved if (ports[moved.channel[0]], moved.channel[1]) == channel]
             others = total[channel] > passing[channel].cycles + before[channel]
             if slow[channel] > passing[channel].cycles or len(streams) > 1 or (tail and not channel[1]):
@@ -159,7 +165,7 @@ class Part:
             if not channel[1] and any(
                 ports[moved.channel[0]] == channel[0] and moved.channel[0] not in self.trailing for moved in self.moved
             ):
-                reading = max(reading, slow[channel])
+                came = max(came, slow[channel])
         return found
 
 
