@@ -6,8 +6,10 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from attnc.arrays import Array
 from attnc.codegen.data import pack_region, unpack_outputs, write_run_data
@@ -20,6 +22,11 @@ from attnc.schedule.program import build_program
 from attnc.verify.simulator import build_simulator
 
 Patch = Mapping[str, tuple[str, str]]
+
+
+def slowly(*cases: tuple[Any, ...]) -> list[Any]:
+    """Cases of a parametrized test for the slow tests alone."""
+    return [pytest.param(*case, marks=pytest.mark.slow) for case in cases]
 
 
 def tensor_type(bits: int, scale: float | Array = 1.0, signed: bool = True) -> TensorType:

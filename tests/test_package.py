@@ -72,6 +72,7 @@ def test_wheel_carries_templates_and_kernels(wheel: Path) -> None:
     assert not [name for name in found if name.startswith(("tests/", "models/"))]
 
 
+@pytest.mark.slow
 def test_sdist_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path / "sdist", cwd=ROOT)
     (sdist,) = (tmp_path / "sdist").glob("*.tar.gz")

@@ -14,6 +14,7 @@ from attnc.cli import main  # noqa: E402
 from attnc.errors import UnsupportedError  # noqa: E402
 from attnc.frontend import import_model  # noqa: E402
 from attnc.verify.csim import compare_build  # noqa: E402
+from harness import slowly  # noqa: E402
 
 D, T = models.D, models.TOKENS
 
@@ -27,7 +28,7 @@ def ops(model: object) -> list[str]:
     return [node.op for node in model.graph.nodes]  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("dynamo", "opset"), [(False, 13), (False, 17), (False, 20), (True, 18), (True, 20)])
+@pytest.mark.parametrize(("dynamo", "opset"), [(False, 13), (True, 20), *slowly((False, 17), (False, 20), (True, 18))])
 def test_vit(folder: Path, dynamo: bool, opset: int) -> None:
     model = models.Vit()
     if opset < 14:
@@ -39,7 +40,7 @@ def test_vit(folder: Path, dynamo: bool, opset: int) -> None:
     assert ops(found).count("linear") == 1 + 2 * 6 + 1 and not found.leading and not found.trailing
 
 
-@pytest.mark.parametrize(("dynamo", "opset"), [(False, 13), (False, 18), (True, 18), (True, 23)])
+@pytest.mark.parametrize(("dynamo", "opset"), [(False, 13), (True, 23), *slowly((False, 18), (True, 18))])
 def test_bert(folder: Path, dynamo: bool, opset: int) -> None:
     inputs = tuple(torch.ones(2, 6, dtype=torch.int64) for _ in range(3))
     axes = {0: "batch", 1: "seq"}
@@ -101,7 +102,7 @@ def rotary(folder: Path, style: str, dynamo: bool, kv_heads: int = 2, sign: int 
     return models.export(model, (torch.randn(1, T, D),), path, dynamo, 18 if dynamo else 17, {"x": {0: "batch"}})
 
 
-@pytest.mark.parametrize("kv_heads", [1, 2])
+@pytest.mark.parametrize("kv_heads", [2, *slowly((1,))])
 @pytest.mark.parametrize("style", models.ROTARY)
 @pytest.mark.parametrize("dynamo", [False, True])
 def test_rotations_of_pairs_made_one_by_one(folder: Path, dynamo: bool, style: str, kv_heads: int) -> None:

@@ -14,7 +14,7 @@ from attnc.kernels.linear import SETTLE
 from attnc.kernels.lowering import Lowering
 from attnc.ops import operator
 from attnc.schedule.program import build_program
-from harness import assert_exact, quantized, random_feeds, simulate, tensor_type
+from harness import assert_exact, quantized, random_feeds, simulate, slowly, tensor_type
 from low_bit import Spec, low_bit_graph
 
 FORMATS = ("int8", "int6", "int4", "int2", "ternary")
@@ -55,7 +55,7 @@ def test_cpp_equals_golden(design: Design) -> None:
     assert_exact(graph, random_feeds(graph, 3), design)
 
 
-@pytest.mark.parametrize("types", ["native", "ap"])
+@pytest.mark.parametrize("types", ["native", *slowly(("ap",))])
 def test_every_input(types: str) -> None:
     """All 65,536 inputs, a channel each; the identity brings them back."""
     graph = Graph("identity", inputs=["x"], outputs=["y"])

@@ -9,7 +9,7 @@ from attnc.arrays import Array
 from attnc.golden import run_golden
 from attnc.ir import Graph, Node, TensorType
 from attnc.kernels.design import Design
-from harness import quantized, random_feeds, simulate
+from harness import quantized, random_feeds, simulate, slowly
 
 ROWS, CHANNELS, HEADS, HEAD = 3, 6, 2, 8
 
@@ -71,7 +71,7 @@ def every_operator() -> tuple[Graph, dict[str, Array]]:
     return graph, random_feeds(graph, 5)
 
 
-@pytest.mark.parametrize("types", ["native", "ap"])
+@pytest.mark.parametrize("types", ["native", *slowly(("ap",))])
 def test_every_operator(types: str) -> None:
     graph, feeds = every_operator()
     if types == "ap":

@@ -13,7 +13,7 @@ from attnc.ops import verify
 from attnc.passes.tokens import operands, per_token
 from attnc.passes.types import assign_types, plan_types, quantize_graph
 from attnc.quant.calibration import Observer, Statistics
-from harness import assert_exact
+from harness import assert_exact, slowly
 
 WIDTH = 24
 
@@ -132,7 +132,7 @@ def test_tokens_of_all_sizes_keep_their_precision() -> None:
     assert sqnr[True] > 25 and sqnr[False] < 1
 
 
-@pytest.mark.parametrize("types", ["native", "ap"])
+@pytest.mark.parametrize("types", ["native", *slowly(("ap",))])
 def test_cpp_equals_golden(types: str) -> None:
     graph, feeds = block(residual=True, gain=50.0), uneven()
     per_token(graph, every, statistics(graph, feeds))

@@ -257,6 +257,7 @@ def test_a_folder_that_is_no_build_is_refused_before_the_search(files: dict[str,
     assert search(files, tmp_path / "build") == 2 and "attnc did not make it" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_digits_within_a_point(tmp_path: Path) -> None:
     """The example of the README."""
     data = ["--calib", str(DIGITS / "calib.npz"), "--weights", "auto", "--quantizer", "mse", "--budget", "accuracy_drop<=1"]

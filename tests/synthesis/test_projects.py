@@ -9,6 +9,7 @@ import pytest
 from attnc.compiler import compile_model
 from attnc.config import CompileOptions
 from attnc.kernels.loops import LOOPS
+from harness import slowly
 from synthesis.compilers import OLD, flags, warnings_of, warnings_of_clang
 from synthesis.lint import lint_project, project
 from synthesis.projects import PROJECTS, emit
@@ -17,6 +18,10 @@ FAMILIES = ("t5", "modernbert", "dinov3", "beit", "swinv2", "segformer", "svtr",
 """Those that bring kernels, or arguments of them, that the others do not have."""
 LIBRARIES = ["installed", *(["old"] if OLD.is_file() else [])]
 """`make test` installs the old one."""
+
+
+QUICK = ("digits", "attention", "decoding", "mixture")
+"""Projects whose integers of any width are compiled in the quick tests too."""
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +46,7 @@ def test_a_project_has_no_finding(name: str, tmp_path: Path, tools: Path) -> Non
     assert_no_warning(tmp_path, "native", tools, LIBRARIES)
 
 
-@pytest.mark.parametrize("name", PROJECTS)
+@pytest.mark.parametrize("name", [*QUICK, *slowly(*((name,) for name in PROJECTS if name not in QUICK))])
 def test_integers_of_any_width(name: str, tmp_path: Path, tools: Path) -> None:
     """One compiler: it takes seconds."""
     source = emit(name, tmp_path) / "attnc_top.cpp"

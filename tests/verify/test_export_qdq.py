@@ -23,6 +23,7 @@ from attnc.verify.export_qdq import export_qdq, save_qdq
 from attnc.verify.export_qdq import operators as export_operators
 from attnc.verify.golden_backend import GoldenBackend
 from attnc_host import Accelerator
+from harness import slowly
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "frontend"))
 from graphs import Builder
@@ -66,7 +67,7 @@ def test_digits_are_as_accurate_as_golden(digits: Path, tmp_path: Path) -> None:
     assert alike.mean() > 0.9999 and np.quantile(alike, 0.01) > 0.998 and alike.min() > 0.99
 
 
-@pytest.mark.parametrize("weights", ["int4", "binary3"])
+@pytest.mark.parametrize("weights", ["int4", *slowly(("binary3",))])
 def test_scales_of_groups_and_planes_are_exported(weights: str, tmp_path: Path) -> None:
     options = CompileOptions(check=False, output=tmp_path / "build", calib=VIT / "calib.npz", weights=weights, group_size=32)
     build = compile_model(VIT / "vit_digits.onnx", options)
@@ -159,8 +160,11 @@ def heads(b: Builder, x: str, tokens: int, count: int, size: int) -> str:
     return str(b("Transpose", b("Reshape", b.linear(x, 32, count * size), np.array([1, tokens, count, size])), perm=[0, 2, 1, 3]))
 
 
-@pytest.mark.parametrize("activations", ["static", "dynamic"])
-@pytest.mark.parametrize("case", ["interleaved", "half", "partial"])
+CASES = ("interleaved", "static"), ("half", "dynamic"), ("partial", "static")
+OTHERS = ("interleaved", "dynamic"), ("half", "static"), ("partial", "dynamic")
+
+
+@pytest.mark.parametrize(("case", "activations"), [*CASES, *slowly(*OTHERS)])
 def test_decoder(tmp_path: Path, case: str, activations: str) -> None:
     """Grouped queries, normalised and turned, a window, a soft cap, root-mean-square norms."""
     b, t, d = Builder(25), 12, 16
