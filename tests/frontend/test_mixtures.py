@@ -229,6 +229,7 @@ def test_spelling(tmp_path: Path, name: str) -> None:
     assert found.dense == all_computed
 
 
+V3 = {"score": "sigmoid", "renormalise": True, "scale": 2.5, "groups": 4, "kept_groups": 2, "group_best": 2}
 ROUTERS: dict[str, tuple[Callable[..., tuple[str, str]], dict[str, Any]]] = {
     "softmax": (softmax, {}),
     "switch": (lambda b, logits: softmax(b, logits, 1), {"k": 1}),
@@ -236,31 +237,10 @@ ROUTERS: dict[str, tuple[Callable[..., tuple[str, str]], dict[str, Any]]] = {
     "of-the-best": (of_the_best, {"renormalise": True}),
     "deepseek-v2": (deepseek_v2, {"scale": 16.0, "groups": 4, "kept_groups": 1, "group_best": 1}),
     "groups-that-leave-nothing-out": (lambda b, logits: deepseek_v2(b, logits, 2), {"scale": 16.0}),
-    "deepseek-v3": (
-        deepseek_v3,
-        {
-            "score": "sigmoid",
-            "renormalise": True,
-            "scale": 2.5,
-            "groups": 4,
-            "kept_groups": 2,
-            "group_best": 2,
-            "selection_bias": BIAS,
-            "left_out": -math.inf,
-        },
-    ),
+    "deepseek-v3": (deepseek_v3, V3 | {"selection_bias": BIAS, "left_out": -math.inf}),
     "deepseek-v3-of-old": (  # zeros are more than what is not left out
         lambda b, logits: deepseek_v3(b, logits, BIAS - 1, 0.0),
-        {
-            "score": "sigmoid",
-            "renormalise": True,
-            "scale": 2.5,
-            "groups": 4,
-            "kept_groups": 2,
-            "group_best": 2,
-            "selection_bias": BIAS - 1,
-            "left_out": 0.0,
-        },
+        V3 | {"selection_bias": BIAS - 1, "left_out": 0.0},
     ),
 }
 

@@ -23,7 +23,7 @@ from attnc.schedule.devices import Board
 from attnc.schedule.engine import Instruction
 from attnc.schedule.patches import Fetch
 from attnc.schedule.program import Program
-from attnc.schedule.turns import ALONE, Beside, Passed, direction
+from attnc.schedule.turns import ALONE, Beside, Passed, direction, most
 from attnc.schedule.wiring import Part as Row
 from attnc.schedule.wiring import Step, changes, nearly, wire
 from attnc.schedule.work import Part, Work, in_turn, side_by_side, through
@@ -84,7 +84,7 @@ def _rows(program: Program, steps: Sequence[tuple[Work, ...]]) -> list[Step]:
 
     def part(one: Part, beside: Beside) -> Row:
         opens, moved, beside = one.opens(program.bundles), one.passing(program.bundles), one.with_asked(program.bundles, beside)
-        late, own = (Passed(*map(max, zip(*found.values(), strict=True))) if found else Passed() for found in (opens, moved))
+        late, own = most(opens), most(moved)
         slowest = max(one.all_busy(program.bundles, ALONE).values(), default=0) - late.cycles
         others = {channel: beside.meanwhile(channel, slowest, own.turns) for channel in {**beside.share, **beside.eager} if moved}
         begin = {bundle: beside.meanwhile((bundle, False), *late) for bundle, write in others if opens and not write}

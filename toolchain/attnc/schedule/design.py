@@ -19,7 +19,7 @@ from attnc.schedule.cost import Estimate, by_class, estimate, overrun, program_r
 from attnc.schedule.devices import BOARDS, CLASSES, Board
 from attnc.schedule.energy import energy_mj
 from attnc.schedule.program import Programs
-from attnc.schedule.refine import LEAST_ROWS, MOST_QUERIES, Rank, refined
+from attnc.schedule.refine import COPIES, LEAST_ROWS, MOST_QUERIES, Rank, refined
 from attnc.schedule.stages import MACS_PER_DSP
 
 MAX_LANES = 16
@@ -207,7 +207,7 @@ def _with_more(programs: Programs, board: Board, clock_mhz: float, objective: Ob
     for start in (design for _, design in starts):
         fewer = [rows for rows in heights if start.linear.rows_at_once <= rows < start.rows]
         enough = most_ports if start.linear.weight_ports == 1 else (start.linear.weight_ports,)
-        for copies, parallel, ports in product((1, 2), (1, 2), enough):
+        for copies, parallel, ports in product(COPIES, (1, 2), enough):
             for rows in [start.rows, *(fewer if parallel > 1 else [])]:
                 design = start.having(rows=rows, copies=copies, parallel=parallel, weight_ports=ports)
                 if not useful(design, least) or design in tried:

@@ -18,6 +18,8 @@ Rank = tuple[float, ...]
 """What designs are ranked by: lower is better."""
 LEAST_ROWS = 16
 """Of a block, where a value has more."""
+COPIES = (1, 2)
+"""Whether engines may have copies of small kernels (2)."""
 MOST_QUERIES = 16
 LARGEST = 512
 """Of what counts channels or tables."""
@@ -89,7 +91,7 @@ def _steps(design: Design, kinds: Collection[type[Numbers]]) -> tuple[dict[str, 
     powers = [1 << bits for bits in range(LARGEST.bit_length())]
     wide = [power for power in powers if power >= design.lanes]
     rows = design.linear.rows or design.rows
-    choices: dict[str, Collection[int]] = {"copies": (1, 2)}
+    choices: dict[str, Collection[int]] = {"copies": COPIES}
     if LinearNumbers in kinds:
         cut = {math.ceil(rows / blocks) for blocks in range(1, rows + 1)}  # others would leave multipliers idle in the last of the rows
         choices |= {"pe": wide, "rows_at_once": cut, "weight_ports": WEIGHT_PORTS}

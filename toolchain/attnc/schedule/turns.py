@@ -39,6 +39,10 @@ class Moved(NamedTuple):
     passed: Passed
     ahead: int
 
+    def at(self, ports: Mapping[str, str]) -> Channel:
+        """The port of its pointer, in its direction."""
+        return ports[self.channel[0]], self.channel[1]
+
 
 @dataclass(frozen=True)
 class Beside:
@@ -88,6 +92,11 @@ def by_port(found: Iterable[tuple[Key, Passed]]) -> dict[Key, Passed]:
 def direction(channel: Channel) -> str:
     """A port in words."""
     return f"{channel[0]} writes" if channel[1] else channel[0]
+
+
+def most(found: Mapping[Key, Passed]) -> Passed:
+    """The most cycles and the most turns of any port."""
+    return Passed(max((one.cycles for one in found.values()), default=0), max((one.turns for one in found.values()), default=0))
 
 
 def slowed(cycles: Mapping[Channel, int], served: float) -> dict[Channel, int]:

@@ -23,8 +23,10 @@ from attnc.schedule.turns import TURN, Beside, Channel, Moved, Passed, by_port, 
 REQUESTS_IN_FLIGHT = 16
 AHEAD = 192
 """Beats that a loader of vectors asks for ahead, about (`load` in memory.hpp)."""
-HELD = 1024
-"""Beats that the adapter of a pointer keeps for a loader that asks for all at once, as those of words do: 16 bursts of 64."""
+BURST = 64
+"""Beats of the longest burst."""
+HELD = REQUESTS_IN_FLIGHT * BURST
+"""Beats that the adapter of a pointer keeps for a loader that asks for all at once, as those of words do."""
 OPERANDS = "operands"
 """Name of the loader that serves several streams."""
 NOTHING_LEFT: Mapping[str, int] = {}
@@ -65,7 +67,7 @@ class Part:
         """A stream that moves `walk` in `moved` cycles; the kernel waits for `opening` of its vectors, and ends `trailing` cycles behind
         the last one."""
         runs, beats = math.prod(walk.counts[:3]), math.ceil(walk.run_words / len(stream.pointers) / stream.beat)
-        self.busy[f"port {stream.name}"] = max(moved, runs * math.ceil(beats / 64) * math.ceil(READ_LATENCY / REQUESTS_IN_FLIGHT))
+        self.busy[f"port {stream.name}"] = max(moved, runs * math.ceil(beats / BURST) * math.ceil(READ_LATENCY / REQUESTS_IN_FLIGHT))
         if stream.kind == "store" and stream.slot is None:
             self.lag = round((moved / walk.vectors - 1) * self.leaving)
             self.given = walk.vectors
@@ -88,9 +90,10 @@ class Part:
         later, where the next ones take longer than what it does with these. Its other streams take turns with those that it waits for."""
         waited = {pointer for pointer, _, _ in self.opening}
         others = [moved for moved in self.moved if not moved.channel[1] and moved.channel[0] not in waited]
-        beside = beside.asking(((ports[moved.channel[0]], False), moved.ahead) for moved in others)
+        beside = beside.asking((moved.at(ports), moved.ahead) for moved in others)
         opens = {(port, False): one.cycles + beside.meanwhile((port, False), *one) for port, one in self.opens(ports).items()}
-        first = _longest(opens, beside, max(opens.values(), default=0), served)
+        slow = slowed({**opens, **beside.elsewhere(max(opens.values(), default=0), opens)}, served)
+        first = max((slow[channel] for channel in opens), default=0)
         waits = max(first - self.closing, 0) if self.closing and self.again else 0
         return max(first - max((vectors for _, _, vectors in self.opening), default=0), 0) + waits
 
@@ -106,7 +109,7 @@ class Part:
 
     def passing(self, ports: Mapping[str, str]) -> dict[Channel, Passed]:
         """What passes each port, in each direction."""
-        return by_port(((ports[moved.channel[0]], moved.channel[1]), moved.passed) for moved in self.moved)
+        return by_port((moved.at(ports), moved.passed) for moved in self.moved)
 
     def stands(self, reading: int) -> int:
         """By how many cycles its first result comes later where what it takes comes in so many: a pipeline that waits keeps the vectors
@@ -134,7 +137,7 @@ class Part:
             for name, cycles in self.busy.items()
         }
         if self.early:
-            with_own = beside.asking(((ports[moved.channel[0]], moved.channel[1]), moved.passed.cycles) for moved in self.moved)
+            with_own = beside.asking((moved.at(ports), moved.passed.cycles) for moved in self.moved)
             found["next operand"] = sum(max(part.values()) for part in in_turn(self.early, ports, with_own, served))
         slowest = max(found.values(), default=0)
         return found | self._channels(ports, beside, slowest, served, left)
@@ -157,14 +160,13 @@ class Part:
         slow |= {channel: cycles for channel, cycles in slowed({**total, **late, **elsewhere}, served).items() if channel[1]}
         for channel in sorted(passing, key=lambda channel: channel[1]):  # first what is read
             tail = self.behind + self.stands(came) if channel[1] else max(self.tail, trailing.get(channel[0], 0)) + self.lag
-            streams = [moved.stream for moved in self.moved if (ports[moved.channel[0]], moved.channel[1]) == channel]
+            mine = [moved for moved in self.moved if moved.at(ports) == channel]
             others = total[channel] > passing[channel].cycles + before[channel]
-            if slow[channel] > passing[channel].cycles or len(streams) > 1 or (tail and not channel[1]):
-                found[f"{direction(channel)} ({'+'.join([*streams, *(['others'] if others else [])])})"] = slow[channel] + tail
+            if slow[channel] > passing[channel].cycles or len(mine) > 1 or (tail and not channel[1]):
+                names = [*(moved.stream for moved in mine), *(["others"] if others else [])]
+                found[f"{direction(channel)} ({'+'.join(names)})"] = slow[channel] + tail
             # Weights do not come as vectors leave.
-            if not channel[1] and any(
-                ports[moved.channel[0]] == channel[0] and moved.channel[0] not in self.trailing for moved in self.moved
-            ):
+            if not channel[1] and any(moved.channel[0] not in self.trailing for moved in mine):
                 came = max(came, slow[channel])
         return found
 
@@ -178,12 +180,6 @@ def in_turn(parts: Sequence[Part], ports: Mapping[str, str], beside: Beside, ser
         found += [here] if here else []
         beside = beside.later()
     return found
-
-
-def _longest(own: Mapping[Channel, int], beside: Beside, cycles: int, served: float) -> int:
-    """Until all of it has passed."""
-    slow = slowed({**own, **beside.elsewhere(cycles, own)}, served)
-    return max((slow[channel] for channel in own), default=0)
 
 
 @dataclass(frozen=True, eq=False)
