@@ -32,11 +32,16 @@ def _gates(graph: Graph, chooser: Node) -> list[Node]:
     return found
 
 
+def _all_gates(graph: Graph) -> list[Node]:
+    """Those of all choices."""
+    return [gate for node in graph.nodes if node.op == "top_experts" for gate in _gates(graph, node)]
+
+
 def other_gates(graph: Graph, feeds: Mapping[str, Array], spread: bool, tokens: int | None = None) -> Graph | None:
     """The quantized graph with other integers in its gates: zeros, or (`spread`) rows of their inputs in the first sample, of its first
     `tokens` or of all, less the mean. None where there are no gates, or some whose weights are sums of planes."""
     changed, inputs = graph.copy(), dict[str, Array]()
-    gates = [gate for node in changed.nodes if node.op == "top_experts" for gate in _gates(changed, node)]
+    gates = _all_gates(changed)
     if not gates or any(weight_format(gate).kind == "binary" for gate in gates):
         return None
     wanted = {gate.inputs[0] for gate in gates}
@@ -77,7 +82,7 @@ def _sums(format_: WeightFormat, q: Array, multiplier: Array | None = None) -> A
 
 def with_gates_of(changed: Graph, graph: Graph) -> Graph:
     """A decoder's `graph` with the gates of `changed`, the graph over sequences that it was made from."""
-    gates = {gate.name: gate for node in changed.nodes if node.op == "top_experts" for gate in _gates(changed, node)}
+    gates = {gate.name: gate for gate in _all_gates(changed)}
     result = graph.copy()
     for node in result.nodes:
         if node.packed in gates:
