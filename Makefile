@@ -7,6 +7,7 @@ WORKERS ?= 2
 PYTEST_ARGS ?=
 ZOO_ARGS ?=
 GRAPHS ?= 400
+DECODERS ?= 200
 SEED ?= 0
 SWEEP_ARGS ?=
 FUZZ_ARGS ?=
@@ -17,7 +18,7 @@ LIBCLANG9 := libclang==9.0.1
 # Of use where it may install; gives up soon where there is no network.
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends -o Acquire::Retries=0 -o Acquire::http::Timeout=20
 
-.PHONY: docs help demo test test-slow test-board test-service fuzz zoo files sweep conformance lint format train bench bench-published bench-llm boards clean tools debian
+.PHONY: docs help demo test test-slow test-board test-service fuzz zoo files sweep sweep-decoders conformance lint format train bench bench-published bench-llm boards clean tools debian
 
 help:
 	@echo "make demo    compile the shipped vision transformer, simulate it on every held-out image, print the results"
@@ -29,6 +30,7 @@ help:
 	@echo "make zoo     compile and simulate every transformer family, print the table (ZOO_ARGS: families, --exporter, --json)"
 	@echo "make files   compile and simulate files of every kind that users have, print the table (FILES_ARGS: --model, --kind, --quick, --json)"
 	@echo "make sweep   random graphs, C++ against golden, until GRAPHS of SEED are compared (SWEEP_ARGS: --only BUILD[:GRAPH] replays, --log)"
+	@echo "make sweep-decoders   random decoders: blocks and steps against whole sequences, one of 8 in C++ too (DECODERS, SEED; SWEEP_ARGS: --only N, --every)"
 	@echo "make conformance   the ONNX package's reference cases against the imported graphs"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff rewrite the sources"
@@ -59,6 +61,9 @@ files: tools $(VENV)/.test $(VENV)/.zoo
 
 sweep: tools $(VENV)/.test
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/random_graphs/sweep.py --graphs $(GRAPHS) --seed $(SEED) --workers $(WORKERS) $(SWEEP_ARGS)
+
+sweep-decoders: tools $(VENV)/.test
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/random_decoders/sweep.py --decoders $(DECODERS) --seed $(SEED) --workers $(WORKERS) $(SWEEP_ARGS)
 
 conformance: $(VENV)/.test
 	$(BIN)/python models/conformance.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from attnc.decoding.plan import Decoder, plan_decoder
 from attnc.errors import AttncError, ConfigError, ModelError, UnsupportedError
 from attnc.golden import run_golden
 from attnc.ir import GraphError
-from attnc.kernels.design import Design
+from attnc.kernels.design import Design, LinearNumbers, NamedEngine
 from attnc.ops import verify
 from attnc.schedule.cost import estimate
 from attnc.schedule.devices import BOARDS
 from attnc.schedule.engine import Instruction
+from attnc.schedule.file import design_of, read_schedule
 from attnc.schedule.patches import Patch, patches
 from attnc.schedule.program import Program, Programs, build_program
 from attnc.schedule.registers import usual_use
@@ -134,6 +136,21 @@ def program(decoder: Decoder) -> Program:
 def test_weights_are_packed_once(decoder: Decoder, program: Program) -> None:
     alone = build_program(decoder.sequence.graph, Design.of(8, 16, 16), lambda data: None)
     assert program.weight_words == alone.weight_words
+
+
+def test_engines_that_pack_weights_differently_have_their_own(decoder: Decoder, program: Program) -> None:
+    """An engine that a design gives one entry alone: both would read what was packed for the first."""
+    twins = tuple(node.name for node in decoder.model.graph.nodes if node.op == "linear" and node.entry == DECODE)
+    both = [replace(program.design, named=(NamedEngine("token", LinearNumbers(pe=pe), twins),)) for pe in (16, 32)]
+    alike, apart = (build_program(decoder.model.graph, design, lambda data: None).weight_words for design in both)
+    assert alike == program.weight_words and apart > 1.4 * alike
+
+
+def test_lanes_that_slopes_need(tmp_path: Path) -> None:
+    graph = planned(write_decoder(tmp_path / "decoder.onnx", slopes=SLOPES)).model.graph
+    (tmp_path / "schedule.yaml").write_text("schema: 1\ndesign: {lanes: 2, rows: 4, engines: {linear: {pe: 16}}}\n")
+    with pytest.raises(ConfigError, match=r"'design\.lanes': needed at least 4"):
+        design_of(read_schedule(tmp_path / "schedule.yaml"), tmp_path / "schedule.yaml", graph)
 
 
 def test_patches_make_the_program_of_any_position(program: Program) -> None:

@@ -49,6 +49,16 @@ def test_rms_normalisation(tmp_path: Path, style: str) -> None:
     assert ops(found) == ["linear", "rms_normalization", "linear"]
 
 
+@pytest.mark.parametrize("style", RMS)
+def test_rms_normalisation_behind_a_function(tmp_path: Path, style: str) -> None:
+    """The square of a function is a function too, and its mean could be that of a layer normalisation."""
+    b = Builder()
+    x = b.linear(b.input("x", [1, T, C]), C, C)
+    x = b("Pow", b("Relu", x), 2.0) if style == "power" else b("Tanh", x)
+    found = check(b.save(tmp_path / "m.onnx", b.linear(RMS[style](b, x), C, 3)), strict=True)
+    assert ops(found) == ["linear", "unary", "rms_normalization", "linear"]
+
+
 def test_rms_normalisation_of_heads(tmp_path: Path) -> None:
     b = Builder()
     x = b("Reshape", b.linear(b.input("x", [1, T, C]), C, H * D), np.array([1, T, H, D]))
@@ -119,6 +129,24 @@ def test_rotary(tmp_path: Path, rotary: int, interleaved: bool, swapped: bool) -
     assert ops(found) == ["linear", "rotary", "linear"]
     assert node.attrs == {"num_heads": H, "rotary_dims": rotary, "interleaved": interleaved}
     np.testing.assert_allclose(node.params["cos"], cos[:, ::2] if interleaved else cos[:, : rotary // 2], atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["LayerNormalization", "RMSNormalization"])
+@pytest.mark.parametrize("rotary", [D, D // 2])
+def test_rotary_of_pairs_behind_a_norm(tmp_path: Path, norm: str, rotary: int) -> None:
+    """Both of a pair made on their own from heads with a norm, whose gains are none of the angles'; as Cohere has them."""
+    b = Builder(opset=23)
+    heads = b("Reshape", b.linear(b.input("x", [1, T, C]), C, H * D), np.array([1, T, H, D]))
+    x = b("Transpose", b(norm, heads, b.random(D)), perm=[0, 2, 1, 3])
+    part, rest = b("Split", x, np.array([rotary, D - rotary]), axis=-1, outputs=2) if rotary < D else (x, "")
+    cos, sin = (table[:, ::2] for table in angles(rotary, True))
+    even, odd = (b("Slice", part, *(np.array([n]) for n in (first, rotary, 3, 2))) for first in (0, 1))
+    pair = b("Sub", b("Mul", even, cos), b("Mul", odd, sin)), b("Add", b("Mul", even, sin), b("Mul", odd, cos))
+    y = b("Reshape", b("Concat", *(b("Unsqueeze", one, np.array([4])) for one in pair), axis=-1), np.array([1, H, T, rotary]))
+    y = b("Concat", y, rest, axis=-1) if rest else y
+    y = b("Reshape", b("Transpose", y, perm=[0, 2, 1, 3]), np.array([1, T, H * D]))
+    found = check(b.save(tmp_path / "m.onnx", b.linear(y, H * D, 3)), strict=True)
+    assert [op.split("_")[-1] for op in ops(found)] == ["linear", "normalization", "rotary", "linear"]
 
 
 @pytest.mark.parametrize("first", [1, 2])

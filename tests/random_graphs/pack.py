@@ -27,7 +27,7 @@ from attnc.model import Model
 from attnc.npz import save_npz
 from attnc.ops import operator
 from attnc.pipeline.phases import Phase, run
-from attnc.schedule.design import lane_divisors
+from attnc.schedule.design import lane_divisors, least_lanes
 from harness import Patch, random_feeds, simulate
 from random_graphs.grow import OPSET, Growth, Style
 
@@ -179,10 +179,10 @@ def quantized(graphs: Sequence[Growth], settings: Settings, folder: Path) -> Mod
 
 def legal(settings: Settings, graph: Graph) -> Design:
     """The design with as many lanes as the graph allows, and with its further engines."""
-    lanes, (design, other) = settings.design.lanes, (settings.design, settings.other)
+    lanes, (design, other) = max(settings.design.lanes, least_lanes(graph)), (settings.design, settings.other)
     while any(divisor % lanes for divisor in lane_divisors(graph)):
         lanes //= 2
-    design, other = (one.having(lanes=lanes, pe=one.linear.pe // one.lanes * lanes) for one in (design, other))
+    design, other = (_of_lanes(one, lanes) for one in (design, other))
     served = {kind: [node.name for node in graph.nodes if operator(node).numbers(node) is kind] for kind in KINDS.values()}
     named = [
         NamedEngine(f"other_{kind.kernel}", replace(other.usual(kind), rows=other.rows), tuple(nodes[:: settings.every]))
@@ -190,6 +190,12 @@ def legal(settings: Settings, graph: Graph) -> Design:
         if settings.every and nodes
     ]
     return replace(design, named=tuple(named))
+
+
+def _of_lanes(design: Design, lanes: int) -> Design:
+    """The design with other lanes, and as many times them where its numbers are multiples."""
+    numbers = {"pe": design.linear.pe, "tables": design.lookup.tables, "columns": design.lookup.columns}
+    return design.having(lanes=lanes, **{name: number // design.lanes * lanes for name, number in numbers.items()})
 
 
 def corner_feeds(graph: Graph, seed: int) -> dict[str, Array]:

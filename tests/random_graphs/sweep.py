@@ -72,7 +72,7 @@ def _compared(graphs: Sequence[Growth], settings: Settings, record: dict[str, An
             named = re.search(r"\bg(\d+)_", str(error)) if isinstance(error, AttncError) else None
             if named is not None and few:
                 few -= 1
-                record[_kind(error)][named[1]] = f"{type(error).__name__}: {error}"
+                record[kind_of(error)][named[1]] = f"{type(error).__name__}: {error}"
                 graphs = [graph for graph in graphs if graph.prefix != f"g{named[1]}_"]
             elif alone:
                 check = alone.pop()
@@ -83,7 +83,7 @@ def _compared(graphs: Sequence[Growth], settings: Settings, record: dict[str, An
     return []
 
 
-def _kind(error: Exception) -> str:
+def kind_of(error: Exception) -> str:
     """Whether a model is refused, or attnc has failed."""
     return "refused" if isinstance(error, AttncError) and not isinstance(error, GraphError | BuildError) else "failed"
 
@@ -95,7 +95,7 @@ def _works(check: Callable[..., object], graph: Growth, settings: Settings, reco
         return True
     except Exception as error:
         told = f"{type(error).__name__}: {error}" if isinstance(error, AttncError) else traceback.format_exc()
-        record[_kind(error)][str(graph.seed % 1000)] = told
+        record[kind_of(error)][str(graph.seed % 1000)] = told
         return False
 
 
@@ -115,7 +115,7 @@ def shortest(seed: int, build: int, place: int) -> int | None:
                 return steps
         except Exception as error:
             print(f"{steps} steps: {type(error).__name__}: {error}")
-            if _kind(error) == "failed":
+            if kind_of(error) == "failed":
                 return steps
     return None
 

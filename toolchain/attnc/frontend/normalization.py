@@ -8,6 +8,7 @@ beta b and epsilon e / f. With r = 1/sqrt(f*w + e), g*x*r is a root-mean-square 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from attnc.frontend.values import Array, Const, Deviation, Index, Monomial, Poly
 
 ONE: Monomial = (0, 0, 0, 0)
 X: Monomial = (1, 0, 0, 0)
+SQUARED: Monomial = (2, 0, 0, 0)
 MEAN: Monomial = (0, 1, 0, 0)
 SQUARE: Monomial = (0, 2, 0, 0)
 POWER: Monomial = (0, 0, 1, 0)
@@ -88,7 +90,28 @@ def _quadratic(y: Array) -> Terms | None:
     if np.abs(np.polyval((a, b, c), GRID) - y).max() > 1e-9 * max(1.0, np.abs(y).max()):
         return None
     tidy = [round(float(k), 12) for k in (a, b, c)]
-    return _clean({(2, 0, 0, 0): np.array(tidy[0]), X: np.array(tidy[1]), ONE: np.array(tidy[2])})
+    return _clean({SQUARED: np.array(tidy[0]), X: np.array(tidy[1]), ONE: np.array(tidy[2])})
+
+
+def root_of(value: Unary) -> Unary | None:
+    """What a value is the square of."""
+    return next((earlier for earlier, rest in reversed(value.cuts) if _is_square(rest)), None)
+
+
+def _is_square(y: Array) -> bool:
+    """Samples of x^2."""
+    terms = _quadratic(y) or {}
+    return set(terms) == {SQUARED} and _number(terms, SQUARED) == 1
+
+
+def _rooted(ctx: Context, node: NodeProto, poly: Poly) -> Poly:
+    """Where a root of a mean of squares is taken, it is what was squared that is normalised."""
+    if poly.root is None or node.op_type not in ("Sqrt", "Pow") or not set(poly.terms) <= {MEAN, ONE}:
+        return poly
+    x = ctx.concrete(poly.root)
+    if not isinstance(x, View):
+        return poly
+    return replace(poly, x=x, terms={POWER if key == MEAN else key: value for key, value in poly.terms.items()}, root=None)
 
 
 def _mean_terms(terms: Terms) -> Terms | None:
@@ -130,6 +153,7 @@ def length(node: NodeProto, x: View, keepdims: bool) -> Poly:
 
 def combine(ctx: Context, node: NodeProto, args: Sequence[Value], host: View | None) -> Value | None:
     """A pointwise operator on steps of one normalisation; None if they are not, or if the result leads nowhere."""
+    args = [_rooted(ctx, node, value) if isinstance(value, Poly) else value for value in args]
     polys = [value for value in args if isinstance(value, Poly)]
     if not polys and host is not None:
         return _square(node, args, host)
@@ -150,7 +174,7 @@ def combine(ctx: Context, node: NodeProto, args: Sequence[Value], host: View | N
         return None
     terms, r = found
     src = merge(*(value.src for value in operands), (node.name,))
-    result = Poly(x, terms, shape, src, node.name, node.op_type, r, host)
+    result = Poly(x, terms, shape, src, node.name, node.op_type, r, host, root=polys[0].root)
     return _finish(ctx, node, result)
 
 
@@ -162,7 +186,7 @@ def _square(node: NodeProto, args: Sequence[Value], host: View) -> Poly | None:
     twice = node.op_type == "Mul" and isinstance(other, View) and same_view(x, other)
     if not twice and not (node.op_type == "Pow" and scalar(other) == 2):
         return None
-    return Poly(x, {(2, 0, 0, 0): np.ones(())}, x.shape, merge(x.src, (node.name,)), node.name, node.op_type, host=host)
+    return Poly(x, {SQUARED: np.ones(())}, x.shape, merge(x.src, (node.name,)), node.name, node.op_type, host=host)
 
 
 def _shape(operands: Sequence[Poly], x: View) -> Shape | None:

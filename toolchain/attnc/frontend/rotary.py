@@ -19,6 +19,7 @@ from attnc.frontend.values import Array, Concrete, Const, Index, Sources, Value,
 from attnc.ir import Graph, Node
 
 TOLERANCE = 1e-6
+NORMS = ("layer_normalization", "rms_normalization")
 
 
 @dataclass(frozen=True)
@@ -159,8 +160,10 @@ def _of(graph: Graph, mixes: dict[str, Mix], name: str) -> Mix:
 def is_rotated_apart(graph: Graph, names: Sequence[str]) -> bool:
     """Whether the values side by side are a rotation, each made on its own: [a * cos - b * sin, a * sin + b * cos]."""
     needed, nodes = set(names), []
+    normal = {node.output for node in graph.nodes if node.op in NORMS}
     for node in reversed(graph.nodes):
-        if node.output in needed and node.op in ("gather_columns", "mul", "add", "concat_columns"):
+        gain = node.op == "mul" and not normal.isdisjoint(node.inputs)  # of the norm, and none of the angles
+        if node.output in needed and node.op in ("gather_columns", "mul", "add", "concat_columns") and not gain:
             needed.update(node.inputs)
             nodes.append(node)
     mixes: dict[str, Mix] = {}

@@ -154,9 +154,11 @@ def reduce_mean(ctx: Context, node: NodeProto, args: Sequence[Value | None]) -> 
     if axes == [rank - 1] and (isinstance(value, (Poly, Unary)) or (isinstance(value, View) and _along_channels(value))):
         found = normalization.reduce_mean(node, value, keepdims, total, None)
         if found is None and isinstance(value, Unary):
-            made = ctx.concrete(value)
+            root, made = normalization.root_of(value), ctx.concrete(value)
             if _along_channels(made):
                 found = normalization.reduce_mean(node, made, keepdims, total, None)
+            if found is not None:
+                found.root = root
         if found is not None:
             if isinstance(value, View):
                 found.fallback = partial(_mean_rows, ctx, node, value, axes, keepdims, total)

@@ -167,6 +167,8 @@ class Poly:
     host: View | None = None
     fallback: Callable[[], View] | None = None
     """Makes it another way on the device."""
+    root: Unary | None = None
+    """What `x` is the square of, where it is that of a function: whether `x` or its root is normalised shows later."""
 
 
 @dataclass(eq=False)

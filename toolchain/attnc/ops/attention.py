@@ -258,6 +258,10 @@ class Attention(Approximated):
         """Keys and values."""
         return 1, 2
 
+    def least_lanes(self, node: Node) -> int:
+        """Those that a bias in channels, or by distance, needs."""
+        return MIN_LANES if "bias_queries" in node.params or node.attrs.get("by_distance") else 0
+
     def cache_rows(self, node: Node, length: int, block: int) -> int:
         """All tokens; or those that the queries of a block look at, in whole blocks."""
         before = Mask.of(node, length, length).before

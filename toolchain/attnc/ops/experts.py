@@ -112,7 +112,7 @@ class Experts(Operator):
             for number in range(count):
                 yield b"".join(payload(self.expert(node, number), layout)) + filling
 
-        return dsp_calls(one, ctx, layout, ctx.expert_words(f"{node.packed}.dsp", pack, words, words + words % 2))
+        return dsp_calls(one, ctx, layout, ctx.expert_words(layout.key(node), pack, words, words + words % 2))
 
     def logic(self, kernel: KernelCall) -> Resources:
         """Those of the shared kernel."""

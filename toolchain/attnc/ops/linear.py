@@ -145,7 +145,7 @@ class Linear(Operator):
         if self.engine(node) != "dsp":
             return lookup.calls(node, ctx)
         layout = dsp_layout(node, ctx)
-        return dsp_calls(node, ctx, layout, ctx.packed(f"{node.packed}.dsp", lambda: payload(node, layout), dsp_words(node, ctx, layout)))
+        return dsp_calls(node, ctx, layout, ctx.packed(layout.key(node), lambda: payload(node, layout), dsp_words(node, ctx, layout)))
 
     def macs_per_cycle(self, kernel: KernelCall) -> int:
         """R * PE * L of the multipliers; tables have none."""

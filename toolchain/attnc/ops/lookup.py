@@ -85,7 +85,7 @@ def calls(node: Node, ctx: Lowering) -> list[Call]:
     cut = plan(node, engine, k_tiles, n_tiles)
     layout = cut.layout
     words = layout.total_words(ctx.graph.value(y).shape[1], k_tiles)
-    weights = ctx.packed(f"{node.packed}.lookup", lambda: payload(node, layout), words)
+    weights = ctx.packed(layout.key(node), lambda: payload(node, layout), words)
     kernel = _kernel(node, engine, cut, k_tiles)
     scalars = {"k_tiles": k_tiles, "n_tiles": n_tiles, "steps": layout.steps, "planes": cut.planes, "both_signs": int(cut.binary)}
     scalars |= {"group_tiles": cut.group_tiles, "scales": layout.scales, "visits": cut.visits, **ctx.bounds(y)}

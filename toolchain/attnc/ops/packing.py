@@ -60,6 +60,10 @@ class Layout:
     records_last: bool = False
     """Whether the records of a block follow its codes."""
 
+    def key(self, node: Node) -> str:
+        """What the weights of a node are called as they lie so: entries whose engines differ have them each their own way."""
+        return f"{node.packed}: {self}"
+
     @property
     def channels(self) -> int:
         """Of a block."""

@@ -74,6 +74,11 @@ def lane_divisors(graph: Graph) -> list[int]:
     return sorted(found - {0})
 
 
+def least_lanes(graph: Graph) -> int:
+    """How many lanes the operators need."""
+    return max((operator(node).least_lanes(node) for node in graph.nodes), default=0)
+
+
 def table_sizes(lanes: int, factor: int) -> tuple[int, int]:
     """Columns and tables of the look-up engine that go with lanes * factor channels of multipliers: a copy of every table for each
     column costs LUTs, so columns stop at 4 times the lanes, and larger designs get twice the tables."""
@@ -171,7 +176,7 @@ def choose_design(graph: Graph, board: Board, clock_mhz: float, objective: Objec
     nearest: tuple[float, Design, str] | None = None
     best: Ranked | None = None
     programs, lanes = Programs(graph), choose_lanes(graph, board)
-    fewest = max([MIN_LANES, *(operator(node).least_lanes(node) for node in graph.nodes)])
+    fewest = max(MIN_LANES, least_lanes(graph))
     while lanes >= fewest or (nearest is None and best is None):
         if best is not None and objective in BY_CYCLES and 16 * lanes < board.axi_bits:
             break  # a beat of two words would not fill a port

@@ -126,8 +126,10 @@ def check_numbers(design: Design, where: str) -> None:
             wrong(where, f"{at}.group", "3 or 5 activations per table of ternary weights", numbers.group)
 
 
-def check_lanes(design: Design, where: str, divisors: list[int]) -> None:
-    """Whether the lanes suit the engines, and the heads of a model."""
+def check_lanes(design: Design, where: str, divisors: list[int], fewest: int) -> None:
+    """Whether the lanes suit the engines, and the heads and operators of a model."""
+    if design.lanes < fewest:
+        wrong(where, "design.lanes", f"at least {fewest}, which an operator of the model needs", design.lanes)
     for name, number in flat(design.facts()).items():
         if name.rpartition(".")[2] in ("tables", "columns") and number % design.lanes:
             wrong(where, _field(name), f"a multiple of design.lanes ({design.lanes})", number)

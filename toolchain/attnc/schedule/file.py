@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from attnc.ir import Graph
 from attnc.kernels.design import Design
 from attnc.schedule.cost import Estimate
-from attnc.schedule.design import lane_divisors
+from attnc.schedule.design import lane_divisors, least_lanes
 from attnc.schedule.design_fields import DesignFields, check_lanes, check_numbers, served, wrong
 from attnc.schedule.devices import CLASSES, Board, Utilisation
 from attnc.schedule.engine import Slot
@@ -60,7 +60,7 @@ def design_of(schedule: Schedule, path: Path, graph: Graph) -> Design:
     """The design that a schedule gives the quantized graph, whose heads may have been padded to suit its lanes."""
     where = f"schedule {path}"
     take_only_engine(graph, schedule.design.engines)
-    check_lanes(schedule.design.design(where), where, lane_divisors(graph))
+    check_lanes(schedule.design.design(where), where, lane_divisors(graph), least_lanes(graph))
     return served(schedule.design.design(where), graph, where)
 
 
