@@ -104,7 +104,7 @@ def _needed(manifest: Manifest, golden: bool) -> Iterator[str]:
     links = [link.source.file for link in manifest.feeds] + [link.source.file for link in manifest.fetches]
     tables: list[Path | None] = []
     if (decoder := manifest.decoder) is not None:
-        tables = [decoder.tokenizer, *(table.file for table in (decoder.tokens, decoder.positions) if table is not None)]
+        tables = [decoder.tokenizer, *(table.file for table in (decoder.tokens, decoder.positions, decoder.head) if table is not None)]
         yield f"golden/{RUNS}"
     for path in (manifest.leading, manifest.trailing, *links, *tables):
         if path is not None:

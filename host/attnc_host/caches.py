@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from attnc_host.fields import Fields
+from attnc_host.head import Layer, read_layer
 
 SCALARS = ("first", "instructions", "position", "session")
 """Registers of a run of a decoder, in the order in which `RUNS` has them for each run of the test bench."""
@@ -41,7 +42,7 @@ class Decoder:
     """Of a build that generates tokens. `tokens` has a row for each of `vocabulary` tokens: integers of the device, or float32 where a
     row of `positions` is added. The entry `PREFILL` takes `block` tokens, `DECODE` one; sequences have at most `length`. Caches are
     `cache_words` for each of `sessions`, from word `cache_offset` on; of windows of attention they are `rings` of so many rows, whose end
-    lies between two blocks."""
+    lies between two blocks. `head`: the last layer, where the host computes logits from what `DECODE` ends with."""
 
     length: int
     block: int
@@ -58,6 +59,7 @@ class Decoder:
     cache_offset: int
     cache_words: int
     rings: tuple[int, ...] = ()
+    head: Layer | None = None
 
     def cycles(self, entry: str, position: int) -> float:
         """Estimated cycles of a run; between two positions that were estimated on the line through both."""
@@ -122,6 +124,7 @@ def read_decoder(fields: Fields, words: int) -> Decoder:
         cache_offset=caches.integer("offset", 0),
         cache_words=caches.integer("words", 1),
         rings=_rings(caches),
+        head=read_layer(fields.child("head")) if fields.get("head") is not None else None,
     )
     if found.cache_offset + found.sessions * found.cache_words > words:
         fields.fail("caches", f"caches that end at word {words} or before", found.cache_offset)

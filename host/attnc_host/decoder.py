@@ -19,6 +19,7 @@ from attnc_host import boundary
 from attnc_host.boundary import Array, Image
 from attnc_host.caches import COPY, DECODE, PREFILL, SCALARS, Decoder
 from attnc_host.errors import AcceleratorError, InputError
+from attnc_host.head import Head
 from attnc_host.json_file import read_json
 from attnc_host.manifest import Feed, Manifest
 
@@ -93,6 +94,7 @@ class Session:
         self._feeds = {feed.value: feed for feed in manifest.feeds}
         self._tokens = _table(self.decoder, "tokens")
         self._positions = _table(self.decoder, "positions")
+        self._head = None if self.decoder.head is None else Head.open(self.decoder.head)
 
     @property
     def left(self) -> int:
@@ -228,8 +230,12 @@ class Session:
         return boundary.quantize(self._tokens[ids].astype(np.float64) + self._positions[at : at + len(ids)], feed.type)
 
     def _logits(self, image: Image) -> Array:
-        (fetch,) = self.manifest.fetches
-        return boundary.dequantize(boundary.from_image(self.manifest, image[None])[fetch.value], fetch.type)[0, 0]
+        found, fetches = boundary.from_image(self.manifest, image[None]), self.manifest.fetches
+        if self._head is None:
+            return boundary.dequantize(found[fetches[0].value], fetches[0].type)[0, 0]
+        q = {fetch.value: found[fetch.value][0].astype(np.int64) - fetch.type.zero_point for fetch in fetches}
+        layer = self._head.layer
+        return self._head.logits(q[layer.input], None if layer.peak is None else q[layer.peak])[0]
 
 
 def decoder_of(manifest: Manifest) -> Decoder:

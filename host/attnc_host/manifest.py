@@ -235,10 +235,20 @@ def _manifest(fields: Fields, root: Path) -> Manifest:
         for entry in manifest.decoder.entries.values():
             if entry.input not in names:
                 fields.fail("decoder.entries", f"an input out of {sorted(names)}", entry.input)
+        _check_outputs(fields, manifest.fetches, manifest.decoder)
     for what, ports in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
         if len({port.name for port in ports}) != len(ports):
             fields.fail(what, "different names", [port.name for port in ports])
     return manifest
+
+
+def _check_outputs(fields: Fields, fetches: tuple[Fetch, ...], decoder: Decoder) -> None:
+    """The device gives logits, or what the host makes them of."""
+    found, head = {fetch.value: fetch.channels for fetch in fetches}, decoder.head
+    if head is None and len(found) != 1:
+        fields.fail("fetches", "one output, the logits", sorted(found))
+    if head is not None and found != {head.input: head.channels, **({} if head.peak is None else {head.peak: 1})}:
+        fields.fail("fetches", "what decoder.head reads", found)
 
 
 def _program(fields: Fields) -> Program:

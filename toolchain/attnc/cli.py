@@ -19,6 +19,7 @@ from attnc.cli_compile import (
     CacheOption,
     CalibOption,
     CheckOption,
+    HeadOption,
     HeldoutOption,
     HoldOutOption,
     LabelsOption,
@@ -148,6 +149,7 @@ def compile_command(
     block: BlockOption = None,
     sessions: SessionsOption = 1,
     cache: CacheOption = "int8",
+    head: HeadOption = "auto",
     check: CheckOption = True,
     dump: Annotated[Path | None, typer.Option("--dump", metavar="DIR", help="Write the graph as text after every step into DIR.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Move an output folder that attnc did not make aside, to OUTPUT.old-1.")] = False,
@@ -194,6 +196,7 @@ def compile_command(
         block=block,
         sessions=sessions,
         cache=cache,
+        head=head,
     )
     with Progress(delay=0, quiet=quiet) as progress:
         from attnc.search.compile import compile_model

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from attnc.config import Head
+
 TargetOption = Annotated[
     str | None, typer.Option("--target", help="Board (see `attnc targets`), or a YAML or TOML file with one.", show_default="kv260")
 ]
@@ -55,6 +57,9 @@ BlockOption = Annotated[
     int | None, typer.Option("--block", metavar="TOKENS", help="Tokens of a prompt that are worked on at a time.", show_default="32")
 ]
 CacheOption = Annotated[str, typer.Option("--cache", metavar="FORMAT", help="Keys and values of a decoder in memory: int8, k4v8 or int4.")]
+HeadOption = Annotated[
+    Head, typer.Option("--head", help="Where the last linear layer of a decoder runs, with equal integers; auto: where a token takes less.")
+]
 SessionsOption = Annotated[int, typer.Option("--sessions", metavar="N", help="Sequences that have caches of their own.")]
 CheckOption = Annotated[
     bool,

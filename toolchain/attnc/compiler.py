@@ -71,6 +71,8 @@ def quantize_model(path: Path, options: CompileOptions, progress: Progress = lam
 
 def begin(path: Path, options: CompileOptions, progress: Progress) -> State:
     """Settings, model and samples."""
+    if options.head == "host" and options.max_length is None:
+        raise ConfigError("--head host: is of decoders, which --max-length compiles")
     schedule = None if options.schedule is None else read_schedule(options.schedule)
     board = find_board(options.target or (schedule and schedule.target) or DEFAULT_TARGET)
     if schedule and schedule.utilisation:
@@ -199,6 +201,7 @@ def write(state: State, progress: Progress, moved: Note) -> Path:
             facts["decoder"] = decoder_report(state.decoder, vectors.runs, program, read_json(folder / MANIFEST)) | {
                 "simulated": check.later,
                 "cache": state.options.cache,
+                "head": None if state.head is None else state.head.facts(),
                 "cache_errors": state.cache_errors,
             }
         if routings is not None:

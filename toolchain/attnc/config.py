@@ -22,6 +22,7 @@ ActivationBits = Annotated[Literal[8, 16, "auto"], BeforeValidator(_number)]
 SQNR_TARGET = 30.0
 
 
+Head = Literal["auto", "device", "host"]
 CacheFormat = Literal["int8", "k4v8", "int4"]
 CACHE_BITS: dict[CacheFormat, tuple[int, int]] = {"int8": (8, 8), "k4v8": (4, 8), "int4": (4, 4)}
 """Bits of keys and of values."""
@@ -89,6 +90,8 @@ class CompileOptions(BaseModel):
     """Tokens of a prompt that are worked on at a time; by default `decoding.DEFAULT_BLOCK`, or less for short sequences."""
     cache: CacheFormat = "int8"
     """Keys and values in the caches of a decoder: both of 8 bits, keys of 4 and values of 8, or both of 4."""
+    head: Head = "auto"
+    """Where the last linear layer of a decoder runs; auto: where a token takes less."""
     sessions: int = Field(default=1, ge=1, le=1024)
     """Sequences that have caches of their own."""
     check: bool = True

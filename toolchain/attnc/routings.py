@@ -146,7 +146,7 @@ def _run(name: str, routed: Routed, program: Program, sample: int) -> Other:
         return Other(name, pack_region(graph, program, regions.inputs, graph.inputs, feeds)[0], outputs[0])
     graph = routed.decoder.model.graph
     (rows,) = feeds.values()
-    given, _ = images([Run(PREFILL, 0, rows[0, : routed.decoder.block], None)], routed.decoder)
+    given, _ = images([Run(PREFILL, 0, rows[0, : routed.decoder.block], {})], routed.decoder)
     steps = program.entries[PREFILL]
     return Other(name, pack_region(graph, program, regions.inputs, graph.inputs, given)[0], setting=(steps.start, len(steps), 0, 0))
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from attnc.arrays import Array
+from attnc.decoding.head import layer_facts
 from attnc.decoding.plan import UNWRITTEN, Decoder, Run, settings
 from attnc.kernels.call import REGISTERS
 from attnc.schedule.cost import Estimate
@@ -27,18 +28,20 @@ def write_decoder(folder: Path, decoder: Decoder, runs: Sequence[Run], program: 
     decoder.tokens.tokens.tofile(folder / TOKENS)
     if decoder.tokens.positions is not None:
         decoder.tokens.positions.tofile(folder / POSITIONS)
+    if decoder.head is not None:
+        decoder.head.data.tofile(folder / decoder.head.layer.file)
     if decoder.tokenizer is not None:
         (folder / TOKENIZER).write_bytes(decoder.tokenizer.read_bytes())
     path = f"golden/{RUNS}"
     settings(list(runs), program.entries).tofile(folder / path)
-    first = next((number for number, run in enumerate(runs) if run.logits is not None), len(runs))
+    first = next((number for number, run in enumerate(runs) if run.outputs), len(runs))
     expected[:first] = UNWRITTEN
     return path
 
 
 def decoder_facts(decoder: Decoder, program: Program, cost: Estimate, board: Board) -> dict[str, Any]:
     """Of the manifest. `estimates` are cycles by entry and position. `tokens` is a table of the device's integers, a row for each token;
-    with `positions` both are float32, and their sum is rounded."""
+    with `positions` both are float32, and their sum is rounded. `head` is what the host computes of the device's outputs, or null."""
     tokens, positions = decoder.tokens.tokens, decoder.tokens.positions
     return {
         "length": decoder.length,
@@ -56,6 +59,7 @@ def decoder_facts(decoder: Decoder, program: Program, cost: Estimate, board: Boa
         "tokenizer": None if decoder.tokenizer is None else TOKENIZER,
         "tokens": {"file": TOKENS, "dtype": np.dtype(tokens.dtype).name},
         "positions": None if positions is None else {"file": POSITIONS, "dtype": positions.dtype.name},
+        "head": None if decoder.head is None else layer_facts(decoder.head.layer),
         "caches": {"offset": program.memory.caches.offset, "words": program.memory.caches.words, "rings": decoder.rings},
     }
 

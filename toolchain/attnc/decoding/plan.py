@@ -11,12 +11,14 @@ import numpy as np
 from attnc.arrays import Array
 from attnc.decoding.embedding import Embedding, embedding
 from attnc.decoding.golden import GoldenDecoder
+from attnc.decoding.head import host_head, host_layer, last_linear, without_head
 from attnc.errors import AttncError, ConfigError, UnsupportedError
 from attnc.golden import run_golden
 from attnc.ir import Graph
 from attnc.model import Feed, Fetch, Model
 from attnc.passes.decoding import renamed, with_cache
 from attnc_host.caches import DECODE, PREFILL, block_fits
+from attnc_host.head import Head
 
 DEFAULT_BLOCK = 32
 UNWRITTEN = 0xA5
@@ -26,7 +28,7 @@ UNWRITTEN = 0xA5
 @dataclass(frozen=True)
 class Decoder:
     """`sequence` is the model over whole sequences of `length` tokens, `model` the one with caches. `tokenizer`: the file that was found
-    beside the model."""
+    beside the model. `head`: the last linear layer where that runs on the host, behind `model`."""
 
     sequence: Model
     model: Model
@@ -34,6 +36,7 @@ class Decoder:
     block: int
     tokens: Embedding
     tokenizer: Path | None = None
+    head: Head | None = None
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -51,15 +54,23 @@ class Decoder:
         """What the device gets for tokens, [tokens, channels]."""
         return self.tokens.rows(ids, position, self.sequence.graph.type(self.sequence.graph.inputs[0]))
 
+    def logits(self, outputs: Mapping[str, Array]) -> Array:
+        """Logits [tokens, vocabulary], integers, of what the device gives of `DECODE`."""
+        if self.head is None:
+            (logits,) = outputs.values()
+            return logits
+        peak = self.head.layer.peak
+        return self.head.integers(outputs[self.head.layer.input], None if peak is None else outputs[peak])
+
 
 @dataclass(frozen=True)
 class Run:
-    """An entry at a position, with the tokens of it; `logits` [1, vocabulary], integers, where it gives some."""
+    """An entry at a position, with the tokens of it; `outputs` of the device [1, channels] by name, integers, where it gives some."""
 
     entry: str
     position: int
     rows: Array
-    logits: Array | None
+    outputs: Mapping[str, Array]
 
 
 def plan_decoder(sequence: Model, length: int, block: int | None, sessions: int, vocabulary: int, folder: Path) -> Decoder:
@@ -73,23 +84,30 @@ def plan_decoder(sequence: Model, length: int, block: int | None, sessions: int,
         raise UnsupportedError(name, operator, "it runs on the host behind the device; of a decoder only the logits may come from there")
     if len(sequence.graph.inputs) != 1:
         raise UnsupportedError(sequence.feeds[-1].tensor, "input", "a decoder has one input on the device, the rows of its tokens")
-    graph = with_cache(sequence.graph, length, size)
-    graph.sessions = sessions
     tokenizer = folder / "tokenizer.json"
     found = tokenizer if tokenizer.is_file() else None
-    return Decoder(sequence, _edges(sequence, graph), length, size, embedding(sequence, vocabulary), found)
+    model = _with_edges(sequence, with_cache(sequence.graph, length, size), sessions)
+    return Decoder(sequence, model, length, size, embedding(sequence, vocabulary), found)
 
 
-def _edges(sequence: Model, graph: Graph) -> Model:
-    """The model with caches: rows of tokens in, by entry; logits of the last one out."""
+def head_on_host(decoder: Decoder, ms: float | None) -> Decoder:
+    """The same with its last linear layer on the host, where a token is estimated to take `ms`. Raises where it ends with anything else."""
+    head, sessions = last_linear(decoder.sequence.graph), decoder.model.graph.sessions
+    model = _with_edges(decoder.sequence, with_cache(without_head(head), decoder.length, decoder.block), sessions)
+    return replace(decoder, model=model, head=host_head(head, host_layer(head, ms)))
+
+
+def _with_edges(sequence: Model, graph: Graph, sessions: int) -> Model:
+    """The model with caches: rows of tokens in, by entry; logits of the last one out, or what the host makes them of."""
+    graph.sessions = sessions
     (feed,), (fetch,) = sequence.feeds, sequence.fetches
     feeds = []
     for entry in (PREFILL, DECODE):
         shape = graph.value(renamed(entry, feed.value)).shape
         feeds.append(Feed(renamed(entry, feed.value), feed.tensor, np.arange(shape[0] * shape[1]).reshape(shape)))
-    channels = graph.value(fetch.value).shape[1]
-    out = Fetch(fetch.tensor, fetch.value, (1, 1, channels), np.arange(channels))
-    return replace(sequence, graph=graph, feeds=feeds, fetches=[out], leading=None)
+    channels = {name: graph.value(name).shape[1] for name in graph.outputs}
+    fetches = [Fetch(fetch.tensor, name, (1, 1, count), np.arange(count)) for name, count in channels.items()]
+    return replace(sequence, graph=graph, feeds=feeds, fetches=fetches, leading=None)
 
 
 def check_runs(decoder: Decoder, ids: Array) -> list[Run]:
@@ -106,13 +124,13 @@ def check_runs(decoder: Decoder, ids: Array) -> list[Run]:
             given = np.zeros((block, rows.shape[1]), rows.dtype)
             given[:taken] = rows[position : position + taken]
             golden.run(PREFILL, position, {decoder.inputs[PREFILL]: given})
-            runs.append(Run(PREFILL, position, given, None))
+            runs.append(Run(PREFILL, position, given, {}))
             position, taken = position + taken, taken - 1 - taken // 2
         if position < length:
-            (logits,) = golden.run(DECODE, position, {decoder.inputs[DECODE]: rows[position : position + 1]}).values()
-            if not np.array_equal(logits[0], whole[position]):
+            found = golden.run(DECODE, position, {decoder.inputs[DECODE]: rows[position : position + 1]})
+            if not np.array_equal(decoder.logits(found)[0], whole[position]):
                 raise AttncError(f"decoding token by token differs from the whole sequence at position {position}, which is a bug in attnc")
-            runs.append(Run(DECODE, position, rows[position : position + 1], logits))
+            runs.append(Run(DECODE, position, rows[position : position + 1], found))
             position += 1
             taken = taken or (block if position + 2 * block <= length else 0)
     return runs[:2]
@@ -127,13 +145,12 @@ def images(runs: list[Run], decoder: Decoder) -> tuple[dict[str, Array], dict[st
         shape = graph.value(name).shape
         empty = np.zeros(shape, graph.type(name).dtype)
         inputs[name] = np.stack([run.rows if run.entry == entry else empty for run in runs])
-    (name,) = graph.outputs
-    last: Array = np.zeros(graph.value(name).shape, graph.type(name).dtype)
+    last: Mapping[str, Array] = {name: np.zeros(graph.value(name).shape, graph.type(name).dtype) for name in graph.outputs}
     outputs = []
     for run in runs:
-        last = last if run.logits is None else run.logits
+        last = run.outputs or last
         outputs.append(last)
-    return inputs, {name: np.stack(outputs)}
+    return inputs, {name: np.stack([given[name] for given in outputs]) for name in graph.outputs}
 
 
 def settings(runs: list[Run], entries: Mapping[str, range]) -> Array:

@@ -15,6 +15,7 @@ from attnc.kernels.design import Design
 from attnc.model import Model
 from attnc.original import Original
 from attnc.passes.types import Requirement
+from attnc.pipeline.head import HeadChoice
 from attnc.quant.calibration import Statistics
 from attnc.quant.weight_config import LayerChoices, LayerSettings
 from attnc.schedule.devices import Board
@@ -75,6 +76,8 @@ class State:
     """What formats of caches cost a decoder, as `cache_error.measure_caches` has it."""
     decoder: Decoder | None = None
     """Where one was asked for: what `model` became, and was before."""
+    head: HeadChoice | None = None
+    """Where its last linear layer runs."""
 
     @cached_property
     def original(self) -> Original:

@@ -198,10 +198,11 @@ def _entry_cycles(program: Program, calls: Sequence[CallCost]) -> dict[str, int]
     return found
 
 
-def check_memory(program: Program, board: Board) -> None:
-    """Raise `FitError` where activations and weights exceed the board's DDR, or a word offset would not fit 31 bits."""
+def check_memory(program: Program, board: Board, host_bytes: int = 0) -> None:
+    """Raise `FitError` where activations and weights exceed the board's DDR, with `host_bytes` that processors of the board itself read for
+    every token, or a word offset would not fit 31 bits."""
     words = program.memory.words + program.weight_words
-    needed = math.ceil(words * program.design.lanes / (1 << 20))
+    needed = math.ceil((words * program.design.lanes + (host_bytes if board.processors is not None else 0)) / (1 << 20))
     if needed > board.ddr_mib or max(program.memory.words, program.weight_words) >= 1 << 31:
         raise FitError(f"the model needs {needed:,} MiB of memory for weights and activations, {board.name} has {board.ddr_mib:,} MiB")
 

@@ -30,6 +30,31 @@ MAX_PORTS = 64
 PortTag = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,16}(\[[0-9]{1,3}\])?$")]
 
 
+class Processors(BaseModel):
+    """What runs the host's part on the board itself: how fast a product of a matrix with the row of a token goes in NumPy, all processors at
+    work. They share the memory with the design, and weigh on its rate only while it waits for them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(default="the board's processors", max_length=64)
+    read_gb_s: float = Field(gt=0, le=10_000, description="weights read from memory")
+    gmac_s: float = Field(gt=0, le=1_000_000, description="multiply-adds, in billions per second")
+
+
+READ_A53 = 5.5
+"""GB/s that four Cortex-A53 read of a matrix beside DDR4: 49.2 MB in about 9 ms, as cited of TeLLMe's head on a KV260 (second hand)."""
+READ_A9 = 1.0
+"""GB/s that two Cortex-A9 read: half of the DDR's rate on a PYNQ-Z2, an assumption."""
+CYCLES_PER_MAC = 3
+"""Of a processor for each multiply-add of bytes: turned into a float, and multiplied, in NEON units of 128 bits and no product of bytes: an
+assumption. An x86 server takes 0.5 (`bench/head.py`)."""
+
+
+def cortex(name: str, cores: int, mhz: float, read_gb_s: float) -> Processors:
+    """Some Cortex-A processors."""
+    return Processors(name=f"{cores} {name} at {mhz:,g} MHz", read_gb_s=read_gb_s, gmac_s=round(cores * mhz / 1000 / CYCLES_PER_MAC, 3))
+
+
 class Board(BaseModel):
     """What a design may use. BRAM in blocks of 36 Kbit, URAM of 288 Kbit; figures from the vendor's data sheets."""
 
@@ -60,6 +85,7 @@ class Board(BaseModel):
     )
     platform: str = Field(default="", pattern=r"^[A-Za-z0-9_.-]{0,100}$", description="platform for v++")
     utilisation: Utilisation = Utilisation()
+    processors: Processors | None = Field(default=None, description="of the board itself; without them nothing is known of its host")
     note: str = Field(default="", max_length=1000)
 
     @property
@@ -84,6 +110,7 @@ BOARDS: dict[str, Board] = {
             board_part="tul.com.tw:pynq-z2",
             clock_mhz=100,
             ports=("HP0", "HP1", "HP2", "HP3"),
+            processors=cortex("Cortex-A9", 2, 650, READ_A9),
         ),
         Board(
             name="ultra96",
@@ -96,6 +123,7 @@ BOARDS: dict[str, Board] = {
             ddr_mib=2048,
             board_part="avnet.com:ultra96v2",
             clock_mhz=200,
+            processors=cortex("Cortex-A53", 4, 1200, READ_A53),
             note="DDR rate unverified",
         ),
         Board(
@@ -109,6 +137,7 @@ BOARDS: dict[str, Board] = {
             ddr_mib=4096,
             board_part="realdigital.org:aup-zu3-8gb",
             clock_mhz=200,
+            processors=cortex("Cortex-A53", 4, 1333, READ_A53),
             note="32 bits of DDR4-2400; the board of 4 GB has board files of its own (aup-zu3-4gb)",
         ),
         Board(
@@ -123,6 +152,7 @@ BOARDS: dict[str, Board] = {
             ddr_mib=4096,
             board_part="xilinx.com:kv260_som",
             clock_mhz=250,
+            processors=cortex("Cortex-A53", 4, 1333, READ_A53),
         ),
         Board(
             name="zcu104",
@@ -136,6 +166,7 @@ BOARDS: dict[str, Board] = {
             ddr_mib=2048,
             board_part="xilinx.com:zcu104",
             clock_mhz=250,
+            processors=cortex("Cortex-A53", 4, 1200, READ_A53),
         ),
         Board(
             name="zcu102",
@@ -148,6 +179,7 @@ BOARDS: dict[str, Board] = {
             ddr_mib=4096,
             board_part="xilinx.com:zcu102",
             clock_mhz=250,
+            processors=cortex("Cortex-A53", 4, 1200, READ_A53),
         ),
         Board(
             name="u50",

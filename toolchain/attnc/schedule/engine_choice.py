@@ -54,7 +54,7 @@ def take_only_engine(graph: Graph, kernels: Collection[str]) -> None:
 
 def choose_engines(graph: Graph, board: Board, clock_mhz: float, objective: Objective = "latency") -> tuple[Design, EngineChoice]:
     """`choose_design`, once for each engine that layers without one of their own could share; the better of the two stays, in
-    attribute `engine` of those nodes."""
+    attribute `engine` of those nodes. Raises `FitError` where neither fits, and leaves them as they were."""
     nodes = open_nodes(graph)
     kinds = sorted({engine for node in nodes for engine in operator(node).engines(node)})
     best: tuple[tuple[float, float], str, Design] | None = None
@@ -74,6 +74,8 @@ def choose_engines(graph: Graph, board: Board, clock_mhz: float, objective: Obje
             best = score, kind, design
     if best is None:
         assert misfit is not None
+        for node in nodes:
+            del node.attrs["engine"]
         raise misfit
     take_engine(nodes, best[1])
     return best[2], EngineChoice(frozenset(node.name for node in nodes), best[1], tried if nodes else {})
