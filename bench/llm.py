@@ -157,7 +157,10 @@ def measured(row: Row, folder: Path, progress: Progress) -> dict[str, Any]:
         )
         for entry, position in WHERE
     }
+    head = two["decoder"]["head"]
+    host_ms = head["host_ms"] if head["where"] == "host" else 0.0
     first_token = math.ceil((PROMPT - 1) / BLOCK) * cycles["prefill_0"] + cycles[f"decode_{MIDDLE}"]
+    seconds = {at: cycles[f"decode_{at}"] / clock / 1e6 + host_ms / 1e3 for at in (BLOCK, MIDDLE, LAST)}
     read = one["estimate"]["weight_bytes"] + (layers - 1) * (two["estimate"]["weight_bytes"] - one["estimate"]["weight_bytes"])
     return {
         **asdict(row),
@@ -166,13 +169,21 @@ def measured(row: Row, folder: Path, progress: Progress) -> dict[str, Any]:
         "design": two["design"],
         "bit_exact": all(report["simulation"][style]["bit_exact"] for report in (one, two) for style in STYLES),
         "cycles": cycles,
-        "decode_per_second": {str(at): round(1e6 * clock / cycles[f"decode_{at}"], 2) for at in (BLOCK, MIDDLE, LAST)},
+        "head_on": head["where"],
+        "host_ms": host_ms,
+        "decode_per_second": {str(at): round(1 / each, 2) for at, each in seconds.items()},
         "prefill_per_second": round(1e6 * clock * BLOCK / cycles["prefill_0"], 1),
-        "first_token_s": round(first_token / clock / 1e6, 4),
+        "first_token_s": round(first_token / clock / 1e6 + host_ms / 1e3, 4),
         "weight_bytes": read,
-        "weights_roof_per_second": round(BOARDS[row.board].ddr_gb_s * 1e9 * DDR_EFFICIENCY / read, 2),
+        "weights_roof_per_second": round(1 / (read / (BOARDS[row.board].ddr_gb_s * 1e9 * DDR_EFFICIENCY) + host_ms / 1e3), 2),
         "resources": {kind: two["estimate"]["resources"][kind] for kind in KINDS},
     }
+
+
+def _head(row: dict[str, Any]) -> str:
+    """Format of the head, and the host's time where it is there (an estimate)."""
+    on_host = f", on the host in {row['host_ms']:.3g} ms (estimated)" if row.get("head_on") == "host" else ""
+    return f"{row['head']}{on_host}"
 
 
 def page(rows: list[dict[str, Any]]) -> str:
@@ -194,7 +205,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         decode = row["decode_per_second"]
         speed = [number(decode[str(BLOCK)], 1), number(decode[str(LAST)], 1), number(row["weights_roof_per_second"], 1)]
         rest = [number(row["prefill_per_second"]), number(row["first_token_s"], 3), "simulated"]
-        ours.append(["attnc", SHAPES[row["shape"]].title, row["head"], row["board"].upper(), *speed, *rest])
+        ours.append(["attnc", SHAPES[row["shape"]].title, _head(row), row["board"].upper(), *speed, *rest])
     theirs = [[p.design, p.model, "-", p.device, p.decode, "-", "-", p.prefill, p.first_s, f"measured, {p.source}"] for p in PUBLISHED]
     detail = [
         [

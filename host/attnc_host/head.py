@@ -6,9 +6,9 @@ the device would have computed them.
 
 The file has, in this order, for each row n (a token): bias s32, multiplier s32, with a scale per token another bias s32, shift u8; where
 groups or planes have scales of their own factor u8 [planes, groups, rows]; and the weights. Those of more than 4 bits without groups are
-s8 [rows, channels], multiplied in floats a block of rows at a time, in pieces whose sums floats hold exactly. Others share bytes (`Digits`),
-u8 [planes, groups, bytes of a group, rows]: a byte is looked up among the 256 sums that its weights may make with the channels of the token.
-Nothing but those blocks is ever unpacked, and the file stays where it is until it is read.
+s8 [rows, channels], multiplied in floats a block of rows at a time, in pieces whose sums floats hold exactly. Others share bytes
+(`Digits`), u8 [planes, groups, bytes of a group, rows]: a byte is looked up among the 256 sums that its weights may make with the
+channels of the token. Nothing but those blocks is ever unpacked, and the file stays where it is until it is read.
 """
 
 from __future__ import annotations

@@ -39,7 +39,8 @@ GENERATE: dict[str, Any] = {
     "  board    the board that is here: uio, xrt or pynq, which may be named too; auto: that, else csim\n\n"
     "\b\nText goes to stdout as it comes, speed to stderr: of this run, on this machine (of the board, where one runs it), and\n"
     "what the board is estimated to do at these positions of the sequence, since the more tokens there are the more keys\n"
-    "have to be looked at. With cosim what it was simulated to do stands beside. Work of the host is not in these.",
+    "have to be looked at. With cosim what it was simulated to do stands beside. Of the host's work a head there is in these\n"
+    "(attnc compile --head), and nothing else.",
 }
 
 

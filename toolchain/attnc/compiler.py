@@ -201,7 +201,7 @@ def write(state: State, progress: Progress, moved: Note) -> Path:
             facts["decoder"] = decoder_report(state.decoder, vectors.runs, program, read_json(folder / MANIFEST)) | {
                 "simulated": check.later,
                 "cache": state.options.cache,
-                "head": None if state.head is None else state.head.facts(),
+                "head": None if state.head is None else state.head.facts() | {"design_cycles": cost.by_node().get(state.head.node)},
                 "cache_errors": state.cache_errors,
             }
         if routings is not None:

@@ -114,6 +114,7 @@ def _decoder(found: dict[str, Any], simulation: dict[str, Any] | None) -> list[t
     sessions = f" for each of {found['sessions']} sessions" if found["sessions"] > 1 else ""
     rows = [("decoder", f"sequences of {found['length']:,} tokens, caches of {found['cache_bytes']:,} bytes{sessions}")]
     rows += cache_rows(found)
+    rows.append(("head", head_text(found["head"])))
     for entry, tokens in (("prefill", found["block"]), ("decode", 1)):
         for row in (row for row in found["estimates"] if row["entry"] == entry):
             speed = f"{tokens / row['ms'] * 1000:,.1f} tokens/s" if row["ms"] else ""
@@ -121,7 +122,8 @@ def _decoder(found: dict[str, Any], simulation: dict[str, Any] | None) -> list[t
             later = (f"{style} {one['cycles']:,}" for style, runs in found["simulated"].items() for one in runs if _same(one, row))
             simulated = ", ".join(later)
             shown = f"; {simulated} (simulated)" if simulated else ""
-            rows.append((title, f"{row['cycles']:,} cycles, {row['ms']:.4g} ms for {tokens}: {speed} (estimate){shown}"))
+            host = f" and {row['host_ms']:.4g} ms of the host" if "host_ms" in row else ""
+            rows.append((title, f"{row['cycles']:,} cycles{host}, {row['ms']:.4g} ms for {tokens}: {speed} (estimate){shown}"))
     for style, run in ((style, simulation[style]) for style in ("stp", "flp") if simulation and style in simulation):
         both = (f"{entry} {one['cycles']:,} at position {found['simulated_at'][entry]:,}" for entry, one in run["entries"].items())
         rows.append((f"cycles, {style}", f"{', '.join(both)} (simulated)"))
@@ -162,6 +164,21 @@ def cache_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         text = f"{error}, {same}, divergence {one['divergence']:.2g} nats; against a float cache, all else in float"
         rows.append((f"cache in {one['format']}{which}", text))
     return rows
+
+
+def head_text(head: dict[str, Any] | None) -> str:
+    """Where the last linear layer of a decoder runs, and what it takes there and in the other place."""
+    if head is None:
+        return "on the device: the logits come from no linear layer alone"
+    layer = f"{head['rows']:,} x {head['channels']:,} weights of {head['format']}"
+    cycles, read = head["device_cycles"], head["device_bytes"] / 1e6
+    device = f"on the device at least {cycles:,} cycles, {head['device_ms']:.3g} ms per token, {read:,.1f} MB read"
+    if head["where"] == "device" and head["design_cycles"] is not None:
+        device += f" ({head['design_cycles']:,} cycles in this design)"
+    host = "nothing is known of the host"
+    if head["host_ms"] is not None:
+        host = f"on the host about {head['host_ms']:.3g} ms, {head['host_bytes'] / 1e6:,.1f} MB ({head['processors']})"
+    return f"on the {head['where']} ({head['why']}): {layer}; {device}; {host} (estimates)"
 
 
 def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -1,4 +1,5 @@
-"""How fast tokens come: in this run, and on the board, as estimated and, where a run is simulated in time, as simulated."""
+"""How fast tokens come: in this run, and on the board, as estimated and, where a run is simulated in time, as simulated. What the host
+takes for a head there is an estimate in both."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ class Watch:
         """As plain values. Tokens per second are those behind the first, which waits for the prompt; None where there are none."""
         decoder, clock = self.session.decoder, self.session.manifest.program.clock_mhz
         runs = self.session.runs[self._run :]
-        estimated = [decoder.cycles(*run) for run in runs]
+        estimated, host = [decoder.cycles(*run) for run in runs], None if decoder.head is None else decoder.head.ms
         first, seconds = (self._times[0], self._times[-1]) if self._times else (0.0, 0.0)
         return {
             "tokens": len(self._times),
@@ -38,17 +39,18 @@ class Watch:
             "positions": [runs[self._prompt][1], runs[-1][1]] if len(runs) > self._prompt else None,
             "board": self.session.manifest.data["target"]["name"],
             "clock_mhz": clock,
-            "estimated": self._board(estimated, clock),
-            "simulated": None if self._cycles is None else self._board(self._cycles[-len(runs) :], clock),
+            "host_ms": host,
+            "estimated": self._board(estimated, clock, host or 0.0),
+            "simulated": None if self._cycles is None else self._board(self._cycles[-len(runs) :], clock, host or 0.0),
         }
 
-    def _board(self, cycles: Sequence[float], clock_mhz: float) -> dict[str, Any]:
-        """From the cycles of each run."""
-        later = cycles[self._prompt :]
+    def _board(self, cycles: Sequence[float], clock_mhz: float, host_ms: float) -> dict[str, Any]:
+        """From the cycles of each run, and what the host takes for each token."""
+        later = [run / clock_mhz / 1e6 + host_ms / 1e3 for run in cycles[self._prompt :]]
         return {
-            "first_token_ms": round(sum(cycles[: self._prompt]) / clock_mhz / 1000, 4),
-            "tokens_per_second": _rate(len(later), sum(later) / clock_mhz / 1e6),
-            "last_tokens_per_second": _rate(1, later[-1] / clock_mhz / 1e6) if len(later) else None,
+            "first_token_ms": round(sum(cycles[: self._prompt]) / clock_mhz / 1000 + host_ms, 4),
+            "tokens_per_second": _rate(len(later), sum(later)),
+            "last_tokens_per_second": _rate(1, later[-1]) if later else None,
         }
 
 
@@ -70,4 +72,5 @@ def told_speed(speed: dict[str, Any], backend: str) -> Iterator[str]:
             low, high = speed["positions"]
             last = f"{found['last_tokens_per_second']:,} at the last"
             text = f"{found['tokens_per_second']:,} tokens/s at positions {low} to {high} ({last}), {text}"
-        yield f"{where}, {name}: {text}"
+        host = f"; {speed['host_ms']:.3g} ms of each token are the host's (estimated)" if speed["host_ms"] else ""
+        yield f"{where}, {name}: {text}{host}"

@@ -65,8 +65,14 @@ def decoder_facts(decoder: Decoder, program: Program, cost: Estimate, board: Boa
 
 
 def _estimates(decoder: Decoder, program: Program, cost: Estimate, board: Board) -> list[dict[str, Any]]:
-    """At places between which cycles follow a line: where a ring is full there are no more keys to come."""
+    """At places between which cycles follow a line: where a ring is full there are no more keys to come. A token takes the time of a head
+    on the host besides its cycles."""
     length, block, rings = decoder.length, decoder.block, decoder.rings
     places = sorted({0, block, length // 4, length // 2, length - 1, *rings})
     positions = [{DECODE: place, PREFILL: block_before(place, block, length, rings)} for place in places]
-    return by_position(program, cost, board, positions)
+    rows = by_position(program, cost, board, positions)
+    ms = None if decoder.head is None else decoder.head.layer.ms
+    if ms is not None:
+        for row in (row for row in rows if row["entry"] == DECODE):
+            row |= {"ms": round(row["ms"] + ms, 6), "host_ms": ms}
+    return rows

@@ -53,7 +53,9 @@ def last_linear(graph: Graph) -> LastLinear:
     linear = last if scale is None else graph.producer(scale.inputs[0])
     if linear is None or linear.op != "linear":
         source = last.source[-1] if last.source else last.name
-        raise UnsupportedError(source, last.op, "a head on the host is one linear layer with nothing behind it, and the logits come from this")
+        raise UnsupportedError(
+            source, last.op, "a head on the host is one linear layer with nothing behind it, and the logits come from this"
+        )
     found = LastLinear(graph, linear, scale)
     others = [node for name in (output, linear.output) for node in graph.consumers(name) if node is not scale]
     if others or any(name in graph.inputs for name in found.reads):

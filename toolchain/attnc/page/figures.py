@@ -60,10 +60,11 @@ def _of_decoder(facts: Facts, runs: Mapping[str, Facts]) -> dict[str, list[Laten
     for entry, what in (("decode", "a token"), ("prefill", f"a block of {decoder['block']} tokens of a prompt")):
         at = decoder["simulated_at"][entry]
         estimate = next(row for row in decoder["estimates"] if (row["entry"], row["position"]) == (entry, at))
-        rows = [Latency("cost model", ESTIMATE, float(estimate["cycles"]), float(estimate["ms"]))]
+        rows, host = [Latency("cost model", ESTIMATE, float(estimate["cycles"]), float(estimate["ms"]))], estimate.get("host_ms", 0.0)
+        what += f" and {host:.3g} ms of the host (estimated)" if host else ""
         for style, run in runs.items():
             cycles = float(run["entries"][entry]["cycles"])
-            rows.append(Latency(_style(style, run), SIMULATED, cycles, cycles / clock / 1000))
+            rows.append(Latency(_style(style, run), SIMULATED, cycles, cycles / clock / 1000 + host))
         found[f"{what}, at position {at}"] = rows
     return found
 

@@ -55,8 +55,8 @@ def _move_head(state: State, choice: HeadChoice) -> None:
 
 
 def settle_design(state: State) -> None:
-    """The design: the schedule's where one is given, else the best that fits; and the engine of every layer that may have either. Where none
-    fits with the last layer of a decoder, which the options leave open, that goes to the host."""
+    """The design: the schedule's where one is given, else the best that fits; and the engine of every layer that may have either. Where
+    none fits with the last layer of a decoder, and the options leave open where that runs, it goes to the host."""
     try:
         _settle(state)
     except FitError as misfit:

@@ -1,8 +1,8 @@
 """Where the last linear layer of a decoder runs: on the device, or on the host.
 
-A token takes either the one or the other: while the host computes, the device waits for the next token. On the device its weights come at
-the rate of the ports or of the DDR, whichever is less, unless multiplying takes longer; both are bounds, so that the search for a design need
-not be run twice. On the host it is the longer of reading them and of multiplying.
+A token takes either the one or the other: while the host computes, the device waits for the next token, and no weights of other layers
+come. On the device its weights come at the rate of the ports or of the DDR, whichever is less, unless multiplying takes longer; both are
+bounds, so that the search for a design need not be run twice. On the host it is the longer of reading them and of multiplying.
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ from attnc.schedule.devices import Board
 from attnc.schedule.stages import MACS_PER_DSP
 from attnc_host.head import Layer
 
-LOOK_UP = 6
+LOOK_UP = 4
 """Multiply-adds of bytes in the time of which NumPy looks up a byte that several weights share, measured on an x86 server
 (`bench/head.py`)."""
 
 
 @dataclass(frozen=True)
 class HeadChoice:
-    """Where it runs, `why`, and what a token takes in either place; nothing of a host where nothing is known of its processors."""
+    """Where it runs, `why`, and what a token takes in either place: cycles of the device at least, an estimate of the host, or nothing
+    where nothing is known of its processors."""
 
     where: Literal["device", "host"]
     asked: Head
     why: str
+    node: str
     rows: int
     channels: int
     format: str
@@ -50,17 +52,18 @@ def choose_head(head: LastLinear, board: Board, clock_mhz: float, asked: Head) -
     layer, processors = host_layer(head), board.processors
     cycles, size = _on_device(head, board, clock_mhz)
     ms, found = cycles / clock_mhz / 1000, None if processors is None else host_ms(layer, board)
+    where: Literal["device", "host"] = "device"
     if asked != "auto":
         where, why = asked, f"--head {asked}"
     elif found is None:
-        where, why = "device", f"nothing is known of the processors of {board.name}'s host"
+        why = f"nothing is known of the processors of {board.name}'s host"
     else:
-        where = "host" if found < ms else "device"
-        why = "a token takes less there"
+        where, why = "host" if found < ms else "device", "a token takes less"
     return HeadChoice(
         where=where,
         asked=asked,
         why=why,
+        node=head.linear.name,
         rows=layer.rows,
         channels=layer.channels,
         format=head.format.name,

@@ -31,8 +31,8 @@ PortTag = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,16}(\[[0-9]{1,3}\])?$")
 
 
 class Processors(BaseModel):
-    """What runs the host's part on the board itself: how fast a product of a matrix with the row of a token goes in NumPy, all processors at
-    work. They share the memory with the design, and weigh on its rate only while it waits for them."""
+    """What runs the host's part on the board itself: how fast a product of a matrix with the row of a token goes in NumPy, with all
+    processors at work. They share the memory with the design, which waits for them meanwhile."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,7 +47,7 @@ READ_A9 = 1.0
 """GB/s that two Cortex-A9 read: half of the DDR's rate on a PYNQ-Z2, an assumption."""
 CYCLES_PER_MAC = 3
 """Of a processor for each multiply-add of bytes: turned into a float, and multiplied, in NEON units of 128 bits and no product of bytes: an
-assumption. An x86 server takes 0.5 (`bench/head.py`)."""
+assumption. An x86 server takes 0.95 (`bench/head.py`)."""
 
 
 def cortex(name: str, cores: int, mhz: float, read_gb_s: float) -> Processors:
