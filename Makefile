@@ -35,7 +35,7 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff rewrite the sources"
 	@echo "make train   train models/vit_digits again"
-	@echo "make bench   speed of the tool, packing, quantizers on a real layer, hls4ml beside attnc: tables, stored in bench/results"
+	@echo "make bench   speed of the tool, packing, quantizers on a real layer, the head on the host, hls4ml beside attnc: tables, stored in bench/results"
 	@echo "make bench-published   estimates beside published accelerators"
 	@echo "make bench-llm   language models by simulated cycles, beside what others measured: rewrites docs/llm.md, some minutes a row (LLM_ARGS: --rows, --json)"
 	@echo "make boards  DeiT-tiny and BERT-base compiled for boards, beside published designs: rewrites docs/boards.md, about five minutes"
@@ -93,6 +93,7 @@ bench: tools $(VENV)/.test
 	$(BIN)/python bench/speed.py
 	$(BIN)/python bench/packing.py
 	$(BIN)/python bench/weight_quantizers.py
+	$(BIN)/python bench/head.py
 	$(BIN)/python bench/peers.py
 
 bench-published: $(VENV)/.demo
