@@ -37,6 +37,7 @@ def test_everything_comes_up() -> None:
     assert {where for one in recipes for where in one.norms} == {"pre", "post", "sub", "heads"}
     cases = [Case.drawn(number) for number in range(100)]
     assert {one.cache for one in cases} == {"int8", "k4v8", "int4"} and {one.sessions for one in cases} == {1, 2, 3}
+    assert {one.head for one in cases} == {"device", "host"}
     assert {one.keys for one in cases} == {1, 2, 4} and {one.settings.activations for one in cases} == {"static", "dynamic"}
 
 
