@@ -22,7 +22,7 @@ from attnc.schedule.program import Program, build_program
 from attnc.schedule.refine import neighbours
 from attnc.verify import golden_backend
 from attnc_host import Accelerator
-from attnc_host.caches import DECODE
+from attnc_host.caches import DECODE, PREFILL
 from decoding.decoders import write_decoder
 from decoding.test_decoding import SLOPES, planned
 
@@ -57,7 +57,7 @@ def test_cpp_equals_golden_at_every_position(name: str, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def decoder(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
-    return planned(write_decoder(tmp_path_factory.mktemp("keys") / "decoder.onnx"), length=256)
+    return planned(write_decoder(tmp_path_factory.mktemp("keys") / "decoder.onnx"), block=12, length=256)
 
 
 DESIGN = Design.of(4, 16, 16, 4, beat=2, weight_ports=4)
@@ -94,13 +94,22 @@ def test_interfaces_that_rest_bring_keys(decoder: Decoder) -> None:
     assert 2 * LOADER.lut < more < 2 * (LOADER.lut + PORT.lut)
 
 
-def test_blocks_that_end_within_a_step_take_one_key(decoder: Decoder) -> None:
+def test_blocks_end_where_steps_do(decoder: Decoder) -> None:
     """What follows the last key of a block is what the next one stores."""
-    for rows, keys in ((16, 4), (4, 4), (2, 2), (3, 1)):
-        program = built(decoder, DESIGN.having(rows=rows, keys=4 if rows != 2 else 2))
-        (kernel,) = {engine.kernel for engine in program.engines if engine.op == "attention"}
-        assert kernel.arg("S") == keys, rows
+    for rows, keys, parts in ((16, 4, [12]), (4, 4, [4, 4, 4]), (6, 4, [4, 4, 4]), (3, 2, [2] * 6)):
+        for parallel in (1, 2):
+            program = built(decoder, DESIGN.having(rows=rows, keys=4, parallel=parallel))
+            (kernel,) = {engine.kernel for engine in program.engines if engine.op == "attention"}
+            runs = [one for one in program.instructions if one.engine.op == "attention" and one.entry == PREFILL]
+            assert kernel.arg("S") == keys, rows
+            assert [call.scalars["rows"] for one in runs for _, call in one.own][: len(parts)] == parts, rows
     assert built(decoder, DESIGN.having(queries=2, keys=2)).engines != built(decoder, DESIGN.having(queries=2)).engines
+
+
+def test_steps_as_long_as_blocks_are_needed(tmp_path: Path) -> None:
+    (tmp_path / "schedule.yaml").write_text((SCHEDULE % (2, 4, 4)).replace("rows: 4", "rows: 3"))
+    with pytest.raises(ConfigError, match="'design.engines.attention.keys': needed at most 3: its queries, its rows"):
+        read_schedule(tmp_path / "schedule.yaml")
 
 
 def test_steps_are_those_that_hold_the_keys() -> None:

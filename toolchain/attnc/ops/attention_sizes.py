@@ -229,12 +229,13 @@ def widths(node: Node, sizes: Sizes) -> tuple[int, int, int]:
     return score, sum_bits(sizes.keys, where), acc
 
 
-def query_blocks(queries: int, engine: EngineDesign[AttentionNumbers]) -> list[tuple[int, int]]:
+def query_blocks(queries: int, engine: EngineDesign[AttentionNumbers], unit: int = 1) -> list[tuple[int, int]]:
     """(first, count) of blocks of at most as many queries as the engine takes rows, of about equal length and full in its P queries; where
     engines run at the same time those of the nodes around (`Lowering.row_blocks`), so that each waits for one of these and one waits for
-    it."""
+    it. All but the last end behind a multiple of `unit` queries, of which the engine takes as many rows at least."""
     rows, at_once = engine.rows, engine.numbers.queries
     count = math.ceil(queries / rows)
     equal = min(rows, math.ceil(math.ceil(queries / count) / at_once) * at_once)
     step = equal if engine.design.parallel == 1 else rows
+    step = step // unit * unit if step < queries else step
     return [(row, min(step, queries - row)) for row in range(0, queries, step)]

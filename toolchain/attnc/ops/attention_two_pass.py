@@ -86,7 +86,8 @@ def _over_cache(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
     in whatever order they lie there: neither maxima nor sums depend on it. A window leaves keys out by how far back they are, so that
     every count follows from registers by a factor."""
     engine, macs = ctx.engine(node, AttentionNumbers), sizes.heads * (sizes.head + sizes.value)
-    blocks, queries, at_once = query_blocks(sizes.queries, engine), engine.numbers.queries, keys_at_once(ctx.graph, engine)
+    queries, at_once = engine.numbers.queries, keys_at_once(engine)
+    blocks = query_blocks(sizes.queries, engine, at_once)
     kernel = kernel_of(node, sizes, engine, max(rows for _, rows in blocks), sizes.keys, at_once)
     ring, calls = sizes.keys if sizes.ring else 0, []
     limit = ring - sizes.ring if ring else 0
@@ -129,11 +130,11 @@ def _over_cache(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
     return calls
 
 
-def keys_at_once(graph: Graph, engine: EngineDesign[AttentionNumbers]) -> int:
+def keys_at_once(engine: EngineDesign[AttentionNumbers]) -> int:
     """Keys that the engine takes per cycle of a cache. A block of rows loads whole steps of them: what follows its own last key may not be
-    what a later block is about to store, so that blocks end where steps do."""
-    whole = engine.rows % engine.numbers.keys == 0 or engine.rows >= max(graph.value(node.output).shape[0] for node in graph.nodes)
-    return min(engine.numbers.keys, engine.numbers.queries, KEY_PORTS[-1] * engine.design.beat) if whole else 1
+    what a later block is about to store, so that blocks end where steps do, and are as long as one at least."""
+    most = 1 << (engine.rows.bit_length() - 1)
+    return min(engine.numbers.keys, engine.numbers.queries, KEY_PORTS[-1] * engine.design.beat, most)
 
 
 def groups_of(sizes: Sizes, engine: EngineDesign[AttentionNumbers]) -> int:

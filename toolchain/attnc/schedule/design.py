@@ -342,7 +342,8 @@ def smaller_designs(design: Design) -> list[tuple[str, Design]]:
         linear = [numbers for numbers in halved.engines.values() if isinstance(numbers, LinearNumbers)]
         if any(one.pe < halved.lanes or one.rows_at_once > (one.rows or halved.rows) for one in linear):
             continue
-        if any(one.keys > one.queries for one in halved.engines.values() if isinstance(one, AttentionNumbers)):
+        attention = [numbers for numbers in halved.engines.values() if isinstance(numbers, AttentionNumbers)]
+        if any(one.keys > min(one.queries, one.rows or halved.rows) for one in attention):
             continue
         changed = {name: f"{name} {old[name]} -> {new}" for name, new in flat(halved.facts()).items() if new != old[name]}
         if times and {name.rpartition(".")[2] for name in changed} == times.keys():

@@ -120,8 +120,11 @@ def check_numbers(design: Design, where: str) -> None:
                 wrong(where, f"{at}.rows_at_once", f"at most its rows ({engine.rows})", numbers.rows_at_once)
             if numbers.weight_ports not in WEIGHT_PORTS:
                 wrong(where, f"{at}.weight_ports", "1, 2 or 4 memory ports that bring the weights", numbers.weight_ports)
-        if isinstance(numbers, AttentionNumbers) and numbers.keys > (most := min(numbers.queries, KEY_PORTS[-1] * design.beat)):
-            wrong(where, f"{at}.keys", f"at most {most}: its queries, and those of {KEY_PORTS[-1]} memory ports", numbers.keys)
+        if isinstance(numbers, AttentionNumbers):
+            most = min(numbers.queries, engine.rows, KEY_PORTS[-1] * design.beat)
+            if numbers.keys > most:
+                ports = f"those of {KEY_PORTS[-1]} memory ports"
+                wrong(where, f"{at}.keys", f"at most {most}: its queries, its rows, and {ports}", numbers.keys)
         if isinstance(numbers, LookupNumbers) and numbers.group not in (3, 5):
             wrong(where, f"{at}.group", "3 or 5 activations per table of ternary weights", numbers.group)
 

@@ -71,7 +71,9 @@ def _keys_at_once(design: Design) -> Iterator[dict[str, int]]:
 
 def _possible(design: Design) -> bool:
     linear, attention = design.linear, design.attention
-    return attention.keys <= attention.queries and linear.pe >= design.lanes and linear.rows_at_once <= (linear.rows or design.rows)
+    if linear.pe < design.lanes or linear.rows_at_once > (linear.rows or design.rows):
+        return False
+    return attention.keys <= min(attention.queries, attention.rows or design.rows)
 
 
 def _cut_otherwise(design: Design, kinds: Collection[type[Numbers]], height: int) -> Iterator[Design]:
