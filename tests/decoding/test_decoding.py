@@ -88,7 +88,7 @@ def run_in_blocks(decoder: Decoder, seed: int) -> None:
 
 @pytest.mark.parametrize(
     ("windows", "length", "rings", "slopes"),
-    [((5,), 24, [8], SLOPES), ((5, 10), 40, [8, 16], ()), ((9,), 12, [], ()), ((), 12, [], SLOPES)],
+    [((5,), 24, [8], SLOPES), ((1,), 24, [8], ()), ((5, 10), 40, [8, 16], ()), ((9,), 12, [], ()), ((), 12, [], SLOPES)],
 )
 def test_windows_have_rings(windows: tuple[int, ...], length: int, rings: list[int], slopes: tuple[float, ...], tmp_path: Path) -> None:
     """Beside layers that look at everything, those of a window; a ring where that is less than the sequence. Biases that fall with the

@@ -263,9 +263,10 @@ class Attention(Approximated):
         return MIN_LANES if "bias_queries" in node.params or node.attrs.get("by_distance") else 0
 
     def cache_rows(self, node: Node, length: int, block: int) -> int:
-        """All tokens; or those that the queries of a block look at, in whole blocks."""
+        """All tokens; or those that the queries of a block look at, in whole blocks, two at least: that of the queries and what is there
+        before, which a register counts up to, even where nobody looks further than at its own token."""
         before = Mask.of(node, length, length).before
-        return min(length, block * math.ceil((before + block) / block))
+        return min(length, block * max(2, math.ceil((before + block) / block)))
 
     def over_cache(self, node: Node, length: int, rows: int, block: int) -> dict[str, Any]:
         """Queries stand where the run does; one pass over keys would round them by where its blocks begin."""

@@ -13,7 +13,7 @@ from attnc.passes import attention, attention_bias, caches, tokens
 from attnc.passes.approximations import set_implementations
 from attnc.passes.heads import pad_heads
 from attnc.passes.masks import fold_masks
-from attnc.passes.rotary import pair_rotary
+from attnc.passes.rotary import check_halves, pair_rotary
 from attnc.passes.weights import mark_lossless, weighted
 from attnc.pipeline.state import State
 from attnc.quant.calibration import Observer, Statistics
@@ -45,6 +45,7 @@ def note_implementations(state: State) -> None:
 def pair_rotary_channels(state: State) -> None:
     """Half-split rotary embeddings of linear layers turn adjacent channels instead; the weights are permuted."""
     pair_rotary(state.graph)
+    check_halves(state.graph)
 
 
 def pad_heads_to_words(state: State) -> None:
