@@ -108,7 +108,7 @@ def test_blocks_end_where_steps_do(decoder: Decoder) -> None:
 
 def test_steps_as_long_as_blocks_are_needed(tmp_path: Path) -> None:
     (tmp_path / "schedule.yaml").write_text((SCHEDULE % (2, 4, 4)).replace("rows: 4", "rows: 3"))
-    with pytest.raises(ConfigError, match="'design.engines.attention.keys': needed at most 3: its queries, its rows"):
+    with pytest.raises(ConfigError, match=r"'design\.engines\.attention\.keys': needed at most 3: its queries, its rows"):
         read_schedule(tmp_path / "schedule.yaml")
 
 

@@ -70,9 +70,10 @@ def test_norms_of_parts_of_heads_stay() -> None:
 def test_halves_that_no_word_divides() -> None:
     graph = decoder(6, sources=("unary", "unary"))
     assert pair_rotary(graph) == 0
-    with pytest.raises(UnsupportedError, match="'qr'.* halves of 3 channels, an odd number"):
+    with pytest.raises(UnsupportedError, match=r"'qr'.* halves of 3 channels, an odd number"):
         check_halves(graph)
-    assert pair_rotary(graph := decoder(6)) == 2
+    graph = decoder(6)
+    assert pair_rotary(graph) == 2
     check_halves(graph)
 
 

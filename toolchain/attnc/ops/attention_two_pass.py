@@ -7,7 +7,7 @@ from itertools import product
 
 from attnc.arrays import Array
 from attnc.fixedpoint import matmul
-from attnc.ir import Graph, Node
+from attnc.ir import Node
 from attnc.kernels.attention import ATTENTION, ATTENTION_CHANNELS
 from attnc.kernels.call import NO_WALK, POSITION, Call, Moves, Walk, filled_to, place_in, steps_to
 from attnc.kernels.design import KEY_PORTS, AttentionNumbers, EngineDesign

@@ -1,7 +1,8 @@
 """Adjacent pairs for rotary embeddings: the rows of the weights before them are permuted, so that no stream waits for the other half.
 
 A half-split rotary turns channels (i, i + RD/2); with the rows of the linear layer before it in the order 0, RD/2, 1, RD/2 + 1, ...
-the pairs become adjacent. A norm of heads in between is permuted with them, which its means do not see. The output is then permuted as well, which q . k does not see where queries and keys are permuted alike.
+the pairs become adjacent. A norm of heads in between is permuted with them, which its means do not see. The output is then permuted as
+well, which q . k does not see where queries and keys are permuted alike.
 Requires a float graph. Ensures the same meaning of every value but the permuted ones: outputs of these nodes.
 """
 
@@ -43,7 +44,7 @@ def check_halves(graph: Graph) -> None:
     for node in (node for node in graph.nodes if node.op == "rotary"):
         sizes = Sizes.of(node, graph.value(node.output).shape)
         if not sizes.interleaved and sizes.turned // 2 % 2:
-            why = f"it turns halves of {sizes.turned // 2} channels, an odd number, of what no linear layer, nor a norm behind one, makes for it"
+            why = f"it turns halves of {sizes.turned // 2} channels, an odd number, and no linear layer or norm before it pairs them"
             raise UnsupportedError(node.source[-1] if node.source else node.name, "rotary", why)
 
 
@@ -61,8 +62,8 @@ def _layout(graph: Graph, rotary: Node) -> tuple[int, int]:
 
 
 def _permutable(graph: Graph, name: str, reader: Node) -> list[Node] | None:
-    """The half-split rotary that makes `name` for `reader` alone, maybe a norm of whole heads that it alone reads, and the linear layer that
-    only these read."""
+    """The half-split rotary that makes `name` for `reader` alone, maybe a norm of whole heads that it alone reads, and the linear layer
+    before, which only these read."""
     found: list[Node] = []
     for ops in (("rotary",), NORMS, ("linear",)):
         maker = graph.producer(name)
