@@ -195,7 +195,7 @@ class Head:
         """The file is mapped, not read."""
         if layer.file.stat().st_size != layer.bytes:  # an empty one cannot be mapped
             return cls(layer, np.fromfile(layer.file, np.uint8))
-        return cls(layer, np.memmap(layer.file, np.uint8, "r"))
+        return cls(layer, np.asarray(np.memmap(layer.file, np.uint8, "r")))
 
     def logits(self, x: npt.NDArray[np.integer], peak: npt.NDArray[np.integer] | None) -> npt.NDArray[np.float64]:
         """Real logits [tokens, rows], of `integers`."""

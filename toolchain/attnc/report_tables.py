@@ -113,8 +113,7 @@ def _decoder(found: dict[str, Any], simulation: dict[str, Any] | None) -> list[t
     """What generating tokens takes."""
     sessions = f" for each of {found['sessions']} sessions" if found["sessions"] > 1 else ""
     rows = [("decoder", f"sequences of {found['length']:,} tokens, caches of {found['cache_bytes']:,} bytes{sessions}")]
-    rows += cache_rows(found)
-    rows.append(("head", head_text(found["head"])))
+    rows += choice_rows(found)
     for entry, tokens in (("prefill", found["block"]), ("decode", 1)):
         for row in (row for row in found["estimates"] if row["entry"] == entry):
             speed = f"{tokens / row['ms'] * 1000:,.1f} tokens/s" if row["ms"] else ""
@@ -154,9 +153,9 @@ def _grouped(mixtures: list[dict[str, Any]]) -> dict[tuple[int, int], list[dict[
     return found
 
 
-def cache_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """What formats of caches cost a decoder."""
-    rows = []
+def choice_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """What formats of caches cost a decoder, and where its head runs."""
+    rows = [("head", head_text(found["head"]))] if "head" in found else []
     for one in found["cache_errors"]:
         which = " (this build's)" if one["format"] == found["cache"] else ""
         error = "no error" if one["sqnr_db"] is None else f"{one['sqnr_db']:.1f} dB SQNR of the logits"
@@ -172,12 +171,12 @@ def head_text(head: dict[str, Any] | None) -> str:
         return "on the device: the logits come from no linear layer alone"
     layer = f"{head['rows']:,} x {head['channels']:,} weights of {head['format']}"
     cycles, read = head["device_cycles"], head["device_bytes"] / 1e6
-    device = f"on the device at least {cycles:,} cycles, {head['device_ms']:.3g} ms per token, {read:,.1f} MB read"
+    device = f"on the device at least {cycles:,} cycles, {head['device_ms']:.3g} ms per token, {read:.3g} MB read"
     if head["where"] == "device" and head["design_cycles"] is not None:
         device += f" ({head['design_cycles']:,} cycles in this design)"
     host = "nothing is known of the host"
     if head["host_ms"] is not None:
-        host = f"on the host about {head['host_ms']:.3g} ms, {head['host_bytes'] / 1e6:,.1f} MB ({head['processors']})"
+        host = f"on the host about {head['host_ms']:.3g} ms, {head['host_bytes'] / 1e6:.3g} MB ({head['processors']})"
     return f"on the {head['where']} ({head['why']}): {layer}; {device}; {host} (estimates)"
 
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from attnc.page.layers import weight_bits
 from attnc.page.markup import compact, count, join, number, percent, tag
-from attnc.report_tables import cache_rows, causes, checked
+from attnc.report_tables import causes, checked, choice_rows
 
 ESTIMATE, SIMULATED, MEASURED, COMPARED = "estimate", "simulated", "measured", "compared"
 STYLES = {"flp": "pipelines that flush", "stp": "pipelines that stall"}
@@ -211,5 +211,5 @@ def standing(facts: Facts) -> list[tuple[str, str]]:
         moved = f"{assumed['ddr_bytes_per_cycle']} bytes per cycle of the DDR, depths of loops {assumed['loops']}"
         text = f"{facts['simulation']['note']}; assumed: {assumed['read_latency']} cycles until memory answers, {moved}"
         found.append(("simulation", text))
-    found += cache_rows(facts["decoder"]) if "decoder" in facts else []
+    found += choice_rows(facts["decoder"]) if "decoder" in facts else []
     return [*found, ("made by", f"attnc {facts['attnc']}")]

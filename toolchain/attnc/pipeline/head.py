@@ -22,6 +22,9 @@ LOOK_UP = 4
 """Multiply-adds of bytes in the time of which NumPy looks up a byte that several weights share, measured on an x86 server
 (`bench/head.py`)."""
 
+CALLS_MS = 0.3
+"""What the interpreter and the calls of NumPy take besides, on a processor of a board: an assumption (0.04 to 0.15 on an x86 server)."""
+
 
 @dataclass(frozen=True)
 class HeadChoice:
@@ -86,8 +89,8 @@ def _on_device(head: LastLinear, board: Board, clock_mhz: float) -> tuple[int, i
 
 
 def host_ms(layer: Layer, board: Board) -> float:
-    """Of a token on the processors of the board, estimated: the longer of reading the file and of computing."""
+    """Of a token on the processors of the board, estimated: the longer of reading the file and of computing, and the calls."""
     assert board.processors is not None
     groups, size = layer.groups
     work = layer.rows * (layer.channels if layer.plain else layer.planes * groups * size * LOOK_UP)
-    return max(layer.bytes / board.processors.read_gb_s, work / board.processors.gmac_s) / 1e6
+    return max(layer.bytes / board.processors.read_gb_s, work / board.processors.gmac_s) / 1e6 + CALLS_MS
