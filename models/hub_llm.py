@@ -87,7 +87,7 @@ def speeds(state: State, boards: list[str]) -> Iterator[dict[str, Any]]:
             yield {"board": name, "error": str(error)}
             continue
         places = sorted({min(64, length - 1), length // 2, length - 1})
-        at = [{DECODE: place, PREFILL: block_before(place, block, length, decoder.rings)} for place in places]
+        at = [{DECODE: place, PREFILL: block_before(place, block, length, decoder.borders)} for place in places]
         rows = by_position(program, estimate(program, board, board.clock_mhz), board, at)
         found = {(row["entry"], row["position"]): 1000 / row["ms"] for row in rows}
         prompt = min(value for (entry, _), value in found.items() if entry == PREFILL) * block

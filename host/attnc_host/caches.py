@@ -60,6 +60,9 @@ class Decoder:
     cache_words: int
     rings: tuple[int, ...] = ()
     head: Layer | None = None
+    chunks: tuple[int, ...] = ()
+    """Of caches of two precisions: bytes of the tokens of the last two chunks of so many are kept, and a block does not go over the end of
+    one."""
 
     def cycles(self, entry: str, position: int) -> float:
         """Estimated cycles of a run; between two positions that were estimated on the line through both."""
@@ -68,26 +71,27 @@ class Decoder:
 
     def takes_block(self, position: int) -> bool:
         """Whether a block of tokens may begin at a position."""
-        return block_fits(position, self.block, self.length, self.rings)
+        return block_fits(position, self.block, self.length, self.rings + self.chunks)
 
     def holds(self, end: int, count: int) -> bool:
         """Whether caches that were written up to token `end` serve whoever goes on behind the first `count`: of a ring the earliest may be
-        written over."""
-        return not count or all(end <= max(ring, count + self.block) for ring in self.rings)
+        written over, and so may bytes of a chunk before the one that `count` is in."""
+        kept = all(count <= chunk or end <= max(3 * chunk, (count // chunk + 1) * chunk) for chunk in self.chunks)
+        return not count or (kept and all(end <= max(ring, count + self.block) for ring in self.rings))
 
     def begins(self, entry: str, position: int) -> int:
         """The last position up to one that an entry may begin at."""
-        return position if entry == DECODE else block_before(position, self.block, self.length, self.rings)
+        return position if entry == DECODE else block_before(position, self.block, self.length, self.rings + self.chunks)
 
 
-def block_fits(position: int, block: int, length: int, rings: Collection[int]) -> bool:
-    """Whether a block of tokens from a position on fits a sequence of `length`, and no ring ends in it."""
-    return position + block <= length and all(position % ring + block <= ring for ring in rings)
+def block_fits(position: int, block: int, length: int, borders: Collection[int]) -> bool:
+    """Whether a block of tokens from a position on fits a sequence of `length`, and no ring or chunk of so many tokens ends in it."""
+    return position + block <= length and all(position % border + block <= border for border in borders)
 
 
-def block_before(position: int, block: int, length: int, rings: Collection[int]) -> int:
+def block_before(position: int, block: int, length: int, borders: Collection[int]) -> int:
     """The last position up to one that a block may begin at."""
-    return next(place for place in range(position, -1, -1) if block_fits(place, block, length, rings))
+    return next(place for place in range(position, -1, -1) if block_fits(place, block, length, borders))
 
 
 def read_decoder(fields: Fields, words: int) -> Decoder:
@@ -123,7 +127,8 @@ def read_decoder(fields: Fields, words: int) -> Decoder:
         positions=table("positions") if fields.get("positions") is not None else None,
         cache_offset=caches.integer("offset", 0),
         cache_words=caches.integer("words", 1),
-        rings=_rings(caches),
+        rings=_rows(caches, "rings"),
+        chunks=_rows(caches, "chunks"),
         head=read_layer(fields.child("head")) if fields.get("head") is not None else None,
     )
     if found.cache_offset + found.sessions * found.cache_words > words:
@@ -131,8 +136,8 @@ def read_decoder(fields: Fields, words: int) -> Decoder:
     return found
 
 
-def _rings(caches: Fields) -> tuple[int, ...]:
-    found = caches.get("rings")
+def _rows(caches: Fields, name: str) -> tuple[int, ...]:
+    found = caches.get(name)
     if not isinstance(found, list) or not all(type(rows) is int and rows > 0 for rows in found):
-        caches.fail("rings", "a list of numbers of rows", found)
+        caches.fail(name, "a list of numbers of rows", found)
     return tuple(found)

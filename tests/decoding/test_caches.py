@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,22 +12,31 @@ import pytest
 
 from attnc.compiler import compile_model, quantize_model
 from attnc.config import CompileOptions
+from attnc.decoding.golden import GoldenDecoder
 from attnc.decoding.plan import plan_decoder
+from attnc.errors import ConfigError
 from attnc.golden import run_reference
 from attnc.ir import Graph, GraphError, Held, Node, Value
 from attnc.kernels.call import Walk
+from attnc.kernels.chunks import Chunks
 from attnc.kernels.design import KEYS_AT_ONCE, Design
-from attnc.passes.caches import narrow_caches
+from attnc.ops import operator
+from attnc.ops.mixed_caches import in_4_bits
+from attnc.passes import caches
+from attnc.passes.caches import kept_in, narrow_caches
 from attnc.quant.calibration import Statistics
 from attnc.schedule.overlap import overlap, runs
 from attnc.schedule.program import build_program
 from attnc.verify import golden_backend
 from attnc_host import Accelerator
-from decoding.decoders import VOCABULARY, write_decoder
-from decoding.test_decoding import BLOCK, run_in_blocks
+from attnc_host.caches import PREFILL, Decoder, Table
+from decoding.decoders import VOCABULARY, WIDTH, write_decoder
+from decoding.test_decoding import BLOCK, SLOPES, run_in_blocks
 from harness import tensor_type
 
 assert golden_backend  # registers "golden"
+LONG = 27
+"""More than lies in bytes of `short_chunks`."""
 LENGTH = 11
 """Odd: the last row of a tile shares its word, and its step of keys, with nothing."""
 
@@ -34,6 +44,12 @@ LENGTH = 11
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_decoder(tmp_path_factory.mktemp("caches") / "decoder.onnx", windows=(3,))
+
+
+@pytest.fixture
+def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of a block."""
+    monkeypatch.setattr(caches, "NEWEST", BLOCK)
 
 
 @pytest.mark.parametrize(("cache", "bits"), [("int8", {8}), ("k4v8", {4, 8}), ("int4", {4})])
@@ -53,24 +69,108 @@ def test_blocks_give_the_whole_in_every_format(model: Path, cache: str, bits: se
     assert words == {name: 2 * KEYS_AT_ONCE * math.ceil(count / KEYS_AT_ONCE) // per_word[name] for name, count in rows.items()}
 
 
-def test_cpp_computes_with_caches_of_4_bits(model: Path, tmp_path: Path) -> None:
-    """Blocks and tokens begin in either half of a word; a ring comes round. The build itself was simulated in time."""
-    build = compile_model(model, CompileOptions(max_length=LENGTH, block=BLOCK, cache="int4", sessions=2, output=tmp_path / "build"))
+def test_cpp_computes_with_caches_of_4_bits(model: Path, tmp_path: Path, short_chunks: None) -> None:
+    """Blocks and tokens begin in either half of a word; a ring comes round, and so do the chunks that lie in bytes; a session goes on from
+    what another one holds, as far as that is there. The build itself was simulated in time."""
+    build = compile_model(model, CompileOptions(max_length=LONG, block=BLOCK, cache="int4", sessions=2, output=tmp_path / "build"))
+    ids = np.random.default_rng(0).integers(0, VOCABULARY, LONG).tolist()
     made = {}
     for backend in ("golden", "csim", "virtual"):
         with Accelerator.open(build, backend) as accelerator:
-            session = accelerator.session(1)
-            logits = [session.extend(ids) for ids in ([1, 2, 3], [4, 5, 6, 7], [8], [9, 10])]
-            made[backend] = [*logits, accelerator.session(0).extend([1, 2, 3, 9])]
+            first, second = accelerator.session(0), accelerator.session(1)
+            logits = [second.extend(ids[start:stop]) for start, stop in pairwise((0, 3, 7, 8, 10, 15, 16, 17, 23))]
+            made[backend] = [*logits, first.extend([1, 2, 3, 9])]
+            made[backend] += [second.fork(0).extend(ids[23:26]), second.extend(ids[23:])]
+            again = accelerator.session(0)
+            made[backend].append(np.array(list(again.generate(ids[:25], 2))))
+            assert len(again.runs) < 6, "what is in the last chunks is taken over"
     for backend in ("csim", "virtual"):
-        np.testing.assert_array_equal(made[backend], made["golden"])
+        for found, expected in zip(made[backend], made["golden"], strict=True):
+            np.testing.assert_array_equal(found, expected)
     decoder = json.loads((build / "report.json").read_text())["decoder"]
     rows = {one["format"]: one for one in decoder["cache_errors"]}
     assert decoder["cache"] == "int4" and list(rows) == ["int8", "k4v8", "int4"]
     assert rows["int8"]["sqnr_db"] > rows["k4v8"]["sqnr_db"] > rows["int4"]["sqnr_db"] > 5
     assert rows["int8"]["divergence"] < rows["int4"]["divergence"]
+    assert rows["int8"]["bytes"] == 2 * (LONG + 8) * WIDTH // 2 and rows["int4"]["bytes"] == (8 + LONG + 2 * 12) * WIDTH // 2
+    estimates = {(row["entry"], row["position"]): row["cycles"] for row in decoder["estimates"]}
+    for timed in decoder["simulated"].values():
+        assert all(abs(run["cycles"] / estimates[run["entry"], run["position"]] - 1) < 0.2 for run in timed)
     text = (build / "report.txt").read_text()
     assert "cache in int4 (this build's)" in " ".join(text.split()) and "against a float cache" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(("cache", "slopes", "windows"), [("k4v8", (), ()), ("int4", SLOPES, (3,)), ("int4", (), (24,))])
+def test_blocks_give_the_whole_in_two_precisions(
+    cache: str, slopes: tuple[float, ...], windows: tuple[int, ...], tmp_path: Path, short_chunks: None
+) -> None:
+    """With biases by distance, beside a ring, and with a window that is none; in memory are halves of all tokens, bytes of three chunks."""
+    path = write_decoder(tmp_path / "decoder.onnx", slopes=slopes, windows=windows)
+    state = quantize_model(path, CompileOptions(max_length=LONG, cache=cache, block=BLOCK))
+    found = plan_decoder(state.model, LONG, BLOCK, 1, VOCABULARY, tmp_path)
+    assert found.chunks == [BLOCK] and found.rings == ([8] if windows == (3,) else [])
+    for seed in range(3):
+        run_in_blocks(found, seed)
+    graph = found.model.graph
+    program = build_program(graph, Design.of(8, 16, 16), lambda data: None)
+    words = {name: program.memory.values[name].words for name, value in graph.values.items() if value.held and value.held.rows == LONG}
+    kept = {name: graph.value(name).held for name in words}
+    assert {count for name, count in words.items() if name.endswith(".low")} == {2 * 28 // 2}
+    assert {count for name, count in words.items() if kept[name].chunk} == {2 * 12}  # type: ignore[union-attr]
+    with pytest.raises(GraphError, match="go over the end of"):
+        GoldenDecoder(graph).run(PREFILL, 6, {found.inputs[PREFILL]: np.zeros((BLOCK, WIDTH), np.int8)})
+    with pytest.raises(ConfigError, match="divide the 4 tokens of a chunk"):
+        plan_decoder(state.model, LONG, 3, 1, VOCABULARY, tmp_path)
+
+
+@pytest.mark.parametrize("size", [3, 4])
+def test_stretches_find_every_key_where_it_was_written(size: int) -> None:
+    """Bytes of the first chunk and of the last two, all others in 4 bits, in the order of the keys, whatever the position."""
+    chunks, bytes_, halves = Chunks(size), dict[int, int](), dict[int, int]()
+    for position in range(8 * size + 1):
+        bytes_[chunks.at(chunks.place, position)] = halves[position] = position
+        own, seen = position // size, []
+        for stretch in chunks.stretches(1):
+            first, count = chunks.at(stretch.first, position), chunks.at(stretch.count, position)
+            assert count >= 0
+            seen += [(stretch.low, (halves if stretch.low else bytes_)[row]) for row in range(first, first + count)]
+        assert seen == [(key // size not in (0, own - 1, own), key) for key in range(position + 1)]
+    assert max(bytes_) < chunks.rows
+
+
+def test_near_and_first_keys_are_seen_in_bytes() -> None:
+    """What 4 bits lose of a key or a value changes what queries see of it that are near it, or all of one of the first, and no others."""
+    rng, size, length = np.random.default_rng(0), 4, 20
+    q, k, v = (rng.integers(-120, 120, (1, length, 8)).astype(np.int8) for _ in range(3))
+    attrs = {"num_heads": 1, "num_kv_heads": 1, "scale": 0.01, "causal": True, "low_operands": (1, 2), "cache_chunk": size}
+    node = Node("a", "attention", ["q", "k", "v"], "y", attrs=attrs)
+    types, output = [tensor_type(8, 0.05)] * 3, tensor_type(16, 1e-3)
+    operator(node).quantize(node, types, output)
+    plain = operator(node).golden(node, [q, k, v], types, output)
+    for key, operand in ((2, 1), (9, 1), (9, 2)):
+        changed = [q, k.copy(), v.copy()]
+        codes = in_4_bits(changed[operand])
+        changed[operand][:, key] = codes[:, key] + np.where(changed[operand][:, key] == codes[:, key], 1, 0)
+        assert (in_4_bits(changed[operand]) == codes).all()
+        other = operator(node).golden(node, changed, types, output)
+        rows = {int(row) for row in np.flatnonzero((other != plain).any(axis=(0, 2)))}
+        near = {*range(key, length)} if key < size else {*range(key, (key // size + 2) * size)}
+        assert rows and rows <= near
+
+
+def test_going_back_needs_what_was_not_written_over() -> None:
+    manifest = Decoder(*(40, 4, 1, 48, "x", "y", {}, {}, None), Table(Path(), np.dtype("i1")), None, 0, 1, chunks=(4,))
+    assert manifest.holds(40, 0) and manifest.holds(40, 4) and manifest.holds(12, 6) and manifest.holds(20, 17)
+    assert not manifest.holds(13, 6) and not manifest.holds(21, 17) and manifest.holds(20, 20)
+    assert manifest.takes_block(8) and not manifest.takes_block(9) and manifest.begins("prefill", 11) == 8
+
+
+def test_rings_and_short_sequences_have_one_precision() -> None:
+    node = Node("a", "attention", ["q", "k", "v"], "y", attrs={"num_heads": 1, "num_kv_heads": 1, "causal": True, "window": (5, 0)})
+    assert kept_in(node, (4, 4), 512, 32) == {"small_operands": (1, 2)}
+    node.attrs.pop("window")
+    assert kept_in(node, (4, 8), 512, 40) == {"low_operands": (1,), "cache_chunk": 40}
+    assert kept_in(node, (4, 8), 96, 32) == {"small_operands": (1,)}
 
 
 def test_layers_take_over_what_channels_differ_by(model: Path) -> None:

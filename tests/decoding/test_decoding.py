@@ -75,7 +75,7 @@ def run_in_blocks(decoder: Decoder, seed: int) -> None:
         cache[...] = rng.integers(-100, 100, cache.shape)
     while position < decoder.length:
         count = int(rng.integers(0, BLOCK + 1))
-        if count and block_fits(position, BLOCK, decoder.length, decoder.rings):
+        if count and block_fits(position, BLOCK, decoder.length, decoder.borders):
             block = rng.integers(-100, 100, (BLOCK, rows.shape[1])).astype(rows.dtype)  # what follows the tokens is nobody's
             block[:count] = rows[position : position + count]
             golden.run(PREFILL, position, {decoder.inputs[PREFILL]: block})

@@ -111,7 +111,7 @@ def run_in_blocks(decoder: Decoder, rng: np.random.Generator, vocabulary: int) -
         cache[...] = rng.integers(low, high + 1, cache.shape)
     while position < decoder.length:
         count = int(rng.integers(0, block + 1))
-        if count and block_fits(position, block, decoder.length, decoder.rings):
+        if count and block_fits(position, block, decoder.length, decoder.borders):
             count = min(count, decoder.length - position)
             given = rng.integers(-100, 100, (block, rows.shape[1])).astype(rows.dtype)  # what follows the tokens is nobody's
             given[:count] = rows[position : position + count]

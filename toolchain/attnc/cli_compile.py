@@ -56,7 +56,14 @@ MaxLengthOption = Annotated[
 BlockOption = Annotated[
     int | None, typer.Option("--block", metavar="TOKENS", help="Tokens of a prompt that are worked on at a time.", show_default="32")
 ]
-CacheOption = Annotated[str, typer.Option("--cache", metavar="FORMAT", help="Keys and values of a decoder in memory: int8, k4v8 or int4.")]
+CacheOption = Annotated[
+    str,
+    typer.Option(
+        "--cache",
+        metavar="FORMAT",
+        help="Keys and values of a decoder in memory: int8, k4v8 or int4; of 4 bits the first and the newest in 8.",
+    ),
+]
 HeadOption = Annotated[
     Head, typer.Option("--head", help="Where the last linear layer of a decoder runs, with equal integers; auto: where a token takes less.")
 ]

@@ -26,6 +26,12 @@ Head = Literal["auto", "device", "host"]
 CacheFormat = Literal["int8", "k4v8", "int4"]
 CACHE_BITS: dict[CacheFormat, tuple[int, int]] = {"int8": (8, 8), "k4v8": (4, 8), "int4": (4, 4)}
 """Bits of keys and of values."""
+DEFAULT_BLOCK = 32
+
+
+def block_of(block: int | None, length: int) -> int:
+    """Tokens of a prompt that are worked on at a time, of sequences of `length`, where `block` is what was asked for."""
+    return min(DEFAULT_BLOCK, length // 2) if block is None else block
 
 
 class CompileOptions(BaseModel):
@@ -87,9 +93,10 @@ class CompileOptions(BaseModel):
     max_length: int | None = Field(default=None, ge=2, le=1 << 16)
     """Compile a decoder that generates tokens, for sequences of at most so many."""
     block: int | None = Field(default=None, ge=2)
-    """Tokens of a prompt that are worked on at a time; by default `decoding.DEFAULT_BLOCK`, or less for short sequences."""
+    """Tokens of a prompt that are worked on at a time; by default `DEFAULT_BLOCK`, or less for short sequences."""
     cache: CacheFormat = "int8"
-    """Keys and values in the caches of a decoder: both of 8 bits, keys of 4 and values of 8, or both of 4."""
+    """Keys and values in the caches of a decoder: both of 8 bits, keys of 4 and values of 8, or both of 4. What has 4 bits has 8 for the
+    first tokens and the newest."""
     head: Head = "auto"
     """Where the last linear layer of a decoder runs; auto: where a token takes less."""
     sessions: int = Field(default=1, ge=1, le=1024)

@@ -76,11 +76,13 @@ class TensorType:
 class Held:
     """A matrix of `rows` rows in memory, of which a value is those from the position on that a run is for: the keys of a cache, or a table
     of positions. A `ring` has fewer rows than a sequence has tokens: what comes later lies where the earliest did, at the position modulo
-    its rows. Values of one `name` lie in the same one."""
+    its rows. Values of one `name` lie in the same one. Of a `chunk` of so many tokens memory has those of three chunks alone
+    (kernels/chunks.py), whatever the rows."""
 
     name: str
     rows: int
     ring: bool = False
+    chunk: int = 0
 
 
 @dataclass

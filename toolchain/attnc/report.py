@@ -79,7 +79,8 @@ def compile_report(
     chosen (None: a schedule was given)."""
     graph, cycles = model.graph, cost.by_node()
     main = {node: stage.node for stage in stages(graph, program, cost) for node in stage.nodes}
-    nodes = [node for node in graph.nodes if node.packed == node.name]  # each layer once, however many entries it is in
+    # Each layer once, however many entries it is in; what writes a second precision of keys is none.
+    nodes = [node for node in graph.nodes if node.packed == node.name and node.output in layer_db]
     weights = {
         node.name: _weights_report(graph, node, settings.choose(node), choice) for node in weighted(graph) if node.packed == node.name
     }

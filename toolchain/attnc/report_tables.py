@@ -160,7 +160,7 @@ def choice_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         which = " (this build's)" if one["format"] == found["cache"] else ""
         error = "no error" if one["sqnr_db"] is None else f"{one['sqnr_db']:.1f} dB SQNR of the logits"
         same = f"the likeliest token the same for {one['same_choice']:.1%} of {one['tokens']:,}"
-        text = f"{error}, {same}, divergence {one['divergence']:.2g} nats; against a float cache, all else in float"
+        text = f"{error}, {same}, divergence {one['divergence']:.2g} nats; against a float cache, all else in float; {one['bytes']:,} bytes"
         rows.append((f"cache in {one['format']}{which}", text))
     return rows
 

@@ -203,6 +203,99 @@ LOAD:
   }
 }
 
+// A walk through a cache of two precisions: in each turn of its one loop over tiles come bytes of the first rows, elements of 4 bits, bytes
+// of what was recent, and last what `own` says (the only ones where it is no such cache). An element of 4 bits there stands for 16 times as
+// much, which is what bytes are; stretches may be empty, but not all of a walk.
+struct MixedWalk {
+  Walk own;
+  int first_offset, first_count;
+  int low_offset, low_count, low_stride;
+  int recent_offset, recent_count;
+};
+
+// What follows each other in memory, the same in every tile, `stride` further each time.
+struct Stretch {
+  int first, count, stride;
+  bool small, low;
+};
+
+static constexpr int STRETCHES = 4;
+
+template <class T, int L, int W> void load_mixed(hls::burst_maxi<Word<W * L>> memory, MixedWalk walk, hls::stream<Vec<T, L>>& out) {
+  static_assert(W == 1 || W == 2, "load_mixed: a beat is one word or two");
+  static_assert(L % 2 == 0 && width<T>::value >= 8, "load_mixed: a word is two halves, and elements have at least 8 bits");
+  const bool small = walk.own.bytes == 0;
+  const int tiles = walk.own.runs, stride = walk.own.stride[2];
+  const Stretch all[STRETCHES] = {{walk.first_offset, walk.first_count, stride, false, false},
+                                  {walk.low_offset, walk.low_count, walk.low_stride, true, true},
+                                  {walk.recent_offset, walk.recent_count, stride, false, false},
+                                  {walk.own.offset, walk.own.count[3], stride, small, false}};
+  Stretch some[STRETCHES];  // those that are not empty
+#pragma HLS ARRAY_PARTITION variable = some complete
+  int ask_first[STRETCHES], take_first[STRETCHES];
+#pragma HLS ARRAY_PARTITION variable = ask_first complete
+#pragma HLS ARRAY_PARTITION variable = take_first complete
+  int kinds = 0, bytes = 0, halves = 0;
+  for (int i = 0; i < STRETCHES; ++i) {
+#pragma HLS UNROLL
+    some[i] = all[STRETCHES - 1];
+    ask_first[i] = take_first[i] = 0;
+  }
+  for (int i = 0; i < STRETCHES; ++i) {
+#pragma HLS UNROLL
+    if (all[i].count > 0) {
+      some[kinds] = all[i];
+      ask_first[kinds] = take_first[kinds] = all[i].first;
+      bytes += all[i].low ? 0 : all[i].count;
+      halves += all[i].low ? all[i].count : 0;
+      ++kinds;
+    }
+  }
+  const int runs = tiles * kinds, most = runs_ahead(((bytes + W - 1) / W + (halves + 2 * W - 1) / (2 * W)) >> 2);
+  const int ahead = runs < most ? runs : most;
+  int asked = ahead, asking = 0, taking = 0, at = 0;
+  ATTNC_LOOP(ASK_STRETCHES)
+ASK_STRETCHES:
+  for (int i = 0; i < ahead; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 16
+    ATTNC_TICK(ASK_STRETCHES)
+    ask_vectors<L, W>(memory, ask_first[asking], some[asking].count, some[asking].small);
+    ask_first[asking] += some[asking].stride;
+    asking = asking + 1 == kinds ? 0 : asking + 1;
+  }
+  Word<W * L> beat = Word<W * L>();
+  ATTNC_LOOP(LOAD_MIXED)
+LOAD_MIXED:
+  for (int i = 0; i < walk.own.vectors; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
+    ATTNC_TICK(LOAD_MIXED)
+    if (at == 0 && asked < runs && i > 0) {
+      ask_vectors<L, W>(memory, ask_first[asking], some[asking].count, some[asking].small);
+      ask_first[asking] += some[asking].stride;
+      asking = asking + 1 == kinds ? 0 : asking + 1;
+      ++asked;
+    }
+    const Stretch stretch = some[taking];
+    const int place = take_first[taking] + at, half = W == 1 ? 0 : place & 1, part = place & (2 * W - 1);
+    if (at == 0 || (stretch.small ? part == 0 : half == 0)) beat = memory.read();
+    const Vec<T, L> nibbles = from_nibbles<T, L, W>(beat, part), whole = from_bytes<T, L>(word_of<L, W>(beat, half), 0);
+    Vec<T, L> vec;
+    for (int l = 0; l < L; ++l) {
+#pragma HLS UNROLL
+      vec.v[l] = stretch.low ? T(nibbles.v[l] * 16) : stretch.small ? nibbles.v[l] : whole.v[l];
+    }
+    out.write(vec);
+    const bool ends = at + 1 == stretch.count;
+    at = ends ? 0 : at + 1;
+    if (ends) {
+      take_first[taking] += stretch.stride;
+      taking = taking + 1 == kinds ? 0 : taking + 1;
+    }
+  }
+}
+
 // S vectors of a run at a time, through N pointers that bring W each, which follow each other: pointer n of them part n of every run. A run
 // is a multiple of S vectors, and begins with a beat or, of elements of 4 bits, with half of one. Bytes take a cycle, and so do 4 bits; 16
 // bits take two.

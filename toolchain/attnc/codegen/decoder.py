@@ -60,16 +60,17 @@ def decoder_facts(decoder: Decoder, program: Program, cost: Estimate, board: Boa
         "tokens": {"file": TOKENS, "dtype": np.dtype(tokens.dtype).name},
         "positions": None if positions is None else {"file": POSITIONS, "dtype": positions.dtype.name},
         "head": None if decoder.head is None else layer_facts(decoder.head.layer),
-        "caches": {"offset": program.memory.caches.offset, "words": program.memory.caches.words, "rings": decoder.rings},
+        "caches": {"offset": program.memory.caches.offset, "words": program.memory.caches.words}
+        | {"rings": decoder.rings, "chunks": decoder.chunks},
     }
 
 
 def _estimates(decoder: Decoder, program: Program, cost: Estimate, board: Board) -> list[dict[str, Any]]:
     """At places between which cycles follow a line: where a ring is full there are no more keys to come. A token takes the time of a head
     on the host besides its cycles."""
-    length, block, rings = decoder.length, decoder.block, decoder.rings
-    places = sorted({0, block, length // 4, length // 2, length - 1, *rings})
-    positions = [{DECODE: place, PREFILL: block_before(place, block, length, rings)} for place in places]
+    length, block = decoder.length, decoder.block
+    places = sorted({0, block, length // 4, length // 2, length - 1, *decoder.rings})
+    positions = [{DECODE: place, PREFILL: block_before(place, block, length, decoder.borders)} for place in places]
     rows = by_position(program, cost, board, positions)
     ms = None if decoder.head is None else decoder.head.layer.ms
     if ms is not None:

@@ -93,7 +93,9 @@ def _walk(stream: Stream) -> tuple[str, str]:
     """The struct that says how a stream goes through memory, and the function that takes it from an instruction."""
     if stream.shared:
         return "attnc::Walk", "word_run_at" if stream.kind == "words" else "run_at"
-    return ("attnc::WordRuns", "word_runs_at" if stream.ahead else "words_at") if stream.kind == "words" else ("attnc::Walk", "walk_at")
+    if stream.kind == "words":
+        return "attnc::WordRuns", "word_runs_at" if stream.ahead else "words_at"
+    return ("attnc::MixedWalk", "mixed_walk_at") if stream.mixed else ("attnc::Walk", "walk_at")
 
 
 def _call(kernel: KernelCall) -> tuple[str, str]:

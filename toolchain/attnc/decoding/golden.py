@@ -64,6 +64,8 @@ class GoldenDecoder:
 
 def _rows(held: Held, position: int, rows: int) -> slice:
     """Where a block of tokens lies. Hardware writes it in one go."""
+    if held.chunk and position % held.chunk + rows > held.chunk:
+        raise GraphError(f"{rows} tokens from {position} on go over the end of a chunk of {held.name!r}, of {held.chunk} rows")
     first = position % held.rows
     if first + rows > held.rows:
         raise GraphError(f"{rows} tokens from {position} on go over the end of {held.name!r}, a ring of {held.rows} rows")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from attnc.arrays import Array
+from attnc.config import block_of
 from attnc.decoding.embedding import Embedding, embedding
 from attnc.decoding.golden import GoldenDecoder
 from attnc.decoding.head import host_head, host_layer, last_linear, without_head
@@ -20,7 +21,6 @@ from attnc.passes.decoding import renamed, with_cache
 from attnc_host.caches import DECODE, PREFILL, block_fits
 from attnc_host.head import Head
 
-DEFAULT_BLOCK = 32
 UNWRITTEN = 0xA5
 """What the test bench fills memory with before the first run."""
 
@@ -50,6 +50,17 @@ class Decoder:
         held = (value.held for value in self.model.graph.values.values())
         return sorted({each.rows for each in held if each is not None and each.ring})
 
+    @property
+    def chunks(self) -> list[int]:
+        """Tokens of the chunks of caches of two precisions."""
+        held = (value.held for value in self.model.graph.values.values())
+        return sorted({each.chunk for each in held if each is not None and each.chunk})
+
+    @property
+    def borders(self) -> list[int]:
+        """No block goes over a multiple of any."""
+        return [*self.rings, *self.chunks]
+
     def rows(self, ids: Array, position: int) -> Array:
         """What the device gets for tokens, [tokens, channels]."""
         return self.tokens.rows(ids, position, self.sequence.graph.type(self.sequence.graph.inputs[0]))
@@ -75,7 +86,7 @@ class Run:
 
 def plan_decoder(sequence: Model, length: int, block: int | None, sessions: int, vocabulary: int, folder: Path) -> Decoder:
     """From a quantized model over sequences, whose file lies in `folder`. Raises where it is none that can be decoded token by token."""
-    size = min(DEFAULT_BLOCK, length // 2) if block is None else block
+    size = block_of(block, length)
     if size >= length:
         raise ConfigError(f"--block {size}: needs fewer tokens than --max-length {length}")
     if sequence.trailing is not None or len(sequence.fetches) != 1 or len(sequence.graph.outputs) != 1:
@@ -84,6 +95,9 @@ def plan_decoder(sequence: Model, length: int, block: int | None, sessions: int,
         raise UnsupportedError(name, operator, "it runs on the host behind the device; of a decoder only the logits may come from there")
     if len(sequence.graph.inputs) != 1:
         raise UnsupportedError(sequence.feeds[-1].tensor, "input", "a decoder has one input on the device, the rows of its tokens")
+    chunks = {node.attrs["cache_chunk"] for node in sequence.graph.nodes if "cache_chunk" in node.attrs}
+    if any(chunk % size for chunk in chunks):
+        raise ConfigError(f"--block {size}: needs to divide the {max(chunks)} tokens of a chunk that the model was quantized for")
     tokenizer = folder / "tokenizer.json"
     found = tokenizer if tokenizer.is_file() else None
     model = _with_edges(sequence, with_cache(sequence.graph, length, size), sessions)
@@ -117,10 +131,10 @@ def check_runs(decoder: Decoder, ids: Array) -> list[Run]:
     rows = decoder.rows(ids, 0)
     name = decoder.sequence.graph.inputs[0]
     whole = next(iter(run_golden(decoder.sequence.graph, {name: rows[np.newaxis]}).values()))[0]
-    golden, position, runs, rings = GoldenDecoder(graph), 0, list[Run](), decoder.rings
+    golden, position, runs, borders = GoldenDecoder(graph), 0, list[Run](), decoder.borders
     taken = block
     while position < length:
-        if taken > 0 and block_fits(position, block, length, rings):
+        if taken > 0 and block_fits(position, block, length, borders):
             given = np.zeros((block, rows.shape[1]), rows.dtype)
             given[:taken] = rows[position : position + taken]
             golden.run(PREFILL, position, {decoder.inputs[PREFILL]: given})

@@ -23,6 +23,8 @@ Moves = tuple[tuple[str, int], ...]
 """By how much for each more in a register."""
 WALK = ("offset", "count_0", "count_1", "count_2", "count_3", "stride_0", "stride_1", "stride_2", "type", "runs", "vectors")
 """The integers of a walk."""
+MIXED = ("first_offset", "first_count", "low_offset", "low_count", "low_stride", "recent_offset", "recent_count")
+"""Those of what comes before, where a loader brings caches of two precisions."""
 
 
 @dataclass(frozen=True)
@@ -81,18 +83,28 @@ class Walk:
     moves: Moves = ()
     grows: Moves = ()
     half: bool = False
+    before: tuple[Walk, ...] = ()
+    """Of a cache of two precisions: what comes first in each turn of the loops around the innermost one (kernels/chunks.py)."""
 
     def at(self, more: Mapping[str, int]) -> Walk:
         """The same with so much more in the registers."""
-        if not (self.moves or self.grows):
+        if not (self.moves or self.grows or self.before):
             return self
         counts = (*self.counts[:3], self.counts[3] + _grown(self.grows, more))
-        return replace(self, offset=self.offset + _grown(self.moves, more), counts=counts)
+        before = tuple(each.at(more) for each in self.before)
+        return replace(self, offset=self.offset + _grown(self.moves, more), counts=counts, before=before)
+
+    @cached_property
+    def stretches(self) -> tuple[Walk, ...]:
+        """What it consists of: itself, or each of what comes in turn and is not empty."""
+        if not self.before:
+            return (self,)
+        return tuple(each for each in (*self.before, replace(self, before=())) if each.vectors)
 
     @cached_property
     def vectors(self) -> int:
         """Vectors that pass."""
-        return math.prod(self.counts)
+        return math.prod(self.counts) + sum(each.vectors for each in self.before)
 
     @cached_property
     def span(self) -> tuple[int, int]:
@@ -111,7 +123,7 @@ class Walk:
     @property
     def words(self) -> int:
         """Words that pass."""
-        return math.prod(self.counts[:3]) * self.run_words
+        return math.prod(self.counts[:3]) * self.run_words + sum(each.words for each in self.before)
 
     @cached_property
     def order(self) -> tuple[Any, ...]:
@@ -125,14 +137,17 @@ class Walk:
                 loops[-1] = (count, stride)
             elif count > 1:
                 loops.append((count, stride))
-        return self.offset, self.half, self.bytes, self.zero_point, *loops
+        return self.offset, self.half, self.bytes, self.zero_point, *loops, *(each.order for each in self.before)
 
     @property
     def numbers(self) -> dict[str, int]:
-        """What the loops of loaders and storers depend on: runs of `count` vectors that follow each other."""
+        """What the loops of loaders and storers depend on: runs of `count` vectors that follow each other; where several stretches come in
+        turn, all of a turn, those of bytes and those of `low` precision."""
+        low = sum(each.counts[3] for each in self.before if each.half)
         return {
-            "runs": math.prod(self.counts[:3]),
-            "count": self.counts[3],
+            "runs": math.prod(self.counts[:3]) * len(self.stretches),
+            "count": self.counts[3] + sum(each.counts[3] for each in self.before) - low,
+            "low": low,
             "vectors": self.vectors,
             "bytes": self.bytes,
             "more": 0,
@@ -140,10 +155,13 @@ class Walk:
         }
 
     def encode(self) -> dict[str, int]:
-        """As integers of an instruction, by the names in `WALK` and in their order."""
+        """As integers of an instruction, by the names in `WALK` and `MIXED` and in their order."""
         runs = math.prod(self.counts[:3])
         type_ = (0 if self.half else self.bytes) | (self.zero_point << 8)
-        return dict(zip(WALK, (self.offset, *self.counts, *self.strides, type_, runs, runs * self.counts[3]), strict=True))
+        own = (self.offset, *self.counts, *self.strides, type_, runs, self.vectors)
+        first, low, recent = self.before or (NO_WALK,) * 3
+        mixed = (first.offset, first.counts[3], low.offset, low.counts[3], low.strides[2], recent.offset, recent.counts[3])
+        return dict(zip((*WALK, *MIXED), (*own, *mixed), strict=True))
 
 
 NO_WALK = Walk(0, (0, 0, 0, 0), (0, 0, 0))

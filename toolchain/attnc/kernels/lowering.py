@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from attnc.ir import Graph, Node
 from attnc.kernels.call import EXPERT, POSITION, ROWS, START, Moves, Walk, place_in
+from attnc.kernels.chunks import Affine, Chunks
 from attnc.kernels.design import KEYS_AT_ONCE, AnyNumbers, Design, EngineDesign
 
 Make = Callable[[], bytes | Iterable[bytes]]
@@ -45,7 +46,10 @@ class Lowering:
     def height(self, name: str) -> int:
         """Rows of the matrix in memory that a value is, or is a part of; of a cache as many as come in whole steps of keys."""
         value = self.graph.value(name)
-        return value.shape[0] if value.held is None else KEYS_AT_ONCE * math.ceil(value.held.rows / KEYS_AT_ONCE)
+        if value.held is None:
+            return value.shape[0]
+        rows = Chunks(value.held.chunk).rows if value.held.chunk else value.held.rows
+        return KEYS_AT_ONCE * math.ceil(rows / KEYS_AT_ONCE)
 
     def last(self, name: str) -> int:
         """The last row that a value which is part of a larger matrix can begin at: the one that calls are stated for."""
@@ -92,6 +96,9 @@ class Lowering:
         held = self.graph.value(name).held
         if held is None:
             return walk
+        if held.chunk:
+            chunks = Chunks(held.chunk)
+            return self._moved(walk, chunks, chunks.place, self.last(name))
         register = place_in(held.rows).name if held.ring else POSITION
         return self._placed(walk, self.last(name), self.bytes(name), register)
 
@@ -100,6 +107,19 @@ class Lowering:
         size, half = self.bytes(name), self.half(name)
         offset = (1 + half) * self.offsets[name] + first * size
         return Walk(offset, counts, strides, size, self.zero_point(name), name, grows=grows, half=half)
+
+    def mixed(self, name: str, low: str, rows: int) -> Walk:
+        """A walk through all tiles of a cache of two precisions, up to the first `rows` rows of a run: `name` is the value in bytes, `low`
+        the one of 4 bits."""
+        held = self.graph.value(name).held
+        assert held is not None
+        chunks, last, found = Chunks(held.chunk), self.last(name), list[Walk]()
+        for stretch in chunks.stretches(rows):
+            lies = low if stretch.low else name
+            half, count = self.half(lies), chunks.at(stretch.count, last)
+            walk = Walk((1 + half) * self.offsets[lies], (1, 1, self.tiles(lies), count), (0, 0, self.height(lies)), value=lies, half=half)
+            found.append(self._moved(replace(walk, grows=stretch.count.by), chunks, stretch.first, last))
+        return replace(found[-1], before=tuple(found[:-1]))
 
     def packed(self, key: str, make: Make, words: int, first: int = 0, place: tuple[int, int] | None = None) -> Walk:
         """`words` words from word `first` on of the packed array `key` in the weight memory; `make` as for `payload`. `place`: the last
@@ -113,6 +133,11 @@ class Lowering:
 
     def _placed(self, walk: Walk, row: int, words: int, register: str = POSITION) -> Walk:
         return replace(walk, offset=walk.offset + row * words, moves=((register, words),))
+
+    def _moved(self, walk: Walk, chunks: Chunks, first: Affine, last: int) -> Walk:
+        """From a row that follows from registers on, as it is where these have those of the last position."""
+        assert walk.bytes == 1 and not walk.zero_point, "caches of two precisions are bytes and elements of 4 bits"
+        return replace(walk, offset=walk.offset + chunks.at(first, last), moves=first.by)
 
     def engine(self, node: Node, kind: type[AnyNumbers]) -> EngineDesign[AnyNumbers]:
         """What the design says of the engine of a kernel that serves `node`."""

@@ -59,6 +59,18 @@ def _load_vectors(pointers: int) -> Process:
 
 LOAD_VECTORS = {pointers: _load_vectors(pointers) for pointers in KEY_PORTS}
 """By the pointers that they come through."""
+
+
+def _turn_beats(n: Names) -> int:
+    """Beats of what comes in a turn."""
+    return up(n.count, n.W) + up(n.low, 2 * n.W)
+
+
+LOAD_MIXED = _mover(
+    "load_mixed",
+    Loop("ASK_STRETCHES", ADD + COMPARE, runs=one(lambda n: min(n.runs, runs_ahead(_turn_beats(n) // 4)))),
+    Loop("LOAD_MIXED", MEMORY + ADD + WRITE, runs=one(lambda n: n.vectors)),
+)
 TAKE_RUN = _mover("take_run", Loop("TAKE_RUN", MEMORY + ADD + WRITE, runs=one(_run_beats)))
 TAKE_RUN_WORDS = _mover("take_run_words", Loop("TAKE_RUN_WORDS", MEMORY + WRITE, runs=one(lambda n: n.count)))
 LOAD_EACH_WORD = _mover("load_each_word", Loop("LOAD_EACH_WORD", MEMORY + WRITE, runs=one(lambda n: n.count + n.more)))
@@ -88,4 +100,7 @@ FETCH = _mover(
 QUEUE = _mover("read_queue", Loop("QUEUE", MEMORY + WRITE, runs=one(lambda n: n.count)))
 """Brings the entries of a queue of experts; it stands beside the function of the accelerator."""
 
-MOVERS = (LOAD, *LOAD_VECTORS.values(), TAKE_RUN, TAKE_RUN_WORDS, *LOAD_PARTS.values(), LOAD_EACH_WORD, STORE, FORWARD, TEE, FETCH, QUEUE)
+MOVERS = (
+    *(LOAD, *LOAD_VECTORS.values(), LOAD_MIXED, TAKE_RUN, TAKE_RUN_WORDS, *LOAD_PARTS.values()),
+    *(LOAD_EACH_WORD, STORE, FORWARD, TEE, FETCH, QUEUE),
+)

@@ -6,6 +6,8 @@ Shapes   q [G*T, NH*HD], k [G*Tk, KVH*HD], v [G*Tk, KVH*HDV], optional bias [BH*
 Masks    attributes `causal`, `window` (left, right; -1: no limit), `offset` (key at which query 0 stands; by default Tk - T, so that the
          last query stands at the last key): see attention_sizes.Mask. Masked work is not done. They combine with a bias.
 Cap      attribute `softcap` c > 0: scores become c * tanh(score / c) before the bias is added (softcap.py).
+Caches   attributes `low_operands` (1, 2), which a query sees in 4 bits but for those near it and the first, and `cache_chunk`, the tokens
+         of a chunk (mixed_caches.py).
 Passes   attribute `passes`: 2 keeps a row of scores (attention.hpp), 1 rescales as it goes (attention_one_pass.hpp), "auto" (the default)
          takes 2 while the row, keys and values fit `TWO_PASS_BITS`. `kv_lanes` splits the keys of one pass over as many lanes; `key_step`
          forces how far its blocks of keys are apart.
@@ -36,7 +38,7 @@ Widths   s: HD * 2**14; o: Tk * 2**22; sum: Tk * 2**15, all in `widths`; of 16 b
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -82,7 +84,12 @@ from attnc.ops.attention_sizes import (
 from attnc.ops.attention_two_pass import lower_two_pass, two_pass, two_pass_logic
 from attnc.ops.base import Widening, scalar_scale
 from attnc.ops.exponential import ERROR_TARGET, EXP2, normalise, output_multiplier, score_multiplier, scores
+from attnc.ops.mixed_caches import LOW_BITS, in_4_bits, operands_seen
 from attnc.ops.softcap import argument_multiplier, cap_multiplier, softcap, softcap_argument
+
+Lower = Callable[[int, Array], Array]
+"""What 4 bits leave of an operand."""
+CACHE_STEPS = {1: "key_steps", 2: "value_steps"}
 
 
 class Attention(Approximated):
@@ -116,7 +123,7 @@ class Attention(Approximated):
     def operand_bits(self, node: Node, index: int) -> int:
         """The multipliers take bytes, or 16 bits for what attrs["wide_operands"] names, and 4 for `small_operands`; the bias is added."""
         if index in node.attrs.get("small_operands", ()):
-            return 4
+            return LOW_BITS
         return 8 if index < 3 and index not in node.attrs.get("wide_operands", ()) else 16
 
     def widenings(self, node: Node, inputs: Sequence[Shape]) -> list[Widening]:
@@ -124,11 +131,11 @@ class Attention(Approximated):
         them (17 by 16 bits), but memory and accumulators: set at an eighth of a multiplier. There must be room for the sum."""
         sizes = Sizes.of(node, inputs)
         pairs = sizes.groups * sizes.heads * sum(stop - start for _, start, stop in sizes.mask.blocks(0, sizes.queries, sizes.keys, 1))
-        found = [Widening("queries and keys", (0, 1), pairs * sizes.head)]
+        small = {*node.attrs.get("small_operands", ()), *node.attrs.get("low_operands", ())}
+        found = [Widening("queries", (0,), pairs * sizes.head) if 1 in small else Widening("queries and keys", (0, 1), pairs * sizes.head)]
         roomy = bits_for(weighted_bound(sizes.keys, 16)) <= ACC_BITS + 1
         found += [Widening("values", (2,), pairs * sizes.value // 8)] if roomy else []
-        small = node.attrs.get("small_operands", ())
-        return [each for each in found if not {*each.operands} & {*small}]
+        return [each for each in found if not {*each.operands} & small]
 
     def takes_zero_point(self, node: Node, index: int) -> bool:
         """The multipliers read bytes as memory holds them."""
@@ -168,13 +175,15 @@ class Attention(Approximated):
 
     def reference(self, node: Node, inputs: Sequence[Array]) -> Array:
         """In float; a query without any allowed key gives zeros. Where a query's keys are all masked, sums are rounded to float32, which is
-        what loses the scores beside a large mask."""
+        what loses the scores beside a large mask. With params `key_steps` and `value_steps` [channels], what a step of a byte stands for,
+        keys and values are rounded to what a cache of two precisions holds in 4 bits, where a query sees those."""
         sizes, cap = Sizes.of(node, [x.shape[1:] for x in inputs]), node.attrs.get("softcap", 0.0)
         if sizes.channels:
             sizes, inputs = with_table(node, sizes, inputs, node.params["bias"])
-        allowed = sizes.mask.allowed(sizes.queries, sizes.keys)
         result = np.empty(output_shape(sizes, inputs), inputs[0].dtype)
-        for out, q, k, v, bias in heads_of(sizes, inputs, result):
+        steps = {index: node.params[name] for index, name in CACHE_STEPS.items() if name in node.params}
+        lower = (lambda index, real: in_4_bits(np.rint(real / steps[index])) * steps[index]) if steps else None
+        for out, q, k, v, bias, allowed in _seen(node, sizes, inputs, result, lower):
             s = node.attrs["scale"] * (q @ k.swapaxes(-1, -2))
             if cap:
                 s = cap * np.tanh(s / cap)
@@ -215,14 +224,14 @@ class Attention(Approximated):
         sizes, attr = Sizes.of(node, [x.shape[1:] for x in inputs]), node.attrs
         widths(node, sizes)
         qk_bits, v_bits = widths_of(node)
-        allowed, passes = sizes.mask.allowed(sizes.queries, sizes.keys), passes_of(node, sizes)
+        passes = passes_of(node, sizes)
         exp2 = EXP2[attr["implementation"]].rom
         if sizes.channels:
             sizes, inputs = with_table(node, sizes, inputs, channel_table(node))
         elif sizes.by_distance:
             sizes, inputs = with_table(node, sizes, inputs, distance_table(node, sizes))
         result = np.empty(output_shape(sizes, inputs), output.dtype)
-        for out, q, k, v, bias in heads_of(sizes, inputs, result):
+        for out, q, k, v, bias, allowed in _seen(node, sizes, inputs, result, lambda index, q: in_4_bits(q)):
             t = log2_scores(node, matmul(q, k.swapaxes(-1, -2), 1 << 2 * (qk_bits - 1), np.float64))
             if bias is not None:
                 # What is added to an excluded key takes any score below SCORE_EXCLUDED, which no other sum comes near.
@@ -306,6 +315,22 @@ class Attention(Approximated):
         FF: operands, accumulators and pipeline of the above.
         """
         return one_pass_logic(kernel) if kernel.network in ONE_PASS else two_pass_logic(kernel)
+
+
+def _seen(node: Node, sizes: Sizes, inputs: Sequence[Array], result: Array, lower: Lower | None = None) -> Iterator[tuple[Any, ...]]:
+    """(out, q, k, v, bias, allowed) of `heads_of`, where caches have two precisions for each lot of queries that see the same: `lower` is
+    what 4 bits make of integers."""
+    allowed = sizes.mask.allowed(sizes.queries, sizes.keys)
+    low = node.attrs.get("low_operands", ())
+    if lower is None or not low:
+        yield from ((*found, allowed) for found in heads_of(sizes, inputs, result))
+        return
+    k, v = (lower(index, inputs[index]) if index in low else inputs[index] for index in (1, 2))
+    both = zip(heads_of(sizes, inputs, result), heads_of(sizes, [inputs[0], k, v], result), strict=True)
+    for (out, q, *operands, bias), (_, _, *less, _) in both:
+        for rows, (k, v) in operands_seen(node, sizes.queries, operands, less):
+            own = bias if bias is None or bias.shape[-2] == 1 else bias[..., rows, :]
+            yield out[..., rows, :], q[..., rows, :], k, v, own, None if allowed is None else allowed[rows]
 
 
 def with_table(node: Node, sizes: Sizes, inputs: Sequence[Array], table: Array) -> tuple[Sizes, list[Array]]:

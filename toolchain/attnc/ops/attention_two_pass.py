@@ -7,7 +7,7 @@ from itertools import product
 
 from attnc.arrays import Array
 from attnc.fixedpoint import matmul
-from attnc.ir import Node
+from attnc.ir import Graph, Node
 from attnc.kernels.attention import ATTENTION, ATTENTION_CHANNELS
 from attnc.kernels.call import NO_WALK, POSITION, Call, Moves, Walk, filled_to, place_in, steps_to
 from attnc.kernels.design import KEY_PORTS, AttentionNumbers, EngineDesign
@@ -86,7 +86,7 @@ def _over_cache(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
     in whatever order they lie there: neither maxima nor sums depend on it. A window leaves keys out by how far back they are, so that
     every count follows from registers by a factor."""
     engine, macs = ctx.engine(node, AttentionNumbers), sizes.heads * (sizes.head + sizes.value)
-    queries, at_once = engine.numbers.queries, keys_at_once(engine)
+    queries, at_once = engine.numbers.queries, keys_at_once(ctx.graph, engine)
     blocks = query_blocks(sizes.queries, engine, at_once)
     kernel = kernel_of(node, sizes, engine, max(rows for _, rows in blocks), sizes.keys, at_once)
     ring, calls = sizes.keys if sizes.ring else 0, []
@@ -130,9 +130,12 @@ def _over_cache(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
     return calls
 
 
-def keys_at_once(engine: EngineDesign[AttentionNumbers]) -> int:
+def keys_at_once(graph: Graph, engine: EngineDesign[AttentionNumbers]) -> int:
     """Keys that the engine takes per cycle of a cache. A block of rows loads whole steps of them: what follows its own last key may not be
-    what a later block is about to store, so that blocks end where steps do, and are as long as one at least."""
+    what a later block is about to store, so that blocks end where steps do, and are as long as one at least. Of
+    caches of two precisions one comes per cycle."""
+    if any(value.held is not None and value.held.chunk for value in graph.values.values()):
+        return 1
     most = 1 << (engine.rows.bit_length() - 1)
     return min(engine.numbers.keys, engine.numbers.queries, KEY_PORTS[-1] * engine.design.beat, most)
 
@@ -246,11 +249,14 @@ def walks_of(
 
     def grouped(name: str, per_group: int, first: int, count: int) -> Walk:
         counts, strides = (1, span[1], ctx.tiles(name), count), (0, per_group, ctx.height(name))
+        if sizes.cached and name in low:
+            return ctx.mixed(name, low[name], sum(queries))
         if sizes.cached and name in (k, v):
             return ctx.whole(name, first, counts, strides, grows)
         return ctx.through(name, span[0] * per_group + first, counts, strides)
 
     q, k, v = node.inputs[:3]
+    low: dict[str, str] = node.attrs.get("low", {})
     bias = NO_WALK
     if sizes.channels:
         bias = factor_walk(node, ctx, range(sizes.heads), queries, [keys])

@@ -5,7 +5,8 @@ Requires a quantized graph over sequences of `length` tokens in which tokens mee
 every attention lie in memory from run to run (`Value.held`), tables of positions are read from the position of the run on, and whatever
 blocks a sequence is cut into, each token gets the integers that it got in the whole sequence. A token that comes later changes nothing, so
 a block may hold anything behind its last token: what is written for that is written over before it is read. `PREFILL` ends with the last
-keys and values; nobody asks what follows a token of a prompt but the last.
+keys and values; nobody asks what follows a token of a prompt but the last. What attention sees in two precisions lies in memory in both,
+in bytes as far as bytes are looked at again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import replace
 from attnc.errors import UnsupportedError
 from attnc.ir import Graph, Held, Node, Value
 from attnc.ops import operator
+from attnc.ops.mixed_caches import low_type
 from attnc_host.caches import DECODE, PREFILL
 
 
@@ -23,14 +25,39 @@ def with_cache(graph: Graph, length: int, block: int) -> Graph:
     for node in graph.nodes:
         _check(graph, node, length)
     held: dict[str, int] = {}
+    graph, chunks = _with_low(graph)
     for node in graph.nodes:
-        for name in (node.inputs[index] for index in operator(node).cached(node)):
+        kept = [node.inputs[index] for index in operator(node).cached(node)]
+        for name in (*kept, *(node.attrs["low"][name] for name in kept if name in node.attrs.get("low", {}))):
             held[name] = max(held.get(name, 0), operator(node).cache_rows(node, length, block))
     result = Graph(graph.name, length=length)
-    _add(result, graph, PREFILL, block, block, held, _makers(graph, {*held}))
-    _add(result, graph, DECODE, 1, block, held, graph.nodes)
+    cached = {name: Held(name, rows, rows < length, chunks.get(name, 0)) for name, rows in held.items()}
+    _add(result, graph, PREFILL, block, block, cached, _makers(graph, {*held}))
+    _add(result, graph, DECODE, 1, block, cached, graph.nodes)
     result.outputs = [*graph.outputs]
     return result
+
+
+def _with_low(graph: Graph) -> tuple[Graph, dict[str, int]]:
+    """The graph with a node for each value that caches hold in 4 bits too, named in attribute `low` of its reader; the tokens of a chunk by
+    the values that they hold in bytes for a few chunks alone."""
+    result, chunks, low = graph.copy(), dict[str, int](), dict[str, str]()
+    for node in result.nodes[:]:
+        wide = [node.inputs[index] for index in node.attrs.get("low_operands", ())]
+        for name in wide:
+            chunks[name] = node.attrs["cache_chunk"]
+            if name in low:
+                continue
+            low[name] = result.fresh(f"{name}.low")
+            result.add_value(low[name], result.value(name).shape).type = low_type(result.type(name))
+            maker = result.producer(name)
+            assert maker is not None, f"{name!r} is checked to be computed"
+            narrow = Node(low[name], "requantize", [name], low[name], source=maker.source)
+            operator(narrow).quantize(narrow, [result.type(name)], result.type(low[name]))
+            result.nodes.insert(result.nodes.index(maker) + 1, narrow)
+        if wide:
+            node.attrs["low"] = {name: low[name] for name in wide}
+    return result, chunks
 
 
 def renamed(entry: str, name: str) -> str:
@@ -48,8 +75,8 @@ def _makers(graph: Graph, wanted: set[str]) -> list[Node]:
     return found[::-1]
 
 
-def _add(result: Graph, graph: Graph, entry: str, rows: int, block: int, held: dict[str, int], nodes: list[Node]) -> None:
-    """The nodes of an entry; `held` are the rows of the caches."""
+def _add(result: Graph, graph: Graph, entry: str, rows: int, block: int, held: dict[str, Held], nodes: list[Node]) -> None:
+    """The nodes of an entry; `held` are the caches."""
     made, length = {node.output for node in nodes}, result.length
     read = [name for name in dict.fromkeys(name for node in nodes for name in node.inputs) if name not in made]
     names: dict[str, str] = {}
@@ -61,24 +88,23 @@ def _add(result: Graph, graph: Graph, entry: str, rows: int, block: int, held: d
             continue
         table = not alike and name in graph.constants
         shape = value.shape if alike else (rows, value.shape[1])
-        kept = held.get(name, length)
-        result.values[names[name]] = replace(
-            value, name=names[name], shape=shape, held=Held(name, kept, kept < length) if table or name in held else None
-        )
+        kept = Held(name, length) if table else held.get(name)
+        result.values[names[name]] = replace(value, name=names[name], shape=shape, held=kept)
         if name in graph.constants:
             result.constants[names[name]] = graph.constants[name]
         elif name in graph.inputs:
             result.inputs.append(names[name])
     for node in nodes:
         own = operator(node)
-        kept = max((held[node.inputs[index]] for index in own.cached(node)), default=length)
+        attrs = {"low": {names[name]: names[low] for name, low in node.attrs["low"].items()}} if "low" in node.attrs else {}
+        most = max((held[node.inputs[index]].rows for index in own.cached(node)), default=length)
         result.nodes.append(
             replace(
                 node,
                 name=renamed(entry, node.name),
                 inputs=[names[name] for name in node.inputs],
                 output=names[node.output],
-                attrs=own.over_cache(node, length, kept, block),
+                attrs={**own.over_cache(node, length, most, block), **attrs},
                 entry=entry,
                 like=node.packed,
                 each=names.get(node.each, ""),

@@ -13,31 +13,38 @@ from typing import Any
 import numpy as np
 
 from attnc.arrays import Array
-from attnc.config import CACHE_BITS
+from attnc.config import CACHE_BITS, block_of
 from attnc.fixedpoint import int_range
 from attnc.golden import run_reference
+from attnc.ir import Graph
+from attnc.kernels.chunks import Chunks
 from attnc.ops import operator
+from attnc.ops.attention import CACHE_STEPS
+from attnc.passes.caches import even_factor, kept_in
 from attnc.pipeline.state import State
 from attnc.quant.calibration import symmetric_scale
 from attnc.quant.samples import Edge
 
 SAMPLES = 4
+Rounding = Callable[[Array], Array]
+KEPT = ("small_operands", "low_operands", "cache_chunk")
+"""Attributes that say how caches keep keys and values."""
 
 
 def measure_caches(state: State) -> list[dict[str, Any]]:
     """For each format the SQNR of the logits in dB (None where nothing differs), the share of tokens whose likeliest successor is the same,
-    and the divergence (Kullback-Leibler) of the distributions in nats."""
+    the divergence (Kullback-Leibler) of the distributions in nats, and the bytes of all caches of a sequence."""
     graph = state.float_graph
     assert graph is not None
-    cached = [(node.inputs[index], place) for node in graph.nodes for place, index in enumerate(operator(node).cached(node))]
-    rounds = {each: {name: _rounding(state, name, bits[place]) for name, place in cached} for each, bits in CACHE_BITS.items()}
+    formats = {each: _format(state, graph, bits) for each, bits in CACHE_BITS.items()}
     found = {each: np.zeros(4) for each in CACHE_BITS}
     tokens = 0
     for feeds in islice(_feeds(state), SAMPLES):
         (exact,) = run_reference(graph, feeds).values()
         tokens += exact.shape[0] * exact.shape[1]
         for each in CACHE_BITS:
-            (logits,) = run_reference(graph, feeds, change=partial(_changed, rounds[each])).values()
+            rounded, rounds = formats[each]
+            (logits,) = run_reference(rounded, feeds, change=partial(_changed, rounds)).values()
             found[each] += _difference(exact, logits)
     return [
         {
@@ -46,6 +53,7 @@ def measure_caches(state: State) -> list[dict[str, Any]]:
             "same_choice": round(float(same) / tokens, 4),
             "divergence": round(float(divergence) / tokens, 6),
             "tokens": tokens,
+            "bytes": _bytes(state, formats[each][0]),
         }
         for each, (signal, noise, same, divergence) in found.items()
     ]
@@ -55,15 +63,48 @@ def _feeds(state: State) -> Iterator[dict[str, Array]]:
     yield from Edge(state.model).feeds(state.measured)
 
 
-def _rounding(state: State, name: str, bits: int) -> Callable[[Array], Array]:
-    """As a cache keeps keys or values: of 8 bits with one scale, of 4 with one for each channel, which the layers around take over."""
-    stats, (low, high) = state.statistics[name], int_range(bits, True)
-    factor = np.maximum(stats.peak, max(float(stats.peak.max(initial=0.0)), 1e-30) * 1e-6) if bits == 4 else None
-    scale = symmetric_scale(stats, bits, state.options.calibration, factor) * (1.0 if factor is None else factor)
-    return lambda array: np.clip(np.rint(array / scale), low, high) * scale
+def _format(state: State, graph: Graph, bits: tuple[int, int]) -> tuple[Graph, dict[str, Rounding]]:
+    """The graph with attention that sees keys and values of so many bits as it does in integers, and how these themselves are rounded."""
+    options, rounds, result = state.options, dict[str, Rounding](), graph.copy()
+    length = options.max_length or 0
+    for node in result.nodes:
+        cached = operator(node).cached(node)
+        if not cached:
+            continue
+        node.attrs = {key: value for key, value in node.attrs.items() if key not in KEPT}
+        node.attrs |= kept_in(node, bits, length, block_of(options.block, length))
+        for index, wanted in zip(cached, bits, strict=True):
+            small = index in node.attrs.get("small_operands", ())
+            stats, even = state.statistics[node.inputs[index]], state.even_channels.get((node.name, index))
+            factor = even_factor(stats.peak, even) if wanted == 4 and even is not None else np.ones(stats.peak.size)
+            step = symmetric_scale(stats, 4 if small else 8, options.calibration, factor) * factor
+            rounds[node.inputs[index]] = partial(_rounded, step, int_range(4 if small else 8, True))
+            if index in node.attrs.get("low_operands", ()):
+                node.params = {**node.params, CACHE_STEPS[index]: step}
+    return result, rounds
 
 
-def _changed(rounds: Mapping[str, Callable[[Array], Array]], name: str, array: Array) -> Array:
+def _bytes(state: State, graph: Graph) -> int:
+    """Of the caches of a sequence."""
+    length, total = state.options.max_length or 0, 0
+    for node in graph.nodes:
+        for index in operator(node).cached(node):
+            rows = operator(node).cache_rows(node, length, block_of(state.options.block, length))
+            channels, halves = graph.value(node.inputs[index]).shape[1], 2 * rows
+            if index in node.attrs.get("low_operands", ()):
+                halves = rows + 2 * Chunks(node.attrs["cache_chunk"]).rows
+            elif index in node.attrs.get("small_operands", ()):
+                halves = rows
+            total += halves * channels // 2
+    return total
+
+
+def _rounded(step: Array, limits: tuple[int, int], array: Array) -> Array:
+    rounded: Array = np.clip(np.rint(array / step), *limits) * step
+    return rounded
+
+
+def _changed(rounds: Mapping[str, Rounding], name: str, array: Array) -> Array:
     return rounds[name](array) if name in rounds else array
 
 

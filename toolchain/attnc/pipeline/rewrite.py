@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from attnc.config import CACHE_BITS, CompileOptions
+from attnc.config import CACHE_BITS, CompileOptions, block_of
 from attnc.errors import ConfigError
 from attnc.golden import run_reference
 from attnc.ir import Node
@@ -54,10 +54,10 @@ def pad_heads_to_words(state: State) -> None:
 
 
 def narrow(state: State) -> None:
-    """Keys and values of 4 bits, where the options say so."""
-    bits = CACHE_BITS[state.options.cache]
-    if min(bits) < 8:
-        caches.narrow_caches(state.graph, glance(state, attention.operands(state.graph)), bits)
+    """Keys and values of 4 bits, where the options say so; and what that would take, where not."""
+    seen, length = glance(state, attention.operands(state.graph)), state.options.max_length or 0
+    bits, block = CACHE_BITS[state.options.cache], block_of(state.options.block, length)
+    state.even_channels = caches.narrow_caches(state.graph, seen, bits, length, block)
 
 
 def glance(state: State, names: set[str]) -> dict[str, Statistics]:

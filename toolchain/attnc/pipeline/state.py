@@ -72,6 +72,8 @@ class State:
     engines: EngineChoice | None = None
     """How the engine of layers that may have either was chosen; None where a schedule was given."""
     misfit: str | None = None
+    even_channels: dict[tuple[str, int], Array] = field(default_factory=dict)
+    """What `caches.narrow_caches` found of operands of attention."""
     cache_errors: list[dict[str, Any]] = field(default_factory=list)
     """What formats of caches cost a decoder, as `cache_error.measure_caches` has it."""
     decoder: Decoder | None = None

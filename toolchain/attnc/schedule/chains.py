@@ -83,7 +83,7 @@ class Link:
         kernel = self.calls[0].kernel
         given = {self.fed, first_load(kernel) if self.kept else None}
         walks = (call.walks[index] for call in self.calls for index in load_ports(kernel) if index not in given)
-        return frozenset(walk.value for walk in walks if walk.vectors)
+        return frozenset(one.value for walk in walks for one in walk.stretches if one.vectors)
 
 
 @dataclass
@@ -194,7 +194,7 @@ def form_chains(graph: Graph, lowered: Sequence[Link], copies: bool) -> list[Cha
         else:
             before = chains[place].links[-1]
             value = before.node.output
-            tapped = readers[value] > 1 or value in graph.outputs
+            tapped = readers[value] > 1 or value in graph.outputs or graph.value(value).held is not None
             chains[place].links.append(replace(link, fed=_fed(chains[place].links, link.calls), tapped=tapped))
         chain = chains[place]
         orders.setdefault(chain.heavy, Order()).add(chain.links)
@@ -330,6 +330,8 @@ def settle(chains: Sequence[Chain], apart_at: Mapping[str, int], memory: MemoryM
 
     def moved(walk: Walk) -> Walk:
         """A value that stays in a FIFO lies nowhere."""
+        if walk.before:
+            walk = replace(walk, before=tuple(map(moved, walk.before)))
         if walk.value not in memory.values:
             return walk
         place = memory.values[walk.value].offset

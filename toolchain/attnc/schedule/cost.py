@@ -32,6 +32,10 @@ MORE_LANE = Resources(lut=12, ff=16)
 """Of a vector that a loader brings beside another one: its zero point, and the assembly of elements of 16 bits."""
 SMALL_LANE = Resources(lut=8, ff=8)
 """Of a loader or storer that moves elements of 4 bits too: the choice of a half of a word, and of what a lane holds."""
+MIXED_LOADER = Resources(lut=500, ff=450)
+"""What a loader has that takes stretches in turn: where each is to be asked for and to be taken, four addresses each."""
+MIXED_LANE = Resources(lut=14, ff=8)
+"""A lane of it: as of 4 bits, and the choice of that or of a byte."""
 PORT = Resources(lut=1200, ff=1800, bram36=2)
 """An m_axi adapter of 128 bits with its buffers."""
 CONTROL = Resources(lut=1800, ff=3000, bram36=2)
@@ -110,6 +114,8 @@ def engine_resources(engine: Engine, lanes: int) -> Resources:
         total = total + scaled(STORER if stream.kind == "store" else RUN if stream.shared else LOADER, len(stream.pointers))
         total = total + scaled(MORE_LANE, lanes * (stream.vectors - 1))
         total = total + scaled(SMALL_LANE, lanes * stream.vectors if stream.name in engine.small else 0)
+        if stream.mixed:
+            total = total + MIXED_LOADER + scaled(MIXED_LANE, lanes)
         total = total + fifo(stream.width(lanes), stream.depth)
     total = total + scaled(SHARED_LOADER, bool(engine.shared))
     return total

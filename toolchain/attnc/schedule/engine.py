@@ -57,7 +57,8 @@ class Slot:
 class Engine:
     """One piece of hardware: kernels, one behind the other, between loaders and storers. It is named after its main kernel. `beat` are the
     words per cycle of its loaders, and of those storers (by name, `wide`) that only 16-bit vectors pass; `small` streams move elements of 4
-    bits too. `shared` are those that one loader serves (`sharing.share`). Pointers are its `own` where engines run at the same time."""
+    bits too, `mixed` ones caches of two precisions. `shared` are those that one loader serves (`sharing.share`). Pointers are its `own`
+    where engines run at the same time."""
 
     index: int
     slots: tuple[Slot, ...]
@@ -65,6 +66,7 @@ class Engine:
     beat: int = 1
     wide: frozenset[str] = frozenset()
     small: frozenset[str] = frozenset()
+    mixed: frozenset[str] = frozenset()
     shared: tuple[tuple[str, int], ...] = ()
     own: bool = False
 
@@ -137,7 +139,8 @@ class Engine:
             prefix = f"{POINTERS[group]}_{self.index}" if self.own else POINTERS[group]
             pointers = tuple(f"{prefix}_{number}" for number in range(first, first + count))
             ahead = kind == "words" and slot is not None and slot == self.operand_slot and not shared
-            found.append(Stream(name, kind, type_, pointers, slot, port, beat, shared, depths.get(name, SHALLOW), ahead, each, vectors))
+            mixed, depth = name in self.mixed, depths.get(name, SHALLOW)
+            found.append(Stream(name, kind, type_, pointers, slot, port, beat, shared, depth, ahead, each, vectors, mixed))
             used[group] += 0 if shared else count
 
         first, last = self.slots[0], self.slots[-1].kernel
@@ -306,7 +309,7 @@ class Instruction:
         """Equal for instructions of an engine that take the same cycles: what its streams move, and when what its kernels work on."""
         timed = [(call, self.timed(number)) for number, call in enumerate(self.calls)]
         calls = tuple(None if call is None or now is None else (call.timing, now.timing, call.macs) for call, now in timed)
-        moved = tuple((walk.counts, walk.bytes, walk.half) for _, walk in self.walks)
+        moved = tuple((each.counts, each.bytes, each.half) for _, walk in self.walks for each in walk.stretches)
         ahead = tuple(tuple(run.words for run in self.word_runs(stream)) for stream in self.engine.streams if stream.ahead)
         main = None if self.brings is None else self.brings.calls[self.engine.operand_slot or 0]
         early = None if self.brings is None else (self.brings.likeness, main and main.bringing.timing)
@@ -335,8 +338,8 @@ class Instruction:
         return [walk for s, walk in self.walks if s.kind == "store" and s.slot is not None and s.slot <= slot]
 
     def moves(self, kind: str) -> list[Walk]:
-        """Of its streams that "load", or "store"; some pass nothing."""
-        return [walk for stream, walk in self.walks if stream.kind == kind]
+        """Of its streams that "load", or "store", each stretch of a walk by itself; some pass nothing."""
+        return [each for stream, walk in self.walks if stream.kind == kind for each in walk.stretches]
 
     @cached_property
     def _vectors(self) -> list[int]:

@@ -291,8 +291,7 @@ def _tasks(engines: Sequence[Engine], instructions: Sequence[Instruction]) -> li
     last: dict[Key, tuple[Chain, list[int]]] = {}
     for number, one in enumerate(instructions):
         heavy, kept = one.chain.heavy, one.chain.links[0].kept is not None
-        walks = [(stream.kind, walk) for stream, walk in one.walks if walk.vectors]
-        loads, stores = (tuple(walk for kind, walk in walks if kind == wanted) for wanted in ("load", "store"))
+        loads, stores = (tuple(walk for walk in one.moves(kind) if walk.vectors) for kind in ("load", "store"))
         tasks.append(Task(owners[one.engine.index], one.span, loads, stores, kept))
         if heavy is None:
             continue
@@ -344,7 +343,7 @@ def _shared(engines: tuple[Engine, ...], instructions: Sequence[Instruction]) ->
             slot = engine.slots[stream.slot or 0]
             first = stream.port is not None and slot.kernel.ports[stream.port].first
             runs = {number: one.run(*walks[place]) for number, one, walks in mine if walks[place][1].vectors}
-            alone = bool(slot.macs_per_cycle) or stream.port is None or stream.name in engine.small
+            alone = bool(slot.macs_per_cycle) or stream.port is None or stream.name in engine.small | engine.mixed
             ahead = (stream.slot or 0) < (engine.operand_slot or 0)
             operands.append(Operand(stream.name, stream.kind, first, alone, ahead, runs))
         return share(operands)

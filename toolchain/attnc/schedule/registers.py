@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from attnc.ir import Graph
 from attnc.kernels.call import POSITION, REGISTERS, SESSION, Call, Derived, filled_to, place_in
+from attnc.kernels.chunks import Chunks
 
 PROMPT = 4
 """Blocks of a prompt for which a search counts the tokens of one that are decoded: prompts are longer than answers, as a rule."""
@@ -18,7 +19,9 @@ def registers_of(graph: Graph, calls: Iterable[Call] = ()) -> tuple[dict[str, in
     rings = sorted({value.held.rows for value in graph.values.values() if value.held is not None and value.held.ring})
     places, block = [place_in(ring) for ring in rings], max(rows.values(), default=0)
     fills = [filled_to(ring - block) for ring in rings]
-    others = {each.name: each for call in calls for each in call.derived}
+    chunks = sorted({value.held.chunk for value in graph.values.values() if value.held is not None and value.held.chunk})
+    others = {each.name: each for chunk in chunks for each in Chunks(chunk).derived}
+    others |= {each.name: each for call in calls for each in call.derived}
     last, stated = {entry: graph.length - count for entry, count in rows.items()}, {}
     for entry, count in rows.items():
         given = {**dict.fromkeys(REGISTERS, 0), POSITION: last[entry]}

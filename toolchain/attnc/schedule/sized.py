@@ -9,14 +9,17 @@ from attnc.schedule.engine import Engine, Instruction
 
 
 def sized(engines: tuple[Engine, ...], instructions: Sequence[Instruction], widens: bool) -> tuple[Engine, ...]:
-    """Storers through which only 16-bit vectors pass move one per cycle, where `widens`; and which streams move elements of 4 bits."""
+    """Storers through which only 16-bit vectors pass move one per cycle, where `widens`; which streams move elements of 4 bits, and which
+    caches of two precisions."""
     sizes: dict[tuple[str, int, str], set[int]] = {}
+    turns: set[tuple[int, str]] = set()
     for instruction in instructions:
         for stream, walk in instruction.walks:
             if stream.kind in ("load", "store") and walk.vectors:
                 place = stream.kind, instruction.engine.index, stream.name
+                turns |= {place[1:]} if walk.before else set()
                 sizes.setdefault(place, set()).add(0 if walk.half else walk.bytes)
     wide = {(index, name) for (kind, index, name), found in sizes.items() if widens and kind == "store" and found == {2}}
-    small = {(index, name) for (_, index, name), found in sizes.items() if 0 in found}
-    own = [[frozenset(name for index, name in found if index == engine.index) for found in (wide, small)] for engine in engines]
-    return tuple(replace(engine, wide=wide, small=small) for engine, (wide, small) in zip(engines, own, strict=True))
+    small = {(index, name) for (_, index, name), found in sizes.items() if 0 in found} - turns
+    own = [[frozenset(name for index, name in found if index == engine.index) for found in (wide, small, turns)] for engine in engines]
+    return tuple(replace(engine, wide=wide, small=small, mixed=mixed) for engine, (wide, small, mixed) in zip(engines, own, strict=True))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from attnc.kernels.call import WALK, Walk
-from attnc.kernels.memory import LOAD, LOAD_EACH_WORD, LOAD_PARTS, LOAD_VECTORS, STORE, TAKE_RUN, TAKE_RUN_WORDS
+from attnc.kernels.call import MIXED, WALK, Walk
+from attnc.kernels.memory import LOAD, LOAD_EACH_WORD, LOAD_MIXED, LOAD_PARTS, LOAD_VECTORS, STORE, TAKE_RUN, TAKE_RUN_WORDS
 from attnc.kernels.network import Names, Process
 from attnc.kernels.ports import IntType
 from attnc.kernels.storage import SHALLOW
@@ -42,7 +42,8 @@ class Stream:
     """Between memory and an engine. `slot` and `port` say which kernel it belongs to: none for the first slot's input and the last one's
     output; a tap has a slot and no port. `pointers` are the arguments of the accelerator that it uses, `beat` the words that each moves per
     cycle, `shared` whether its loader serves other streams too, `depth` the vectors that its FIFO holds, `ahead` whether the first weights
-    of a later instruction may follow, `each` whether words come one by one whatever its beat. `vectors` come at a time."""
+    of a later instruction may follow, `each` whether words come one by one whatever its beat. `vectors` come at a time. `mixed`: it brings
+    caches of two precisions."""
 
     name: str
     kind: str
@@ -56,6 +57,7 @@ class Stream:
     ahead: bool = False
     each: bool = False
     vectors: int = 1
+    mixed: bool = False
 
     @property
     def mover(self) -> Process:
@@ -64,6 +66,8 @@ class Stream:
             return STORE
         if self.shared:
             return TAKE_RUN_WORDS if self.kind == "words" else TAKE_RUN
+        if self.mixed:
+            return LOAD_MIXED
         if self.kind == "load":
             return LOAD if self.vectors == 1 else LOAD_VECTORS[len(self.pointers)]
         return LOAD_EACH_WORD if self.each else LOAD_PARTS[len(self.pointers)]
@@ -74,6 +78,8 @@ class Stream:
         a run of vectors has a type too. Two runs of words where it may bring weights ahead."""
         if self.ahead:
             return "first", "count", "apart", "next_first", "next_count", "next_apart"
+        if self.mixed:
+            return (*WALK, *MIXED)
         return ("offset", "vectors") if self.kind == "words" else ("offset", "count_3", "type") if self.shared else WALK
 
     def encode(self, walk: Walk) -> list[int]:

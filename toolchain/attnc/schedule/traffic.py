@@ -65,7 +65,8 @@ def _operand(one: Instruction) -> Walk | None:
 
 def check_types(graph: Graph, call: Call) -> None:
     """Every walk of a call moves bytes as the type of its value says, and what it loads fits the port."""
-    for port, walk in zip(call.kernel.ports, call.walks, strict=True):
+    moved = [(port, each) for port, walk in zip(call.kernel.ports, call.walks, strict=True) for each in walk.stretches]
+    for port, walk in moved:
         if port.kind == "words" or not walk.vectors:
             continue
         where = f"node {call.node!r}: port {port.name!r}"

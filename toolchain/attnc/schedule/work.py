@@ -66,15 +66,16 @@ class Part:
     def stream(self, stream: Stream, walk: Walk, moved: int, opening: int, trailing: int) -> None:
         """A stream that moves `walk` in `moved` cycles; the kernel waits for `opening` of its vectors, and ends `trailing` cycles behind
         the last one."""
-        runs, beats = math.prod(walk.counts[:3]), math.ceil(walk.run_words / len(stream.pointers) / stream.beat)
-        self.busy[f"port {stream.name}"] = max(moved, runs * math.ceil(beats / BURST) * math.ceil(READ_LATENCY / REQUESTS_IN_FLIGHT))
+        runs = [(math.prod(each.counts[:3]), math.ceil(each.run_words / len(stream.pointers) / stream.beat)) for each in walk.stretches]
+        bursts, turns = (sum(count * math.ceil(beats / size) for count, beats in runs) for size in (BURST, TURN))
+        self.busy[f"port {stream.name}"] = max(moved, bursts * math.ceil(READ_LATENCY / REQUESTS_IN_FLIGHT))
         if stream.kind == "store" and stream.slot is None:
             self.lag = round((moved / walk.vectors - 1) * self.leaving)
             self.given = walk.vectors
         self.holders |= {f"port {stream.name}", OPERANDS} if stream.kind != "store" else set()
         if stream.shared:  # its loader waits for the first word of each run
             self.busy[OPERANDS] = self.busy.get(OPERANDS, 0) + self.busy[f"port {stream.name}"] + READ_LATENCY
-        passed, write = Passed(stream.passed(moved), runs * math.ceil(beats / TURN)), stream.kind == "store"
+        passed, write = Passed(stream.passed(moved), turns), stream.kind == "store"
         ahead = 0 if write else min(passed.cycles, HELD if stream.kind == "words" else AHEAD)
         self.moved += [Moved((pointer, write), stream.name, passed, ahead) for pointer in stream.pointers]
         first = passed.part(math.ceil(passed.cycles * opening / walk.vectors))

@@ -1,0 +1,98 @@
+"""Where a cache of two precisions has what: a sequence is cut into chunks, and a run looks at bytes of the first chunk, of the one before
+its own and of its own, and at elements of 4 bits of all others.
+
+Bytes lie in an area of three chunks: the first one, and two in which the later ones take turns. Every number follows from registers by a
+factor: with chunk c of W tokens the position p, p modulo W, the smaller of c and 1, the smaller of c and 2, and c modulo 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from attnc.kernels.call import POSITION, Derived, Moves
+
+KEPT = 3
+"""Chunks of which bytes lie in memory."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """`constant`, and so much more for each more in a register."""
+
+    constant: int
+    by: Moves = ()
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Rows that follow each other: where they begin, how many there are, and whether they are those of 4 bits."""
+
+    first: Affine
+    count: Affine
+    low: bool = False
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Chunks of `size` tokens. Runs do not go over the end of one."""
+
+    size: int
+
+    @property
+    def rows(self) -> int:
+        """Of the area of bytes."""
+        return KEPT * self.size
+
+    @property
+    def derived(self) -> tuple[Derived, ...]:
+        """The registers that its numbers follow from, besides the position."""
+        return (
+            Derived(self._inside, modulus=self.size),
+            Derived(self._past, limit=self.size, unit=self.size),
+            Derived(self._chunks, limit=2 * self.size, unit=self.size),
+            Derived(self._odd, modulus=2 * self.size, unit=self.size),
+        )
+
+    @property
+    def _inside(self) -> str:
+        return f"in_chunk_of_{self.size}"
+
+    @property
+    def _past(self) -> str:
+        return f"past_chunk_of_{self.size}"
+
+    @property
+    def _chunks(self) -> str:
+        return f"chunks_of_{self.size}"
+
+    @property
+    def _odd(self) -> str:
+        return f"odd_chunk_of_{self.size}"
+
+    @property
+    def _own(self) -> Moves:
+        """Where the bytes of the run's chunk begin."""
+        return (self._past, 2 * self.size), (self._odd, -self.size)
+
+    @property
+    def place(self) -> Affine:
+        """Where the bytes of the first token of a run lie."""
+        return Affine(0, ((self._inside, 1), *self._own))
+
+    def stretches(self, rows: int) -> tuple[Stretch, ...]:
+        """What the first `rows` tokens of a run look at, in order. All but the last may be empty."""
+        size = self.size
+        between = Affine(0, ((POSITION, 1), (self._inside, -1), (self._chunks, -size)))
+        before = Affine(0, ((self._chunks, size), (self._past, -size)))
+        return (
+            Stretch(Affine(0), Affine(0, ((self._past, size),))),
+            Stretch(Affine(size), between, low=True),
+            Stretch(Affine(size, ((self._odd, size),)), before),
+            Stretch(Affine(0, self._own), Affine(rows, ((self._inside, 1),))),
+        )
+
+    def at(self, number: Affine, position: int) -> int:
+        """What a number is at a position."""
+        registers: Mapping[str, int] = {POSITION: position} | {each.name: each.at(position) for each in self.derived}
+        return number.constant + sum(slope * registers[name] for name, slope in number.by)
