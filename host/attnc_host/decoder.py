@@ -122,6 +122,8 @@ class Session:
         or the sequence is full. What was given belongs to the session, but for the last one, which the next call is to begin with."""
         if max_new_tokens < 1:
             raise InputError(f"max_new_tokens: needed 1 or more, found {max_new_tokens}")
+        if seed < 0:
+            raise InputError(f"seed: needed a whole number 0 or more, found {seed}")
         sampling, rng = sampling or Sampling(), np.random.default_rng(seed)
         logits = self.extend(ids)
         for count in range(max_new_tokens):
@@ -177,8 +179,11 @@ class Session:
         if version != SAVED or build != _build(self.manifest):
             raise InputError(f"{path}: was saved for another build than {self.manifest.folder}, whose caches would differ")
         self.ids = []
-        if ids:
-            self.extend(ids)
+        try:
+            if ids:
+                self.extend(ids)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
 
     def _checked(self, ids: Sequence[int]) -> list[int]:
         try:

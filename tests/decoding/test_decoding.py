@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from attnc_host.archive import write_archive
 from attnc_host.caches import COPY, DECODE, PREFILL, block_fits
 from attnc_host.decoder import Contents, Sampling, Session, decoder_of
 from attnc_host.manifest import load
+from attnc_host.text import Bytes
 from decoding.decoders import VOCABULARY, write_decoder
 
 assert golden_backend  # registers "golden"
@@ -283,6 +285,50 @@ def test_a_wrong_slope_is_caught(build: Path, tmp_path: Path) -> None:
     except AcceleratorError:
         return
     assert wrong != right
+
+
+def test_a_saved_session_goes_on_behind_its_last_token(build: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--session`: two runs give what one with both prompts and the answer between them gives."""
+
+    def generated(ids: list[int], count: int, *more: str) -> list[int]:
+        text = ",".join(map(str, ids))
+        assert main(["generate", str(build), "--ids", text, "--tokens", str(count), "--backend", "golden", "--json", *more]) == 0
+        return list(json.loads(capsys.readouterr().out)["ids"])
+
+    session = ("--session", str(tmp_path / "talk.json"))
+    first = generated([1, 2, 3], 3, *session)
+    assert json.loads((tmp_path / "talk.json").read_text())["ids"] == [1, 2, 3, *first]
+    assert generated([7], 2, *session) == generated([1, 2, 3, *first, 7], 2)
+    generated([7, 8], 9, *session)  # to the end, where the last token has no place
+    assert len(json.loads((tmp_path / "talk.json").read_text())["ids"]) == LENGTH
+
+
+def test_text_ends_where_its_tokenizer_says(build: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Text comes from stdin, as the bytes 1, 2, 3; `Bytes` has no token that ends a text."""
+    with Accelerator.open(build, "golden") as accelerator:
+        full = list(accelerator.generate([1, 2, 3], 6))
+    monkeypatch.setattr(Bytes, "ends", frozenset(full[2:3]))
+    monkeypatch.setattr("attnc.cli_generate.open_tokenizer", lambda path, vocabulary: Bytes())
+    monkeypatch.setattr("sys.stdin", io.StringIO("\1\2\3"))
+    assert main(["generate", str(build), "--prompt", "-", "--tokens", "6", "--backend", "golden", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["prompt_ids"] == [1, 2, 3] and said["ids"] == full[: full.index(full[2]) + 1]
+    assert main(["generate", str(build), "--prompt", "", "--backend", "golden"]) == 2
+    assert "--prompt: needed a text of at least one token, found none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        (["--ids", "1", "--seed", "-1"], "seed: needed a whole number 0 or more, found -1"),
+        (["--ids", "1", "--stop", "48"], "--stop '48': needed a text of one token, or the id of one, 0 to 47"),
+        (["--ids", "1", "--session", "nowhere/talk.json"], "--session nowhere/talk.json: there is no folder"),
+        (["--prompt", "a"], "the build has no tokenizer"),
+    ],
+)
+def test_what_cannot_be_generated(build: Path, given: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", str(build), *given, "--backend", "golden"]) == 2
+    assert error in capsys.readouterr().err
 
 
 def test_sessions_are_saved_and_refused(build: Path, tmp_path: Path) -> None:

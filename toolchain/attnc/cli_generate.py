@@ -30,13 +30,15 @@ GENERATE: dict[str, Any] = {
     '  attnc generate build/ --prompt "The" --temperature 0.8 --top-p 0.9 --seed 7\n'
     "  attnc generate build/ --ids 1,2,3 --tokens 20 --backend golden --json\n"
     '  attnc generate build/ --prompt "def " --tokens 50 --backend cosim     (in simulated time: cycles of every token)\n'
-    '  attnc generate build/ --prompt "and then" --session talk.json      (goes on where talk.json ended)\n\n'
+    '  attnc generate build/ --prompt "and then" --session talk.json      (goes on where talk.json ended)\n'
+    "  echo -n 'def ' | attnc generate build/ --prompt - > answer.txt\n\n"
     "\b\nWhat runs the program; all give the same tokens:\n"
     "  csim     the emitted C++ on this machine, as fast as it goes\n"
     "  golden   the integer model in NumPy\n"
     "  cosim    the emitted C++ in simulated time, so that the cycles of each token are known\n"
     "  virtual  the driver of boards on a simulated one\n"
     "  board    the board that is here: uio, xrt or pynq, which may be named too; auto: that, else csim\n\n"
+    "\b\nA token that usually ends a text ends it (</s>, <|im_end|>, <|endoftext|> and the like, where the tokenizer has it).\n\n"
     "\b\nText goes to stdout as it comes, speed to stderr: of this run, on this machine (of the board, where one runs it), and\n"
     "what the board is estimated to do at these positions of the sequence, since the more tokens there are the more keys\n"
     "have to be looked at. With cosim what it was simulated to do stands beside. Of the host's work a head there is in these\n"
@@ -46,14 +48,14 @@ GENERATE: dict[str, Any] = {
 
 def generate(
     build: Annotated[Path, typer.Argument(metavar="BUILD", help="A build folder, or an archive that `attnc package` made.")],
-    prompt: Annotated[str | None, typer.Option("--prompt", help="The text to go on from.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="The text to go on from; -: what stdin has.")] = None,
     ids: Annotated[str | None, typer.Option("--ids", metavar="1,2,3", help="The same as token ids.")] = None,
     tokens: Annotated[int, typer.Option("--tokens", help="Tokens to generate, at most.")] = 100,
     temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token, above 1 surprises.")] = 0.0,
     top_k: Annotated[int, typer.Option("--top-k", help="Choose among so many likeliest; 0: all.")] = 0,
     top_p: Annotated[float, typer.Option("--top-p", help="Choose among the likeliest that have this probability together.")] = 1.0,
     repetition_penalty: Annotated[float, typer.Option("--repetition-penalty", help="Above 1: tokens come again less often.")] = 1.0,
-    stop: Annotated[list[str] | None, typer.Option("--stop", help="End behind this token (its text, or id); may be repeated.")] = None,
+    stop: Annotated[list[str] | None, typer.Option("--stop", help="End behind this token too (its text, or id); may be repeated.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the choices.")] = 0,
     backend: Annotated[
         str,
@@ -68,6 +70,8 @@ def generate(
     """Generate text with a build that was compiled with --max-length, through the same runtime as a board."""
     if (prompt is None) == (ids is None):
         raise ConfigError("needed either --prompt or --ids")
+    if session is not None and not session.absolute().parent.is_dir():
+        raise ConfigError(f"--session {session}: there is no folder {session.absolute().parent}")
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
     with Progress() as progress, contextlib.ExitStack() as held:
         manifest = held.enter_context(archive.opened(build, verify))
@@ -77,8 +81,11 @@ def generate(
         decoder = decoder_of(accelerator.manifest)
         speaks = prompt is not None or decoder.tokenizer is not None or decoder.vocabulary >= BYTES
         tokenizer = open_tokenizer(decoder.tokenizer, decoder.vocabulary) if speaks else None
-        given = _ids(ids) if ids is not None else tokenizer.encode(prompt or "") if tokenizer is not None else []
-        ends = [_stop(text, tokenizer) for text in stop or []]
+        asked = sys.stdin.read() if prompt == "-" else prompt or ""
+        given = _ids(ids) if ids is not None else tokenizer.encode(asked) if tokenizer is not None else []
+        if not given:
+            raise ConfigError("--prompt: needed a text of at least one token, found none")
+        ends = [*(tokenizer.ends if tokenizer is not None else ()), *(_stop(text, tokenizer, decoder.vocabulary) for text in stop or [])]
         progress.finish()
         sequence = accelerator.session()
         if session is not None and session.exists():
@@ -102,6 +109,8 @@ def generate(
             print()
         speed = watch.speed()
         if session is not None:
+            if sequence.left:
+                sequence.extend(made[-1:])  # what comes next follows the last token too
             sequence.save(session)
     text = tokenizer.decode(made) if tokenizer is not None else None
     if as_json:
@@ -132,10 +141,10 @@ def _ids(text: str) -> list[int]:
         raise ConfigError(f"--ids {text}: needed whole numbers with commas between them") from error
 
 
-def _stop(text: str, tokenizer: Any) -> int:
+def _stop(text: str, tokenizer: Any, vocabulary: int) -> int:
     found = tokenizer.encode(text) if tokenizer is not None else []
     if len(found) == 1:
         return int(found[0])
-    if text.isdigit():
+    if text.isdecimal() and int(text) < vocabulary:
         return int(text)
-    raise ConfigError(f"--stop {text!r}: needed a text of one token, or the id of one; it has {len(found)}")
+    raise ConfigError(f"--stop {text!r}: needed a text of one token, or the id of one, 0 to {vocabulary - 1}; it has {len(found)}")
