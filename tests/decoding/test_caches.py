@@ -171,6 +171,7 @@ def test_rings_and_short_sequences_have_one_precision() -> None:
     node.attrs.pop("window")
     assert kept_in(node, (4, 8), 512, 40) == {"low_operands": (1,), "cache_chunk": 40}
     assert kept_in(node, (4, 8), 96, 32) == {"small_operands": (1,)}
+    assert kept_in(node, (8, 8), 512, 32) == {}
 
 
 def test_layers_take_over_what_channels_differ_by(model: Path) -> None:

@@ -53,6 +53,8 @@ def kept_in(node: Node, bits: tuple[int, int], length: int, block: int) -> dict[
     """The attributes of an attention whose keys and values lie in caches in so many bits. A cache that is a ring, or is for hardly more
     tokens than would lie in bytes, has one precision."""
     small, chunk = tuple(operand for operand, wanted in zip((1, 2), bits, strict=True) if wanted == 4), chunk_of(block)
+    if not small:
+        return {}
     ring = operator(node).cache_rows(node, length, block) < length
     return {"small_operands": small} if ring or length <= Chunks(chunk).rows else {"low_operands": small, "cache_chunk": chunk}
 
