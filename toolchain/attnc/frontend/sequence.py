@@ -12,6 +12,10 @@ from attnc.errors import ModelError
 
 PAST, PRESENT = re.compile(r"past|cache_?[kv]", re.IGNORECASE), re.compile(r"present|past|cache_?[kv]", re.IGNORECASE)
 MASK, POSITION = re.compile(r"mask", re.IGNORECASE), re.compile(r"position", re.IGNORECASE)
+BRANCH, KEPT = re.compile(r"use_cache", re.IGNORECASE), re.compile(r"logits_to_keep", re.IGNORECASE)
+"""Whether a file that has both forms is to take the one with a past, and of how many tokens logits are wanted: 0 stands for all."""
+LEAST = -65504.0
+"""Of a mask that is added to scores: a number of half precision too."""
 
 
 def bind_sequence(model: ModelProto, length: int, path: str) -> None:
@@ -19,7 +23,7 @@ def bind_sequence(model: ModelProto, length: int, path: str) -> None:
     caches go."""
     initialized = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in initialized]
-    tokens = [value for value in inputs if not any(kind.search(value.name) for kind in (PAST, MASK, POSITION)) and _integers(value)]
+    tokens = [value for value in inputs if not _says_nothing(value) and _integers(value)]
     if len(tokens) != 1:
         found = ", ".join(repr(value.name) for value in inputs)
         raise ModelError(
@@ -27,19 +31,33 @@ def bind_sequence(model: ModelProto, length: int, path: str) -> None:
             f"inputs are {found}"
         )
     rest = [value for value in inputs if value is not tokens[0]]
-    others = [value.name for value in rest if not any(kind.search(value.name) for kind in (PAST, MASK, POSITION))]
+    others = [value.name for value in rest if not _says_nothing(value)]
     if others:
         raise ModelError(f"{path}: --max-length does not know what input {others[0]!r} of a decoder is")
     for value in rest:
         model.graph.initializer.append(numpy_helper.from_array(_constant(value, length, path), value.name))
     del model.graph.input[:]
     model.graph.input.append(_fixed(tokens[0], length, path))
-    outputs = [value for value in model.graph.output if not PRESENT.search(value.name)]
+    outputs = [value for value in model.graph.output if not PRESENT.search(value.name) and not _keys_or_values(value)]
     if len(outputs) != 1:
         found = ", ".join(repr(value.name) for value in model.graph.output)
         raise ModelError(f"{path}: --max-length needs one output, the logits, beside caches, found {found}")
     del model.graph.output[:]
     model.graph.output.extend(outputs)
+
+
+def _says_nothing(value: ValueInfoProto) -> bool:
+    """Whether an input says nothing of the tokens."""
+    return _keys_or_values(value) or any(kind.search(value.name) for kind in (PAST, MASK, POSITION, BRANCH, KEPT))
+
+
+def _keys_or_values(value: ValueInfoProto) -> bool:
+    """Nothing else of a decoder is a number of four dimensions, whatever it is called, but masks."""
+    return _numbers(value) and len(_dims(value)) == 4 and not MASK.search(value.name)
+
+
+def _numbers(value: ValueInfoProto) -> bool:
+    return value.type.tensor_type.elem_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
 def _integers(value: ValueInfoProto) -> bool:
@@ -67,7 +85,7 @@ def _fixed(value: ValueInfoProto, length: int, path: str) -> ValueInfoProto:
 def _constant(value: ValueInfoProto, length: int, path: str) -> np.ndarray:
     """What an input is that says nothing of the tokens."""
     dims, dtype = _dims(value), helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-    if PAST.search(value.name):
+    if _keys_or_values(value) or PAST.search(value.name):
         if len(dims) != 4:
             raise ModelError(f"{path}: input {value.name!r}: needed past keys or values of 4 dimensions, found {len(dims)}")
         # Batch is 1; the dimension of the past, where it is not declared, or as it is, is the one that grows.
@@ -77,6 +95,12 @@ def _constant(value: ValueInfoProto, length: int, path: str) -> np.ndarray:
         return np.zeros(known, dtype)
     if POSITION.search(value.name):
         return np.arange(length).reshape([1] * (len(dims) - 1) + [length]).astype(dtype)
-    if len(dims) != 2:
-        raise ModelError(f"{path}: input {value.name!r}: needed a mask [batch, tokens], found {len(dims)} dimensions")
-    return np.ones((1, length), dtype)
+    if BRANCH.search(value.name) or KEPT.search(value.name):
+        return np.zeros([max(dim, 1) for dim in dims], dtype)
+    if len(dims) == 2:
+        return np.ones((1, length), dtype)
+    if len(dims) != 4:
+        raise ModelError(f"{path}: input {value.name!r}: needed a mask [batch, tokens] or one of 4 dimensions, found {len(dims)}")
+    # One of a row per query is all that keeps tokens from what comes later; numbers are added to scores.
+    seen = np.tri(length)[None, None]
+    return np.where(seen, 0.0, LEAST).astype(dtype) if _numbers(value) else seen.astype(dtype)
