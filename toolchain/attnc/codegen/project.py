@@ -34,6 +34,7 @@ from attnc.schedule.devices import Board
 from attnc.schedule.given import NOTHING, Given
 from attnc.schedule.program import Program, build_program
 from attnc.schedule.queues import Routing
+from attnc.tensors import embedded
 from attnc_host.integrity import OWN, manifest_checksum, sha256
 
 SCHEMA = 2
@@ -90,7 +91,7 @@ def write_project(
         _link(folder / path, folder / "hls" / "data" / Path(path).name)
     for name, proto in (("leading", model.leading), ("trailing", model.trailing)):
         if proto is not None:
-            (folder / "host" / f"{name}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
+            (folder / "host" / f"{name}.onnx").write_bytes(embedded(proto).SerializeToString(deterministic=True))
     manifest = _manifest(folder, model, program, board, wiring, source)
     if vectors.decoder is not None:
         manifest["decoder"] = decoder_facts(vectors.decoder, program, cost, board)

@@ -333,7 +333,8 @@ class Context:
         """x at `target` [R, K] times weight [N, K] transposed."""
         source = self.builder.beside(x.base, target, merge(x.src, src))
         n = weight.shape[0]
-        params = {"weight": np.ascontiguousarray(weight, np.float64), "bias": np.zeros(n)}
+        weight = weight if weight.dtype == np.float32 else np.ascontiguousarray(weight, np.float64)  # mapped weights stay in their file
+        params = {"weight": weight, "bias": np.zeros(n)}
         return self.builder.node("linear", [source], (target.shape[0], n), stem, merge(x.src, src), params=params)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from attnc.errors import ModelError, UnsupportedError
 from attnc.frontend.interpreter import Interpreter
@@ -28,6 +28,7 @@ from attnc.frontend.values import (
     on_host,
 )
 from attnc.model import Fetch, Placement
+from attnc.tensors import tensor_of
 
 LEADING = "no product or normalisation comes before it"
 
@@ -164,9 +165,7 @@ def _model(interpreter: Interpreter, name: str, nodes: list[NodeProto], availabl
     """A model of its own: the nodes with the constants that they read."""
     reads = dict.fromkeys(operand for node in nodes for operand in node.input if operand)
     made = {output for node in nodes for output in node.output}
-    constants = [
-        numpy_helper.from_array(array, key) for key in reads if (array := _array(interpreter, key)) is not None and key not in made
-    ]
+    constants = [tensor_of(array, key) for key in reads if (array := _array(interpreter, key)) is not None and key not in made]
     known = {tensor.name for tensor in constants}
     inputs = [_info(interpreter, key) for key in available if key in reads and key not in known and key not in made]
     graph = helper.make_graph(nodes, name, inputs, [_info(interpreter, key) for key in outputs], constants)
@@ -178,9 +177,9 @@ def _model(interpreter: Interpreter, name: str, nodes: list[NodeProto], availabl
 
 def _array(interpreter: Interpreter, name: str) -> Array | None:
     if name in interpreter.ctx.added_constants:
-        return np.asarray(interpreter.ctx.added_constants[name], order="C")
+        return interpreter.ctx.added_constants[name]
     value = interpreter.values.get(name)
-    return np.asarray(value.array, order="C") if isinstance(value, Const) else None
+    return value.array if isinstance(value, Const) else None
 
 
 def _info(interpreter: Interpreter, name: str) -> onnx.ValueInfoProto:

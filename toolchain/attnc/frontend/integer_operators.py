@@ -19,6 +19,7 @@ from attnc.frontend.load import ONNX_DOMAINS
 from attnc.frontend.lowering import fail, visited
 from attnc.frontend.quantized_model import PASSING, Quantized
 from attnc.frontend.values import Array
+from attnc.tensors import array_of
 
 Place = tuple[int, int, int]
 """Where integers, scale and zero point stand among the inputs."""
@@ -276,7 +277,7 @@ class _Rewriting:
     def _number(self, node: NodeProto, index: int) -> Array:
         if node.input[index] not in self.arrays:
             fail(node, node.input[index], "its scale is not constant: it depends on data")
-        return numpy_helper.to_array(self.arrays[node.input[index]])
+        return array_of(self.arrays[node.input[index]])
 
     def _turned(self, node: NodeProto, name: str, first: bool, made: str = "") -> str:
         """Channels from the last axis to the second, or back."""

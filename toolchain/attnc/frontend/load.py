@@ -14,6 +14,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from attnc.errors import ModelError
 from attnc.messages import listed, one_line
+from attnc.tensors import is_mapped, mapped, may_stay
 
 MIN_OPSET = 11
 CONVERTED_OPSET = 13
@@ -45,7 +46,7 @@ _BITS: dict[int, int] = {
 
 
 def load_model(path: Path) -> ModelProto:
-    """The checked model with all its data in memory; raises `ModelError`."""
+    """The checked model, its data in memory but for large weights of files beside it (`tensors.array_of`); raises `ModelError`."""
     path = Path(path)
     model = _parse(path)
     _check_text(path, model)
@@ -61,7 +62,7 @@ def load_model(path: Path) -> ModelProto:
 
 def _converted(path: Path, model: ModelProto) -> ModelProto:
     """The model in an opset that the frontend reads, by ONNX's own converter."""
-    version = min(entry.version for entry in model.opset_import if entry.domain in ONNX_DOMAINS)
+    version = _version(model)
     if version >= CONVERTED_OPSET:
         return model
     early = [node for node in model.graph.node if node.op_type in RUNTIME_NAMES and node.domain in ONNX_DOMAINS]
@@ -78,6 +79,10 @@ def _converted(path: Path, model: ModelProto) -> ModelProto:
             node.domain = ""
     converted.opset_import.remove(next(entry for entry in converted.opset_import if entry.domain == KEPT))
     return converted
+
+
+def _version(model: ModelProto) -> int:
+    return min(entry.version for entry in model.opset_import if entry.domain in ONNX_DOMAINS)
 
 
 def _softmaxes_of_one_axis(model: ModelProto) -> list[NodeProto]:
@@ -292,15 +297,18 @@ def _check_external(path: Path, tensor: TensorProto, size: int) -> None:
 
 
 def _load_external(path: Path, model: ModelProto) -> None:
-    """Bring external data into memory, the bytes that `_check_external` found to be there and no more."""
+    """Bring external data into memory, the bytes that `_check_external` found to be there and no more; large weights stay in their file."""
+    if _version(model) >= CONVERTED_OPSET:  # the converter takes whole models
+        for tensor in filter(may_stay, model.graph.initializer):
+            location, offset, size = _place(path, tensor)
+            tensor.CopyFrom(mapped(tensor.name, tensor.data_type, tuple(tensor.dims), os.path.realpath(location), offset, size))
     for tensor in tensors_of_model(model):
-        if tensor.data_location != TensorProto.EXTERNAL:
+        if tensor.data_location != TensorProto.EXTERNAL or is_mapped(tensor):
             continue
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        size = -(-math.prod(tensor.dims) * _BITS[tensor.data_type] // 8)
+        location, offset, size = _place(path, tensor)
         try:
-            with open(path.parent / entries["location"], "rb") as file:
-                file.seek(int(entries.get("offset", 0)))
+            with open(location, "rb") as file:
+                file.seek(offset)
                 tensor.raw_data = file.read(size)
         except OSError as error:
             raise ModelError(f"{path}: external data of tensor {tensor.name!r} cannot be read: {error.strerror}") from error
@@ -308,6 +316,13 @@ def _load_external(path: Path, model: ModelProto) -> None:
             raise ModelError(f"{path}: external data of tensor {tensor.name!r}: needed {size} bytes, found {len(tensor.raw_data)}")
         del tensor.external_data[:]
         tensor.data_location = TensorProto.DEFAULT
+
+
+def _place(path: Path, tensor: TensorProto) -> tuple[Path, int, int]:
+    """File, offset and bytes of external data."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    size = -(-math.prod(tensor.dims) * _BITS[tensor.data_type] // 8)
+    return path.parent / entries["location"], int(entries.get("offset", 0)), size
 
 
 def external_files(path: Path) -> list[Path]:

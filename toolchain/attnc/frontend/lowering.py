@@ -16,6 +16,7 @@ from attnc.errors import ModelError, UnsupportedError
 from attnc.frontend.load import MICROSOFT, QONNX_DOMAINS
 from attnc.frontend.quantized_model import PASSING, Quantized, QuantizedConstant
 from attnc.frontend.values import Array
+from attnc.tensors import array_of, tensor_of
 
 PRODUCTS = {"MatMul", "Gemm", "Conv", "Einsum", "Attention", "FusedMatMul", "FusedGemm", "TransposeMatMul", "GemmFastGelu", "MoE"}
 BITS = {f"{sign}int{bits}": bits for bits in (2, 4, 8, 16) for sign in ("", "u")}
@@ -27,7 +28,7 @@ class Lowering:
     def __init__(self, model: ModelProto, found: Quantized) -> None:
         self.model = model
         self.found = found
-        self.arrays: dict[str, Array] = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        self.arrays: dict[str, Array] = {tensor.name: array_of(tensor) for tensor in model.graph.initializer}
         self.new: dict[str, Array] = {}
         self.kept: list[NodeProto] = []
         self.sources: dict[str, NodeProto] = {}
@@ -104,7 +105,7 @@ class Lowering:
         del graph.node[:], graph.initializer[:]
         graph.node.extend(self.kept)
         graph.initializer.extend(tensor for tensor in kept if tensor.name in used)
-        graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in self.new.items() if name in used)
+        graph.initializer.extend(tensor_of(array, name) for name, array in self.new.items() if name in used)
         opsets = [entry for entry in self.model.opset_import if entry.domain not in QONNX_DOMAINS]
         del self.model.opset_import[:]
         self.model.opset_import.extend(opsets)

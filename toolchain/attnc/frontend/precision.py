@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, numpy_helper
 
+from attnc.tensors import array_of, is_mapped, scratch
+
 OTHER_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _TYPE_ATTRIBUTES = ("to", "dtype", "stash_type", "softmax_precision")
 
@@ -53,12 +55,15 @@ def _convert_type(type_proto: TypeProto) -> bool:
 def _convert_tensor(tensor: TensorProto) -> bool:
     if tensor.data_type not in OTHER_FLOATS:
         return False
+    found = array_of(tensor)
     with np.errstate(over="ignore"):
-        array = numpy_helper.to_array(tensor).astype(np.float32)
-    limit = np.finfo(np.float32).max
-    # A double "minus a lot" of a mask must not become minus infinity.
-    array = np.where(np.isinf(array) & np.isfinite(numpy_helper.to_array(tensor).astype(np.float64)), np.sign(array) * limit, array)
-    tensor.CopyFrom(numpy_helper.from_array(array.astype(np.float32), tensor.name))
+        array = found.astype(np.float32)
+    if found.dtype == np.float64:
+        # A double "minus a lot" of a mask must not become minus infinity.
+        array = np.where(np.isinf(array) & np.isfinite(found), np.sign(array) * np.finfo(np.float32).max, array)
+    kept = is_mapped(tensor)
+    array = array.astype(np.float32, copy=False)
+    tensor.CopyFrom(scratch().tensor(array, tensor.name) if kept else numpy_helper.from_array(array, tensor.name))
     return True
 
 

@@ -56,7 +56,7 @@ def product(ctx: Context, node: NodeProto, a: Value, b: Value) -> Value:
 
 def _vectors(ctx: Context, node: NodeProto, x: View, weight: Const) -> View:
     """x @ W, with NumPy's rules for vectors."""
-    array = weight.array.astype(np.float64)
+    array = weight.array if weight.array.dtype == np.float32 else weight.array.astype(np.float64)
     if not x.shape or not array.shape:
         raise ModelError(f"node {node.name!r} ({node.op_type}): a scalar operand")
     column = array.ndim == 1
@@ -81,7 +81,7 @@ def _constant_left(ctx: Context, node: NodeProto, a: Const, b: Value) -> Value:
         weight = a.array if a.array.ndim > 1 else a.array[None]
         flipped = reindex(view, lambda i: i.swapaxes(-1, -2))
         assert isinstance(flipped, View)
-        result = linear(ctx, node, flipped, weight.astype(np.float64).swapaxes(-1, -2))
+        result = linear(ctx, node, flipped, (weight if weight.dtype == np.float32 else weight.astype(np.float64)).swapaxes(-1, -2))
         back = reindex(result, lambda i: i.swapaxes(-1, -2) if a.array.ndim > 1 else i[..., 0])
         assert isinstance(back, View)
         return back

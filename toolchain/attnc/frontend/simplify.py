@@ -12,12 +12,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxscript.optimizer
-from onnx import ModelProto, NodeProto, TensorProto, inliner, numpy_helper, shape_inference
+from onnx import ModelProto, NodeProto, TensorProto, inliner, shape_inference
 
 from attnc.errors import ModelError
 from attnc.frontend.load import MAX_ELEMENTS, operator_name
 from attnc.frontend.mixture import Mixture
 from attnc.messages import one_line
+from attnc.tensors import array_of, tensor_of
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ def simplify(model: ModelProto, path: str) -> Simplified:
     name_nodes(model)
     info = infer(model, path)
     check_sizes(info, path)
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    constants = {tensor.name: array_of(tensor) for tensor in model.graph.initializer}
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     return Simplified(model, original, constants, info, opset, outputs)
 
@@ -218,7 +219,7 @@ def infer_node(node: NodeProto, opset: int, info: dict[str, TensorInfo], known: 
     for name in dict.fromkeys(filter(None, node.input)):
         found = info.get(name)
         if name in known and known[name].size <= _SMALL:
-            graph.initializer.append(numpy_helper.from_array(np.asarray(known[name], order="C"), name))
+            graph.initializer.append(tensor_of(known[name], name))
         elif found is not None and found.elem_type:
             graph.input.append(onnx.helper.make_tensor_value_info(name, found.elem_type, found.shape))
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in node.output if name)

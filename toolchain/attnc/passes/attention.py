@@ -110,7 +110,8 @@ def _balance(node: Node, q: Node, k: Node, samples: Mapping[str, Array]) -> None
 
 def scale_channels(node: Node, factor: Array) -> None:
     """Multiply the outputs of a linear layer by factors [channels]."""
-    node.params["weight"] = node.params["weight"] * factor[:, None]
+    weight = node.params["weight"]
+    node.params["weight"] = weight * factor[:, None].astype(weight.dtype)
     node.params["bias"] = node.params["bias"] * factor
     if "weight_unit" in node.params:  # a weight that arrived quantized keeps its integers
         node.params["weight_unit"] = node.params["weight_unit"] * factor

@@ -122,7 +122,8 @@ def _values(graph: Graph, node: Node) -> _Even | None:
 
     def multiply(factor: Array) -> None:
         for reader in readers:
-            reader.params["weight"] = reader.params["weight"] * factor
+            weight = reader.params["weight"]
+            reader.params["weight"] = weight * factor.astype(weight.dtype)
 
     return _Even(2, [], partial(scale_channels, maker), multiply)
 

@@ -66,7 +66,8 @@ def _smooth(graph: Graph, x: str, readers: list[Node], stats: Statistics) -> lis
     if not folds and _noise(stats, weights, np.ones_like(factor)) < WORTHWHILE * _noise(stats, weights, factor):
         return []
     for reader in readers:
-        reader.params["weight"] = reader.params["weight"] * factor
+        weight = reader.params["weight"]
+        reader.params["weight"] = weight * factor.astype(weight.dtype)
     if folds and maker is not None:
         maker.params["gamma"], maker.params["beta"] = maker.params["gamma"] / factor, maker.params["beta"] / factor
         return []

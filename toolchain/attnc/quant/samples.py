@@ -22,6 +22,7 @@ from attnc.frontend.load import drop_dead_nodes
 from attnc.messages import one_line
 from attnc.model import Model, TensorSpec
 from attnc.npz import load_npz, npz_shapes
+from attnc.tensors import ROOT, below_root, embedded, is_mapped
 from attnc_host.errors import AcceleratorError
 from attnc_host.samples import stack
 
@@ -136,6 +137,10 @@ def session(proto: onnx.ModelProto, what: str) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry(*IN_FLOAT32)
     options.log_severity_level = 4  # what fails is raised as well
+    if any(map(is_mapped, proto.graph.initializer)):
+        proto = below_root(proto)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", ROOT)
+        options.add_session_config_entry("session.disable_prepacking", "1")  # large weights are read where they lie
     claimed = proto.ir_version
     proto.ir_version = min(claimed, RUNTIME_IR_VERSION)
     data = proto.SerializeToString()
@@ -168,7 +173,7 @@ class FloatModel:
             self._run, self.name = session(proto, "the model").run, "onnxruntime"
         except ModelError as error:
             try:
-                self._run, self.name = ReferenceEvaluator(proto).run, "onnx.reference"
+                self._run, self.name = ReferenceEvaluator(embedded(proto)).run, "onnx.reference"
             except Exception:  # it raises whatever an operator raises
                 raise error from None
 

@@ -36,6 +36,7 @@ from attnc.search.ladder import Ladder, Option, Position, descend, hull
 from attnc.search.layers import Assignment, Layers, Samples, assignment_key, golden_outputs
 from attnc.search.sensitivity import make_weights, measure_gains
 from attnc.search.state import Store, fingerprint, version
+from attnc.tensors import embedded
 from attnc_host.progress import Progress
 
 HOLD_OUT = 4
@@ -162,7 +163,7 @@ class Search:
             for name, v in graph.values.items()
         }
         nodes = [(n.name, n.op, n.inputs, n.output, n.attrs, n.params) for n in graph.nodes]
-        protos = [None if p is None else p.SerializeToString(deterministic=True) for p in (model.leading, model.trailing)]
+        protos = [None if p is None else embedded(p).SerializeToString(deterministic=True) for p in (model.leading, model.trailing)]
         choices = {name: [repr(s) for s in found] for name, found in self.layers.choices.items()}
         data = (self.state.samples, self.heldout, self.labels, self.budget.metric, self.options.pool, self.path.read_bytes())
         return fingerprint(version(), nodes, types, graph.constants, protos, choices, data)
