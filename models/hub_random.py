@@ -1,13 +1,15 @@
-"""Checkpoints with the shapes of published models and random weights, in the same formats, where the real ones are not at hand."""
+"""Checkpoints with the shapes of published models and random weights, where the real ones are not at hand: as files in the same formats, or
+drawn as they are asked for."""
 
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from models.hub_checkpoint import PACKED
+from models.hub_checkpoint import PACKED, Checkpoint
 
 LLAMA: dict[str, Any] = {"model_type": "llama", "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0}
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -24,13 +26,45 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "rope_theta": 1e6, "rms_norm_eps": 1e-6,
         "tie_word_embeddings": True,
     },
+    "BitNet-0.73B": {
+        **LLAMA, "vocab_size": 32002, "hidden_size": 1536, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+        "num_key_value_heads": 16, "tie_word_embeddings": False,
+        "quantization_config": {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"},
+    },
     "BitNet-b1.58-2B-4T": {
         **LLAMA, "model_type": "bitnet", "hidden_act": "relu2", "vocab_size": 128256, "hidden_size": 2560, "intermediate_size": 6912,
         "num_hidden_layers": 30, "num_attention_heads": 20, "num_key_value_heads": 5, "rope_theta": 500000.0, "tie_word_embeddings": True,
         "quantization_config": {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"},
     },
 }  # fmt: skip
-"""What config.json of the published models says, as far as it matters."""
+"""What config.json of the published models says, as far as it matters; BitNet 0.73B is the one that TeLLMe v2 runs (arXiv 2510.15926)."""
+
+
+class RandomCheckpoint(Checkpoint):
+    """A checkpoint whose tensors are drawn when they are asked for: a model of any size, never all in memory. The same name gives the same
+    numbers."""
+
+    def __init__(self, name: str, config: dict[str, Any], seed: int = 0) -> None:
+        self.folder, self.config, self.seed = Path(name), config, seed
+        self.shapes = _shapes(config)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.shapes
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in all matrices and vectors, those that are packed one by one."""
+        return sum(int(np.prod(shape)) * (PACKED if dtype == np.uint8 else 1) for shape, dtype in self.shapes.values())
+
+    def drawn(self, name: str) -> np.ndarray:
+        """As a file has it: float16, or packed bytes."""
+        rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
+        return _random(rng, name, *self.shapes[name])
+
+    def tensor(self, name: str) -> np.ndarray:
+        """As float32, or the bytes of what is packed."""
+        found = self.drawn(name)
+        return found if found.dtype == np.uint8 else found.astype(np.float32)
 
 
 def write_checkpoint(folder: Path, config: dict[str, Any], seed: int = 0, layers: int | None = None) -> Path:
@@ -39,9 +73,9 @@ def write_checkpoint(folder: Path, config: dict[str, Any], seed: int = 0, layers
     folder.mkdir(parents=True, exist_ok=True)
     config = {**config, "num_hidden_layers": layers or config["num_hidden_layers"]}
     (folder / "config.json").write_text(json.dumps(config, indent=1))
-    shapes, rng = _shapes(config), np.random.default_rng(seed)
+    checkpoint = RandomCheckpoint(folder.name, config, seed)
     header, offset = {}, 0
-    for name, (shape, dtype) in shapes.items():
+    for name, (shape, dtype) in checkpoint.shapes.items():
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         kind = "U8" if dtype == np.uint8 else "F16"
         header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [offset, offset + size]}
@@ -49,8 +83,8 @@ def write_checkpoint(folder: Path, config: dict[str, Any], seed: int = 0, layers
     text = json.dumps(header).encode()
     with open(folder / "model.safetensors", "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name, (shape, dtype) in shapes.items():
-            _random(rng, name, shape, dtype).tofile(file)
+        for name in checkpoint.shapes:
+            checkpoint.drawn(name).tofile(file)
     _write_tokenizer(folder / "tokenizer.json")
     return folder
 
@@ -73,7 +107,7 @@ def _shapes(config: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], Any]]:
     for layer in range(config["num_hidden_layers"]):
         at = f"model.layers.{layer}"
         for name, (rows, columns) in matrices.items():
-            if kind == "bitnet":
+            if "quantization_config" in config:
                 found[f"{at}.{name}.weight"] = (rows // PACKED, columns), np.uint8
                 found[f"{at}.{name}.weight_scale"] = (1,), np.float16
             else:
