@@ -10,7 +10,7 @@ from attnc.errors import ConfigError
 from attnc.ir import Graph, Node, TensorType
 from attnc.passes import weights
 from attnc.passes.types import assign_types, plan_types
-from attnc.passes.weights import assign_weights, assigned, input_factor, mark_lossless, quantized, weighted
+from attnc.passes.weights import assign_weights, assigned, held_formats, input_factor, mark_lossless, quantized, weighted
 from attnc.quant.calibration import Observer
 from attnc.weights import QuantizedWeight, WeightFormat
 from correlated import gram, layer, loss
@@ -120,7 +120,7 @@ def test_a_weight_on_a_grid_is_carried_over(wanted: str, carried: bool) -> None:
     weight = ternary_weight()
     graph = single(weight, 0.1)
     chooser = always(wanted, "binary" if wanted.startswith("binary") else "minmax")
-    assert mark_lossless(graph, chooser) == (["up"] if carried else [])
+    assert mark_lossless(graph, chooser, held_formats(graph)) == (["up"] if carried else [])
     assign_weights(graph, chooser, {})
     node = weighted(graph)[0]
     assert (node.attrs["quantizer"] == "lossless") == carried
@@ -132,8 +132,8 @@ def test_a_weight_on_a_grid_is_carried_over(wanted: str, carried: bool) -> None:
 def test_a_grid_wider_than_the_format_is_quantized() -> None:
     weight = np.random.default_rng(0).integers(-7, 8, (8, 32)) * 0.25
     graph = single(weight, 0.1)
-    assert mark_lossless(graph, always("ternary", "mse")) == []
-    assert mark_lossless(graph, always("int4", "mse")) == ["up"]
+    assert mark_lossless(graph, always("ternary", "mse"), held_formats(graph)) == []
+    assert mark_lossless(graph, always("int4", "mse"), held_formats(graph)) == ["up"]
 
 
 def test_inputs_of_carried_weights_are_not_smoothed() -> None:
@@ -148,7 +148,7 @@ def test_inputs_of_carried_weights_are_not_smoothed() -> None:
             Node("up", "linear", ["n"], "y", {}, {"weight": weight, "bias": np.zeros(24)}),
         ]
         chooser = always("int8", "minmax")
-        mark_lossless(graph, chooser)
+        mark_lossless(graph, chooser, held_formats(graph))
         plan = plan_types(graph)
         observer = Observer(2)
         rng = np.random.default_rng(1)

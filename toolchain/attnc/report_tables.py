@@ -208,7 +208,8 @@ def causes(widths: dict[str, Any]) -> str:
     total: Counter[str] = Counter()
     for row in widths["binding"]:
         total[row["why"]] += row["percent"]
-    return ", ".join(f"{why} {percent:.0f} %" for why, percent in total.most_common(3))
+    found = ", ".join(f"{why} {percent:.0f} %" for why, percent in total.most_common(3))
+    return found or "what brings the noise was not measured node by node, the model is large"
 
 
 def _reached(widths: dict[str, Any], searched: dict[str, Any] | None, check: dict[str, Any]) -> str:

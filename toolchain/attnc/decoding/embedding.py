@@ -48,21 +48,22 @@ def embedding(model: Model, vocabulary: int) -> Embedding:
         return next(iter(found.values()))[0]
 
     still = rows(np.zeros(length, np.int64))
-    positions = still - still[:1]
-    places = np.arange(length)
+    positions, type_ = still - still[:1], model.graph.type(feed.value)
     moved = bool(np.any(positions))
-    found = [rows(ids)[:count] - positions[:count] for ids, count in _all(vocabulary, length)]
-    tokens = np.concatenate(found)
     rng = np.random.default_rng(0)
     for _ in range(2):
-        ids = rng.integers(0, vocabulary, length)
-        real, sum_ = rows(ids), tokens[ids] + positions[places]
-        if not np.allclose(real, sum_, rtol=0, atol=NEAR * float(np.abs(real).max()) if moved else 0):
+        ids, order = rng.integers(0, vocabulary, length), rng.permutation(length)
+        real, near = rows(ids), np.empty_like(positions)
+        near[order] = rows(ids[order]) - positions  # a row is that of its token, wherever and among whom it stands
+        near += positions
+        if not np.allclose(real, near, rtol=0, atol=NEAR * float(np.abs(real).max()) if moved else 0):
             raise UnsupportedError(feed.tensor, "the host's part", "it does not give each token a row of its own, which decoding needs")
-    type_ = model.graph.type(feed.value)
-    if moved:
-        return Embedding(tokens.astype(np.float32), positions.astype(np.float32))
-    return Embedding(type_.to_memory(type_.quantize(tokens)), None)
+
+    def kept(real: Array) -> Array:
+        return real.astype(np.float32) if moved else type_.to_memory(type_.quantize(real))
+
+    tokens = np.concatenate([kept(rows(ids)[:count] - positions[:count]) for ids, count in _all(vocabulary, length)])
+    return Embedding(tokens, positions.astype(np.float32) if moved else None)
 
 
 def _all(vocabulary: int, length: int) -> Iterator[tuple[Array, int]]:

@@ -15,6 +15,8 @@ from attnc.ops.linear_weights import WEIGHTED, put_weight, weight_rows
 from attnc.quant.weights import QUANTIZERS, quantize, recognise
 from attnc.weights import QuantizedWeight, WeightFormat
 
+PART_ELEMENTS = 1 << 23
+"""Of a matrix that are quantized together: rows are independent, and what a quantizer makes on the way is in doubles."""
 Chooser = Callable[[Node], tuple[WeightFormat, str]]
 """Format and name of the quantizer of a linear layer."""
 
@@ -24,18 +26,23 @@ def weighted(graph: Graph) -> list[Node]:
     return [node for node in graph.nodes if node.op in WEIGHTED]
 
 
-def mark_lossless(graph: Graph, chooser: Chooser) -> list[str]:
-    """Give `lossless` to every node whose weight already lies on a grid that its format holds, and return their names.
+def held_formats(graph: Graph) -> dict[str, WeightFormat]:
+    """Of every node whose weight already lies on a grid, the narrowest format that holds it."""
+    nodes = [node for node in weighted(graph) if "weight_q" not in node.params]
+    found = ((node.name, recognise(weight_rows(node))) for node in nodes)
+    return {name: held.format for name, held in found if held is not None}
+
+
+def mark_lossless(graph: Graph, chooser: Chooser, held: Mapping[str, WeightFormat]) -> list[str]:
+    """Give `lossless` to every node whose weight already lies on a grid that its format holds, and return their names; `held` are those of
+    `held_formats`.
 
     Requires a float graph and comes before types are chosen: the inputs of these nodes are not smoothed, because a factor per
     channel would take the weights off their grid.
     """
     found = []
     for node in weighted(graph):
-        if "weight_q" in node.params:
-            continue
-        held = recognise(weight_rows(node))
-        if held is not None and _holds(chooser(node)[0], held.format):
+        if node.name in held and _holds(chooser(node)[0], held[node.name]):
             node.attrs["lossless"] = True
             found.append(node.name)
     return found
@@ -71,17 +78,21 @@ def met(graph: Graph, node: Node, gram: Array | None) -> tuple[Array, Array | No
     """The weight [N, K] that the integers stand for, and the gram [K, K] of what they meet, from the gram of the layer's real input:
     X W^T = (X / factor) (W factor)^T, with the factor of a smoothed input."""
     factor = input_factor(graph, node)
-    return np.asarray(weight_rows(node), np.float64) * factor, None if gram is None else gram / np.outer(factor, factor)
+    weight = weight_rows(node)
+    whole = np.float32 if weight.dtype == np.float32 and (factor == 1).all() else np.float64
+    return (weight if whole == np.float32 else weight * factor), None if gram is None else gram / np.outer(factor, factor)
 
 
 def quantized(node: Node, weight: Array, format: WeightFormat, quantizer: str, gram: Array | None) -> QuantizedWeight:
     """The integers of a layer. A quantizer that can do without the gram never gets it: whether there is one depends on the formats of
-    the layers that read the same input, and a layer's integers must not. Experts with one scale each are quantized one by one."""
+    the layers that read the same input, and a layer's integers must not. Experts with one scale each are quantized one by one, other
+    large matrices some rows at a time."""
     known = QUANTIZERS[quantizer]
     experts = math.prod(node.params["bias"].shape[:-1]) if known.per_tensor else 1
+    parts = np.array_split(weight, experts if known.per_tensor else max(1, weight.size // PART_ELEMENTS))
     with one_thread():
-        found = [quantize(quantizer, one, format, gram if known.needs_gram else None, node.name) for one in np.split(weight, experts)]
-    if experts == 1:
+        found = [quantize(quantizer, one, format, gram if known.needs_gram else None, node.name) for one in parts]
+    if len(found) == 1:
         return found[0]
     return QuantizedWeight(format, *(np.concatenate([getattr(one, part) for one in found]) for part in ("q", "unit", "multiplier")))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from attnc.config import CACHE_BITS, CompileOptions, block_of
@@ -14,13 +16,13 @@ from attnc.passes.approximations import set_implementations
 from attnc.passes.heads import pad_heads
 from attnc.passes.masks import fold_masks
 from attnc.passes.rotary import check_halves, pair_rotary
-from attnc.passes.weights import mark_lossless, weighted
+from attnc.passes.weights import held_formats, mark_lossless, weighted
 from attnc.pipeline.state import State
 from attnc.quant.calibration import Observer, Statistics
 from attnc.quant.candidates import candidates
 from attnc.quant.samples import Edge
 from attnc.quant.weight_config import LayerChoices, WeightConfig, check_weight_config, read_weight_config
-from attnc.quant.weights import recognise
+from attnc.weights import WeightFormat
 
 WEIGHT_OPTIONS = ("weights", "group_size", "quantizer", "activations", "activation_bits", "engine", "hold_out")
 """Options that a config file may set too; on the command line they win over the file's own settings, not over its rules."""
@@ -81,8 +83,9 @@ def choose_formats(state: State) -> None:
     """Format of the weights and engine of every layer, from the options and the config file; weights that already lie on a grid
     which the format holds are marked."""
     where = str(state.options.config or "options")
+    held = held_formats(state.graph)
     if state.options.max_length is not None:
-        _note_ternary(state)
+        _note_ternary(state, held)
     state.layers = weight_config(state.options).bind(state.graph, where, calibrated=not state.synthetic)
     auto = {name: settings for name, settings in state.layers.settings.items() if settings.weights == "auto"}
     if auto:
@@ -91,14 +94,13 @@ def choose_formats(state: State) -> None:
         state.searched.update(auto)
         finest = {n.name: candidates(auto[n.name], weight_shape(n)[1], n.name)[0] for n in weighted(state.graph) if n.name in auto}
         state.layers = LayerChoices({**state.layers.settings, **finest})
-    mark_lossless(state.graph, state.layers.weights)
+    mark_lossless(state.graph, state.layers.weights, held)
 
 
-def _note_ternary(state: State) -> None:
+def _note_ternary(state: State, held: Mapping[str, WeightFormat]) -> None:
     """Decoders with ternary weights (BitNet b1.58) are trained with a scale for each token, as those say whose file rounds activations."""
     for node in weighted(state.graph):
-        held = recognise(node.params["weight"]) if "weight_q" not in node.params else None
-        if held is not None and held.format.kind == "ternary":
+        if node.name in held and held[node.name].kind == "ternary":
             node.attrs["dynamic_input"] = True
 
 

@@ -24,6 +24,7 @@ measured to come within `WORTHWHILE_DB`; where all together gain less than that,
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +38,8 @@ from attnc.golden import run_reference
 from attnc.ir import Node
 from attnc.ops import operator
 from attnc.ops.base import Widening
+from attnc.ops.linear_weights import weight_shape
+from attnc.passes.weights import weighted
 from attnc.pipeline.rewrite import weight_config
 from attnc.pipeline.state import State
 from attnc.quant.noise import Probe
@@ -51,6 +54,8 @@ TRIES = 3
 """Choices that are quantized and measured."""
 BINDING_PERCENT = 0.5
 """Share of the noise from which on the report names a node where the target is missed."""
+PARTS_MULTIPLY_ADDS = 1 << 40
+"""Of a larger graph, for a sample and all of its nodes, what binds is not measured: each node is put into the float graph alone."""
 
 
 @dataclass(frozen=True)
@@ -228,12 +233,19 @@ def facts(state: State, chosen: Sequence[Candidate], before: dict[str, float], n
             for node, widening in wide
         ],
         "missed": missed(state),
-        "binding": _binding(state) if missed(state) else [],
+        "binding": _binding(state) if missed(state) and _few_products(state) else [],
     }
 
 
 def _widenings(state: State, node: Node) -> list[Widening]:
     return operator(node).widenings(node, [state.graph.value(name).shape for name in node.inputs])
+
+
+def _few_products(state: State) -> bool:
+    """Whether it does not take too long to measure the nodes one by one."""
+    graph = state.graph
+    products = sum(graph.value(node.output).shape[0] * math.prod(weight_shape(node)) for node in weighted(graph))
+    return len(graph.nodes) * products <= PARTS_MULTIPLY_ADDS
 
 
 def _binding(state: State) -> list[dict[str, Any]]:

@@ -7,6 +7,9 @@ is the case where all rows have the same. Groups within a row are found where th
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from attnc.arrays import Array
@@ -17,12 +20,35 @@ TOLERANCE = 2.0**-21
 rounding to float32 cost both."""
 BITS = (3, 4, 5, 6, 8)
 SAMPLE = 64
+BLOCK_ELEMENTS = 1 << 20
+"""Elements that are looked at together: a large matrix never lies in memory in doubles."""
 
 
 def recognise(weight: Array) -> QuantizedWeight | None:
     """`weight` [N, K] in the narrowest format that holds it without loss, or None. Scales per channel are preferred to groups."""
-    weight = np.asarray(weight, np.float64)
-    if weight.ndim != 2 or weight.size == 0 or not np.isfinite(weight).all():
+    if weight.ndim != 2 or weight.size == 0:
+        return None
+    rows = max(1, BLOCK_ELEMENTS // weight.shape[1])
+    if len(weight) <= rows:
+        return _recognised(weight)
+    parts = [weight[start : start + rows] for start in range(0, len(weight), rows)]
+    first = _recognised(parts[0])
+    if first is None:
+        return None
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        others = list(pool.map(_recognised, parts[1:]))
+    found = [first, *(part for part in others if part is not None)]
+    if len(found) < len(parts):
+        return None
+    if len({(part.format.group_size, part.multiplier.shape[1]) for part in found}) > 1:
+        return _recognised(weight)
+    format = max((part.format for part in found), key=lambda format: format.limit)
+    return QuantizedWeight(format, *(np.concatenate([getattr(part, name) for part in found]) for name in ("q", "unit", "multiplier")))
+
+
+def _recognised(weight: Array) -> QuantizedWeight | None:
+    weight = np.ascontiguousarray(weight, np.float64)
+    if not np.isfinite(weight).all():
         return None
     steps = _row_steps(weight)
     if steps is not None:
