@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,35 +15,41 @@ from attnc.ir import Graph, Node
 from attnc.ops import operator
 
 Visit = Callable[[str, Array], None]
+Step = Callable[[Node, Sequence[Array]], Array]
 Change = Callable[[str, Array], Array]
 
 BLOCK_ELEMENTS = 1 << 18
 """Elements of the largest tensor in a block of samples: in doubles about what a core's cache holds."""
 
 
-def _walk(
-    graph: Graph, feeds: Mapping[str, Array], step: Callable[[Node, Sequence[Array]], Array], visit: Visit | None
-) -> dict[str, Array]:
-    """Run every node; a value is dropped after its last use, so memory follows the widest cut and not the depth."""
+def _values(graph: Graph, feeds: Mapping[str, Array], step: Step) -> Iterator[tuple[str, Array]]:
+    """Every value by name, inputs first, as `step` makes it; each is dropped after its last use, so memory follows the widest cut and not
+    the depth."""
     uses = Counter(name for node in graph.nodes for name in set(node.inputs))
-    uses.update(graph.outputs)
     live: dict[str, Array] = {name: feeds[name] for name in graph.inputs}
     samples = next(iter(live.values())).shape[0] if live else 1
-    if visit:
-        for name, array in live.items():
-            visit(name, array)
+    yield from list(live.items())
     for node in graph.nodes:
         result = step(node, samples_first([live[name] if name in live else graph.constants[name] for name in node.inputs]))
         if result.shape[0] != samples:
             result = result.repeat(samples, axis=0)
         live[node.output] = result
-        if visit:
-            visit(node.output, result)
+        yield node.output, result
         for name in {*node.inputs, node.output}:
             uses[name] -= name in node.inputs
             if uses[name] <= 0:
                 live.pop(name, None)
-    return {name: live[name] for name in graph.outputs}
+
+
+def _walk(graph: Graph, feeds: Mapping[str, Array], step: Step, visit: Visit | None) -> dict[str, Array]:
+    """Run every node; `visit` sees every value."""
+    outputs = {}
+    for name, array in _values(graph, feeds, step):
+        if visit:
+            visit(name, array)
+        if name in graph.outputs:
+            outputs[name] = array
+    return {name: outputs[name] for name in graph.outputs}
 
 
 def run_reference(graph: Graph, feeds: Mapping[str, Array], visit: Visit | None = None, change: Change | None = None) -> dict[str, Array]:
@@ -52,7 +58,16 @@ def run_reference(graph: Graph, feeds: Mapping[str, Array], visit: Visit | None 
     `visit(name, array)` sees every value, and what a node makes passes `change(name, array)`. Values of an imposed type saturate at its
     ends: models that arrive quantized may rely on it.
     """
+    feeds, step = _in_float(graph, feeds, change)
+    return _walk(graph, feeds, step, visit)
 
+
+def reference_values(graph: Graph, feeds: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+    """Every value of `run_reference` by name, as it is made."""
+    return _values(graph, *_in_float(graph, feeds, None))
+
+
+def _in_float(graph: Graph, feeds: Mapping[str, Array], change: Change | None) -> tuple[dict[str, Array], Step]:
     def saturated(name: str, array: Array) -> Array:
         type_ = graph.value(name).imposed
         if type_ is None:
@@ -65,7 +80,7 @@ def run_reference(graph: Graph, feeds: Mapping[str, Array], visit: Visit | None 
             result = saturated(node.output, operator(node).reference(node, inputs))
         return result if change is None else change(node.output, result)
 
-    return _walk(graph, {name: saturated(name, array) for name, array in feeds.items()}, step, visit)
+    return {name: saturated(name, array) for name, array in feeds.items()}, step
 
 
 def run_golden(graph: Graph, feeds: Mapping[str, Array], visit: Visit | None = None) -> dict[str, Array]:

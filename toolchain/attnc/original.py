@@ -23,10 +23,19 @@ class Original:
     so many tokens. Answers are kept, up to `KEPT_BYTES`."""
 
     def __init__(self, path: Path, length: int | None = None) -> None:
-        self._model = FloatModel(runnable(load_float32(path, length)))
+        self._path, self._length = path, length
+        self._model: FloatModel | None = self._loaded()
         self.name = self._model.name
         self._kept: dict[bytes, dict[str, Array]] = {}
         self._bytes = 0
+
+    def _loaded(self) -> FloatModel:
+        return FloatModel(runnable(load_float32(self._path, self._length)))
+
+    def rest(self) -> None:
+        """Give the memory of a large model back, until it is asked again."""
+        if self._model is not None and self._model.mapped:
+            self._model = None
 
     def __call__(self, sample: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs of one sample by name."""
@@ -36,6 +45,7 @@ class Original:
             digest.update(np.ascontiguousarray(sample[name]).data)
         key = digest.digest()
         if key not in self._kept:
+            self._model = self._model or self._loaded()
             found = self._model(sample)
             self._bytes += sum(array.nbytes for array in found.values())
             if self._bytes > KEPT_BYTES:

@@ -8,6 +8,7 @@ import mmap
 import os
 import tempfile
 from functools import cache
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
@@ -40,8 +41,9 @@ def mapped(name: str, data_type: int, dims: tuple[int, ...], location: str, offs
 
 def tensor_of(array: Array, name: str) -> TensorProto:
     """A constant of these numbers: in its file where `array` is all of one that is mapped there."""
-    source = array if isinstance(array, np.memmap) else array.base
-    if isinstance(source, np.memmap) and isinstance(source.base, mmap.mmap) and _same(array, source):
+    source: Any = array if isinstance(array, np.memmap) else array.base
+    base: Any = getattr(source, "base", None)
+    if isinstance(source, np.memmap) and isinstance(base, mmap.mmap) and _same(array, source):
         data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
         return mapped(name, data_type, array.shape, str(source.filename), int(source.offset), array.nbytes)
     return numpy_helper.from_array(np.asarray(array, order="C"), name)

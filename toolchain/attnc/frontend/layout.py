@@ -9,13 +9,14 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from attnc.errors import ModelError
 from attnc.frontend.values import Array, Index, Shape
 
-MAX_INDEX = 1 << 26
+MAX_INDEX = 1 << 27
 """Elements of the largest tensor that is followed element by element, in 8 bytes each."""
 
 
@@ -31,9 +32,18 @@ def check_size(shape: Shape) -> int:
     return count
 
 
+_COUNTS: WeakValueDictionary[int, Index] = WeakValueDictionary()
+
+
 def identity(shape: Shape) -> Index:
-    """0, 1, 2 ... in the shape."""
-    return np.arange(check_size(shape), dtype=np.int64).reshape(shape)
+    """0, 1, 2 ... in the shape, not to be written: values of one size, of which deep models have many, share it."""
+    size = check_size(shape)
+    found = _COUNTS.get(size)
+    if found is None:
+        found = np.arange(size, dtype=np.int64)
+        found.flags.writeable = False
+        _COUNTS[size] = found
+    return found.reshape(shape)
 
 
 def equal_elements(operands: Sequence[Array], shape: Shape) -> Index:

@@ -10,7 +10,7 @@ import numpy as np
 
 from attnc.arrays import Array
 from attnc.errors import ModelError
-from attnc.golden import run_golden, run_reference
+from attnc.golden import reference_values, run_golden, run_reference
 from attnc.ops import operator, verify
 from attnc.ops.attention_bias import EXCLUDED_BELOW
 from attnc.original import Distance, Original
@@ -47,7 +47,8 @@ def check_against_float(state: State) -> None:
         state.float_error = max([state.float_error, *_errors(state, expected, found)])
         checked += 1
         if checked == CHECKED:
-            return
+            break
+    state.original.rest()
     if not checked:
         raise ModelError(f"{float_model.name} gives NaN or infinity on every sample of the calibration inputs")
 
@@ -99,10 +100,11 @@ def compare_layers(state: State) -> None:
     layers, outputs, edge = Distance(), Distance(), Edge(state.model)
     state.undefined = 0
     for index, feeds in zip(range(VECTORS), edge.feeds(state.measured), strict=False):
-        real: dict[str, Array] = {}
-        run_reference(state.float_graph, feeds, real.__setitem__)
+        values, real = reference_values(state.float_graph, feeds), dict[str, Array]()
 
-        def compare(name: str, q: Array, real: dict[str, Array] = real) -> None:
+        def compare(name: str, q: Array, values: Iterator[tuple[str, Array]] = values, real: dict[str, Array] = real) -> None:
+            while name not in real:  # side by side, so that neither has all values in memory
+                real.update([next(values)])
             expected = real.pop(name)
             if name not in state.graph.inputs or name in state.graph.outputs:
                 layers.add(name, expected, state.graph.type(name).dequantize(q))
@@ -116,6 +118,7 @@ def compare_layers(state: State) -> None:
         return compare_layers(state)
     state.layer_db, state.output_sqnr, state.margins = layers.decibels(), outputs.decibels(), outputs.margins()
     _hear_witnesses(state, outputs)
+    state.original.rest()
 
 
 def _hear_witnesses(state: State, outputs: Distance) -> None:

@@ -165,6 +165,7 @@ class FloatModel:
 
     def __init__(self, proto: onnx.ModelProto) -> None:
         drop_dead_nodes(proto)
+        self.mapped = any(map(is_mapped, proto.graph.initializer))
         self.outputs = [output.name for output in proto.graph.output]
         read_only = dict.fromkeys(node.input[0] for node in proto.graph.node if node.op_type in OVERWRITING)
         proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in read_only if name not in self.outputs)
