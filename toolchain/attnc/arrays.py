@@ -16,3 +16,8 @@ Shape = tuple[int, int]
 def samples_first(inputs: Sequence[Array]) -> list[Array]:
     """Constants `[rows, channels]` get a sample axis, so that they broadcast."""
     return [x[np.newaxis] if x.ndim == 2 else x for x in inputs]
+
+
+def single(array: Array) -> Array:
+    """In single precision, if it is not whole numbers."""
+    return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array

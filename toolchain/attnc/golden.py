@@ -6,10 +6,11 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
 
-from attnc.arrays import Array, samples_first
+from attnc.arrays import Array, samples_first, single
 from attnc.blas import one_thread
 from attnc.ir import Graph, Node
 from attnc.ops import operator
@@ -20,6 +21,8 @@ Change = Callable[[str, Array], Array]
 
 BLOCK_ELEMENTS = 1 << 18
 """Elements of the largest tensor in a block of samples: in doubles about what a core's cache holds."""
+LARGE_WEIGHTS = 1 << 26
+"""Weights from which on a float graph is computed in single precision, good for 100 dB, and by as many threads as there are cores."""
 
 
 def _values(graph: Graph, feeds: Mapping[str, Array], step: Step) -> Iterator[tuple[str, Array]]:
@@ -53,7 +56,8 @@ def _walk(graph: Graph, feeds: Mapping[str, Array], step: Step, visit: Visit | N
 
 
 def run_reference(graph: Graph, feeds: Mapping[str, Array], visit: Visit | None = None, change: Change | None = None) -> dict[str, Array]:
-    """The float meaning of a graph that is not quantized: `[samples, rows, channels]` float64 in and out.
+    """The float meaning of a graph that is not quantized: `[samples, rows, channels]` in and out, float64, or float32 of a graph with
+    `LARGE_WEIGHTS`.
 
     `visit(name, array)` sees every value, and what a node makes passes `change(name, array)`. Values of an imposed type saturate at its
     ends: models that arrive quantized may rely on it.
@@ -68,6 +72,9 @@ def reference_values(graph: Graph, feeds: Mapping[str, Array]) -> Iterator[tuple
 
 
 def _in_float(graph: Graph, feeds: Mapping[str, Array], change: Change | None) -> tuple[dict[str, Array], Step]:
+    large = sum(node.params["weight"].size for node in graph.nodes if "weight" in node.params) >= LARGE_WEIGHTS
+    precise = single if large else lambda array: array
+
     def saturated(name: str, array: Array) -> Array:
         type_ = graph.value(name).imposed
         if type_ is None:
@@ -76,11 +83,11 @@ def _in_float(graph: Graph, feeds: Mapping[str, Array], change: Change | None) -
         return np.clip(array, low, high)
 
     def step(node: Node, inputs: Sequence[Array]) -> Array:
-        with one_thread():
-            result = saturated(node.output, operator(node).reference(node, inputs))
-        return result if change is None else change(node.output, result)
+        with nullcontext() if large else one_thread():
+            result = precise(saturated(node.output, operator(node).reference(node, [precise(x) for x in inputs])))
+        return result if change is None else precise(change(node.output, result))
 
-    return {name: saturated(name, array) for name, array in feeds.items()}, step
+    return {name: precise(saturated(name, array)) for name, array in feeds.items()}, step
 
 
 def run_golden(graph: Graph, feeds: Mapping[str, Array], visit: Visit | None = None) -> dict[str, Array]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from attnc.arrays import Array, samples_first
+from attnc.arrays import Array, samples_first, single
 from attnc.blas import one_thread
 from attnc.ir import Graph, Node
 from attnc.ops import operator
@@ -26,8 +26,8 @@ class Probe:
         """`values` holds every value of `float_graph`, [samples, rows, channels]."""
         self.float_graph, self.graph = float_graph, graph
         known = {**{name: array[np.newaxis] for name, array in float_graph.constants.items()}, **values}
-        self.values = {name: _single(array) for name, array in known.items()}
-        self.nodes = [replace(node, params={name: _single(array) for name, array in node.params.items()}) for node in float_graph.nodes]
+        self.values = {name: single(array) for name, array in known.items()}
+        self.nodes = [replace(node, params={name: single(array) for name, array in node.params.items()}) for node in float_graph.nodes]
         self.quantized = {node.name: node for node in graph.nodes}
         self.signal = np.array([max(float(np.square(values[name], dtype=np.float64).sum()), 1e-300) for name in graph.outputs])
 
@@ -78,15 +78,10 @@ class Probe:
 
     def _arriving(self, changed: dict[str, Array]) -> Array:
         """Noise at the outputs where some values are others; nodes that see none of it are not computed again."""
-        live = {name: _single(array) for name, array in changed.items()}
+        live = {name: single(array) for name, array in changed.items()}
         with one_thread():
             for node in self.nodes:
                 if node.output not in changed and any(name in live for name in node.inputs):
-                    live[node.output] = _single(operator(node).reference(node, [live.get(name, self.values[name]) for name in node.inputs]))
+                    live[node.output] = single(operator(node).reference(node, [live.get(name, self.values[name]) for name in node.inputs]))
         noise = [np.square(live[name] - self.values[name], dtype=np.float64).sum() if name in live else 0.0 for name in self.graph.outputs]
         return np.array(noise) / self.signal
-
-
-def _single(array: Array) -> Array:
-    """In single precision, if it is not whole numbers."""
-    return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
