@@ -143,10 +143,14 @@ def test_held_out_samples_that_are_lucky_do_not_promise(tmp_path: Path) -> None:
     held, plain = measure_outputs(found, {"x": x[3::4]})["y"], found.original
     assert found.output_sqnr == {"y": held} and not found.unlucky and not unlucky_words(found)
 
-    def tipped(sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {name: y + (np.array_equal(sample["x"], x[5])) for name, y in plain(sample).items()}
+    class Tipped(type(plain)):
+        def __init__(self) -> None:
+            self.__dict__ = plain.__dict__
 
-    found.original = tipped
+        def __call__(self, sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {name: y + (np.array_equal(sample["x"], x[5])) for name, y in super().__call__(sample).items()}
+
+    found.original = Tipped()
     compare_layers(found)
     together = measure_outputs(found, {"x": np.concatenate([x[3::4], np.delete(x, slice(3, None, 4), axis=0)])})["y"]
     assert found.unlucky == {"y": held} and held - 6 > found.output_sqnr["y"] == pytest.approx(together)
