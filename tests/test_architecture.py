@@ -22,7 +22,7 @@ MAX_LINES = 400
 # A part imports only parts of the rows above it, and of its own row as long as no cycle arises.
 LAYERS = (
     {"__init__", "errors"},
-    {"arrays", "blas", "config", "files", "fixedpoint", "npz", "messages", "pictures", "resources", "settings_file", "weights"},
+    {"arrays", "blas", "config", "files", "fixedpoint", "npz", "messages", "pictures", "resources", "settings_file", "tensors", "weights"},
     {"ir"},
     {"model"},
     {"kernels"},

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError, Message
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, checker, helper, shape_inference, version_converter
 
 from attnc.errors import ModelError
+from attnc.frontend.external import check_external
 from attnc.messages import listed, one_line
 from attnc.tensors import is_mapped, mapped, may_stay
 
@@ -248,7 +249,7 @@ def _check_tensor(path: Path, tensor: TensorProto) -> None:
         return
     size = -(-count * _BITS[tensor.data_type] // 8)
     if tensor.data_location == TensorProto.EXTERNAL:
-        _check_external(path, tensor, size)
+        check_external(path, tensor, size)
     elif tensor.HasField("raw_data"):
         if len(tensor.raw_data) != size:
             raise ModelError(f"{where} of shape {list(tensor.dims)} needs {size} bytes, found {len(tensor.raw_data)}")
@@ -269,35 +270,8 @@ def _check_typed_data(where: str, tensor: TensorProto, count: int) -> None:
         raise ModelError(f"{where} of shape {list(tensor.dims)} needs {needed} numbers in its {field}, found {found}")
 
 
-def _check_external(path: Path, tensor: TensorProto, size: int) -> None:
-    """External data: a regular file inside the model's folder that holds the bytes that the tensor needs."""
-    where = f"{path}: external data of tensor {tensor.name!r}"
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
-    if not location:
-        raise ModelError(f"{where}: no location given")
-    relative = Path(location)
-    if relative.is_absolute() or "\\" in location or ".." in relative.parts or "\0" in location:
-        raise ModelError(f"{where}: location {location!r} must be relative and stay inside the folder of the model")
-    folder = Path(os.path.realpath(path.parent))
-    file = Path(os.path.realpath(path.parent / relative))
-    if not file.is_relative_to(folder):
-        raise ModelError(f"{where}: location {location!r} is a link that leaves the folder of the model")
-    if not file.is_file():
-        raise ModelError(f"{where}: file {location!r} is missing beside the model")
-    try:
-        offset, length = int(entries.get("offset", 0)), int(entries.get("length", size))
-    except ValueError as error:
-        raise ModelError(f"{where}: offset and length must be whole numbers, found {entries}") from error
-    available = file.stat().st_size
-    if offset < 0 or length < 0 or offset + length > available:
-        raise ModelError(f"{where}: bytes {offset} to {offset + length} of {location!r} are needed, the file has {available}")
-    if length != size:
-        raise ModelError(f"{where}: shape {list(tensor.dims)} needs {size} bytes, the entry gives {length}")
-
-
 def _load_external(path: Path, model: ModelProto) -> None:
-    """Bring external data into memory, the bytes that `_check_external` found to be there and no more; large weights stay in their file."""
+    """Bring external data into memory, the bytes that `check_external` found to be there and no more; large weights stay in their file."""
     if _version(model) >= CONVERTED_OPSET:  # the converter takes whole models
         for tensor in filter(may_stay, model.graph.initializer):
             location, offset, size = _place(path, tensor)
