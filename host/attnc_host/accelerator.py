@@ -62,6 +62,11 @@ class Accelerator:
         """Tokens that follow `ids`, as they come; options as those of `Session.generate`."""
         return self.session().generate(ids, max_new_tokens, **options)
 
+    def held(self, ids: Sequence[int]) -> int | None:
+        """The session whose caches hold the beginning of `ids` and nothing else, the longest one; None where there is none."""
+        found = [number for number, held in self._caches.items() if held.ids and held.ids == list(ids[: len(held.ids)])]
+        return max(found, key=lambda number: len(self._caches[number].ids), default=None)
+
     def _in_turn(self, image: Image, scalars: Mapping[str, int]) -> Image:
         """A run of a decoder."""
         with self._turn:

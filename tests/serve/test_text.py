@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openai
 import pytest
 
@@ -191,7 +192,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A decoder of random weights whose tokens are bytes."""
     folder = tmp_path_factory.mktemp("decoder")
     model = write_decoder(folder / "bytes.onnx", vocabulary=256)
-    return compile_model(model, CompileOptions(max_length=32, block=4, check=False, output=folder / "build"))
+    return compile_model(model, CompileOptions(max_length=32, block=4, sessions=2, check=False, output=folder / "build"))
 
 
 def test_a_decoder_answers_as_generate_does(decoder: Path) -> None:
@@ -210,6 +211,29 @@ def test_a_decoder_answers_as_generate_does(decoder: Path) -> None:
             with pytest.raises(openai.BadRequestError, match="at most 32 tokens with the answer, found 5 tokens and an answer of 28"):
                 client.completions.create(model=name, prompt="Hello", max_tokens=28)
         assert at.metric("attnc_tokens_total") == 48 and at.metric("attnc_failures_total") == 0
+
+
+def test_conversations_keep_their_caches(decoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that take turns, each in a session of its own; a third takes the place of the one that was asked the longest ago."""
+    with Accelerator.open(decoder, "golden") as golden:
+        run, runs = golden._in_turn, list[tuple[int, int]]()
+
+        def counted(image: np.ndarray, scalars: dict[str, int]) -> np.ndarray:
+            runs.append((scalars["session"], scalars["position"]))
+            return run(image, scalars)
+
+        monkeypatch.setattr(golden, "_in_turn", counted)
+        talks, generator = {1: list(b"Hello"), 2: list(b"Good morning")}, Decoder(golden)
+
+        def asked(number: int) -> list[tuple[int, int]]:
+            before = len(runs)
+            talks[number] += [*generator.generate(talks[number], 2, sampling=Sampling(), seed=0, stop=()), 7]
+            return runs[before:]
+
+        assert {session for session, _ in asked(1)} == {0} and {session for session, _ in asked(2)} == {1}
+        assert asked(1) == [(0, 6), (0, 7), (0, 8)] and asked(2) == [(1, 13), (1, 14), (1, 15)]
+        talks[3] = list(b"Who?")
+        assert asked(3)[0] == (0, 0) and asked(2)[0] == (1, 16)
 
 
 def test_a_build_that_is_no_decoder(running: Running) -> None:

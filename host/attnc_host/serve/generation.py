@@ -38,14 +38,25 @@ class Generator(Protocol):
 
 
 class Decoder:
-    """An accelerator that generates tokens, with the tokenizer of its build, as a `Generator`."""
+    """An accelerator that generates tokens, with the tokenizer of its build, as a `Generator`. A conversation that goes on does so in the
+    caches that it has; a new one gets those that nobody used for the longest time."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         decoder = decoder_of(accelerator.manifest)
         self.accelerator, self.manifest = accelerator, accelerator.manifest
         self.tokenizer, self.context = open_tokenizer(decoder.tokenizer, decoder.vocabulary), decoder.length
         self.encode, self.decode, self.ends = self.tokenizer.encode, self.tokenizer.decode, self.tokenizer.ends
-        self.generate, self.run, self.close = accelerator.generate, accelerator.run, accelerator.close
+        self.run, self.close = accelerator.run, accelerator.close
+        self._numbers = [*range(decoder.sessions)]
+        """Sessions, those that were used last behind the others."""
+
+    def generate(self, ids: Sequence[int], max_new_tokens: int, *, sampling: Sampling, seed: int, stop: Sequence[int]) -> Iterator[int]:
+        """The tokens that follow, one after the other."""
+        held = self.accelerator.held(ids)
+        number = self._numbers[0] if held is None else held
+        self._numbers.remove(number)
+        self._numbers.append(number)
+        return self.accelerator.session(number).generate(ids, max_new_tokens, sampling, stop, seed)
 
 
 def chat_prompt(generator: Generator, messages: Sequence[Mapping[str, str]]) -> str:
