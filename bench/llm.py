@@ -2,6 +2,7 @@
 
     python bench/llm.py                              # rewrites docs/llm.md, bench/results/llm.json
     python bench/llm.py --rows bitnet_073b:int8:kv260 --json    # these rows of them
+    python bench/llm.py --rows bitnet_073b:int8:kv260 --whole   # compiled with all of its layers, too
 
 Every layer of a decoder runs the same instructions on other weights, so its cycles are those of any other. Each row compiles the model
 with two layers at full width, and its whole head, for its board; the emitted C++ runs in time, and must equal golden. Then with one layer
@@ -9,17 +10,24 @@ and the same design: what two take more is a layer. (The last layer makes only k
 two.) A model of n layers takes that n - 1 times, and the single one: simulated are a block of 64 tokens at position 0, and a token at 64,
 at 256 and at 511. Weights are random (`models/decoder_shapes.py`), caches have 8 bits.
 
+With `--whole` a model is compiled with all of its layers as well, by `attnc compile`, and nothing of it simulated: what that takes in
+seconds and memory, and that it fits the board. Its estimate is beside what follows from one layer.
+
 Figures of others are measurements by them. Some minutes and a few GiB for each row.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import math
+import os
 import resource
+import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +43,7 @@ from models.decoder_shapes import SHAPES, export
 from attnc.compiler import compile_model
 from attnc.config import CompileOptions
 from attnc.errors import AttncError
+from attnc.process import COLLECT_AFTER
 from attnc.report import load_report
 from attnc.schedule.cost import DDR_EFFICIENCY
 from attnc.schedule.devices import BOARDS
@@ -121,6 +130,28 @@ def compiled(row: Row, layers: int, folder: Path, schedule: Path | None) -> Path
         return compile_model(model, options)
     finally:
         model.unlink()
+
+
+def compiled_whole(row: Row, folder: Path) -> dict[str, Any]:
+    """What it takes to compile the whole model, in a process of its own, and its estimates, by entry and position."""
+    model, build = folder / "whole.onnx", folder / "whole"
+    calib, config = export(row.shape, model, SHAPES[row.shape].layers, row.head)
+    command = [sys.executable, "-m", "attnc", "compile", str(model), "--target", row.board, "--calib", str(calib), "--config", str(config)]
+    command += ["--max-length", str(LENGTH), "--block", str(BLOCK), "--no-check", "--output", str(build)]
+    begun = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise AttncError(f"{model.name}: attnc compile ended with {process.returncode}")
+    report = load_report(build)
+    return {
+        "seconds": round(time.perf_counter() - begun, 1),
+        "peak_gib": round(used.ru_maxrss / (1 << 20), 2),
+        "fits": report["fits"],
+        "weight_bytes": report["estimate"]["weight_bytes"],
+        "estimated": {f"{one['entry']}_{one['position']}": one["cycles"] for one in report["decoder"]["estimates"]},
+    }
 
 
 def same_design(build: Path) -> Path:
@@ -217,6 +248,19 @@ def page(rows: list[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
+    whole = [
+        [
+            f"{SHAPES[row['shape']].title}, {row['head']} head, {row['board'].upper()}",
+            str(row["layers"]),
+            number(row["whole"]["seconds"]),
+            number(row["whole"]["peak_gib"], 1),
+            "yes" if row["whole"]["fits"] else "NO",
+            *(f"{row['whole']['estimated'][f'{entry}_{at}'] / row['cycles'][f'{entry}_{at}']:.3f}" for entry, at in WHERE),
+        ]
+        for row in rows
+        if "whole" in row
+    ]
+    third = ["row", "layers", "seconds", "GiB at most", "fits", *(f"{entry} at {at}" for entry, at in WHERE)]
     second = ["row", "cycles: block at 0 / token at 64 / 256 / 511", "LUT / FF / DSP / BRAM / URAM, %", "weights, MB", "C++ and golden"]
     return f"""# Language models on boards
 
@@ -230,6 +274,11 @@ often as the model has layers. Resources are **estimates**. The column beside th
 {table(header, ours + theirs)}
 
 {table(second, detail)}
+
+Models compiled whole, all layers and the search for a design, the simulation left out: seconds and most memory on a machine of two cores
+(weights that lie mapped in their file count), and the estimates of that build over the cycles above, which follow from simulated layers.
+
+{table(third, whole) if whole else "None so far (`--whole`)."}
 """
 
 
@@ -237,13 +286,20 @@ def main() -> int:
     """Compile, simulate, print, store, write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", metavar="SHAPE:HEAD:BOARD", help="only these; others stay as they are")
+    parser.add_argument("--whole", action="store_true", help="compile these with all of their layers, too")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the page")
     args = parser.parse_args()
+    gc.set_threshold(COLLECT_AFTER)
     chosen, facts = [Row.parse(text) for text in args.rows] if args.rows else list(ROWS), machine()
     kept = {Row(one["shape"], one["head"], one["board"]): one for one in last("llm").get("rows", [])} if args.rows else {}
     try:
         with tempfile.TemporaryDirectory(prefix="attnc-bench-") as temporary, Progress(delay=0.0) as progress:
-            rows = [measured(row, Path(temporary), progress) for row in chosen]
+            rows = []
+            for row in chosen:
+                rows.append(measured(row, Path(temporary), progress))
+                if args.whole:
+                    progress.stage(f"{row.name}: all layers")
+                    rows[-1]["whole"] = compiled_whole(row, Path(temporary))
     except AttncError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
