@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from attnc_host import archive, backends, boundary
+from attnc_host import archive, backends, boundary, branches
 from attnc_host.backends import Backend
 from attnc_host.boundary import Array, HostGraphs, Image
 from attnc_host.decoder import Contents, Session
@@ -66,6 +66,11 @@ class Accelerator:
         """The session whose caches hold the beginning of `ids` and nothing else, the longest one; None where there is none."""
         found = [number for number, held in self._caches.items() if held.ids and held.ids == list(ids[: len(held.ids)])]
         return max(found, key=lambda number: len(self._caches[number].ids), default=None)
+
+    def generate_many(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, **options: Any) -> Iterator[tuple[int, int]]:
+        """(number, token) of what follows each of several prompts, as it comes, together where the build was compiled for it (--batch);
+        options as those of `attnc_host.branches.generate_many`."""
+        return branches.generate_many(self.session(), prompts, max_new_tokens, **options)
 
     def _in_turn(self, image: Image, scalars: Mapping[str, int]) -> Image:
         """A run of a decoder."""

@@ -12,21 +12,25 @@ import numpy as np
 from attnc_host.fields import Fields
 from attnc_host.head import Layer, read_layer
 
-SCALARS = ("first", "instructions", "position", "session")
-"""Registers of a run of a decoder, in the order in which `RUNS` has them for each run of the test bench."""
+SCALARS = ("first", "instructions", "position", "session", "prefix")
+"""Registers of a run of a decoder, in the order in which `RUNS` has them for each run of the test bench; the last one where branches are
+decoded."""
 COPY = -1
 """In place of the first instruction: no run, but `session` gets the caches of the session that stands for the position."""
 RUNS = "runs.bin"
-ENTRIES = PREFILL, DECODE = "prefill", "decode"
+ENTRIES = PREFILL, DECODE, BATCH = "prefill", "decode", "batch"
+"""The last one where branches are decoded."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A part of the program of a decoder: its instructions, and the input of the device that it takes."""
+    """A part of the program of a decoder: its instructions, the input of the device that it takes, and the outputs that it gives: logits,
+    or what the host makes them of."""
 
     first: int
     instructions: int
     input: str
+    outputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,10 @@ class Table:
 @dataclass(frozen=True)
 class Decoder:
     """Of a build that generates tokens. `tokens` has a row for each of `vocabulary` tokens: integers of the device, or float32 where a
-    row of `positions` is added. The entry `PREFILL` takes `block` tokens, `DECODE` one; sequences have at most `length`. Caches are
-    `cache_words` for each of `sessions`, from word `cache_offset` on; of windows of attention they are `rings` of so many rows, whose end
-    lies between two blocks. `head`: the last layer, where the host computes logits from what `DECODE` ends with."""
+    row of `positions` is added. The entry `PREFILL` takes `block` tokens, `DECODE` one, `BATCH` one for each of `branches` (0: there is no
+    such entry); sequences have at most `length`. Caches are `cache_words` for each of `sessions`, from word `cache_offset` on; of windows
+    of attention they are `rings` of so many rows, whose end lies between two blocks. `head`: the last layer, where the host computes logits
+    from what `DECODE` and `BATCH` end with."""
 
     length: int
     block: int
@@ -63,9 +68,25 @@ class Decoder:
     chunks: tuple[int, ...] = ()
     """Of caches of two precisions: bytes of the tokens of the last two chunks of so many are kept, and a block does not go over the end of
     one."""
+    branches: int = 0
+
+    @property
+    def scalars(self) -> tuple[str, ...]:
+        """Registers of a run, by name and in order."""
+        return SCALARS if self.branches else SCALARS[:-1]
+
+    def start(self, entry: Entry, position: int, session: int, prefix: int = 0) -> dict[str, int]:
+        """The registers of a run; branches are behind a `prefix` of so many tokens."""
+        setting = (entry.first, entry.instructions, position, session, prefix)
+        return dict(zip(self.scalars, setting, strict=False))
+
+    def row(self, position: int, prefix: int) -> int:
+        """The row of the caches that the first of branches has its token in."""
+        return prefix + self.branches * (position - prefix)
 
     def cycles(self, entry: str, position: int) -> float:
-        """Estimated cycles of a run; between two positions that were estimated on the line through both."""
+        """Estimated cycles of a run; between two positions that were estimated on the line through both. The position of branches is their
+        `row`."""
         places, cycles = zip(*self.estimates[entry], strict=True)
         return float(np.interp(position, places, cycles))
 
@@ -81,6 +102,8 @@ class Decoder:
 
     def begins(self, entry: str, position: int) -> int:
         """The last position up to one that an entry may begin at."""
+        if entry == BATCH:
+            return min(position, self.length - self.branches)
         return position if entry == DECODE else block_before(position, self.block, self.length, self.rings + self.chunks)
 
 
@@ -97,10 +120,15 @@ def block_before(position: int, block: int, length: int, borders: Collection[int
 def read_decoder(fields: Fields, words: int) -> Decoder:
     """From a manifest; the memory has so many words."""
     caches, entries = fields.child("caches"), fields.child("entries")
+    branches = 0 if fields.get("branches") is None else fields.integer("branches", 0)
+    names = ENTRIES if branches else ENTRIES[:-1]
 
     def entry(name: str) -> Entry:
         own = entries.child(name)
-        return Entry(own.integer("first", 0), own.integer("instructions", 1), own.text("input"))
+        outputs = own.get("outputs")
+        if not isinstance(outputs, list) or not all(isinstance(value, str) for value in outputs) or bool(outputs) == (name == PREFILL):
+            own.fail("outputs", "a list of values", outputs)
+        return Entry(own.integer("first", 0), own.integer("instructions", 1), own.text("input"), tuple(outputs))
 
     def estimates(name: str) -> tuple[tuple[int, int], ...]:
         own = [row for row in fields.children("estimates") if row.text("entry") == name]
@@ -120,8 +148,8 @@ def read_decoder(fields: Fields, words: int) -> Decoder:
         vocabulary=fields.integer("vocabulary", 1),
         input=fields.text("input"),
         output=fields.text("output"),
-        entries={name: entry(name) for name in ENTRIES},
-        estimates={name: estimates(name) for name in ENTRIES},
+        entries={name: entry(name) for name in names},
+        estimates={name: estimates(name) for name in names},
         tokenizer=fields.path("tokenizer", optional=True),
         tokens=table("tokens"),
         positions=table("positions") if fields.get("positions") is not None else None,
@@ -130,6 +158,7 @@ def read_decoder(fields: Fields, words: int) -> Decoder:
         rings=_rows(caches, "rings"),
         chunks=_rows(caches, "chunks"),
         head=read_layer(fields.child("head")) if fields.get("head") is not None else None,
+        branches=branches,
     )
     if found.cache_offset + found.sessions * found.cache_words > words:
         fields.fail("caches", f"caches that end at word {words} or before", found.cache_offset)

@@ -20,7 +20,6 @@ from typing import IO
 import numpy as np
 
 from attnc_host.boundary import Image
-from attnc_host.caches import SCALARS
 from attnc_host.errors import AcceleratorError
 from attnc_host.integrity import sha256
 from attnc_host.manifest import Manifest
@@ -233,8 +232,8 @@ class Served:
         )
 
     def run(self, image: Image, scalars: Mapping[str, int], size: int) -> bytes:
-        """The `size` bytes that come back for an input region and the scalars of a run."""
-        sent = np.array([scalars[name] for name in SCALARS], "<i4").tobytes() + np.ascontiguousarray(image).tobytes()
+        """The `size` bytes that come back for an input region and the scalars of a run, in the order of its registers."""
+        sent = np.array([*scalars.values()], "<i4").tobytes() + np.ascontiguousarray(image).tobytes()
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
             self.process.stdin.write(sent)

@@ -17,7 +17,7 @@ import numpy as np
 
 from attnc_host import boundary
 from attnc_host.boundary import Array, Image
-from attnc_host.caches import COPY, DECODE, PREFILL, SCALARS, Decoder
+from attnc_host.caches import BATCH, COPY, DECODE, PREFILL, Decoder, Entry
 from attnc_host.errors import AcceleratorError, InputError
 from attnc_host.head import Head
 from attnc_host.json_file import read_json
@@ -104,16 +104,32 @@ class Session:
     def extend(self, ids: Sequence[int]) -> Array:
         """Work on more tokens; the logits [vocabulary] of what may follow the last. A session without tokens takes over what caches hold
         of their beginning."""
-        given = self._checked(ids)
+        given = self.checked(ids)
+        self.read(given[:-1])
+        return self._logits(DECODE, self._run(DECODE, given[-1:]), [0])[0]
+
+    def read(self, ids: Sequence[int]) -> None:
+        """Work on more tokens, whose logits nobody asks for. A session without tokens takes over what caches hold of them."""
+        given = ids
         if not self.ids:
-            self._recognise(given)
-            given = given[len(self.ids) :]
-        while len(given) > 1:
+            self._recognise(ids)
+            given = ids[len(self.ids) :]
+        while given:
             blocks = self.decoder.takes_block(len(self.ids))
-            part = given[: min(self.decoder.block, len(given) - 1) if blocks else 1]
+            part = given[: self.decoder.block if blocks else 1]
             self._run(PREFILL if blocks else DECODE, part)
             given = given[len(part) :]
-        return self._logits(self._run(DECODE, given[-1:]))
+
+    def together(self, tokens: Sequence[int], position: int, asked: Sequence[int]) -> Array:
+        """Work on a token of each of several branches of this sequence, at a position; at each one before it, from the end of the sequence
+        on, they must have had one. The logits [asked, vocabulary] of what may follow in the branches `asked` for."""
+        entry, prefix = self.decoder.entries[BATCH], len(self.ids)
+        places = np.full(len(tokens), position)
+        row = self.decoder.row(position, prefix)
+        found = self._execute(entry, self._rows(tokens, places, self._feeds[entry.input]), position, prefix)
+        self.runs.append((BATCH, row))
+        self.caches[self.number] = Contents([*self.ids], row + self.decoder.branches)
+        return self._logits(BATCH, found, asked) if asked else np.zeros((0, self.decoder.vocabulary))
 
     def generate(
         self, ids: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, stop: Sequence[int] = (), seed: int = 0
@@ -124,12 +140,15 @@ class Session:
             raise InputError(f"max_new_tokens: needed 1 or more, found {max_new_tokens}")
         if seed < 0:
             raise InputError(f"seed: needed a whole number 0 or more, found {seed}")
-        sampling, rng = sampling or Sampling(), np.random.default_rng(seed)
+        yield from self.goes_on(ids, max_new_tokens, sampling or Sampling(), stop, np.random.default_rng(seed))
+
+    def goes_on(self, ids: Sequence[int], tokens: int, sampling: Sampling, stop: Sequence[int], rng: np.random.Generator) -> Iterator[int]:
+        """The same with a generator of random numbers that may have been used before."""
         logits = self.extend(ids)
-        for count in range(max_new_tokens):
+        for count in range(tokens):
             token = sampling.choose(logits, self.ids, rng)
             yield token
-            if token in stop or not self.left or count + 1 == max_new_tokens:
+            if token in stop or not self.left or count + 1 == tokens:
                 return
             logits = self.extend([token])
 
@@ -143,8 +162,8 @@ class Session:
         return other
 
     def _recognise(self, ids: Sequence[int]) -> None:
-        """Take over the longest beginning of `ids` that caches hold; the last token is worked on, for its logits."""
-        found = {number: self._common(held, ids[:-1]) for number, held in self.caches.items()}
+        """Take over the longest beginning of `ids` that caches hold."""
+        found = {number: self._common(held, ids) for number, held in self.caches.items()}
         best = max(found, key=lambda number: (found[number], number == self.number), default=self.number)
         if found.get(best, 0):
             self._take(best, found[best])
@@ -159,7 +178,7 @@ class Session:
         held = self.caches[number]
         if number != self.number:
             self.caches.pop(self.number, None)
-            setting = dict(zip(SCALARS, (COPY, 0, number, self.number), strict=True))
+            setting = self.decoder.start(Entry(COPY, 0, ""), number, self.number)
             self.execute(boundary.to_image(self.manifest, self._inputs())[0], setting)
             self.caches[self.number] = Contents([*held.ids], held.end)
         self.ids = held.ids[:count]
@@ -185,7 +204,8 @@ class Session:
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 
-    def _checked(self, ids: Sequence[int]) -> list[int]:
+    def checked(self, ids: Sequence[int]) -> list[int]:
+        """Tokens that may follow; an error where they may not."""
         try:
             found = np.asarray(ids)
         except ValueError as error:  # lists of several lengths
@@ -205,42 +225,46 @@ class Session:
         return [int(token) for token in found]
 
     def _run(self, name: str, ids: Sequence[int]) -> Image:
-        entry = self.decoder.entries[name]
+        entry, at, held = self.decoder.entries[name], len(self.ids), self.caches.get(self.number)
         feed = self._feeds[entry.input]
-        rows = np.zeros((feed.rows, feed.channels), feed.type.dtype)
-        rows[: len(ids)] = self._rows(np.asarray(ids), feed)
+        found = self._execute(entry, self._rows(ids, np.arange(at, at + len(ids)), feed), at)
+        self.runs.append((name, at))
+        end = max(at + feed.rows, held.end if held is not None and at else 0)
+        self.ids += list(ids)
+        self.caches[self.number] = Contents([*self.ids], end)
+        return found
+
+    def _execute(self, entry: Entry, rows: Array, position: int, prefix: int = 0) -> Image:
+        """A run on caches that must hold the tokens of this session; what they hold behind these is unknown then."""
         image = boundary.to_image(self.manifest, self._inputs() | {entry.input: rows[None]})[0]
-        setting = (entry.first, entry.instructions, len(self.ids), self.number)
         held = self.caches.get(self.number, Contents([], 0))
         if self._common(held, self.ids) < len(self.ids):
             raise InputError(f"session: the caches of number {self.number} hold another sequence by now; begin anew")
         self.caches.pop(self.number, None)  # unknown, should it fail
-        found = self.execute(image, dict(zip(SCALARS, setting, strict=True)))
-        self.runs.append((name, len(self.ids)))
-        end = max(len(self.ids) + feed.rows, held.end if self.ids else 0)
-        self.ids += list(ids)
-        self.caches[self.number] = Contents([*self.ids], end)
-        return found
+        return self.execute(image, self.decoder.start(entry, position, self.number, prefix))
 
     def _inputs(self) -> dict[str, Array]:
         """Nothing for every entry."""
         return {name: _nothing(feed) for name, feed in self._feeds.items()}
 
-    def _rows(self, ids: Array, feed: Feed) -> Array:
-        """What the device gets for tokens that come next."""
+    def _rows(self, ids: Sequence[int], places: Array, feed: Feed) -> Array:
+        """What the device gets for tokens at places of a sequence, and nothing behind them."""
         assert self._tokens is not None
-        if self._positions is None:
-            return self._tokens[ids]
-        at = len(self.ids)
-        return boundary.quantize(self._tokens[ids].astype(np.float64) + self._positions[at : at + len(ids)], feed.type)
+        rows = np.zeros((feed.rows, feed.channels), feed.type.dtype)
+        found = self._tokens[np.asarray(ids)]
+        if self._positions is not None:
+            found = boundary.quantize(found.astype(np.float64) + self._positions[places], feed.type)
+        rows[: len(ids)] = found
+        return rows
 
-    def _logits(self, image: Image) -> Array:
-        found, fetches = boundary.from_image(self.manifest, image[None]), self.manifest.fetches
+    def _logits(self, entry: str, image: Image, rows: Sequence[int]) -> Array:
+        """Of some rows of a run of an entry, [rows, vocabulary]."""
+        found, fetches = boundary.from_image(self.manifest, image[None]), {fetch.value: fetch for fetch in self.manifest.fetches}
+        given = [(found[name][0][list(rows)], fetches[name].type) for name in self.decoder.entries[entry].outputs]
         if self._head is None:
-            return boundary.dequantize(found[fetches[0].value], fetches[0].type)[0, 0]
-        q = {fetch.value: found[fetch.value][0].astype(np.int64) - fetch.type.zero_point for fetch in fetches}
-        layer = self._head.layer
-        return self._head.logits(q[layer.input], None if layer.peak is None else q[layer.peak])[0]
+            return boundary.dequantize(*given[0])
+        x, *peak = (q.astype(np.int64) - type_.zero_point for q, type_ in given)
+        return self._head.logits(x, peak[0] if peak else None)
 
 
 def decoder_of(manifest: Manifest) -> Decoder:

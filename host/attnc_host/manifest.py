@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnc_host import layout
-from attnc_host.caches import Decoder, read_decoder
+from attnc_host.caches import DECODE, Decoder, read_decoder
 from attnc_host.errors import AcceleratorError
 from attnc_host.fields import MAX_ELEMENTS, Fields
 from attnc_host.integrity import check_files
@@ -243,12 +243,20 @@ def _manifest(fields: Fields, root: Path) -> Manifest:
 
 
 def _check_outputs(fields: Fields, fetches: tuple[Fetch, ...], decoder: Decoder) -> None:
-    """The device gives logits, or what the host makes them of."""
+    """Entries give logits, or what the host makes them of, in its order."""
     found, head = {fetch.value: fetch.channels for fetch in fetches}, decoder.head
-    if head is None and len(found) != 1:
-        fields.fail("fetches", "one output, the logits", sorted(found))
-    if head is not None and found != {head.input: head.channels, **({} if head.peak is None else {head.peak: 1})}:
-        fields.fail("fetches", "what decoder.head reads", found)
+    needed = None if head is None else [head.channels, *([] if head.peak is None else [1])]
+    read = None if head is None else (head.input, *([] if head.peak is None else [head.peak]))
+    if read is not None and decoder.entries[DECODE].outputs != read:
+        fields.fail("decoder.head", f"values {decoder.entries[DECODE].outputs} to read", read)
+    for name, entry in decoder.entries.items():
+        if not entry.outputs:
+            continue
+        channels = [found.get(value) for value in entry.outputs]
+        if needed is None and (len(channels) != 1 or None in channels):
+            fields.fail("fetches", f"one output of {name!r}, the logits {entry.outputs}", sorted(found))
+        if needed is not None and channels != needed:
+            fields.fail("fetches", f"what decoder.head reads of {name!r}", found)
 
 
 def _program(fields: Fields) -> Program:

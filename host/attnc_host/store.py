@@ -131,13 +131,15 @@ class Store:
         slot.marks = self._random.integers(0, 256, self._outputs[1], np.uint8)
         self._put(slot.buffer, self._outputs[0], slot.marks)
 
-    def read(self, slot: Slot) -> Image:
-        """Outputs of a sample; every part of them must have been written since the inputs were."""
+    def read(self, slot: Slot, place: slice = slice(None)) -> Image:
+        """Outputs of a sample; every part of them, of those that begin in a `place`, must have been written since the inputs were."""
         at, size = self._outputs
         found = self._get(slot.buffer, at, size).copy()
         for fetch in self.manifest.fetches:
             start = fetch.offset * self.manifest.lanes - at
             end = start + fetch.words * self.manifest.lanes
+            if start not in range(*place.indices(size)):
+                continue
             part = max(MARK, self.manifest.lanes)
             for begin, same in enumerate(_same(found[start:end], slot.marks[start:end], part)):
                 if same:

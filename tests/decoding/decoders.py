@@ -21,11 +21,13 @@ def write_decoder(
     vocabulary: int = VOCABULARY,
     windows: Sequence[int] = (),
     slopes: Sequence[float] = (),
+    rotary: bool = False,
     **attention: float,
 ) -> Path:
     """A decoder with grouped queries. With `past`, keys and values come in and go out; with `mask` there is an input for it, which the
     model does not need; with `positions` every position adds a row of its own. `windows`: how many tokens the first layers look at;
-    `slopes`: of each head, by which scores fall with the distance of a key. `attention` are attributes of its operator."""
+    `slopes`: of each head, by which scores fall with the distance of a key; `rotary`: queries and keys are turned by their positions.
+    `attention` are attributes of its operator."""
     rng = np.random.default_rng(0)
     nodes: list[onnx.NodeProto] = []
     weights: dict[str, np.ndarray] = {}
@@ -45,12 +47,15 @@ def write_decoder(
     if positions:
         weights["table"] = rng.standard_normal((64, WIDTH)).astype(np.float32)
         x = node("Add", [x, node("Gather", ["table", "position_ids"], "places")], "placed")
-    if windows or slopes:
+    if windows or slopes or rotary:
         weights |= {"zero": np.array(0), "one": np.array(1), "row": np.array([0]), "column": np.array([1])}
         count = node("Gather", [node("Shape", ["input_ids"], "shape"), "one"], "count", axis=0)
         places = node("Range", ["zero", count, "one"], "range")
         queries, keys = (node("Unsqueeze", [places, axis], f"{axis}s") for axis in ("column", "row"))
         back = node("Sub", [queries, keys], "back")
+    if rotary:
+        angles = np.arange(128)[:, None] * 100.0 ** (-np.arange(HEAD // 2) / HEAD)
+        weights |= {"cos": np.cos(angles).astype(np.float32), "sin": np.sin(angles).astype(np.float32)}
     if slopes:
         weights |= {"slopes": -np.array(slopes, np.float32)[:, None, None], "never": np.array(-np.inf, np.float32)}
         falling = node("Mul", ["slopes", node("Cast", [back], "distance", to=TensorProto.FLOAT)], "falling")
@@ -63,6 +68,11 @@ def write_decoder(
             product(normal, f"{at}.{name}", WIDTH, columns)
             for name, columns in (("q", WIDTH), ("k", KV_HEADS * HEAD), ("v", KV_HEADS * HEAD))
         )
+        if rotary:
+            q, k = (
+                node("RotaryEmbedding", [x, "cos", "sin", keys], f"{x}.turned", num_heads=heads, interleaved=1)
+                for x, heads in ((q, HEADS), (k, KV_HEADS))
+            )
         names = [f"past_key_values.{layer}.{kind}" for kind in ("key", "value")] if past else []
         outputs = [f"present.{layer}.{kind}" for kind in ("key", "value")] if past else []
         starts, ends = [*starts, *names], [*ends, *outputs]

@@ -14,6 +14,7 @@ from attnc import cost_commands, process, tables
 from attnc.cli_approx import APPROX, approx, implementations
 from attnc.cli_compile import (
     EPILOG,
+    BatchOption,
     BlockOption,
     BudgetOption,
     CacheOption,
@@ -148,6 +149,7 @@ def compile_command(
     max_length: MaxLengthOption = None,
     block: BlockOption = None,
     sessions: SessionsOption = 1,
+    batch: BatchOption = None,
     cache: CacheOption = "int8",
     head: HeadOption = "auto",
     check: CheckOption = True,
@@ -195,6 +197,7 @@ def compile_command(
         max_length=max_length,
         block=block,
         sessions=sessions,
+        batch=batch,
         cache=cache,
         head=head,
     )

@@ -67,6 +67,10 @@ CacheOption = Annotated[
 HeadOption = Annotated[
     Head, typer.Option("--head", help="Where the last linear layer of a decoder runs, with equal integers; auto: where a token takes less.")
 ]
+BatchOption = Annotated[
+    int | None,
+    typer.Option("--batch", metavar="N", help="Continuations of a prompt that are decoded together, reading weights and prompt once."),
+]
 SessionsOption = Annotated[int, typer.Option("--sessions", metavar="N", help="Sequences that have caches of their own.")]
 CheckOption = Annotated[
     bool,

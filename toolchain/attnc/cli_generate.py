@@ -17,6 +17,7 @@ from attnc.speed import Watch, told_speed
 from attnc_host import Accelerator, archive
 from attnc_host.backends import choose
 from attnc_host.boards import open as boards
+from attnc_host.branches import generate_many
 from attnc_host.decoder import Sampling, decoder_of
 from attnc_host.manifest import Manifest
 from attnc_host.progress import Progress
@@ -31,6 +32,7 @@ GENERATE: dict[str, Any] = {
     "  attnc generate build/ --ids 1,2,3 --tokens 20 --backend golden --json\n"
     '  attnc generate build/ --prompt "def " --tokens 50 --backend cosim     (in simulated time: cycles of every token)\n'
     '  attnc generate build/ --prompt "and then" --session talk.json      (goes on where talk.json ended)\n'
+    '  attnc generate build/ --prompt "The" --samples 4 --temperature 1   (together, if compiled with --batch 4)\n'
     "  echo -n 'def ' | attnc generate build/ --prompt - > answer.txt\n\n"
     "\b\nWhat runs the program; all give the same tokens:\n"
     "  csim     the emitted C++ on this machine, as fast as it goes\n"
@@ -61,6 +63,9 @@ def generate(
         str,
         typer.Option("--backend", help="What runs the program: csim, golden, cosim, virtual, board, uio, xrt, pynq, auto; see below."),
     ] = "csim",
+    samples: Annotated[
+        int, typer.Option("--samples", min=1, metavar="N", help="So many texts that go on from the prompt; seeds follow each other.")
+    ] = 1,
     session: Annotated[Path | None, typer.Option("--session", metavar="FILE", help="Go on from this session, and save it there.")] = None,
     types: Types = "native",
     verify: Verify = True,
@@ -72,6 +77,8 @@ def generate(
         raise ConfigError("needed either --prompt or --ids")
     if session is not None and not session.absolute().parent.is_dir():
         raise ConfigError(f"--session {session}: there is no folder {session.absolute().parent}")
+    if samples > 1 and session is not None:
+        raise ConfigError(f"--samples {samples}: a session is one text, so needed no --session")
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
     with Progress() as progress, contextlib.ExitStack() as held:
         manifest = held.enter_context(archive.opened(build, verify))
@@ -90,36 +97,48 @@ def generate(
         sequence = accelerator.session()
         if session is not None and session.exists():
             sequence.load(session)
-        made: list[int] = []
+        made: list[list[int]] = [[] for _ in range(samples)]
         watch = Watch(sequence, accelerator.backend)
 
         def told() -> Iterator[int]:
-            for token in sequence.generate(given, tokens, sampling, ends, seed):
+            one = ((0, token) for token in sequence.generate(given, tokens, sampling, ends, seed)) if samples == 1 else None
+            for number, token in one or generate_many(sequence, [given] * samples, tokens, sampling, ends, seed):
                 watch.token()
-                made.append(token)
+                made[number].append(token)
                 yield token
 
-        if as_json or tokenizer is None:
+        if as_json or tokenizer is None or samples > 1:
             for _ in told():
                 pass
         else:
             for text in pieces(tokenizer, told()):
-                sys.stdout.write("\t".join(map(clean, text.split("\t"))))
-                sys.stdout.flush()
+                _show(text)
             print()
         speed = watch.speed()
         if session is not None:
             if sequence.left:
-                sequence.extend(made[-1:])  # what comes next follows the last token too
+                sequence.extend(made[0][-1:])  # what comes next follows the last token too
             sequence.save(session)
-    text = tokenizer.decode(made) if tokenizer is not None else None
+    texts = [tokenizer.decode(ids) if tokenizer is not None else None for ids in made]
     if as_json:
-        print_json({"prompt_ids": given, "ids": made, "text": text, "backend": name, **speed})
-    else:
-        if tokenizer is None:
-            print(" ".join(map(str, made)))
-        for line in told_speed(speed, name):
-            note(line)
+        several = {"samples": [{"ids": ids, "text": text} for ids, text in zip(made, texts, strict=True)]} if samples > 1 else {}
+        print_json({"prompt_ids": given, "ids": made[0], "text": texts[0], **several, "backend": name, **speed})
+        return
+    for number, (ids, whole) in enumerate(zip(made, texts, strict=True), 1):
+        if samples > 1:
+            print(f"--- {number} of {samples}")
+        if whole is None:
+            print(" ".join(map(str, ids)))
+        elif samples > 1:
+            _show(whole)
+            print()
+    for line in told_speed(speed, name):
+        note(line)
+
+
+def _show(text: str) -> None:
+    sys.stdout.write("\t".join(map(clean, text.split("\t"))))
+    sys.stdout.flush()
 
 
 def _chosen(backend: str, manifest: Manifest) -> str:

@@ -80,6 +80,8 @@ def begin(path: Path, options: CompileOptions, progress: Progress) -> State:
     if options.utilisation is not None:
         board = with_utilisation(board, options.utilisation)
     clock_mhz = options.clock_mhz or (schedule and schedule.clock_mhz) or board.clock_mhz
+    if options.batch is not None and options.max_length is None:
+        raise ConfigError(f"--batch {options.batch}: needs --max-length, since it is decoders that are compiled for it")
     progress("reading the model")
     shown = {} if options.calib is None else npz_shapes(options.calib)
     model = import_model(path, options.shapes, options.strict, shown, options.max_length)

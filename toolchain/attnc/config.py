@@ -101,9 +101,16 @@ class CompileOptions(BaseModel):
     """Where the last linear layer of a decoder runs; auto: where a token takes less."""
     sessions: int = Field(default=1, ge=1, le=1024)
     """Sequences that have caches of their own."""
+    batch: int | None = Field(default=None, ge=2, le=256)
+    """Branches of a sequence that a decoder can go on with together: each run gives all of them their next token."""
     check: bool = True
     """Simulate the emitted C++ on the build's own vectors, and leave no build behind that differs from golden."""
     force: bool = False
     """Move an output folder that attnc did not make aside."""
     seed: int = 0
     """Of the synthetic calibration inputs."""
+
+    @property
+    def mixed_length(self) -> int:
+        """Tokens of sequences whose caches of 4 bits may have 8 for some; 0 of branches, whose caches have one precision."""
+        return 0 if self.batch else self.max_length or 0

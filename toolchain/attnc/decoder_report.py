@@ -15,6 +15,7 @@ def decoder_report(decoder: Decoder, runs: Sequence[Run], program: Program, mani
     return {
         "length": decoder.length,
         "block": decoder.block,
+        "branches": decoder.branches,
         "sessions": decoder.model.graph.sessions,
         "cache_bytes": program.memory.caches.words * program.design.lanes,
         "token_table_bytes": decoder.tokens.tokens.nbytes,

@@ -77,12 +77,18 @@ class Held:
     """A matrix of `rows` rows in memory, of which a value is those from the position on that a run is for: the keys of a cache, or a table
     of positions. A `ring` has fewer rows than a sequence has tokens: what comes later lies where the earliest did, at the position modulo
     its rows. Values of one `name` lie in the same one. Of a `chunk` of so many tokens memory has those of three chunks alone
-    (kernels/chunks.py), whatever the rows."""
+    (kernels/chunks.py), whatever the rows. With several `branches` a run is for one token of each of so many sequences that
+    share a prefix: behind its rows come the first tokens of all branches, then their second ones."""
 
     name: str
     rows: int
     ring: bool = False
     chunk: int = 0
+    branches: int = 1
+
+    def first(self, position: int, prefix: int) -> int:
+        """The row of the first of a run's tokens at a position, where branches are behind a `prefix` of so many; but for a ring's end."""
+        return self.branches * position - (self.branches - 1) * prefix
 
 
 @dataclass

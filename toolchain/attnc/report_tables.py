@@ -114,7 +114,7 @@ def _decoder(found: dict[str, Any], simulation: dict[str, Any] | None) -> list[t
     sessions = f" for each of {found['sessions']} sessions" if found["sessions"] > 1 else ""
     rows = [("decoder", f"sequences of {found['length']:,} tokens, caches of {found['cache_bytes']:,} bytes{sessions}")]
     rows += choice_rows(found)
-    for entry, tokens in (("prefill", found["block"]), ("decode", 1)):
+    for entry, tokens in tokens_of_runs(found).items():
         for row in (row for row in found["estimates"] if row["entry"] == entry):
             speed = f"{tokens / row['ms'] * 1000:,.1f} tokens/s" if row["ms"] else ""
             title = f"{entry}, position {row['position']:,}"
@@ -151,6 +151,12 @@ def _grouped(mixtures: list[dict[str, Any]]) -> dict[tuple[int, int], list[dict[
     for one in mixtures:
         found.setdefault((one["experts"], one["of_a_token"]), []).append(one)
     return found
+
+
+def tokens_of_runs(found: dict[str, Any]) -> dict[str, int]:
+    """Of a decoder, by entry."""
+    branches = found.get("branches", 0)
+    return {"prefill": found["block"], "decode": 1, **({"batch": branches} if branches else {})}
 
 
 def choice_rows(found: dict[str, Any]) -> list[tuple[str, str]]:

@@ -147,8 +147,7 @@ def _run(name: str, routed: Routed, program: Program, sample: int) -> Other:
     graph = routed.decoder.model.graph
     (rows,) = feeds.values()
     given, _ = images([Run(PREFILL, 0, rows[0, : routed.decoder.block], {})], routed.decoder)
-    steps = program.entries[PREFILL]
-    return Other(name, pack_region(graph, program, regions.inputs, graph.inputs, given)[0], setting=(steps.start, len(steps), 0, 0))
+    return Other(name, pack_region(graph, program, regions.inputs, graph.inputs, given)[0], setting=program.start(PREFILL, 0))
 
 
 def routing_report(routed: Routed, found: Routings, costs: Costs, simulated: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:

@@ -11,6 +11,8 @@
 //          `position`, `before` and `after` limit nothing where MASKED = 0; with MASKED = 2 a query looks at the `window` keys before
 //          it and no further back, whatever the range of its block. Keys may lie in a `ring` of so many rows (0: they do not): those that
 //          were last written behind the place of a query are from the turn before.
+//          With MASKED = 3 the keys behind the first `prefix` are those of `branches`, a power of two, in turn: query i looks at those of
+//          branch `position` + i alone, and at the prefix.
 //          `scored` is the number of keys of a head's blocks of P queries, summed: what keys_within gives (attention_common.hpp), or
 //          of steps where a query is alone; `paced` the same with at least as many for each block as sums leave
 //          y     per head: v_tiles * rows vectors, (tile, row) order
@@ -45,7 +47,7 @@ namespace attnc {
 
 struct AttentionCall {
   int heads, kv_heads, heads_per_kv, rows, keys, scored, paced, qk_tiles, v_tiles, position, before, after;
-  int window, ring, key_steps;
+  int window, ring, prefix, branches, key_steps;
   int score_multiplier, score_shift, cap_multiplier, cap_shift, bias_heads, bias_rows, bias_shift, bias_channels;
   int output_multiplier, output_shift, low, high;
   // Counts that follow. Of a head: vectors of biases or factors of queries, factors of keys, biases; vectors of queries and of keys, scores
@@ -339,7 +341,8 @@ SCORE_HEADS:
           const bool reached = MASKED == 0 || (place - call.before <= key && key <= place + call.after);
           // In a ring what lies behind the place of a query is older by the whole of it.
           const int back = place - key, age = back < 0 ? back + call.ring : back;
-          const bool allowed = there && reached && (MASKED < 2 || age <= call.window);
+          const bool own = key < call.prefix || ((key - call.prefix - place) & (call.branches - 1)) == 0;
+          const bool allowed = there && reached && (MASKED != 2 || age <= call.window) && (MASKED != 3 || own);
           out.v[j] = attention_score<ScoreT, BiasT, Cap>(done[group][j], bias.v[j % B], allowed, call);
         }
         scores.write(out);

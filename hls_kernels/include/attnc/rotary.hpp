@@ -5,7 +5,7 @@
 //          rescaled. other: nothing where pairs are adjacent (half_tiles = 0); else the first and second halves lie half_tiles tiles apart,
 //          and `other` is the turned tiles of x in the same order with the halves of every head exchanged.
 // Table    a stream of words, per row and turned tile 2: the low, then the high bytes of L signed 16-bit numbers. A channel that comes first
-//          in its pair holds the cosine, the one that comes second the sine, both in units of 1 / one.
+//          in its pair holds the cosine, the one that comes second the sine, both in units of 1 / one. table_rows is rows, or 1 for all.
 // Types    XT, YT signed integers; YT holds [low, high].
 // Rounding both products and their sum are exact; requantize: half up, then saturation to [low, high].
 // Speed    L values per cycle (II = 1), after 2 cycles per row and turned tile for the table, which serves all heads.
@@ -20,8 +20,8 @@
 namespace attnc {
 
 struct RotaryCall {
-  int rows, heads, head_tiles, turned_tiles, half_tiles, rotary_dims, one, multiplier, shift, low, high;
-  int words, vectors;  // 2 * rows * turned_tiles, rows * heads * head_tiles
+  int rows, table_rows, heads, head_tiles, turned_tiles, half_tiles, rotary_dims, one, multiplier, shift, low, high;
+  int words, vectors;  // 2 * table_rows * turned_tiles, rows * heads * head_tiles
 };
 
 template <class XT, class YT, int TILES_MAX, int ROWS_MAX, int L>
@@ -55,7 +55,7 @@ READ_TABLE:
     first = word;
   }
 
-  const bool adjacent = call.half_tiles == 0;
+  const bool adjacent = call.half_tiles == 0, alike = call.table_rows == 1;
   tile = 0;
   row = 0;
   ATTNC_LOOP(ROTATE)
@@ -68,8 +68,9 @@ ROTATE:
     const bool turned = tile < call.turned_tiles;
     const bool second_half = tile >= call.half_tiles;
     const int cos_tile = !turned ? 0 : adjacent || !second_half ? tile : tile - call.half_tiles;
-    const Vec<Int<16>, L> near = table[cos_tile][row];
-    const Vec<Int<16>, L> far = table[turned ? cos_tile + call.half_tiles : 0][row];
+    const int place = alike ? 0 : row;
+    const Vec<Int<16>, L> near = table[cos_tile][place];
+    const Vec<Int<16>, L> far = table[turned ? cos_tile + call.half_tiles : 0][place];
     Vec<XT, L> partner = in;
     if (turned && !adjacent) partner = other.read();
     Vec<YT, L> out;

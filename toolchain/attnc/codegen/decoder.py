@@ -10,21 +10,20 @@ import numpy as np
 
 from attnc.arrays import Array
 from attnc.decoding.head import layer_facts
-from attnc.decoding.plan import UNWRITTEN, Decoder, Run, settings
-from attnc.kernels.call import REGISTERS
+from attnc.decoding.plan import UNWRITTEN, Decoder, Run
 from attnc.schedule.cost import Estimate
 from attnc.schedule.devices import Board
 from attnc.schedule.entries import by_position
 from attnc.schedule.program import Program
-from attnc_host.caches import DECODE, PREFILL, RUNS, block_before
+from attnc_host.caches import BATCH, DECODE, PREFILL, RUNS, block_before
 
 TOKENS, POSITIONS = "host/tokens.bin", "host/positions.bin"
 TOKENIZER = "host/tokenizer.json"
 
 
 def write_decoder(folder: Path, decoder: Decoder, runs: Sequence[Run], program: Program, expected: Array) -> str:
-    """The tables, and the runs, whose file it returns. `expected` [runs, bytes] are the output regions: where no run has given logits yet,
-    it becomes what memory held."""
+    """The tables, and the runs, whose file it returns. `expected` [runs, bytes] are the output regions: where no run of an entry has
+    given logits yet, it becomes what memory held."""
     decoder.tokens.tokens.tofile(folder / TOKENS)
     if decoder.tokens.positions is not None:
         decoder.tokens.positions.tofile(folder / POSITIONS)
@@ -33,9 +32,12 @@ def write_decoder(folder: Path, decoder: Decoder, runs: Sequence[Run], program: 
     if decoder.tokenizer is not None:
         (folder / TOKENIZER).write_bytes(decoder.tokenizer.read_bytes())
     path = f"golden/{RUNS}"
-    settings(list(runs), program.entries).tofile(folder / path)
-    first = next((number for number, run in enumerate(runs) if run.outputs), len(runs))
-    expected[:first] = UNWRITTEN
+    np.array([program.start(run.entry, run.position) for run in runs], "<i4").tofile(folder / path)
+    offset, lanes = program.memory.outputs.offset, program.design.lanes
+    for entry, names in decoder.outputs.items():
+        first = next((number for number, run in enumerate(runs) if run.entry == entry), len(runs))
+        for place in (program.memory.values[name] for name in names):
+            expected[:first, (place.offset - offset) * lanes : (place.end - offset) * lanes] = UNWRITTEN
     return path
 
 
@@ -46,10 +48,16 @@ def decoder_facts(decoder: Decoder, program: Program, cost: Estimate, board: Boa
     return {
         "length": decoder.length,
         "block": decoder.block,
+        "branches": decoder.branches,
         "sessions": decoder.model.graph.sessions,
-        "registers": list(REGISTERS),
+        "registers": list(program.given),
         "entries": {
-            entry: {"first": steps.start, "instructions": len(steps), "input": decoder.inputs[entry]}
+            entry: {
+                "first": steps.start,
+                "instructions": len(steps),
+                "input": decoder.inputs[entry],
+                "outputs": decoder.outputs.get(entry, []),
+            }
             for entry, steps in program.entries.items()
         },
         "estimates": _estimates(decoder, program, cost, board),
@@ -68,12 +76,15 @@ def decoder_facts(decoder: Decoder, program: Program, cost: Estimate, board: Boa
 def _estimates(decoder: Decoder, program: Program, cost: Estimate, board: Board) -> list[dict[str, Any]]:
     """At places between which cycles follow a line: where a ring is full there are no more keys to come. A token takes the time of a head
     on the host besides its cycles."""
-    length, block = decoder.length, decoder.block
-    places = sorted({0, block, length // 4, length // 2, length - 1, *decoder.rings})
+    length, block, branches = decoder.length, decoder.block, decoder.branches
+    places = sorted({0, block, length // 4, length // 2, length - 1, *decoder.rings, *([decoder.shared] if branches else [])})
     positions = [{DECODE: place, PREFILL: block_before(place, block, length, decoder.borders)} for place in places]
+    if branches:  # of the row of the first one
+        positions = [{**at, BATCH: min(at[DECODE], length - branches)} for at in positions]
     rows = by_position(program, cost, board, positions)
     ms = None if decoder.head is None else decoder.head.layer.ms
     if ms is not None:
-        for row in (row for row in rows if row["entry"] == DECODE):
-            row |= {"ms": round(row["ms"] + ms, 6), "host_ms": ms}
+        for row in (row for row in rows if row["entry"] != PREFILL):
+            host = ms * (branches if row["entry"] == BATCH else 1)
+            row |= {"ms": round(row["ms"] + host, 6), "host_ms": round(host, 6)}
     return rows

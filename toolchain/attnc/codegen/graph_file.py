@@ -41,7 +41,7 @@ def save_graph(graph: Graph, folder: Path) -> None:
         "outputs": graph.outputs,
         "values": [
             {"name": v.name, "shape": list(v.shape), "type": None if v.type is None else type_to_json(v.type)}
-            | ({} if v.held is None else {"held": [v.held.name, v.held.rows, v.held.ring]})
+            | ({} if v.held is None else {"held": [v.held.name, v.held.rows, v.held.ring, v.held.branches]})
             for v in graph.values.values()
         ],
         "sessions": graph.sessions,
@@ -75,7 +75,7 @@ def load_graph(folder: Path) -> Graph:
                 v["name"],
                 (v["shape"][0], v["shape"][1]),
                 None if v["type"] is None else type_from_json(v["type"]),
-                held=Held(str(v["held"][0]), int(v["held"][1]), bool(v["held"][2])) if "held" in v else None,
+                held=Held(str(v["held"][0]), int(v["held"][1]), bool(v["held"][2]), branches=int(v["held"][3])) if "held" in v else None,
             )
             for v in data["values"]
         }

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from attnc.kernels.call import REGISTERS
 from attnc.schedule.program import Program
 
 IDENTITY = "0x@IDENTITY@"
@@ -55,7 +54,7 @@ def arguments(program: Program) -> list[Argument]:
         memory = "weights" if kind in ("weights", "wideweights", "parameters") else "memory"
         depth = f"{memory}_beats" if beat > 1 else memory
         found.append(Argument(name, "pointer", memory, word_of(beat), program.bundles[name], kind in ("result", "wide"), depth))
-    before, behind = (["first"], REGISTERS) if program.stated else ([], ())
+    before, behind = (["first"], program.given) if program.stated else ([], ())
     scalars = [Argument(name, "scalar") for name in (*before, "instructions", *behind)]
     return [*found, *scalars, Argument("status", "status")]
 

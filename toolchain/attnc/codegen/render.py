@@ -237,6 +237,7 @@ def context(program: Program, part: str, clock_mhz: float, cost: Estimate | None
         "chained": any(engine.chained for engine in program.engines),
         "placement": [(buffer.macro, cost.places[buffer.key]) for buffer in cost.buffers] if cost else [],
         "signature": found,
+        "scalars": [one.name for one in found if one.kind == "scalar"],
         "interfaces": [one for one in found[1:] if one.kind == "pointer"],
         "identity": IDENTITY,
         "beat": program.design.beat,

@@ -29,34 +29,34 @@ class GoldenDecoder:
         other.caches = {name: array.copy() for name, array in self.caches.items()}
         return other
 
-    def run(self, entry: str, position: int, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run an entry on tokens from `position` on: inputs of the device by name, integers [rows, channels]; the outputs of the graph that
-        it makes, likewise."""
+    def run(self, entry: str, position: int, feeds: Mapping[str, Array], prefix: int = 0) -> dict[str, Array]:
+        """Run an entry on tokens from `position` on, or of branches behind a `prefix`: inputs of the device by name, integers
+        [rows, channels]; the outputs of the graph that it makes, likewise."""
         live: dict[str, Array] = dict(feeds)
         with one_thread():
             for node in self.graph.nodes:
                 if node.entry == entry:
-                    live[node.output] = self._step(node, position, live)
+                    live[node.output] = self._step(node, position, prefix, live)
         return {name: live[name] for name in self.graph.outputs if name in live}
 
-    def _step(self, node: Node, position: int, live: Mapping[str, Array]) -> Array:
+    def _step(self, node: Node, position: int, prefix: int, live: Mapping[str, Array]) -> Array:
         output, rows = self.graph.value(node.output), self.graph.value(node.output).shape[0]
         cached = operator(node).cached(node)
-        inputs = [self._operand(name, index in cached, position, live)[np.newaxis] for index, name in enumerate(node.inputs)]
+        inputs = [self._operand(name, index in cached, (position, prefix), live)[np.newaxis] for index, name in enumerate(node.inputs)]
         types = [self.graph.type(name) for name in node.inputs]
-        placed = operator(node).placed(node, position, rows)
+        placed = operator(node).placed(node, position, rows, prefix)
         result: Array = operator(node).golden(placed, inputs, types, self.graph.type(node.output))[0]
         if output.held is not None:
-            self.caches[output.held.name][_rows(output.held, position, rows)] = result
+            self.caches[output.held.name][_rows(output.held, output.held.first(position, prefix), rows)] = result
         return result
 
-    def _operand(self, name: str, cached: bool, position: int, live: Mapping[str, Array]) -> Array:
-        value = self.graph.value(name)
+    def _operand(self, name: str, cached: bool, place: tuple[int, int], live: Mapping[str, Array]) -> Array:
+        value, (position, _) = self.graph.value(name), place
         if name in self.graph.constants:
             array = self.graph.constants[name]
             return array if value.held is None else array[position : position + value.shape[0]]
         if value.held is not None and cached:
-            stop = position + value.shape[0]
+            stop = value.held.first(*place) + value.shape[0]
             rows = np.arange(max(stop - value.held.rows, 0), stop)
             return self.caches[value.held.name][rows % value.held.rows]
         return live[name]

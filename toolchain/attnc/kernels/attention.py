@@ -172,7 +172,7 @@ def _attention(name: str, bias: Port, biases: Process) -> Network:
         ports=operands(bias),
         scalars=(
             *("heads", "kv_heads", "heads_per_kv", "rows", "keys", "scored", "paced", "qk_tiles", "v_tiles", "position", "before", "after"),
-            *("window", "ring", "key_steps"),
+            *("window", "ring", "prefix", "branches", "key_steps"),
             *("score_multiplier", "score_shift", "cap_multiplier", "cap_shift", "bias_heads", "bias_rows", "bias_shift"),
             *("bias_channels", "output_multiplier", "output_shift", "low", "high"),
         ),

@@ -12,10 +12,11 @@ from attnc.kernels.kernel import KernelCall
 from attnc.kernels.network import Timing
 from attnc.kernels.ports import FILL, OPERAND
 
-POSITION, SESSION = "position", "session"
-"""Registers: the place of the first token of a run in its sequence, and whose caches it works with."""
-REGISTERS = (POSITION, SESSION)
-"""Those that the host sets."""
+POSITION, SESSION, PREFIX = "position", "session", "prefix"
+"""Registers: the place of the first token of a run in its sequence, whose caches it works with, and where the run is for branches of a
+sequence how many tokens these share."""
+REGISTERS = (POSITION, SESSION, PREFIX)
+"""Those that the host sets; the last one of a program with branches alone."""
 EXPERT, START, ROWS = "expert", "start", "rows"
 """Registers that the accelerator sets for each entry of a queue of experts: the expert, its first row, and how many rows it has."""
 ENTRY = (EXPERT, START, ROWS)
@@ -29,18 +30,19 @@ MIXED = ("first_offset", "first_count", "low_offset", "low_count", "low_stride",
 
 @dataclass(frozen=True)
 class Derived:
-    """A register that follows from the position p of a run: where a cache is a ring of fewer rows than a sequence has tokens, p modulo
-    `modulus`, or p up to `limit`; 0 is neither. Of that and `more`, how often it has `unit`."""
+    """A register that follows from the position p of a run, or from another register (`of`): where a cache is a ring of fewer rows than a
+    sequence has tokens, p modulo `modulus`, or p up to `limit`; 0 is neither. Of that and `more`, how often it has `unit`."""
 
     name: str
     modulus: int = 0
     limit: int = 0
     unit: int = 1
     more: int = 0
+    of: str = POSITION
 
-    def at(self, position: int) -> int:
-        """What it holds."""
-        found = position % self.modulus if self.modulus else min(position, self.limit) if self.limit else position
+    def at(self, number: int) -> int:
+        """What it holds where the register that it follows from holds a number."""
+        found = number % self.modulus if self.modulus else min(number, self.limit) if self.limit else number
         return (found + self.more) // self.unit
 
 
@@ -59,6 +61,11 @@ def steps_to(keys: int, unit: int, limit: int = 0) -> tuple[Derived, int]:
     register, and how many come on top of them."""
     more = keys % unit
     return Derived(f"steps_of_{unit}_with_{more}" + (f"_to_{limit}" if limit else ""), 0, limit, unit, more + unit - 1), keys // unit
+
+
+def steps_of_prefix(unit: int) -> Derived:
+    """Steps of `unit` keys for the tokens that branches share, the last one filled up with keys of branches."""
+    return Derived(f"steps_of_{unit}_of_{PREFIX}", unit=unit, more=unit - 1, of=PREFIX)
 
 
 def _grown(by: Moves, more: Mapping[str, int]) -> int:

@@ -6,13 +6,21 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from attnc.ir import Graph, Node
-from attnc.kernels.call import EXPERT, POSITION, ROWS, START, Moves, Walk, place_in
+from attnc.ir import Graph, Held, Node
+from attnc.kernels.call import EXPERT, POSITION, PREFIX, ROWS, START, Moves, Walk, place_in
 from attnc.kernels.chunks import Affine, Chunks
 from attnc.kernels.design import KEYS_AT_ONCE, AnyNumbers, Design, EngineDesign
 
 Make = Callable[[], bytes | Iterable[bytes]]
 """Makes a packed array, whole or in parts of whole words that follow each other."""
+
+
+def rows_of(held: Held, words: int) -> Moves:
+    """By how much the first row of a run of a matrix in memory moves (`Held.first`), in words that a row has."""
+    if held.ring:
+        return ((place_in(held.rows).name, words),)
+    others = ((PREFIX, -(held.branches - 1) * words),) if held.branches > 1 else ()
+    return ((POSITION, held.branches * words), *others)
 
 
 @dataclass
@@ -99,8 +107,7 @@ class Lowering:
         if held.chunk:
             chunks = Chunks(held.chunk)
             return self._moved(walk, chunks, chunks.place, self.last(name))
-        register = place_in(held.rows).name if held.ring else POSITION
-        return self._placed(walk, self.last(name), self.bytes(name), register)
+        return self._placed(walk, self.last(name), rows_of(held, self.bytes(name)))
 
     def whole(self, name: str, first: int, counts: tuple[int, int, int, int], strides: tuple[int, int, int], grows: Moves) -> Walk:
         """A walk through the whole matrix that a value is a part of, from its row 0 on, that `grows` with registers."""
@@ -125,14 +132,15 @@ class Lowering:
         """`words` words from word `first` on of the packed array `key` in the weight memory; `make` as for `payload`. `place`: the last
         position and the words of a position, where the array has words for each and these are those of the run's."""
         walk = Walk(self.payload(key, make) + first, (1, 1, 1, words), (0, 0, 0))
-        return walk if place is None else self._placed(walk, *place)
+        return walk if place is None else self._placed(walk, place[0], ((POSITION, place[1]),))
 
     def expert_words(self, key: str, make: Make, words: int, apart: int) -> Walk:
         """As `packed`, of the expert that an entry of a queue is for: arrays of experts begin `apart` words behind each other."""
         return replace(self.packed(key, make, words), moves=((EXPERT, apart),))
 
-    def _placed(self, walk: Walk, row: int, words: int, register: str = POSITION) -> Walk:
-        return replace(walk, offset=walk.offset + row * words, moves=((register, words),))
+    def _placed(self, walk: Walk, row: int, moves: Moves) -> Walk:
+        """Where it starts at the row that calls are stated for: all first `moves` are words from one row to the next."""
+        return replace(walk, offset=walk.offset + row * sum(words for _, words in moves), moves=moves)
 
     def _moved(self, walk: Walk, chunks: Chunks, first: Affine, last: int) -> Walk:
         """From a row that follows from registers on, as it is where these have those of the last position."""

@@ -13,7 +13,7 @@ ROTARY = Network(
     header="rotary.hpp",
     ports=(Port("x", "load"), Port("other", "load"), Port("w", "words"), Port("y", "store")),
     scalars=(
-        *("rows", "heads", "head_tiles", "turned_tiles", "half_tiles", "rotary_dims", "one", "multiplier", "shift"),
+        *("rows", "table_rows", "heads", "head_tiles", "turned_tiles", "half_tiles", "rotary_dims", "one", "multiplier", "shift"),
         *("low", "high"),
     ),
     processes=alone(
@@ -24,7 +24,7 @@ ROTARY = Network(
         buffers=(Buffer("table", lambda n: n.TILES_MAX * n.ROWS_MAX, lambda n: 16 * n.L, reads=2),),
         first=lambda n: n.words + ROTATED,
     ),
-    derived={"words": lambda n: 2 * n.rows * n.turned_tiles, "vectors": lambda n: n.rows * n.heads * n.head_tiles},
+    derived={"words": lambda n: 2 * n.table_rows * n.turned_tiles, "vectors": lambda n: n.rows * n.heads * n.head_tiles},
     counts=("words", "vectors"),
     opening={"w": lambda n: n.words},
 )

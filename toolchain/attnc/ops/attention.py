@@ -5,6 +5,7 @@ Shapes   q [G*T, NH*HD], k [G*Tk, KVH*HD], v [G*Tk, KVH*HDV], optional bias [BH*
          In place of the bias, params with its factors (attention_channels.py).
 Masks    attributes `causal`, `window` (left, right; -1: no limit), `offset` (key at which query 0 stands; by default Tk - T, so that the
          last query stands at the last key): see attention_sizes.Mask. Masked work is not done. They combine with a bias.
+         `branches` B, a power of two: query i looks at the first `prefix` keys and, of those behind, at every B-th from the i-th on.
 Cap      attribute `softcap` c > 0: scores become c * tanh(score / c) before the bias is added (softcap.py).
 Caches   attributes `low_operands` (1, 2), which a query sees in 4 bits but for those near it and the first, and `cache_chunk`, the tokens
          of a chunk (mixed_caches.py).
@@ -277,16 +278,26 @@ class Attention(Approximated):
         before = Mask.of(node, length, length).before
         return min(length, block * max(2, math.ceil((before + block) / block)))
 
-    def over_cache(self, node: Node, length: int, rows: int, block: int) -> dict[str, Any]:
+    def parts(self, node: Node, length: int) -> str | None:
+        """Where they look at all tokens alike: keys of branches lie between each other."""
+        if "cache_chunk" in node.attrs:
+            return "keys or values have two precisions"
+        if Mask.of(node, length, length).before < length - 1:
+            return "it attends to a window of tokens"
+        return "scores fall with the distance of a key" if "bias_queries" in node.params else None
+
+    def over_cache(self, node: Node, length: int, rows: int, block: int, branches: int = 1) -> dict[str, Any]:
         """Queries stand where the run does; one pass over keys would round them by where its blocks begin."""
         unlimited = Mask.of(node, length, length).before >= length - 1
         kept = {key: value for key, value in node.attrs.items() if key != "offset" and not (key == "window" and unlimited)}
         bias = {"by_distance": True} if "bias_queries" in node.params else {}
-        return {**kept, **bias, "cached": rows, "ring": block if rows < length else 0, "passes": 2}
+        together = {"branches": branches} if branches > 1 else {}
+        return {**kept, **bias, **together, "cached": rows, "ring": block if rows < length else 0, "passes": 2}
 
-    def placed(self, node: Node, position: int, rows: int) -> Node:
+    def placed(self, node: Node, position: int, rows: int, prefix: int = 0) -> Node:
         """Its operands are all keys and values up to the last query, or as many as the cache holds."""
-        return replace(node, attrs={key: value for key, value in node.attrs.items() if key not in ("cached", "ring")})
+        kept = {key: value for key, value in node.attrs.items() if key not in ("cached", "ring")}
+        return replace(node, attrs={**kept, "prefix": prefix} if "branches" in kept else kept)
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """Calls of the kernel of one or of two passes."""

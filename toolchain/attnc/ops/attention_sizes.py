@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,31 +34,36 @@ RESIDENT = 64
 
 @dataclass(frozen=True)
 class Mask:
-    """Query i stands at key `offset` + i and may look at keys from `before` before it to `after` after it."""
+    """Query i stands at key `offset` + i and may look at keys from `before` before it to `after` after it. Behind the first `prefix` keys
+    it looks at every one of `branches` alone, the i-th of them."""
 
     offset: int = 0
     before: int = UNLIMITED
     after: int = UNLIMITED
+    prefix: int = 0
+    branches: int = 1
 
     @classmethod
     def of(cls, node: Node, queries: int, keys: int) -> Mask:
-        """From the attributes `causal`, `window` (left, right; -1: no limit) and `offset` (by default the last query stands at the
-        last key)."""
+        """From the attributes `causal`, `window` (left, right; -1: no limit), `offset` (by default the last query stands at the last key),
+        `prefix` and `branches`."""
         left, right = node.attrs.get("window", (-1, -1))
         after = 0 if node.attrs.get("causal", False) else UNLIMITED if right < 0 else int(right)
-        return cls(int(node.attrs.get("offset", keys - queries)), UNLIMITED if left < 0 else int(left), after)
+        place, before = int(node.attrs.get("offset", keys - queries)), UNLIMITED if left < 0 else int(left)
+        return cls(place, before, after, int(node.attrs.get("prefix", 0)), int(node.attrs.get("branches", 1)))
 
     @property
     def limited(self) -> bool:
         """Whether it leaves any key out."""
-        return min(self.before, self.after) < UNLIMITED
+        return min(self.before, self.after) < UNLIMITED or self.branches > 1
 
     def allowed(self, queries: int, keys: int) -> Array | None:
         """[queries, keys] booleans; None where nothing is left out."""
         if not self.limited:
             return None
-        distance = np.arange(keys) - (self.offset + np.arange(queries)[:, None])
-        return (distance >= -self.before) & (distance <= self.after)
+        key, query = np.arange(keys), np.arange(queries)[:, None]
+        distance, own = key - (self.offset + query), (key - self.prefix - query) % self.branches == 0
+        return (distance >= -self.before) & (distance <= self.after) & (own | (key < self.prefix))
 
     def keys(self, row: int, rows: int, keys: int) -> tuple[int, int]:
         """[first, stop) of the keys that queries [row, row + rows) may look at; at least one, which may then be a wrong one."""
@@ -77,7 +82,7 @@ class Sizes:
     """Groups, queries and keys per group, heads, channels per head, heads and rows of the table of biases (0 and 0 without one), the mask,
     how many channels make the bias where there is no table, and whether the keys are those of a cache (then `keys` are all that it has
     place for, and the queries stand at its end). Where that is a ring, `ring` are the queries of the largest block.
-    `by_distance`: the kernel makes the bias from how far keys are."""
+    `by_distance`: the kernel makes the bias from how far keys are. `branches`: queries are of so many, all at the same position."""
 
     groups: int
     queries: int
@@ -93,6 +98,7 @@ class Sizes:
     cached: bool = False
     ring: int = 0
     by_distance: bool = False
+    branches: int = 1
 
     @classmethod
     def of(cls, node: Node, shapes: Sequence[Shape]) -> Sizes:
@@ -106,7 +112,8 @@ class Sizes:
         distance = bool(attr.get("by_distance", False))
         factors = node.params["bias_queries"].shape[-1] if "bias_queries" in node.params and not distance else 0
         mask, cached, ring = Mask.of(node, queries, keys), "cached" in attr, attr.get("ring", 0)
-        return cls(groups, queries, keys, heads, kv_heads, *channels, bias_heads, bias_rows, mask, factors, cached, ring, distance)
+        found = cls(groups, queries, keys, heads, kv_heads, *channels, bias_heads, bias_rows, mask, factors, cached, ring, distance)
+        return replace(found, branches=attr.get("branches", 1))
 
     @property
     def sharing(self) -> int:

@@ -9,7 +9,7 @@ from attnc.arrays import Array
 from attnc.fixedpoint import matmul
 from attnc.ir import Graph, Node
 from attnc.kernels.attention import ATTENTION, ATTENTION_CHANNELS
-from attnc.kernels.call import NO_WALK, POSITION, Call, Moves, Walk, filled_to, place_in, steps_to
+from attnc.kernels.call import NO_WALK, POSITION, PREFIX, Call, Moves, Walk, filled_to, place_in, steps_of_prefix, steps_to
 from attnc.kernels.design import KEY_PORTS, AttentionNumbers, EngineDesign
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
@@ -33,6 +33,10 @@ RANGES = Resources(lut=5 * 9 * 32, ff=5 * 6 * 32)
 behind them reaches are held."""
 
 
+ONE_BRANCH = {"prefix": 0, "branches": 1}
+"""Scalars of a call whose keys are of one sequence."""
+
+
 def two_pass(t: Array, v: Array, v_bits: int, exp2: Table) -> tuple[Array, Array]:
     """Scores [..., T, Tk] and values of `v_bits` to weighted sums [..., T, HDV] and sums of probabilities [..., T, 1]; `exp2` as of
     `EXP2`."""
@@ -50,6 +54,8 @@ def keys_of(sizes: Sizes, lanes: int, row: int, rows: int) -> tuple[int, int]:
 
 def lower_two_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
     """A call per block of queries; each serves all heads and groups."""
+    if sizes.branches > 1:
+        return _of_branches(node, sizes, ctx)
     if sizes.cached:
         return _over_cache(node, sizes, ctx)
     engine = ctx.engine(node, AttentionNumbers)
@@ -67,7 +73,7 @@ def lower_two_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
         scored = sum(stop - start for _, start, stop in pairs)
         paced = sum(max(stop - start, engine.numbers.queries) for _, start, stop in pairs)
         counts = {"keys": keys, "key_steps": keys, "scored": scored, "paced": paced, "position": mask.offset + row - first}
-        looks = {"before": mask.before, "after": mask.after, "window": UNLIMITED, "ring": 0}
+        looks = {"before": mask.before, "after": mask.after, "window": UNLIMITED, "ring": 0, **ONE_BRANCH}
         macs = heads * (sizes.head + sizes.value)
         calls.append(
             Call(
@@ -115,6 +121,7 @@ def _over_cache(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
                 scalars={
                     **{"heads": sizes.heads, "kv_heads": sizes.kv_heads, "heads_per_kv": sizes.sharing},
                     **{"before": UNLIMITED, "after": UNLIMITED if ring else 0, "window": sizes.mask.before, "ring": ring},
+                    **ONE_BRANCH,
                     **counts,
                     **shared_scalars(node, sizes, ctx, rows),
                 },
@@ -130,14 +137,58 @@ def _over_cache(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
     return calls
 
 
+def _of_branches(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
+    """The same where queries are the tokens of branches at the same position: all go through all keys, those of the prefix and, behind
+    them, of every branch in turn, and each leaves out those of the others."""
+    engine, macs = ctx.engine(node, AttentionNumbers), sizes.heads * (sizes.head + sizes.value)
+    queries, at_once = engine.numbers.queries, keys_at_once(ctx.graph, engine)
+    blocks = query_blocks(sizes.queries, engine, at_once)
+    kernel = kernel_of(node, sizes, engine, max(rows for _, rows in blocks), sizes.keys, at_once)
+    more, shared, calls = sizes.branches, sizes.keys - sizes.branches, []
+    length: Moves = ((POSITION, more), (PREFIX, 1 - more))
+    register = steps_of_prefix(at_once)
+    steps, by = sizes.keys, length
+    if at_once > 1:
+        steps, by = register.at(shared) + more // at_once, ((register.name, 1), (POSITION, more // at_once), (PREFIX, -more // at_once))
+    for row, rows in blocks:
+        alone, parts = rows == 1 and at_once > 1, math.ceil(rows / queries)
+        scored = parts * (steps if alone else sizes.keys)
+        counted = tuple((name, parts * factor) for name, factor in (by if alone else length))
+        grows = tuple((name, at_once * factor) for name, factor in by)
+        calls.append(
+            Call(
+                node=node.name,
+                kernel=kernel,
+                walks=walks_of(node, sizes, ctx, (row, rows), (0, steps * at_once), (0, 1), grows),
+                scalars={
+                    **{"heads": sizes.heads, "kv_heads": sizes.kv_heads, "heads_per_kv": sizes.sharing},
+                    **{"before": UNLIMITED, "after": UNLIMITED, "window": UNLIMITED, "ring": 0, "prefix": shared, "branches": more},
+                    **{"keys": sizes.keys, "position": row, "key_steps": steps, "scored": scored},
+                    "paced": scored + parts * ((kernel.arg("Q") if alone else queries) - 1),
+                    **shared_scalars(node, sizes, ctx, rows),
+                },
+                macs=macs * rows * sizes.keys,
+                slopes={
+                    **{"prefix": ((PREFIX, 1),), "keys": length, "key_steps": by},
+                    **dict.fromkeys(("scored", "paced"), counted),
+                },
+                more_macs=tuple((name, macs * rows * factor) for name, factor in length),
+                derived=(register,) if at_once > 1 else (),
+            )
+        )
+    return calls
+
+
 def keys_at_once(graph: Graph, engine: EngineDesign[AttentionNumbers]) -> int:
     """Keys that the engine takes per cycle of a cache. A block of rows loads whole steps of them: what follows its own last key may not be
-    what a later block is about to store, so that blocks end where steps do, and are as long as one at least. Of
-    caches of two precisions one comes per cycle."""
+    what a later block is about to store, so that blocks end where steps do, and are as long as one at least. Tokens of
+    branches come in whole steps, and of caches of two precisions one comes per cycle."""
     if any(value.held is not None and value.held.chunk for value in graph.values.values()):
         return 1
     most = 1 << (engine.rows.bit_length() - 1)
-    return min(engine.numbers.keys, engine.numbers.queries, KEY_PORTS[-1] * engine.design.beat, most)
+    branches = max((value.held.branches for value in graph.values.values() if value.held is not None), default=1)
+    found = min(engine.numbers.keys, engine.numbers.queries, KEY_PORTS[-1] * engine.design.beat, most)
+    return min(found, branches) if branches > 1 else found
 
 
 def groups_of(sizes: Sizes, engine: EngineDesign[AttentionNumbers]) -> int:
@@ -223,7 +274,7 @@ def kernel_of(node: Node, sizes: Sizes, engine: EngineDesign[AttentionNumbers], 
             ("ROWS_MAX", rows),
             *bias_sizes(sizes, engine.lanes, rows, groups),
             ("BIAS_BUFFERS", 2 if sizes.bias_heads > 1 else 1),
-            ("MASKED", 2 if sizes.cached and sizes.mask.before < UNLIMITED else int(sizes.mask.limited)),
+            ("MASKED", 3 if sizes.branches > 1 else 2 if sizes.cached and sizes.mask.before < UNLIMITED else int(sizes.mask.limited)),
             ("FAST_DIVIDE", int(fast_division(sizes, engine, groups))),
             ("L", engine.lanes),
             ("P", engine.numbers.queries),
@@ -331,6 +382,8 @@ def two_pass_logic(kernel: KernelCall) -> Resources:
     if kernel.arg("MASKED") == 2:  # how far back a key is, around a ring, and whether that is within the window
         logic = logic + Resources(lut=96 * q, ff=64 * q)
     logic = logic + _alone_logic(kernel)
+    if kernel.arg("MASKED") == 3:  # whether a key is of the prefix, and whose branch it is
+        logic = logic + Resources(lut=64 * q, ff=48 * q)
     channels = kernel.network is ATTENTION_CHANNELS
     bias = channel_logic(kernel, q) if channels else Resources(lut=5 * lanes * kernel.names.B)
     return bias + logic + shared_logic(kernel, p, q)

@@ -133,13 +133,17 @@ class Operator(ABC):
         """Rows of the caches of `cached` operands that blocks of at most `block` of `length` tokens need."""
         return length
 
-    def over_cache(self, node: Node, length: int, rows: int, block: int) -> dict[str, Any]:
+    def parts(self, node: Node, length: int) -> str | None:
+        """Why the rows of a run cannot be branches of a sequence of at most `length` tokens, at the same position; None if they can."""
+        return None
+
+    def over_cache(self, node: Node, length: int, rows: int, block: int, branches: int = 1) -> dict[str, Any]:
         """Attributes of a node whose rows are at most `block` of a sequence of `length` tokens, where `cached` operands are parts of a
-        cache of `rows`."""
+        cache of `rows`; or one of each of several `branches` (`Held`)."""
         return node.attrs
 
-    def placed(self, node: Node, position: int, rows: int) -> Node:
-        """What it is for `rows` rows at a position, where it depends on that."""
+    def placed(self, node: Node, position: int, rows: int, prefix: int = 0) -> Node:
+        """What it is for `rows` rows at a position, where it depends on that; branches share a `prefix` of so many tokens."""
         return node
 
     @abstractmethod

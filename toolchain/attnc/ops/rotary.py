@@ -129,13 +129,14 @@ class Rotary(Operator):
         acc[..., first], acc[..., second] = a * cos - b * sin, b * cos + a * sin
         return rescaled(node, acc.reshape(x.shape), output)
 
-    def over_cache(self, node: Node, length: int, rows: int, block: int) -> dict[str, Any]:
-        """The table has a row for every position."""
-        return {**node.attrs, "positions": length}
+    def over_cache(self, node: Node, length: int, rows: int, block: int, branches: int = 1) -> dict[str, Any]:
+        """The table has a row for every position; branches all take the same one."""
+        return {**node.attrs, "positions": length, **({"branches": branches} if branches > 1 else {})}
 
-    def placed(self, node: Node, position: int, rows: int) -> Node:
+    def placed(self, node: Node, position: int, rows: int, prefix: int = 0) -> Node:
         """With the table of these rows."""
-        table = {name: node.params[name][position : position + rows] for name in ("cos", "sin")}
+        stop = position + (1 if "branches" in node.attrs else rows)
+        table = {name: node.params[name][position:stop] for name in ("cos", "sin")}
         attrs = {key: value for key, value in node.attrs.items() if key != "positions"}
         return replace(node, attrs=attrs, params={**node.params, **table})
 
@@ -147,16 +148,16 @@ class Rotary(Operator):
         if lanes < 2 or sizes.head % lanes or half % lanes:
             raise GraphError(f"node {node.name!r} (rotary): {lanes} lanes must divide heads of {sizes.head} channels and halves of {half}")
         head_tiles, turned_tiles = sizes.head // lanes, math.ceil(sizes.turned / lanes)
-        height, table_rows = ctx.height(x), node.params["cos"].shape[0]
-        place = (table_rows - sizes.rows, 2 * turned_tiles) if "positions" in node.attrs else None
+        height, words = ctx.height(x), 2 * turned_tiles
+        place = (node.params["cos"].shape[0] - sizes.rows, words) if "positions" in node.attrs else None
         scalars = {"heads": sizes.heads, "head_tiles": head_tiles, "turned_tiles": turned_tiles, "half_tiles": half // lanes}
         scalars |= {"rotary_dims": sizes.turned, "one": 1 << node.attrs["fraction_bits"], **factor_scalars(node), **ctx.bounds(y)}
-        step, calls = min(ctx.design.rows, sizes.rows), []
+        step, alike, calls = min(ctx.design.rows, sizes.rows), "branches" in node.attrs, []
         kernel = kernel_of(lanes, turned_tiles, step)
         for group in range(sizes.groups):
             for first in range(0, sizes.rows, step):
                 rows, row = min(step, sizes.rows - first), group * sizes.rows + first
-                words = 2 * turned_tiles * rows
+                table_rows, table_row = (1, 0) if alike else (rows, first)
                 other = NO_WALK
                 if half:  # the second half of the turned tiles, then the first
                     tiles = half // lanes
@@ -169,10 +170,10 @@ class Rotary(Operator):
                         walks=(
                             ctx.walk(x, row, rows),
                             other,
-                            ctx.packed(node.packed, lambda: pack(node, sizes, lanes), words, 2 * turned_tiles * first, place),
+                            ctx.packed(node.packed, lambda: pack(node, sizes, lanes), words * table_rows, words * table_row, place),
                             ctx.walk(y, row, rows),
                         ),
-                        scalars={"rows": rows, **scalars},
+                        scalars={"rows": rows, "table_rows": table_rows, **scalars},
                     )
                 )
         return calls

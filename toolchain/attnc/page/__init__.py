@@ -22,6 +22,7 @@ from attnc.page import figures, layers, memories, roofline, timeline
 from attnc.page.markup import tag, text
 from attnc.page.reasons import reasons
 from attnc.report import load_report
+from attnc.report_tables import tokens_of_runs
 from attnc.resources import data_path
 from attnc.sim.timeline import from_facts
 from attnc_host.integrity import OWN
@@ -111,7 +112,7 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"named": text, "marked": _marked}
+    environment.filters |= {"named": text, "marked": _marked, "tokens_of": lambda decoder, entry: tokens_of_runs(decoder)[entry]}
     return environment.get_template("report.html.j2")
 
 

@@ -57,7 +57,9 @@ def _style(style: str, run: Facts) -> str:
 def _of_decoder(facts: Facts, runs: Mapping[str, Facts]) -> dict[str, list[Latency]]:
     """At the positions that were simulated."""
     decoder, clock, found = facts["decoder"], facts["estimate"]["clock_mhz"], {}
-    for entry, what in (("decode", "a token"), ("prefill", f"a block of {decoder['block']} tokens of a prompt")):
+    named = {"decode": "a token", "prefill": f"a block of {decoder['block']} tokens of a prompt"}
+    named |= {"batch": f"a token of each of {decoder['branches']} branches"} if decoder.get("branches") else {}
+    for entry, what in named.items():
         at = decoder["simulated_at"][entry]
         estimate = next(row for row in decoder["estimates"] if (row["entry"], row["position"]) == (entry, at))
         rows, host = [Latency("cost model", ESTIMATE, float(estimate["cycles"]), float(estimate["ms"]))], estimate.get("host_ms", 0.0)

@@ -1,5 +1,5 @@
-"""A decoder over whole sequences becomes one with a cache: two entries that share weights, `PREFILL` for a block of tokens that follow each
-other, `DECODE` for one token.
+"""A decoder over whole sequences becomes one with a cache: entries that share weights, `PREFILL` for a block of tokens that follow each
+other, `DECODE` for one token, and where it is asked for `BATCH` for one token of each of several branches of a sequence.
 
 Requires a quantized graph over sequences of `length` tokens in which tokens meet in causal attention alone. Ensures: the keys and values of
 every attention lie in memory from run to run (`Value.held`), tables of positions are read from the position of the run on, and whatever
@@ -7,6 +7,11 @@ blocks a sequence is cut into, each token gets the integers that it got in the w
 a block may hold anything behind its last token: what is written for that is written over before it is read. `PREFILL` ends with the last
 keys and values; nobody asks what follows a token of a prompt but the last. What attention sees in two precisions lies in memory in both,
 in bytes as far as bytes are looked at again.
+
+Branches lie in the cache of one sequence: behind the prefix that they share the first tokens of all, then their second ones, and so on. So
+keys and values of the prefix are there once and are read once for all, those of a run are as contiguous as those of a block, and nothing
+that a program says depends on more than two registers, position and prefix, by factors. Every branch gets the integers that it would get
+alone.
 """
 
 from __future__ import annotations
@@ -17,13 +22,14 @@ from attnc.errors import UnsupportedError
 from attnc.ir import Graph, Held, Node, Value
 from attnc.ops import operator
 from attnc.ops.mixed_caches import low_type
-from attnc_host.caches import DECODE, PREFILL
+from attnc_host.caches import BATCH, DECODE, PREFILL
 
 
-def with_cache(graph: Graph, length: int, block: int) -> Graph:
-    """The graph of both entries; arrays are shared with `graph`. Names of `DECODE` are those of the graph."""
+def with_cache(graph: Graph, length: int, block: int, branches: int = 0) -> Graph:
+    """The graph of all entries, `BATCH` among them if there are `branches`; arrays are shared with `graph`. Names of `DECODE` are those of
+    the graph."""
     for node in graph.nodes:
-        _check(graph, node, length)
+        _check(graph, node, length, branches)
     held: dict[str, int] = {}
     graph, chunks = _with_low(graph)
     for node in graph.nodes:
@@ -35,6 +41,9 @@ def with_cache(graph: Graph, length: int, block: int) -> Graph:
     _add(result, graph, PREFILL, block, block, cached, _makers(graph, {*held}))
     _add(result, graph, DECODE, 1, block, cached, graph.nodes)
     result.outputs = [*graph.outputs]
+    if branches:
+        _add(result, graph, BATCH, branches, block, cached, graph.nodes)
+        result.outputs += [renamed(BATCH, name) for name in graph.outputs]
     return result
 
 
@@ -78,6 +87,7 @@ def _makers(graph: Graph, wanted: set[str]) -> list[Node]:
 def _add(result: Graph, graph: Graph, entry: str, rows: int, block: int, held: dict[str, Held], nodes: list[Node]) -> None:
     """The nodes of an entry; `held` are the caches."""
     made, length = {node.output for node in nodes}, result.length
+    branches = rows if entry == BATCH else 1
     read = [name for name in dict.fromkeys(name for node in nodes for name in node.inputs) if name not in made]
     names: dict[str, str] = {}
     for name in (*read, *(node.output for node in nodes)):
@@ -87,9 +97,11 @@ def _add(result: Graph, graph: Graph, entry: str, rows: int, block: int, held: d
         if names[name] in result.values:
             continue
         table = not alike and name in graph.constants
+        if table and branches > 1:
+            raise UnsupportedError(name, "constant", "it has a row for each position on the device, which --batch cannot do")
         shape = value.shape if alike else (rows, value.shape[1])
         kept = Held(name, length) if table else held.get(name)
-        result.values[names[name]] = replace(value, name=names[name], shape=shape, held=kept)
+        result.values[names[name]] = replace(value, name=names[name], shape=shape, held=kept and replace(kept, branches=branches))
         if name in graph.constants:
             result.constants[names[name]] = graph.constants[name]
         elif name in graph.inputs:
@@ -104,7 +116,7 @@ def _add(result: Graph, graph: Graph, entry: str, rows: int, block: int, held: d
                 name=renamed(entry, node.name),
                 inputs=[names[name] for name in node.inputs],
                 output=names[node.output],
-                attrs={**own.over_cache(node, length, most, block), **attrs},
+                attrs={**own.over_cache(node, length, most, block, branches), **attrs},
                 entry=entry,
                 like=node.packed,
                 each=names.get(node.each, ""),
@@ -120,13 +132,15 @@ def _routed(node: Node) -> bool:
     return operator(node).routes or bool(node.each)
 
 
-def _check(graph: Graph, node: Node, length: int) -> None:
-    """Refuse what would need more of other tokens than their keys and values."""
+def _check(graph: Graph, node: Node, length: int, branches: int) -> None:
+    """Refuse what would need more of other tokens than their keys and values, or more than those of its own branch."""
 
-    def refuse(why: str) -> UnsupportedError:
+    def refuse(why: str, what: str = "decoding token by token") -> UnsupportedError:
         source = node.source[-1] if node.source else node.name
-        return UnsupportedError(source, node.op, f"{why}, which decoding token by token cannot do")
+        return UnsupportedError(source, node.op, f"{why}, which {what} cannot do")
 
+    if branches and (why := operator(node).parts(node, length)) is not None:
+        raise refuse(why, f"--batch {branches}")
     if _routed(node):
         return
     values: list[Value] = [graph.value(name) for name in (*node.inputs, node.output)]

@@ -66,13 +66,13 @@ def _feeds(state: State) -> Iterator[dict[str, Array]]:
 def _format(state: State, graph: Graph, bits: tuple[int, int]) -> tuple[Graph, dict[str, Rounding]]:
     """The graph with attention that sees keys and values of so many bits as it does in integers, and how these themselves are rounded."""
     options, rounds, result = state.options, dict[str, Rounding](), graph.copy()
-    length = options.max_length or 0
+    length, block = options.mixed_length, block_of(options.block, options.max_length or 0)
     for node in result.nodes:
         cached = operator(node).cached(node)
         if not cached:
             continue
         node.attrs = {key: value for key, value in node.attrs.items() if key not in KEPT}
-        node.attrs |= kept_in(node, bits, length, block_of(options.block, length))
+        node.attrs |= kept_in(node, bits, length, block)
         for index, wanted in zip(cached, bits, strict=True):
             small = index in node.attrs.get("small_operands", ())
             stats, even = state.statistics[node.inputs[index]], state.even_channels.get((node.name, index))

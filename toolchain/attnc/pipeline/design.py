@@ -27,11 +27,12 @@ def add_caches(state: State) -> None:
     (spec,), (output,) = state.model.inputs, state.model.graph.outputs
     proto = onnx.load(state.path, load_external_data=False)
     vocabulary = table_rows(proto, spec.name) or state.graph.value(output).shape[1]
-    state.decoder = plan_decoder(state.model, options.max_length, options.block, options.sessions, vocabulary, state.path.parent)
+    folder, sessions, branches = state.path.parent, options.sessions, options.batch or 0
+    state.decoder = plan_decoder(state.model, options.max_length, options.block, sessions, vocabulary, folder, branches)
     state.cache_errors = measure_caches(state)
     state.model = state.decoder.model
     head = _head(state)
-    state.head = None if head is None else choose_head(head, state.board, state.clock_mhz, options.head)
+    state.head = None if head is None else choose_head(head, state.board, state.clock_mhz, options.head, branches or 1)
     if state.head is not None and state.head.where == "host":
         _move_head(state, state.head)
 

@@ -3,6 +3,7 @@
 A token takes either the one or the other: while the host computes, the device waits for the next token, and no weights of other layers
 come. On the device its weights come at the rate of the ports or of the DDR, whichever is less, unless multiplying takes longer; both are
 bounds, so that the search for a design need not be run twice. On the host it is the longer of reading them and of multiplying.
+For tokens that are decoded together they come once on the device, but the host computes one after the other.
 """
 
 from __future__ import annotations
@@ -50,10 +51,10 @@ class HeadChoice:
         return asdict(self)
 
 
-def choose_head(head: LastLinear, board: Board, clock_mhz: float, asked: Head) -> HeadChoice:
-    """By what a token takes; where they are equal the device, which has the design for it anyway."""
+def choose_head(head: LastLinear, board: Board, clock_mhz: float, asked: Head, together: int = 1) -> HeadChoice:
+    """By what a token takes, of so many `together`; where they are equal the device, which has the design for it anyway."""
     layer, processors = host_layer(head), board.processors
-    cycles, size = _on_device(head, board, clock_mhz)
+    cycles, size = _on_device(head, board, clock_mhz, together)
     ms, found = cycles / clock_mhz / 1000, None if processors is None else host_ms(layer, board)
     where: Literal["device", "host"] = "device"
     if asked != "auto":
@@ -79,13 +80,13 @@ def choose_head(head: LastLinear, board: Board, clock_mhz: float, asked: Head) -
     )
 
 
-def _on_device(head: LastLinear, board: Board, clock_mhz: float) -> tuple[int, int]:
-    """Cycles of a token, at least, and bytes of weights."""
+def _on_device(head: LastLinear, board: Board, clock_mhz: float, together: int) -> tuple[int, int]:
+    """Cycles of a token, at least, of so many that are decoded together; and bytes of weights."""
     (rows, channels), size = head.shape, head.format.promised_bytes(*head.shape)
     ports = min(WEIGHT_PORTS[-1], len(board.ports)) * board.axi_bits / 8
     per_cycle = min(ports, board.ddr_gb_s * 1e3 * DDR_EFFICIENCY / clock_mhz)
     macs = rows * channels / (MACS_PER_DSP * max(board.limits["dsp"], 1)) if head.format.name == "int8" else 0.0
-    return round(max(size / per_cycle, macs)), round(size)
+    return round(max(size / per_cycle / together, macs)), round(size)
 
 
 def host_ms(layer: Layer, board: Board) -> float:

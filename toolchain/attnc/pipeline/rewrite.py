@@ -57,8 +57,8 @@ def pad_heads_to_words(state: State) -> None:
 
 def narrow(state: State) -> None:
     """Keys and values of 4 bits, where the options say so; and what that would take, where not."""
-    seen, length = glance(state, attention.operands(state.graph)), state.options.max_length or 0
-    bits, block = CACHE_BITS[state.options.cache], block_of(state.options.block, length)
+    seen, length = glance(state, attention.operands(state.graph)), state.options.mixed_length
+    bits, block = CACHE_BITS[state.options.cache], block_of(state.options.block, state.options.max_length or 0)
     state.even_channels = caches.narrow_caches(state.graph, seen, bits, length, block)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnc.ir import GraphError
-from attnc.kernels.call import ENTRY, EXPERT, POSITION, REGISTERS, ROWS, SESSION, START, Derived
+from attnc.kernels.call import ENTRY, EXPERT, POSITION, PREFIX, REGISTERS, ROWS, SESSION, START, Derived
 from attnc.kernels.latency import READ_LATENCY
 from attnc.kernels.memory import FETCH
 from attnc.kernels.network import Names
@@ -61,10 +61,15 @@ class Stated:
     queues: Mapping[str, Queue]
 
     @property
+    def given(self) -> tuple[str, ...]:
+        """Registers that come with a run, by name."""
+        return tuple(name for name in REGISTERS if any(name in held for held in self.held.values()))
+
+    @property
     def registers(self) -> tuple[str, ...]:
         """By name: those that come with a run, those that follow from them, and those of an entry of a queue."""
-        given = (*REGISTERS, *(each.name for each in self.derived)) if self.held else ()
-        return (*given, *(ENTRY if self.queues else ()))
+        derived = (each.name for each in self.derived) if self.held else ()
+        return (*self.given, *derived, *(ENTRY if self.queues else ()))
 
 
 def patches(stated: Stated) -> tuple[npt.NDArray[np.int64], list[list[Patch]]]:
@@ -93,8 +98,8 @@ def _other(stated: Stated, step: Step, part: int) -> dict[str, int]:
     """Another setting of all registers."""
     position, each = stated.last.get(step[0].entry, 0) * part // 2, each_of(step)
     rows = 1 + (stated.queues[each].block - 1) // 2 * part if each else 1
-    own = {POSITION: position, SESSION: part, EXPERT: part, START: 3 * part, ROWS: rows}
-    return own | {one.name: one.at(position) for one in stated.derived}
+    own = {POSITION: position, SESSION: part, PREFIX: position // part, EXPERT: part, START: 3 * part, ROWS: rows}
+    return own | {one.name: one.at(own[one.of]) for one in stated.derived}
 
 
 def integers(stated: Stated, settings: Sequence[Mapping[str, int]]) -> npt.NDArray[np.int64]:

@@ -116,6 +116,11 @@ class Program:
         return found
 
     @property
+    def given(self) -> tuple[str, ...]:
+        """Registers that come with a run, by name."""
+        return self.as_stated.given
+
+    @property
     def registers(self) -> tuple[str, ...]:
         """By name, those of a run first."""
         return self.as_stated.registers
@@ -124,6 +129,11 @@ class Program:
         """The same with instructions stated for other positions, by entry, and a session."""
         return self.holding({entry: registers_at(position, session, self.derived) for entry, position in positions.items()})
 
+    def start(self, entry: str, position: int) -> list[int]:
+        """The integers that start a run of an entry in session 0: the first step, how many, and the registers that come with it."""
+        steps, own = self.entries[entry], registers_at(position, 0, ())
+        return [steps.start, len(steps), *(own[name] for name in self.given)]
+
     @property
     def in_use(self) -> Program:
         """The same with instructions stated for the positions at which a search counts the entries of a decoder."""
@@ -131,9 +141,10 @@ class Program:
 
     def holding(self, registers: Mapping[str, Mapping[str, int]]) -> Program:
         """The same with instructions stated for other registers, by entry."""
-        more = {entry: {name: number - self.stated[entry][name] for name, number in own.items()} for entry, own in registers.items()}
+        more = {entry: {name: own[name] - number for name, number in self.stated[entry].items()} for entry, own in registers.items()}
         steps = tuple(tuple(one.at(more[one.entry]) if one.entry in more else one for one in step) for step in self.steps)
-        return replace(self, steps=steps, stated={**self.stated, **registers})
+        stated = {entry: {name: own[name] for name in self.stated[entry]} for entry, own in registers.items()}
+        return replace(self, steps=steps, stated={**self.stated, **stated})
 
     @cached_property
     def runs(self) -> tuple[tuple[int, tuple[Instruction, ...]], ...]:

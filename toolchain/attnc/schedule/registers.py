@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from attnc.ir import Graph
-from attnc.kernels.call import POSITION, REGISTERS, SESSION, Call, Derived, filled_to, place_in
+from attnc.kernels.call import POSITION, PREFIX, SESSION, Call, Derived, filled_to, place_in
 from attnc.kernels.chunks import Chunks
 
 PROMPT = 4
@@ -14,7 +14,8 @@ PROMPT = 4
 
 def registers_of(graph: Graph, calls: Iterable[Call] = ()) -> tuple[dict[str, int], tuple[Derived, ...], dict[str, dict[str, int]]]:
     """Of each entry of a graph with caches the last position; what follows from it, and what some `calls` need besides; and the registers
-    that its calls are stated for: those of the last position, and the last row of each ring."""
+    that its calls are stated for: those of the last position, and the last row of each ring. Branches are stated for their first token
+    behind the longest prefix."""
     rows = {node.entry: graph.value(node.output).shape[0] for node in graph.nodes} if graph.length else {}
     rings = sorted({value.held.rows for value in graph.values.values() if value.held is not None and value.held.ring})
     places, block = [place_in(ring) for ring in rings], max(rows.values(), default=0)
@@ -22,17 +23,20 @@ def registers_of(graph: Graph, calls: Iterable[Call] = ()) -> tuple[dict[str, in
     chunks = sorted({value.held.chunk for value in graph.values.values() if value.held is not None and value.held.chunk})
     others = {each.name: each for chunk in chunks for each in Chunks(chunk).derived}
     others |= {each.name: each for call in calls for each in call.derived}
+    branched = any(value.held is not None and value.held.branches > 1 for value in graph.values.values())
+    given = (POSITION, SESSION, *((PREFIX,) if branched else ()))
     last, stated = {entry: graph.length - count for entry, count in rows.items()}, {}
     for entry, count in rows.items():
-        given = {**dict.fromkeys(REGISTERS, 0), POSITION: last[entry]}
-        stated[entry] = given | {each.name: each.modulus - count for each in places} | {each.name: each.limit for each in fills}
+        own = registers_at(last[entry], 0, ())
+        stated[entry] = {name: own[name] for name in given} | {each.name: each.modulus - count for each in places}
+        stated[entry] |= {each.name: each.limit for each in fills}
         stated[entry] |= {name: each.at(last[entry]) for name, each in others.items()}
     return last, (*places, *fills, *others.values()), stated
 
 
 def registers_at(position: int, session: int, derived: Sequence[Derived]) -> dict[str, int]:
-    """All registers of a run at a position in a session."""
-    given = {**dict.fromkeys(REGISTERS, 0), POSITION: position, SESSION: session}
+    """All registers of a run at a position in a session, which is the first one that branches do not share."""
+    given = {POSITION: position, SESSION: session, PREFIX: position}
     return given | {each.name: each.at(position) for each in derived}
 
 
@@ -57,5 +61,6 @@ def more_in_use(graph: Graph) -> dict[str, tuple[dict[str, int], int]]:
     last, derived, stated = registers_of(graph)
     found = {}
     for entry, (position, times) in usual_use(last).items():
-        found[entry] = {name: number - stated[entry][name] for name, number in registers_at(position, 0, derived).items()}, times
+        own = registers_at(position, 0, derived)
+        found[entry] = {name: own[name] - number for name, number in stated[entry].items()}, times
     return found

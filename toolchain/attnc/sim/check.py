@@ -34,13 +34,13 @@ LARGE = 500_000
 @dataclass(frozen=True)
 class Other:
     """Another run of the same program: memory images of its inputs and, where they are looked at, its outputs; perhaps with other
-    weights; of a decoder the integers that start it (first instruction, how many, position, session)."""
+    weights; of a decoder the integers that start it."""
 
     name: str
     inputs: Image
     outputs: Image | None = None
     weights: Path | None = None
-    setting: tuple[int, int, int, int] | None = None
+    setting: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ def _later(simulator: Simulator, manifest: Manifest, depths_given: bool) -> dict
     found: dict[str, list[dict[str, Any]]] = {style: [] for style in STYLES}
     for name, entry in decoder.entries.items():
         for position in {decoder.begins(name, place) for place in (decoder.length // 2, decoder.length - 1)}:
-            setting = (entry.first, entry.instructions, position, 0)
-            runs = in_styles(partial(simulator.entry, image=image, setting=setting))
+            setting = decoder.start(entry, position, 0, position)
+            runs = in_styles(partial(simulator.entry, image=image, setting=[*setting.values()]))
             _refuse_deadlocks(simulator, runs, depths_given)
             for run in runs:
                 found[run.style].append({"entry": name, "position": position, "cycles": run.cycles})

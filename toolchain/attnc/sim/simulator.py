@@ -53,7 +53,7 @@ class Simulator:
         return self.run(style, bin_cycles=bin_cycles(self.listing.estimate))
 
     def entry(self, style: str, image: Image, setting: Sequence[int]) -> CosimRun:
-        """One run of a decoder, from its integers (first instruction, how many, position, session): what it gives is not looked at, since
+        """One run of a decoder, from the integers that start it: what it gives is not looked at, since
         caches hold nothing."""
         with tempfile.TemporaryDirectory(prefix="attnc-cosim-") as temporary:
             given, found, runs = (Path(temporary) / name for name in ("inputs.bin", "outputs.bin", "runs.bin"))

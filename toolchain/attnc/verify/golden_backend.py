@@ -66,9 +66,11 @@ class GoldenBackend:
         session = self._sessions.setdefault(scalars["session"], GoldenDecoder(self.graph))
         name, entry = next(pair for pair in decoder_of(self.manifest).entries.items() if pair[1].first == scalars["first"])
         rows = boundary.read_inputs(self.manifest, image[np.newaxis])[entry.input][0]
-        found = session.run(name, scalars["position"], {entry.input: self.graph.type(entry.input).from_memory(rows)})
-        values = {key: self.graph.type(key).to_memory(array[np.newaxis]) for key, array in found.items()}
-        return boundary.write_outputs(self.manifest, values)[0] if values else np.zeros(self.manifest.output_bytes, np.uint8)
+        feeds = {entry.input: self.graph.type(entry.input).from_memory(rows)}
+        found = session.run(name, scalars["position"], feeds, scalars.get("prefix", 0))
+        values = {fetch.value: np.zeros((1, fetch.rows, fetch.channels), fetch.type.dtype) for fetch in self.manifest.fetches}
+        values |= {key: self.graph.type(key).to_memory(array[np.newaxis]) for key, array in found.items()}
+        return boundary.write_outputs(self.manifest, values)[0]
 
     def close(self) -> None:
         """Nothing to give back."""
