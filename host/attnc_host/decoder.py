@@ -8,6 +8,7 @@ again.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,15 +184,15 @@ class Session:
             self.caches[self.number] = Contents([*held.ids], held.end)
         self.ids = held.ids[:count]
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Its tokens, and the build that they are for."""
         data = {"version": SAVED, "build": _build(self.manifest), "ids": self.ids}
-        path.write_text(json.dumps(data), encoding="utf-8")
+        Path(path).write_text(json.dumps(data), encoding="utf-8")
 
-    def load(self, path: Path) -> None:
+    def load(self, path: str | os.PathLike[str]) -> None:
         """Go on where `save` was: the tokens are worked on again."""
         try:
-            data = read_json(path)
+            data = read_json(Path(path))
             version, build, ids = data["version"], data["build"], data["ids"]
         except (AcceleratorError, KeyError, TypeError) as error:
             raise InputError(f"{path}: is no saved session ({type(error).__name__})") from error
