@@ -48,6 +48,8 @@ class Case:
     sessions: int
     cache: str
     head: Literal["device", "host"]
+    timed: bool
+    """Whether its C++ runs in simulated time too, in both styles of pipelines."""
     seed: int
 
     @classmethod
@@ -70,6 +72,7 @@ class Case:
             sessions=choose(1, 2, 3),
             cache=choose("int8", "int8", "k4v8", "int4"),
             head=choose("device", "device" if recipe.final_softcap else "host"),
+            timed=choose(0, 0, 0, 1) == 1,
             seed=seed,
         )
 
@@ -80,7 +83,7 @@ class Case:
             hold_out=0, calibration=settings.calibration, weights=settings.weights, group_size=settings.group_size,
             quantizer="binary" if settings.weights.startswith("binary") else "minmax", activations=settings.activations,
             activation_bits=settings.activation_bits, engine=settings.engine, max_length=self.length, block=self.block,
-            sessions=self.sessions, cache=self.cache, head=self.head, output=output, check=False,
+            sessions=self.sessions, cache=self.cache, head=self.head, output=output, check=self.timed,
         )  # fmt: skip
 
 
