@@ -7,7 +7,7 @@ is what `Session.generate` alone would say. Where a branch has ended, its row go
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,10 +35,11 @@ def generate_many(
     sampling: Sampling | None = None,
     stop: Sequence[int] = (),
     seed: int = 0,
+    over: Collection[int] = (),
 ) -> Iterator[tuple[int, int]]:
     """(number, token) of what follows each of `prompts` as it comes; the same prompt several times gives so many texts. Text `number` is
     what `Session.generate` gives with the seed `seed + number`. As many texts go on together as the build has branches; what the caches
-    have no place for any more goes on alone."""
+    have no place for any more goes on alone. Numbers that come into `over` meanwhile are of texts that nobody asks for any longer."""
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens: needed 1 or more, found {max_new_tokens}")
     if seed < 0:
@@ -51,12 +52,14 @@ def generate_many(
     for first in range(0, len(texts), at_once):
         group = texts[first : first + at_once]
         if len(group) > 1:
-            yield from _together(session, group, max_new_tokens, choice, stop)
+            yield from _together(session, group, max_new_tokens, choice, stop, over)
         for text in group:
-            if not text.ended:
+            if not text.ended and text.number not in over:
                 session.ids = []
                 for token in session.goes_on(text.ids, max_new_tokens - text.made, choice, stop, text.rng):
                     yield text.number, token
+                    if text.number in over:
+                        break
 
 
 def shared(prompts: Sequence[Sequence[int]]) -> int:
@@ -70,7 +73,9 @@ def room(decoder: Decoder, prefix: int) -> int:
     return prefix + (decoder.length - prefix) // decoder.branches
 
 
-def _together(session: Session, texts: Sequence[_Text], tokens: int, sampling: Sampling, stop: Sequence[int]) -> Iterator[tuple[int, int]]:
+def _together(
+    session: Session, texts: Sequence[_Text], tokens: int, sampling: Sampling, stop: Sequence[int], over: Collection[int]
+) -> Iterator[tuple[int, int]]:
     """As far as there is place."""
     prefix = shared([text.ids for text in texts])
     session.ids = []
@@ -84,5 +89,7 @@ def _together(session: Session, texts: Sequence[_Text], tokens: int, sampling: S
             text.made += 1
             text.ended = token in stop or position + 1 == session.decoder.length or text.made == tokens
             yield text.number, token
+        for text in texts:
+            text.ended = text.ended or text.number in over
         if all(text.ended for text in texts):
             return

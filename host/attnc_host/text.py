@@ -19,14 +19,18 @@ HELD = 8
 """Tokens that are decoded again with what follows: what one means may depend on those before it."""
 
 
-class Tokenizer(Protocol):
+class Decodes(Protocol):
+    """One way."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of tokens."""
+
+
+class Tokenizer(Decodes, Protocol):
     """Both ways."""
 
     def encode(self, text: str) -> list[int]:
         """Tokens of a text."""
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of tokens."""
 
     @property
     def ends(self) -> frozenset[int]:
@@ -87,17 +91,36 @@ def open_tokenizer(path: Path | None, vocabulary: int) -> Tokenizer:
     return Bytes()
 
 
-def pieces(tokenizer: Tokenizer, ids: Iterable[int]) -> Generator[str, None, None]:
+class Pieces:
     """Text of tokens as they come, given out as soon as it cannot change: characters of several tokens wait for the last of them."""
-    kept: list[int] = []
-    shown = ""
+
+    def __init__(self, tokenizer: Decodes) -> None:
+        self._tokenizer, self._kept, self._shown = tokenizer, list[int](), ""
+
+    def add(self, token: int) -> str | None:
+        """What a token adds; None where that waits for more."""
+        self._kept.append(token)
+        text = self._tokenizer.decode(self._kept)
+        if text.endswith(REPLACEMENT) and len(self._kept) < HELD:
+            return None
+        found = self._behind(text)
+        self._kept = self._kept[-1:]
+        self._shown = self._tokenizer.decode(self._kept)
+        return found
+
+    def rest(self) -> str | None:
+        """What waited for nothing; None where there were no tokens."""
+        return self._behind(self._tokenizer.decode(self._kept)) if self._kept else None
+
+    def _behind(self, text: str) -> str:
+        return text[len(self._shown) :] if text.startswith(self._shown) else text
+
+
+def pieces(tokenizer: Decodes, ids: Iterable[int]) -> Generator[str, None, None]:
+    """The same of one iterable."""
+    found = Pieces(tokenizer)
     for token in ids:
-        kept.append(token)
-        text = tokenizer.decode(kept)
-        if text.endswith(REPLACEMENT) and len(kept) < HELD:
-            continue
-        yield text[len(shown) :] if text.startswith(shown) else text
-        kept, shown = kept[-1:], tokenizer.decode(kept[-1:])
-    if kept:
-        text = tokenizer.decode(kept)
-        yield text[len(shown) :] if text.startswith(shown) else text
+        if (text := found.add(token)) is not None:
+            yield text
+    if (text := found.rest()) is not None:
+        yield text

@@ -57,6 +57,14 @@ def test_a_conversation(client: openai.OpenAI, speaker: Speaker) -> None:
     assert (found.usage.prompt_tokens, found.usage.completion_tokens) == (len(prompt), len(ANSWER.encode()))
 
 
+def test_several_texts_of_a_decoder_that_gives_one_at_a_time(client: openai.OpenAI, speaker: Speaker) -> None:
+    chunks = list(client.chat.completions.create(model="small", messages=ask(), n=2, seed=7, stream=True))
+    assert [chunk.choices[0].index for chunk in chunks[:2]] == [0, 1] and chunks[0].choices[0].delta.role == "assistant"
+    for index in (0, 1):
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices[0].index == index)
+        assert text == ANSWER and speaker.options["seed"] == 8
+
+
 def test_a_stream_comes_piece_by_piece(client: openai.OpenAI) -> None:
     """No piece has half a character, though a token is but a byte."""
     stream = client.chat.completions.create(model="small", messages=ask(), stream=True, stream_options={"include_usage": True})
@@ -116,7 +124,9 @@ def test_models(client: openai.OpenAI) -> None:
         ({"temperature": 2.5}, "'temperature': Input should be less than or equal to 2"),
         ({"top_p": 0}, "'top_p'"),
         ({"presence_penalty": 0.5}, "'presence_penalty'"),
-        ({"n": 2}, "'n'"),
+        ({"n": 0}, "'n'"),
+        ({"n": 17}, "'n'"),
+        ({"n": 4, "max_tokens": 17}, "max_tokens: needed at most 16, found 17"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "'tools'"),
         ({"max_tokens": 65}, "max_tokens: needed at most 64, found 65"),
         ({"max_tokens": 0}, "'max_tokens'"),
@@ -192,7 +202,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A decoder of random weights whose tokens are bytes."""
     folder = tmp_path_factory.mktemp("decoder")
     model = write_decoder(folder / "bytes.onnx", vocabulary=256)
-    return compile_model(model, CompileOptions(max_length=32, block=4, sessions=2, check=False, output=folder / "build"))
+    return compile_model(model, CompileOptions(max_length=32, block=4, sessions=2, batch=2, check=False, output=folder / "build"))
 
 
 def test_a_decoder_answers_as_generate_does(decoder: Path) -> None:
@@ -211,6 +221,26 @@ def test_a_decoder_answers_as_generate_does(decoder: Path) -> None:
             with pytest.raises(openai.BadRequestError, match="at most 32 tokens with the answer, found 5 tokens and an answer of 28"):
                 client.completions.create(model=name, prompt="Hello", max_tokens=28)
         assert at.metric("attnc_tokens_total") == 48 and at.metric("attnc_failures_total") == 0
+
+
+def test_several_texts_are_what_as_many_calls_give(decoder: Path) -> None:
+    """Two of them together, the third behind them; one stops at a word, and the others go on. Parts of a stream say whose they are."""
+    with Accelerator.open(decoder, "golden") as golden, serving(lambda: Decoder(golden)) as at:
+        expected = [
+            "".join(pieces(Bytes(), golden.generate(list(b"Hello"), 9, sampling=Sampling(1.5), seed=5 + number))) for number in range(3)
+        ]
+        word = next(c for c in expected[0] if c not in expected[1] + expected[2])
+        with openai.OpenAI(base_url=f"{at.url}/v1", api_key="none", max_retries=0, timeout=30) as client:
+            asked: dict[str, Any] = {"model": at.service.name, "prompt": "Hello", "max_tokens": 9, "temperature": 1.5, "seed": 5, "n": 3}
+            whole = client.completions.create(**asked, stop=word)
+            assert [choice.text for choice in whole.choices] == [expected[0].split(word)[0], *expected[1:]]
+            assert [(choice.index, choice.finish_reason) for choice in whole.choices] == [(0, "stop"), (1, "length"), (2, "length")]
+            found, ends = [""] * 3, list[int]()
+            for chunk in client.completions.create(**asked, stream=True):
+                (choice,) = chunk.choices
+                found[choice.index] += choice.text
+                ends += [choice.index] if choice.finish_reason else []
+            assert found == expected and ends == [0, 1, 2]
 
 
 def test_conversations_keep_their_caches(decoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

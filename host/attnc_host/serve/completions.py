@@ -24,6 +24,7 @@ from attnc_host.serve.limits import Refusal
 from attnc_host.serve.tensors import Strict, explain
 
 MOST_STOPS = 4
+MOST_TEXTS = 16
 SENDING = 10.0
 """Seconds for the end of a stream, after its time is over, to reach a client that reads slowly."""
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
@@ -63,7 +64,7 @@ class Asked(Strict):
     stream: bool = False
     stream_options: StreamOptions | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
-    n: Literal[1] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_TEXTS)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] | None = None
@@ -112,28 +113,29 @@ A = TypeVar("A", bound=Asked)
 
 
 class Texts:
-    """A generation on its way to a client: pieces of text, then how it ended."""
+    """A generation on its way to a client: pieces of text, each with the number of its text, then how all ended."""
 
     def __init__(self, service: Service, prompt: Any, asked: Asked) -> None:
-        tokens, most = asked.tokens(), service.limits.tokens
+        self.count = asked.n or 1
+        tokens, most = asked.tokens(), service.limits.tokens // self.count
         if tokens is not None and tokens > most:
             raise InputError(f"max_tokens: needed at most {most}, found {tokens}")
         stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
-        self._loop, self._pieces = asyncio.get_running_loop(), asyncio.Queue[str]()
+        self._loop, self._pieces = asyncio.get_running_loop(), asyncio.Queue[tuple[int, str]]()
         sampling = Sampling(asked.temperature or 0.0, top_p=asked.top_p or 1.0)
         seed = secrets.randbits(32) if asked.seed is None else asked.seed
-        self.job = Generation(Wanted(prompt, tokens, most, stops, sampling, seed), self._emit, service.metrics.tokens.inc)
+        self.job = Generation(Wanted(prompt, tokens, most, stops, sampling, seed, self.count), self._emit, service.metrics.tokens.inc)
         service.worker.submit(self.job)
         self.finished = asyncio.wrap_future(self.job.future)
 
-    def _emit(self, text: str) -> None:
+    def _emit(self, number: int, text: str) -> None:
         """In the worker's thread."""
         try:
-            self._loop.call_soon_threadsafe(self._pieces.put_nowait, text)
+            self._loop.call_soon_threadsafe(self._pieces.put_nowait, (number, text))
         except RuntimeError:  # the loop has ended, and with it every client
             self.job.call_off()
 
-    async def next(self) -> str | None:
+    async def next(self) -> tuple[int, str] | None:
         """The next piece; None at the end, when `finished` has the result."""
         if self._pieces.empty() and not self.finished.done():
             getter = asyncio.ensure_future(self._pieces.get())
@@ -252,8 +254,8 @@ async def _answer(service: Service, request: Request, kind: type[A], prompt: Cal
                 usage = asked.stream_options is not None and asked.stream_options.include_usage
                 until = begin + service.limits.stream
                 return EventStream(_events(texts, first, written, usage, until), texts, place.pop_all(), until + SENDING)
-            text = await _connected(request, _collected(texts, first), begin + service.limits.stream)
-            return JSONResponse(written.all(text, texts.finished.result()))
+            whole = await _connected(request, _collected(texts, first), begin + service.limits.stream)
+            return JSONResponse(written.all(whole, texts.finished.result()))
         except BaseException:
             texts.job.call_off()
             raise
@@ -263,12 +265,12 @@ async def _connected(request: Request, coroutine: Any, until: float) -> Any:
     return await while_connected(request, asyncio.ensure_future(coroutine), until)
 
 
-async def _collected(texts: Texts, piece: str | None) -> str:
-    parts = []
+async def _collected(texts: Texts, piece: tuple[int, str] | None) -> list[str]:
+    parts: list[list[str]] = [[] for _ in range(texts.count)]
     while piece is not None:
-        parts.append(piece)
+        parts[piece[0]].append(piece[1])
         piece = await texts.next()
-    return "".join(parts)
+    return ["".join(part) for part in parts]
 
 
 class _Written:
@@ -278,12 +280,15 @@ class _Written:
         self.form = form
         self.common = {"id": f"{form.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
 
-    def all(self, text: str, finish: Finish) -> dict[str, Any]:
-        choice = {"index": 0, **self.form.all(text), "logprobs": None, "finish_reason": finish.reason}
-        return {**self.common, "object": self.form.whole, "choices": [choice], "usage": usage_of(finish)}
+    def all(self, texts: Sequence[str], finish: Finish) -> dict[str, Any]:
+        choices = [
+            {"index": index, **self.form.all(text), "logprobs": None, "finish_reason": reason}
+            for index, (text, reason) in enumerate(zip(texts, finish.reasons, strict=True))
+        ]
+        return {**self.common, "object": self.form.whole, "choices": choices, "usage": usage_of(finish)}
 
-    def event(self, part: dict[str, Any], reason: str | None = None) -> str:
-        choice = {"index": 0, **part, "logprobs": None, "finish_reason": reason}
+    def event(self, index: int, part: dict[str, Any], reason: str | None = None) -> str:
+        choice = {"index": index, **part, "logprobs": None, "finish_reason": reason}
         return _event({**self.common, "object": self.form.chunk, "choices": [choice]})
 
     def usage(self, finish: Finish) -> str:
@@ -307,19 +312,21 @@ def failure(message: str, status: int) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "param": None, "code": None}}
 
 
-async def _events(texts: Texts, piece: str | None, written: _Written, usage: bool, until: float) -> AsyncIterator[str]:
-    if written.form.first is not None:
-        yield written.event(written.form.first)
+async def _events(texts: Texts, piece: tuple[int, str] | None, written: _Written, usage: bool, until: float) -> AsyncIterator[str]:
+    for index in range(texts.count):
+        if written.form.first is not None:
+            yield written.event(index, written.form.first)
     try:
         while piece is not None:
-            yield written.event(written.form.part(piece))
+            yield written.event(piece[0], written.form.part(piece[1]))
             piece = await asyncio.wait_for(texts.next(), max(0.0, until - time.monotonic()))
     except Exception as error:  # the status is gone; clients look for this in a stream
         found = refusal(error)
         yield _event(failure(found.message, found.status))
         return
     finish = texts.finished.result()
-    yield written.event(written.form.part(""), finish.reason)
+    for index, reason in enumerate(finish.reasons):
+        yield written.event(index, written.form.part(""), reason)
     if usage:
         yield written.usage(finish)
     yield "data: [DONE]\n\n"

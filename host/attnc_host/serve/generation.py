@@ -7,21 +7,28 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Generator as Iteration
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from attnc_host.accelerator import Accelerator
-from attnc_host.decoder import Sampling, decoder_of
+from attnc_host.branches import generate_many
+from attnc_host.decoder import Sampling, Session, decoder_of
 from attnc_host.errors import InputError
 from attnc_host.serve.worker import Job
-from attnc_host.text import open_tokenizer, pieces
+from attnc_host.text import Pieces, open_tokenizer
+
+Tokens = Iteration[tuple[int, int], None, None]
+"""Each with the number of its text."""
 
 
 @runtime_checkable
 class Generator(Protocol):
     """A decoder with its tokenizer. It may also have `context`, the tokens that prompt and answer take together at most, and
-    `chat_prompt(messages) -> str`, the model's own way to write a conversation."""
+    `chat_prompt(messages) -> str`, the model's own way to write a conversation, and `generate_many`, several texts together, as `Decoder`
+    has it."""
 
     def encode(self, text: str) -> Sequence[int]:
         """Tokens of a text."""
@@ -52,11 +59,18 @@ class Decoder:
 
     def generate(self, ids: Sequence[int], max_new_tokens: int, *, sampling: Sampling, seed: int, stop: Sequence[int]) -> Iterator[int]:
         """The tokens that follow, one after the other."""
+        return self._session(ids).generate(ids, max_new_tokens, sampling, stop, seed)
+
+    def generate_many(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, **options: Any) -> Iterator[tuple[int, int]]:
+        """(number, token) of what follows several prompts; options as those of `attnc_host.branches.generate_many`."""
+        return generate_many(self._session(prompts[0]), prompts, max_new_tokens, **options)
+
+    def _session(self, ids: Sequence[int]) -> Session:
         held = self.accelerator.held(ids)
         number = self._numbers[0] if held is None else held
         self._numbers.remove(number)
         self._numbers.append(number)
-        return self.accelerator.session(number).generate(ids, max_new_tokens, sampling, stop, seed)
+        return self.accelerator.session(number)
 
 
 def chat_prompt(generator: Generator, messages: Sequence[Mapping[str, str]]) -> str:
@@ -98,9 +112,9 @@ class Stops:
 
 @dataclass(frozen=True)
 class Finish:
-    """How a text ended ("stop" or "length"), and the tokens of both sides."""
+    """How each text ended ("stop" or "length"), and the tokens of both sides."""
 
-    reason: str
+    reasons: tuple[str, ...]
     prompt_tokens: int
     completion_tokens: int
 
@@ -108,7 +122,7 @@ class Finish:
 @dataclass(frozen=True)
 class Wanted:
     """What a client asks for. `prompt` is text, tokens, or messages of a conversation; `tokens` is None for as many as fit, up to `most`;
-    `stops` are words."""
+    `stops` are words. So many `texts` follow, each with a seed one higher."""
 
     prompt: str | Sequence[int] | Sequence[Mapping[str, str]]
     tokens: int | None
@@ -116,13 +130,48 @@ class Wanted:
     stops: Sequence[str] = ()
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
+    texts: int = 1
+
+
+class _Text:
+    """One text on its way: tokens in, pieces out."""
+
+    def __init__(self, generator: Generator, stops: Sequence[str], emit: Callable[[str], None]) -> None:
+        self._pieces, self._stops, self._emit = Pieces(generator), Stops(stops), emit
+        self.made, self.ended = 0, False
+
+    def ends_with(self, token: int, ends: Collection[int], count: Callable[[], None]) -> bool:
+        """Take a token, which is counted unless it ends the text by itself; whether the text is at its end."""
+        if token in ends:
+            self.ended = True
+        else:
+            self.made += 1
+            count()
+            self._add(self._pieces.add(token))
+        return self.ended
+
+    def close(self) -> None:
+        """What was held back."""
+        if not self._stops.found:
+            self._add(self._pieces.rest())
+        if not self._stops.found:
+            self._show(self._stops.rest())
+
+    def _add(self, piece: str | None) -> None:
+        if piece is not None:
+            self._show(self._stops.add(piece))
+            self.ended = self.ended or self._stops.found
+
+    def _show(self, text: str) -> None:
+        if text:
+            self._emit(text)
 
 
 class Generation(Job):
-    """A text to be generated: `emit` is called with every piece of it, `count` for every token, in the worker's thread; the result is a
-    `Finish`."""
+    """Texts to be generated: `emit` is called with the number of each and every piece of it, `count` for every token, in the worker's
+    thread; the result is a `Finish`."""
 
-    def __init__(self, wanted: Wanted, emit: Callable[[str], None], count: Callable[[], None]) -> None:
+    def __init__(self, wanted: Wanted, emit: Callable[[int, str], None], count: Callable[[], None]) -> None:
         super().__init__()
         self.wanted, self.emit, self.count = wanted, emit, count
         self._left = threading.Event()
@@ -134,33 +183,38 @@ class Generation(Job):
 
     def execute(self, accelerator: Any) -> Finish:
         """Generate; raises `InputError` for a prompt that does not fit."""
-        wanted, prompt = self.wanted, self._encoded(accelerator)
-        limit, stops, made, ended = self._limit(accelerator, len(prompt)), Stops(self.wanted.stops), 0, False
-
-        def tokens() -> Iterator[int]:
-            nonlocal made, ended
-            found = accelerator.generate(prompt, limit, sampling=wanted.sampling, seed=wanted.seed, stop=sorted(accelerator.ends))
-            with contextlib.closing(found):
-                for token in found:
-                    ended = token in accelerator.ends
-                    if ended or self._left.is_set():
-                        return
-                    made += 1
-                    self.count()
-                    yield int(token)
-
-        with contextlib.closing(pieces(accelerator, tokens())) as texts:
-            for text in texts:
-                self._show(stops.add(text))
-                if stops.found:
+        wanted, prompt, over = self.wanted, self._encoded(accelerator), set[int]()
+        limit = self._limit(accelerator, len(prompt))
+        texts = [_Text(accelerator, wanted.stops, partial(self.emit, number)) for number in range(wanted.texts)]
+        with contextlib.closing(self._tokens(accelerator, prompt, limit, over)) as found:
+            for number, token in found:
+                if self._left.is_set():
                     break
-        if not stops.found:
-            self._show(stops.rest())
-        return Finish("length" if made == limit and not (stops.found or ended) else "stop", len(prompt), made)
+                if number not in over and texts[number].ends_with(token, accelerator.ends, self.count):
+                    over.add(number)
+                if len(over) == len(texts):
+                    break
+        for text in texts:
+            text.close()
+        reasons = tuple("length" if text.made == limit and not text.ended else "stop" for text in texts)
+        return Finish(reasons, len(prompt), sum(text.made for text in texts))
 
-    def _show(self, text: str) -> None:
-        if text:
-            self.emit(text)
+    def _tokens(self, generator: Generator, prompt: Sequence[int], limit: int, over: set[int]) -> Tokens:
+        """(number, token) of all texts; those `over` need none any more. Together where the generator can, else one after the other."""
+        wanted, stop = self.wanted, sorted(generator.ends)
+        many: Any = getattr(generator, "generate_many", None) if wanted.texts > 1 else None
+        if many is not None:
+            prompts = [prompt] * wanted.texts
+            with contextlib.closing(many(prompts, limit, sampling=wanted.sampling, seed=wanted.seed, stop=stop, over=over)) as found:
+                yield from found
+            return
+        for number in range(wanted.texts):
+            alone: Any = generator.generate(prompt, limit, sampling=wanted.sampling, seed=wanted.seed + number, stop=stop)
+            with contextlib.closing(alone):
+                for token in alone:
+                    yield number, int(token)
+                    if number in over:
+                        break
 
     def _encoded(self, generator: Generator) -> list[int]:
         prompt = self.wanted.prompt
