@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from attnc.errors import ModelError
 from attnc.frontend import import_model, load_float32
-from decoding.decoders import LAYERS, VOCABULARY, write_decoder
+from decoding.decoders import HEADS, KV_HEADS, LAYERS, VOCABULARY, write_decoder
 
 LENGTH = 6
 BATCH = helper.make_tensor_value_info
@@ -77,6 +77,33 @@ def last_logits(folder: Path) -> ModelProto:
     return model
 
 
+def grouped(folder: Path) -> ModelProto:
+    """GroupQueryAttention, which counts keys from the mask."""
+    model = with_past(folder)
+    one, axis = (numpy_helper.from_array(np.array(array), name) for name, array in (("one", [1]), ("axis", 1)))
+    model.graph.initializer.extend([one, axis])
+    counts = [
+        helper.make_node("ReduceSum", ["attention_mask", "one"], ["seen"], keepdims=0),
+        helper.make_node("Sub", ["seen", "one"], ["before"]),
+        helper.make_node("Cast", ["before"], ["last_key"], to=TensorProto.INT32),
+        helper.make_node("Shape", ["attention_mask"], ["mask_shape"]),
+        helper.make_node("Gather", ["mask_shape", "axis"], ["columns"]),
+        helper.make_node("Cast", ["columns"], ["keys"], to=TensorProto.INT32),
+    ]
+    heads, nodes = {"num_heads": HEADS, "kv_num_heads": KV_HEADS}, [*counts]
+    for node in model.graph.node:
+        if node.op_type == "Attention":
+            *parts, _, past_k, past_v = node.input
+            packed, given = f"{node.name}.packed", [past_k, past_v, "last_key", "keys"]
+            nodes.append(helper.make_node("Concat", parts, [packed], axis=-1))
+            node = helper.make_node("GroupQueryAttention", [packed, "", "", *given], node.output, domain="com.microsoft", **heads)
+        nodes.append(copy.deepcopy(node))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return model
+
+
 def merged(folder: Path) -> ModelProto:
     """Both forms in one file, and an input that says which."""
     past, plain = with_past(folder), onnx.load(write_decoder(folder / "plain.onnx", mask=True))
@@ -107,6 +134,7 @@ FILES: dict[str, Callable[[Path], ModelProto]] = {
     "mask of truth": masked(TensorProto.BOOL),
     "mask of numbers": masked(TensorProto.FLOAT),
     "last logits": last_logits,
+    "GroupQueryAttention": grouped,
     "merged": merged,
 }
 
@@ -125,6 +153,16 @@ def test_all_are_the_same_function(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-5)
     graphs = [import_model(path, {}, False, {}, LENGTH).graph for path in (plain, tmp_path / "file.onnx")]
     assert [node.op for node in graphs[1].nodes] == [node.op for node in graphs[0].nodes]
+
+
+def test_keys_are_counted_by_constants(tmp_path: Path) -> None:
+    """onnxruntime loads some files of known lengths with nothing else: its inference of shapes takes what a Cast gives for int64."""
+    onnx.save(grouped(tmp_path), tmp_path / "file.onnx")
+    graph = load_float32(tmp_path / "file.onnx", LENGTH).graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    (*_, last) = (node for node in graph.node if node.op_type == "GroupQueryAttention")
+    found = [constants[name] for name in last.input[5:7]]
+    assert [array.dtype for array in found] == [np.int32] * 2 and [array.tolist() for array in found] == [[LENGTH - 1], LENGTH]
 
 
 def test_inputs_that_nobody_knows(tmp_path: Path) -> None:

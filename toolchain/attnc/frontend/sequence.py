@@ -36,6 +36,7 @@ def bind_sequence(model: ModelProto, length: int, path: str) -> None:
         raise ModelError(f"{path}: --max-length does not know what input {others[0]!r} of a decoder is")
     for value in rest:
         model.graph.initializer.append(numpy_helper.from_array(_constant(value, length, path), value.name))
+    _count_keys(model, length)
     del model.graph.input[:]
     model.graph.input.append(_fixed(tokens[0], length, path))
     outputs = [value for value in model.graph.output if not PRESENT.search(value.name) and not _keys_or_values(value)]
@@ -44,6 +45,17 @@ def bind_sequence(model: ModelProto, length: int, path: str) -> None:
         raise ModelError(f"{path}: --max-length needs one output, the logits, beside caches, found {found}")
     del model.graph.output[:]
     model.graph.output.extend(outputs)
+
+
+def _count_keys(model: ModelProto, length: int) -> None:
+    """What GroupQueryAttention is told of the keys, the last one and how many there are, as constants: files compute that from the shape of
+    a mask, and onnxruntime's inference of shapes takes the result of a Cast for what it was before."""
+    counts = {"attnc::last_key": np.array([length - 1], np.int32), "attnc::keys": np.array(length, np.int32)}
+    counted = [node for node in model.graph.node if node.op_type == "GroupQueryAttention"]
+    for node in counted:
+        node.input[5:7] = counts
+    if counted:
+        model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in counts.items())
 
 
 def _says_nothing(value: ValueInfoProto) -> bool:
