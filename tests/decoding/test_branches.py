@@ -4,6 +4,7 @@ simulated time."""
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,13 @@ from attnc.ops.attention_sizes import Mask
 from attnc.schedule.program import build_program
 from attnc.sim.backend import CosimBackend
 from attnc.verify import golden_backend
-from attnc_host import Accelerator, InputError
+from attnc_host import Accelerator, InputError, backends
+from attnc_host.backends import Backend
 from attnc_host.branches import generate_many, room, shared
 from attnc_host.caches import BATCH, DECODE, PREFILL
-from attnc_host.decoder import Sampling
+from attnc_host.decoder import Sampling, decoder_of
+from attnc_host.manifest import load
+from attnc_host.selftest import selftest
 from decoding.decoders import VOCABULARY, write_decoder
 
 assert golden_backend  # registers "golden"
@@ -191,6 +195,22 @@ def test_a_head_on_the_host_serves_every_branch(tmp_path: Path) -> None:
             assert [token for branch, token in found if branch == number] == expected
         rows = {row["entry"]: row for row in accelerator.manifest.data["decoder"]["estimates"]}
         assert rows[BATCH]["host_ms"] == pytest.approx(2 * rows[DECODE]["host_ms"], rel=1e-3)
+
+
+def test_a_board_is_timed_by_a_token(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The vectors of both entries are compared, what they write and no more; timed is the token alone."""
+    execute, runs, manifest = backends.execute, list[int](), load(build)
+
+    def counted(device: Backend, images: np.ndarray, scalars: Mapping[str, int]) -> np.ndarray:
+        runs.append(scalars["first"])
+        return execute(device, images, scalars)
+
+    monkeypatch.setattr(backends, "execute", counted)
+    found, entries = selftest(build, "golden", runs=2), decoder_of(manifest).entries
+    fetches = {fetch.value: fetch.words for fetch in manifest.fetches}
+    words = sum(fetches[name] for entry in (DECODE, BATCH) for name in entries[entry].outputs)
+    assert (found["vectors"], found["bytes"], found["mismatches"]) == (2, words * manifest.lanes, 0)
+    assert runs == [entries[name].first for name in (PREFILL, DECODE, BATCH, DECODE, DECODE, DECODE)]
 
 
 def test_what_they_have_in_common() -> None:
