@@ -21,7 +21,7 @@ from attnc.kernels.call import Walk
 from attnc.kernels.chunks import Chunks
 from attnc.kernels.design import KEYS_AT_ONCE, Design
 from attnc.ops import operator
-from attnc.ops.mixed_caches import in_4_bits
+from attnc.ops.mixed_caches import SEVENTH, by_token, in_4_bits
 from attnc.passes import caches
 from attnc.passes.caches import kept_in, narrow_caches
 from attnc.quant.calibration import Statistics
@@ -92,7 +92,9 @@ def test_cpp_computes_with_caches_of_4_bits(model: Path, tmp_path: Path, short_c
     assert decoder["cache"] == "int4" and list(rows) == ["int8", "k4v8", "int4"]
     assert rows["int8"]["sqnr_db"] > rows["k4v8"]["sqnr_db"] > rows["int4"]["sqnr_db"] > 5
     assert rows["int8"]["divergence"] < rows["int4"]["divergence"]
-    assert rows["int8"]["bytes"] == 2 * (LONG + 8) * WIDTH // 2 and rows["int4"]["bytes"] == (8 + LONG + 2 * 12) * WIDTH // 2
+    lanes = json.loads((build / "manifest.json").read_text())["design"]["lanes"]
+    assert rows["int8"]["bytes"] == 2 * (LONG + 8) * WIDTH // 2 and rows["int4"]["bytes"] == (8 + LONG + 2 * 12) * WIDTH // 2 + LONG * lanes
+    # What is estimated is near.
     estimates = {(row["entry"], row["position"]): row["cycles"] for row in decoder["estimates"]}
     for timed in decoder["simulated"].values():
         assert all(abs(run["cycles"] / estimates[run["entry"], run["position"]] - 1) < 0.2 for run in timed)
@@ -116,6 +118,7 @@ def test_blocks_give_the_whole_in_two_precisions(
     words = {name: program.memory.values[name].words for name, value in graph.values.items() if value.held and value.held.rows == LONG}
     kept = {name: graph.value(name).held for name in words}
     assert {count for name, count in words.items() if name.endswith(".low")} == {2 * 28 // 2}
+    assert {count for name, count in words.items() if name.endswith(".peak")} == ({28} if cache == "int4" else set())
     assert {count for name, count in words.items() if kept[name].chunk} == {2 * 12}  # type: ignore[union-attr]
     with pytest.raises(GraphError, match="go over the end of"):
         GoldenDecoder(graph).run(PREFILL, 6, {found.inputs[PREFILL]: np.zeros((BLOCK, WIDTH), np.int8)})
@@ -148,14 +151,29 @@ def test_near_and_first_keys_are_seen_in_bytes() -> None:
     operator(node).quantize(node, types, output)
     plain = operator(node).golden(node, [q, k, v], types, output)
     for key, operand in ((2, 1), (9, 1), (9, 2)):
-        changed = [q, k.copy(), v.copy()]
-        codes = in_4_bits(changed[operand])
-        changed[operand][:, key] = codes[:, key] + np.where(changed[operand][:, key] == codes[:, key], 1, 0)
-        assert (in_4_bits(changed[operand]) == codes).all()
+        changed, lower = [q, k.copy(), v.copy()], (in_4_bits, by_token)[operand - 1]
+        row, codes = changed[operand][0, key], lower(changed[operand])
+        for channel in range(8):
+            for step in (1, -2, 1):  # one more, one less, as it was
+                row[channel] += step
+                if (lower(changed[operand]) == codes).all():
+                    break
         other = operator(node).golden(node, changed, types, output)
         rows = {int(row) for row in np.flatnonzero((other != plain).any(axis=(0, 2)))}
         near = {*range(key, length)} if key < size else {*range(key, (key // size + 2) * size)}
         assert rows and rows <= near
+
+
+def test_values_have_a_scale_for_each_token() -> None:
+    """What is left of a byte is the nearest seventh of its token's largest one, as the loaders compute it."""
+    codes, peaks = np.arange(-7, 8), np.arange(128)[:, None]
+    kept = (codes * ((peaks * SEVENTH + 128) >> 8) + 128) >> 8
+    np.testing.assert_array_equal(kept, np.floor(codes * peaks / 7 + 0.5))
+    q = np.random.default_rng(0).integers(-128, 128, (3, 50, 16)).astype(np.int8)
+    q[0] //= np.arange(1, 51, dtype=np.int8)[:, None]
+    q[1, 0] = 0
+    peak = np.minimum(np.abs(q.astype(int)).max(axis=-1, keepdims=True), 127)
+    assert (np.abs(by_token(q) - q.astype(float)) <= peak / 14 + 0.51).all()
 
 
 def test_going_back_needs_what_was_not_written_over() -> None:
@@ -163,6 +181,14 @@ def test_going_back_needs_what_was_not_written_over() -> None:
     assert manifest.holds(40, 0) and manifest.holds(40, 4) and manifest.holds(12, 6) and manifest.holds(20, 17)
     assert not manifest.holds(13, 6) and not manifest.holds(21, 17) and manifest.holds(20, 20)
     assert manifest.takes_block(8) and not manifest.takes_block(9) and manifest.begins("prefill", 11) == 8
+
+
+def test_keys_come_one_per_cycle(tmp_path: Path, short_chunks: None) -> None:
+    """A search tries no more, and a schedule that asks for more is refused."""
+    (tmp_path / "schedule.yaml").write_text("schema: 1\ndesign: {lanes: 4, rows: 4, engines: {attention: {queries: 4, keys: 2}}}\n")
+    options = CompileOptions(max_length=LONG, block=BLOCK, cache="int4", schedule=tmp_path / "schedule.yaml", output=tmp_path / "build")
+    with pytest.raises(ConfigError, match=r"'design\.engines\.attention\.keys': needed 1, where caches have two precisions"):
+        compile_model(write_decoder(tmp_path / "decoder.onnx"), options)
 
 
 def test_rings_and_short_sequences_have_one_precision() -> None:
@@ -188,7 +214,7 @@ def test_layers_take_over_what_channels_differ_by(model: Path) -> None:
     again: dict[str, np.ndarray] = {}
     after = run_reference(graph, feeds, again.__setitem__)
     for name, array in before.items():
-        np.testing.assert_allclose(after[name], array, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(after[name], array, rtol=1e-4, atol=1e-5)
     for node in graph.nodes:
         for name in node.inputs[1:3] if node.op == "attention" else ():
             peaks, old = (np.abs(values[name]).max(axis=(0, 1)) for values in (again, seen))

@@ -204,7 +204,8 @@ def write(state: State, progress: Progress, moved: Note) -> Path:
                 "simulated": check.later,
                 "cache": state.options.cache,
                 "head": None if state.head is None else state.head.facts() | {"design_cycles": cost.by_node().get(state.head.node)},
-                "cache_errors": state.cache_errors,
+                # A scale takes a word.
+                "cache_errors": [row | {"bytes": row["bytes"] + row["scales"] * program.design.lanes} for row in state.cache_errors],
             }
         if routings is not None:
             simulated = _simulated_routings(check, routings) | check.others

@@ -170,6 +170,11 @@ class Graph:
             name, n = f"{stem}_{n}", n + 1
         return name
 
+    @property
+    def chunks(self) -> list[int]:
+        """Tokens of the chunks of its caches of two precisions."""
+        return sorted({value.held.chunk for value in self.values.values() if value.held is not None and value.held.chunk})
+
     def producer(self, name: str) -> Node | None:
         """The node that makes `name`; None for inputs and constants."""
         return next((node for node in self.nodes if node.output == name), None)

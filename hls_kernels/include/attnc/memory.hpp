@@ -205,12 +205,14 @@ LOAD:
 
 // A walk through a cache of two precisions: in each turn of its one loop over tiles come bytes of the first rows, elements of 4 bits, bytes
 // of what was recent, and last what `own` says (the only ones where it is no such cache). An element of 4 bits there stands for 16 times as
-// much, which is what bytes are; stretches may be empty, but not all of a walk.
+// much, which is what bytes are, or with SCALES for as much as the scale of its token says: a byte m in lane 0 of a word of its own, read before
+// anything else; c of 4 bits is then c * m / 7, rounded half up. Stretches may be empty, but not all of a walk.
 struct MixedWalk {
   Walk own;
   int first_offset, first_count;
   int low_offset, low_count, low_stride;
   int recent_offset, recent_count;
+  int scale_offset;
 };
 
 // What follows each other in memory, the same in every tile, `stride` further each time.
@@ -221,7 +223,15 @@ struct Stretch {
 
 static constexpr int STRETCHES = 4;
 
-template <class T, int L, int W> void load_mixed(hls::burst_maxi<Word<W * L>> memory, MixedWalk walk, hls::stream<Vec<T, L>>& out) {
+// 256 m / 7; times c, it lies nearer to 256 c m / 7 than this lies to a tie.
+typedef UInt<13> seventh_t;
+inline seventh_t seventh(UInt<8> m) {
+#pragma HLS INLINE
+  return seventh_t((UInt<22>(m) * UInt<14>(9362) + 128) >> 8);
+}
+
+template <class T, int L, int W, int SCALES = 0>
+void load_mixed(hls::burst_maxi<Word<W * L>> memory, MixedWalk walk, hls::stream<Vec<T, L>>& out) {
   static_assert(W == 1 || W == 2, "load_mixed: a beat is one word or two");
   static_assert(L % 2 == 0 && width<T>::value >= 8, "load_mixed: a word is two halves, and elements have at least 8 bits");
   const bool small = walk.own.bytes == 0;
@@ -254,6 +264,9 @@ template <class T, int L, int W> void load_mixed(hls::burst_maxi<Word<W * L>> me
   const int runs = tiles * kinds, most = runs_ahead(((bytes + W - 1) / W + (halves + 2 * W - 1) / (2 * W)) >> 2);
   const int ahead = runs < most ? runs : most;
   int asked = ahead, asking = 0, taking = 0, at = 0;
+  seventh_t scales[SCALES > 0 ? SCALES : 1];
+  const int count = SCALES > 0 ? walk.low_count : 0;
+  if (count > 0) ask_vectors<L, W>(memory, walk.scale_offset, count, false);
   ATTNC_LOOP(ASK_STRETCHES)
 ASK_STRETCHES:
   for (int i = 0; i < ahead; ++i) {
@@ -265,6 +278,16 @@ ASK_STRETCHES:
     asking = asking + 1 == kinds ? 0 : asking + 1;
   }
   Word<W * L> beat = Word<W * L>();
+  ATTNC_LOOP(LOAD_SCALES)
+LOAD_SCALES:
+  for (int i = 0; i < count; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
+    ATTNC_TICK(LOAD_SCALES)
+    const int half = W == 1 ? 0 : (walk.scale_offset + i) & 1;
+    if (i == 0 || half == 0) beat = memory.read();
+    scales[i] = seventh(word_of<L, W>(beat, half).v[0]);
+  }
   ATTNC_LOOP(LOAD_MIXED)
 LOAD_MIXED:
   for (int i = 0; i < walk.own.vectors; ++i) {
@@ -281,10 +304,13 @@ LOAD_MIXED:
     const int place = take_first[taking] + at, half = W == 1 ? 0 : place & 1, part = place & (2 * W - 1);
     if (at == 0 || (stretch.small ? part == 0 : half == 0)) beat = memory.read();
     const Vec<T, L> nibbles = from_nibbles<T, L, W>(beat, part), whole = from_bytes<T, L>(word_of<L, W>(beat, half), 0);
+    const seventh_t scale = SCALES > 0 && stretch.low ? scales[at] : seventh_t(0);
     Vec<T, L> vec;
     for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
-      vec.v[l] = stretch.low ? T(nibbles.v[l] * 16) : stretch.small ? nibbles.v[l] : whole.v[l];
+      const Int<5> code = Int<5>(nibbles.v[l]);
+      const T low = SCALES > 0 ? T((Int<19>(code * Int<14>(scale)) + 128) >> 8) : T(code * 16);
+      vec.v[l] = stretch.low ? low : stretch.small ? nibbles.v[l] : whole.v[l];
     }
     out.write(vec);
     const bool ends = at + 1 == stretch.count;

@@ -69,6 +69,7 @@ def _stream(stream: Stream, small: bool) -> dict[str, Any]:
         "function": f"attnc::{stream.mover.function}",
         "element": word_of(stream.taken),
         "vectors": stream.vectors,
+        "scales": stream.scales,
         "beat": stream.beat,
         "shared": stream.shared,
         "type": stream.type.cpp(),

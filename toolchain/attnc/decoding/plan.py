@@ -72,8 +72,7 @@ class Decoder:
     @property
     def chunks(self) -> list[int]:
         """Tokens of the chunks of caches of two precisions."""
-        held = (value.held for value in self.model.graph.values.values())
-        return sorted({each.chunk for each in held if each is not None and each.chunk})
+        return self.model.graph.chunks
 
     @property
     def borders(self) -> list[int]:

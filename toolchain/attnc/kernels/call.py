@@ -24,7 +24,7 @@ Moves = tuple[tuple[str, int], ...]
 """By how much for each more in a register."""
 WALK = ("offset", "count_0", "count_1", "count_2", "count_3", "stride_0", "stride_1", "stride_2", "type", "runs", "vectors")
 """The integers of a walk."""
-MIXED = ("first_offset", "first_count", "low_offset", "low_count", "low_stride", "recent_offset", "recent_count")
+MIXED = ("first_offset", "first_count", "low_offset", "low_count", "low_stride", "recent_offset", "recent_count", "scale_offset")
 """Those of what comes before, where a loader brings caches of two precisions."""
 
 
@@ -92,21 +92,24 @@ class Walk:
     half: bool = False
     before: tuple[Walk, ...] = ()
     """Of a cache of two precisions: what comes first in each turn of the loops around the innermost one (kernels/chunks.py)."""
+    scales: Walk | None = None
+    """Where its elements of 4 bits have a scale for each token: through these, which the loader takes before anything else."""
 
     def at(self, more: Mapping[str, int]) -> Walk:
         """The same with so much more in the registers."""
         if not (self.moves or self.grows or self.before):
             return self
         counts = (*self.counts[:3], self.counts[3] + _grown(self.grows, more))
-        before = tuple(each.at(more) for each in self.before)
-        return replace(self, offset=self.offset + _grown(self.moves, more), counts=counts, before=before)
+        before, scales = tuple(each.at(more) for each in self.before), self.scales and self.scales.at(more)
+        return replace(self, offset=self.offset + _grown(self.moves, more), counts=counts, before=before, scales=scales)
 
     @cached_property
     def stretches(self) -> tuple[Walk, ...]:
         """What it consists of: itself, or each of what comes in turn and is not empty."""
         if not self.before:
             return (self,)
-        return tuple(each for each in (*self.before, replace(self, before=())) if each.vectors)
+        scales = () if self.scales is None else (self.scales,)
+        return tuple(each for each in (*scales, *self.before, replace(self, before=(), scales=None)) if each.vectors)
 
     @cached_property
     def vectors(self) -> int:
@@ -130,7 +133,8 @@ class Walk:
     @property
     def words(self) -> int:
         """Words that pass."""
-        return math.prod(self.counts[:3]) * self.run_words + sum(each.words for each in self.before)
+        others = (*self.before, *([self.scales] if self.scales else []))
+        return math.prod(self.counts[:3]) * self.run_words + sum(each.words for each in others)
 
     @cached_property
     def order(self) -> tuple[Any, ...]:
@@ -152,7 +156,8 @@ class Walk:
         turn, all of a turn, those of bytes and those of `low` precision."""
         low = sum(each.counts[3] for each in self.before if each.half)
         return {
-            "runs": math.prod(self.counts[:3]) * len(self.stretches),
+            "runs": math.prod(self.counts[:3]) * (1 + sum(each.vectors > 0 for each in self.before)),
+            "scales": 0 if self.scales is None else self.scales.vectors,
             "count": self.counts[3] + sum(each.counts[3] for each in self.before) - low,
             "low": low,
             "vectors": self.vectors,
@@ -168,6 +173,7 @@ class Walk:
         own = (self.offset, *self.counts, *self.strides, type_, runs, self.vectors)
         first, low, recent = self.before or (NO_WALK,) * 3
         mixed = (first.offset, first.counts[3], low.offset, low.counts[3], low.strides[2], recent.offset, recent.counts[3])
+        mixed += ((self.scales or NO_WALK).offset,)
         return dict(zip((*WALK, *MIXED), (*own, *mixed), strict=True))
 
 

@@ -115,9 +115,9 @@ class Lowering:
         offset = (1 + half) * self.offsets[name] + first * size
         return Walk(offset, counts, strides, size, self.zero_point(name), name, grows=grows, half=half)
 
-    def mixed(self, name: str, low: str, rows: int) -> Walk:
+    def mixed(self, name: str, low: str, rows: int, peaks: str = "") -> Walk:
         """A walk through all tiles of a cache of two precisions, up to the first `rows` rows of a run: `name` is the value in bytes, `low`
-        the one of 4 bits."""
+        the one of 4 bits, whose tokens have scales in `peaks`, if they have any."""
         held = self.graph.value(name).held
         assert held is not None
         chunks, last, found = Chunks(held.chunk), self.last(name), list[Walk]()
@@ -126,7 +126,12 @@ class Lowering:
             half, count = self.half(lies), chunks.at(stretch.count, last)
             walk = Walk((1 + half) * self.offsets[lies], (1, 1, self.tiles(lies), count), (0, 0, self.height(lies)), value=lies, half=half)
             found.append(self._moved(replace(walk, grows=stretch.count.by), chunks, stretch.first, last))
-        return replace(found[-1], before=tuple(found[:-1]))
+        scales = None
+        if peaks:
+            codes = found[1]
+            at = Walk(self.offsets[peaks], (1, 1, 1, codes.counts[3]), (0, 0, 0), value=peaks, grows=codes.grows)
+            scales = self._moved(at, chunks, chunks.stretches(rows)[1].first, last)
+        return replace(found[-1], before=tuple(found[:-1]), scales=scales)
 
     def packed(self, key: str, make: Make, words: int, first: int = 0, place: tuple[int, int] | None = None) -> Walk:
         """`words` words from word `first` on of the packed array `key` in the weight memory; `make` as for `payload`. `place`: the last

@@ -7,7 +7,7 @@ words that follow those of a walk.
 from __future__ import annotations
 
 from attnc.kernels.design import KEY_PORTS, WEIGHT_PORTS
-from attnc.kernels.latency import ADD, COMPARE, MEMORY, MULTIPLY, READ, WRITE
+from attnc.kernels.latency import ADD, BRAM, COMPARE, MEMORY, MULTIPLY, READ, WRITE
 from attnc.kernels.network import Loop, Names, Process, one, up
 
 REQUESTS = 16
@@ -66,10 +66,13 @@ def _turn_beats(n: Names) -> int:
     return up(n.count, n.W) + up(n.low, 2 * n.W)
 
 
+SCALE_BITS = 13
+"""Of a scale of a token as the loader keeps it."""
 LOAD_MIXED = _mover(
     "load_mixed",
     Loop("ASK_STRETCHES", ADD + COMPARE, runs=one(lambda n: min(n.runs, runs_ahead(_turn_beats(n) // 4)))),
-    Loop("LOAD_MIXED", MEMORY + ADD + WRITE, runs=one(lambda n: n.vectors)),
+    Loop("LOAD_SCALES", MEMORY + MULTIPLY + ADD + WRITE, runs=one(lambda n: n.scales)),
+    Loop("LOAD_MIXED", MEMORY + BRAM + MULTIPLY + ADD + WRITE, runs=one(lambda n: n.vectors)),
 )
 TAKE_RUN = _mover("take_run", Loop("TAKE_RUN", MEMORY + ADD + WRITE, runs=one(_run_beats)))
 TAKE_RUN_WORDS = _mover("take_run_words", Loop("TAKE_RUN_WORDS", MEMORY + WRITE, runs=one(lambda n: n.count)))

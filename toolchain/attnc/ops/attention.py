@@ -85,11 +85,12 @@ from attnc.ops.attention_sizes import (
 from attnc.ops.attention_two_pass import lower_two_pass, two_pass, two_pass_logic
 from attnc.ops.base import Widening, scalar_scale
 from attnc.ops.exponential import ERROR_TARGET, EXP2, normalise, output_multiplier, score_multiplier, scores
-from attnc.ops.mixed_caches import LOW_BITS, in_4_bits, operands_seen
+from attnc.ops.mixed_caches import LOW_BITS, by_token, in_4_bits, operands_seen
 from attnc.ops.softcap import argument_multiplier, cap_multiplier, softcap, softcap_argument
 
 Lower = Callable[[int, Array], Array]
 """What 4 bits leave of an operand."""
+LOWER = {1: in_4_bits, 2: by_token}
 CACHE_STEPS = {1: "key_steps", 2: "value_steps"}
 
 
@@ -183,7 +184,7 @@ class Attention(Approximated):
             sizes, inputs = with_table(node, sizes, inputs, node.params["bias"])
         result = np.empty(output_shape(sizes, inputs), inputs[0].dtype)
         steps = {index: node.params[name] for index, name in CACHE_STEPS.items() if name in node.params}
-        lower = (lambda index, real: in_4_bits(np.rint(real / steps[index])) * steps[index]) if steps else None
+        lower = (lambda index, real: LOWER[index](np.rint(real / steps[index])) * steps[index]) if steps else None
         for out, q, k, v, bias, allowed in _seen(node, sizes, inputs, result, lower):
             s = node.attrs["scale"] * (q @ k.swapaxes(-1, -2))
             if cap:
@@ -232,7 +233,7 @@ class Attention(Approximated):
         elif sizes.by_distance:
             sizes, inputs = with_table(node, sizes, inputs, distance_table(node, sizes))
         result = np.empty(output_shape(sizes, inputs), output.dtype)
-        for out, q, k, v, bias, allowed in _seen(node, sizes, inputs, result, lambda index, q: in_4_bits(q)):
+        for out, q, k, v, bias, allowed in _seen(node, sizes, inputs, result, lambda index, q: LOWER[index](q)):
             t = log2_scores(node, matmul(q, k.swapaxes(-1, -2), 1 << 2 * (qk_bits - 1), np.float64))
             if bias is not None:
                 # What is added to an excluded key takes any score below SCORE_EXCLUDED, which no other sum comes near.

@@ -183,7 +183,7 @@ def keys_at_once(graph: Graph, engine: EngineDesign[AttentionNumbers]) -> int:
     """Keys that the engine takes per cycle of a cache. A block of rows loads whole steps of them: what follows its own last key may not be
     what a later block is about to store, so that blocks end where steps do, and are as long as one at least. Tokens of
     branches come in whole steps, and of caches of two precisions one comes per cycle."""
-    if any(value.held is not None and value.held.chunk for value in graph.values.values()):
+    if graph.chunks:
         return 1
     most = 1 << (engine.rows.bit_length() - 1)
     branches = max((value.held.branches for value in graph.values.values() if value.held is not None), default=1)
@@ -301,13 +301,13 @@ def walks_of(
     def grouped(name: str, per_group: int, first: int, count: int) -> Walk:
         counts, strides = (1, span[1], ctx.tiles(name), count), (0, per_group, ctx.height(name))
         if sizes.cached and name in low:
-            return ctx.mixed(name, low[name], sum(queries))
+            return ctx.mixed(name, low[name][0], sum(queries), *low[name][1:])
         if sizes.cached and name in (k, v):
             return ctx.whole(name, first, counts, strides, grows)
         return ctx.through(name, span[0] * per_group + first, counts, strides)
 
     q, k, v = node.inputs[:3]
-    low: dict[str, str] = node.attrs.get("low", {})
+    low: dict[str, tuple[str, ...]] = node.attrs.get("low", {})
     bias = NO_WALK
     if sizes.channels:
         bias = factor_walk(node, ctx, range(sizes.heads), queries, [keys])

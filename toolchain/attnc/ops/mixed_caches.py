@@ -2,6 +2,7 @@
 
 A sequence is cut into chunks of `cache_chunk` tokens. A query sees keys and values of the first chunk, of the chunk before its own and of
 its own in bytes, those of all others in 4 bits: which it is depends on the places of query and key alone, so any blocks give the same.
+Keys have 16 steps of a byte for one of 4 bits. Values are 4 bits times the largest magnitude of their token, a byte, over 7.
 """
 
 from __future__ import annotations
@@ -11,11 +12,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from attnc.arrays import Array
+from attnc.fixedpoint import clamp, quantize_multiplier, shift_round_half_up
 from attnc.ir import Node, TensorType
+from attnc.ops.normalize_rows import reciprocal
 
 LOW_BITS = 4
 STEP = 16
 """Steps of a byte that are one of 4 bits."""
+LIMIT, PEAK = 7, 127
+SEVENTH = 9362
+"""2**16 / 7."""
 
 
 def low_type(type_: TensorType) -> TensorType:
@@ -27,6 +33,17 @@ def in_4_bits(q: Array) -> Array:
     """Bytes that went through 4 bits: rounded half up to a multiple of 16, from -8 to 7 of them."""
     codes = np.clip((q.astype(np.int16) + STEP // 2) >> 4, -8, 7)
     return (codes * STEP).astype(q.dtype)
+
+
+def by_token(q: Array) -> Array:
+    """Bytes [..., tokens, channels] that went through 4 bits with a scale for each token: c * peak / 7, rounded half up, where row_absmax
+    makes the peak, at most 127, and normalize_rows c."""
+    wide = q.astype(np.int64)
+    peak = np.minimum(np.abs(wide).max(axis=-1, keepdims=True), PEAK)
+    factor, shift = reciprocal(peak, *map(int, quantize_multiplier(LIMIT)))
+    codes = clamp(shift_round_half_up(wide * factor, shift), -LIMIT, LIMIT)
+    # (peak * SEVENTH + 128) >> 8 is 256 peak / 7 but for 0.52, and what it does to the product less than 1/14, the least from a tie.
+    return shift_round_half_up(codes * shift_round_half_up(peak * SEVENTH, 8), 8).astype(q.dtype)
 
 
 def operands_seen(node: Node, queries: int, operands: Sequence[Array], low: Sequence[Array]) -> Iterator[tuple[slice, list[Array]]]:

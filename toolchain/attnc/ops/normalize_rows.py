@@ -1,11 +1,11 @@
 """normalize_rows: y = x / peak row by row, in [-1, 1]: a token brought to its own scale.
 
 Shapes   x [R, C], peak [R, 1] as `row_absmax` gives it, y [R, C]. A row whose peak is 0 becomes 0.
-Scales   x and peak one per tensor; y is s8 of 1/127, whatever was calibrated.
+Scales   x and peak one per tensor; y is s8 of 1/127, whatever was calibrated, or with attribute `limit` integers up to that, of 1/limit.
 Method   per row the reciprocal of the peak as an integer of 15 to 18 bits and an exponent, by one integer division; then one
          multiplication per element.
-Rounding the reciprocal and y half up, y saturated to +-127.
-Error    0.5 + |y| * 2**-15.8 steps of y (1/127) before saturation: 2**-17 each from the multiplier and the reciprocal, rounded up.
+Rounding the reciprocal and y half up, y saturated to +-127 (or the limit).
+Error    0.5 + |y| * 2**-15.8 steps of y before saturation: 2**-17 each from the multiplier and the reciprocal, rounded up.
 Widths   16 bits times 19 bits.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from attnc.arrays import Array, Shape
-from attnc.fixedpoint import MAX_SHIFT, Int64, bit_length, clamp, quantize_multiplier, shift_round_half_up
+from attnc.fixedpoint import MAX_SHIFT, Int64, bit_length, bits_for, clamp, quantize_multiplier, shift_round_half_up
 from attnc.ir import GraphError, Node, TensorType
 from attnc.kernels.call import Call
 from attnc.kernels.kernel import KernelCall
@@ -40,6 +40,10 @@ def reciprocal(peak: Int64, multiplier: int, shift: int) -> tuple[Int64, Int64]:
     return np.where(peak > 0, factor, 0), shift + PEAK_BITS - left
 
 
+def _limit(node: Node) -> int:
+    return int(node.attrs.get("limit", LIMIT))
+
+
 class NormalizeRows(Operator):
     """Division of each row by its peak."""
 
@@ -61,12 +65,12 @@ class NormalizeRows(Operator):
         return np.divide(x, peak, out=np.zeros_like(x), where=np.broadcast_to(peak > 0, x.shape))
 
     def output_bits(self, node: Node) -> int:
-        """Bytes."""
-        return 8
+        """As many as the limit takes: bytes, if there is no other."""
+        return bits_for(_limit(node))
 
     def fixed_output_type(self, node: Node, inputs: Sequence[TensorType]) -> TensorType:
-        """s8 of 1/127."""
-        return TensorType(8, True, np.asarray(1 / LIMIT))
+        """s8 of 1/127, if there is no other limit."""
+        return TensorType(self.output_bits(node), True, np.asarray(1 / _limit(node)))
 
     def quantize(self, node: Node, inputs: Sequence[TensorType], output: TensorType) -> None:
         """The factor between the scales, for a peak of 1."""
@@ -79,9 +83,9 @@ class NormalizeRows(Operator):
 
     def golden(self, node: Node, inputs: Sequence[Array], types: Sequence[TensorType], output: TensorType) -> Array:
         """One division per row, one multiplication per element."""
-        p = node.params
+        p, limit = node.params, _limit(node)
         factor, shift = reciprocal(inputs[1].astype(np.int64), int(p["multiplier"]), int(p["shift"]))
-        return clamp(shift_round_half_up(inputs[0].astype(np.int64) * factor, shift), -LIMIT, LIMIT).astype(output.dtype)
+        return clamp(shift_round_half_up(inputs[0].astype(np.int64) * factor, shift), -limit, limit).astype(output.dtype)
 
     def lower(self, node: Node, ctx: Lowering) -> list[Call]:
         """A call per block of rows."""
@@ -96,7 +100,7 @@ class NormalizeRows(Operator):
                 ("ROWS_MAX", ctx.design.rows),
             ),
         )
-        scalars = {"tiles": ctx.tiles(x), **factor_scalars(node), "limit": LIMIT}
+        scalars = {"tiles": ctx.tiles(x), **factor_scalars(node), "limit": _limit(node)}
         return [
             Call(
                 node=node.name,

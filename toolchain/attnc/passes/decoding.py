@@ -18,10 +18,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from attnc.errors import UnsupportedError
-from attnc.ir import Graph, Held, Node, Value
+from attnc.ir import Graph, Held, Node, TensorType, Value
 from attnc.ops import operator
-from attnc.ops.mixed_caches import low_type
+from attnc.ops.mixed_caches import LIMIT, LOW_BITS, low_type
 from attnc_host.caches import BATCH, DECODE, PREFILL
 
 
@@ -34,7 +36,8 @@ def with_cache(graph: Graph, length: int, block: int, branches: int = 0) -> Grap
     graph, chunks = _with_low(graph)
     for node in graph.nodes:
         kept = [node.inputs[index] for index in operator(node).cached(node)]
-        for name in (*kept, *(node.attrs["low"][name] for name in kept if name in node.attrs.get("low", {}))):
+        low = [each for name in kept for each in node.attrs.get("low", {}).get(name, ())]
+        for name in (*kept, *low):
             held[name] = max(held.get(name, 0), operator(node).cache_rows(node, length, block))
     result = Graph(graph.name, length=length)
     cached = {name: Held(name, rows, rows < length, chunks.get(name, 0)) for name, rows in held.items()}
@@ -48,25 +51,40 @@ def with_cache(graph: Graph, length: int, block: int, branches: int = 0) -> Grap
 
 
 def _with_low(graph: Graph) -> tuple[Graph, dict[str, int]]:
-    """The graph with a node for each value that caches hold in 4 bits too, named in attribute `low` of its reader; the tokens of a chunk by
-    the values that they hold in bytes for a few chunks alone."""
-    result, chunks, low = graph.copy(), dict[str, int](), dict[str, str]()
+    """The graph with nodes for each value that caches hold in 4 bits too, named in attribute `low` of its reader (of values the largest
+    magnitudes of tokens besides); the tokens of a chunk by the values that they hold in bytes for a few chunks alone."""
+    result, chunks, low = graph.copy(), dict[str, int](), dict[str, tuple[str, ...]]()
     for node in result.nodes[:]:
-        wide = [node.inputs[index] for index in node.attrs.get("low_operands", ())]
-        for name in wide:
+        wide = {node.inputs[index]: index for index in node.attrs.get("low_operands", ())}
+        for name, index in wide.items():
             chunks[name] = node.attrs["cache_chunk"]
-            if name in low:
-                continue
-            low[name] = result.fresh(f"{name}.low")
-            result.add_value(low[name], result.value(name).shape).type = low_type(result.type(name))
-            maker = result.producer(name)
-            assert maker is not None, f"{name!r} is checked to be computed"
-            narrow = Node(low[name], "requantize", [name], low[name], source=maker.source)
-            operator(narrow).quantize(narrow, [result.type(name)], result.type(low[name]))
-            result.nodes.insert(result.nodes.index(maker) + 1, narrow)
+            if name not in low:
+                low[name] = _narrowed(result, name) if index == 1 else _narrowed_by_token(result, name)
         if wide:
             node.attrs["low"] = {name: low[name] for name in wide}
     return result, chunks
+
+
+def _narrowed(graph: Graph, name: str) -> tuple[str]:
+    return (_add_behind(graph, "requantize", [name], f"{name}.low", low_type(graph.type(name)), graph.producer(name)),)
+
+
+def _narrowed_by_token(graph: Graph, name: str) -> tuple[str, str]:
+    type_ = graph.type(name)
+    peak = _add_behind(graph, "row_absmax", [name], f"{name}.peak", type_, graph.producer(name))
+    unit = TensorType(LOW_BITS, True, np.asarray(1 / LIMIT))
+    return _add_behind(graph, "normalize_rows", [name, peak], f"{name}.low", unit, graph.producer(peak), limit=LIMIT), peak
+
+
+def _add_behind(graph: Graph, op: str, inputs: list[str], output: str, type_: TensorType, maker: Node | None, **attrs: int) -> str:
+    """Add a node behind another; the name of its output."""
+    assert maker is not None, f"{inputs[0]!r} is checked to be computed"
+    output = graph.fresh(output)
+    node = Node(output, op, inputs, output, attrs={**attrs}, source=maker.source)
+    graph.add_value(output, operator(node).shape(node, [graph.value(name).shape for name in inputs])).type = type_
+    operator(node).quantize(node, [graph.type(name) for name in inputs], type_)
+    graph.nodes.insert(graph.nodes.index(maker) + 1, node)
+    return output
 
 
 def renamed(entry: str, name: str) -> str:
@@ -108,7 +126,8 @@ def _add(result: Graph, graph: Graph, entry: str, rows: int, block: int, held: d
             result.inputs.append(names[name])
     for node in nodes:
         own = operator(node)
-        attrs = {"low": {names[name]: names[low] for name, low in node.attrs["low"].items()}} if "low" in node.attrs else {}
+        lows = {names[name]: tuple(names[each] for each in low) for name, low in node.attrs.get("low", {}).items()}
+        attrs = {"low": lows} if lows else {}
         most = max((held[node.inputs[index]].rows for index in own.cached(node)), default=length)
         result.nodes.append(
             replace(

@@ -33,7 +33,8 @@ KEPT = ("small_operands", "low_operands", "cache_chunk")
 
 def measure_caches(state: State) -> list[dict[str, Any]]:
     """For each format the SQNR of the logits in dB (None where nothing differs), the share of tokens whose likeliest successor is the same,
-    the divergence (Kullback-Leibler) of the distributions in nats, and the bytes of all caches of a sequence."""
+    the divergence (Kullback-Leibler) of the distributions in nats, and bytes of all caches of a sequence, without the scales of tokens, and
+    how many of these there are."""
     graph = state.float_graph
     assert graph is not None
     formats = {each: _format(state, graph, bits) for each, bits in CACHE_BITS.items()}
@@ -53,7 +54,7 @@ def measure_caches(state: State) -> list[dict[str, Any]]:
             "same_choice": round(float(same) / tokens, 4),
             "divergence": round(float(divergence) / tokens, 6),
             "tokens": tokens,
-            "bytes": _bytes(state, formats[each][0]),
+            **_size(state, formats[each][0]),
         }
         for each, (signal, noise, same, divergence) in found.items()
     ]
@@ -84,19 +85,20 @@ def _format(state: State, graph: Graph, bits: tuple[int, int]) -> tuple[Graph, d
     return result, rounds
 
 
-def _bytes(state: State, graph: Graph) -> int:
-    """Of the caches of a sequence."""
-    length, total = state.options.max_length or 0, 0
+def _size(state: State, graph: Graph) -> dict[str, int]:
+    """Bytes of the caches of a sequence without scales, and how many of these there are."""
+    length, total, scales = state.options.max_length or 0, 0, 0
     for node in graph.nodes:
         for index in operator(node).cached(node):
             rows = operator(node).cache_rows(node, length, block_of(state.options.block, length))
             channels, halves = graph.value(node.inputs[index]).shape[1], 2 * rows
             if index in node.attrs.get("low_operands", ()):
                 halves = rows + 2 * Chunks(node.attrs["cache_chunk"]).rows
+                scales += rows if index == 2 else 0
             elif index in node.attrs.get("small_operands", ()):
                 halves = rows
             total += halves * channels // 2
-    return total
+    return {"bytes": total, "scales": scales}
 
 
 def _rounded(step: Array, limits: tuple[int, int], array: Array) -> Array:

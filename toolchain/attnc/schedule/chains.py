@@ -331,7 +331,7 @@ def settle(chains: Sequence[Chain], apart_at: Mapping[str, int], memory: MemoryM
     def moved(walk: Walk) -> Walk:
         """A value that stays in a FIFO lies nowhere."""
         if walk.before:
-            walk = replace(walk, before=tuple(map(moved, walk.before)))
+            walk = replace(walk, before=tuple(map(moved, walk.before)), scales=walk.scales and moved(walk.scales))
         if walk.value not in memory.values:
             return walk
         place = memory.values[walk.value].offset

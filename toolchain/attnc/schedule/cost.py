@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from attnc.errors import FitError
+from attnc.kernels.memory import SCALE_BITS
 from attnc.kernels.resources import Memory, Resources
-from attnc.kernels.storage import fifo, memory_cost, usual_kind
+from attnc.kernels.storage import fifo, memory_cost, storage, usual_kind
 from attnc.schedule.cycles import CallCost, folded, program_costs, rewired, wired, works
 from attnc.schedule.devices import CLASSES, Board
 from attnc.schedule.engine import Engine, Slot
@@ -36,6 +37,9 @@ MIXED_LOADER = Resources(lut=500, ff=450)
 """What a loader has that takes stretches in turn: where each is to be asked for and to be taken, four addresses each."""
 MIXED_LANE = Resources(lut=14, ff=8)
 """A lane of it: as of 4 bits, and the choice of that or of a byte."""
+SCALED_LANE = Resources(lut=46, ff=34)
+"""A lane whose elements of 4 bits have a scale for each token: four rows of a product of 13 bits, of which a LUT adds a bit of two, and the
+sum; what a byte makes of 9,362 once per token is a few adders."""
 PORT = Resources(lut=1200, ff=1800, bram36=2)
 """An m_axi adapter of 128 bits with its buffers."""
 CONTROL = Resources(lut=1800, ff=3000, bram36=2)
@@ -116,6 +120,8 @@ def engine_resources(engine: Engine, lanes: int) -> Resources:
         total = total + scaled(SMALL_LANE, lanes * stream.vectors if stream.name in engine.small else 0)
         if stream.mixed:
             total = total + MIXED_LOADER + scaled(MIXED_LANE, lanes)
+        if stream.scales:
+            total = total + storage(stream.scales, SCALE_BITS) + scaled(SCALED_LANE, lanes) + Resources(lut=60, ff=60)
         total = total + fifo(stream.width(lanes), stream.depth)
     total = total + scaled(SHARED_LOADER, bool(engine.shared))
     return total

@@ -16,6 +16,7 @@ from attnc.kernels.design import COMMON, WEIGHT_PORTS, AttentionNumbers, Design,
 from attnc.kernels.resources import Resources
 from attnc.ops import operator
 from attnc.schedule.cost import Estimate, by_class, estimate, overrun, program_resources, without_buffers
+from attnc.schedule.design_fields import takes_several_keys
 from attnc.schedule.devices import BOARDS, CLASSES, Board
 from attnc.schedule.energy import energy_mj
 from attnc.schedule.program import Programs
@@ -189,7 +190,7 @@ def choose_design(graph: Graph, board: Board, clock_mhz: float, objective: Objec
         lanes //= 2
     if best is not None:
         kinds = {kind for node in graph.nodes if (kind := operator(node).numbers(node)) is not None}
-        return refined(best, partial(_tried, programs, board, clock_mhz, objective), kinds, _height(graph), graph.length > 0)[1]
+        return refined(best, partial(_tried, programs, board, clock_mhz, objective), kinds, _height(graph), takes_several_keys(graph))[1]
     assert nearest is not None
     _, smallest, over = nearest
     cost = estimate(programs.build(smallest), board, clock_mhz)

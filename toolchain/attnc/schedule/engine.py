@@ -57,8 +57,8 @@ class Slot:
 class Engine:
     """One piece of hardware: kernels, one behind the other, between loaders and storers. It is named after its main kernel. `beat` are the
     words per cycle of its loaders, and of those storers (by name, `wide`) that only 16-bit vectors pass; `small` streams move elements of 4
-    bits too, `mixed` ones caches of two precisions. `shared` are those that one loader serves (`sharing.share`). Pointers are its `own`
-    where engines run at the same time."""
+    bits too, `mixed` ones caches of two precisions, with so many scales of tokens. `shared` are those that one loader serves
+    (`sharing.share`). Pointers are its `own` where engines run at the same time."""
 
     index: int
     slots: tuple[Slot, ...]
@@ -66,7 +66,7 @@ class Engine:
     beat: int = 1
     wide: frozenset[str] = frozenset()
     small: frozenset[str] = frozenset()
-    mixed: frozenset[str] = frozenset()
+    mixed: tuple[tuple[str, int], ...] = ()
     shared: tuple[tuple[str, int], ...] = ()
     own: bool = False
 
@@ -124,7 +124,7 @@ class Engine:
     def streams(self) -> tuple[Stream, ...]:
         """The input of the first slot, the other operands slot by slot, taps, the output of the last."""
         found: list[Stream] = []
-        used, depths = dict.fromkeys(POINTERS, 0), dict(self.shared)
+        used, depths, mixed = dict.fromkeys(POINTERS, 0), dict(self.shared), dict(self.mixed)
 
         def add(name: str, kind: str, type_: IntType, slot: int | None = None, port: int | None = None, words: int = 1) -> None:
             shared = name in depths
@@ -139,8 +139,10 @@ class Engine:
             prefix = f"{POINTERS[group]}_{self.index}" if self.own else POINTERS[group]
             pointers = tuple(f"{prefix}_{number}" for number in range(first, first + count))
             ahead = kind == "words" and slot is not None and slot == self.operand_slot and not shared
-            mixed, depth = name in self.mixed, depths.get(name, SHALLOW)
-            found.append(Stream(name, kind, type_, pointers, slot, port, beat, shared, depth, ahead, each, vectors, mixed))
+            depth, several = depths.get(name, SHALLOW), name in mixed
+            found.append(
+                Stream(name, kind, type_, pointers, slot, port, beat, shared, depth, ahead, each, vectors, several, mixed.get(name, 0))
+            )
             used[group] += 0 if shared else count
 
         first, last = self.slots[0], self.slots[-1].kernel

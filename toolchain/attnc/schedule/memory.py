@@ -57,7 +57,8 @@ def plan_memory(
 ) -> MemoryMap:
     """First fit in order of the steps, each with the values that it reads and stores, or parts of. A value is live from the first step that
     stores to the last that touches it; what a step reads or stores is live while it runs, so it writes over none of it. Values that no
-    step stores take no memory; a step that reads one of them, or one that is stored no earlier than by itself, is an error."""
+    step stores take no memory; a step that reads one of them, or one that is stored no earlier than by itself, is an error, but for
+    caches, which hold what runs before stored."""
     values: dict[str, Region] = {}
     places: dict[str, Region] = {}
     """Of matrices in memory: several values may be parts of one."""
@@ -80,8 +81,8 @@ def plan_memory(
     outputs = contiguous([name for name in graph.outputs if name not in values])
     base = cursor
     last_use = {name: step for step, touched in enumerate(steps) for name in itertools.chain(*touched)}
-    held = {*graph.inputs, *graph.constants}
     cached = [name for name, value in graph.values.items() if value.held is not None and name not in values]
+    held = {*graph.inputs, *graph.constants, *cached}
     live: dict[str, Region] = {}
     high = base
     for step, (reads, stores) in enumerate(steps):

@@ -354,7 +354,7 @@ def _shared(engines: tuple[Engine, ...], instructions: Sequence[Instruction]) ->
             slot = engine.slots[stream.slot or 0]
             first = stream.port is not None and slot.kernel.ports[stream.port].first
             runs = {number: one.run(*walks[place]) for number, one, walks in mine if walks[place][1].vectors}
-            alone = bool(slot.macs_per_cycle) or stream.port is None or stream.name in engine.small | engine.mixed
+            alone = bool(slot.macs_per_cycle) or stream.port is None or stream.name in {*engine.small, *dict(engine.mixed)}
             ahead = (stream.slot or 0) < (engine.operand_slot or 0)
             operands.append(Operand(stream.name, stream.kind, first, alone, ahead, runs))
         return share(operands)

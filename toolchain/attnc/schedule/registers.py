@@ -20,8 +20,7 @@ def registers_of(graph: Graph, calls: Iterable[Call] = ()) -> tuple[dict[str, in
     rings = sorted({value.held.rows for value in graph.values.values() if value.held is not None and value.held.ring})
     places, block = [place_in(ring) for ring in rings], max(rows.values(), default=0)
     fills = [filled_to(ring - block) for ring in rings]
-    chunks = sorted({value.held.chunk for value in graph.values.values() if value.held is not None and value.held.chunk})
-    others = {each.name: each for chunk in chunks for each in Chunks(chunk).derived}
+    others = {each.name: each for chunk in graph.chunks for each in Chunks(chunk).derived}
     others |= {each.name: each for call in calls for each in call.derived}
     branched = any(value.held is not None and value.held.branches > 1 for value in graph.values.values())
     given = (POSITION, SESSION, *((PREFIX,) if branched else ()))

@@ -12,14 +12,18 @@ def sized(engines: tuple[Engine, ...], instructions: Sequence[Instruction], wide
     """Storers through which only 16-bit vectors pass move one per cycle, where `widens`; which streams move elements of 4 bits, and which
     caches of two precisions."""
     sizes: dict[tuple[str, int, str], set[int]] = {}
-    turns: set[tuple[int, str]] = set()
+    scales: dict[tuple[int, str], int] = {}
     for instruction in instructions:
         for stream, walk in instruction.walks:
             if stream.kind in ("load", "store") and walk.vectors:
                 place = stream.kind, instruction.engine.index, stream.name
-                turns |= {place[1:]} if walk.before else set()
+                if walk.before:
+                    scales[place[1:]] = max(scales.get(place[1:], 0), walk.numbers["scales"])
                 sizes.setdefault(place, set()).add(0 if walk.half else walk.bytes)
     wide = {(index, name) for (kind, index, name), found in sizes.items() if widens and kind == "store" and found == {2}}
-    small = {(index, name) for (_, index, name), found in sizes.items() if 0 in found} - turns
-    own = [[frozenset(name for index, name in found if index == engine.index) for found in (wide, small, turns)] for engine in engines]
-    return tuple(replace(engine, wide=wide, small=small, mixed=mixed) for engine, (wide, small, mixed) in zip(engines, own, strict=True))
+    small = {(index, name) for (_, index, name), found in sizes.items() if 0 in found} - {*scales}
+    own = [[frozenset(name for index, name in found if index == engine.index) for found in (wide, small)] for engine in engines]
+    mixed = [tuple((name, most) for (index, name), most in scales.items() if index == engine.index) for engine in engines]
+    return tuple(
+        replace(engine, wide=wide, small=small, mixed=turns) for engine, (wide, small), turns in zip(engines, own, mixed, strict=True)
+    )

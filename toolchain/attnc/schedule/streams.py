@@ -43,7 +43,7 @@ class Stream:
     output; a tap has a slot and no port. `pointers` are the arguments of the accelerator that it uses, `beat` the words that each moves per
     cycle, `shared` whether its loader serves other streams too, `depth` the vectors that its FIFO holds, `ahead` whether the first weights
     of a later instruction may follow, `each` whether words come one by one whatever its beat. `vectors` come at a time. `mixed`: it brings
-    caches of two precisions."""
+    caches of two precisions, with at most so many `scales` of tokens."""
 
     name: str
     kind: str
@@ -58,6 +58,7 @@ class Stream:
     each: bool = False
     vectors: int = 1
     mixed: bool = False
+    scales: int = 0
 
     @property
     def mover(self) -> Process:
@@ -93,7 +94,8 @@ class Stream:
 
     def moved(self, numbers: tuple[tuple[str, int], ...]) -> int:
         """Cycles in which something passes each of its pointers, with those numbers of a walk."""
-        return _moved(self.mover, self.beat, self.vectors, numbers)
+        before = dict(numbers).get("scales", 0)
+        return before + _moved(self.mover, self.beat, self.vectors, numbers)
 
     def passed(self, moved: int) -> int:
         """Of so many cycles in which its loader works, those in which something passes its port of the board."""
