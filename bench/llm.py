@@ -10,8 +10,8 @@ and the same design: what two take more is a layer. (The last layer makes only k
 two.) A model of n layers takes that n - 1 times, and the single one: simulated are a block of 64 tokens at position 0, and a token at 64,
 at 256 and at 511. Weights are random (`models/decoder_shapes.py`), caches have 8 bits.
 
-With `--whole` a model is compiled with all of its layers as well, by `attnc compile`, and nothing of it simulated: what that takes in
-seconds and memory, and that it fits the board. Its estimate is beside what follows from one layer.
+With `--whole` a model is compiled and simulated with all of its layers as well, by `attnc compile`: what that takes in seconds and memory,
+and its cycles beside those that follow from one layer.
 
 Figures of others are measurements by them. Some minutes and a few GiB for each row.
 """
@@ -133,11 +133,11 @@ def compiled(row: Row, layers: int, folder: Path, schedule: Path | None) -> Path
 
 
 def compiled_whole(row: Row, folder: Path) -> dict[str, Any]:
-    """What it takes to compile the whole model, in a process of its own, and its estimates, by entry and position."""
+    """What it takes to compile and simulate the whole model, in a process of its own, and its cycles, as `measured` has them."""
     model, build = folder / "whole.onnx", folder / "whole"
     calib, config = export(row.shape, model, SHAPES[row.shape].layers, row.head)
     command = [sys.executable, "-m", "attnc", "compile", str(model), "--target", row.board, "--calib", str(calib), "--config", str(config)]
-    command += ["--max-length", str(LENGTH), "--block", str(BLOCK), "--no-check", "--output", str(build)]
+    command += ["--max-length", str(LENGTH), "--block", str(BLOCK), "--output", str(build)]
     begun = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)
@@ -145,12 +145,13 @@ def compiled_whole(row: Row, folder: Path) -> dict[str, Any]:
     if process.returncode:
         raise AttncError(f"{model.name}: attnc compile ended with {process.returncode}")
     report = load_report(build)
+    found = cycles_of(report)
     return {
         "seconds": round(time.perf_counter() - begun, 1),
         "peak_gib": round(used.ru_maxrss / (1 << 20), 2),
         "fits": report["fits"],
-        "weight_bytes": report["estimate"]["weight_bytes"],
-        "estimated": {f"{one['entry']}_{one['position']}": one["cycles"] for one in report["decoder"]["estimates"]},
+        "bit_exact": all(report["simulation"][style]["bit_exact"] for style in STYLES),
+        "cycles": {f"{entry}_{at}": max(found[style][entry, at] for style in STYLES) for entry, at in WHERE},
     }
 
 
@@ -255,12 +256,14 @@ def page(rows: list[dict[str, Any]]) -> str:
             number(row["whole"]["seconds"]),
             number(row["whole"]["peak_gib"], 1),
             "yes" if row["whole"]["fits"] else "NO",
-            *(f"{row['whole']['estimated'][f'{entry}_{at}'] / row['cycles'][f'{entry}_{at}']:.3f}" for entry, at in WHERE),
+            " / ".join(f"{row['whole']['cycles'][f'{entry}_{at}']:,}" for entry, at in WHERE),
+            " / ".join(f"{row['whole']['cycles'][f'{entry}_{at}'] / row['cycles'][f'{entry}_{at}']:.4f}" for entry, at in WHERE),
+            "equal" if row["whole"]["bit_exact"] else "DIFFERENT",
         ]
         for row in rows
         if "whole" in row
     ]
-    third = ["row", "layers", "seconds", "GiB at most", "fits", *(f"{entry} at {at}" for entry, at in WHERE)]
+    third = ["row", "layers", "seconds", "GiB at most", "fits", "cycles", "over those above", "C++ and golden"]
     second = ["row", "cycles: block at 0 / token at 64 / 256 / 511", "LUT / FF / DSP / BRAM / URAM, %", "weights, MB", "C++ and golden"]
     return f"""# Language models on boards
 
@@ -275,8 +278,8 @@ often as the model has layers. Resources are **estimates**. The column beside th
 
 {table(second, detail)}
 
-Models compiled whole, all layers and the search for a design, the simulation left out: seconds and most memory on a machine of two cores
-(weights that lie mapped in their file count), and the estimates of that build over the cycles above, which follow from simulated layers.
+Models compiled and simulated whole, by `attnc compile`, with all layers: seconds and most memory on a machine of two cores (weights that lie
+mapped in their file count), simulated cycles, and these over those above, which follow from single layers.
 
 {table(third, whole) if whole else "None so far (`--whole`)."}
 """
