@@ -278,8 +278,8 @@ often as the model has layers. Resources are **estimates**. The column beside th
 
 {table(second, detail)}
 
-Models compiled and simulated whole, by `attnc compile`, with all layers: seconds and most memory on a machine of two cores (weights that lie
-mapped in their file count), simulated cycles, and these over those above, which follow from single layers.
+Models compiled and simulated whole, by `attnc compile`, with all layers: seconds and most memory on a machine of two cores (weights mapped
+from their file count), simulated cycles, and these over those above, which follow from single layers.
 
 {table(third, whole) if whole else "None so far (`--whole`)."}
 """
