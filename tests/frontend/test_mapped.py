@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -33,7 +34,7 @@ def write(folder: Path, dtype: type[np.floating]) -> tuple[Path, np.ndarray]:
     return path, weight
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16, np.float64])
 def test_what_is_computed_is_what_the_file_says(tmp_path: Path, dtype: type[np.floating]) -> None:
     path, weight = write(tmp_path, dtype)
     model = load_float32(path)

@@ -17,7 +17,7 @@ from attnc.arrays import Array
 
 MAPPED_BYTES = 1 << 16
 """Smaller ones are read at once: inference looks at their numbers."""
-PLAIN = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT8, TensorProto.UINT8)
+PLAIN = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE, TensorProto.INT8, TensorProto.UINT8)
 """Types that NumPy has as files have them."""
 ROOT = os.path.abspath(os.sep)
 
