@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from attnc.cli import main
-from attnc.compiler import compile_model, quantize_model
+from attnc.compiler import begin, compile_model, quantize_model
 from attnc.config import CompileOptions
 from attnc.decoding.golden import GoldenDecoder
 from attnc.decoding.plan import Decoder, plan_decoder
@@ -468,6 +468,23 @@ def test_models_that_cannot_be_decoded(given: str, tmp_path: Path) -> None:
         return
     with pytest.raises(ConfigError, match="--block 12"):
         planned(path, 12)
+
+
+def test_all_token_ids_are_cut_into_sequences(tmp_path: Path) -> None:
+    """Those that figures are measured on too."""
+    ids = np.arange(3 * 50).reshape(3, 50) % VOCABULARY
+    for name in ("calib", "heldout"):
+        np.savez(tmp_path / f"{name}.npz", input_ids=ids)
+    given = CompileOptions(max_length=LENGTH, calib=tmp_path / "calib.npz", heldout=tmp_path / "heldout.npz")
+    state = begin(write_decoder(tmp_path / "decoder.onnx"), given, lambda text: None)
+    assert state.unseen is not None
+    for found in (state.samples, state.unseen):
+        np.testing.assert_array_equal(found["input_ids"][:2, 0], ids.ravel()[: 2 * LENGTH].reshape(2, LENGTH))
+
+
+def test_options_are_named_as_they_are_given(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compile", "decoder.onnx", "--max-length", "1"]) == 2
+    assert "error: --max-length: Input should be greater" in capsys.readouterr().err
 
 
 def test_sampling_takes_what_it_says() -> None:

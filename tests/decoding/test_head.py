@@ -271,6 +271,8 @@ def test_capped_logits_stay_on_the_device(tmp_path: Path) -> None:
     assert state.head is None and "no linear layer alone" in head_text(None)
 
 
-def test_the_option_is_of_decoders(model: Path) -> None:
-    with pytest.raises(ConfigError, match="--head host: is of decoders"):
-        compile_model(model, CompileOptions(head="host"))
+@pytest.mark.parametrize("given", [{"head": "host"}, {"cache": "int4"}, {"sessions": 2}, {"block": 4}, {"batch": 4}])
+def test_options_that_are_of_decoders(model: Path, given: dict[str, Any]) -> None:
+    ((name, value),) = given.items()
+    with pytest.raises(ConfigError, match=f"--{name} {value}: is of decoders, which --max-length compiles"):
+        compile_model(model, CompileOptions(**given))

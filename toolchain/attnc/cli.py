@@ -303,7 +303,8 @@ def _options(**fields: Any) -> CompileOptions:
         return CompileOptions(**fields)
     except ValidationError as error:
         first = error.errors()[0]
-        option = {"clock_mhz": "clock", "error_target": "error-target", "shapes": "shape"}.get(str(first["loc"][0]), str(first["loc"][0]))
+        name = str(first["loc"][0])
+        option = {"clock_mhz": "clock", "shapes": "shape"}.get(name, name.replace("_", "-"))
         raise ConfigError(f"--{option}: {first['msg']}, found {first.get('input')!r}") from error
 
 

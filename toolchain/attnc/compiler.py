@@ -53,6 +53,9 @@ from attnc_host.caches import DECODE, PREFILL
 from attnc_host.integrity import sha256
 from attnc_host.samples import unstack
 
+OF_DECODERS = ("block", "cache", "head", "sessions", "batch")
+"""Options."""
+
 
 def compile_model(path: Path, options: CompileOptions, progress: Progress = lambda text: None, moved: Note = lambda text: None) -> Path:
     """Compile `path` into the folder `options.output` and return it. Raises `AttncError`; leaves nothing behind on failure."""
@@ -71,8 +74,7 @@ def quantize_model(path: Path, options: CompileOptions, progress: Progress = lam
 
 def begin(path: Path, options: CompileOptions, progress: Progress) -> State:
     """Settings, model and samples."""
-    if options.head == "host" and options.max_length is None:
-        raise ConfigError("--head host: is of decoders, which --max-length compiles")
+    _check_of_decoders(options)
     schedule = None if options.schedule is None else read_schedule(options.schedule)
     board = find_board(options.target or (schedule and schedule.target) or DEFAULT_TARGET)
     if schedule and schedule.utilisation:
@@ -80,8 +82,6 @@ def begin(path: Path, options: CompileOptions, progress: Progress) -> State:
     if options.utilisation is not None:
         board = with_utilisation(board, options.utilisation)
     clock_mhz = options.clock_mhz or (schedule and schedule.clock_mhz) or board.clock_mhz
-    if options.batch is not None and options.max_length is None:
-        raise ConfigError(f"--batch {options.batch}: needs --max-length, since it is decoders that are compiled for it")
     progress("reading the model")
     shown = {} if options.calib is None else npz_shapes(options.calib)
     model = import_model(path, options.shapes, options.strict, shown, options.max_length)
@@ -90,17 +90,24 @@ def begin(path: Path, options: CompileOptions, progress: Progress) -> State:
     return State(path, options, board, clock_mhz, model, *_samples(path, model, options), options.calib is None, schedule=schedule)
 
 
+def _check_of_decoders(options: CompileOptions) -> None:
+    """What a model over sequences of one length has no use for is refused."""
+    for name in OF_DECODERS:
+        given = getattr(options, name)
+        if options.max_length is None and given != CompileOptions.model_fields[name].default:
+            raise ConfigError(f"--{name} {given}: is of decoders, which --max-length compiles")
+
+
 def _samples(path: Path, model: Model, options: CompileOptions) -> tuple[dict[str, Array], dict[str, Array] | None, list[str]]:
     """Samples that calibrate, samples to measure on, and what is doubtful about them."""
     if options.heldout is not None and options.calib is not None and options.heldout.resolve() == options.calib.resolve():
         raise ConfigError(f"--heldout {options.heldout}: is the file of --calib; leave it out, and some of the samples are held out")
+
     if options.calib is None:
         given = synthetic_samples(onnx.load(path, load_external_data=False), model.inputs, options.seed)
-    elif options.max_length is not None:
-        given = {model.inputs[0].name: load_sequences(options.calib, model.inputs[0])}
     else:
-        given = load_samples(options.calib, model.inputs)
-    unseen = None if options.heldout is None else load_samples(options.heldout, model.inputs)
+        given = _read(options.calib, model, options)
+    unseen = None if options.heldout is None else _read(options.heldout, model, options)
     every = weight_config(options).hold_out
     split = split_samples(given, 0 if every is None and unseen is not None else every)
     found = doubts(given, model.inputs, split, unseen is not None)
@@ -112,6 +119,13 @@ def _samples(path: Path, model: Model, options: CompileOptions) -> tuple[dict[st
     if unseen is None and len(split.held_out):
         unseen = select_samples(given, split.held_out)
     return select_samples(given, split.calibrating), unseen, found
+
+
+def _read(file: Path, model: Model, options: CompileOptions) -> dict[str, Array]:
+    """Samples of a file; those of a decoder are cut from token ids of any shape."""
+    if options.max_length is None:
+        return load_samples(file, model.inputs)
+    return {model.inputs[0].name: load_sequences(file, model.inputs[0])}
 
 
 def _write_vectors(state: State, folder: Path) -> Vectors:
