@@ -149,7 +149,7 @@ def compiled_whole(row: Row, folder: Path) -> dict[str, Any]:
     return {
         "seconds": round(time.perf_counter() - begun, 1),
         "peak_gib": round(used.ru_maxrss / (1 << 20), 2),
-        "fits": report["fits"],
+        "fits": report["estimate"]["fits"],
         "bit_exact": all(report["simulation"][style]["bit_exact"] for style in STYLES),
         "cycles": {f"{entry}_{at}": max(found[style][entry, at] for style in STYLES) for entry, at in WHERE},
     }
