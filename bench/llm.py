@@ -10,8 +10,8 @@ and the same design: what two take more is a layer. (The last layer makes only k
 two.) A model of n layers takes that n - 1 times, and the single one: simulated are a block of 64 tokens at position 0, and a token at 64,
 at 256 and at 511. Weights are random (`models/decoder_shapes.py`), caches have 8 bits.
 
-With `--whole` a model is compiled and simulated with all of its layers as well, by `attnc compile`: what that takes in seconds and memory,
-and its cycles beside those that follow from one layer.
+With `--whole` a model is compiled with all of its layers as well, by `attnc compile`, and simulated, by `attnc cosim`: what that takes in
+seconds and memory, and its cycles beside those that follow from one layer.
 
 Figures of others are measurements by them. Some minutes and a few GiB for each row.
 """
@@ -42,6 +42,7 @@ from models.decoder_shapes import SHAPES, export
 
 from attnc.compiler import compile_model
 from attnc.config import CompileOptions
+from attnc.console import EXIT_DIFFERENT
 from attnc.errors import AttncError
 from attnc.process import COLLECT_AFTER
 from attnc.report import load_report
@@ -133,26 +134,35 @@ def compiled(row: Row, layers: int, folder: Path, schedule: Path | None) -> Path
 
 
 def compiled_whole(row: Row, folder: Path) -> dict[str, Any]:
-    """What it takes to compile and simulate the whole model, in a process of its own, and its cycles, as `measured` has them."""
+    """What it takes to compile the whole model, in a process of its own, and to simulate it; `cycles` of the runs of its test bench."""
     model, build = folder / "whole.onnx", folder / "whole"
     calib, config = export(row.shape, model, SHAPES[row.shape].layers, row.head)
-    command = [sys.executable, "-m", "attnc", "compile", str(model), "--target", row.board, "--calib", str(calib), "--config", str(config)]
-    command += ["--max-length", str(LENGTH), "--block", str(BLOCK), "--output", str(build)]
+    options = ["--target", row.board, "--calib", str(calib), "--config", str(config), "--max-length", str(LENGTH), "--block", str(BLOCK)]
+    seconds, peak, _ = ended("compile", str(model), *options, "--no-check", "--output", str(build))
+    simulating, _, text = ended("cosim", str(build), "--json")
+    found, report = json.loads(text)["styles"], load_report(build)
+    entries = report["decoder"]["simulated_at"]
+    return {
+        "seconds": seconds,
+        "peak_gib": peak,
+        "simulation_seconds": simulating,
+        "fits": report["estimate"]["fits"],
+        "bit_exact": all(run["bit_exact"] for run in found.values()),
+        "cycles": {f"{entry}_{at}": max(run["entries"][entry]["cycles"] for run in found.values()) for entry, at in entries.items()},
+    }
+
+
+def ended(*command: str) -> tuple[float, float, str]:
+    """Seconds and GiB that a command of attnc takes, and what it prints."""
     begun = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "attnc", *command], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    text = process.stdout.read()
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise AttncError(f"{model.name}: attnc compile ended with {process.returncode}")
-    report = load_report(build)
-    found = cycles_of(report)
-    return {
-        "seconds": round(time.perf_counter() - begun, 1),
-        "peak_gib": round(used.ru_maxrss / (1 << 20), 2),
-        "fits": report["estimate"]["fits"],
-        "bit_exact": all(report["simulation"][style]["bit_exact"] for style in STYLES),
-        "cycles": {f"{entry}_{at}": max(found[style][entry, at] for style in STYLES) for entry, at in WHERE},
-    }
+    if process.returncode not in (0, EXIT_DIFFERENT):
+        raise AttncError(f"attnc {' '.join(command)}: ended with {process.returncode}")
+    return round(time.perf_counter() - begun, 1), round(used.ru_maxrss / (1 << 20), 2), text
 
 
 def same_design(build: Path) -> Path:
@@ -256,14 +266,16 @@ def page(rows: list[dict[str, Any]]) -> str:
             number(row["whole"]["seconds"]),
             number(row["whole"]["peak_gib"], 1),
             "yes" if row["whole"]["fits"] else "NO",
-            " / ".join(f"{row['whole']['cycles'][f'{entry}_{at}']:,}" for entry, at in WHERE),
-            " / ".join(f"{row['whole']['cycles'][f'{entry}_{at}'] / row['cycles'][f'{entry}_{at}']:.4f}" for entry, at in WHERE),
+            number(row["whole"]["simulation_seconds"]),
+            " / ".join(f"{cycles:,}" for cycles in row["whole"]["cycles"].values()),
+            " / ".join(f"{cycles / row['cycles'][run]:.4f}" for run, cycles in row["whole"]["cycles"].items()),
             "equal" if row["whole"]["bit_exact"] else "DIFFERENT",
         ]
         for row in rows
         if "whole" in row
     ]
-    third = ["row", "layers", "seconds", "GiB at most", "fits", "cycles", "over those above", "C++ and golden"]
+    third = ["row", "layers", "compiled in s", "GiB at most", "fits", "simulated in s", "cycles of a block / a token", "over those above"]
+    third += ["C++ and golden"]
     second = ["row", "cycles: block at 0 / token at 64 / 256 / 511", "LUT / FF / DSP / BRAM / URAM, %", "weights, MB", "C++ and golden"]
     return f"""# Language models on boards
 
@@ -278,8 +290,8 @@ often as the model has layers. Resources are **estimates**. The column beside th
 
 {table(second, detail)}
 
-Models compiled and simulated whole, by `attnc compile`, with all layers: seconds and most memory on a machine of two cores (weights mapped
-from their file count), simulated cycles, and these over those above, which follow from single layers.
+Models with all of their layers, compiled by `attnc compile --no-check` and simulated by `attnc cosim`: seconds and most memory on a machine
+of two cores (weights mapped from their file count), cycles, and these over those above, which follow from single layers.
 
 {table(third, whole) if whole else "None so far (`--whole`)."}
 """
