@@ -100,6 +100,12 @@ class Decoder:
         kept = all(count <= chunk or end <= max(3 * chunk, (count // chunk + 1) * chunk) for chunk in self.chunks)
         return not count or (kept and all(end <= max(ring, count + self.block) for ring in self.rings))
 
+    def written(self, end: int, position: int, rows: int) -> int:
+        """The token up to which caches are written that were so up to `end`, behind a run that writes `rows` from a position on: of who
+        goes on in the first chunk nothing lies where others were written over, and all behind it is still to be written."""
+        kept = min([end, *(3 * chunk for chunk in self.chunks if position <= chunk)]) if position else 0
+        return max(position + rows, kept)
+
     def begins(self, entry: str, position: int) -> int:
         """The last position up to one that an entry may begin at."""
         if entry == BATCH:

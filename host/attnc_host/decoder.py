@@ -230,7 +230,7 @@ class Session:
         feed = self._feeds[entry.input]
         found = self._execute(entry, self._rows(ids, np.arange(at, at + len(ids)), feed), at)
         self.runs.append((name, at))
-        end = max(at + feed.rows, held.end if held is not None and at else 0)
+        end = self.decoder.written(0 if held is None else held.end, at, feed.rows)
         self.ids += list(ids)
         self.caches[self.number] = Contents([*self.ids], end)
         return found

@@ -180,7 +180,25 @@ def test_going_back_needs_what_was_not_written_over() -> None:
     manifest = Decoder(*(40, 4, 1, 48, "x", "y", {}, {}, None), Table(Path(), np.dtype("i1")), None, 0, 1, chunks=(4,))
     assert manifest.holds(40, 0) and manifest.holds(40, 4) and manifest.holds(12, 6) and manifest.holds(20, 17)
     assert not manifest.holds(13, 6) and not manifest.holds(21, 17) and manifest.holds(20, 20)
+    assert manifest.written(40, 0, 4) == 4 and manifest.written(40, 3, 1) == 12 and manifest.written(40, 12, 1) == 40
     assert manifest.takes_block(8) and not manifest.takes_block(9) and manifest.begins("prefill", 11) == 8
+
+
+def test_a_text_goes_on_in_the_first_chunk_of_a_longer_one(tmp_path: Path, short_chunks: None) -> None:
+    """What is behind that is written anew, and neither taken for lost nor for its own."""
+    (tmp_path / "schedule.yaml").write_text("schema: 1\ndesign: {lanes: 4, rows: 4, engines: {attention: {queries: 4}}}\n")
+    own = {"cache": "int4", "schedule": tmp_path / "schedule.yaml", "check": False, "output": tmp_path / "build"}
+    build = compile_model(write_decoder(tmp_path / "decoder.onnx"), CompileOptions(max_length=LONG, block=BLOCK, **own))
+    ids = np.random.default_rng(0).integers(0, VOCABULARY, LONG).tolist()
+    other, found = [*ids[:3], *ids[9:]], []
+    for before in (ids, []):
+        with Accelerator.open(build, "golden") as accelerator:
+            if before:
+                accelerator.session().extend(before)
+            session = accelerator.session()
+            found.append(session.extend(other))
+            assert session.runs[0][1] == (3 if before else 0)
+    np.testing.assert_array_equal(*found)
 
 
 def test_keys_come_one_per_cycle(tmp_path: Path, short_chunks: None) -> None:
