@@ -78,9 +78,12 @@ def _together(
 ) -> Iterator[tuple[int, int]]:
     """As far as there is place."""
     prefix = shared([text.ids for text in texts])
+    end = room(session.decoder, prefix)
+    if all(len(text.ids) > end for text in texts):
+        return  # none of them would get a token
     session.ids = []
     session.read(texts[0].ids[:prefix])
-    for position in range(prefix, room(session.decoder, prefix)):
+    for position in range(prefix, end):
         asked = [at for at, text in enumerate(texts) if not text.ended and position + 1 == len(text.ids)]
         logits = session.together([0 if text.ended else text.ids[position] for text in texts], position, asked)
         for text, row in zip((texts[at] for at in asked), logits, strict=True):

@@ -194,6 +194,9 @@ def test_a_head_on_the_host_serves_every_branch(tmp_path: Path) -> None:
             expected = list(accelerator.generate(ids, 3, sampling=FREE, seed=7 + number))
             assert [token for branch, token in found if branch == number] == expected
         rows = {row["entry"]: row for row in accelerator.manifest.data["decoder"]["estimates"]}
+        session = accelerator.session()
+        assert len(list(generate_many(session, [[1, *[2] * 14], [1, *[3] * 14]], 1))) == 2  # too long for any to get a token together
+        assert BATCH not in {entry for entry, _ in session.runs}
         assert rows[BATCH]["host_ms"] == pytest.approx(2 * rows[DECODE]["host_ms"], rel=1e-3)
 
 
