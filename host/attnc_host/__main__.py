@@ -10,6 +10,7 @@ from pathlib import Path
 from attnc_host import selftest
 from attnc_host.backends import names
 from attnc_host.errors import AcceleratorError
+from attnc_host.json_file import write_json
 
 OK, DIFFERENT, ERROR = 0, 1, 2
 
@@ -45,7 +46,7 @@ def _selftest(arguments: argparse.Namespace) -> int:
     print(selftest.text(facts))
     output = arguments.output or (Path("measured.json") if facts["hardware"] else None)
     if output is not None:
-        selftest.write(facts, output)
+        write_json(facts, output)
         print(f"written     {output}")
     return DIFFERENT if facts["mismatches"] else OK
 

@@ -7,7 +7,6 @@ again.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from attnc_host.boundary import Array, Image
 from attnc_host.caches import BATCH, COPY, DECODE, PREFILL, Decoder, Entry
 from attnc_host.errors import AcceleratorError, InputError
 from attnc_host.head import Head
-from attnc_host.json_file import read_json
+from attnc_host.json_file import read_json, write_json
 from attnc_host.manifest import Feed, Manifest
 
 SAVED = 1
@@ -187,7 +186,7 @@ class Session:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Its tokens, and the build that they are for."""
         data = {"version": SAVED, "build": _build(self.manifest), "ids": self.ids}
-        Path(path).write_text(json.dumps(data), encoding="utf-8")
+        write_json(data, Path(path))
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on where `save` was: the tokens are worked on again."""
@@ -294,4 +293,5 @@ def _table(decoder: Decoder, name: str) -> Array | None:
 
 def _build(manifest: Manifest) -> Any:
     """What tells a build from others."""
-    return [manifest.data.get("files", {}).get("weights/program.bin"), manifest.data.get("model")]
+    files = manifest.data.get("files", {})
+    return [[files.get(f"weights/{name}.bin") for name in ("program", "weights", "constants")], manifest.data.get("model")]

@@ -1,8 +1,11 @@
-"""Files of JSON, read without trusting them."""
+"""Files of JSON, read without trusting them, and written whole or not at all."""
 
 from __future__ import annotations
 
 import json
+import os
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,3 +31,16 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} is given twice")
     return found
+
+
+def write_json(facts: Mapping[str, Any], path: Path) -> None:
+    """The facts as JSON, whole or not at all."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(json.dumps(facts, indent=1) + "\n")
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -153,19 +151,6 @@ class Power:
     def __exit__(self, *_: object) -> None:
         self._end.set()
         self._thread.join()
-
-
-def write(facts: Mapping[str, Any], path: Path) -> None:
-    """The facts as JSON, whole or not at all."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(json.dumps(facts, indent=1) + "\n")
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def text(facts: Mapping[str, Any]) -> str:
