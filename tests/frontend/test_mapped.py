@@ -41,6 +41,7 @@ def test_what_is_computed_is_what_the_file_says(tmp_path: Path, dtype: type[np.f
     (tensor,) = model.graph.initializer
     assert is_mapped(tensor) and tensor.data_type == TensorProto.FLOAT and model.ByteSize() < weight.nbytes
     np.testing.assert_array_equal(array_of(tensor), weight.astype(np.float32))
+    assert load_float32(path).graph.initializer[0] == tensor  # made once, however often it is read
     x = np.random.default_rng(1).standard_normal((1, 8, INPUTS)).astype(np.float32)
     expected = x[0].astype(np.float64) @ weight.astype(np.float64)
     original = Original(path)

@@ -7,6 +7,7 @@ import math
 import mmap
 import os
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -87,22 +88,27 @@ def below_root(model: ModelProto) -> ModelProto:
 
 
 class Scratch:
-    """A file of constants that were made, for those that are too large for a protobuf; it goes with the process."""
+    """A file of mapped constants in single precision; it goes with the process. A model is read more than once: what lies there already is
+    not written again."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="attnc-")
         self._path = os.path.join(os.path.realpath(self._folder.name), "constants")
+        self._offsets: dict[tuple[object, ...], int] = {}
         self._end = 0
 
-    def tensor(self, array: Array, name: str) -> TensorProto:
-        """A constant of these numbers."""
-        if array.nbytes < MAPPED_BYTES:
-            return numpy_helper.from_array(array, name)
-        offset = self._end
-        with open(self._path, "ab") as file:
-            np.ascontiguousarray(array).tofile(file)
-        self._end += array.nbytes
-        return mapped(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape, self._path, offset, array.nbytes)
+    def float32(self, tensor: TensorProto, convert: Callable[[Array], Array]) -> TensorProto:
+        """A mapped constant, as `convert` makes its numbers float32."""
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        status = os.stat(entries["location"])
+        source = entries["location"], entries["offset"], status.st_mtime_ns, status.st_size, tensor.data_type, tuple(tensor.dims)
+        if source not in self._offsets:
+            with open(self._path, "ab") as file:
+                np.ascontiguousarray(convert(array_of(tensor))).tofile(file)
+            self._offsets[source] = self._end
+            self._end += 4 * math.prod(tensor.dims)
+        size = 4 * math.prod(tensor.dims)
+        return mapped(tensor.name, TensorProto.FLOAT, tuple(tensor.dims), self._path, self._offsets[source], size)
 
 
 @cache

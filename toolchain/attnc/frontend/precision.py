@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, numpy_helper
 
+from attnc.arrays import Array
 from attnc.tensors import array_of, is_mapped, scratch
 
 OTHER_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
@@ -55,16 +56,18 @@ def _convert_type(type_proto: TypeProto) -> bool:
 def _convert_tensor(tensor: TensorProto) -> bool:
     if tensor.data_type not in OTHER_FLOATS:
         return False
-    found = array_of(tensor)
+    made = scratch().float32(tensor, _float32) if is_mapped(tensor) else numpy_helper.from_array(_float32(array_of(tensor)), tensor.name)
+    tensor.CopyFrom(made)
+    return True
+
+
+def _float32(found: Array) -> Array:
     with np.errstate(over="ignore"):
         array = found.astype(np.float32)
     if found.dtype == np.float64:
         # A double "minus a lot" of a mask must not become minus infinity.
         array = np.where(np.isinf(array) & np.isfinite(found), np.sign(array) * np.finfo(np.float32).max, array)
-    kept = is_mapped(tensor)
-    array = array.astype(np.float32, copy=False)
-    tensor.CopyFrom(scratch().tensor(array, tensor.name) if kept else numpy_helper.from_array(array, tensor.name))
-    return True
+    return array.astype(np.float32, copy=False)
 
 
 def _convert_node(node: NodeProto) -> bool:
