@@ -239,7 +239,7 @@ def test_command_line_report_and_exactness(tmp_path: Path, capsys: Capture) -> N
     assert main([*command, "--activation-bits", "12"]) == 2
     assert "'12' is not one of '8', '16', 'auto'" in capsys.readouterr().err
     assert main([*command, "--sqnr-target", "200"]) == 2
-    assert "sqnr_target" in capsys.readouterr().err
+    assert "--sqnr-target: Input should be less than or equal to 90" in capsys.readouterr().err
     assert main(command) == 0
     out = capsys.readouterr().out
     assert "1 of linear with 16 bits" in out and "Operands of 16 bits" in out and "input of linear" in out
