@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from itertools import product
 
 from attnc.kernels.design import Design
@@ -30,9 +31,9 @@ def cycles(steps: list[Step], ports: dict[str, str]) -> int:
 
 def test_writes_pass_beside_reads_and_each_other() -> None:
     both: Step = ((((10, ((("a", True), 9), (("b", True), 9)), ()),),), ())
-    ports = wire([both], ["a", "b"], ["HP0", "HP1"])
+    ports = wire(Counter([both]), ["a", "b"], ["HP0", "HP1"])
     assert ports["a"] != ports["b"] and cycles([both], ports) == 10
-    assert cycles([both], wire([both], ["a", "b"], ["HP0"])) == 18
+    assert cycles([both], wire(Counter([both]), ["a", "b"], ["HP0"])) == 18
 
 
 def test_what_moves_at_different_times_may_share_a_port() -> None:
@@ -41,15 +42,15 @@ def test_what_moves_at_different_times_may_share_a_port() -> None:
         ((((5, ((("first", False), 100), (("beside", False), 90)), ()),),), ()),
         ((((5, ((("second", False), 100), (("beside", False), 90)), ()),),), ()),
     ]
-    ports = wire(steps, ["first", "second", "beside"], ["HP0", "HP1"])
+    ports = wire(Counter(steps), ["first", "second", "beside"], ["HP0", "HP1"])
     assert ports["first"] == ports["second"] != ports["beside"] and cycles(steps, ports) == 200
 
 
 def test_what_opens_an_instruction_is_spread() -> None:
     """Neither port is full, but the kernel begins when the last of its first operands is there."""
     step: Step = ((((100, ((("q", False), 40), (("k", False), 40)), (("q", 20), ("k", 20))),),), ())
-    ports = wire([step], ["q", "k"], ["HP0", "HP1"])
-    assert ports["q"] != ports["k"] and cycles([step], ports) == 120 and cycles([step], wire([step], ["q", "k"], ["HP0"])) == 140
+    ports = wire(Counter([step]), ["q", "k"], ["HP0", "HP1"])
+    assert ports["q"] != ports["k"] and cycles([step], ports) == 120 and cycles([step], wire(Counter([step]), ["q", "k"], ["HP0"])) == 140
 
 
 def test_near_the_best_of_all() -> None:
@@ -69,7 +70,7 @@ def test_near_the_best_of_all() -> None:
     for _ in range(40):
         steps: list[Step] = [(tuple(parts() for _ in range(pick.randint(1, 2))), moved()) for _ in range(pick.randint(1, 4))]
         best = min(cycles(steps, dict(zip(bundles, ports, strict=True))) for ports in product(tags, repeat=len(bundles)))
-        ratios.append(cycles(steps, wire(steps, bundles, tags)) / best)
+        ratios.append(cycles(steps, wire(Counter(steps), bundles, tags)) / best)
     assert max(ratios) < 1.1 and sum(ratio == 1 for ratio in ratios) > 30
 
 

@@ -110,6 +110,8 @@ class Node:
     `source` names the nodes of the ONNX model that it stands for. Nodes of one `entry`, which follow each other, run together; those of
     others run when they are asked to. `like` names the node whose constant arrays it has as well, where they are packed once for both.
     `each` names the queue (expert_queue) for each of whose entries it runs, on the rows of that entry; such nodes follow each other.
+    In a graph that stands for a longer one (schedule/shorter.py) it is there for so many `times` nodes; `alike` are those of them that have
+    other kernels.
     """
 
     name: str
@@ -122,6 +124,8 @@ class Node:
     entry: str = ""
     like: str = ""
     each: str = ""
+    times: int = 1
+    alike: tuple[Node, ...] = ()
 
     @property
     def packed(self) -> str:

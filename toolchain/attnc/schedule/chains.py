@@ -49,18 +49,25 @@ def first_load(kernel: KernelCall) -> int:
 @dataclass(frozen=True)
 class Link:
     """A node in a chain: its calls (one per block of rows), the port that the node before feeds (None: all come from memory), whether
-    what arrives there is stored too, and the operand that is still in the kernel, if one is."""
+    what arrives there is stored too, the operand that is still in the kernel, if one is, and the other kernels of nodes that it stands for
+    (`Node.alike`)."""
 
     node: Node
     calls: tuple[Call, ...]
     fed: int | None = None
     tapped: bool = False
     kept: str | None = None
+    others: tuple[KernelCall, ...] = ()
 
     @cached_property
     def key(self) -> Key:
         """Of its kernel."""
         return self.calls[0].kernel.key
+
+    @property
+    def kernels(self) -> frozenset[KernelCall]:
+        """Of its calls."""
+        return frozenset(call.kernel for call in self.calls)
 
     @cached_property
     def macs(self) -> int:

@@ -84,12 +84,12 @@ class Estimate:
     @property
     def macs(self) -> int:
         """Multiply-adds of one sample."""
-        return sum(call.macs for call in self.calls)
+        return sum(call.times * call.macs for call in self.calls)
 
     @property
     def words(self) -> int:
         """Words between memory and accelerator for one sample."""
-        return sum(call.words for call in self.calls)
+        return sum(call.times * call.words for call in self.calls)
 
     def by_node(self) -> dict[str, int]:
         """Cycles that the main node of each chain accounts for."""

@@ -39,7 +39,8 @@ Key = TypeVar("Key")
 class CallCost:
     """Estimated cycles of one instruction. `busy` are those of each process, stream ("port ...") and shared port of the board, and of the
     DDR; `bound` is what takes longest, `start` comes on top. `words` are those that it moves. `node` is the chain's main node. The slowest
-    of those that run at the same time accounts for the cycles of all; the others are `hidden` beside it: its index."""
+    of those that run at the same time accounts for the cycles of all; the others are `hidden` beside it: its index. It counts so many
+    `times`, where its node stands for others."""
 
     node: str
     engine: str
@@ -50,11 +51,12 @@ class CallCost:
     words: int
     macs: int
     hidden: int | None = None
+    times: int = 1
 
     @property
     def counted(self) -> int:
         """Cycles of the sample that it accounts for."""
-        return self.cycles if self.hidden is None else 0
+        return self.times * self.cycles if self.hidden is None else 0
 
 
 def works(program: Program) -> list[tuple[Work, ...]]:
@@ -79,8 +81,16 @@ def wired(program: Program, board: Board, steps: Sequence[tuple[Work, ...]]) -> 
     return wire(_rows(program, steps), tuple(dict.fromkeys(program.bundles.values())), board.ports)
 
 
-def _rows(program: Program, steps: Sequence[tuple[Work, ...]]) -> list[Step]:
-    """What the steps move."""
+def _often(program: Program, steps: Sequence[tuple[Work, ...]]) -> Counter[tuple[Work, ...]]:
+    """How often what the steps do is done, by the `works` of a program: each counts as often as its first instruction."""
+    found: Counter[tuple[Work, ...]] = Counter()
+    for (_, step), alike in zip(program.runs, steps, strict=True):
+        found[alike] += step[0].times
+    return found
+
+
+def _rows(program: Program, steps: Sequence[tuple[Work, ...]]) -> Counter[Step]:
+    """What the steps move, and how often."""
 
     def part(one: Part, beside: Beside) -> Row:
         opens, moved, beside = one.opens(program.bundles), one.passing(program.bundles), one.with_asked(program.bundles, beside)
@@ -96,8 +106,10 @@ def _rows(program: Program, steps: Sequence[tuple[Work, ...]]) -> list[Step]:
             parts.append(tuple(part(one, beside.later() if number else beside) for number, one in enumerate(work.parts)))
         return tuple(parts), tuple(through(step, program.bundles).items())
 
-    rows = {step: row(step) for step in dict.fromkeys(steps)}
-    return [rows[step] for step in steps]
+    rows: Counter[Step] = Counter()
+    for step, often in _often(program, steps).items():
+        rows[row(step)] += often
+    return rows
 
 
 def rewired(
@@ -105,7 +117,7 @@ def rewired(
 ) -> dict[str, str]:
     """A memory port of the board for each memory interface: of what is nearly as good as `ports`, which `wired` has found, what is best by
     whole estimates, which count more of what a part waits for. Nothing changes for less than WORTHWHILE."""
-    bundles, tags, often = list(ports), board.ports, Counter(steps)
+    bundles, tags, often = list(ports), board.ports, _often(program, steps)
     near = nearly(_rows(program, steps), [tags.index(ports[bundle]) for bundle in bundles], bundles, tags)
 
     def cycles(places: Sequence[int]) -> int:
@@ -198,7 +210,8 @@ def folded(program: Program, calls: Sequence[CallCost]) -> list[CallCost]:
         main = max(range(len(step)), key=lambda index: sum(call.counted for call in members[index]))
         waits = _opening(program, number)
         for index, costs in enumerate(members):
-            cycles = [sum(c.counted for c in row) for row in zip(*members, strict=True)] if index == main else [c.cycles for c in costs]
+            slowest = [sum(c.cycles for c in row if c.hidden is None) for row in zip(*members, strict=True)]
+            cycles = slowest if index == main else [c.cycles for c in costs]
             result.append(_sum(costs, sum(cycles), None if index == main else firsts[number] + main, waits if index == main else 0))
     return result
 
@@ -211,7 +224,7 @@ def _sum(costs: Sequence[CallCost], cycles: int, hidden: int | None, waits: int)
         bounds[call.bound] += call.cycles
     start, words, macs = (sum(getattr(call, name) for call in costs) for name in ("start", "words", "macs"))
     one, bound = costs[0], bounds.most_common(1)[0][0]
-    return CallCost(one.node, one.engine, cycles + waits, bound, start + waits, dict(busy), words, macs, hidden)
+    return CallCost(one.node, one.engine, cycles + waits, bound, start + waits, dict(busy), words, macs, hidden, one.times)
 
 
 def _opening(program: Program, number: int) -> int:
@@ -235,5 +248,6 @@ def program_costs(program: Program, steps: Sequence[tuple[Work, ...]], ports: Ma
         for one, call in zip(step, known[alike], strict=True):
             hidden = None if call.hidden is None else first + call.hidden
             waits = 0 if call.hidden is not None else fetched
-            calls.append(replace(call, node=one.chain.main.node.name, hidden=hidden, cycles=call.cycles + waits, start=call.start + waits))
+            cycles, start, main = call.cycles + waits, call.start + waits, one.chain.main.node
+            calls.append(replace(call, node=main.name, hidden=hidden, cycles=cycles, start=start, times=main.times))
     return calls

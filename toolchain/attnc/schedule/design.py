@@ -19,8 +19,10 @@ from attnc.schedule.cost import Estimate, by_class, estimate, overrun, program_r
 from attnc.schedule.design_fields import takes_several_keys
 from attnc.schedule.devices import BOARDS, CLASSES, Board
 from attnc.schedule.energy import energy_mj
+from attnc.schedule.lowered import Calls
 from attnc.schedule.program import Programs
 from attnc.schedule.refine import COPIES, LEAST_ROWS, MOST_QUERIES, Rank, refined
+from attnc.schedule.shorter import shortened
 from attnc.schedule.stages import MACS_PER_DSP
 
 MAX_LANES = 16
@@ -54,6 +56,8 @@ SCORES: dict[Objective, Callable[[Estimate, Board, int], float]] = {
 per sample (`energy.py`). Of equal ones the fewest cycles, then the fewest LUTs."""
 Ranked = tuple[Rank, Design]
 """A design behind what it is ranked by."""
+Near = tuple[float, Design, str]
+"""What a design needs of the class that exceeds its limit most, in limits; the design, and the class."""
 FEW = 4
 """Designs that are tried with more than the multipliers and queries that make them the fastest."""
 BY_CYCLES = ("latency", "throughput")
@@ -172,9 +176,27 @@ def worthwhile(tried: list[tuple[Design, Estimate]]) -> list[tuple[Design, Estim
 
 def choose_design(graph: Graph, board: Board, clock_mhz: float, objective: Objective = "latency") -> Design:
     """The best design that fits, with as many lanes as a port has bytes, or fewer while that is better; first among designs that are cut
-    alike in all engines, then from the best of these on (refine.py). Raises `FitError`, with the
-    binding resource and the smallest change that would fit, when none fits."""
-    nearest: tuple[float, Design, str] | None = None
+    alike in all engines, then from the best of these on (refine.py). The search looks at as many layers as differ (shorter.py). Raises
+    `FitError`, with the binding resource and the smallest change that would fit, when none fits."""
+    lanes = choose_lanes(graph, board)
+    short = shortened(graph, Calls(graph).lower(Design.of(lanes=lanes, pe=lanes))[2])
+    best, nearest = _best(short, board, clock_mhz, objective)
+    if best is not None and short is not graph and overrun(program_resources(Programs(graph).build(best), board)[0], board) is not None:
+        best, nearest = _best(graph, board, clock_mhz, objective)
+    if best is not None:
+        return best
+    assert nearest is not None
+    _, smallest, over = nearest
+    cost = estimate(Programs(graph).build(smallest), board, clock_mhz)
+    raise FitError(
+        f"the model does not fit {board.name}, even with the smallest engines: {binding(cost, board, over)}; "
+        f"the smallest change that fits: {' or '.join(changes(graph, board, clock_mhz, cost))}"
+    )
+
+
+def _best(graph: Graph, board: Board, clock_mhz: float, objective: Objective) -> tuple[Design | None, Near | None]:
+    """The best design that fits; and how near the nearest comes of those that do not."""
+    nearest: Near | None = None
     best: Ranked | None = None
     programs, lanes = Programs(graph), choose_lanes(graph, board)
     fewest = max(MIN_LANES, least_lanes(graph))
@@ -188,16 +210,11 @@ def choose_design(graph: Graph, board: Board, clock_mhz: float, objective: Objec
         best = found if found is not None else best
         nearest = near if near is not None and (nearest is None or near[0] < nearest[0]) else nearest
         lanes //= 2
-    if best is not None:
-        kinds = {kind for node in graph.nodes if (kind := operator(node).numbers(node)) is not None}
-        return refined(best, partial(_tried, programs, board, clock_mhz, objective), kinds, _height(graph), takes_several_keys(graph))[1]
-    assert nearest is not None
-    _, smallest, over = nearest
-    cost = estimate(programs.build(smallest), board, clock_mhz)
-    raise FitError(
-        f"the model does not fit {board.name}, even with the smallest engines: {binding(cost, board, over)}; "
-        f"the smallest change that fits: {' or '.join(changes(graph, board, clock_mhz, cost))}"
-    )
+    if best is None:
+        return None, nearest
+    kinds = {kind for node in graph.nodes if (kind := operator(node).numbers(node)) is not None}
+    ranked = refined(best, partial(_tried, programs, board, clock_mhz, objective), kinds, _height(graph), takes_several_keys(graph))
+    return ranked[1], nearest
 
 
 def _with_more(programs: Programs, board: Board, clock_mhz: float, objective: Objective, starts: Sequence[Ranked]) -> Ranked | None:
@@ -241,11 +258,9 @@ def _rank(objective: Objective, cost: Estimate, board: Board, design: Design) ->
     return (SCORES[objective](cost, board, design.lanes), float(cost.cycles), cost.resources.lut, *map(float, design.order))
 
 
-def _search(
-    programs: Programs, board: Board, clock_mhz: float, objective: Objective, lanes: int
-) -> tuple[list[Ranked], tuple[float, Design, str] | None]:
+def _search(programs: Programs, board: Board, clock_mhz: float, objective: Objective, lanes: int) -> tuple[list[Ranked], Near | None]:
     """The best designs that fit, and how near the nearest comes of those that do not."""
-    nearest: tuple[float, Design, str] | None = None
+    nearest: Near | None = None
     fitting: list[tuple[Design, Estimate]] = []
     fits: defaultdict[tuple[int, int, int], set[int]] = defaultdict(set)
     for design in candidates(programs, lanes, board, multiplier_choices(programs, lanes, MACS_PER_DSP * board.limits["dsp"])):

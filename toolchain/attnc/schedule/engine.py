@@ -206,6 +206,11 @@ class Instruction:
         """Of the graph, that its nodes belong to."""
         return self.chain.main.node.entry
 
+    @property
+    def times(self) -> int:
+        """How often an estimate counts it."""
+        return self.chain.main.node.times
+
     @cached_property
     def own(self) -> list[tuple[int, Call]]:
         """The slots that work for its own block, with their calls."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 
 from attnc.ir import Graph, Node
@@ -44,26 +44,36 @@ class Calls:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        self._nodes = [node for kept in graph.nodes for node in (kept, *kept.alike)]
         self._known: dict[int, tuple[dict[str, int], dict[str, int], WeightMemory, list[Recall[Link]]]] = {}
 
     def lower(self, design: Design) -> tuple[dict[str, int], dict[str, int], list[Link]]:
         """For each value its words and the first word of a region of its own; the calls of every node."""
         if design.lanes not in self._known:
             words, offsets = regions(self.graph, design)
-            known: list[Recall[Link]] = [Recall() for _ in self.graph.nodes]
+            known: list[Recall[Link]] = [Recall() for _ in self._nodes]
             self._known[design.lanes] = words, offsets, WeightMemory(design.lanes, None), known
         words, offsets, weights, known = self._known[design.lanes]
         watched = _watched(design)
         ctx = Lowering(self.graph, watched, offsets, weights.place)
         lowered = []
-        for node, recall in zip(self.graph.nodes, known, strict=True):
+        for node, recall in zip(self._nodes, known, strict=True):
             link = recall.find(design.__getattribute__)
             if link is None:
                 watched.reads.clear()
                 link = lower(node, ctx)
                 recall.keep([*watched.reads.items()], link)
             lowered.append(link)
-        return words, offsets, lowered
+        return words, offsets, [*_with_others(self.graph.nodes, lowered)]
+
+
+def _with_others(nodes: Sequence[Node], lowered: Sequence[Link]) -> Iterator[Link]:
+    """The links of some nodes, each with the kernels of those that it stands for, whose links come behind its own."""
+    found = iter(lowered)
+    for node in nodes:
+        link = next(found)
+        others = tuple(kernel for _ in node.alike for kernel in next(found).kernels)
+        yield replace(link, others=others) if others else link
 
 
 def lower(node: Node, ctx: Lowering) -> Link:
@@ -100,5 +110,5 @@ def least_cycles(lowered: Sequence[Link], use: Mapping[str, tuple[Mapping[str, i
         rate, (more, times) = operator(link.node).macs_per_cycle(link.calls[0].kernel), use.get(link.node.entry, ({}, 1))
         for call in (call.at(more) for call in link.calls) if more else link.calls:
             words = [walk.vectors // port.beat for port, walk in zip(call.kernel.ports, call.walks, strict=True) if port.kind == "words"]
-            found[link.key] += times * max(call.macs // rate if rate else 0, *words, 0)
+            found[link.key] += link.node.times * times * max(call.macs // rate if rate else 0, *words, 0)
     return max(found.values(), default=0)

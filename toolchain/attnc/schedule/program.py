@@ -331,8 +331,8 @@ def _engine(index: int, order: Order, chains: Sequence[Chain], design: Design) -
     slots = []
     for key, users in links.items():
         kernel = users[0].calls[0].kernel
-        for call in (call for link in users for call in link.calls):
-            kernel = kernel.merge(call.kernel)
+        for other in (other for link in users for other in (*(call.kernel for call in link.calls), *link.others)):
+            kernel = kernel.merge(other)
         fed = order.fed.get(key, first_load(kernel))
         slots.append(Slot(users[0].node.op, kernel, fed, len(users) < len(chains), any(link.tapped for link in users)))
     heavy = next((chain.heavy for chain in chains if chain.heavy is not None), None)

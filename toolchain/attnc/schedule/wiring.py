@@ -52,10 +52,10 @@ class _Program(NamedTuple):
         return int(at_once @ self.often), int(moved @ self.often)
 
 
-def wire(steps: Sequence[Step], bundles: Sequence[str], tags: Sequence[str]) -> dict[str, str]:
+def wire(steps: Counter[Step], bundles: Sequence[str], tags: Sequence[str]) -> dict[str, str]:
     """A port for each bundle. It starts with what moves most at the port that moves least, and moves bundles one by one, or swaps two,
     while that saves something."""
-    program = _rows(Counter(steps), bundles)
+    program = _rows(steps, bundles)
     totals = (program.moved[len(program.slowest) :] * program.often[:, None, None]).sum(axis=0)
     ports, loads = [0] * len(bundles), np.zeros((len(tags), 2), np.int64)
     for bundle in sorted(range(len(bundles)), key=lambda i: -int(totals[i].max())):
@@ -72,9 +72,9 @@ def wire(steps: Sequence[Step], bundles: Sequence[str], tags: Sequence[str]) -> 
     return {bundle: tags[port] for bundle, port in zip(bundles, ports, strict=True)}
 
 
-def nearly(steps: Sequence[Step], places: Sequence[int], bundles: Sequence[str], tags: Sequence[str]) -> Callable[[Sequence[int]], bool]:
+def nearly(steps: Counter[Step], places: Sequence[int], bundles: Sequence[str], tags: Sequence[str]) -> Callable[[Sequence[int]], bool]:
     """Whether an assignment takes hardly more cycles than that of bundle i to port `places[i]`."""
-    program = _rows(Counter(steps), bundles)
+    program = _rows(steps, bundles)
     most = (1 + NEAR) * program.cycles(places, len(tags))[0]
     return lambda changed: program.cycles(changed, len(tags))[0] <= most
 
