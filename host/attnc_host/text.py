@@ -16,7 +16,7 @@ REPLACEMENT = "\ufffd"
 ENDS = ("</s>", "<eos>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "[EOS]")
 """Usual names of tokens that end a text, or an answer."""
 HELD = 8
-"""Tokens that are decoded again with what follows: what one means may depend on those before it."""
+"""Tokens that wait for a whole character, at most; then they are shown as they are."""
 
 
 class Decodes(Protocol):
@@ -29,8 +29,8 @@ class Decodes(Protocol):
 class Tokenizer(Decodes, Protocol):
     """Both ways."""
 
-    def encode(self, text: str) -> list[int]:
-        """Tokens of a text."""
+    def encode(self, text: str, begins: bool = True) -> list[int]:
+        """Tokens of a text; of one that `begins` with what the tokenizer puts in front (<s>) or behind."""
 
     @property
     def ends(self) -> frozenset[int]:
@@ -40,7 +40,7 @@ class Tokenizer(Decodes, Protocol):
 class Bytes:
     """UTF-8."""
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, begins: bool = True) -> list[int]:
         """A token for each byte."""
         return list(text.encode())
 
@@ -64,12 +64,14 @@ class Trained:
             raise AcceleratorError(f"{path} needs the package tokenizers, which is not installed: pip install tokenizers") from error
         try:
             self._tokenizer = library.Tokenizer.from_file(str(path))
+            self._tokenizer.no_truncation()  # some files have a length that others trained with
+            self._tokenizer.no_padding()
         except Exception as error:  # it raises plain exceptions
             raise AcceleratorError(f"{path}: is no tokenizer ({error})") from error
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, begins: bool = True) -> list[int]:
         """As the model was trained."""
-        return list(self._tokenizer.encode(text).ids)
+        return list(self._tokenizer.encode(text, add_special_tokens=begins).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Without special tokens."""
@@ -92,33 +94,38 @@ def open_tokenizer(path: Path | None, vocabulary: int) -> Tokenizer:
 
 
 class Pieces:
-    """Text of tokens as they come, given out as soon as it cannot change: characters of several tokens wait for the last of them."""
+    """Text of tokens as they come behind those of a prompt, given out as soon as it cannot change: characters of several tokens wait for
+    the last of them."""
 
-    def __init__(self, tokenizer: Decodes) -> None:
-        self._tokenizer, self._kept, self._shown = tokenizer, list[int](), ""
+    def __init__(self, tokenizer: Decodes, before: Sequence[int] = ()) -> None:
+        self._tokenizer, self._before, self._waiting = tokenizer, list(before), list[int]()
+        self._shown = tokenizer.decode(self._before) if self._before else ""
 
     def add(self, token: int) -> str | None:
         """What a token adds; None where that waits for more."""
-        self._kept.append(token)
-        text = self._tokenizer.decode(self._kept)
-        if text.endswith(REPLACEMENT) and len(self._kept) < HELD:
+        self._waiting.append(token)
+        text = self._tokenizer.decode([*self._before, *self._waiting])
+        if (text == self._shown or text.endswith(REPLACEMENT)) and len(self._waiting) < HELD:
             return None
         found = self._behind(text)
-        self._kept = self._kept[-1:]
-        self._shown = self._tokenizer.decode(self._kept)
+        # What tokens mean may depend on those before them (bytes of characters, spaces between words), so a whole piece is decoded again.
+        self._before, self._waiting = self._waiting, []
+        self._shown = self._tokenizer.decode(self._before)
         return found
 
     def rest(self) -> str | None:
-        """What waited for nothing; None where there were no tokens."""
-        return self._behind(self._tokenizer.decode(self._kept)) if self._kept else None
+        """What waited for nothing; None where there was nothing."""
+        return self._behind(self._tokenizer.decode([*self._before, *self._waiting])) if self._waiting else None
 
     def _behind(self, text: str) -> str:
-        return text[len(self._shown) :] if text.startswith(self._shown) else text
+        """What a text has behind that which was shown; the end of that may have been half a character."""
+        same = (at for at, (new, old) in enumerate(zip(text, self._shown, strict=False)) if new != old)
+        return text[next(same, min(len(text), len(self._shown))) :]
 
 
-def pieces(tokenizer: Decodes, ids: Iterable[int]) -> Generator[str, None, None]:
+def pieces(tokenizer: Decodes, ids: Iterable[int], before: Sequence[int] = ()) -> Generator[str, None, None]:
     """The same of one iterable."""
-    found = Pieces(tokenizer)
+    found = Pieces(tokenizer, before)
     for token in ids:
         if (text := found.add(token)) is not None:
             yield text

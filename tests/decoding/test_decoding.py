@@ -303,6 +303,29 @@ def test_a_saved_session_goes_on_behind_its_last_token(build: Path, tmp_path: Pa
     assert len(json.loads((tmp_path / "talk.json").read_text())["ids"]) == LENGTH
 
 
+def test_a_session_has_one_beginning(
+    build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a tokenizer puts in front of a text stands neither in the middle of a session nor in front of a token to stop at."""
+
+    class Begun(Bytes):
+        def encode(self, text: str, begins: bool = True) -> list[int]:
+            return [9] * begins + super().encode(text)
+
+    monkeypatch.setattr("attnc.cli_generate.open_tokenizer", lambda path, vocabulary: Begun())
+
+    def generated(text: str, *more: str) -> dict[str, list[int]]:
+        assert main(["generate", str(build), "--prompt", text, "--tokens", "2", "--backend", "golden", "--json", *more]) == 0
+        found: dict[str, list[int]] = json.loads(capsys.readouterr().out)
+        return found
+
+    session = ("--session", str(tmp_path / "talk.json"))
+    assert generated("\1\2", *session)["prompt_ids"] == [9, 1, 2]
+    assert generated("\3", *session)["prompt_ids"] == [3]
+    ids = generated("\1\2")["ids"]
+    assert generated("\1\2", "--stop", chr(ids[0]))["ids"] == ids[:1]
+
+
 def test_text_ends_where_its_tokenizer_says(build: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Text comes from stdin, as the bytes 1, 2, 3; `Bytes` has no token that ends a text."""
     with Accelerator.open(build, "golden") as accelerator:

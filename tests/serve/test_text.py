@@ -17,7 +17,7 @@ from attnc.config import CompileOptions
 from attnc_host import Accelerator
 from attnc_host import manifest as manifests
 from attnc_host.decoder import Sampling
-from attnc_host.serve.generation import Decoder, Stops
+from attnc_host.serve.generation import Decoder, Stops, chat_prompt
 from attnc_host.serve.limits import Limits
 from attnc_host.text import Bytes, open_tokenizer, pieces
 from decoding.decoders import write_decoder
@@ -264,6 +264,16 @@ def test_conversations_keep_their_caches(decoder: Path, monkeypatch: pytest.Monk
         assert asked(1) == [(0, 6), (0, 7), (0, 8)] and asked(2) == [(1, 13), (1, 14), (1, 15)]
         talks[3] = list(b"Who?")
         assert asked(3)[0] == (0, 0) and asked(2)[0] == (1, 16)
+
+
+def test_a_conversation_that_comes_back_is_what_caches_hold(speaker: Speaker) -> None:
+    asked = [{"role": "user", "content": "Who are you?"}]
+    prompt = chat_prompt(speaker, asked)
+    for answer in (" A model.", " A\nmodel"):
+        asked += [{"role": "assistant", "content": answer}, {"role": "user", "content": "Which?"}]
+        following = chat_prompt(speaker, asked)
+        assert following == f"{prompt}{answer}\nuser: Which?\nassistant:"
+        prompt = following
 
 
 def test_a_build_that_is_no_decoder(running: Running) -> None:

@@ -88,15 +88,16 @@ def generate(
         decoder = decoder_of(accelerator.manifest)
         speaks = prompt is not None or decoder.tokenizer is not None or decoder.vocabulary >= BYTES
         tokenizer = open_tokenizer(decoder.tokenizer, decoder.vocabulary) if speaks else None
+        sequence = accelerator.session()
+        if session is not None and session.exists():
+            sequence.load(session)
         asked = sys.stdin.read() if prompt == "-" else prompt or ""
-        given = _ids(ids) if ids is not None else tokenizer.encode(asked) if tokenizer is not None else []
+        given = _ids(ids) if ids is not None else tokenizer.encode(asked, begins=not sequence.ids) if tokenizer is not None else []
         if not given:
             raise ConfigError("--prompt: needed a text of at least one token, found none")
         ends = [*(tokenizer.ends if tokenizer is not None else ()), *(_stop(text, tokenizer, decoder.vocabulary) for text in stop or [])]
         progress.finish()
-        sequence = accelerator.session()
-        if session is not None and session.exists():
-            sequence.load(session)
+        before = [*sequence.ids, *sequence.checked(given)]
         made: list[list[int]] = [[] for _ in range(samples)]
         watch = Watch(sequence, accelerator.backend)
 
@@ -111,7 +112,7 @@ def generate(
             for _ in told():
                 pass
         else:
-            for text in pieces(tokenizer, told()):
+            for text in pieces(tokenizer, told(), before):
                 _show(text)
             print()
         speed = watch.speed()
@@ -119,7 +120,7 @@ def generate(
             if sequence.left:
                 sequence.extend(made[0][-1:])  # what comes next follows the last token too
             sequence.save(session)
-    texts = [tokenizer.decode(ids) if tokenizer is not None else None for ids in made]
+    texts = ["".join(pieces(tokenizer, ids, before)) if tokenizer is not None else None for ids in made]
     if as_json:
         several = {"samples": [{"ids": ids, "text": text} for ids, text in zip(made, texts, strict=True)]} if samples > 1 else {}
         print_json({"prompt_ids": given, "ids": made[0], "text": texts[0], **several, "backend": name, **speed})
@@ -161,7 +162,7 @@ def _ids(text: str) -> list[int]:
 
 
 def _stop(text: str, tokenizer: Any, vocabulary: int) -> int:
-    found = tokenizer.encode(text) if tokenizer is not None else []
+    found = tokenizer.encode(text, begins=False) if tokenizer is not None else []
     if len(found) == 1:
         return int(found[0])
     if text.isdecimal() and int(text) < vocabulary:

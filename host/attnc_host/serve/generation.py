@@ -78,7 +78,9 @@ def chat_prompt(generator: Generator, messages: Sequence[Mapping[str, str]]) -> 
     own: Callable[[Sequence[Mapping[str, str]]], str] | None = getattr(generator, "chat_prompt", None)
     if own is not None:
         return own(messages)
-    return "".join(f"{message['role']}: {message['content']}\n" for message in messages) + "assistant:"
+    # Answers begin with the blank behind "assistant:", so what comes back of them has one already, and is to be what caches hold.
+    texts = [(message["role"], message["content"]) for message in messages]
+    return "".join(f"{role}:{'' if text.startswith(' ') else ' '}{text}\n" for role, text in texts) + "assistant:"
 
 
 class Stops:
@@ -136,8 +138,8 @@ class Wanted:
 class _Text:
     """One text on its way: tokens in, pieces out."""
 
-    def __init__(self, generator: Generator, stops: Sequence[str], emit: Callable[[str], None]) -> None:
-        self._pieces, self._stops, self._emit = Pieces(generator), Stops(stops), emit
+    def __init__(self, generator: Generator, prompt: Sequence[int], stops: Sequence[str], emit: Callable[[str], None]) -> None:
+        self._pieces, self._stops, self._emit = Pieces(generator, prompt), Stops(stops), emit
         self.made, self.ended = 0, False
 
     def ends_with(self, token: int, ends: Collection[int], count: Callable[[], None]) -> bool:
@@ -185,7 +187,7 @@ class Generation(Job):
         """Generate; raises `InputError` for a prompt that does not fit."""
         wanted, prompt, over = self.wanted, self._encoded(accelerator), set[int]()
         limit = self._limit(accelerator, len(prompt))
-        texts = [_Text(accelerator, wanted.stops, partial(self.emit, number)) for number in range(wanted.texts)]
+        texts = [_Text(accelerator, prompt, wanted.stops, partial(self.emit, number)) for number in range(wanted.texts)]
         with contextlib.closing(self._tokens(accelerator, prompt, limit, over)) as found:
             for number, token in found:
                 if self._left.is_set():
