@@ -6,6 +6,7 @@ import json
 import math
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from attnc.errors import ConfigError
 from attnc.golden import run_reference
 from attnc.ir import Graph, GraphError, Held, Node, Value
 from attnc.kernels.call import Walk
-from attnc.kernels.chunks import Chunks
+from attnc.kernels.chunks import Affine, Chunks, Stretch
 from attnc.kernels.design import KEYS_AT_ONCE, Design
+from attnc.kernels.memory import parts_of
 from attnc.ops import operator
 from attnc.ops.mixed_caches import SEVENTH, by_token, in_4_bits
 from attnc.passes import caches
@@ -32,6 +34,7 @@ from attnc_host import Accelerator
 from attnc_host.caches import PREFILL, Decoder, Table
 from decoding.decoders import VOCABULARY, WIDTH, write_decoder
 from decoding.test_decoding import BLOCK, SLOPES, run_in_blocks
+from decoding.test_keys_at_once import SCHEDULE
 from harness import tensor_type
 
 assert golden_backend  # registers "golden"
@@ -133,7 +136,7 @@ def test_stretches_find_every_key_where_it_was_written(size: int) -> None:
     for position in range(8 * size + 1):
         bytes_[chunks.at(chunks.place, position)] = halves[position] = position
         own, seen = position // size, []
-        for stretch in chunks.stretches(1):
+        for stretch in (*chunks.stretches, Stretch(chunks.own, Affine(position + 1 - chunks.at(chunks.begun, position)))):
             first, count = chunks.at(stretch.first, position), chunks.at(stretch.count, position)
             assert count >= 0
             seen += [(stretch.low, (halves if stretch.low else bytes_)[row]) for row in range(first, first + count)]
@@ -201,12 +204,47 @@ def test_a_text_goes_on_in_the_first_chunk_of_a_longer_one(tmp_path: Path, short
     np.testing.assert_array_equal(*found)
 
 
-def test_keys_come_one_per_cycle(tmp_path: Path, short_chunks: None) -> None:
-    """A search tries no more, and a schedule that asks for more is refused."""
-    (tmp_path / "schedule.yaml").write_text("schema: 1\ndesign: {lanes: 4, rows: 4, engines: {attention: {queries: 4, keys: 2}}}\n")
-    options = CompileOptions(max_length=LONG, block=BLOCK, cache="int4", schedule=tmp_path / "schedule.yaml", output=tmp_path / "build")
-    with pytest.raises(ConfigError, match=r"'design\.engines\.attention\.keys': needed 1, where caches have two precisions"):
-        compile_model(write_decoder(tmp_path / "decoder.onnx"), options)
+@pytest.mark.parametrize(
+    ("cache", "numbers", "model"),
+    [
+        ("int4", (2, 4, 4), {"windows": (3,)}),
+        pytest.param("k4v8", (1, 4, 2), {"slopes": SLOPES}, marks=pytest.mark.slow),
+        pytest.param("int4", (2, 4, 2), {}, marks=pytest.mark.slow),
+    ],
+)
+def test_several_keys_come_at_a_time(
+    cache: str, numbers: tuple[int, int, int], model: dict[str, Any], tmp_path: Path, short_chunks: None
+) -> None:
+    """Of each stretch, through two pointers that share it or through one, in blocks and alone; the build itself was simulated in time."""
+    (tmp_path / "schedule.yaml").write_text(SCHEDULE % numbers)
+    own = {"cache": cache, "sessions": 2, "schedule": tmp_path / "schedule.yaml", "output": tmp_path / "build"}
+    build = compile_model(write_decoder(tmp_path / "decoder.onnx", **model), CompileOptions(max_length=LONG + 2, block=BLOCK, **own))
+    report, rng, made = json.loads((build / "report.json").read_text()), np.random.default_rng(0), dict[str, list[np.ndarray]]()
+    assert report["design"]["engines"]["attention"]["keys"] == numbers[2]
+    ids = rng.integers(0, VOCABULARY, (2, LONG + 2)).tolist()
+    cuts = [sorted({0, LONG + 2, *rng.integers(1, LONG, count).tolist()}) for count in (9, 2 * LONG)]
+    for backend in ("golden", "csim"):
+        with Accelerator.open(build, backend) as accelerator:
+            sessions = [accelerator.session(number) for number in range(2)]
+            made[backend] = [sessions[at].extend(ids[at][start:stop]) for at in range(2) for start, stop in pairwise(cuts[at])]
+    np.testing.assert_array_equal(made["csim"], made["golden"])
+    assert all(one["bit_exact"] and not one["deadlock"] for one in (report["simulation"][style] for style in ("stp", "flp")))
+    estimates = {(row["entry"], row["position"]): row["cycles"] for row in report["decoder"]["estimates"]}
+    for timed in report["decoder"]["simulated"].values():
+        assert all(abs(run["cycles"] / estimates[run["entry"], run["position"]] - 1) < 0.15 for run in timed)
+
+
+def test_steps_of_keys_are_those_of_a_chunk(tmp_path: Path, short_chunks: None) -> None:
+    """At any length of sequences, whose last blocks end where a chunk does; two pointers share stretches as they share a tile."""
+    path = write_decoder(tmp_path / "decoder.onnx")
+    for length, block, at_once in ((29, 4, 4), (31, 4, 4), (33, 6, 2), (27, 5, 1)):
+        state = quantize_model(path, CompileOptions(max_length=length, cache="int4", block=block))
+        graph = plan_decoder(state.model, length, block, 1, VOCABULARY, tmp_path).model.graph
+        design = Design.of(4, 16, 4, 8, beat=2, keys=4)
+        program = build_program(graph, design, None)
+        (engine,) = (engine for engine in program.engines if engine.op == "attention")
+        assert engine.kernel.arg("S") == at_once and program.last[PREFILL] % block == 0
+    assert parts_of((4, 12, 4, 4), 2) == [[4, 8, 0, 0], [0, 4, 4, 4]] and parts_of((0, 0, 0, 8), 1) == [[0, 0, 0, 8]]
 
 
 def test_rings_and_short_sequences_have_one_precision() -> None:

@@ -179,6 +179,11 @@ class Graph:
         """Tokens of the chunks of its caches of two precisions."""
         return sorted({value.held.chunk for value in self.values.values() if value.held is not None and value.held.chunk})
 
+    def last(self, rows: int) -> int:
+        """The last position that a run of so many tokens may begin at: it ends with the sequence, or with a chunk before."""
+        chunks, end = self.chunks, self.length - rows
+        return next(at for at in range(end, -1, -1) if all(at % chunk + rows <= chunk for chunk in chunks))
+
     def producer(self, name: str) -> Node | None:
         """The node that makes `name`; None for inputs and constants."""
         return next((node for node in self.nodes if node.output == name), None)

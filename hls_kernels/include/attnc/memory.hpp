@@ -230,96 +230,165 @@ inline seventh_t seventh(UInt<8> m) {
   return seventh_t((UInt<22>(m) * UInt<14>(9362) + 128) >> 8);
 }
 
-template <class T, int L, int W, int SCALES = 0>
-void load_mixed(hls::burst_maxi<Word<W * L>> memory, MixedWalk walk, hls::stream<Vec<T, L>>& out) {
-  static_assert(W == 1 || W == 2, "load_mixed: a beat is one word or two");
-  static_assert(L % 2 == 0 && width<T>::value >= 8, "load_mixed: a word is two halves, and elements have at least 8 bits");
+// Where one pointer is in what it brings of each tile: in stretches that are not empty, those to be asked for next and those taken. Of its
+// elements of 4 bits `low_before` of a tile come before, and there are `low_count`.
+struct MixedCursor {
+  Stretch some[STRETCHES];
+  int ask_first[STRETCHES], take_first[STRETCHES];
+  int kinds, runs, asked, asking, taking, at, low_before, low_count;
+  MixedCursor() {
+#pragma HLS INLINE
+#pragma HLS ARRAY_PARTITION variable = some complete
+#pragma HLS ARRAY_PARTITION variable = ask_first complete
+#pragma HLS ARRAY_PARTITION variable = take_first complete
+  }
+};
+
+// That of vectors [first, first + count) of every tile; `asked` are the runs to ask for ahead.
+template <int W> void mixed_start(MixedCursor& cursor, const MixedWalk& walk, int first, int count) {
+#pragma HLS INLINE
   const bool small = walk.own.bytes == 0;
-  const int tiles = walk.own.runs, stride = walk.own.stride[2];
+  const int stride = walk.own.stride[2];
   const Stretch all[STRETCHES] = {{walk.first_offset, walk.first_count, stride, false, false},
                                   {walk.low_offset, walk.low_count, walk.low_stride, true, true},
                                   {walk.recent_offset, walk.recent_count, stride, false, false},
                                   {walk.own.offset, walk.own.count[3], stride, small, false}};
-  Stretch some[STRETCHES];  // those that are not empty
-#pragma HLS ARRAY_PARTITION variable = some complete
-  int ask_first[STRETCHES], take_first[STRETCHES];
-#pragma HLS ARRAY_PARTITION variable = ask_first complete
-#pragma HLS ARRAY_PARTITION variable = take_first complete
-  int kinds = 0, bytes = 0, halves = 0;
+  cursor.kinds = cursor.asking = cursor.taking = cursor.at = cursor.low_before = cursor.low_count = 0;
   for (int i = 0; i < STRETCHES; ++i) {
 #pragma HLS UNROLL
-    some[i] = all[STRETCHES - 1];
-    ask_first[i] = take_first[i] = 0;
+    cursor.some[i] = all[STRETCHES - 1];
+    cursor.ask_first[i] = cursor.take_first[i] = 0;
   }
+  int begin = -first;
   for (int i = 0; i < STRETCHES; ++i) {
 #pragma HLS UNROLL
-    if (all[i].count > 0) {
-      some[kinds] = all[i];
-      ask_first[kinds] = take_first[kinds] = all[i].first;
-      bytes += all[i].low ? 0 : all[i].count;
-      halves += all[i].low ? all[i].count : 0;
-      ++kinds;
+    const int end = begin + all[i].count, from = begin < 0 ? 0 : begin, to = end < count ? end : count;
+    if (from < to) {
+      cursor.some[cursor.kinds] = all[i];
+      cursor.some[cursor.kinds].count = to - from;
+      cursor.ask_first[cursor.kinds] = cursor.take_first[cursor.kinds] = all[i].first + from - begin;
+      cursor.low_before = all[i].low ? from - begin : cursor.low_before;
+      cursor.low_count = all[i].low ? to - from : cursor.low_count;
+      ++cursor.kinds;
     }
+    begin = end;
   }
-  const int runs = tiles * kinds, most = runs_ahead(((bytes + W - 1) / W + (halves + 2 * W - 1) / (2 * W)) >> 2);
-  const int ahead = runs < most ? runs : most;
-  int asked = ahead, asking = 0, taking = 0, at = 0;
-  seventh_t scales[SCALES > 0 ? SCALES : 1];
-  const int count = SCALES > 0 ? walk.low_count : 0;
-  if (count > 0) ask_vectors<L, W>(memory, walk.scale_offset, count, false);
-  ATTNC_LOOP(ASK_STRETCHES)
-ASK_STRETCHES:
-  for (int i = 0; i < ahead; ++i) {
-#pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 16
-    ATTNC_TICK(ASK_STRETCHES)
-    ask_vectors<L, W>(memory, ask_first[asking], some[asking].count, some[asking].small);
-    ask_first[asking] += some[asking].stride;
-    asking = asking + 1 == kinds ? 0 : asking + 1;
+  const int halves = cursor.low_count, most = runs_ahead(((count - halves + W - 1) / W + (halves + 2 * W - 1) / (2 * W)) >> 2);
+  cursor.runs = walk.own.runs * cursor.kinds;
+  cursor.asked = cursor.runs < most ? cursor.runs : most;
+}
+
+template <int L, int W> void ask_stretch(hls::burst_maxi<Word<W * L>>& memory, MixedCursor& cursor) {
+#pragma HLS INLINE
+  const Stretch stretch = cursor.some[cursor.asking];
+  ask_vectors<L, W>(memory, cursor.ask_first[cursor.asking], stretch.count, stretch.small);
+  cursor.ask_first[cursor.asking] += stretch.stride;
+  cursor.asking = cursor.asking + 1 == cursor.kinds ? 0 : cursor.asking + 1;
+}
+
+// Scales of V tokens from word `place` on, which begin a beat where V > 1.
+template <int L, int W, int V>
+void take_scales(hls::burst_maxi<Word<W * L>>& memory, int place, bool begins, Word<W * L>& beat, seventh_t scales[V]) {
+#pragma HLS INLINE
+  const int half = V == W ? 0 : place & (W - 1);
+  if (begins || half == 0) beat = memory.read();
+  for (int v = 0; v < V; ++v) {
+#pragma HLS UNROLL
+    scales[v] = seventh(word_of<L, W>(beat, half + v).v[0]);
   }
-  Word<W * L> beat = Word<W * L>();
-  ATTNC_LOOP(LOAD_SCALES)
-LOAD_SCALES:
-  for (int i = 0; i < count; ++i) {
-#pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
-    ATTNC_TICK(LOAD_SCALES)
-    const int half = W == 1 ? 0 : (walk.scale_offset + i) & 1;
-    if (i == 0 || half == 0) beat = memory.read();
-    scales[i] = seventh(word_of<L, W>(beat, half).v[0]);
+}
+
+// The next V vectors, as those from vector `lane` on of what comes at a time; where V > 1 they begin a beat or, of 4 bits, half of one.
+template <class T, int L, int W, int S, int V, int DEPTH, bool SCALED>
+void take_mixed(hls::burst_maxi<Word<W * L>>& memory, MixedCursor& cursor, const seventh_t scales[DEPTH][V], int lane, bool first,
+                Word<W * L>& beat, Vec<T, S * L>& vecs) {
+#pragma HLS INLINE
+  if (cursor.at == 0 && cursor.asked < cursor.runs && !first) {
+    ask_stretch<L, W>(memory, cursor);
+    ++cursor.asked;
   }
-  ATTNC_LOOP(LOAD_MIXED)
-LOAD_MIXED:
-  for (int i = 0; i < walk.own.vectors; ++i) {
-#pragma HLS PIPELINE II = 1
-#pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
-    ATTNC_TICK(LOAD_MIXED)
-    if (at == 0 && asked < runs && i > 0) {
-      ask_vectors<L, W>(memory, ask_first[asking], some[asking].count, some[asking].small);
-      ask_first[asking] += some[asking].stride;
-      asking = asking + 1 == kinds ? 0 : asking + 1;
-      ++asked;
-    }
-    const Stretch stretch = some[taking];
-    const int place = take_first[taking] + at, half = W == 1 ? 0 : place & 1, part = place & (2 * W - 1);
-    if (at == 0 || (stretch.small ? part == 0 : half == 0)) beat = memory.read();
-    const Vec<T, L> nibbles = from_nibbles<T, L, W>(beat, part), whole = from_bytes<T, L>(word_of<L, W>(beat, half), 0);
-    const seventh_t scale = SCALES > 0 && stretch.low ? scales[at] : seventh_t(0);
-    Vec<T, L> vec;
+  const Stretch stretch = cursor.some[cursor.taking];
+  const int place = cursor.take_first[cursor.taking] + cursor.at, part = place & (2 * W - 1), half = V == W ? 0 : place & (W - 1);
+  if (cursor.at == 0 || (stretch.small ? part == 0 : half == 0)) beat = memory.read();
+  for (int v = 0; v < V; ++v) {
+#pragma HLS UNROLL
+    const Vec<T, L> nibbles = from_nibbles<T, L, W>(beat, part + v), whole = from_bytes<T, L>(word_of<L, W>(beat, half + v), 0);
+    const seventh_t scale = SCALED && stretch.low ? scales[cursor.at / V][v] : seventh_t(0);
     for (int l = 0; l < L; ++l) {
 #pragma HLS UNROLL
       const Int<5> code = Int<5>(nibbles.v[l]);
-      const T low = SCALES > 0 ? T((Int<19>(code * Int<14>(scale)) + 128) >> 8) : T(code * 16);
-      vec.v[l] = stretch.low ? low : stretch.small ? nibbles.v[l] : whole.v[l];
-    }
-    out.write(vec);
-    const bool ends = at + 1 == stretch.count;
-    at = ends ? 0 : at + 1;
-    if (ends) {
-      take_first[taking] += stretch.stride;
-      taking = taking + 1 == kinds ? 0 : taking + 1;
+      const T low = SCALED ? T((Int<19>(code * Int<14>(scale)) + 128) >> 8) : T(code * 16);
+      vecs.v[(lane + v) * L + l] = stretch.low ? low : stretch.small ? nibbles.v[l] : whole.v[l];
     }
   }
+  const bool ends = cursor.at + V == stretch.count;
+  cursor.at = ends ? 0 : cursor.at + V;
+  if (ends) {
+    cursor.take_first[cursor.taking] += stretch.stride;
+    cursor.taking = cursor.taking + 1 == cursor.kinds ? 0 : cursor.taking + 1;
+  }
+}
+
+// S vectors at a time through N pointers, of which number n brings part n of every tile and at most SCALES scales. With S > 1 stretches are
+// multiples of S vectors, and begin with a beat or, of elements of 4 bits, with half of one.
+template <class T, int L, int W, int S, int N, int SCALES>
+void move_mixed(hls::burst_maxi<Word<W * L>>& a, hls::burst_maxi<Word<W * L>>& b, MixedWalk walk, hls::stream<Vec<T, S * L>>& out) {
+#pragma HLS INLINE
+  static const int V = S / N, DEPTH = SCALES > 0 ? (SCALES + V - 1) / V : 1;
+  static_assert((W == 1 || W == 2) && (N == 1 || N == 2), "load_mixed: a beat is one word or two, and comes through one pointer or two");
+  static_assert(S == 1 || S == N * W, "load_mixed: each pointer brings the vectors of a beat, unless one vector comes at a time");
+  static_assert(L % 2 == 0 && width<T>::value >= 8, "load_mixed: a word is two halves, and elements have at least 8 bits");
+  const int part = (walk.first_count + walk.low_count + walk.recent_count + walk.own.count[3]) / N;
+  MixedCursor at_a, at_b;
+  mixed_start<W>(at_a, walk, 0, part);
+  mixed_start<W>(at_b, walk, part, part);
+  const int scales_a = SCALES > 0 ? at_a.low_count : 0, scales_b = SCALES > 0 && N > 1 ? at_b.low_count : 0;
+  if (scales_a > 0) ask_vectors<L, W>(a, walk.scale_offset + at_a.low_before, scales_a, false);
+  if (scales_b > 0) ask_vectors<L, W>(b, walk.scale_offset + at_b.low_before, scales_b, false);
+  ATTNC_LOOP(ASK_STRETCHES)
+ASK_STRETCHES:
+  for (int i = 0; i < (N > 1 && at_b.asked > at_a.asked ? at_b.asked : at_a.asked); ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 16
+    ATTNC_TICK(ASK_STRETCHES)
+    if (i < at_a.asked) ask_stretch<L, W>(a, at_a);
+    if (N > 1 && i < at_b.asked) ask_stretch<L, W>(b, at_b);
+  }
+  Word<W * L> beat_a = Word<W * L>(), beat_b = beat_a;
+  seventh_t kept_a[DEPTH][V], kept_b[DEPTH][V];
+#pragma HLS ARRAY_PARTITION variable = kept_a complete dim = 2
+#pragma HLS ARRAY_PARTITION variable = kept_b complete dim = 2
+  ATTNC_LOOP(LOAD_SCALES)
+LOAD_SCALES:
+  for (int i = 0; i < (scales_b > scales_a ? scales_b : scales_a) / V; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
+    ATTNC_TICK(LOAD_SCALES)
+    const int place = walk.scale_offset + i * V;
+    if (i * V < scales_a) take_scales<L, W, V>(a, place + at_a.low_before, i == 0, beat_a, kept_a[i]);
+    if (i * V < scales_b) take_scales<L, W, V>(b, place + at_b.low_before, i == 0, beat_b, kept_b[i]);
+  }
+  ATTNC_LOOP(LOAD_MIXED)
+LOAD_MIXED:
+  for (int i = 0; i < walk.own.vectors / S; ++i) {
+#pragma HLS PIPELINE II = 1
+#pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
+    ATTNC_TICK(LOAD_MIXED)
+    Vec<T, S * L> vecs;
+    take_mixed<T, L, W, S, V, DEPTH, (SCALES > 0)>(a, at_a, kept_a, 0, i == 0, beat_a, vecs);
+    if (N > 1) take_mixed<T, L, W, S, V, DEPTH, (SCALES > 0)>(b, at_b, kept_b, S - V, i == 0, beat_b, vecs);
+    out.write(vecs);
+  }
+}
+
+template <class T, int L, int W, int S = 1, int SCALES = 0>
+void load_mixed(hls::burst_maxi<Word<W * L>> a, MixedWalk walk, hls::stream<Vec<T, S * L>>& out) {
+  move_mixed<T, L, W, S, 1, SCALES>(a, a, walk, out);
+}
+
+template <class T, int L, int W, int S, int SCALES = 0>
+void load_mixed_2(hls::burst_maxi<Word<W * L>> a, hls::burst_maxi<Word<W * L>> b, MixedWalk walk, hls::stream<Vec<T, S * L>>& out) {
+  move_mixed<T, L, W, S, 2, SCALES>(a, b, walk, out);
 }
 
 // S vectors of a run at a time, through N pointers that bring W each, which follow each other: pointer n of them part n of every run. A run

@@ -153,11 +153,13 @@ class Walk:
     @property
     def numbers(self) -> dict[str, int]:
         """What the loops of loaders and storers depend on: runs of `count` vectors that follow each other; where several stretches come in
-        turn, all of a turn, those of bytes and those of `low` precision."""
+        turn, all of a turn, those of bytes and those of `low` precision between the `first` and the `recent` ones."""
         low = sum(each.counts[3] for each in self.before if each.half)
         return {
             "runs": math.prod(self.counts[:3]) * (1 + sum(each.vectors > 0 for each in self.before)),
             "scales": 0 if self.scales is None else self.scales.vectors,
+            "first": self.before[0].counts[3] if self.before else 0,
+            "recent": self.before[-1].counts[3] if self.before else 0,
             "count": self.counts[3] + sum(each.counts[3] for each in self.before) - low,
             "low": low,
             "vectors": self.vectors,

@@ -26,7 +26,7 @@ class Affine:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Rows that follow each other: where they begin, how many there are, and whether they are those of 4 bits."""
+    """Rows that follow each other, whole chunks: where they begin, how many there are, and whether they are those of 4 bits."""
 
     first: Affine
     count: Affine
@@ -71,25 +71,30 @@ class Chunks:
         return f"odd_chunk_of_{self.size}"
 
     @property
-    def _own(self) -> Moves:
-        """Where the bytes of the run's chunk begin."""
-        return (self._past, 2 * self.size), (self._odd, -self.size)
+    def own(self) -> Affine:
+        """Where the bytes of the run's chunk begin, the last ones that it looks at."""
+        return Affine(0, ((self._past, 2 * self.size), (self._odd, -self.size)))
 
     @property
     def place(self) -> Affine:
         """Where the bytes of the first token of a run lie."""
-        return Affine(0, ((self._inside, 1), *self._own))
+        return Affine(0, ((self._inside, 1), *self.own.by))
 
-    def stretches(self, rows: int) -> tuple[Stretch, ...]:
-        """What the first `rows` tokens of a run look at, in order. All but the last may be empty."""
+    @property
+    def begun(self) -> Affine:
+        """Tokens before the run's chunk, those of all stretches."""
+        return Affine(0, ((POSITION, 1), (self._inside, -1)))
+
+    @property
+    def stretches(self) -> tuple[Stretch, ...]:
+        """What a run looks at before its own chunk, in order. Each may be empty."""
         size = self.size
-        between = Affine(0, ((POSITION, 1), (self._inside, -1), (self._chunks, -size)))
+        between = Affine(0, (*self.begun.by, (self._chunks, -size)))
         before = Affine(0, ((self._chunks, size), (self._past, -size)))
         return (
             Stretch(Affine(0), Affine(0, ((self._past, size),))),
             Stretch(Affine(size), between, low=True),
             Stretch(Affine(size, ((self._odd, size),)), before),
-            Stretch(Affine(0, self._own), Affine(rows, ((self._inside, 1),))),
         )
 
     def at(self, number: Affine, position: int) -> int:

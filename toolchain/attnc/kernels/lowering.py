@@ -38,6 +38,7 @@ class Lowering:
     """What operators find out once for the whole graph."""
     block: int = 0
     """Where the node runs for each entry of a queue: the most rows of an entry."""
+    _positions: dict[int, int] = field(default_factory=dict)
 
     def tiles(self, name: str) -> int:
         """Tiles of `lanes` channels of a value."""
@@ -59,10 +60,19 @@ class Lowering:
         rows = Chunks(value.held.chunk).rows if value.held.chunk else value.held.rows
         return KEYS_AT_ONCE * math.ceil(rows / KEYS_AT_ONCE)
 
+    def position(self, rows: int) -> int:
+        """Where the run of an entry of so many rows begins that calls are stated for: as far behind in a sequence as one can."""
+        if rows not in self._positions:
+            self._positions[rows] = self.graph.last(rows)
+        return self._positions[rows]
+
     def last(self, name: str) -> int:
-        """The last row that a value which is part of a larger matrix can begin at: the one that calls are stated for."""
+        """The row that a value which is part of a larger matrix begins at where calls are stated: of a ring the last one."""
         value = self.graph.value(name)
-        return (value.held.rows if value.held else value.shape[0]) - value.shape[0]
+        if value.held is None:
+            return 0
+        rows = value.shape[0]
+        return value.held.rows - rows if value.held.ring else self.position(rows)
 
     def words(self, name: str) -> int:
         """Words that the matrix of a value takes."""
@@ -115,23 +125,28 @@ class Lowering:
         offset = (1 + half) * self.offsets[name] + first * size
         return Walk(offset, counts, strides, size, self.zero_point(name), name, grows=grows, half=half)
 
-    def mixed(self, name: str, low: str, rows: int, peaks: str = "") -> Walk:
-        """A walk through all tiles of a cache of two precisions, up to the first `rows` rows of a run: `name` is the value in bytes, `low`
-        the one of 4 bits, whose tokens have scales in `peaks`, if they have any."""
+    def mixed(self, name: str, rows: int, grows: Moves, low: str, peaks: str = "") -> Walk:
+        """A walk through all tiles of a cache of two precisions, up to its row `rows`, which `grows` with registers: `name` is the value in
+        bytes, `low` the one of 4 bits, whose tokens have scales in `peaks`, if they have any."""
         held = self.graph.value(name).held
         assert held is not None
-        chunks, last, found = Chunks(held.chunk), self.last(name), list[Walk]()
-        for stretch in chunks.stretches(rows):
-            lies = low if stretch.low else name
-            half, count = self.half(lies), chunks.at(stretch.count, last)
-            walk = Walk((1 + half) * self.offsets[lies], (1, 1, self.tiles(lies), count), (0, 0, self.height(lies)), value=lies, half=half)
-            found.append(self._moved(replace(walk, grows=stretch.count.by), chunks, stretch.first, last))
-        scales = None
-        if peaks:
-            codes = found[1]
-            at = Walk(self.offsets[peaks], (1, 1, 1, codes.counts[3]), (0, 0, 0), value=peaks, grows=codes.grows)
-            scales = self._moved(at, chunks, chunks.stretches(rows)[1].first, last)
-        return replace(found[-1], before=tuple(found[:-1]), scales=scales)
+        chunks, last = Chunks(held.chunk), self.last(name)
+
+        def through(value: str, first: Affine, count: int, by: Moves, tiles: int) -> Walk:
+            half = self.half(value)
+            strides = (0, 0, self.height(value))
+            walk = Walk((1 + half) * self.offsets[value], (1, 1, tiles, count), strides, value=value, grows=by, half=half)
+            return self._moved(walk, chunks, first, last)
+
+        tiles, before, scales = self.tiles(name), list[Walk](), None
+        for stretch in chunks.stretches:
+            count, by = chunks.at(stretch.count, last), stretch.count.by
+            before.append(through(low if stretch.low else name, stretch.first, count, by, tiles))
+            if stretch.low and peaks:
+                scales = through(peaks, stretch.first, count, by, 1)
+        behind = (*grows, *((register, -each) for register, each in chunks.begun.by))
+        own = through(name, chunks.own, rows - chunks.at(chunks.begun, last), behind, tiles)
+        return replace(own, before=tuple(before), scales=scales)
 
     def packed(self, key: str, make: Make, words: int, first: int = 0, place: tuple[int, int] | None = None) -> Walk:
         """`words` words from word `first` on of the packed array `key` in the weight memory; `make` as for `payload`. `place`: the last

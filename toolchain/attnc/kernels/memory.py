@@ -6,6 +6,9 @@ words that follow those of a walk.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
 from attnc.kernels.design import KEY_PORTS, WEIGHT_PORTS
 from attnc.kernels.latency import ADD, BRAM, COMPARE, MEMORY, MULTIPLY, READ, WRITE
 from attnc.kernels.network import Loop, Names, Process, one, up
@@ -61,19 +64,42 @@ LOAD_VECTORS = {pointers: _load_vectors(pointers) for pointers in KEY_PORTS}
 """By the pointers that they come through."""
 
 
-def _turn_beats(n: Names) -> int:
-    """Beats of what comes in a turn."""
-    return up(n.count, n.W) + up(n.low, 2 * n.W)
-
-
 SCALE_BITS = 13
 """Of a scale of a token as the loader keeps it."""
-LOAD_MIXED = _mover(
-    "load_mixed",
-    Loop("ASK_STRETCHES", ADD + COMPARE, runs=one(lambda n: min(n.runs, runs_ahead(_turn_beats(n) // 4)))),
-    Loop("LOAD_SCALES", MEMORY + MULTIPLY + ADD + WRITE, runs=one(lambda n: n.scales)),
-    Loop("LOAD_MIXED", MEMORY + BRAM + MULTIPLY + ADD + WRITE, runs=one(lambda n: n.vectors)),
-)
+
+
+def parts_of(stretches: Sequence[int], pointers: int) -> list[list[int]]:
+    """Of each stretch of a tile, vectors that follow each other, how many each pointer brings."""
+    part, ends = sum(stretches) // pointers, [*accumulate(stretches, initial=0)]
+    return [[max(min((n + 1) * part, end) - max(n * part, start), 0) for start, end in pairwise(ends)] for n in range(pointers)]
+
+
+def _load_mixed(pointers: int) -> Process:
+    """The same of caches of two precisions: first the scales of tokens, where they have some."""
+
+    def parts(n: Names) -> list[list[int]]:
+        return parts_of((n.first, n.low, n.recent, n.count - n.first - n.recent), pointers)
+
+    def asked(n: Names) -> int:
+        tiles = n.vectors // (n.count + n.low)
+        return max(
+            min(tiles * sum(count > 0 for count in part), runs_ahead((up(sum(part) - part[1], n.W) + up(part[1], 2 * n.W)) // 4))
+            for part in parts(n)
+        )
+
+    def scales(n: Names) -> int:
+        return max(part[1] for part in parts(n)) * pointers // n.S if n.scales else 0
+
+    return _mover(
+        "load_mixed" + (f"_{pointers}" if pointers > 1 else ""),
+        Loop("ASK_STRETCHES", ADD + COMPARE, runs=one(asked), function="move_mixed"),
+        Loop("LOAD_SCALES", MEMORY + MULTIPLY + ADD + WRITE, runs=one(scales), function="move_mixed"),
+        Loop("LOAD_MIXED", MEMORY + BRAM + MULTIPLY + ADD + WRITE, runs=one(lambda n: n.vectors // n.S), function="move_mixed"),
+    )
+
+
+LOAD_MIXED = {pointers: _load_mixed(pointers) for pointers in KEY_PORTS}
+"""By the pointers that they come through."""
 TAKE_RUN = _mover("take_run", Loop("TAKE_RUN", MEMORY + ADD + WRITE, runs=one(_run_beats)))
 TAKE_RUN_WORDS = _mover("take_run_words", Loop("TAKE_RUN_WORDS", MEMORY + WRITE, runs=one(lambda n: n.count)))
 LOAD_EACH_WORD = _mover("load_each_word", Loop("LOAD_EACH_WORD", MEMORY + WRITE, runs=one(lambda n: n.count + n.more)))
@@ -104,6 +130,6 @@ QUEUE = _mover("read_queue", Loop("QUEUE", MEMORY + WRITE, runs=one(lambda n: n.
 """Brings the entries of a queue of experts; it stands beside the function of the accelerator."""
 
 MOVERS = (
-    *(LOAD, *LOAD_VECTORS.values(), LOAD_MIXED, TAKE_RUN, TAKE_RUN_WORDS, *LOAD_PARTS.values()),
+    *(LOAD, *LOAD_VECTORS.values(), *LOAD_MIXED.values(), TAKE_RUN, TAKE_RUN_WORDS, *LOAD_PARTS.values()),
     *(LOAD_EACH_WORD, STORE, FORWARD, TEE, FETCH, QUEUE),
 )

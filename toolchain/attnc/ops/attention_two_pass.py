@@ -96,18 +96,19 @@ def _over_cache(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
     blocks = query_blocks(sizes.queries, engine, at_once)
     kernel = kernel_of(node, sizes, engine, max(rows for _, rows in blocks), sizes.keys, at_once)
     ring, calls = sizes.keys if sizes.ring else 0, []
+    start = ring - sizes.queries if ring else ctx.position(sizes.queries)
     limit = ring - sizes.ring if ring else 0
     place, length = (place_in(ring).name, filled_to(limit).name) if ring else (POSITION, POSITION)
     for row, rows in blocks:
-        keys, parts = ring or sizes.keys - sizes.queries + row + rows, math.ceil(rows / queries)
+        keys, parts = ring or start + row + rows, math.ceil(rows / queries)
         # What a block of a call's queries looks at ends with its last one, but in a ring.
         ends = [min(queries, rows - at) + at - rows for at in range(0, rows, queries)]
         scored = parts * keys + (0 if ring else sum(ends))
-        counts = {"keys": keys, "position": sizes.keys - sizes.queries + row}
+        counts = {"keys": keys, "position": start + row}
         # Steps of keys follow from a register of their own; a query alone goes through these.
         register, more = steps_to(sizes.ring if ring else row + rows, at_once, limit)
         stepwise = at_once > 1
-        steps = register.at(limit if ring else sizes.keys - sizes.queries) + more if stepwise else keys
+        steps = register.at(limit if ring else start) + more if stepwise else keys
         by = register.name if stepwise else length
         pairs, counted = (steps, by) if stepwise and rows == 1 else (scored, length)
         counts |= {"key_steps": steps, "scored": pairs}
@@ -182,13 +183,11 @@ def _of_branches(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
 def keys_at_once(graph: Graph, engine: EngineDesign[AttentionNumbers]) -> int:
     """Keys that the engine takes per cycle of a cache. A block of rows loads whole steps of them: what follows its own last key may not be
     what a later block is about to store, so that blocks end where steps do, and are as long as one at least. Tokens of
-    branches come in whole steps, and of caches of two precisions one comes per cycle."""
-    if graph.chunks:
-        return 1
+    branches come in whole steps, and so do chunks of caches of two precisions."""
     most = 1 << (engine.rows.bit_length() - 1)
     branches = max((value.held.branches for value in graph.values.values() if value.held is not None), default=1)
     found = min(engine.numbers.keys, engine.numbers.queries, KEY_PORTS[-1] * engine.design.beat, most)
-    return min(found, branches) if branches > 1 else found
+    return math.gcd(min(found, branches) if branches > 1 else found, *graph.chunks)
 
 
 def groups_of(sizes: Sizes, engine: EngineDesign[AttentionNumbers]) -> int:
@@ -301,7 +300,7 @@ def walks_of(
     def grouped(name: str, per_group: int, first: int, count: int) -> Walk:
         counts, strides = (1, span[1], ctx.tiles(name), count), (0, per_group, ctx.height(name))
         if sizes.cached and name in low:
-            return ctx.mixed(name, low[name][0], sum(queries), *low[name][1:])
+            return ctx.mixed(name, count, grows, *low[name])
         if sizes.cached and name in (k, v):
             return ctx.whole(name, first, counts, strides, grows)
         return ctx.through(name, span[0] * per_group + first, counts, strides)

@@ -149,7 +149,7 @@ class Rotary(Operator):
             raise GraphError(f"node {node.name!r} (rotary): {lanes} lanes must divide heads of {sizes.head} channels and halves of {half}")
         head_tiles, turned_tiles = sizes.head // lanes, math.ceil(sizes.turned / lanes)
         height, words = ctx.height(x), 2 * turned_tiles
-        place = (node.params["cos"].shape[0] - sizes.rows, words) if "positions" in node.attrs else None
+        place = (ctx.position(sizes.rows), words) if "positions" in node.attrs else None
         scalars = {"heads": sizes.heads, "head_tiles": head_tiles, "turned_tiles": turned_tiles, "half_tiles": half // lanes}
         scalars |= {"rotary_dims": sizes.turned, "one": 1 << node.attrs["fraction_bits"], **factor_scalars(node), **ctx.bounds(y)}
         step, alike, calls = min(ctx.design.rows, sizes.rows), "branches" in node.attrs, []

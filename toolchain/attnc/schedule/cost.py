@@ -119,9 +119,11 @@ def engine_resources(engine: Engine, lanes: int) -> Resources:
         total = total + scaled(MORE_LANE, lanes * (stream.vectors - 1))
         total = total + scaled(SMALL_LANE, lanes * stream.vectors if stream.name in engine.small else 0)
         if stream.mixed:
-            total = total + MIXED_LOADER + scaled(MIXED_LANE, lanes)
+            total = total + scaled(MIXED_LOADER, len(stream.pointers)) + scaled(MIXED_LANE, lanes * stream.vectors)
         if stream.scales:
-            total = total + storage(stream.scales, SCALE_BITS) + scaled(SCALED_LANE, lanes) + Resources(lut=60, ff=60)
+            each = stream.vectors // len(stream.pointers)  # vectors of a pointer at a time
+            kept = storage(math.ceil(stream.scales / each), SCALE_BITS * each) + Resources(lut=60 * each, ff=60 * each)
+            total = total + scaled(kept, len(stream.pointers)) + scaled(SCALED_LANE, lanes * stream.vectors)
         total = total + fifo(stream.width(lanes), stream.depth)
     total = total + scaled(SHARED_LOADER, bool(engine.shared))
     return total

@@ -16,7 +16,6 @@ from attnc.kernels.design import COMMON, WEIGHT_PORTS, AttentionNumbers, Design,
 from attnc.kernels.resources import Resources
 from attnc.ops import operator
 from attnc.schedule.cost import Estimate, by_class, estimate, overrun, program_resources, without_buffers
-from attnc.schedule.design_fields import takes_several_keys
 from attnc.schedule.devices import BOARDS, CLASSES, Board
 from attnc.schedule.energy import energy_mj
 from attnc.schedule.lowered import Calls
@@ -213,7 +212,7 @@ def _best(graph: Graph, board: Board, clock_mhz: float, objective: Objective) ->
     if best is None:
         return None, nearest
     kinds = {kind for node in graph.nodes if (kind := operator(node).numbers(node)) is not None}
-    ranked = refined(best, partial(_tried, programs, board, clock_mhz, objective), kinds, _height(graph), takes_several_keys(graph))
+    ranked = refined(best, partial(_tried, programs, board, clock_mhz, objective), kinds, _height(graph), graph.length > 0)
     return ranked[1], nearest
 
 

@@ -141,18 +141,6 @@ def check_lanes(design: Design, where: str, divisors: list[int], fewest: int) ->
             wrong(where, "design.lanes", f"a divisor of {divisor}, the channels of a head", design.lanes)
 
 
-def takes_several_keys(graph: Graph) -> bool:
-    """Whether attention may take several keys per cycle: of caches, and these of one precision."""
-    return graph.length > 0 and not graph.chunks
-
-
-def check_keys(design: Design, where: str, graph: Graph) -> None:
-    """Whether the caches give so many keys at a time."""
-    for engine in map(design.engine_named, design.engines):
-        if isinstance(engine.numbers, AttentionNumbers) and engine.numbers.keys > 1 and graph.chunks:
-            wrong(where, f"design.engines.{engine.name}.keys", "1, where caches have two precisions (or --cache int8)", engine.numbers.keys)
-
-
 def served(design: Design, graph: Graph, where: str) -> Design:
     """The design with the names of the nodes that its patterns mean, none of them in two engines of a kernel."""
     taken: dict[str, str] = {}

@@ -57,7 +57,7 @@ class Slot:
 class Engine:
     """One piece of hardware: kernels, one behind the other, between loaders and storers. It is named after its main kernel. `beat` are the
     words per cycle of its loaders, and of those storers (by name, `wide`) that only 16-bit vectors pass; `small` streams move elements of 4
-    bits too, `mixed` ones caches of two precisions, with so many scales of tokens. `shared` are those that one loader serves
+    bits too, `mixed` ones caches of two precisions, with so many scales for each pointer. `shared` are those that one loader serves
     (`sharing.share`). Pointers are its `own` where engines run at the same time."""
 
     index: int

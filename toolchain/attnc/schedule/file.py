@@ -14,7 +14,7 @@ from attnc.ir import Graph
 from attnc.kernels.design import Design
 from attnc.schedule.cost import Estimate
 from attnc.schedule.design import lane_divisors, least_lanes
-from attnc.schedule.design_fields import DesignFields, check_keys, check_lanes, check_numbers, served, wrong
+from attnc.schedule.design_fields import DesignFields, check_lanes, check_numbers, served, wrong
 from attnc.schedule.devices import CLASSES, Board, Utilisation
 from attnc.schedule.engine import Slot
 from attnc.schedule.engine_choice import take_only_engine
@@ -61,7 +61,6 @@ def design_of(schedule: Schedule, path: Path, graph: Graph) -> Design:
     where = f"schedule {path}"
     take_only_engine(graph, schedule.design.engines)
     check_lanes(schedule.design.design(where), where, lane_divisors(graph), least_lanes(graph))
-    check_keys(schedule.design.design(where), where, graph)
     return served(schedule.design.design(where), graph, where)
 
 

@@ -24,7 +24,7 @@ def registers_of(graph: Graph, calls: Iterable[Call] = ()) -> tuple[dict[str, in
     others |= {each.name: each for call in calls for each in call.derived}
     branched = any(value.held is not None and value.held.branches > 1 for value in graph.values.values())
     given = (POSITION, SESSION, *((PREFIX,) if branched else ()))
-    last, stated = {entry: graph.length - count for entry, count in rows.items()}, {}
+    last, stated = {entry: graph.last(count) for entry, count in rows.items()}, {}
     for entry, count in rows.items():
         own = registers_at(last[entry], 0, ())
         stated[entry] = {name: own[name] for name in given} | {each.name: each.modulus - count for each in places}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from attnc.kernels.call import Walk
+from attnc.kernels.memory import parts_of
 from attnc.schedule.engine import Engine, Instruction
 
 
@@ -18,7 +20,7 @@ def sized(engines: tuple[Engine, ...], instructions: Sequence[Instruction], wide
             if stream.kind in ("load", "store") and walk.vectors:
                 place = stream.kind, instruction.engine.index, stream.name
                 if walk.before:
-                    scales[place[1:]] = max(scales.get(place[1:], 0), walk.numbers["scales"])
+                    scales[place[1:]] = max(scales.get(place[1:], 0), _scales(walk, len(stream.pointers)))
                 sizes.setdefault(place, set()).add(0 if walk.half else walk.bytes)
     wide = {(index, name) for (kind, index, name), found in sizes.items() if widens and kind == "store" and found == {2}}
     small = {(index, name) for (_, index, name), found in sizes.items() if 0 in found} - {*scales}
@@ -27,3 +29,10 @@ def sized(engines: tuple[Engine, ...], instructions: Sequence[Instruction], wide
     return tuple(
         replace(engine, wide=wide, small=small, mixed=turns) for engine, (wide, small), turns in zip(engines, own, mixed, strict=True)
     )
+
+
+def _scales(walk: Walk, pointers: int) -> int:
+    """Of tokens, that each of so many pointers brings at most."""
+    if walk.scales is None:
+        return 0
+    return max(part[1] for part in parts_of([each.counts[3] for each in (*walk.before, walk)], pointers))

@@ -43,7 +43,7 @@ class Stream:
     output; a tap has a slot and no port. `pointers` are the arguments of the accelerator that it uses, `beat` the words that each moves per
     cycle, `shared` whether its loader serves other streams too, `depth` the vectors that its FIFO holds, `ahead` whether the first weights
     of a later instruction may follow, `each` whether words come one by one whatever its beat. `vectors` come at a time. `mixed`: it brings
-    caches of two precisions, with at most so many `scales` of tokens."""
+    caches of two precisions, with at most so many `scales` of tokens through each pointer."""
 
     name: str
     kind: str
@@ -68,7 +68,7 @@ class Stream:
         if self.shared:
             return TAKE_RUN_WORDS if self.kind == "words" else TAKE_RUN
         if self.mixed:
-            return LOAD_MIXED
+            return LOAD_MIXED[len(self.pointers)]
         if self.kind == "load":
             return LOAD if self.vectors == 1 else LOAD_VECTORS[len(self.pointers)]
         return LOAD_EACH_WORD if self.each else LOAD_PARTS[len(self.pointers)]
@@ -94,8 +94,7 @@ class Stream:
 
     def moved(self, numbers: tuple[tuple[str, int], ...]) -> int:
         """Cycles in which something passes each of its pointers, with those numbers of a walk."""
-        before = dict(numbers).get("scales", 0)
-        return before + _moved(self.mover, self.beat, self.vectors, numbers)
+        return _moved(self.mover, self.beat, self.vectors, numbers)
 
     def passed(self, moved: int) -> int:
         """Of so many cycles in which its loader works, those in which something passes its port of the board."""
@@ -110,4 +109,5 @@ class Stream:
 @lru_cache(maxsize=1 << 14)
 def _moved(mover: Process, beat: int, vectors: int, numbers: tuple[tuple[str, int], ...]) -> int:
     names = Names({"W": beat, "S": vectors}, dict(numbers), {})
-    return max(loop.busy(loop.runs(names)) for loop in mover.loops)
+    busy = [loop.busy(loop.runs(names)) for loop in mover.loops]
+    return sum(busy[1:]) if mover in LOAD_MIXED.values() else max(busy)
