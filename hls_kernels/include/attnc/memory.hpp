@@ -215,9 +215,10 @@ struct MixedWalk {
   int scale_offset;
 };
 
-// What follows each other in memory, the same in every tile, `stride` further each time.
+// What follows each other in memory, the same in every tile, `stride` further each time: where that begins which is to be asked for next, and
+// where that which is taken.
 struct Stretch {
-  int first, count, stride;
+  int ask, take, count, stride;
   bool small, low;
 };
 
@@ -230,43 +231,34 @@ inline seventh_t seventh(UInt<8> m) {
   return seventh_t((UInt<22>(m) * UInt<14>(9362) + 128) >> 8);
 }
 
-// Where one pointer is in what it brings of each tile: in stretches that are not empty, those to be asked for next and those taken. Of its
-// elements of 4 bits `low_before` of a tile come before, and there are `low_count`.
+// Where one pointer is in what it brings of each tile, which has so many `kinds` of stretches. Of its elements of 4 bits `low_before` of a
+// tile come before, and there are `low_count`.
 struct MixedCursor {
-  Stretch some[STRETCHES];
-  int ask_first[STRETCHES], take_first[STRETCHES];
   int kinds, runs, asked, asking, taking, at, low_before, low_count;
-  MixedCursor() {
-#pragma HLS INLINE
-#pragma HLS ARRAY_PARTITION variable = some complete
-#pragma HLS ARRAY_PARTITION variable = ask_first complete
-#pragma HLS ARRAY_PARTITION variable = take_first complete
-  }
 };
 
-// That of vectors [first, first + count) of every tile; `asked` are the runs to ask for ahead.
-template <int W> void mixed_start(MixedCursor& cursor, const MixedWalk& walk, int first, int count) {
+// That of vectors [first, first + count) of every tile, and its stretches that are not empty; `asked` are the runs to ask for ahead.
+template <int W> MixedCursor mixed_start(const MixedWalk& walk, int first, int count, Stretch some[STRETCHES]) {
 #pragma HLS INLINE
   const bool small = walk.own.bytes == 0;
   const int stride = walk.own.stride[2];
-  const Stretch all[STRETCHES] = {{walk.first_offset, walk.first_count, stride, false, false},
-                                  {walk.low_offset, walk.low_count, walk.low_stride, true, true},
-                                  {walk.recent_offset, walk.recent_count, stride, false, false},
-                                  {walk.own.offset, walk.own.count[3], stride, small, false}};
-  cursor.kinds = cursor.asking = cursor.taking = cursor.at = cursor.low_before = cursor.low_count = 0;
+  const Stretch all[STRETCHES] = {{walk.first_offset, walk.first_offset, walk.first_count, stride, false, false},
+                                  {walk.low_offset, walk.low_offset, walk.low_count, walk.low_stride, true, true},
+                                  {walk.recent_offset, walk.recent_offset, walk.recent_count, stride, false, false},
+                                  {walk.own.offset, walk.own.offset, walk.own.count[3], stride, small, false}};
+  MixedCursor cursor = {0, 0, 0, 0, 0, 0, 0, 0};
   for (int i = 0; i < STRETCHES; ++i) {
 #pragma HLS UNROLL
-    cursor.some[i] = all[STRETCHES - 1];
-    cursor.ask_first[i] = cursor.take_first[i] = 0;
+    some[i] = all[STRETCHES - 1];
   }
   int begin = -first;
   for (int i = 0; i < STRETCHES; ++i) {
 #pragma HLS UNROLL
     const int end = begin + all[i].count, from = begin < 0 ? 0 : begin, to = end < count ? end : count;
     if (from < to) {
-      cursor.some[cursor.kinds] = all[i];
-      cursor.some[cursor.kinds].count = to - from;
-      cursor.ask_first[cursor.kinds] = cursor.take_first[cursor.kinds] = all[i].first + from - begin;
+      const int start = all[i].take + from - begin;
+      const Stretch part = {start, start, to - from, all[i].stride, all[i].small, all[i].low};
+      some[cursor.kinds] = part;
       cursor.low_before = all[i].low ? from - begin : cursor.low_before;
       cursor.low_count = all[i].low ? to - from : cursor.low_count;
       ++cursor.kinds;
@@ -276,13 +268,14 @@ template <int W> void mixed_start(MixedCursor& cursor, const MixedWalk& walk, in
   const int halves = cursor.low_count, most = runs_ahead(((count - halves + W - 1) / W + (halves + 2 * W - 1) / (2 * W)) >> 2);
   cursor.runs = walk.own.runs * cursor.kinds;
   cursor.asked = cursor.runs < most ? cursor.runs : most;
+  return cursor;
 }
 
-template <int L, int W> void ask_stretch(hls::burst_maxi<Word<W * L>>& memory, MixedCursor& cursor) {
+template <int L, int W> void ask_stretch(hls::burst_maxi<Word<W * L>>& memory, Stretch some[STRETCHES], MixedCursor& cursor) {
 #pragma HLS INLINE
-  const Stretch stretch = cursor.some[cursor.asking];
-  ask_vectors<L, W>(memory, cursor.ask_first[cursor.asking], stretch.count, stretch.small);
-  cursor.ask_first[cursor.asking] += stretch.stride;
+  const Stretch stretch = some[cursor.asking];
+  ask_vectors<L, W>(memory, stretch.ask, stretch.count, stretch.small);
+  some[cursor.asking].ask += stretch.stride;
   cursor.asking = cursor.asking + 1 == cursor.kinds ? 0 : cursor.asking + 1;
 }
 
@@ -300,15 +293,15 @@ void take_scales(hls::burst_maxi<Word<W * L>>& memory, int place, bool begins, W
 
 // The next V vectors, as those from vector `lane` on of what comes at a time; where V > 1 they begin a beat or, of 4 bits, half of one.
 template <class T, int L, int W, int S, int V, int DEPTH, bool SCALED>
-void take_mixed(hls::burst_maxi<Word<W * L>>& memory, MixedCursor& cursor, const seventh_t scales[DEPTH][V], int lane, bool first,
-                Word<W * L>& beat, Vec<T, S * L>& vecs) {
+void take_mixed(hls::burst_maxi<Word<W * L>>& memory, Stretch some[STRETCHES], MixedCursor& cursor, const seventh_t scales[DEPTH][V],
+                int lane, bool first, Word<W * L>& beat, Vec<T, S * L>& vecs) {
 #pragma HLS INLINE
   if (cursor.at == 0 && cursor.asked < cursor.runs && !first) {
-    ask_stretch<L, W>(memory, cursor);
+    ask_stretch<L, W>(memory, some, cursor);
     ++cursor.asked;
   }
-  const Stretch stretch = cursor.some[cursor.taking];
-  const int place = cursor.take_first[cursor.taking] + cursor.at, part = place & (2 * W - 1), half = V == W ? 0 : place & (W - 1);
+  const Stretch stretch = some[cursor.taking];
+  const int place = stretch.take + cursor.at, part = place & (2 * W - 1), half = V == W ? 0 : place & (W - 1);
   if (cursor.at == 0 || (stretch.small ? part == 0 : half == 0)) beat = memory.read();
   for (int v = 0; v < V; ++v) {
 #pragma HLS UNROLL
@@ -324,7 +317,7 @@ void take_mixed(hls::burst_maxi<Word<W * L>>& memory, MixedCursor& cursor, const
   const bool ends = cursor.at + V == stretch.count;
   cursor.at = ends ? 0 : cursor.at + V;
   if (ends) {
-    cursor.take_first[cursor.taking] += stretch.stride;
+    some[cursor.taking].take += stretch.stride;
     cursor.taking = cursor.taking + 1 == cursor.kinds ? 0 : cursor.taking + 1;
   }
 }
@@ -339,9 +332,10 @@ void move_mixed(hls::burst_maxi<Word<W * L>>& a, hls::burst_maxi<Word<W * L>>& b
   static_assert(S == 1 || S == N * W, "load_mixed: each pointer brings the vectors of a beat, unless one vector comes at a time");
   static_assert(L % 2 == 0 && width<T>::value >= 8, "load_mixed: a word is two halves, and elements have at least 8 bits");
   const int part = (walk.first_count + walk.low_count + walk.recent_count + walk.own.count[3]) / N;
-  MixedCursor at_a, at_b;
-  mixed_start<W>(at_a, walk, 0, part);
-  mixed_start<W>(at_b, walk, part, part);
+  Stretch of_a[STRETCHES], of_b[STRETCHES];
+#pragma HLS ARRAY_PARTITION variable = of_a complete
+#pragma HLS ARRAY_PARTITION variable = of_b complete
+  MixedCursor at_a = mixed_start<W>(walk, 0, part, of_a), at_b = mixed_start<W>(walk, part, part, of_b);
   const int scales_a = SCALES > 0 ? at_a.low_count : 0, scales_b = SCALES > 0 && N > 1 ? at_b.low_count : 0;
   if (scales_a > 0) ask_vectors<L, W>(a, walk.scale_offset + at_a.low_before, scales_a, false);
   if (scales_b > 0) ask_vectors<L, W>(b, walk.scale_offset + at_b.low_before, scales_b, false);
@@ -351,8 +345,8 @@ ASK_STRETCHES:
 #pragma HLS PIPELINE II = 1
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 16
     ATTNC_TICK(ASK_STRETCHES)
-    if (i < at_a.asked) ask_stretch<L, W>(a, at_a);
-    if (N > 1 && i < at_b.asked) ask_stretch<L, W>(b, at_b);
+    if (i < at_a.asked) ask_stretch<L, W>(a, of_a, at_a);
+    if (N > 1 && i < at_b.asked) ask_stretch<L, W>(b, of_b, at_b);
   }
   Word<W * L> beat_a = Word<W * L>(), beat_b = beat_a;
   seventh_t kept_a[DEPTH][V], kept_b[DEPTH][V];
@@ -375,8 +369,8 @@ LOAD_MIXED:
 #pragma HLS LOOP_TRIPCOUNT min = 1 max = 4096
     ATTNC_TICK(LOAD_MIXED)
     Vec<T, S * L> vecs;
-    take_mixed<T, L, W, S, V, DEPTH, (SCALES > 0)>(a, at_a, kept_a, 0, i == 0, beat_a, vecs);
-    if (N > 1) take_mixed<T, L, W, S, V, DEPTH, (SCALES > 0)>(b, at_b, kept_b, S - V, i == 0, beat_b, vecs);
+    take_mixed<T, L, W, S, V, DEPTH, (SCALES > 0)>(a, of_a, at_a, kept_a, 0, i == 0, beat_a, vecs);
+    if (N > 1) take_mixed<T, L, W, S, V, DEPTH, (SCALES > 0)>(b, of_b, at_b, kept_b, S - V, i == 0, beat_b, vecs);
     out.write(vecs);
   }
 }
