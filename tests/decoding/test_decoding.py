@@ -42,8 +42,8 @@ LENGTH, BLOCK, SESSIONS = 12, 4, 2
 SLOPES = (0.5, 0.25, 0.125, 0.0625)
 
 
-def planned(path: Path, block: int | None = BLOCK, length: int = LENGTH) -> Decoder:
-    state = quantize_model(path, CompileOptions(max_length=length))
+def planned(path: Path, block: int | None = BLOCK, length: int = LENGTH, cache: str = "int8") -> Decoder:
+    state = quantize_model(path, CompileOptions(max_length=length, block=block, cache=cache))
     return plan_decoder(state.model, length, block, SESSIONS, VOCABULARY, path.parent)
 
 

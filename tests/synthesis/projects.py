@@ -60,10 +60,10 @@ def mixture() -> Graph:
 
 
 @cache
-def decoding() -> Graph:
+def decoding(**options: Any) -> Graph:
     """The graph of a small decoder with caches, one of them a ring."""
     with tempfile.TemporaryDirectory(prefix="attnc-test-") as folder:
-        return planned(write_decoder(Path(folder) / "decoder.onnx", windows=(3,), slopes=SLOPES)).model.graph
+        return planned(write_decoder(Path(folder) / "decoder.onnx", windows=(3,), slopes=SLOPES), **options).model.graph
 
 
 MODELS: dict[str, tuple[Callable[[], Graph], Design]] = {
@@ -74,6 +74,7 @@ MODELS: dict[str, tuple[Callable[[], Graph], Design]] = {
     "bert": (lambda: family("bert"), Design.of(16, 32, 16, 4)),
     "decoder": (lambda: family("llama"), Design.of(8, 16, 16, 4, beat=2)),
     "decoding": (decoding, Design.of(4, 16, 16, 4, beat=2, keys=4)),
+    "decoding-int4": (lambda: decoding(length=120, cache="int4"), Design.of(4, 16, 16, 4, beat=2, keys=4)),
 }
 """Graph and design."""
 KERNELS = {
