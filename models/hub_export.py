@@ -132,15 +132,24 @@ def export(checkpoint: Checkpoint, path: Path, length: int, layers: int | None =
         )
     if window is not None and window < length:
         raise CheckpointError(f"{checkpoint.folder}: attention looks at a window of {window} tokens; export this model with torch.onnx")
+    method = (config.get("quantization_config") or {}).get("quant_method", "bitnet")
+    if method != "bitnet":
+        raise CheckpointError(f"{checkpoint.folder}: quantization_config: needed weights as they are, or of bitnet, found {method!r}")
+    count = layers or config.get("num_hidden_layers")
+    if type(count) is not int or count < 1:
+        raise CheckpointError(f"{checkpoint.folder}: layers: needed a whole number above 0, found {count!r}")
+    checkpoint.check(count)
     w = _Writer(path.with_name(f"{path.name}.data"))
     try:
         model = _Model(checkpoint, w, length)
         embedding = checkpoint.tensor("model.embed_tokens.weight")
         x = w("Gather", w.constant("model.embed_tokens.weight", embedding), "input_ids", name="model.embed_tokens")
-        for layer in range(layers or config["num_hidden_layers"]):
+        for layer in range(count):
             x = model.layer(x, f"model.layers.{layer}")
-        tied = "lm_head.weight" not in checkpoint
+        tied = config.get("tie_word_embeddings", "lm_head.weight" not in checkpoint)
         logits = model.linear(model.norm(x, "model.norm"), "lm_head", "model.embed_tokens" if tied else None)
+    except KeyError as error:
+        raise CheckpointError(f"{checkpoint.folder}: config.json: needed {error}, found none") from error
     finally:
         w.close()
     w.nodes[-1].output[0] = "logits"

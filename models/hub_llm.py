@@ -34,6 +34,7 @@ from attnc.schedule.engine_choice import choose_engines
 from attnc.schedule.entries import by_position
 from attnc.schedule.program import build_program
 from attnc_host.caches import DECODE, PREFILL, block_before
+from attnc_host.errors import AcceleratorError
 from attnc_host.text import open_tokenizer
 
 BOARDS = ("kv260", "zcu104", "ultra96")
@@ -61,12 +62,7 @@ def options_of(args: argparse.Namespace, config: dict[str, Any], calib: Path) ->
 
 def calibration(folder: Path, text: Path, vocabulary: int, length: int, path: Path) -> None:
     """Tokens of a text, by the tokenizer of the checkpoint, as `attnc compile --calib` takes them."""
-    tokenizer = folder / "tokenizer.json"
-    if not tokenizer.is_file():
-        raise CheckpointError(
-            f"{folder}: needed a tokenizer.json; `transformers` writes one: AutoTokenizer.from_pretrained(...).save_pretrained"
-        )
-    ids = open_tokenizer(tokenizer, vocabulary).encode(text.read_text(encoding="utf-8", errors="replace"))
+    ids = open_tokenizer(folder / "tokenizer.json", vocabulary).encode(text.read_text(encoding="utf-8", errors="replace"))
     if len(ids) < length:
         raise CheckpointError(f"{text}: needed at least {length} tokens of text to calibrate with, found {len(ids)}")
     np.savez_compressed(path, input_ids=np.array(ids[: SEQUENCES * length], np.int64))
@@ -98,6 +94,10 @@ def speeds(state: State, boards: list[str]) -> Iterator[dict[str, Any]]:
 def compile_checkpoint(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     """The build, and a row for each board."""
     checkpoint = Checkpoint(folder)
+    if not (folder / "tokenizer.json").is_file():
+        raise CheckpointError(
+            f"{folder}: needed a tokenizer.json; `transformers` writes one: AutoTokenizer.from_pretrained(...).save_pretrained"
+        )
     print(f"{folder}: {checkpoint.config.get('model_type')}, {checkpoint.parameters:,} parameters")
     with tempfile.TemporaryDirectory(prefix="hub-llm-", dir=args.work) as temporary:
         path, calib = Path(temporary) / "model.onnx", Path(temporary) / "calib.npz"
@@ -159,7 +159,7 @@ def main(given: list[str] | None = None) -> int:
             with tempfile.TemporaryDirectory(prefix="hub-random-", dir=args.work) as temporary:
                 folder = write_checkpoint(Path(temporary) / args.random, CONFIGS[args.random], layers=args.layers)
                 compile_checkpoint(folder, args)
-    except (CheckpointError, AttncError) as error:
+    except (CheckpointError, AttncError, AcceleratorError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f'{args.output}: attnc generate {args.output} --prompt "..."; attnc report {args.output}')

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from models.hub_checkpoint import PACKED, Checkpoint
+from models.hub_checkpoint import PACKED, Checkpoint, needed_tensors
 
 LLAMA: dict[str, Any] = {"model_type": "llama", "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0}
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -51,6 +51,11 @@ class RandomCheckpoint(Checkpoint):
     def __contains__(self, name: str) -> bool:
         return name in self.shapes
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a tensor, unpacked."""
+        shape, dtype = self.shapes[name]
+        return (PACKED * shape[0], *shape[1:]) if dtype == np.uint8 else shape
+
     @property
     def parameters(self) -> int:
         """Numbers in all matrices and vectors, those that are packed one by one."""
@@ -90,32 +95,13 @@ def write_checkpoint(folder: Path, config: dict[str, Any], seed: int = 0, layers
 
 
 def _shapes(config: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Every tensor of a checkpoint by name."""
-    width, hidden, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
-    head = config.get("head_dim") or width // heads
-    own, shared = heads * head, config["num_key_value_heads"] * head
-    kind = config["model_type"]
-    found: dict[str, tuple[tuple[int, ...], Any]] = {"model.embed_tokens.weight": ((config["vocab_size"], width), np.float16)}
-    matrices = {
-        "self_attn.q_proj": (own, width), "self_attn.k_proj": (shared, width), "self_attn.v_proj": (shared, width),
-        "self_attn.o_proj": (width, own), "mlp.gate_proj": (hidden, width), "mlp.up_proj": (hidden, width),
-        "mlp.down_proj": (width, hidden),
-    }  # fmt: skip
-    norms = {"input_layernorm": width, "post_attention_layernorm": width}
-    norms |= {"self_attn.q_norm": head, "self_attn.k_norm": head} if kind == "qwen3" else {}
-    norms |= {"self_attn.attn_sub_norm": own, "mlp.ffn_sub_norm": hidden} if kind == "bitnet" else {}
-    for layer in range(config["num_hidden_layers"]):
-        at = f"model.layers.{layer}"
-        for name, (rows, columns) in matrices.items():
-            if "quantization_config" in config:
-                found[f"{at}.{name}.weight"] = (rows // PACKED, columns), np.uint8
-                found[f"{at}.{name}.weight_scale"] = (1,), np.float16
-            else:
-                found[f"{at}.{name}.weight"] = (rows, columns), np.float16
-        found |= {f"{at}.{name}.weight": ((size,), np.float16) for name, size in norms.items()}
-    found["model.norm.weight"] = (width,), np.float16
-    if not config["tie_word_embeddings"]:
-        found["lm_head.weight"] = (config["vocab_size"], width), np.float16
+    """Shape and type of every tensor of a checkpoint by name."""
+    found: dict[str, tuple[tuple[int, ...], Any]] = {}
+    for name, shape in needed_tensors(config, config["num_hidden_layers"]).items():
+        packed = "quantization_config" in config and "_proj." in name
+        found[name] = ((shape[0] // PACKED, *shape[1:]), np.uint8) if packed else (shape, np.float16)
+        if packed:
+            found[f"{name}_scale"] = (1,), np.float16
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,56 @@ def test_what_is_not_understood_is_said(config: dict[str, Any], error: str, tmp_
     checkpoint.config.update(config)
     with pytest.raises(CheckpointError, match=error):
         export(checkpoint, tmp_path / "model.onnx", 64)
+
+
+def test_weights_in_several_files(tmp_path: Path) -> None:
+    """As large checkpoints have them; a file that is none of the index's is left alone."""
+    torch.manual_seed(0)
+    config = {key: value for key, value in small("TinyLlama-1.1B").items() if key != "model_type"}
+    model = hf.LlamaForCausalLM(hf.LlamaConfig(**config)).eval()
+    model.save_pretrained(tmp_path / "model", max_shard_size="40KB")
+    assert len([*(tmp_path / "model").glob("*.safetensors")]) > 2
+    (tmp_path / "model" / "consolidated.safetensors").write_bytes(b"another form of the same")
+    ids = np.random.default_rng(0).integers(0, 256, (1, TOKENS))
+    with torch.no_grad():
+        expected = model(torch.from_numpy(ids)).logits.numpy()
+    np.testing.assert_allclose(logits(Checkpoint(tmp_path / "model"), tmp_path, ids), expected, atol=1e-5)
+    last = max((tmp_path / "model").glob("model-*.safetensors"))
+    last.unlink()
+    with pytest.raises(CheckpointError, match=f"needed all files that model.safetensors.index.json names, found no {last.name}"):
+        Checkpoint(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "error"),
+    [
+        ("model.safetensors", lambda content: content[: len(content) // 2], "is cut off: needed"),
+        ("model.safetensors", lambda content: b"version https://git-lfs", "is no file of safetensors"),
+        (
+            "model.safetensors",
+            lambda content: content.replace(b"model.norm.weight", b"model.nerm.weight"),
+            "'model.norm.weight' is missing",
+        ),
+        ("model.safetensors", lambda content: content.replace(b"lm_head", b"lm_hood"), "'lm_head.weight' is missing"),
+        ("config.json", lambda content: b"{", "config.json: is no JSON"),
+        ("config.json", lambda content: b"[]", "config.json: needed an object, found list"),
+        ("config.json", lambda content: content.replace(b"vocab_size", b"words"), "vocab_size: needed a whole number above 0, found None"),
+        ("config.json", lambda content: content.replace(b"rms_norm_eps", b"epsilon"), "needed 'rms_norm_eps', found none"),
+        ("config.json", lambda content: content.replace(b'"vocab_size": 256', b'"vocab_size": 300'), r"shape \[300, 32\] by config.json"),
+        ("config.json", lambda content: content[:-2] + b',"quantization_config": {"quant_method": "gptq"}}', "or of bitnet, found 'gptq'"),
+        ("tokenizer.json", lambda content: b"x", "tokenizer.json: is no tokenizer"),
+        ("tokenizer.json", None, "needed a tokenizer.json"),
+    ],
+)
+def test_damaged_checkpoints(name: str, damage: Any, error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One error each, before anything is compiled."""
+    folder = write_checkpoint(tmp_path / "model", small("TinyLlama-1.1B", num_hidden_layers=1))
+    content = (folder / name).read_bytes()
+    (folder / name).unlink()
+    if damage is not None:
+        (folder / name).write_bytes(damage(content))
+    assert hub_llm.main([str(folder), "--max-length", "32", "-o", str(tmp_path / "build")]) == 2
+    assert re.search(f"error: .*{error}", capsys.readouterr().err)
 
 
 def test_folders_that_are_no_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
