@@ -106,8 +106,11 @@ def test_the_end_of_a_text_is_no_part_of_it(client: openai.OpenAI, speaker: Spea
 def test_how_tokens_are_chosen(client: openai.OpenAI, speaker: Speaker) -> None:
     client.completions.create(model="small", prompt="x", temperature=0.5, top_p=0.25, seed=7)
     assert speaker.options == {"sampling": Sampling(0.5, top_p=0.25), "seed": 7, "stop": [0]}
-    client.completions.create(model="small", prompt="x")
-    assert speaker.options["sampling"] == Sampling()
+    for body in ({}, {"top_k": -1, "repetition_penalty": 1.0}):
+        client.completions.create(model="small", prompt="x", extra_body=body)
+        assert speaker.options["sampling"] == Sampling()
+    client.completions.create(model="small", prompt="x", temperature=0.5, extra_body={"top_k": 5, "repetition_penalty": 1.25})
+    assert speaker.options["sampling"] == Sampling(0.5, top_k=5, repetition_penalty=1.25)
 
 
 def test_models(client: openai.OpenAI) -> None:
@@ -135,6 +138,9 @@ def test_models(client: openai.OpenAI) -> None:
         ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "'messages.0.role'"),
         ({"messages": [{"role": "user", "content": "x" * 300}]}, "needed at most 200 tokens with the answer, found 317"),
         ({"stop": [""]}, "'stop"),
+        ({"extra_body": {"top_k": -2}}, "'top_k'"),
+        ({"extra_body": {"min_p": 0.1}}, "'min_p'"),
+        ({"extra_body": {"stop_token_ids": [1]}}, "'stop_token_ids'"),
     ],
 )
 def test_what_is_not_there_is_refused(client: openai.OpenAI, fields: dict[str, Any], message: str) -> None:

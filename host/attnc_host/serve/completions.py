@@ -67,10 +67,17 @@ class Asked(Strict):
     n: Annotated[int, Field(ge=1, le=MOST_TEXTS)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    """0 and -1: all. This one and `repetition_penalty` are not of the protocol; servers of language models take them by these names."""
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] | None = None
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=0)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=0)] | None = None
+    ignore_eos: Literal[False] | None = None
+    stop_token_ids: Annotated[list[int], Field(max_length=0)] | None = None
 
     def tokens(self) -> int | None:
         """That are asked for."""
@@ -122,7 +129,7 @@ class Texts:
             raise InputError(f"max_tokens: needed at most {most}, found {tokens}")
         stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
         self._loop, self._pieces = asyncio.get_running_loop(), asyncio.Queue[tuple[int, str]]()
-        sampling = Sampling(asked.temperature or 0.0, top_p=asked.top_p or 1.0)
+        sampling = Sampling(asked.temperature or 0.0, max(asked.top_k or 0, 0), asked.top_p or 1.0, asked.repetition_penalty or 1.0)
         seed = secrets.randbits(32) if asked.seed is None else asked.seed
         self.job = Generation(Wanted(prompt, tokens, most, stops, sampling, seed, self.count), self._emit, service.metrics.tokens.inc)
         service.worker.submit(self.job)
