@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from attnc.errors import ModelError
 from attnc.frontend import import_model, load_float32
-from decoding.decoders import HEADS, KV_HEADS, LAYERS, VOCABULARY, write_decoder
+from decoding.decoders import HEAD, HEADS, KV_HEADS, LAYERS, VOCABULARY, write_decoder
 
 LENGTH = 6
 BATCH = helper.make_tensor_value_info
@@ -104,6 +104,44 @@ def grouped(folder: Path) -> ModelProto:
     return model
 
 
+def counted(folder: Path) -> ModelProto:
+    """The same, told by its caller how many keys there are, and how many of them are of the past."""
+    model = grouped(folder)
+    nodes = [node for node in model.graph.node if not {*node.output} & {"seen", "before", "last_key", "mask_shape", "columns", "keys"}]
+    names = {"last_key": "seqlens_k", "keys": "total_sequence_length"}
+    for node in nodes:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    kept = [copy.deepcopy(node) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    for name, dims in (("seqlens_k", ["batch"]), ("total_sequence_length", [1]), ("past_seq_len", [1])):
+        model.graph.input.append(BATCH(name, TensorProto.INT32, dims))
+    return model
+
+
+def paired(folder: Path) -> ModelProto:
+    """Keys and values of a layer in one tensor, as onnxruntime's tools write GPT-2."""
+    model = with_past(folder)
+    first, made = numpy_helper.from_array(np.array([0]), "first_axis"), list[onnx.NodeProto]()
+    model.graph.initializer.append(first)
+    inputs = [value for value in model.graph.input if not value.name.startswith("past")]
+    outputs = [value for value in model.graph.output if not value.name.startswith("present")]
+    for layer in range(LAYERS):
+        halves = [f"{word}.{layer}.{kind}" for word in ("past_key_values", "present") for kind in ("key", "value")]
+        made.append(helper.make_node("Split", [f"past_{layer}"], [f"half_{layer}_0", f"half_{layer}_1"], axis=0, num_outputs=2))
+        made += [helper.make_node("Squeeze", [f"half_{layer}_{at}", "first_axis"], [halves[at]]) for at in (0, 1)]
+        inputs.append(BATCH(f"past_{layer}", TensorProto.FLOAT, [2, "batch", KV_HEADS, "past", HEAD]))
+        outputs.append(BATCH(f"present_{layer}", TensorProto.FLOAT, [2, "batch", KV_HEADS, "total", HEAD]))
+    nodes = [*made, *(copy.deepcopy(node) for node in model.graph.node)]
+    for layer in range(LAYERS):
+        wide = [f"wide_{layer}_{at}" for at in (0, 1)]
+        parts = [f"present.{layer}.{kind}" for kind in ("key", "value")]
+        nodes += [helper.make_node("Unsqueeze", [part, "first_axis"], [name]) for part, name in zip(parts, wide, strict=True)]
+        nodes.append(helper.make_node("Concat", wide, [f"present_{layer}"], axis=0))
+    graph = helper.make_graph(nodes, "paired", inputs, outputs, model.graph.initializer)
+    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=10)
+
+
 def merged(folder: Path) -> ModelProto:
     """Both forms in one file, and an input that says which."""
     past, plain = with_past(folder), onnx.load(write_decoder(folder / "plain.onnx", mask=True))
@@ -135,6 +173,8 @@ FILES: dict[str, Callable[[Path], ModelProto]] = {
     "mask of numbers": masked(TensorProto.FLOAT),
     "last logits": last_logits,
     "GroupQueryAttention": grouped,
+    "seqlens_k": counted,
+    "past_0": paired,
     "merged": merged,
 }
 

@@ -14,6 +14,8 @@ PAST, PRESENT = re.compile(r"past|cache_?[kv]", re.IGNORECASE), re.compile(r"pre
 MASK, POSITION = re.compile(r"mask", re.IGNORECASE), re.compile(r"position", re.IGNORECASE)
 BRANCH, KEPT = re.compile(r"use_cache", re.IGNORECASE), re.compile(r"logits_to_keep", re.IGNORECASE)
 """Whether a file that has both forms is to take the one with a past, and of how many tokens logits are wanted: 0 stands for all."""
+COUNT, LAST = re.compile(r"seq(uence)?_?len", re.IGNORECASE), re.compile(r"seqlens_k", re.IGNORECASE)
+"""How many tokens there are, in the past or in all; GroupQueryAttention is told the last of them."""
 LEAST = -65504.0
 """Of a mask that is added to scores: a number of half precision too."""
 
@@ -60,12 +62,13 @@ def _count_keys(model: ModelProto, length: int) -> None:
 
 def _says_nothing(value: ValueInfoProto) -> bool:
     """Whether an input says nothing of the tokens."""
-    return _keys_or_values(value) or any(kind.search(value.name) for kind in (PAST, MASK, POSITION, BRANCH, KEPT))
+    return _keys_or_values(value) or any(kind.search(value.name) for kind in (PAST, MASK, POSITION, BRANCH, KEPT, COUNT))
 
 
 def _keys_or_values(value: ValueInfoProto) -> bool:
-    """Nothing else of a decoder is a number of four dimensions, whatever it is called, but masks."""
-    return _numbers(value) and len(_dims(value)) == 4 and not MASK.search(value.name)
+    """Nothing else of a decoder is a number of four dimensions, whatever it is called, but masks; or of more, where keys and values, or
+    those of all layers, lie in one tensor."""
+    return _numbers(value) and len(_dims(value)) >= 4 and not MASK.search(value.name)
 
 
 def _numbers(value: ValueInfoProto) -> bool:
@@ -97,11 +100,14 @@ def _fixed(value: ValueInfoProto, length: int, path: str) -> ValueInfoProto:
 def _constant(value: ValueInfoProto, length: int, path: str) -> np.ndarray:
     """What an input is that says nothing of the tokens."""
     dims, dtype = _dims(value), helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    if _integers(value) and COUNT.search(value.name):
+        count = 0 if PAST.search(value.name) else length - 1 if LAST.search(value.name) else length
+        return np.full([max(dim, 1) for dim in dims], count, dtype)
     if _keys_or_values(value) or PAST.search(value.name):
-        if len(dims) != 4:
+        if len(dims) < 4:
             raise ModelError(f"{path}: input {value.name!r}: needed past keys or values of 4 dimensions, found {len(dims)}")
-        # Batch is 1; the dimension of the past, where it is not declared, or as it is, is the one that grows.
-        known = [1 if axis == 0 else dim for axis, dim in enumerate(dims)]
+        # Batch, the first of the last four, is 1; the dimension of the past, where it is not declared, or as it is, is the one that grows.
+        known = [1 if axis == len(dims) - 4 else dim for axis, dim in enumerate(dims)]
         if known.count(0) != 1:
             raise ModelError(f"{path}: input {value.name!r} needs one dynamic dimension beside the batch, found {dims}")
         return np.zeros(known, dtype)
