@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from random_graphs.grow import OPSET, Growth
 
@@ -17,7 +17,11 @@ HEADS = ((1, 1), (2, 2), (2, 1), (4, 2), (3, 3), (3, 1), (4, 1), (6, 2))
 """Heads of queries, heads of keys and values."""
 SIZES = (2, 3, 4, 5, 6, 7, 8, 8, 10, 12, 16, 16)
 MLPS = ("SiLU gated", "SiLU gated", "Gelu gated", "Relu2 gated", "Gelu", "tanh Gelu", "Relu", "Relu2", "none")
-SCALINGS = ("default", "default", "linear", "ntk", "yarn", "llama3")
+LENGTHY = ("dynamic", "longrope")
+"""Ways to scale rotary embeddings that go by how long a sequence is."""
+SCALINGS = ("default", "default", "linear", "ntk", "yarn", "llama3", *LENGTHY)
+TRAINED = (8, 12, 16, 16, 40)
+BASE, FACTOR = 100.0, 4.0
 NEVER = (-np.inf, float(np.finfo(np.float32).min), -1e9)
 MOST_TOKENS = 64
 
@@ -44,6 +48,8 @@ class Recipe:
     turned: int
     """Channels of a head that are turned."""
     scaling: str
+    trained: int
+    """Tokens of a sequence that scaling begins behind."""
     slopes: str
     """Biases of ALiBi: none, "distance" or "key", as MPT and BLOOM have them."""
     learned: bool
@@ -99,6 +105,7 @@ class Recipe:
             turn=turn,
             turned=size if choose(0, 0, 1) == 0 or not turn else choose(*range(2, size + 1, 2)),
             scaling=choose(*SCALINGS),
+            trained=choose(*TRAINED),
             slopes=choose("", "", "distance", "key") if not turn else "",
             learned=choose(0, 0, 1) == 1,
             windows=tuple(windows[layer % len(windows)] for layer in range(layers)) if windows else (0,) * layers,
@@ -118,24 +125,45 @@ class Recipe:
             seed=dice.randrange(1 << 16),
         )
 
+    @property
+    def lengthy(self) -> bool:
+        """Whether what a token is like depends on how long its sequence is."""
+        return bool(self.turn) and (self.scaling == "longrope" or (self.scaling == "dynamic" and self.turned > 2))
 
-def frequencies(recipe: Recipe) -> tuple[np.ndarray, float]:
-    """Angle of each pair of channels per token, and what cosine and sine are multiplied by."""
-    count, base, factor, trained = recipe.turned // 2, 100.0, 4.0, 16
+    @property
+    def branches(self) -> bool:
+        """Whether a decoder of its kind goes on with several sequences together."""
+        return not self.slopes and not any(self.windows)
+
+
+def frequencies(scaling: str, turned: int, trained: int, tokens: int) -> tuple[np.ndarray, float]:
+    """Angle of each pair of channels per token in a sequence of so many, and what cosine and sine are multiplied by: as `transformers` has
+    them ("ntk", which it has not, is "dynamic" of four times the length for every sequence)."""
+    count = turned // 2
     exponents = np.arange(count) / count
-    if recipe.scaling == "ntk":
-        base *= factor ** (recipe.turned / max(recipe.turned - 2, 1))
-    plain = base**-exponents
-    if recipe.scaling == "linear":
-        return plain / factor, 1.0
-    turns = trained * plain / (2 * np.pi)
-    if recipe.scaling == "yarn":
-        ramp = np.clip((turns - 0.5) / (2.0 - 0.5), 0, 1)
-        return plain * ramp + plain / factor * (1 - ramp), 0.1 * np.log(factor) + 1.0
-    if recipe.scaling == "llama3":
-        smooth = np.clip((turns - 1.0) / (4.0 - 1.0), 0, 1)
-        return (1 - smooth) * plain / factor + smooth * plain, 1.0
+    plain = BASE**-exponents
+    if scaling in ("ntk", "dynamic"):
+        tokens = FACTOR * trained if scaling == "ntk" else max(tokens, trained)
+        base = BASE * (FACTOR * tokens / trained - (FACTOR - 1)) ** (turned / max(turned - 2, 1))
+        return base**-exponents, 1.0
+    if scaling == "linear":
+        return plain / FACTOR, 1.0
+    if scaling == "longrope":
+        return plain / long_and_short(count)[int(tokens <= trained)], (1 + np.log(FACTOR) / np.log(trained)) ** 0.5
+    if scaling == "yarn":
+        low, high = (turned * np.log(trained / (turns * 2 * np.pi)) / (2 * np.log(BASE)) for turns in (2.0, 0.5))
+        low, high = max(np.floor(low), 0), min(np.ceil(high), turned - 1)
+        ramp = np.clip((np.arange(count) - low) / (high - low or 0.001), 0, 1)
+        return plain / FACTOR * ramp + plain * (1 - ramp), 0.1 * np.log(FACTOR) + 1.0
+    if scaling == "llama3":
+        smooth = np.clip((trained * plain / (2 * np.pi) - 1.0) / (4.0 - 1.0), 0, 1)
+        return (1 - smooth) * plain / FACTOR + smooth * plain, 1.0
     return plain, 1.0
+
+
+def long_and_short(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """What LongRoPE divides frequencies by in long sequences, and in others."""
+    return np.linspace(1.5, FACTOR, count), np.linspace(1.0, 1.3, count)
 
 
 class Writer(Growth):
@@ -195,23 +223,59 @@ class Writer(Growth):
         recipe, one = self.recipe, np.array(1)
         count = self("Gather", self("Shape", "input_ids"), one, axis=0)
         past = self("Gather", self("Shape", self.starts[0]), np.array(2), axis=0) if recipe.past else self.constant(np.array(0))
-        total = self("Add", past, count)
+        self.total = total = self("Add", past, count)
         self.queries, self.keys = self("Range", past, total, one), self("Range", np.array(0), total, one)
         self.places = "position_ids" if recipe.positions else self("Unsqueeze", self.queries, np.array([0]))
         self.back = self("Sub", self("Unsqueeze", self.queries, np.array([1])), self("Unsqueeze", self.keys, np.array([0])))
 
     def angles(self) -> None:
         """Cosines and sines [batch, tokens, turned / 2], computed or from a table."""
-        found, scale = frequencies(self.recipe)
-        if self.chance(0.5):
-            table = np.arange(MOST_TOKENS)[:, None] * found
-            self.cos, self.sin = (self("Gather", f(table) * scale, self.places) for f in (np.cos, np.sin))
+        recipe = self.recipe
+        found, scale = frequencies(recipe.scaling, recipe.turned, recipe.trained, 1)
+        if self.chance(0.5) and recipe.scaling != "dynamic":
+            self.cos, self.sin = (self("Gather", table, self.places) for table in self.tables())
             return
+        frequency = self.of_length() if recipe.scaling in LENGTHY else self.constant(found)
         places = self("Cast", self("Unsqueeze", self.places, np.array([2])), to=TensorProto.FLOAT)
-        angles = self("MatMul", places, found[None]) if self.chance(0.5) else self("Mul", places, found)
+        angles = self("MatMul", places, self("Unsqueeze", frequency, np.array([0]))) if self.chance(0.5) else self("Mul", places, frequency)
         self.cos, self.sin = self("Cos", angles), self("Sin", angles)
         if scale != 1:
             self.cos, self.sin = self("Mul", self.cos, np.array(scale)), self("Mul", self.sin, np.array(scale))
+
+    def tables(self) -> list[str]:
+        """Cosines and sines [positions, turned / 2]; of LongRoPE one of two pairs, as onnxruntime-genai writes it."""
+        recipe, made = self.recipe, []
+        for tokens in (recipe.trained, recipe.trained + 1):
+            found, scale = frequencies(recipe.scaling, recipe.turned, recipe.trained, tokens)
+            angles = np.arange(MOST_TOKENS)[:, None] * found
+            made.append([(f(angles) * scale).astype(np.float32) for f in (np.cos, np.sin)])
+        if recipe.scaling != "longrope":
+            return [self.constant(table) for table in made[0]]
+        names, branches = ["cos_table", "sin_table"], {}
+        for branch, tables in zip(("else_branch", "then_branch"), made, strict=True):
+            outputs = [f"{branch}.{name}" for name in names]
+            nodes = [
+                helper.make_node(
+                    "Constant", [], [name], value=numpy_helper.from_array(table[: recipe.trained if branch[0] == "e" else None])
+                )
+                for name, table in zip(outputs, tables, strict=True)
+            ]
+            values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+            branches[branch] = helper.make_graph(nodes, branch, [], values)
+        self.nodes.append(helper.make_node("If", [self("Greater", self.total, np.array(recipe.trained))], names, name="tables", **branches))
+        return names
+
+    def of_length(self) -> str:
+        """Angles of a token by how long the sequence is, as `transformers` finds them."""
+        recipe, trained = self.recipe, np.array(self.recipe.trained)
+        total = self.total if self.chance(0.5) else self("Add", self("ReduceMax", self.places, keepdims=0), np.array(1))
+        if recipe.scaling == "longrope":
+            found = (frequencies("longrope", recipe.turned, recipe.trained, tokens)[0] for tokens in (recipe.trained + 1, 1))
+            return self("Where", self("Greater", total, trained), *found)
+        tokens = self("Cast", self("Max", total, trained), to=TensorProto.FLOAT)
+        grown = self("Sub", self("Mul", tokens, np.array(FACTOR / recipe.trained)), np.array(FACTOR - 1))
+        base = self("Mul", self("Pow", grown, np.array(recipe.turned / max(recipe.turned - 2, 1))), np.array(BASE))
+        return self("Pow", base, -np.arange(recipe.turned // 2) / (recipe.turned // 2))
 
     # ---- parts ----
 

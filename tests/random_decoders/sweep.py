@@ -19,11 +19,13 @@ if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[1])]
 
 from attnc.errors import AttncError
-from random_decoders.check import Case, check_cpp, check_golden, planned
+from random_decoders.check import Case, check_cpp, check_float, check_golden, planned
 from random_graphs.sweep import kind_of
 
 EVERY = 8
 """Of so many decoders one becomes C++."""
+FLOAT = 4
+"""And of so many one is compared with onnxruntime, in floats."""
 
 
 def outcome(number: int, every: int = EVERY, case: Case | None = None) -> tuple[int, str, str, float]:
@@ -34,6 +36,8 @@ def outcome(number: int, every: int = EVERY, case: Case | None = None) -> tuple[
             state = planned(case, Path(folder))
             assert state.decoder is not None
             check_golden(case, state.decoder)
+            if number % FLOAT == 0:
+                check_float(case, Path(folder) / "decoder.onnx")
             if every and number % every == 0:
                 check_cpp(case, state)
             kind, why = "equal", ""

@@ -18,6 +18,7 @@ from attnc.frontend.fused import spell_out
 from attnc.frontend.fused.integers import split_integers
 from attnc.frontend.hostside import Ending, host_models, place, refuse_passed_inputs, trace_outputs
 from attnc.frontend.interpreter import Interpreter
+from attnc.frontend.lengths import check_lengths
 from attnc.frontend.load import load_model
 from attnc.frontend.mixtures import find_mixtures, made_sparse
 from attnc.frontend.precision import to_float32
@@ -143,6 +144,7 @@ def _prepare(
     """Load, make static, simplify; also whether each output declares a fixed first dimension, and what a quantized model says."""
     model = inline_functions(load_model(path), str(path))
     if length:
+        check_lengths(model, length, str(path))
         bind_sequence(model, length, str(path))
     refuse_passed_inputs(model)
     name_nodes(model)

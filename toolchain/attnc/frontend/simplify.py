@@ -21,6 +21,7 @@ from attnc.messages import one_line
 from attnc.tensors import array_of, tensor_of
 
 log = logging.getLogger(__name__)
+logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # what its passes leave alone concerns nobody
 
 GROWING = {
     "ConstantOfShape", "Expand", "Tile", "Range", "Pad", "Resize", "Upsample", "OneHot", "EyeLike",
