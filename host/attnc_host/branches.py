@@ -7,13 +7,13 @@ is what `Session.generate` alone would say. Where a branch has ended, its row go
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from attnc_host.caches import Decoder
-from attnc_host.decoder import Sampling, Session
+from attnc_host.decoder import Sampling, Session, check_request
 from attnc_host.errors import InputError
 
 
@@ -40,12 +40,9 @@ def generate_many(
     """(number, token) of what follows each of `prompts` as it comes; the same prompt several times gives so many texts. Text `number` is
     what `Session.generate` gives with the seed `seed + number`. As many texts go on together as the build has branches; what the caches
     have no place for any more goes on alone. Numbers that come into `over` meanwhile are of texts that nobody asks for any longer."""
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens: needed 1 or more, found {max_new_tokens}")
-    if seed < 0:
-        raise InputError(f"seed: needed a whole number 0 or more, found {seed}")
-    if not prompts:
-        raise InputError("prompts: needed at least one, found none")
+    check_request(session.decoder, max_new_tokens, stop, seed)
+    if not isinstance(prompts, Iterable) or not (prompts := [*prompts]):
+        raise InputError(f"prompts: needed a list of at least one, found {prompts!r:.100}")
     session.ids = []
     texts = [_Text(number, session.checked(ids), np.random.default_rng(seed + number)) for number, ids in enumerate(prompts)]
     at_once, choice = max(session.decoder.branches, 1), sampling or Sampling()

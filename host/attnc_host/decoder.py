@@ -7,8 +7,10 @@ again.
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,13 @@ from attnc_host.boundary import Array, Image
 from attnc_host.caches import BATCH, COPY, DECODE, PREFILL, Decoder, Entry
 from attnc_host.errors import AcceleratorError, InputError
 from attnc_host.head import Head
-from attnc_host.json_file import read_json, write_json
+from attnc_host.json_file import write_json
 from attnc_host.manifest import Feed, Manifest
 
 SAVED = 1
 """Version of a saved session."""
+FAR = 1e300
+"""Logits are no farther apart, whatever a penalty makes of them."""
 
 
 Execute = Callable[[Image, Mapping[str, int]], Image]
@@ -43,25 +47,28 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name, fine, needed in (
-            ("temperature", self.temperature >= 0, "0 or more"),
-            ("top_k", self.top_k >= 0, "0 or more"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
+            ("temperature", _number(self.temperature) and self.temperature >= 0, "a number 0 or more"),
+            ("top_k", _whole(self.top_k) and self.top_k >= 0, "a whole number 0 or more"),
+            ("top_p", _number(self.top_p) and 0 < self.top_p <= 1, "a number above 0 and at most 1"),
+            ("repetition_penalty", _number(self.repetition_penalty) and self.repetition_penalty > 0, "a number above 0"),
         ):
             if not fine:
-                raise InputError(f"{name}: needed a number {needed}, found {getattr(self, name)}")
+                raise InputError(f"{name}: needed {needed}, found {getattr(self, name)!r}")
 
     def choose(self, logits: Array, before: Sequence[int], rng: np.random.Generator) -> int:
         """A token; of equal logits the first is the likeliest."""
         scores = np.array(logits, np.float64)
         if self.repetition_penalty != 1 and before:
             seen = np.unique(np.asarray(before))
-            scores[seen] = np.where(scores[seen] > 0, scores[seen] / self.repetition_penalty, scores[seen] * self.repetition_penalty)
+            with np.errstate(over="ignore"):
+                found = np.where(scores[seen] > 0, scores[seen] / self.repetition_penalty, scores[seen] * self.repetition_penalty)
+            scores[seen] = found.clip(-FAR, FAR)
         if self.temperature == 0:
             return int(np.argmax(scores))
         order = np.argsort(-scores, kind="stable")
         order = order[: self.top_k] if self.top_k else order
-        weights = np.exp((scores[order] - scores[order[0]]) / self.temperature)
+        with np.errstate(over="ignore"):
+            weights = np.exp((scores[order] - scores[order[0]]) / self.temperature)
         weights /= weights.sum()
         if self.top_p < 1:
             kept = int(np.searchsorted(np.cumsum(weights), self.top_p)) + 1
@@ -84,9 +91,9 @@ class Session:
     def __init__(self, manifest: Manifest, execute: Execute, number: int = 0, caches: dict[int, Contents] | None = None) -> None:
         self.decoder = decoder_of(manifest)
         self.caches = {} if caches is None else caches
-        if not 0 <= number < self.decoder.sessions:
+        if not _whole(number) or not 0 <= number < self.decoder.sessions:
             count = self.decoder.sessions
-            raise InputError(f"session: this build has caches for {count} (0 to {count - 1}), found {number}")
+            raise InputError(f"session: this build has caches for {count} (0 to {count - 1}), found {number!r}")
         self.manifest, self.execute, self.number = manifest, execute, number
         self.ids: list[int] = []
         self.runs: list[tuple[str, int]] = []
@@ -136,10 +143,7 @@ class Session:
     ) -> Iterator[int]:
         """Tokens that follow `ids`, as they come: until there are `max_new_tokens`, one of `stop` has come (it is the last that is given),
         or the sequence is full. What was given belongs to the session, but for the last one, which the next call is to begin with."""
-        if max_new_tokens < 1:
-            raise InputError(f"max_new_tokens: needed 1 or more, found {max_new_tokens}")
-        if seed < 0:
-            raise InputError(f"seed: needed a whole number 0 or more, found {seed}")
+        check_request(self.decoder, max_new_tokens, stop, seed)
         yield from self.goes_on(ids, max_new_tokens, sampling or Sampling(), stop, np.random.default_rng(seed))
 
     def goes_on(self, ids: Sequence[int], tokens: int, sampling: Sampling, stop: Sequence[int], rng: np.random.Generator) -> Iterator[int]:
@@ -186,17 +190,14 @@ class Session:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Its tokens, and the build that they are for."""
         data = {"version": SAVED, "build": _build(self.manifest), "ids": self.ids}
-        write_json(data, Path(path))
+        try:
+            write_json(data, Path(path))
+        except OSError as error:
+            raise InputError(f"{path}: a session cannot be saved there: {error.strerror}") from error
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on where `save` was: the tokens are worked on again."""
-        try:
-            data = read_json(Path(path))
-            version, build, ids = data["version"], data["build"], data["ids"]
-        except (AcceleratorError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: is no saved session ({type(error).__name__})") from error
-        if version != SAVED or build != _build(self.manifest):
-            raise InputError(f"{path}: was saved for another build than {self.manifest.folder}, whose caches would differ")
+        ids = _saved(Path(path), self.manifest)
         self.ids = []
         try:
             if ids:
@@ -212,7 +213,8 @@ class Session:
             raise InputError(f"ids: needed a list of whole numbers ({error})") from error
         if found.size == 0:
             raise InputError("ids: needed at least one token, found none")
-        if found.ndim != 1 or found.dtype.kind not in "iu":
+        beyond = found.ndim == 1 and found.dtype == object and all(map(_whole, found))  # 64 bits
+        if not beyond and (found.ndim != 1 or found.dtype.kind not in "iu"):
             raise InputError(f"ids: needed a list of whole numbers, found {found.dtype} of shape {list(found.shape)}")
         if found.min() < 0 or found.max() >= self.decoder.vocabulary:
             bad = int(found[(found < 0) | (found >= self.decoder.vocabulary)][0])
@@ -265,6 +267,42 @@ class Session:
             return boundary.dequantize(*given[0])
         x, *peak = (q.astype(np.int64) - type_.zero_point for q, type_ in given)
         return self._head.logits(x, peak[0] if peak else None)
+
+
+def check_request(decoder: Decoder, max_new_tokens: Any, stop: Any, seed: Any) -> None:
+    """What a call that generates tokens was given beside its prompts."""
+    if not _whole(max_new_tokens) or max_new_tokens < 1:
+        raise InputError(f"max_new_tokens: needed a whole number 1 or more, found {max_new_tokens!r}")
+    if not _whole(seed) or seed < 0:
+        raise InputError(f"seed: needed a whole number 0 or more, found {seed!r}")
+    if isinstance(stop, str) or not isinstance(stop, Iterable) or not all(_whole(one) and 0 <= one < decoder.vocabulary for one in stop):
+        raise InputError(f"stop: needed a list of tokens from 0 to {decoder.vocabulary - 1}, found {stop!r:.100}")
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    """Whether it is one, and finite."""
+    return _whole(value) or (isinstance(value, (float, np.floating)) and math.isfinite(value))
+
+
+def _saved(path: Path, manifest: Manifest) -> list[Any]:
+    """What stands in a saved session for its tokens; an error where it is none of this build."""
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: a session cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is no saved session: needed JSON, found something else ({error})") from error
+    if not isinstance(data, dict) or not {"version", "build", "ids"} <= {*data} or not isinstance(data["ids"], list):
+        raise InputError(f"{path}: is no saved session: needed 'version', 'build' and a list of 'ids', found {data!r:.100}")
+    if data["version"] != SAVED:
+        raise InputError(f"{path}: needed a saved session of version {SAVED}, found {data['version']!r:.100}")
+    if data["build"] != _build(manifest):
+        raise InputError(f"{path}: was saved for another build than {manifest.folder}, whose caches would differ")
+    return list(data["ids"])
 
 
 def decoder_of(manifest: Manifest) -> Decoder:

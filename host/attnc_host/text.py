@@ -57,7 +57,8 @@ class Bytes:
 class Trained:
     """A `tokenizer.json`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, vocabulary: int) -> None:
+        self._vocabulary = vocabulary
         try:
             library: Any = importlib.import_module("tokenizers")
         except ImportError as error:
@@ -79,15 +80,15 @@ class Trained:
 
     @property
     def ends(self) -> frozenset[int]:
-        """Those that have a usual name; a `tokenizer.json` does not say which they are."""
+        """Those that have a usual name; a `tokenizer.json` does not say which they are. A model may know fewer tokens."""
         found = (self._tokenizer.token_to_id(name) for name in ENDS)
-        return frozenset(token for token in found if token is not None)
+        return frozenset(token for token in found if token is not None and token < self._vocabulary)
 
 
 def open_tokenizer(path: Path | None, vocabulary: int) -> Tokenizer:
     """That of a build."""
     if path is not None:
-        return Trained(path)
+        return Trained(path, vocabulary)
     if vocabulary < BYTES:
         raise InputError(f"the build has no tokenizer, and a vocabulary of {vocabulary} is too small for bytes: give token ids (--ids)")
     return Bytes()

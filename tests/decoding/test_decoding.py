@@ -347,6 +347,13 @@ def test_text_ends_where_its_tokenizer_says(build: Path, monkeypatch: pytest.Mon
         (["--ids", "1", "--stop", "48"], "--stop '48': needed a text of one token, or the id of one, 0 to 47"),
         (["--ids", "1", "--session", "nowhere/talk.json"], "--session nowhere/talk.json: there is no folder"),
         (["--prompt", "a"], "the build has no tokenizer"),
+        (["--prompt", "a\udcff"], "--prompt: needed text in UTF-8"),
+        (["--ids", ""], "--ids '': needed whole numbers"),
+        (["--ids", "1_0"], "--ids '1_0': needed whole numbers"),
+        (["--ids", "1", "--samples", "1000000000000"], "less than or equal to 4096"),
+        (["--ids", "1", "--tokens", "0"], "max_new_tokens: needed a whole number 1 or more, found 0"),
+        (["--ids", "1", "--temperature", "inf"], "temperature: needed a number 0 or more, found inf"),
+        (["--ids", "1", "--session", "/"], "/: a session cannot be read: Is a directory"),
     ],
 )
 def test_what_cannot_be_generated(build: Path, given: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -363,13 +370,22 @@ def test_sessions_are_saved_and_refused(build: Path, tmp_path: Path) -> None:
         again.load(f"{tmp_path}/talk.json")
         assert again.ids == session.ids == [1, 2, 3, *tokens[:-1]]
         assert list(again.generate(tokens[-1:], 2)) == list(session.generate(tokens[-1:], 2))
-        (tmp_path / "other.json").write_text(json.dumps({"version": 1, "build": "another", "ids": [1]}))
-        with pytest.raises(InputError, match="another build"):
-            again.load(tmp_path / "other.json")
-        for broken in ("{", "[" * 100_000, "[]", "null"):
+        saved = (tmp_path / "talk.json").read_text()
+        for broken, error in {
+            json.dumps({"version": 1, "build": "another", "ids": [1]}): "another build",
+            json.dumps(json.loads(saved) | {"version": 2}): "needed a saved session of version 1, found 2",
+            json.dumps(json.loads(saved) | {"ids": None}): "no saved session: needed 'version', 'build' and a list of 'ids'",
+            json.dumps(json.loads(saved) | {"ids": [VOCABULARY]}): f"broken.json: ids: needed tokens from 0 to 47, found {VOCABULARY}",
+            json.dumps(json.loads(saved) | {"ids": [1] * (LENGTH + 1)}): "broken.json: ids: .* do not fit",
+            **dict.fromkeys(("{", "[" * 100_000, "[]", "null", saved[: len(saved) // 2]), "no saved session"),
+        }.items():
             (tmp_path / "broken.json").write_text(broken)
-            with pytest.raises(InputError, match="no saved session"):
+            with pytest.raises(InputError, match=error):
                 again.load(tmp_path / "broken.json")
+        with pytest.raises(InputError, match="cannot be read: No such file"):
+            again.load(tmp_path / "nowhere.json")
+        with pytest.raises(InputError, match="cannot be saved there: No such file"):
+            again.save(tmp_path / "nowhere" / "talk.json")
 
 
 @pytest.mark.parametrize("backend", ["golden", "csim", "virtual"])
@@ -446,6 +462,7 @@ def test_generation_ends_where_it_should(build: Path) -> None:
         ([0.5], "whole numbers"),
         ([[1, 2]], "whole numbers"),
         ([1, [2]], "whole numbers"),
+        ([10**30], f"found {10**30}"),
         ([1] * (LENGTH + 1), f"do not fit the {LENGTH}"),
     ],
 )
@@ -460,10 +477,20 @@ def test_what_decoders_are_not(build: Path) -> None:
             accelerator.run({"input_ids": np.zeros((1, LENGTH), np.int64)})
         with pytest.raises(InputError, match="caches for 2"):
             accelerator.session(2)
-        with pytest.raises(InputError, match="max_new_tokens"):
-            list(accelerator.generate([1], 0))
-        with pytest.raises(InputError, match="top_p"):
-            list(accelerator.generate([1], 1, sampling=Sampling(top_p=0.0)))
+        for count in (0, 1.5, "1", None):
+            with pytest.raises(InputError, match="max_new_tokens: needed a whole number 1 or more"):
+                list(accelerator.generate([1], count))  # type: ignore[arg-type]
+        for options in ({"seed": 0.5}, {"stop": 3}, {"stop": [VOCABULARY]}, {"stop": ["x"]}):
+            with pytest.raises(InputError, match=f"{next(iter(options))}: needed"):
+                list(accelerator.generate_many([[1], [2]], 1, **options))
+        with pytest.raises(InputError, match="prompts: needed a list of at least one, found 5"):
+            list(accelerator.generate_many(5, 1))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("given", [{"top_p": 0.0}, {"temperature": float("inf")}, {"top_k": 1.5}, {"repetition_penalty": float("nan")}])
+def test_choices_that_cannot_be(given: dict[str, float]) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(given))}: needed a"):
+        Sampling(**given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("slopes", [(-0.5,) * 4, (0.5, 0.25, -0.125, 0.0625)])
@@ -514,6 +541,7 @@ def test_sampling_takes_what_it_says() -> None:
     logits, rng = np.array([0.0, 3.0, 2.0, 3.0]), np.random.default_rng(0)
     assert Sampling().choose(logits, [], rng) == 1
     assert Sampling(repetition_penalty=2.0).choose(logits, [1], rng) == 3
+    assert Sampling(1.0, repetition_penalty=1e-320).choose(logits, [2], rng) == 2
     assert {Sampling(1.0, top_k=2).choose(logits, [], rng) for _ in range(200)} == {1, 3}
     assert {Sampling(1.0, top_p=0.5).choose(logits, [], rng) for _ in range(200)} == {1, 3}
     counts = np.bincount([Sampling(1.0).choose(logits, [], rng) for _ in range(4000)], minlength=4) / 4000

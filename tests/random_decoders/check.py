@@ -284,7 +284,7 @@ class Talk:
 
     def copied(self, current: Mapping[str, Session], number: int, kind: str) -> None:
         """To another session; by a file to the same too."""
-        other = int((number + self.rng.integers(kind == "fork", self.case.sessions + (kind != "fork"))) % self.case.sessions)
+        other = int((number + self.rng.integers(self.case.sessions)) % self.case.sessions)
         if kind == "fork" and other == number:
             return
         made = {}

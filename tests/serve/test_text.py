@@ -126,6 +126,8 @@ def test_models(client: openai.OpenAI) -> None:
     [
         ({"temperature": 2.5}, "'temperature': Input should be less than or equal to 2"),
         ({"top_p": 0}, "'top_p'"),
+        ({"extra_body": {"top_k": -2}}, "'top_k'"),
+        ({"extra_body": {"repetition_penalty": 0}}, "'repetition_penalty'"),
         ({"presence_penalty": 0.5}, "'presence_penalty'"),
         ({"n": 0}, "'n'"),
         ({"n": 17}, "'n'"),
@@ -224,8 +226,15 @@ def test_a_decoder_answers_as_generate_does(decoder: Path) -> None:
                 whole = client.completions.create(model=name, prompt=list(b"Hello"), max_tokens=12, **fields)
                 assert whole.choices[0].text == expected and whole.choices[0].finish_reason == "length"
             assert whole.usage is not None and (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (5, 12)
-            with pytest.raises(openai.BadRequestError, match="at most 32 tokens with the answer, found 5 tokens and an answer of 28"):
-                client.completions.create(model=name, prompt="Hello", max_tokens=28)
+            for prompt, error in {
+                "Hello": "at most 32 tokens with the answer, found 5 tokens and an answer of 28",
+                (): "prompt: needed at least one token",
+                (256,): "ids: needed tokens from 0 to 255, found 256",
+                (-1,): "greater than or equal to 0",
+                ("a", "b"): "at most 1 item",
+            }.items():
+                with pytest.raises(openai.BadRequestError, match=error):
+                    client.completions.create(model=name, prompt=prompt, max_tokens=28)
         assert at.metric("attnc_tokens_total") == 48 and at.metric("attnc_failures_total") == 0
 
 
@@ -296,6 +305,7 @@ def test_tokens_that_end_a_text_are_found_by_their_names(tmp_path: Path) -> None
     words = tokenizers.models.WordLevel({"a": 0, "</s>": 1, "b": 2, "<|im_end|>": 3}, unk_token="a")
     tokenizers.Tokenizer(words).save(str(tmp_path / "tokenizer.json"))
     assert open_tokenizer(tmp_path / "tokenizer.json", 4).ends == {1, 3} and Bytes().ends == set()
+    assert open_tokenizer(tmp_path / "tokenizer.json", 3).ends == {1}
 
 
 def test_stop_words_in_every_division() -> None:

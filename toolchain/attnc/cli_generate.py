@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,7 @@ from attnc_host.manifest import Manifest
 from attnc_host.progress import Progress
 from attnc_host.text import BYTES, open_tokenizer, pieces
 
+MOST_SAMPLES = 4096
 GENERATE: dict[str, Any] = {
     "short_help": "Generate text with a decoder.",
     "no_args_is_help": True,
@@ -64,7 +66,10 @@ def generate(
         typer.Option("--backend", help="What runs the program: csim, golden, cosim, virtual, board, uio, xrt, pynq, auto; see below."),
     ] = "csim",
     samples: Annotated[
-        int, typer.Option("--samples", min=1, metavar="N", help="So many texts that go on from the prompt; seeds follow each other.")
+        int,
+        typer.Option(
+            "--samples", min=1, max=MOST_SAMPLES, metavar="N", help="So many texts that go on from the prompt; seeds follow each other."
+        ),
     ] = 1,
     session: Annotated[Path | None, typer.Option("--session", metavar="FILE", help="Go on from this session, and save it there.")] = None,
     types: Types = "native",
@@ -91,7 +96,7 @@ def generate(
         sequence = accelerator.session()
         if session is not None and session.exists():
             sequence.load(session)
-        asked = sys.stdin.read() if prompt == "-" else prompt or ""
+        asked = _text("--prompt -" if prompt == "-" else "--prompt", sys.stdin.read if prompt == "-" else lambda: prompt or "")
         given = _ids(ids) if ids is not None else tokenizer.encode(asked, begins=not sequence.ids) if tokenizer is not None else []
         if not given:
             raise ConfigError("--prompt: needed a text of at least one token, found none")
@@ -154,15 +159,24 @@ def _chosen(backend: str, manifest: Manifest) -> str:
     return found
 
 
-def _ids(text: str) -> list[int]:
+def _text(option: str, read: Callable[[], str]) -> str:
+    """What an option says, which must be characters: the command line lets other bytes pass."""
     try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"--ids {text}: needed whole numbers with commas between them") from error
+        text = read()
+        text.encode()
+    except (UnicodeEncodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{option}: needed text in UTF-8, found other bytes ({error.reason})") from error
+    return text
+
+
+def _ids(text: str) -> list[int]:
+    if not re.fullmatch(r"\s*-?[0-9]{1,20}\s*(,\s*-?[0-9]{1,20}\s*)*", text, re.ASCII):
+        raise ConfigError(f"--ids {text!r:.100}: needed whole numbers with commas between them")
+    return [int(part) for part in text.split(",")]
 
 
 def _stop(text: str, tokenizer: Any, vocabulary: int) -> int:
-    found = tokenizer.encode(text, begins=False) if tokenizer is not None else []
+    found = tokenizer.encode(_text("--stop", lambda: text), begins=False) if tokenizer is not None else []
     if len(found) == 1:
         return int(found[0])
     if text.isdecimal() and int(text) < vocabulary:

@@ -74,10 +74,11 @@ class Request:
 
 
 def explain(error: ValidationError) -> str:
-    """What is wrong with the JSON of a request, in a line."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"request{f' field {where!r}' if where else ''}: {first['msg']}"
+    """What is wrong with the JSON of a request, in a line: of what a field may be, what was nearest."""
+    found = error.errors(include_url=False, include_input=False)
+    near = max(found, key=lambda one: (not one["type"].endswith("_type"), len(one["loc"])))
+    where = ".".join(map(str, near["loc"]))
+    return f"request{f' field {where!r}' if where else ''}: {near['msg']}"
 
 
 def read_request(body: bytes, json_length: int | None, inputs: Sequence[Port], outputs: Sequence[Port], most: int) -> Request:
