@@ -338,6 +338,8 @@ def test_text_ends_where_its_tokenizer_says(build: Path, monkeypatch: pytest.Mon
     assert said["prompt_ids"] == [1, 2, 3] and said["ids"] == full[: full.index(full[2]) + 1]
     assert main(["generate", str(build), "--prompt", "", "--backend", "golden"]) == 2
     assert "--prompt: needed a text of at least one token, found none" in capsys.readouterr().err
+    assert main(["generate", str(build), "--prompt", "a\udcff", "--backend", "golden"]) == 2
+    assert "--prompt: needed text in UTF-8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -347,7 +349,6 @@ def test_text_ends_where_its_tokenizer_says(build: Path, monkeypatch: pytest.Mon
         (["--ids", "1", "--stop", "48"], "--stop '48': needed a text of one token, or the id of one, 0 to 47"),
         (["--ids", "1", "--session", "nowhere/talk.json"], "--session nowhere/talk.json: there is no folder"),
         (["--prompt", "a"], "the build has no tokenizer"),
-        (["--prompt", "a\udcff"], "--prompt: needed text in UTF-8"),
         (["--ids", ""], "--ids '': needed whole numbers"),
         (["--ids", "1_0"], "--ids '1_0': needed whole numbers"),
         (["--ids", "1", "--samples", "1000000000000"], "less than or equal to 4096"),
