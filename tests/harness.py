@@ -20,6 +20,7 @@ from attnc.kernels.design import Design
 from attnc.ops import operator, verify
 from attnc.schedule.program import build_program
 from attnc.verify.simulator import build_simulator
+from precompiled import with_headers
 
 Patch = Mapping[str, tuple[str, str]]
 
@@ -87,7 +88,7 @@ def simulate(
             header.write_text(text.replace(old, new))
         write_run_data(graph, program, data)
         pack_region(graph, program, program.memory.inputs, graph.inputs, feeds).tofile(data / "inputs.bin")
-        binary = build_simulator(folder, types, flags)
+        binary = build_simulator(folder, types, with_headers(flags, types))
         done = subprocess.run([binary, data, data / "inputs.bin", data / "outputs.bin"], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         samples = next(iter(feeds.values())).shape[0]
