@@ -28,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,15 +41,18 @@ from bench.boards import number, table
 from bench.common import ROOT, last, machine, store
 from models.decoder_shapes import SHAPES, export
 
+from attnc.codegen.folder import SIMULATION
 from attnc.compiler import compile_model
 from attnc.config import CompileOptions
 from attnc.console import EXIT_DIFFERENT
 from attnc.errors import AttncError
+from attnc.files import read_json
 from attnc.process import COLLECT_AFTER
 from attnc.report import load_report
 from attnc.schedule.cost import DDR_EFFICIENCY
 from attnc.schedule.devices import BOARDS
 from attnc.verify.cosim import STYLES
+from attnc_host.caches import PREFILL
 from attnc_host.progress import Progress
 
 PAGE = ROOT / "docs" / "llm.md"
@@ -56,6 +60,8 @@ LENGTH, BLOCK, PROMPT = 512, 64, 128
 MIDDLE, LAST = LENGTH // 2, LENGTH - 1
 WHERE = (("prefill", 0), ("decode", BLOCK), ("decode", MIDDLE), ("decode", LAST))
 """What is simulated: entry and position."""
+SPENT = ("products", "head", "attention", "rest")
+"""What a token's cycles go to: the products of layers, the last one, attention, and all else."""
 KINDS = ("lut", "ff", "dsp", "bram36", "uram")
 
 
@@ -184,12 +190,44 @@ def cycles_of(report: dict[str, Any]) -> dict[str, dict[tuple[str, int], int]]:
     return found
 
 
+def spent(build: Path, style: str) -> dict[str, dict[str, Any]]:
+    """What the first token of a build is decoded in, by kind of stage: simulated cycles, bytes of the memory, and the cycles by what the
+    estimate says binds them (a memory port, or a process of a kernel)."""
+    report, run = load_report(build), read_json(build / SIMULATION)["styles"][style]
+    estimated = {stage["node"]: stage for stage in report["estimate"]["stages"]}
+    head, found = report["decoder"]["head"]["node"], {name: {"cycles": 0, "bytes": 0, "bound": Counter[str]()} for name in SPENT}
+    for stage in run["stages"]:
+        if not stage["node"].startswith(f"{PREFILL}."):
+            facts = estimated[stage["node"]]
+            kind = "head" if stage["node"] == head else {"linear": "products", "attention": "attention"}.get(facts["op"], "rest")
+            bound = "memory" if facts["bound"].split()[0] in ("port", "ddr", *report["board"]["ports"]) else facts["bound"]
+            found[kind]["cycles"] += stage["cycles"]
+            found[kind]["bytes"] += facts["ddr_bytes"]
+            found[kind]["bound"][bound] += stage["cycles"]
+    return found
+
+
+def spent_of(row: Row, one: Path, two: Path, style: str) -> dict[str, dict[str, Any]]:
+    """The same of all layers, with the share of the memory's rate (DDR_EFFICIENCY of its peak)."""
+    more, single, double = SHAPES[row.shape].layers - 1, spent(one, style), spent(two, style)
+    rate = BOARDS[row.board].ddr_gb_s * 1e3 * DDR_EFFICIENCY / load_report(one)["target"]["clock_mhz"]
+    found = {}
+    for kind in SPENT:
+        cycles, bytes_ = (single[kind][key] + more * (double[kind][key] - single[kind][key]) for key in ("cycles", "bytes"))
+        bound = double[kind]["bound"].most_common(1)
+        share = round(100 * bound[0][1] / double[kind]["cycles"]) if bound else 0
+        memory = round(100 * bytes_ / (cycles * rate)) if cycles else 0
+        found[kind] = {"cycles": cycles, "memory_percent": memory, "bound": bound[0][0] if bound else "-", "bound_percent": share}
+    return found
+
+
 def measured(row: Row, folder: Path, progress: Progress) -> dict[str, Any]:
     """Of one row: cycles of the whole, what the board could at best, resources."""
     progress.stage(f"{row.name}: two layers")
     whole = compiled(row, 2, folder, None)
     progress.stage(f"{row.name}: one layer")
-    one, two = load_report(compiled(row, 1, folder, same_design(whole))), load_report(whole)
+    alone = compiled(row, 1, folder, same_design(whole))
+    one, two = load_report(alone), load_report(whole)
     layers, clock = SHAPES[row.shape].layers, one["target"]["clock_mhz"]
     single, double = cycles_of(one), cycles_of(two)
     cycles = {
@@ -218,6 +256,7 @@ def measured(row: Row, folder: Path, progress: Progress) -> dict[str, Any]:
         "first_token_s": round(first_token / clock / 1e6 + host_ms / 1e3, 4),
         "weight_bytes": read,
         "weights_roof_per_second": round(1 / (read / (BOARDS[row.board].ddr_gb_s * 1e9 * DDR_EFFICIENCY) + host_ms / 1e3), 2),
+        "spent": spent_of(row, alone, whole, max(STYLES, key=lambda style: double[style]["decode", BLOCK])),
         "resources": {kind: two["estimate"]["resources"][kind] for kind in KINDS},
     }
 
@@ -226,6 +265,14 @@ def _head(row: dict[str, Any]) -> str:
     """Format of the head, and the host's time where it is there (an estimate)."""
     on_host = f", on the host in {row['host_ms']:.3g} ms (estimated)" if row.get("head_on") == "host" else ""
     return f"{row['head']}{on_host}"
+
+
+def _spent(found: dict[str, Any], token: int) -> str:
+    """Of a kind of stages: its share of a token's cycles, at which share of the memory's rate, and what binds most of it."""
+    if not found["cycles"]:
+        return "-"
+    bound = f"{found['bound']} {found['bound_percent']}%"
+    return f"{100 * found['cycles'] / token:.0f}% ({found['memory_percent']}% of the DDR's rate; {bound})"
 
 
 def page(rows: list[dict[str, Any]]) -> str:
@@ -259,6 +306,14 @@ def page(rows: list[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
+    binds = [
+        [
+            f"{SHAPES[row['shape']].title}, {row['head']} head, {row['board'].upper()}",
+            *(_spent(row["spent"][kind], row["cycles"][f"decode_{BLOCK}"]) for kind in SPENT),
+        ]
+        for row in rows
+        if "spent" in row
+    ]
     whole = [
         [
             f"{SHAPES[row['shape']].title}, {row['head']} head, {row['board'].upper()}",
@@ -289,6 +344,12 @@ often as the model has layers. Resources are **estimates**. The column beside th
 {table(header, ours + theirs)}
 
 {table(second, detail)}
+
+Where the cycles of a token at {BLOCK} go, simulated: to the products of the layers, the head, attention, and all else; in brackets how much
+of the rate that the DDR can give passes meanwhile, and what binds most of those cycles, as the estimates name it: the memory, or a process
+of a kernel.
+
+{table(["row", "products of layers", "head", "attention", "all else"], binds)}
 
 Models with all of their layers, compiled by `attnc compile --no-check` and simulated by `attnc cosim`: seconds and most memory on a machine
 of two cores (weights mapped from their file count), cycles, and these over those above, which follow from single layers.
