@@ -13,7 +13,7 @@ from attnc.verify.simulator import ap_include
 # Nothing of attnc: what a test compares is compiled from its sources, each time. That sources include what they need is seen where command
 # lines compile them, and by clang.
 HEADERS = (
-    "algorithm", "chrono", "cstddef", "cstdint", "cstdio", "cstdlib", "cstring", "fstream", "iostream", "map", "sstream", "string", "vector"
+    "algorithm", "chrono", "cstddef", "cstdint", "cstdio", "cstdlib", "cstring", "functional", "map", "memory", "string", "vector"
 )  # fmt: skip
 
 

@@ -13,9 +13,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <iostream>
-#include <sstream>
-#include <string>
 #include <vector>
 
 namespace attnc {
@@ -50,13 +47,18 @@ class Memory {
 template <class Run> int serve(int argc, char** argv, const Run& run) {
   if (argc != 2) return BAD_FILE;
   const Memory memory(argv[0], std::strtoull(argv[1], nullptr, 10));
-  for (std::string line; std::getline(std::cin, line);) {
-    std::istringstream words(line);
+  char* line = nullptr;
+  std::size_t room = 0;
+  while (::getline(&line, &room, stdin) > 0) {
     std::vector<std::uint64_t> given;
-    for (std::uint64_t number; words >> number;) given.push_back(number);
+    char* end = line;
+    for (const char* word = line; given.push_back(std::strtoull(word, &end, 10)), end != word; word = end) {}
+    given.pop_back();  // what is not a number ends them
     run(memory, given);
-    std::cout << "done" << std::endl;
+    std::puts("done");
+    std::fflush(stdout);
   }
+  std::free(line);
   return 0;
 }
 

@@ -23,13 +23,11 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
 #include <functional>
 #include <limits>
 #include <map>
 #include <memory>
 #include <queue>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -225,49 +223,61 @@ class Simulation {
 
   // Settings, a name and values per line: see Simulation::load in the sources of the settings' writer (attnc.verify.cosim).
   void load(const std::string& path) {
-    std::ifstream file(path);
-    if (!file) die("cannot read " + path);
-    std::string line, key, name, value;
-    while (std::getline(file, line)) {
-      std::istringstream words(line);
-      if (!(words >> key)) continue;
-      if (key == "style") {
-        words >> value;
-        stalling = value == "stp";
-      } else if (key == "read_latency") {
-        words >> read_latency;
-      } else if (key == "write_response") {
-        words >> write_response;
-      } else if (key == "bytes_per_cycle") {
-        double rate = 0;
-        words >> rate;
-        ddr_cycles_per_byte = rate > 0 ? Time(double(FIXED) / rate) : 0;
-      } else if (key == "loop") {
-        LoopInfo info;
-        words >> info.label >> info.ii >> info.depth;
-        loops[info.label] = info;
-      } else if (key == "fifo") {
-        std::size_t depth = 0;
-        words >> name >> depth;
-        depths[name] = depth;
-      } else if (key == "stalls") {
-        words >> dice;
-        dice = (dice + 1) * 0x9E3779B97F4A7C15u;
-      } else if (key == "unbounded") {
-        unbounded = true;
-      } else if (key == "port") {
-        words >> name >> value;
-        wiring[name] = value;
-      } else if (key == "trace") {
-        words >> trace_levels >> trace_waits >> std::ws;
-        std::getline(words, value);
-        trace = std::fopen(value.c_str(), "w");
-        if (!trace) die("cannot write " + value);
-      } else if (key == "bin") {
-        words >> bin;
-      } else {
-        die("unknown setting " + key + " in " + path);
-      }
+    std::FILE* const file = std::fopen(path.c_str(), "r");
+    if (file == nullptr) die("cannot read " + path);
+    std::string line;
+    for (int c = std::fgetc(file); c != EOF; c = std::fgetc(file)) {
+      if (c != '\n') line += char(c);
+      if (c == '\n') set(line, path);
+      if (c == '\n') line.clear();
+    }
+    set(line, path);
+    std::fclose(file);
+  }
+  void set(const std::string& line, const std::string& path) {
+    std::size_t at = 0;
+    const auto word = [&] {
+      const std::size_t begin = std::min(line.find_first_not_of(' ', at), line.size());
+      at = std::min(line.find(' ', begin), line.size());
+      return line.substr(begin, at - begin);
+    };
+    const auto number = [&] { return std::strtoull(word().c_str(), nullptr, 10); };
+    const std::string key = word();
+    if (key == "style") {
+      stalling = word() == "stp";
+    } else if (key == "read_latency") {
+      read_latency = Time(number());
+    } else if (key == "write_response") {
+      write_response = Time(number());
+    } else if (key == "bytes_per_cycle") {
+      const double rate = std::strtod(word().c_str(), nullptr);
+      ddr_cycles_per_byte = rate > 0 ? Time(double(FIXED) / rate) : 0;
+    } else if (key == "loop") {
+      LoopInfo info;
+      info.label = word();
+      info.ii = int(number());
+      info.depth = int(number());
+      loops[info.label] = info;
+    } else if (key == "fifo") {
+      const std::string name = word();
+      depths[name] = std::size_t(number());
+    } else if (key == "stalls") {
+      dice = (number() + 1) * 0x9E3779B97F4A7C15u;
+    } else if (key == "unbounded") {
+      unbounded = true;
+    } else if (key == "port") {
+      const std::string name = word();
+      wiring[name] = word();
+    } else if (key == "trace") {
+      trace_levels = Time(number());
+      trace_waits = Time(number());
+      const std::string name = line.substr(std::min(at + 1, line.size()));
+      trace = std::fopen(name.c_str(), "w");
+      if (!trace) die("cannot write " + name);
+    } else if (key == "bin") {
+      bin = Time(number());
+    } else if (!key.empty()) {
+      die("unknown setting " + key + " in " + path);
     }
   }
 
