@@ -31,7 +31,7 @@ from attnc.schedule.overlap import overlap, runs
 from attnc.schedule.program import build_program
 from attnc.verify import golden_backend
 from attnc_host import Accelerator
-from attnc_host.caches import PREFILL, Decoder, Table
+from attnc_host.caches import DECODE, PREFILL, Decoder, Table
 from decoding.decoders import VOCABULARY, WIDTH, write_decoder
 from decoding.test_decoding import BLOCK, SLOPES, run_in_blocks
 from decoding.test_keys_at_once import SCHEDULE
@@ -96,7 +96,10 @@ def test_cpp_computes_with_caches_of_4_bits(model: Path, tmp_path: Path, short_c
     assert rows["int8"]["sqnr_db"] > rows["k4v8"]["sqnr_db"] > rows["int4"]["sqnr_db"] > 5
     assert rows["int8"]["divergence"] < rows["int4"]["divergence"]
     lanes = json.loads((build / "manifest.json").read_text())["design"]["lanes"]
-    assert rows["int8"]["bytes"] == 2 * (LONG + 8) * WIDTH // 2 and rows["int4"]["bytes"] == (8 + LONG + 2 * 12) * WIDTH // 2 + LONG * lanes
+    assert (
+        rows["int8"]["bytes"] == 2 * (LONG + 8) * WIDTH // 2
+        and rows["int4"]["bytes"] == (2 * 8 + LONG + 2 * 12) * WIDTH // 2 + LONG * lanes
+    )
     # What is estimated is near.
     estimates = {(row["entry"], row["position"]): row["cycles"] for row in decoder["estimates"]}
     for timed in decoder["simulated"].values():
@@ -105,7 +108,10 @@ def test_cpp_computes_with_caches_of_4_bits(model: Path, tmp_path: Path, short_c
     assert "cache in int4 (this build's)" in " ".join(text.split()) and "against a float cache" in " ".join(text.split())
 
 
-@pytest.mark.parametrize(("cache", "slopes", "windows"), [("k4v8", (), ()), ("int4", SLOPES, (3,)), ("int4", (), (24,))])
+@pytest.mark.parametrize(
+    ("cache", "slopes", "windows"),
+    [("k4v8", (), ()), ("int4", SLOPES, (3,)), ("int4", (), (24,)), ("k4v8", SLOPES, (11,)), ("int4", (), (6, 9))],
+)
 def test_blocks_give_the_whole_in_two_precisions(
     cache: str, slopes: tuple[float, ...], windows: tuple[int, ...], tmp_path: Path, short_chunks: None
 ) -> None:
@@ -123,24 +129,33 @@ def test_blocks_give_the_whole_in_two_precisions(
     assert {count for name, count in words.items() if name.endswith(".low")} == {2 * 28 // 2}
     assert {count for name, count in words.items() if name.endswith(".peak")} == ({28} if cache == "int4" else set())
     assert {count for name, count in words.items() if kept[name].chunk} == {2 * 12}  # type: ignore[union-attr]
+    if windows == (11,):  # values of one precision begin where keys do
+        (token, *_) = (one for one in program.instructions if one.engine.op == "attention" and one.entry == DECODE)
+        ((_, call),) = token.own
+        k, v = call.walks[1:3]
+        assert k.vectors == v.vectors and v.offset - program.memory.values[v.value].offset == (LONG // BLOCK - 3) * BLOCK
     with pytest.raises(GraphError, match="go over the end of"):
         GoldenDecoder(graph).run(PREFILL, 6, {found.inputs[PREFILL]: np.zeros((BLOCK, WIDTH), np.int8)})
     with pytest.raises(ConfigError, match="divide the 4 tokens of a chunk"):
         plan_decoder(state.model, LONG, 3, 1, VOCABULARY, tmp_path)
 
 
-@pytest.mark.parametrize("size", [3, 4])
-def test_stretches_find_every_key_where_it_was_written(size: int) -> None:
-    """Bytes of the first chunk and of the last two, all others in 4 bits, in the order of the keys, whatever the position."""
-    chunks, bytes_, halves = Chunks(size), dict[int, int](), dict[int, int]()
+@pytest.mark.parametrize(("size", "window"), [(3, 0), (4, 0), (3, 2), (4, 3), (4, 5)])
+def test_stretches_find_every_key_where_it_was_written(size: int, window: int) -> None:
+    """Bytes of the first chunk and of the last two, all others in 4 bits, in the order of the keys, whatever the position; with a window
+    those of the chunks that it reaches into alone."""
+    chunks, bytes_, halves = Chunks(size, window), dict[int, int](), dict[int, int]()
     for position in range(8 * size + 1):
         bytes_[chunks.at(chunks.place, position)] = halves[position] = position
         own, seen = position // size, []
-        for stretch in (*chunks.stretches, Stretch(chunks.own, Affine(position + 1 - chunks.at(chunks.begun, position)))):
+        skipped = chunks.at(Affine(0, chunks.skipped), position)
+        assert skipped == (max(own - window, 0) * size if window else 0)
+        for stretch in (*chunks.stretches, Stretch(chunks.own, Affine(position + 1 - skipped - chunks.at(chunks.begun, position)))):
             first, count = chunks.at(stretch.first, position), chunks.at(stretch.count, position)
             assert count >= 0
             seen += [(stretch.low, (halves if stretch.low else bytes_)[row]) for row in range(first, first + count)]
-        assert seen == [(key // size not in (0, own - 1, own), key) for key in range(position + 1)]
+        near = (own - 1, own) if window else (0, own - 1, own)
+        assert seen == [(key // size not in near, key) for key in range(skipped, position + 1)]
     assert max(bytes_) < chunks.rows
 
 
@@ -207,8 +222,8 @@ def test_a_text_goes_on_in_the_first_chunk_of_a_longer_one(tmp_path: Path, short
 @pytest.mark.parametrize(
     ("cache", "numbers", "model"),
     [
-        ("int4", (2, 4, 4), {"windows": (3,)}),
-        pytest.param("k4v8", (1, 4, 2), {"slopes": SLOPES}, marks=pytest.mark.slow),
+        ("int4", (2, 4, 4), {"windows": (11,)}),
+        pytest.param("k4v8", (1, 4, 2), {"slopes": SLOPES, "windows": (14, 3)}, marks=pytest.mark.slow),
         pytest.param("int4", (2, 4, 2), {}, marks=pytest.mark.slow),
     ],
 )
@@ -247,9 +262,15 @@ def test_steps_of_keys_are_those_of_a_chunk(tmp_path: Path, short_chunks: None) 
     assert parts_of((4, 12, 4, 4), 2) == [[4, 8, 0, 0], [0, 4, 4, 4]] and parts_of((0, 0, 0, 8), 1) == [[0, 0, 0, 8]]
 
 
-def test_rings_and_short_sequences_have_one_precision() -> None:
-    node = Node("a", "attention", ["q", "k", "v"], "y", attrs={"num_heads": 1, "num_kv_heads": 1, "causal": True, "window": (5, 0)})
-    assert kept_in(node, (4, 4), 512, 32) == {"small_operands": (1, 2)}
+def test_short_windows_and_sequences_have_one_precision() -> None:
+    """Of a window what lies in the chunk before, or in none further back, is what would be in bytes anyway."""
+    node = Node("a", "attention", ["q", "k", "v"], "y", attrs={"num_heads": 1, "num_kv_heads": 1, "causal": True, "window": (32, 0)})
+    assert kept_in(node, (4, 4), 512, 32) == {} and kept_in(node, (4, 4), 96, 32) == {"small_operands": (1, 2)}
+    for window, chunks in ((33, 2), (64, 2), (65, 3), (400, 13)):
+        node.attrs["window"] = (window, 0)
+        assert kept_in(node, (4, 4), 512, 32) == {"low_operands": (1, 2), "cache_chunk": 32, "cache_window": chunks}
+    node.attrs["window"] = (500, 0)
+    assert kept_in(node, (4, 4), 512, 32) == {"low_operands": (1, 2), "cache_chunk": 32}
     node.attrs.pop("window")
     assert kept_in(node, (4, 8), 512, 40) == {"low_operands": (1,), "cache_chunk": 40}
     assert kept_in(node, (4, 8), 96, 32) == {"small_operands": (1,)}

@@ -204,7 +204,7 @@ LOAD:
 }
 
 // A walk through a cache of two precisions: in each turn of its one loop over tiles come bytes of the first rows, elements of 4 bits, bytes
-// of what was recent, and last what `own` says (the only ones where it is no such cache). An element of 4 bits there stands for 16 times as
+// of what was recent, and last bytes as `own` says (the only ones where it is no such cache). An element of 4 bits there stands for 16 times as
 // much, which is what bytes are, or with SCALES for as much as the scale of its token says: a byte m in lane 0 of a word of its own, read before
 // anything else; c of 4 bits is then c * m / 7, rounded half up. Stretches may be empty, but not all of a walk.
 struct MixedWalk {
@@ -219,7 +219,7 @@ struct MixedWalk {
 // where that which is taken.
 struct Stretch {
   int ask, take, count, stride;
-  bool small, low;
+  bool low;
 };
 
 static constexpr int STRETCHES = 4;
@@ -240,12 +240,11 @@ struct MixedCursor {
 // That of vectors [first, first + count) of every tile, and its stretches that are not empty; `asked` are the runs to ask for ahead.
 template <int W> MixedCursor mixed_start(const MixedWalk& walk, int first, int count, Stretch some[STRETCHES]) {
 #pragma HLS INLINE
-  const bool small = walk.own.bytes == 0;
   const int stride = walk.own.stride[2];
-  const Stretch all[STRETCHES] = {{walk.first_offset, walk.first_offset, walk.first_count, stride, false, false},
-                                  {walk.low_offset, walk.low_offset, walk.low_count, walk.low_stride, true, true},
-                                  {walk.recent_offset, walk.recent_offset, walk.recent_count, stride, false, false},
-                                  {walk.own.offset, walk.own.offset, walk.own.count[3], stride, small, false}};
+  const Stretch all[STRETCHES] = {{walk.first_offset, walk.first_offset, walk.first_count, stride, false},
+                                  {walk.low_offset, walk.low_offset, walk.low_count, walk.low_stride, true},
+                                  {walk.recent_offset, walk.recent_offset, walk.recent_count, stride, false},
+                                  {walk.own.offset, walk.own.offset, walk.own.count[3], stride, false}};
   MixedCursor cursor = {0, 0, 0, 0, 0, 0, 0, 0};
   for (int i = 0; i < STRETCHES; ++i) {
 #pragma HLS UNROLL
@@ -257,7 +256,7 @@ template <int W> MixedCursor mixed_start(const MixedWalk& walk, int first, int c
     const int end = begin + all[i].count, from = begin < 0 ? 0 : begin, to = end < count ? end : count;
     if (from < to) {
       const int start = all[i].take + from - begin;
-      const Stretch part = {start, start, to - from, all[i].stride, all[i].small, all[i].low};
+      const Stretch part = {start, start, to - from, all[i].stride, all[i].low};
       some[cursor.kinds] = part;
       cursor.low_before = all[i].low ? from - begin : cursor.low_before;
       cursor.low_count = all[i].low ? to - from : cursor.low_count;
@@ -274,7 +273,7 @@ template <int W> MixedCursor mixed_start(const MixedWalk& walk, int first, int c
 template <int L, int W> void ask_stretch(hls::burst_maxi<Word<W * L>>& memory, Stretch some[STRETCHES], MixedCursor& cursor) {
 #pragma HLS INLINE
   const Stretch stretch = some[cursor.asking];
-  ask_vectors<L, W>(memory, stretch.ask, stretch.count, stretch.small);
+  ask_vectors<L, W>(memory, stretch.ask, stretch.count, stretch.low);
   some[cursor.asking].ask += stretch.stride;
   cursor.asking = cursor.asking + 1 == cursor.kinds ? 0 : cursor.asking + 1;
 }
@@ -302,7 +301,7 @@ void take_mixed(hls::burst_maxi<Word<W * L>>& memory, Stretch some[STRETCHES], M
   }
   const Stretch stretch = some[cursor.taking];
   const int place = stretch.take + cursor.at, part = place & (2 * W - 1), half = V == W ? 0 : place & (W - 1);
-  if (cursor.at == 0 || (stretch.small ? part == 0 : half == 0)) beat = memory.read();
+  if (cursor.at == 0 || (stretch.low ? part == 0 : half == 0)) beat = memory.read();
   for (int v = 0; v < V; ++v) {
 #pragma HLS UNROLL
     const Vec<T, L> nibbles = from_nibbles<T, L, W>(beat, part + v), whole = from_bytes<T, L>(word_of<L, W>(beat, half + v), 0);
@@ -311,7 +310,7 @@ void take_mixed(hls::burst_maxi<Word<W * L>>& memory, Stretch some[STRETCHES], M
 #pragma HLS UNROLL
       const Int<5> code = Int<5>(nibbles.v[l]);
       const T low = SCALED ? T((Int<19>(code * Int<14>(scale)) + 128) >> 8) : T(code * 16);
-      vecs.v[(lane + v) * L + l] = stretch.low ? low : stretch.small ? nibbles.v[l] : whole.v[l];
+      vecs.v[(lane + v) * L + l] = stretch.low ? low : whole.v[l];
     }
   }
   const bool ends = cursor.at + V == stretch.count;

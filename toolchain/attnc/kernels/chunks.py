@@ -35,9 +35,11 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Chunks:
-    """Chunks of `size` tokens. Runs do not go over the end of one."""
+    """Chunks of `size` tokens. Runs do not go over the end of one. With a `window` they look at so many before their own, two at least, and
+    at none of the others: of the first one none in bytes then."""
 
     size: int
+    window: int = 0
 
     @property
     def rows(self) -> int:
@@ -52,7 +54,28 @@ class Chunks:
             Derived(self._past, limit=self.size, unit=self.size),
             Derived(self._chunks, limit=2 * self.size, unit=self.size),
             Derived(self._odd, modulus=2 * self.size, unit=self.size),
+            *self.reach,
         )
+
+    @property
+    def reach(self) -> tuple[Derived, ...]:
+        """Those of them that a window needs: the chunks before the run's, and of these the ones that it reaches into."""
+        if not self.window:
+            return ()
+        return Derived(self._all, unit=self.size), Derived(self._reached, limit=self.window * self.size, unit=self.size)
+
+    @property
+    def _all(self) -> str:
+        return f"all_chunks_of_{self.size}"
+
+    @property
+    def _reached(self) -> str:
+        return f"reached_chunks_of_{self.size}_to_{self.window}"
+
+    @property
+    def skipped(self) -> Moves:
+        """Tokens of the chunks before those that a window reaches into."""
+        return ((self._all, self.size), (self._reached, -self.size)) if self.window else ()
 
     @property
     def _inside(self) -> str:
@@ -82,19 +105,22 @@ class Chunks:
 
     @property
     def begun(self) -> Affine:
-        """Tokens before the run's chunk, those of all stretches."""
-        return Affine(0, ((POSITION, 1), (self._inside, -1)))
+        """Tokens of all stretches before the run's chunk."""
+        return Affine(0, ((self._reached, self.size),) if self.window else ((POSITION, 1), (self._inside, -1)))
 
     @property
     def stretches(self) -> tuple[Stretch, ...]:
-        """What a run looks at before its own chunk, in order. Each may be empty."""
+        """What a run looks at before its own chunk, in order. Each may be empty. The chunk before is the first one, or one behind that."""
         size = self.size
-        between = Affine(0, (*self.begun.by, (self._chunks, -size)))
-        before = Affine(0, ((self._chunks, size), (self._past, -size)))
+        first, low = ((self._past, size),), Affine(size)
+        between: Moves = (*self.begun.by, (self._chunks, -size))
+        if self.window:
+            first, low = ((self._past, 2 * size), (self._chunks, -size)), Affine(0, self.skipped)
+            between = ((self._reached, size), (self._past, -size))
         return (
-            Stretch(Affine(0), Affine(0, ((self._past, size),))),
-            Stretch(Affine(size), between, low=True),
-            Stretch(Affine(size, ((self._odd, size),)), before),
+            Stretch(Affine(0), Affine(0, first)),
+            Stretch(low, Affine(0, between), low=True),
+            Stretch(Affine(size, ((self._odd, size),)), Affine(0, ((self._chunks, size), (self._past, -size)))),
         )
 
     def at(self, number: Affine, position: int) -> int:

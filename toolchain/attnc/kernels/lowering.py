@@ -119,18 +119,22 @@ class Lowering:
             return self._moved(walk, chunks, chunks.place, self.last(name))
         return self._placed(walk, self.last(name), rows_of(held, self.bytes(name)))
 
-    def whole(self, name: str, first: int, counts: tuple[int, int, int, int], strides: tuple[int, int, int], grows: Moves) -> Walk:
-        """A walk through the whole matrix that a value is a part of, from its row 0 on, that `grows` with registers."""
+    def whole(
+        self, name: str, first: int, counts: tuple[int, int, int, int], strides: tuple[int, int, int], moves: Moves, grows: Moves
+    ) -> Walk:
+        """A walk through the whole matrix that a value is a part of, from its row `first` on, which `moves` with registers, as the walk
+        `grows`."""
         size, half = self.bytes(name), self.half(name)
         offset = (1 + half) * self.offsets[name] + first * size
-        return Walk(offset, counts, strides, size, self.zero_point(name), name, grows=grows, half=half)
+        moves = tuple((register, size * rows) for register, rows in moves)
+        return Walk(offset, counts, strides, size, self.zero_point(name), name, moves=moves, grows=grows, half=half)
 
-    def mixed(self, name: str, rows: int, grows: Moves, low: str, peaks: str = "") -> Walk:
-        """A walk through all tiles of a cache of two precisions, up to its row `rows`, which `grows` with registers: `name` is the value in
-        bytes, `low` the one of 4 bits, whose tokens have scales in `peaks`, if they have any."""
+    def mixed(self, name: str, window: int, rows: int, grows: Moves, low: str, peaks: str = "") -> Walk:
+        """A walk through all tiles of a cache of two precisions, of so many `rows` that a run looks at, which `grow` with registers: `name`
+        is the value in bytes, `low` the one of 4 bits, whose tokens have scales in `peaks`, if they have any; `window` as in `Chunks`."""
         held = self.graph.value(name).held
         assert held is not None
-        chunks, last = Chunks(held.chunk), self.last(name)
+        chunks, last = Chunks(held.chunk, window), self.last(name)
 
         def through(value: str, first: Affine, count: int, by: Moves, tiles: int) -> Walk:
             half = self.half(value)

@@ -8,7 +8,7 @@ Masks    attributes `causal`, `window` (left, right; -1: no limit), `offset` (ke
          `branches` B, a power of two: query i looks at the first `prefix` keys and, of those behind, at every B-th from the i-th on.
 Cap      attribute `softcap` c > 0: scores become c * tanh(score / c) before the bias is added (softcap.py).
 Caches   attributes `low_operands` (1, 2), which a query sees in 4 bits but for those near it and the first, and `cache_chunk`, the tokens
-         of a chunk (mixed_caches.py).
+         of a chunk (mixed_caches.py); where it looks at a window, `cache_window`, the chunks before its own that this reaches into.
 Passes   attribute `passes`: 2 keeps a row of scores (attention.hpp), 1 rescales as it goes (attention_one_pass.hpp), "auto" (the default)
          takes 2 while the row, keys and values fit `TWO_PASS_BITS`. `kv_lanes` splits the keys of one pass over as many lanes; `key_step`
          forces how far its blocks of keys are apart.
@@ -275,7 +275,9 @@ class Attention(Approximated):
 
     def cache_rows(self, node: Node, length: int, block: int) -> int:
         """All tokens; or those that the queries of a block look at, in whole blocks, two at least: that of the queries and what is there
-        before, which a register counts up to, even where nobody looks further than at its own token."""
+        before, which a register counts up to, even where nobody looks further than at its own token. All in two precisions, too."""
+        if "cache_chunk" in node.attrs:
+            return length
         before = Mask.of(node, length, length).before
         return min(length, block * max(2, math.ceil((before + block) / block)))
 

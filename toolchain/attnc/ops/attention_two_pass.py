@@ -10,6 +10,7 @@ from attnc.fixedpoint import matmul
 from attnc.ir import Graph, Node
 from attnc.kernels.attention import ATTENTION, ATTENTION_CHANNELS
 from attnc.kernels.call import NO_WALK, POSITION, PREFIX, Call, Moves, Walk, filled_to, place_in, steps_of_prefix, steps_to
+from attnc.kernels.chunks import Affine, Chunks
 from attnc.kernels.design import KEY_PORTS, AttentionNumbers, EngineDesign
 from attnc.kernels.kernel import KernelCall
 from attnc.kernels.lowering import Lowering
@@ -90,26 +91,32 @@ def lower_two_pass(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
 def _over_cache(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
     """The same where keys lie in a cache: those up to the last query of a call. Of a ring it goes through all rows that were ever written,
     in whatever order they lie there: neither maxima nor sums depend on it. A window leaves keys out by how far back they are, so that
-    every count follows from registers by a factor."""
+    every count follows from registers by a factor; keys are counted from the first one of the chunks that it reaches into, in caches of two
+    precisions."""
     engine, macs = ctx.engine(node, AttentionNumbers), sizes.heads * (sizes.head + sizes.value)
     queries, at_once = engine.numbers.queries, keys_at_once(ctx.graph, engine)
     blocks = query_blocks(sizes.queries, engine, at_once)
-    kernel = kernel_of(node, sizes, engine, max(rows for _, rows in blocks), sizes.keys, at_once)
+    chunks = Chunks(node.attrs.get("cache_chunk", 1), node.attrs.get("cache_window", 0))
+    most = min(sizes.keys, (chunks.window + 1) * chunks.size) if chunks.window else sizes.keys
+    kernel = kernel_of(node, sizes, engine, max(rows for _, rows in blocks), most, at_once)
     ring, calls = sizes.keys if sizes.ring else 0, []
     start = ring - sizes.queries if ring else ctx.position(sizes.queries)
     limit = ring - sizes.ring if ring else 0
-    place, length = (place_in(ring).name, filled_to(limit).name) if ring else (POSITION, POSITION)
+    skipped = chunks.at(Affine(0, chunks.skipped), start)
+    behind: Moves = ((POSITION, 1), *((name, -each) for name, each in chunks.skipped))
+    place, length = (((place_in(ring).name, 1),), ((filled_to(limit).name, 1),)) if ring else (behind, behind)
     for row, rows in blocks:
-        keys, parts = ring or start + row + rows, math.ceil(rows / queries)
+        keys, parts = ring or start + row + rows - skipped, math.ceil(rows / queries)
         # What a block of a call's queries looks at ends with its last one, but in a ring.
         ends = [min(queries, rows - at) + at - rows for at in range(0, rows, queries)]
         scored = parts * keys + (0 if ring else sum(ends))
-        counts = {"keys": keys, "position": start + row}
+        counts = {"keys": keys, "position": start + row - skipped}
         # Steps of keys follow from a register of their own; a query alone goes through these.
         register, more = steps_to(sizes.ring if ring else row + rows, at_once, limit)
         stepwise = at_once > 1
-        steps = register.at(limit if ring else start) + more if stepwise else keys
-        by = register.name if stepwise else length
+        steps = register.at(limit if ring else start) + more - skipped // at_once if stepwise else keys
+        by = ((register.name, 1), *((name, -each // at_once) for name, each in chunks.skipped)) if stepwise else length
+        grows = tuple((name, at_once * each) for name, each in by)
         pairs, counted = (steps, by) if stepwise and rows == 1 else (scored, length)
         counts |= {"key_steps": steps, "scored": pairs}
         # At least so many as leave, at every position.
@@ -118,7 +125,7 @@ def _over_cache(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
             Call(
                 node=node.name,
                 kernel=kernel,
-                walks=walks_of(node, sizes, ctx, (row, rows), (0, steps * at_once), (0, 1), ((by, at_once),)),
+                walks=walks_of(node, sizes, ctx, (row, rows), (skipped, steps * at_once), (0, 1), chunks.skipped, grows),
                 scalars={
                     **{"heads": sizes.heads, "kv_heads": sizes.kv_heads, "heads_per_kv": sizes.sharing},
                     **{"before": UNLIMITED, "after": UNLIMITED if ring else 0, "window": sizes.mask.before, "ring": ring},
@@ -128,11 +135,11 @@ def _over_cache(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
                 },
                 macs=macs * rows * keys,
                 slopes={
-                    **{"position": ((place, 1),), "keys": ((length, 1),), "key_steps": ((by, 1),)},
-                    **dict.fromkeys(("scored", "paced"), ((counted, parts),)),
+                    **{"position": place, "keys": length, "key_steps": by},
+                    **dict.fromkeys(("scored", "paced"), tuple((name, parts * each) for name, each in counted)),
                 },
-                more_macs=((length, macs * rows),),
-                derived=(register,) if stepwise else (),
+                more_macs=tuple((name, macs * rows * each) for name, each in length),
+                derived=(*chunks.reach, *((register,) if stepwise else ())),
             )
         )
     return calls
@@ -160,7 +167,7 @@ def _of_branches(node: Node, sizes: Sizes, ctx: Lowering) -> list[Call]:
             Call(
                 node=node.name,
                 kernel=kernel,
-                walks=walks_of(node, sizes, ctx, (row, rows), (0, steps * at_once), (0, 1), grows),
+                walks=walks_of(node, sizes, ctx, (row, rows), (0, steps * at_once), (0, 1), (), grows),
                 scalars={
                     **{"heads": sizes.heads, "kv_heads": sizes.kv_heads, "heads_per_kv": sizes.sharing},
                     **{"before": UNLIMITED, "after": UNLIMITED, "window": UNLIMITED, "ring": 0, "prefix": shared, "branches": more},
@@ -292,17 +299,18 @@ def walks_of(
     queries: tuple[int, int],
     keys: tuple[int, int],
     span: tuple[int, int],
+    moves: Moves = (),
     grows: Moves = (),
 ) -> tuple[Walk, ...]:
     """q, k, v, bias, y for the (first, count) queries and keys of the (first, count) groups of `span`: group, tile of channels (so head
-    after head), row. Keys of a cache grow with registers."""
+    after head), row. The first of the keys of a cache moves, and they grow, with registers."""
 
     def grouped(name: str, per_group: int, first: int, count: int) -> Walk:
         counts, strides = (1, span[1], ctx.tiles(name), count), (0, per_group, ctx.height(name))
         if sizes.cached and name in low:
-            return ctx.mixed(name, count, grows, *low[name])
+            return ctx.mixed(name, node.attrs.get("cache_window", 0), count, grows, *low[name])
         if sizes.cached and name in (k, v):
-            return ctx.whole(name, first, counts, strides, grows)
+            return ctx.whole(name, first, counts, strides, moves, grows)
         return ctx.through(name, span[0] * per_group + first, counts, strides)
 
     q, k, v = node.inputs[:3]

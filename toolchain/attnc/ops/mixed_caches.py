@@ -2,6 +2,7 @@
 
 A sequence is cut into chunks of `cache_chunk` tokens. A query sees keys and values of the first chunk, of the chunk before its own and of
 its own in bytes, those of all others in 4 bits: which it is depends on the places of query and key alone, so any blocks give the same.
+Where it looks at a window of tokens, which no first one stays in, those of the first chunk are as others.
 Keys have 16 steps of a byte for one of 4 bits. Values are 4 bits times the largest magnitude of their token, a byte, over 7.
 """
 
@@ -49,12 +50,12 @@ def by_token(q: Array) -> Array:
 def operands_seen(node: Node, queries: int, operands: Sequence[Array], low: Sequence[Array]) -> Iterator[tuple[slice, list[Array]]]:
     """Queries that see the same, and the `operands` [..., keys, channels] that they see; `low` are these in 4 bits, and the last query
     stands at the last key."""
-    size, keys = node.attrs.get("cache_chunk", 0), operands[0].shape[-2]
+    size, keys, window = node.attrs.get("cache_chunk", 0), operands[0].shape[-2], node.attrs.get("cache_window", 0)
     if not size:
         yield slice(None), list(operands)
         return
     chunk, first = np.arange(keys) // size, keys - queries
     for own in range(first // size, (keys - 1) // size + 1):
         rows = slice(max(own * size - first, 0), min((own + 1) * size, keys) - first)
-        near = ((chunk == 0) | (chunk >= own - 1))[:, np.newaxis]
+        near = ((chunk == 0) & (not window) | (chunk >= own - 1))[:, np.newaxis]
         yield rows, [np.where(near, high, less) for high, less in zip(operands, low, strict=True)]

@@ -19,6 +19,7 @@ from attnc.arrays import Array
 from attnc.ir import Graph, Node
 from attnc.kernels.chunks import Chunks
 from attnc.ops import operator
+from attnc.ops.attention_sizes import Mask
 from attnc.ops.rotary import Sizes
 from attnc.passes.attention import scale_channels, sole_maker
 from attnc.quant.calibration import Statistics
@@ -50,13 +51,18 @@ def narrow_caches(
 
 
 def kept_in(node: Node, bits: tuple[int, int], length: int, block: int) -> dict[str, Any]:
-    """The attributes of an attention whose keys and values lie in caches in so many bits. A cache that is a ring, or is for hardly more
-    tokens than would lie in bytes, has one precision."""
+    """The attributes of an attention whose keys and values lie in caches in so many bits. A cache for hardly more tokens than would lie in
+    bytes has one precision, and a window that reaches no further back than the chunk before a query's own is seen in bytes."""
     small, chunk = tuple(operand for operand, wanted in zip((1, 2), bits, strict=True) if wanted == 4), chunk_of(block)
     if not small:
         return {}
-    ring = operator(node).cache_rows(node, length, block) < length
-    return {"small_operands": small} if ring or length <= Chunks(chunk).rows else {"low_operands": small, "cache_chunk": chunk}
+    if length <= Chunks(chunk).rows:
+        return {"small_operands": small}
+    kept: dict[str, Any] = {"low_operands": small, "cache_chunk": chunk}
+    if operator(node).cache_rows(node, length, block) == length:
+        return kept
+    reached = math.ceil(Mask.of(node, length, length).before / chunk)
+    return {**kept, "cache_window": reached} if reached > 1 else {}
 
 
 def chunk_of(block: int) -> int:

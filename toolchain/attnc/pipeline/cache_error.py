@@ -27,7 +27,7 @@ from attnc.quant.samples import Edge
 
 SAMPLES = 4
 Rounding = Callable[[Array], Array]
-KEPT = ("small_operands", "low_operands", "cache_chunk")
+KEPT = ("small_operands", "low_operands", "cache_chunk", "cache_window")
 """Attributes that say how caches keep keys and values."""
 
 

@@ -23,7 +23,7 @@ def sized(engines: tuple[Engine, ...], instructions: Sequence[Instruction], wide
                     scales[place[1:]] = max(scales.get(place[1:], 0), _scales(walk, len(stream.pointers)))
                 sizes.setdefault(place, set()).add(0 if walk.half else walk.bytes)
     wide = {(index, name) for (kind, index, name), found in sizes.items() if widens and kind == "store" and found == {2}}
-    small = {(index, name) for (_, index, name), found in sizes.items() if 0 in found} - {*scales}
+    small = {(index, name) for (_, index, name), found in sizes.items() if 0 in found}
     own = [[frozenset(name for index, name in found if index == engine.index) for found in (wide, small)] for engine in engines]
     mixed = [tuple((name, most) for (index, name), most in scales.items() if index == engine.index) for engine in engines]
     return tuple(
