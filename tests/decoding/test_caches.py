@@ -22,7 +22,7 @@ from attnc.kernels.call import Walk
 from attnc.kernels.chunks import Affine, Chunks, Stretch
 from attnc.kernels.design import KEYS_AT_ONCE, Design
 from attnc.kernels.memory import parts_of
-from attnc.ops import operator
+from attnc.ops import attention_sizes, operator
 from attnc.ops.mixed_caches import SEVENTH, by_token, in_4_bits
 from attnc.passes import caches
 from attnc.passes.caches import kept_in, narrow_caches
@@ -247,6 +247,16 @@ def test_several_keys_come_at_a_time(
     estimates = {(row["entry"], row["position"]): row["cycles"] for row in report["decoder"]["estimates"]}
     for timed in report["decoder"]["simulated"].values():
         assert all(abs(run["cycles"] / estimates[run["entry"], run["position"]] - 1) < 0.15 for run in timed)
+
+
+def test_sequences_too_long_for_a_row_of_scores_on_chip_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sequence that they are compared with takes two passes as they do; one is refused."""
+    monkeypatch.setattr(attention_sizes, "TWO_PASS_BITS", 1)
+    path = write_decoder(tmp_path / "decoder.onnx")
+    state = quantize_model(path, CompileOptions(max_length=LENGTH))
+    run_in_blocks(plan_decoder(state.model, LENGTH, BLOCK, 1, VOCABULARY, tmp_path), 0)
+    with pytest.raises(ConfigError, match="implementation of attention: needed two_pass with --max-length, found 'one_pass'"):
+        quantize_model(path, CompileOptions(max_length=LENGTH, implementations={"attention": "one_pass"}))
 
 
 def test_steps_of_keys_are_those_of_a_chunk(tmp_path: Path, short_chunks: None) -> None:

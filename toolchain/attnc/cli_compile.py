@@ -61,7 +61,7 @@ CacheOption = Annotated[
     typer.Option(
         "--cache",
         metavar="FORMAT",
-        help="Keys and values of a decoder in memory: int8, k4v8 or int4; of 4 bits the first and the newest in 8.",
+        help="Keys and values of a decoder in memory: int8, k4v8 or int4; of 4 bits the first and the newest in 8, but with --batch.",
     ),
 ]
 HeadOption = Annotated[

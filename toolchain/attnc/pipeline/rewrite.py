@@ -40,8 +40,13 @@ def note_implementations(state: State) -> None:
     own = {attention_bias.KIND, attention.KIND}
     functions = {name: value for name, value in state.options.implementations.items() if name not in own}
     set_implementations(state.graph, functions, state.options.error_target)
-    if attention.KIND in state.options.implementations:
-        attention.force_passes(state.graph, state.options.implementations[attention.KIND])
+    wanted = state.options.implementations.get(attention.KIND)
+    if state.options.max_length is not None and any(node.op == attention.KIND for node in state.graph.nodes):
+        if wanted not in (None, "auto", "two_pass"):
+            raise ConfigError(f"implementation of {attention.KIND}: needed two_pass with --max-length, found {wanted!r}")
+        wanted = "two_pass"  # one pass over a sequence rounds by where its blocks of keys begin, and a cache has no such
+    if wanted is not None:
+        attention.force_passes(state.graph, wanted)
 
 
 def pair_rotary_channels(state: State) -> None:
