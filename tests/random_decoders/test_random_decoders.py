@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import transformers as hf
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from attnc.arrays import Array
+from attnc.ir import Held, Node
+from attnc.ops.attention_sizes import Mask
+from attnc.ops.mixed_caches import operands_seen
 from random_decoders import sweep
-from random_decoders.check import Case, check_golden, planned
-from random_decoders.grow import BASE, FACTOR, MLPS, SCALINGS, Recipe, frequencies, long_and_short
+from random_decoders.check import Case, check_golden, check_refusal, planned
+from random_decoders.grow import BASE, FACTOR, MLPS, SCALINGS, Recipe, Writer, frequencies, long_and_short
 
 GOLDEN, EMITTED = range(1000, 1008), (17,)
 """The latter's entries have engines of their own."""
@@ -72,11 +79,44 @@ def test_angles_are_those_of_transformers(scaling: str) -> None:
         assert found[1] == pytest.approx(expected[1])
 
 
-def test_a_difference_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys that all lie where the first ones do."""
-    case = Case.drawn(GOLDEN[0])
+@pytest.mark.parametrize("number", [23, 45, 55])
+def test_tables_that_change_with_the_length_are_refused(number: int, tmp_path: Path) -> None:
+    """Dynamic NTK, LongRoPE with one of two tables, and with one of two sets of frequencies: from the length on at which they change."""
+    case = Case.drawn(number)
+    assert case.recipe.lengthy
+    onnx.save(Writer(case.recipe).write(), tmp_path / "decoder.onnx")
+    check_refusal(case, tmp_path / "decoder.onnx")
+
+
+def bytes_of_all(node: Node, queries: int, operands: Sequence[Array], low: Sequence[Array]) -> Iterator[tuple[slice, list[Array]]]:
+    return operands_seen(node, queries, operands, operands if queries < CHUNKED.block + 1 else low)
+
+
+def none_of_others(mask: Mask, queries: int, keys: int) -> Array | None:
+    return allowed(replace(mask, branches=1), queries, keys)
+
+
+def all_where_the_first_are(held: Held, position: int, rows: int) -> slice:
+    return slice(0, rows)
+
+
+allowed = Mask.allowed
+CHUNKED, TOGETHER = Case.drawn(48), Case.drawn(7)
+
+
+@pytest.mark.parametrize(
+    ("case", "place", "wrong"),
+    [
+        (Case.drawn(GOLDEN[0]), "attnc.decoding.golden._rows", all_where_the_first_are),
+        (CHUNKED, "attnc.ops.attention.operands_seen", bytes_of_all),
+        (TOGETHER, "attnc.ops.attention_sizes.Mask.allowed", none_of_others),
+    ],
+    ids=["places", "chunks", "branches"],
+)
+def test_a_difference_is_seen(case: Case, place: str, wrong: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys that all lie where the first ones do; bytes in place of 4 bits; keys of other branches."""
     state = planned(case, tmp_path)
     assert state.decoder is not None
-    monkeypatch.setattr("attnc.decoding.golden._rows", lambda held, position, rows: slice(0, rows))
-    with pytest.raises(AssertionError, match="golden at"):
+    monkeypatch.setattr(place, wrong)
+    with pytest.raises(AssertionError, match="golden"):
         check_golden(case, state.decoder)
