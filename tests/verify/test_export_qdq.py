@@ -31,12 +31,6 @@ from graphs import Builder
 VIT = Path(__file__).resolve().parents[2] / "models" / "vit_digits"
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("digits")
-    return compile_model(VIT / "vit_digits.onnx", CompileOptions(check=False, calib=VIT / "calib.npz", output=folder / "build"))
-
-
 def golden(build: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     with Accelerator.open(build, backend=GoldenBackend(build)) as accelerator:
         return dict(accelerator.run(inputs))
