@@ -260,6 +260,11 @@ def test_the_build_says_what_it_was_simulated_at(build: Path) -> None:
         for one in runs:
             assert abs(one["cycles"] / by_place[one["entry"], one["position"]] - 1) < 0.1
     assert {row["entry"] for row in estimates} == {PREFILL, DECODE}
+    cost, text = report["estimate"], (build / "report.txt").read_text()
+    for entry, at in report["decoder"]["simulated_at"].items():
+        own = cost["entries"][entry]
+        assert own["cycles"] == by_place[entry, at] == sum(stage["cycles"] for stage in cost["stages"] if stage["entry"] == entry)
+        assert own["cycles"] == sum(row["cycles"] for row in own["operators"]) and f"Where the cycles of {entry} go" in text
     decode = {row["position"]: row["cycles"] for row in estimates if row["entry"] == DECODE}
     assert {0, 3, BLOCK, LENGTH // 2, LENGTH - 1} <= set(decode)
     assert list(decode.values()) == sorted(decode.values()) and decode[0] < decode[LENGTH - 1]

@@ -18,7 +18,7 @@ import pytest
 from attnc import page
 from attnc.cli import main
 from attnc.page import memories
-from attnc.page.reasons import reasons
+from attnc.page.reasons import by_entry, reasons
 from chromium import visit
 
 Facts = dict[str, Any]
@@ -88,6 +88,18 @@ def test_a_decoder_has_times_of_its_tokens(facts: Facts) -> None:
     assert re.search(r"a token, at position 8 takes ?0.033 ms ?simulated ?8,250 cycles at 250 MHz, 30,303 per second", text)
     assert re.search(r"A block of 8 tokens of a prompt, at position 0 ?cost model ?estimate ?5,000 cycles, 0.02 ms", text)
     assert "Sequences of up to 24 tokens" in text and "Of all cycles of a block of a prompt and a token" in text
+    halves = {"prefill": one["estimate"]["stages"][:1], "decode": one["estimate"]["stages"][1:]}
+    for entry, stages in halves.items():
+        for stage in stages:
+            stage["entry"] = entry
+    own = {entry: {"cycles": sum(stage["cycles"] for stage in stages), "multipliers_busy_percent": 0} for entry, stages in halves.items()}
+    one["estimate"]["entries"] = own
+    found = by_entry(one)
+    assert found.keys() == halves.keys() and all(reason.worst != halves["prefill"][0]["node"] for reason in found["decode"])
+    assert {reason.worst for reason in found["prefill"]} == {halves["prefill"][0]["node"]}
+    assert all(sum(reason.cycles for reason in found[entry]) <= own[entry]["cycles"] for entry in own)
+    text = " ".join(Reader(page.render(one)).text.split())
+    assert "Of all cycles of a token, at position 8," in text and "Of all cycles of a block of 8 tokens of a prompt, at position 0," in text
     del one["simulation"]
     assert "8,100 cycles at 250 MHz" in Reader(page.render(one)).text
 

@@ -19,7 +19,8 @@ REPORT: dict[str, Any] = {
     "epilog": "\b\nExamples:\n"
     "  attnc report build/ -o report.html\n"
     "  attnc report build/ -o report.html --measured measured.json\n\n"
-    "\b\nWhat it shows: figures, each with its source; the three largest reasons why it is not faster, and what to change;\n"
+    "\b\nWhat it shows: figures, each with its source; the three largest reasons why it is not faster (of a decoder for\n"
+    "a token and for a block of a prompt), and what to change;\n"
     "the timeline of `attnc cosim`; every stage under its roofs; resources and memories of the board; SQNR and bits by\n"
     "layer. The page has no script and asks for nothing from elsewhere. It reads report.json, cosim.json and\n"
     "measured.json, and runs nothing of the build.",
@@ -52,5 +53,6 @@ def report(
         print_json({"build": str(build), "output": str(output), "reasons": found.reasons})
     else:
         for reason in found.reasons:
-            print(clean(f"{reason['percent']:.0f} % of the cycles: {reason['title']} (estimate). {reason['change']}"))
+            of = f" of {reason['entry']}" if reason["entry"] else ""
+            print(clean(f"{reason['percent']:.0f} % of the cycles{of}: {reason['title']} (estimate). {reason['change']}"))
         print(clean(f"page: {output}"))

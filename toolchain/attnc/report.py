@@ -31,7 +31,7 @@ from attnc.schedule.devices import CLASSES, Board
 from attnc.schedule.energy import energy_mj, power_watts
 from attnc.schedule.engine_choice import EngineChoice
 from attnc.schedule.program import Program
-from attnc.schedule.stages import by_operator, losses, stages, summary
+from attnc.schedule.stages import by_entry, by_operator, losses, stages, summary
 
 SCHEMA = 1
 ESTIMATE_NOTE = "estimate: attnc's cost model, no synthesis run"
@@ -198,6 +198,7 @@ def estimate_facts(graph: Graph, program: Program, cost: Estimate, board: Board,
         "ports": dict(cost.ports),
         "operators": by_operator(found, cost, lanes),
         "lost": losses(found, cost),
+        "entries": by_entry(found, cost, lanes),
         "stages": [stage.facts(cost, lanes) for stage in found],
     }
 

@@ -20,7 +20,7 @@ def render(facts: dict[str, Any]) -> RenderableType:
     cost = facts["estimate"]
     title = f"{escape(facts['model']['file'])} on {facts['target']['name']}"
     search = [_curve(facts["search"])] if "search" in facts else []
-    tables = resources(cost), operators(cost), lost(cost), *_widths(facts), _layers(facts)
+    tables = resources(cost), *_spent(cost), *_widths(facts), _layers(facts)
     return Group(_summary(facts, title), *search, *_linear_layers(facts), *tables)
 
 
@@ -28,7 +28,7 @@ def render_estimate(cost: dict[str, Any], title: str) -> RenderableType:
     """An estimate alone."""
     table = _pairs(escape(title))
     _cost_rows(table, cost)
-    return Group(table, resources(cost), operators(cost), lost(cost), worst_stages(cost))
+    return Group(table, resources(cost), *_spent(cost), worst_stages(cost))
 
 
 def _pairs(title: str) -> Table:
@@ -332,9 +332,15 @@ def resources(cost: dict[str, Any]) -> Table:
     return table
 
 
-def operators(cost: dict[str, Any]) -> Table:
+def _spent(cost: dict[str, Any]) -> list[Table]:
+    """Where cycles go; of a decoder for each entry of its program."""
+    return [table for entry, own in (cost["entries"] or {"": cost}).items() for table in (operators(own, entry), lost(own, entry))]
+
+
+def operators(cost: dict[str, Any], entry: str) -> Table:
     """Cycles and traffic by the operator of each stage's main node."""
-    table = Table(title="Where the cycles go, by the main operator of each stage (estimates)", title_justify="left")
+    of = f" of {entry}" if entry else ""
+    table = Table(title=f"Where the cycles{of} go, by the main operator of each stage (estimates)", title_justify="left")
     titles = ("operator", "stages", "cycles", "share", "MAC busy", "of DDR roof", "DDR bytes", "lower bound", "bound by")
     for name in titles:
         table.add_column(name, justify="left" if name in ("operator", "bound by") else "right")
@@ -346,9 +352,10 @@ def operators(cost: dict[str, Any]) -> Table:
     return table
 
 
-def lost(cost: dict[str, Any]) -> Table:
+def lost(cost: dict[str, Any], entry: str) -> Table:
     """Causes of lost cycles."""
-    table = Table(title="Where multiplier cycles are lost (estimates)", title_justify="left")
+    of = f" of {entry}" if entry else ""
+    table = Table(title=f"Where multiplier cycles{of} are lost (estimates)", title_justify="left")
     for name in ("operator", "cause", "cycles", "share", "worst stage"):
         table.add_column(name, justify="right" if name in ("cycles", "share") else "left", overflow="ellipsis", max_width=56)
     for row in cost["lost"][:WORST]:

@@ -20,7 +20,7 @@ from attnc.errors import BuildError
 from attnc.files import read_json
 from attnc.page import figures, layers, memories, roofline, timeline
 from attnc.page.markup import tag, text
-from attnc.page.reasons import reasons
+from attnc.page.reasons import by_entry
 from attnc.report import load_report
 from attnc.report_tables import tokens_of_runs
 from attnc.resources import data_path
@@ -57,7 +57,8 @@ def build_page(build: Path, measured: Path | None = None) -> Page:
     given = measured or build / MEASURED
     found = _measured(build, given) if measured or given.is_file() else None
     try:
-        return Page(render(facts, simulation, found), [asdict(reason) for reason in reasons(facts)])
+        named = [{"entry": entry, **asdict(reason)} for entry, own in by_entry(facts).items() for reason in own]
+        return Page(render(facts, simulation, found), named)
     except DAMAGE as error:
         files = f"report.json, {SIMULATION} or {given.name}"
         raise BuildError(f"{build}: {files} is damaged ({type(error).__name__}: {error}); compile the model again") from error
@@ -84,7 +85,7 @@ def render(facts: Mapping[str, Any], simulation: Mapping[str, Any] | None = None
         tiles=figures.tiles(facts, measured),
         lasts=figures.lasts(facts),
         comparison=figures.comparison(facts, measured),
-        reasons=reasons(facts),
+        reasons={figures.lasts(facts, entry): found for entry, found in by_entry(facts).items()},
         timeline=None if time is None else timeline.picture(time, facts["estimate"]["clock_mhz"]),
         style=None if time is None else figures.STYLES.get(time.style, time.style),
         roofline=roofline.roofline(facts, colours),

@@ -57,9 +57,7 @@ def _style(style: str, run: Facts) -> str:
 def _of_decoder(facts: Facts, runs: Mapping[str, Facts]) -> dict[str, list[Latency]]:
     """At the positions that were simulated."""
     decoder, clock, found = facts["decoder"], facts["estimate"]["clock_mhz"], {}
-    named = {"decode": "a token", "prefill": f"a block of {decoder['block']} tokens of a prompt"}
-    named |= {"batch": f"a token of each of {decoder['branches']} branches"} if decoder.get("branches") else {}
-    for entry, what in named.items():
+    for entry, what in _entries(decoder).items():
         at = decoder["simulated_at"][entry]
         estimate = next(row for row in decoder["estimates"] if (row["entry"], row["position"]) == (entry, at))
         rows, host = [Latency("cost model", ESTIMATE, float(estimate["cycles"]), float(estimate["ms"]))], estimate.get("host_ms", 0.0)
@@ -69,6 +67,12 @@ def _of_decoder(facts: Facts, runs: Mapping[str, Facts]) -> dict[str, list[Laten
             rows.append(Latency(_style(style, run), SIMULATED, cycles, cycles / clock / 1000 + host))
         found[f"{what}, at position {at}"] = rows
     return found
+
+
+def _entries(decoder: Facts) -> dict[str, str]:
+    """What a run of each entry of a decoder works on."""
+    named = {"decode": "a token", "prefill": f"a block of {decoder['block']} tokens of a prompt"}
+    return named | ({"batch": f"a token of each of {decoder['branches']} branches"} if decoder.get("branches") else {})
 
 
 def tiles(facts: Facts, measured: Facts | None) -> list[Tile]:
@@ -163,8 +167,10 @@ def _bars(known: Sequence[Latency]) -> Markup:
     return tag("div", *rows, class_="rows")
 
 
-def lasts(facts: Facts) -> str:
-    """What the cycles of a report are of."""
+def lasts(facts: Facts, entry: str = "") -> str:
+    """What the cycles of a report, or of an entry of a decoder, are of."""
+    if entry:
+        return f"{_entries(facts['decoder'])[entry]}, at position {facts['decoder']['simulated_at'][entry]}"
     return "a block of a prompt and a token" if "decoder" in facts else "a sample"
 
 

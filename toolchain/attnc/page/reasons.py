@@ -35,8 +35,16 @@ class Reason:
     worst: str | None
 
 
+def by_entry(facts: Facts) -> dict[str, list[Reason]]:
+    """The largest of a report; of a decoder those of each entry of its program."""
+    cost = facts["estimate"]
+    entries = cost.get("entries") or {"": {}}
+    stages = {entry: [stage for stage in cost["stages"] if stage.get("entry", "") == entry] for entry in entries}
+    return {entry: reasons({**facts, "estimate": {**cost, **own, "stages": stages[entry]}}) for entry, own in entries.items()}
+
+
 def reasons(facts: Facts) -> list[Reason]:
-    """The largest of a report."""
+    """The largest of an estimate."""
     cost = facts["estimate"]
     total: Counter[Kind] = Counter()
     stages: dict[Kind, Counter[str]] = defaultdict(Counter)

@@ -12,7 +12,7 @@ literature, reached when all queries stay on chip (keys and values pass ceil(que
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from attnc.ir import Graph
@@ -29,11 +29,13 @@ NO_MULTIPLIERS = "no multiply-adds"
 
 @dataclass(frozen=True)
 class Stage:
-    """One chain: all its instructions. `node` is its main node, `nodes` are all of them and `ops` their operators; `busy` are cycles of
-    processes and ports, `lost` those by cause; `array_macs` are the multiply-adds that arrays of multipliers do. Instructions that run
-    beside slower ones are not in `cycles`: theirs are in `beside`, by the main node of the slower one."""
+    """One chain: all its instructions, in one `entry` of the program. `node` is its main node, `nodes` are all of them and `ops` their
+    operators; `busy` are cycles of processes and ports, `lost` those by cause; `array_macs` are the multiply-adds that arrays of
+    multipliers do. Instructions that run beside slower ones are not in `cycles`: theirs are in `beside`, by the main node of the slower
+    one."""
 
     node: str
+    entry: str
     nodes: tuple[str, ...]
     ops: tuple[str, ...]
     op: str
@@ -59,6 +61,7 @@ class Stage:
         """As plain values for the report."""
         return {
             "node": self.node,
+            "entry": self.entry,
             "nodes": list(self.nodes),
             "op": self.op,
             "ops": list(self.ops),
@@ -129,7 +132,7 @@ def _stage(chain: Chain, calls: list[CallCost], floor: int, own: int, meanwhile:
     nodes, ops = (tuple(getattr(link.node, key) for link in chain.links) for key in ("name", "op"))
     macs, words = (sum(getattr(call, key) for call in calls) for key in ("macs", "words"))
     counts = cycles, start, bound, dict(busy), macs, macs if own else 0, words, floor
-    return Stage(node.name, nodes, ops, node.op, calls[0].engine, len(calls), *counts, lost, dict(beside))
+    return Stage(node.name, node.entry, nodes, ops, node.op, calls[0].engine, len(calls), *counts, lost, dict(beside))
 
 
 def _lost(cycles: int, start: int, macs: int, bound: str, own: int, meanwhile: int, all_: int) -> dict[str, float]:
@@ -187,6 +190,16 @@ def losses(found: list[Stage], cost: Estimate) -> list[dict[str, Any]]:
         for (op, cause), cycles in sorted(total.items(), key=lambda item: (-item[1], item[0]))
         if cycles
     ]
+
+
+def by_entry(found: list[Stage], cost: Estimate, lanes: int) -> dict[str, dict[str, Any]]:
+    """Of a program of several entries the roofs, sums, and losses of each alone."""
+    rows = {}
+    for entry, cycles in sorted(cost.entries.items()) if len(cost.entries) > 1 else ():
+        own, members = replace(cost, entries={entry: cycles}), [stage for stage in found if stage.entry == entry]
+        sums = {"operators": by_operator(members, own, lanes), "lost": losses(members, own)}
+        rows[entry] = {"cycles": cycles, "instructions": sum(stage.calls for stage in members), **summary(members, own, lanes), **sums}
+    return rows
 
 
 def summary(found: list[Stage], cost: Estimate, lanes: int) -> dict[str, Any]:
