@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import io
 import json
 from dataclasses import replace
@@ -11,13 +13,14 @@ import numpy as np
 import pytest
 
 from attnc.cli import main
+from attnc.codegen.graph_file import load_graph, save_graph
 from attnc.compiler import begin, compile_model, quantize_model
 from attnc.config import CompileOptions
 from attnc.decoding.golden import GoldenDecoder
 from attnc.decoding.plan import Decoder, plan_decoder
 from attnc.errors import AttncError, ConfigError, ModelError, UnsupportedError
 from attnc.golden import run_golden
-from attnc.ir import GraphError
+from attnc.ir import GraphError, Held, Node
 from attnc.kernels.design import Design, LinearNumbers, NamedEngine
 from attnc.ops import verify
 from attnc.schedule.cost import estimate
@@ -268,6 +271,27 @@ def test_the_build_says_what_it_was_simulated_at(build: Path) -> None:
     decode = {row["position"]: row["cycles"] for row in estimates if row["entry"] == DECODE}
     assert {0, 3, BLOCK, LENGTH // 2, LENGTH - 1} <= set(decode)
     assert list(decode.values()) == sorted(decode.values()) and decode[0] < decode[LENGTH - 1]
+
+
+def test_a_build_is_estimated_as_it_was_compiled(build: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`attnc estimate` reads the graph of a build: rings and length are there again, and entries are where they were simulated."""
+    assert main(["estimate", str(build), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["estimate"] == json.loads((build / "report.json").read_text())["estimate"]
+
+
+def test_a_graph_is_read_as_it_was_written(decoder: Decoder, tmp_path: Path) -> None:
+    graph = copy.deepcopy(decoder.model.graph)
+    held = next(value for value in graph.values.values() if value.held is not None)
+    held.held = Held("cache", 12, True, 4, 2)
+    graph.nodes[0].each, graph.nodes[0].like = "queue", "other"
+    (tmp_path / "golden").mkdir()
+    save_graph(graph, tmp_path / "golden")
+    found = load_graph(tmp_path / "golden")
+    assert found.values[held.name].held == held.held and (found.sessions, found.length) == (graph.sessions, graph.length)
+    for one, other in zip(found.nodes, graph.nodes, strict=True):
+        fields = [field.name for field in dataclasses.fields(Node) if field.name != "params"]
+        assert [getattr(one, name) for name in fields] == [getattr(other, name) for name in fields]
+        assert all(np.array_equal(one.params[name], array) for name, array in other.params.items())
 
 
 def test_a_wrong_slope_is_caught(build: Path, tmp_path: Path) -> None:

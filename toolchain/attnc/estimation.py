@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
@@ -72,6 +72,10 @@ class _Estimate(BaseModel):
     ports: dict[str, str]
 
 
+class _Decoder(BaseModel):
+    simulated_at: dict[str, Annotated[int, Field(ge=0)]]
+
+
 class _Facts(BaseModel):
     """What an estimate needs of report.json, which no checksum covers."""
 
@@ -80,6 +84,7 @@ class _Facts(BaseModel):
     board: Board
     estimate: _Estimate
     fifos: dict[str, Depth]
+    decoder: _Decoder | None = None
 
     @property
     def places(self) -> dict[str, str]:
@@ -97,7 +102,14 @@ def open_build(build: Path) -> tuple[Graph, Program, _Facts]:
     except ConfigError as error:
         raise BuildError(f"{error}; compile the model again") from error
     graph = load_graph(build / "golden")
-    return graph, replace(build_program(graph, design, None), depths=facts.fifos), facts
+    # How many integers registers change depends on where values lie, so those of a decoder are placed, weights too.
+    program = replace(build_program(graph, design, None if facts.decoder is None else lambda packed: None), depths=facts.fifos)
+    if facts.decoder is not None:
+        positions = facts.decoder.simulated_at
+        if positions.keys() != program.last.keys() or any(at > program.last[entry] for entry, at in positions.items()):
+            raise BuildError(f"{where}: decoder: simulated_at: needed positions of entries up to {program.last}; compile the model again")
+        program = program.at(positions)
+    return graph, program, facts
 
 
 def calibrate(build: Path, report: Path) -> dict[str, Any]:

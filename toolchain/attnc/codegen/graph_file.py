@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,11 @@ def save_graph(graph: Graph, folder: Path) -> None:
         "outputs": graph.outputs,
         "values": [
             {"name": v.name, "shape": list(v.shape), "type": None if v.type is None else type_to_json(v.type)}
-            | ({} if v.held is None else {"held": [v.held.name, v.held.rows, v.held.ring, v.held.branches]})
+            | ({} if v.held is None else {"held": asdict(v.held)})
             for v in graph.values.values()
         ],
         "sessions": graph.sessions,
+        "length": graph.length,
         "constants": {name: keep(array) for name, array in graph.constants.items()},
         "nodes": [
             {
@@ -57,6 +59,7 @@ def save_graph(graph: Graph, folder: Path) -> None:
                 "source": list(node.source),
                 "entry": node.entry,
                 "like": node.like,
+                "each": node.each,
             }
             for node in graph.nodes
         ],
@@ -75,7 +78,7 @@ def load_graph(folder: Path) -> Graph:
                 v["name"],
                 (v["shape"][0], v["shape"][1]),
                 None if v["type"] is None else type_from_json(v["type"]),
-                held=Held(str(v["held"][0]), int(v["held"][1]), bool(v["held"][2]), branches=int(v["held"][3])) if "held" in v else None,
+                held=Held(**v["held"]) if "held" in v else None,
             )
             for v in data["values"]
         }
@@ -90,11 +93,12 @@ def load_graph(folder: Path) -> Graph:
                 source=tuple(n["source"]),
                 entry=str(n["entry"]),
                 like=str(n["like"]),
+                each=str(n["each"]),
             )
             for n in data["nodes"]
         ]
         constants = {name: arrays[key] for name, key in data["constants"].items()}
-        sessions = int(data["sessions"])
+        sessions, length = int(data["sessions"]), int(data["length"])
     except (DataError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise BuildError(f"{folder}: the quantized graph (graph.json, params.npz) is missing or damaged: {error}") from error
-    return Graph(data["name"], data["inputs"], data["outputs"], nodes, values, constants, sessions)
+    return Graph(data["name"], data["inputs"], data["outputs"], nodes, values, constants, sessions, length)
