@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from operator import itemgetter
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -113,19 +114,18 @@ def _decoder(found: dict[str, Any], simulation: dict[str, Any] | None) -> list[t
     """What generating tokens takes."""
     sessions = f" for each of {found['sessions']} sessions" if found["sessions"] > 1 else ""
     rows = [("decoder", f"sequences of {found['length']:,} tokens, caches of {found['cache_bytes']:,} bytes{sessions}")]
-    rows += choice_rows(found)
+    rows, at = rows + choice_rows(found), itemgetter("entry", "position")
     for entry, tokens in tokens_of_runs(found).items():
         for row in (row for row in found["estimates"] if row["entry"] == entry):
             speed = f"{tokens / row['ms'] * 1000:,.1f} tokens/s" if row["ms"] else ""
             title = f"{entry}, position {row['position']:,}"
-            later = (f"{style} {one['cycles']:,}" for style, runs in found["simulated"].items() for one in runs if _same(one, row))
-            simulated = ", ".join(later)
-            shown = f"; {simulated} (simulated)" if simulated else ""
+            later = [f"{style} {one['cycles']:,}" for style, runs in found["simulated"].items() for one in runs if at(one) == at(row)]
+            shown = f"; {', '.join(later)} (simulated)" if later else ""
             host = f" and {row['host_ms']:.4g} ms of the host" if "host_ms" in row else ""
             rows.append((title, f"{row['cycles']:,} cycles{host}, {row['ms']:.4g} ms for {tokens}: {speed} (estimate){shown}"))
     for style, run in ((style, simulation[style]) for style in ("stp", "flp") if simulation and style in simulation):
-        both = (f"{entry} {one['cycles']:,} at position {found['simulated_at'][entry]:,}" for entry, one in run["entries"].items())
-        rows.append((f"cycles, {style}", f"{', '.join(both)} (simulated)"))
+        both = ", ".join(f"{entry} {one['cycles']:,} at position {found['simulated_at'][entry]:,}" for entry, one in run["entries"].items())
+        rows.append((f"cycles, {style}", f"{both} (simulated)"))
     return rows
 
 
@@ -184,10 +184,6 @@ def head_text(head: dict[str, Any] | None) -> str:
     if head["host_ms"] is not None:
         host = f"on the host about {head['host_ms']:.3g} ms, {head['host_bytes'] / 1e6:.3g} MB ({head['processors']})"
     return f"on the {head['where']} ({head['why']}): {layer}; {device}; {host} (estimates)"
-
-
-def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return (one["entry"], one["position"]) == (other["entry"], other["position"])
 
 
 def checked(check: dict[str, Any]) -> str:
@@ -321,28 +317,26 @@ def _engine_cost(name: str, tried: dict[str, Any]) -> str:
 
 def resources(cost: dict[str, Any]) -> Table:
     """Resources beside what the board has."""
-    table = Table(title=f"Resources ({cost['note']})", title_justify="left")
+    table, places = Table(title=f"Resources ({cost['note']})", title_justify="left"), {"lut": "lutram", "bram36": "bram", "uram": "uram"}
     for name in ("", "used", "of", "share", "limit", "buffers here"):
         table.add_column(name, justify="right" if name and name != "buffers here" else "left")
     for name, entry in cost["resources"].items():
         share = f"{100 * entry['used'] / entry['available']:.1f} %" if entry["available"] else "-"
-        place = {"lut": "lutram", "bram36": "bram", "uram": "uram"}.get(name)
-        held = ", ".join(buffer["name"] for buffer in cost["buffers"] if buffer["place"] == place)
+        held = ", ".join(buffer["name"] for buffer in cost["buffers"] if buffer["place"] == places.get(name))
         table.add_row(name.upper(), f"{entry['used']:,}", f"{entry['available']:,}", share, f"{entry['limit']:,}", held)
     return table
 
 
 def _spent(cost: dict[str, Any]) -> list[Table]:
     """Where cycles go; of a decoder for each entry of its program."""
-    return [table for entry, own in (cost["entries"] or {"": cost}).items() for table in (operators(own, entry), lost(own, entry))]
+    entries = {f" of {entry}": own for entry, own in cost["entries"].items()} or {"": cost}
+    return [table for of, own in entries.items() for table in (operators(own, of), lost(own, of))]
 
 
-def operators(cost: dict[str, Any], entry: str) -> Table:
+def operators(cost: dict[str, Any], of: str) -> Table:
     """Cycles and traffic by the operator of each stage's main node."""
-    of = f" of {entry}" if entry else ""
     table = Table(title=f"Where the cycles{of} go, by the main operator of each stage (estimates)", title_justify="left")
-    titles = ("operator", "stages", "cycles", "share", "MAC busy", "of DDR roof", "DDR bytes", "lower bound", "bound by")
-    for name in titles:
+    for name in ("operator", "stages", "cycles", "share", "MAC busy", "of DDR roof", "DDR bytes", "lower bound", "bound by"):
         table.add_column(name, justify="left" if name in ("operator", "bound by") else "right")
     for row in cost["operators"]:
         bound = ", ".join(row["bound"]) if len(row["bound"]) < 4 else ", ".join(list(row["bound"])[:3]) + ", ..."
@@ -352,9 +346,8 @@ def operators(cost: dict[str, Any], entry: str) -> Table:
     return table
 
 
-def lost(cost: dict[str, Any], entry: str) -> Table:
+def lost(cost: dict[str, Any], of: str) -> Table:
     """Causes of lost cycles."""
-    of = f" of {entry}" if entry else ""
     table = Table(title=f"Where multiplier cycles{of} are lost (estimates)", title_justify="left")
     for name in ("operator", "cause", "cycles", "share", "worst stage"):
         table.add_column(name, justify="right" if name in ("cycles", "share") else "left", overflow="ellipsis", max_width=56)
