@@ -25,7 +25,7 @@ def trained(tmp_path: Path) -> Trained:
     made.enable_truncation(4)
     made.enable_padding(length=4)
     made.save(str(tmp_path / "tokenizer.json"))
-    return Trained(tmp_path / "tokenizer.json")
+    return Trained(tmp_path / "tokenizer.json", len(TOKENS))
 
 
 def tokens(*words: str) -> list[int]:
