@@ -51,8 +51,9 @@ class _Model:
         self.heads: int = config["num_attention_heads"]
         self.kv_heads: int = config.get("num_key_value_heads") or self.heads
         self.head: int = config.get("head_dim") or config["hidden_size"] // self.heads
-        angles = np.arange(length)[:, None] * rates(config, self.head)
-        self.tables = [w.constant(name, f(angles).astype(np.float32)) for name, f in (("cos", np.cos), ("sin", np.sin))]
+        per_position, factor = rates(config, self.head)
+        angles = np.arange(length)[:, None] * per_position
+        self.tables = [w.constant(name, (factor * f(angles)).astype(np.float32)) for name, f in (("cos", np.cos), ("sin", np.sin))]
 
     def linear(self, x: str, name: str, weight: str | None = None) -> str:
         """A product, and its bias where there is one."""
@@ -102,23 +103,42 @@ class _Model:
         raise CheckpointError(f"{self.checkpoint.folder}: hidden_act: needed silu or relu2, found {kind!r}")
 
 
-def rates(config: dict[str, Any], head: int) -> np.ndarray:
-    """Angles per position of the pairs of a head, with the scaling of the configuration."""
+def rates(config: dict[str, Any], head: int) -> tuple[np.ndarray, float]:
+    """Angles per position of the pairs of a head, with the scaling of the configuration, and what cosine and sine are multiplied by."""
     given = config.get("rope_parameters") or config.get("rope_scaling") or {}
     base = given.get("rope_theta") or config.get("rope_theta") or 10000.0
     found: np.ndarray = base ** (-np.arange(0, head, 2) / head)
     kind = given.get("rope_type") or given.get("type") or "default"
     if kind == "linear":
-        return found / given["factor"]
+        return found / given["factor"], 1.0
     if kind == "llama3":
         low, high, before = (given[name] for name in ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings"))
         smooth = np.clip((before * found / (2 * np.pi) - low) / (high - low), 0, 1)
-        return (1 - smooth) * found / given["factor"] + smooth * found
+        return (1 - smooth) * found / given["factor"] + smooth * found, 1.0
+    if kind == "yarn":
+        return _yarn(found, given, base, given.get("original_max_position_embeddings") or config["max_position_embeddings"])
     if kind != "default":
         raise CheckpointError(
-            f"config.json: rope scaling: needed default, linear or llama3, found {kind!r}; export this model with torch.onnx"
+            f"config.json: rope scaling: needed default, linear, llama3 or yarn, found {kind!r}; export this model with torch.onnx"
         )
-    return found
+    return found, 1.0
+
+
+def _yarn(plain: np.ndarray, given: dict[str, Any], base: float, before: int) -> tuple[np.ndarray, float]:
+    """YaRN (arXiv 2309.00071): pairs that turn more than `beta_fast` times in `before` tokens keep their angles, those that turn less than
+    `beta_slow` times have them divided by `factor`, and between there is a ramp; with `mscale` as checkpoints of DeepSeek have it."""
+    count, factor, between = len(plain), given["factor"], (given.get("beta_fast") or 32, given.get("beta_slow") or 1)
+    ends = (2 * count * np.log(before / (2 * np.pi * turns)) / (2 * np.log(base)) for turns in between)
+    low, high = (round_(end) if given.get("truncate", True) else end for round_, end in zip((np.floor, np.ceil), ends, strict=True))
+    low, high = max(low, 0), min(high, 2 * count - 1)
+    ramp = np.clip((np.arange(count) - low) / (high - low or 0.001), 0, 1)
+
+    def temperature(scale: float) -> float:
+        return 0.1 * scale * float(np.log(factor)) + 1.0 if factor > 1 else 1.0
+
+    some, all_ = given.get("mscale"), given.get("mscale_all_dim")
+    usual = temperature(some) / temperature(all_) if some and all_ else temperature(1)
+    return ramp * plain / factor + (1 - ramp) * plain, given.get("attention_factor") or usual
 
 
 def export(checkpoint: Checkpoint, path: Path, length: int, layers: int | None = None) -> Path:

@@ -23,6 +23,7 @@ SMALL = {
     "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 4}
 TOKENS = 20
 
 
@@ -42,8 +43,10 @@ def logits(checkpoint: Checkpoint, folder: Path, ids: np.ndarray) -> np.ndarray:
         (small("SmolLM2-135M"), hf.LlamaForCausalLM),
         (small("TinyLlama-1.1B", rope_scaling=LLAMA3), hf.LlamaForCausalLM),
         (small("Qwen3-0.6B", head_dim=16), hf.Qwen3ForCausalLM),
+        (small("Qwen3-0.6B", head_dim=16, rope_scaling=YARN), hf.Qwen3ForCausalLM),
+        (small("TinyLlama-1.1B", rope_scaling={**YARN, "mscale": 0.7, "mscale_all_dim": 1.2, "beta_slow": 2}), hf.LlamaForCausalLM),
     ],
-    ids=["tied", "llama3", "qwen3"],
+    ids=["tied", "llama3", "qwen3", "yarn", "yarn of two scales"],
 )
 def test_what_transformers_saves_is_read_as_it_computes(config: dict[str, Any], kind: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -90,7 +93,7 @@ def test_a_checkpoint_is_compiled_and_speaks(tmp_path: Path, capsys: pytest.Capt
     [
         ({"model_type": "gemma3"}, "model_type: needed one of llama"),
         ({"sliding_window": 8}, "a window of 8 tokens"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "found 'yarn'"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, "found 'dynamic'"),
         ({"hidden_act": "gelu"}, "needed silu or relu2"),
     ],
 )
