@@ -24,6 +24,7 @@ from models.hub_random import CONFIGS, write_checkpoint
 
 from attnc.compiler import begin, write
 from attnc.config import CompileOptions
+from attnc.decoding.texts import FILES
 from attnc.errors import AttncError, FitError
 from attnc.outputs import check_outputs
 from attnc.pipeline.phases import run
@@ -103,7 +104,9 @@ def compile_checkpoint(folder: Path, args: argparse.Namespace) -> list[dict[str,
         path, calib = Path(temporary) / "model.onnx", Path(temporary) / "calib.npz"
         with timed("exported"):
             export(checkpoint, path, args.max_length, args.layers)
-            shutil.copyfile(folder / "tokenizer.json", path.with_name("tokenizer.json"))
+            for name in FILES:
+                if (folder / name).is_file():
+                    shutil.copyfile(folder / name, path.with_name(name))
         calibration(folder, args.text, checkpoint.config["vocab_size"], args.max_length, calib)
         options = options_of(args, checkpoint.config, calib)
         check_outputs(path, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from models.hub_checkpoint import Checkpoint, CheckpointError, unpacked
 from models.hub_export import export
 from models.hub_random import CONFIGS, write_checkpoint
 
+from attnc.cli import main
 from attnc_host import Accelerator
+from attnc_host.text import open_tokenizer
 
 SMALL = {
     "vocab_size": 256, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -80,12 +83,18 @@ def test_packed_ternary_weights(tmp_path: Path) -> None:
 def test_a_checkpoint_is_compiled_and_speaks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_checkpoint(tmp_path / "bitnet", small("BitNet-b1.58-2B-4T", num_hidden_layers=1))
     settings = ["--max-length", "32", "--no-check", "--boards", "kv260", "-o", str(tmp_path / "build")]
+    (folder / "tokenizer_config.json").write_text('{"chat_template": "<{{ messages[0].content }}>"}')
+    (folder / "generation_config.json").write_text('{"eos_token_id": 7}')
     assert hub_llm.main([str(folder), *settings]) == 0
     said = capsys.readouterr().out
     assert "kv260, estimated:" in said and "GiB" in said and "behind 31 tokens" in said
     with Accelerator.open(tmp_path / "build", "golden") as accelerator:
         assert len(list(accelerator.generate(list(b"a"), 4))) == 4
-        assert accelerator.manifest.decoder is not None and accelerator.manifest.decoder.tokenizer is not None
+        decoder = accelerator.manifest.decoder
+        assert decoder is not None and decoder.tokenizer is not None and decoder.ends == (2, 7)
+    capsys.readouterr()
+    assert main(["generate", str(tmp_path / "build"), "--chat", "--prompt", "Hi", "--tokens", "2", "--json", "--backend", "golden"]) == 0
+    assert json.loads(capsys.readouterr().out)["prompt_ids"] == open_tokenizer(decoder.tokenizer, 256).encode("<Hi>", begins=False)
 
 
 @pytest.mark.parametrize(

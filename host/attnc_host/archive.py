@@ -48,7 +48,7 @@ name = "attnc-host"
 version = "{version}"
 requires-python = ">=3.10"
 dependencies = ["numpy>=1.21"]
-optional-dependencies.serve = ["fastapi>=0.115", "prometheus-client>=0.20", "uvicorn>=0.30"]
+optional-dependencies.serve = ["fastapi>=0.115", "jinja2>=3.1", "prometheus-client>=0.20", "uvicorn>=0.30"]
 """
 
 
@@ -104,7 +104,11 @@ def _needed(manifest: Manifest, golden: bool) -> Iterator[str]:
     links = [link.source.file for link in manifest.feeds] + [link.source.file for link in manifest.fetches]
     tables: list[Path | None] = []
     if (decoder := manifest.decoder) is not None:
-        tables = [decoder.tokenizer, *(table.file for table in (decoder.tokens, decoder.positions, decoder.head) if table is not None)]
+        tables = [
+            decoder.tokenizer,
+            decoder.chat,
+            *(table.file for table in (decoder.tokens, decoder.positions, decoder.head) if table is not None),
+        ]
         yield f"golden/{RUNS}"
     for path in (manifest.leading, manifest.trailing, *links, *tables):
         if path is not None:

@@ -69,6 +69,10 @@ class Decoder:
     """Of caches of two precisions: bytes of the tokens of the last two chunks of so many are kept, and a block does not go over the end of
     one."""
     branches: int = 0
+    chat: Path | None = None
+    """The template of conversations, for `attnc_host.chat.Chat`."""
+    ends: tuple[int, ...] = ()
+    """Tokens that end a text, besides those that the tokenizer has a usual name for."""
 
     @property
     def scalars(self) -> tuple[str, ...]:
@@ -157,6 +161,8 @@ def read_decoder(fields: Fields, words: int) -> Decoder:
         entries={name: entry(name) for name in names},
         estimates={name: estimates(name) for name in names},
         tokenizer=fields.path("tokenizer", optional=True),
+        chat=fields.path("chat", optional=True),
+        ends=fields.integers("ends", 0),
         tokens=table("tokens"),
         positions=table("positions") if fields.get("positions") is not None else None,
         cache_offset=caches.integer("offset", 0),

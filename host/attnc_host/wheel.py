@@ -20,6 +20,7 @@ Requires-Python: >=3.10
 Requires-Dist: numpy>=1.21
 Provides-Extra: serve
 Requires-Dist: fastapi>=0.115; extra == "serve"
+Requires-Dist: jinja2>=3.1; extra == "serve"
 Requires-Dist: prometheus-client>=0.20; extra == "serve"
 Requires-Dist: uvicorn>=0.30; extra == "serve"
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import openai
 import pytest
 
+from attnc.cli import main
 from attnc.compiler import compile_model
 from attnc.config import CompileOptions
 from attnc_host import Accelerator
@@ -237,6 +239,58 @@ def test_a_decoder_answers_as_generate_does(decoder: Path) -> None:
         assert at.metric("attnc_tokens_total") == 48 and at.metric("attnc_failures_total") == 0
 
 
+def test_conversations_by_the_template_of_the_model(decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the service and by `attnc generate --chat`; a setting changes it, and what the template refuses is the client's mistake."""
+    template = "{% if messages|length > 1 %}{{ raise_exception('one only') }}{% endif %}<{{ messages[0].content }}{{ '!' if loud }}>"
+    build = tmp_path / "build"
+    shutil.copytree(decoder, build)
+    (build / "host" / "chat.json").write_text(json.dumps({"template": template, "bos_token": "", "eos_token": ""}))
+    manifest = json.loads((build / "manifest.json").read_text())
+    assert manifest["decoder"]["chat"] is None and manifest["decoder"]["ends"] == []
+    with Accelerator.open(decoder, "golden") as golden:
+        made = list(golden.generate(list(b"<Hi>"), 9))
+    manifest["decoder"] |= {"chat": "host/chat.json", "ends": [made[5]]}
+    (build / "manifest.json").write_text(json.dumps(manifest))
+    ended = made[: made.index(made[5])]
+    with (
+        Accelerator.open(build, "golden", verify=False) as golden,
+        serving(lambda: Decoder(golden)) as at,
+        openai.OpenAI(base_url=f"{at.url}/v1", api_key="none", max_retries=0, timeout=30) as client,
+    ):
+
+        def answer(count: int = 1, **settings: Any) -> Any:
+            asked: list[Any] = [{"role": "user", "content": "Hi"}] * count
+            more = {"chat_template_kwargs": settings} if settings else {}
+            return client.chat.completions.create(model=at.service.name, messages=asked, max_tokens=9, extra_body=more)
+
+        found = answer()
+        assert found.choices[0].message.content == "".join(pieces(Bytes(), ended)) and found.choices[0].finish_reason == "stop"
+        assert found.usage.prompt_tokens == 4 and answer(loud=True).usage.prompt_tokens == 5
+        for count, settings, error in (
+            (2, {}, "one only"),
+            (1, {"messages": 1}, "multiple values"),
+            (1, {"a": [1]}, "chat_template_kwargs"),
+        ):
+            with pytest.raises(openai.BadRequestError, match=error):
+                answer(count, **settings)
+    with Accelerator.open(decoder, "golden") as golden, serving(lambda: Decoder(golden)) as at:
+        asked = {"messages": [{"role": "user", "content": "Hi"}], "chat_template_kwargs": {"loud": True}}
+        status, content, _ = at.ask("POST", CHAT, {"model": at.service.name, **asked})
+        assert status == 400 and b"the build has no chat template, found loud" in content
+    generate = ("--chat", "--backend", "golden", "--no-verify", "--json", "--tokens", "9")
+    assert main(["generate", str(build), "--prompt", "Hi", *generate]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["prompt_ids"] == list(b"<Hi>") and said["ids"] == [*ended, made[5]]
+    talk = ("--session", str(tmp_path / "talk.json"))
+    assert main(["generate", str(build), "--prompt", "Hi", *generate, *talk]) == 0
+    for given, error in (
+        ([str(build), "--prompt", "Hi", *talk], "--chat: begins a conversation, so needed a new --session"),
+        ([str(build), "--ids", "1"], "--chat: needed --prompt"),
+        ([str(decoder), "--prompt", "Hi"], "--chat: the build has no chat template"),
+    ):
+        assert main(["generate", *given, *generate]) == 2 and error in capsys.readouterr().err
+
+
 def test_several_texts_are_what_as_many_calls_give(decoder: Path) -> None:
     """Two of them together, the third behind them; one stops at a word, and the others go on. Parts of a stream say whose they are."""
     with Accelerator.open(decoder, "golden") as golden, serving(lambda: Decoder(golden)) as at:
@@ -280,12 +334,12 @@ def test_conversations_keep_their_caches(decoder: Path, monkeypatch: pytest.Monk
         assert asked(3)[0] == (0, 0) and asked(2)[0] == (1, 16)
 
 
-def test_a_conversation_that_comes_back_is_what_caches_hold(speaker: Speaker) -> None:
+def test_a_conversation_that_comes_back_is_what_caches_hold() -> None:
     asked = [{"role": "user", "content": "Who are you?"}]
-    prompt = chat_prompt(speaker, asked)
+    prompt = chat_prompt(asked)
     for answer in (" A model.", " A\nmodel"):
         asked += [{"role": "assistant", "content": answer}, {"role": "user", "content": "Which?"}]
-        following = chat_prompt(speaker, asked)
+        following = chat_prompt(asked)
         assert following == f"{prompt}{answer}\nuser: Which?\nassistant:"
         prompt = following
 

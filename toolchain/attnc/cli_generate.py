@@ -19,6 +19,8 @@ from attnc_host import Accelerator, archive
 from attnc_host.backends import choose
 from attnc_host.boards import open as boards
 from attnc_host.branches import generate_many
+from attnc_host.caches import Decoder
+from attnc_host.chat import Chat
 from attnc_host.decoder import Sampling, decoder_of
 from attnc_host.manifest import Manifest
 from attnc_host.progress import Progress
@@ -31,6 +33,7 @@ GENERATE: dict[str, Any] = {
     "epilog": "\b\nExamples:\n"
     '  attnc generate build/ --prompt "def " --tokens 200\n'
     '  attnc generate build/ --prompt "The" --temperature 0.8 --top-p 0.9 --seed 7\n'
+    '  attnc generate build/ --prompt "Who are you?" --chat\n'
     "  attnc generate build/ --ids 1,2,3 --tokens 20 --backend golden --json\n"
     '  attnc generate build/ --prompt "def " --tokens 50 --backend cosim     (in simulated time: cycles of every token)\n'
     '  attnc generate build/ --prompt "and then" --session talk.json      (goes on where talk.json ended)\n'
@@ -42,7 +45,8 @@ GENERATE: dict[str, Any] = {
     "  cosim    the emitted C++ in simulated time, so that the cycles of each token are known\n"
     "  virtual  the driver of boards on a simulated one\n"
     "  board    the board that is here: uio, xrt or pynq, which may be named too; auto: that, else csim\n\n"
-    "\b\nA token that usually ends a text ends it (</s>, <|im_end|>, <|endoftext|> and the like, where the tokenizer has it).\n\n"
+    "\b\nA token that usually ends a text ends it (</s>, <|im_end|>, <|endoftext|> and the like, where the tokenizer has it),\n"
+    "and so do those that lay beside the model (eos_token of tokenizer_config.json, eos_token_id of generation_config.json).\n\n"
     "\b\nText goes to stdout as it comes, speed to stderr: of this run, on this machine (of the board, where one runs it), and\n"
     "what the board is estimated to do at these positions of the sequence, since the more tokens there are the more keys\n"
     "have to be looked at. With cosim what it was simulated to do stands beside. Of the host's work a head there is in these\n"
@@ -53,6 +57,9 @@ GENERATE: dict[str, Any] = {
 def generate(
     build: Annotated[Path, typer.Argument(metavar="BUILD", help="A build folder, or an archive that `attnc package` made.")],
     prompt: Annotated[str | None, typer.Option("--prompt", help="The text to go on from; -: what stdin has.")] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="The prompt is what a user says: it begins a conversation as the model's chat template has it.")
+    ] = False,
     ids: Annotated[str | None, typer.Option("--ids", metavar="1,2,3", help="The same as token ids.")] = None,
     tokens: Annotated[int, typer.Option("--tokens", help="Tokens to generate, at most.")] = 100,
     temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token, above 1 surprises.")] = 0.0,
@@ -80,6 +87,8 @@ def generate(
     """Generate text with a build that was compiled with --max-length, through the same runtime as a board."""
     if (prompt is None) == (ids is None):
         raise ConfigError("needed either --prompt or --ids")
+    if chat and prompt is None:
+        raise ConfigError("--chat: needed --prompt, what a user says, found --ids")
     if session is not None and not session.absolute().parent.is_dir():
         raise ConfigError(f"--session {session}: there is no folder {session.absolute().parent}")
     if samples > 1 and session is not None:
@@ -97,10 +106,14 @@ def generate(
         if session is not None and session.exists():
             sequence.load(session)
         asked = _text("--prompt -" if prompt == "-" else "--prompt", sys.stdin.read if prompt == "-" else lambda: prompt or "")
-        given = _ids(ids) if ids is not None else tokenizer.encode(asked, begins=not sequence.ids) if tokenizer is not None else []
+        begins = not sequence.ids
+        if chat:
+            asked, begins = _conversation(asked, decoder, begins), False
+        given = _ids(ids) if ids is not None else tokenizer.encode(asked, begins) if tokenizer is not None else []
         if not given:
             raise ConfigError("--prompt: needed a text of at least one token, found none")
-        ends = [*(tokenizer.ends if tokenizer is not None else ()), *(_stop(text, tokenizer, decoder.vocabulary) for text in stop or [])]
+        ends = [*decoder.ends, *(tokenizer.ends if tokenizer is not None else ())]
+        ends += [_stop(text, tokenizer, decoder.vocabulary) for text in stop or []]
         progress.finish()
         before = [*sequence.ids, *sequence.checked(given)]
         made: list[list[int]] = [[] for _ in range(samples)]
@@ -167,6 +180,18 @@ def _text(option: str, read: Callable[[], str]) -> str:
     except (UnicodeEncodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{option}: needed text in UTF-8, found other bytes ({error.reason})") from error
     return text
+
+
+def _conversation(text: str, decoder: Decoder, begins: bool) -> str:
+    """What a user says first, as the model's template writes it."""
+    if decoder.chat is None:
+        raise ConfigError(
+            "--chat: the build has no chat template; needed, when it was compiled, a tokenizer.json beside the model with a "
+            "chat_template.jinja, or a tokenizer_config.json that has one"
+        )
+    if not begins:
+        raise ConfigError("--chat: begins a conversation, so needed a new --session, found one with tokens")
+    return Chat(decoder.chat).text([{"role": "user", "content": text}])
 
 
 def _ids(text: str) -> list[int]:

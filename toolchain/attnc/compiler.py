@@ -19,6 +19,7 @@ from attnc.codegen.project import Vectors, write_json, write_project
 from attnc.config import DEFAULT_TARGET, CompileOptions
 from attnc.decoder_report import decoder_report
 from attnc.decoding.plan import Decoder, check_runs, images
+from attnc.decoding.texts import find_texts
 from attnc.errors import ConfigError
 from attnc.files import read_json
 from attnc.frontend import import_model
@@ -83,6 +84,8 @@ def begin(path: Path, options: CompileOptions, progress: Progress) -> State:
         board = with_utilisation(board, options.utilisation)
     clock_mhz = options.clock_mhz or (schedule and schedule.clock_mhz) or board.clock_mhz
     progress("reading the model")
+    if options.max_length is not None:
+        find_texts(path.parent, 0)  # what is broken is said before the work
     shown = {} if options.calib is None else npz_shapes(options.calib)
     model = import_model(path, options.shapes, options.strict, shown, options.max_length)
     if schedule and options.schedule:

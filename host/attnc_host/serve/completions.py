@@ -83,6 +83,10 @@ class Asked(Strict):
         """That are asked for."""
         return self.max_tokens
 
+    def settings(self) -> dict[str, Any]:
+        """Of the template of conversations."""
+        return {}
+
 
 class TextFormat(Strict):
     """Of an answer."""
@@ -97,12 +101,18 @@ class ChatRequest(Asked):
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: Literal[False] | None = None
     response_format: TextFormat | None = None
+    chat_template_kwargs: dict[str, bool | int | float | str | None] | None = None
+    """Settings of the model's chat template, as `enable_thinking`; servers of language models take them by this name."""
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     functions: Annotated[list[Any], Field(max_length=0)] | None = None
 
     def tokens(self) -> int | None:
         """That are asked for."""
         return self.max_completion_tokens or self.max_tokens
+
+    def settings(self) -> dict[str, Any]:
+        """Of the template of conversations."""
+        return self.chat_template_kwargs or {}
 
 
 class TextRequest(Asked):
@@ -131,7 +141,8 @@ class Texts:
         self._loop, self._pieces = asyncio.get_running_loop(), asyncio.Queue[tuple[int, str]]()
         sampling = Sampling(asked.temperature or 0.0, max(asked.top_k or 0, 0), asked.top_p or 1.0, asked.repetition_penalty or 1.0)
         seed = secrets.randbits(32) if asked.seed is None else asked.seed
-        self.job = Generation(Wanted(prompt, tokens, most, stops, sampling, seed, self.count), self._emit, service.metrics.tokens.inc)
+        wanted = Wanted(prompt, tokens, most, stops, sampling, seed, self.count, asked.settings())
+        self.job = Generation(wanted, self._emit, service.metrics.tokens.inc)
         service.worker.submit(self.job)
         self.finished = asyncio.wrap_future(self.job.future)
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from attnc_host.accelerator import Accelerator
 from attnc_host.branches import generate_many
+from attnc_host.chat import Chat
 from attnc_host.decoder import Sampling, Session, decoder_of
 from attnc_host.errors import InputError
 from attnc_host.serve.worker import Job
@@ -27,8 +28,8 @@ Tokens = Iteration[tuple[int, int], None, None]
 @runtime_checkable
 class Generator(Protocol):
     """A decoder with its tokenizer. It may also have `context`, the tokens that prompt and answer take together at most, and
-    `chat_prompt(messages) -> str`, the model's own way to write a conversation, and `generate_many`, several texts together, as `Decoder`
-    has it."""
+    `chat_tokens(messages, settings)`, the tokens of a conversation as the model writes it, and `generate_many`, several texts together, as
+    `Decoder` has both."""
 
     def encode(self, text: str) -> Sequence[int]:
         """Tokens of a text."""
@@ -52,7 +53,8 @@ class Decoder:
         decoder = decoder_of(accelerator.manifest)
         self.accelerator, self.manifest = accelerator, accelerator.manifest
         self.tokenizer, self.context = open_tokenizer(decoder.tokenizer, decoder.vocabulary), decoder.length
-        self.encode, self.decode, self.ends = self.tokenizer.encode, self.tokenizer.decode, self.tokenizer.ends
+        self.encode, self.decode, self.ends = self.tokenizer.encode, self.tokenizer.decode, self.tokenizer.ends | {*decoder.ends}
+        self.chat = None if decoder.chat is None else Chat(decoder.chat)
         self.run, self.close = accelerator.run, accelerator.close
         self._numbers = [*range(decoder.sessions)]
         """Sessions, those that were used last behind the others."""
@@ -65,6 +67,12 @@ class Decoder:
         """(number, token) of what follows several prompts; options as those of `attnc_host.branches.generate_many`."""
         return generate_many(self._session(prompts[0]), prompts, max_new_tokens, **options)
 
+    def chat_tokens(self, messages: Sequence[Mapping[str, str]], settings: Mapping[str, Any]) -> Sequence[int]:
+        """Of a conversation: by the model's template, which has what the tokenizer would put in front; else a line for each message."""
+        if self.chat is None:
+            return self.encode(chat_prompt(messages, settings))
+        return self.encode(self.chat.text(messages, settings), begins=False)
+
     def _session(self, ids: Sequence[int]) -> Session:
         held = self.accelerator.held(ids)
         number = self._numbers[0] if held is None else held
@@ -73,11 +81,10 @@ class Decoder:
         return self.accelerator.session(number)
 
 
-def chat_prompt(generator: Generator, messages: Sequence[Mapping[str, str]]) -> str:
-    """A conversation as a prompt: as the model writes it, else a line for each message."""
-    own: Callable[[Sequence[Mapping[str, str]]], str] | None = getattr(generator, "chat_prompt", None)
-    if own is not None:
-        return own(messages)
+def chat_prompt(messages: Sequence[Mapping[str, str]], settings: Mapping[str, Any] | None = None) -> str:
+    """A conversation for a model that has no template of its own: a line for each message; there is nothing to set."""
+    if settings:
+        raise InputError(f"chat_template_kwargs: needed none, since the build has no chat template, found {', '.join(settings)}")
     # Answers begin with the blank behind "assistant:", so what comes back of them has one already, and is to be what caches hold.
     texts = [(message["role"], message["content"]) for message in messages]
     return "".join(f"{role}:{'' if text.startswith(' ') else ' '}{text}\n" for role, text in texts) + "assistant:"
@@ -124,7 +131,7 @@ class Finish:
 @dataclass(frozen=True)
 class Wanted:
     """What a client asks for. `prompt` is text, tokens, or messages of a conversation; `tokens` is None for as many as fit, up to `most`;
-    `stops` are words. So many `texts` follow, each with a seed one higher."""
+    `stops` are words. So many `texts` follow, each with a seed one higher. `settings` are the chat template's."""
 
     prompt: str | Sequence[int] | Sequence[Mapping[str, str]]
     tokens: int | None
@@ -133,6 +140,7 @@ class Wanted:
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
     texts: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class _Text:
@@ -221,7 +229,10 @@ class Generation(Job):
     def _encoded(self, generator: Generator) -> list[int]:
         prompt = self.wanted.prompt
         if not isinstance(prompt, str) and prompt and isinstance(prompt[0], Mapping):
-            prompt = chat_prompt(generator, [message for message in prompt if isinstance(message, Mapping)])
+            messages = [message for message in prompt if isinstance(message, Mapping)]
+            own: Callable[..., Sequence[int]] | None = getattr(generator, "chat_tokens", None)
+            settings = self.wanted.settings
+            prompt = chat_prompt(messages, settings) if own is None else own(messages, settings)
         ids = list(generator.encode(prompt)) if isinstance(prompt, str) else [token for token in prompt if isinstance(token, int)]
         if not ids:
             raise InputError("prompt: needed at least one token, found none")

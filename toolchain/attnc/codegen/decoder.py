@@ -16,9 +16,10 @@ from attnc.schedule.devices import Board
 from attnc.schedule.entries import by_position
 from attnc.schedule.program import Program
 from attnc_host.caches import BATCH, DECODE, PREFILL, RUNS, block_before
+from attnc_host.json_file import write_json
 
 TOKENS, POSITIONS = "host/tokens.bin", "host/positions.bin"
-TOKENIZER = "host/tokenizer.json"
+TOKENIZER, CHAT = "host/tokenizer.json", "host/chat.json"
 
 
 def write_decoder(folder: Path, decoder: Decoder, runs: Sequence[Run], program: Program, expected: Array) -> str:
@@ -29,8 +30,10 @@ def write_decoder(folder: Path, decoder: Decoder, runs: Sequence[Run], program: 
         decoder.tokens.positions.tofile(folder / POSITIONS)
     if decoder.head is not None:
         decoder.head.data.tofile(folder / decoder.head.layer.file)
-    if decoder.tokenizer is not None:
-        (folder / TOKENIZER).write_bytes(decoder.tokenizer.read_bytes())
+    if decoder.texts.tokenizer is not None:
+        (folder / TOKENIZER).write_bytes(decoder.texts.tokenizer.read_bytes())
+    if decoder.texts.chat is not None:
+        write_json(decoder.texts.chat, folder / CHAT)
     path = f"golden/{RUNS}"
     np.array([program.start(run.entry, run.position) for run in runs], "<i4").tofile(folder / path)
     offset, lanes = program.memory.outputs.offset, program.design.lanes
@@ -64,7 +67,9 @@ def decoder_facts(decoder: Decoder, program: Program, cost: Estimate, board: Boa
         "input": decoder.sequence.inputs[0].name,
         "output": decoder.sequence.outputs[0].name,
         "vocabulary": len(tokens),
-        "tokenizer": None if decoder.tokenizer is None else TOKENIZER,
+        "tokenizer": None if decoder.texts.tokenizer is None else TOKENIZER,
+        "chat": None if decoder.texts.chat is None else CHAT,
+        "ends": list(decoder.texts.ends),
         "tokens": {"file": TOKENS, "dtype": np.dtype(tokens.dtype).name},
         "positions": None if positions is None else {"file": POSITIONS, "dtype": positions.dtype.name},
         "head": None if decoder.head is None else layer_facts(decoder.head.layer),

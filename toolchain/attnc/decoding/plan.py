@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from attnc.config import block_of
 from attnc.decoding.embedding import Embedding, embedding
 from attnc.decoding.golden import GoldenDecoder
 from attnc.decoding.head import host_head, host_layer, last_linear, without_head
+from attnc.decoding.texts import Texts, find_texts
 from attnc.errors import AttncError, ConfigError, UnsupportedError
 from attnc.golden import run_golden
 from attnc.ir import Graph
@@ -27,8 +28,8 @@ UNWRITTEN = 0xA5
 
 @dataclass(frozen=True)
 class Decoder:
-    """`sequence` is the model over whole sequences of `length` tokens, `model` the one with caches. `tokenizer`: the file that was found
-    beside the model. `head`: the last linear layer where that runs on the host, behind `model`. `branches` of a sequence are decoded
+    """`sequence` is the model over whole sequences of `length` tokens, `model` the one with caches. `texts`: what was found beside the
+    model for them. `head`: the last linear layer where that runs on the host, behind `model`. `branches` of a sequence are decoded
     together; 0: none are."""
 
     sequence: Model
@@ -36,7 +37,7 @@ class Decoder:
     length: int
     block: int
     tokens: Embedding
-    tokenizer: Path | None = None
+    texts: Texts = field(default_factory=Texts)
     head: Head | None = None
     branches: int = 0
 
@@ -124,10 +125,9 @@ def plan_decoder(
     chunks = {node.attrs["cache_chunk"] for node in sequence.graph.nodes if "cache_chunk" in node.attrs}
     if any(chunk % size for chunk in chunks):
         raise ConfigError(f"--block {size}: needs to divide the {max(chunks)} tokens of a chunk that the model was quantized for")
-    tokenizer = folder / "tokenizer.json"
-    found = tokenizer if tokenizer.is_file() else None
     model = _with_edges(sequence, with_cache(sequence.graph, length, size, branches), sessions, branches)
-    return Decoder(sequence, model, length, size, embedding(sequence, vocabulary), found, branches=branches)
+    texts = find_texts(folder, vocabulary)
+    return Decoder(sequence, model, length, size, embedding(sequence, vocabulary), texts, branches=branches)
 
 
 def head_on_host(decoder: Decoder, ms: float | None) -> Decoder:
